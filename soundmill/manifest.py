@@ -1,0 +1,182 @@
+"""Arrow schemas of every table on disk, and the AudioCaps/TANGO JSON lines that other tools read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from soundmill.errors import UserError
+
+# Hugging Face's `Audio` feature: `datasets.load_dataset("parquet")` plays a column of this type.
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+SPLITS = ("train", "valid", "test")
+
+# One row per usable recording. `path` is for people (escaped), `raw_path` opens the file; both relative to the corpus.
+RECORDINGS = pa.schema(
+    [
+        ("recording_id", pa.string()),  # YouTube id where there is one and it is unique, else a hash of the relative path
+        ("path", pa.string()),
+        ("raw_path", pa.binary()),
+        ("size", pa.int64()),
+        ("digest", pa.string()),  # BLAKE2b of the file's bytes
+        ("shard", pa.int32()),
+        ("start_time", pa.float64()),  # seconds into the YouTube video; 0 elsewhere
+        ("labels", pa.list_(pa.string())),  # hold for the whole recording
+        ("fold", pa.int32()),  # null where the corpus has none
+        ("split", pa.string()),  # null where the corpus gives none
+    ]
+)
+
+# One row per caption. `start_time` null: the caption holds for the whole recording.
+CAPTIONS = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("start_time", pa.float64()),
+        ("caption", pa.string()),
+        ("labels", pa.list_(pa.string())),  # of this window; empty: the recording's hold
+        ("origin", pa.string()),  # file and line or key it was read from, for reports
+    ]
+)
+
+# One row per cut, in samples of the project's rate. `num_samples` are of the recording; `pad_samples` of silence follow.
+SEGMENTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("recording_id", pa.string()),
+        ("source", pa.string()),
+        ("raw_path", pa.binary()),
+        ("digest", pa.string()),
+        ("shard", pa.int32()),
+        ("start", pa.float64()),  # seconds into the recording
+        ("start_sample", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("pad_samples", pa.int64()),
+        ("recording_samples", pa.int64()),  # of the whole recording, as planned: the decoder is held to it
+    ]
+)
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("audio", AUDIO),
+        ("source", pa.string()),
+        ("start", pa.float64()),
+        ("digest", pa.string()),  # of what the row was made from: file, cut, parameters
+        ("recording_id", pa.string()),
+        ("num_samples", pa.int64()),
+    ]
+)
+
+# One row per clip: what it is called, says and belongs to. Everything after `rename` joins on `clip_id`.
+CATALOG = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("recording_id", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.float64()),
+        ("shard", pa.int32()),
+        ("split", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("labels", pa.list_(pa.string())),
+    ]
+)
+
+MIXES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("audio", AUDIO),
+        ("caption", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("first", pa.string()),
+        ("second", pa.string()),
+        ("ratio", pa.float64()),  # p of Tokozume et al. 2018
+        ("level_first", pa.float64()),  # A-weighted dB
+        ("level_second", pa.float64()),
+        ("digest", pa.string()),
+        ("num_samples", pa.int64()),
+    ]
+)
+
+# `log_mel` is float16 [n_mels, num_frames] row by row.
+SPECTROGRAMS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("log_mel", pa.binary()),
+        ("num_mels", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("digest", pa.string()),
+    ]
+)
+
+QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+def escape_path(raw: bytes) -> str:
+    """A relative path for people and tables: UTF-8, with undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
+    text = raw.decode("utf-8", "surrogateescape")
+    out = []
+    for char in text:
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif char == "\\":
+            out.append("\\\\")
+        elif code < 0x20 or 0x7F <= code < 0xA0 or char in "\u2028\u2029":
+            out.append("".join(f"\\x{byte:02x}" for byte in char.encode("utf-8")))
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+CLIP_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+
+
+def check_clip_id(clip_id: str) -> str:
+    """Return the id if it can safely be a file name; ids come from manifests and must never climb out of a directory."""
+    if not CLIP_ID.fullmatch(clip_id):
+        raise UserError(f"clip id {clip_id!r} cannot be a file name: letters, digits, `_`, `-`, `.`, at most 128, no leading `.`")
+    return clip_id
+
+
+def clip_name(stem: str, start_time: float) -> str:
+    """AudioCaps name of the clip of `stem` that starts at `start_time` seconds: `{stem}_{seconds}`, milliseconds if any."""
+    milliseconds = round(start_time * 1000)
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{stem}_{whole}" if rest == 0 else f"{stem}_{whole}.{rest:03d}".rstrip("0")
+
+
+TANGO_KEYS = ("dataset", "location", "captions")
+
+
+def write_tango_json(rows: Iterable[dict[str, str]], path: Path) -> int:
+    """Write JSON lines as TANGO's loader reads them (`dataset`, `location`, `captions`); returns the number of rows."""
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            if tuple(row) != TANGO_KEYS or not all(isinstance(value, str) and value for value in row.values()):
+                raise UserError(f"{path}: a row must be {TANGO_KEYS}, all non-empty text; got {row!r}")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_tango_json(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a TANGO manifest; a line that is no JSON object with the three keys raises UserError with its number."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not a JSON line: {error}") from None
+            missing = [key for key in TANGO_KEYS if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise UserError(f"{path}:{number}: missing {', '.join(missing)}")
+            yield row

@@ -1,0 +1,110 @@
+"""Strict typed parameters: every knob is in `params.yaml`, and a wrong key, type or range is an error that names it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from soundmill.errors import UserError
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Hertz = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decibels = Annotated[float, Field(allow_inf_nan=False)]
+SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class StageParams(BaseModel):
+    """Base of every section: strict types, no unknown keys, no hidden defaults, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ExecutionParams(StageParams):
+    """How the work is run; nothing here may change a byte of any output, so no stage lists it under `params:`."""
+
+    workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1)."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from a Soundmill checkout, or compose it with `make params`") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected sections of parameters, found {type(document).__name__}")
+    return document
+
+
+def write_yaml(document: dict[str, Any], path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 120
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def section(document: dict[str, Any], name: str, where: str) -> Any:
+    """The part of the document at a dotted name such as `ddpm_mel.train`."""
+    value: Any = document
+    done: list[str] = []
+    for key in name.split("."):
+        if not isinstance(value, dict) or key not in value:
+            known = list(value) if isinstance(value, dict) else []
+            raise UserError(f"{where}: section {'.'.join([*done, key])!r} is missing{did_you_mean(key, known)}")
+        value = value[key]
+        done.append(key)
+    return value
+
+
+def did_you_mean(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(key), [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def load(model: type[P], path: Path, name: str) -> P:
+    """Read and validate one section; errors name `file: section.key`, the value found and what is allowed."""
+    return parse(model, section(read_yaml(path), name, str(path)), f"{path}: {name}")
+
+
+def parse(model: type[P], values: Any, where: str) -> P:
+    """Validate plain values as `model`; a mistake raises UserError that names each key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as invalid:
+        lines = []
+        for problem in invalid.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                text = f"unknown key{did_you_mean(str(problem['loc'][-1]), _fields_at(model, problem['loc'][:-1]))}"
+            elif problem["type"] == "missing":
+                text = "missing; every knob must be set, there are no hidden defaults"
+            else:
+                text = f"{problem['msg']} (found {problem['input']!r})"
+            lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
+        raise UserError("\n".join(lines)) from None
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Field names of the (possibly nested) model at an error location, as far as plain nesting goes."""
+    current: Any = model
+    for part in loc:
+        field = getattr(current, "model_fields", {}).get(part)
+        annotation = getattr(field, "annotation", None)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,310 @@
+"""The stage contract: typed arguments and parameters in, whole outputs, a metrics file and quarantine out, resumable scratch.
+
+A stage module ends with `stage.main(run, section="segment")`, where
+
+    def run(params: SegmentParams, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
+
+Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments data/segments.parquet`,
+and takes `--metrics` (JSON), `--quarantine` (Parquet), `--family` (whose `<family>.<section>` is read), `--variant`, `--name` and
+`--params` beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import inspect
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel
+
+from soundmill import manifest, params, shards
+from soundmill.errors import UserError
+
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
+
+WORK = Path("data/.work")  # below the project root; not an output, never in DVC
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts its copies of the project
+
+
+@dataclass
+class Context:
+    """What a stage is given beside its parameters and paths; nothing in it changes a byte of the outputs."""
+
+    name: str  # `segment`, `train/ddpm_mel`, `spectrogram/clips_tagger`
+    family: str | None
+    root: Path  # the project: where params.yaml lies
+    home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
+    scratch: Path  # kept when the run is killed, gone when it ends well
+    workers: int
+    tracking: Any  # soundmill.tracking.StageRun
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+
+    def reject(self, path: str, reason: str, detail: str = "") -> None:
+        """Quarantine one item: `path` relative to the corpus (escaped), a short stable `reason`, free `detail`."""
+        self.quarantine.append({"path": path, "reason": reason, "detail": detail})
+
+    @contextmanager
+    def progress(self, total: int, label: str, unit: str = "clip") -> Iterator[Callable[[int], None]]:
+        """A bar with rate and time left, on a terminal only: `with ctx.progress(n, "resample") as tick: tick(1)`."""
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, unit=unit, disable=not sys.stderr.isatty()) as bar:
+            yield bar.update
+
+    def map_shards(
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip"
+    ) -> shards.Report:
+        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine."""
+        work = self.scratch / output.name
+        with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
+            report = shards.map_shards(function, jobs, work, workers=self.workers, progress=tick)
+        output.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            # Linked, not moved: if we are killed here, the rerun still finds every finished shard.
+            os.link(work / job.name, output / job.name)
+        self.quarantine.extend(report.quarantine)
+        return report
+
+    def corpus_root(self, corpus: Path) -> Path:
+        """Where the recordings named in `corpus/recordings.parquet` lie: beside it (embedded), or at `corpus.path`."""
+        beside = corpus / "audio"
+        if beside.is_dir():
+            return beside
+        path = params.section(params.read_yaml(self.root / "params.yaml"), "corpus", "params.yaml").get("path")
+        if not path:
+            raise UserError("params.yaml: corpus.path is not set, and the corpus brings no recordings of its own")
+        return (self.home / path).resolve()
+
+
+def project_home(root: Path) -> Path:
+    """The person's checkout: `root` itself, or the one whose `dvc exp run --temp` made this copy."""
+    parts = root.resolve().parts
+    for index in range(len(parts) - len(EXPERIMENTS.parts), 0, -1):
+        if parts[index : index + len(EXPERIMENTS.parts)] == EXPERIMENTS.parts:
+            return Path(*parts[:index])
+    return root.resolve()
+
+
+def main(
+    run: Callable[..., dict[str, Any]],
+    section: str,
+    argv: list[str] | None = None,
+    params_of_family: Callable[[str], type[BaseModel]] | None = None,
+) -> None:
+    """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
+
+    The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
+    """
+    try:
+        _main(run, section, sys.argv[1:] if argv is None else argv, params_of_family)
+    except UserError as error:
+        sys.exit(f"{section}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{section}: interrupted; finished work is kept, run it again to go on")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"{section}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
+    except Exception as error:
+        log = Path(WORK) / f"{section}.traceback.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        sys.exit(f"{section}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
+
+
+def _main(
+    run: Callable[..., dict[str, Any]], section: str, argv: list[str], params_of_family: Callable[[str], type[BaseModel]] | None
+) -> None:
+    from soundmill import tracking
+
+    hints = get_type_hints(run, include_extras=True)
+    ports = {
+        name: hint.__metadata__[0]
+        for name, hint in hints.items()
+        if getattr(hint, "__metadata__", None) in (("input",), ("output",))
+    }
+    args = _parse(run, section, ports, argv)
+    _die_with_ancestors()
+
+    if args.family and _has_family_section(args.params, args.family, section):
+        where = f"{args.family}.{section}"
+    else:
+        where = f"{section}.{args.variant}" if args.variant else section
+    model = params_of_family(args.family) if params_of_family else hints[next(iter(inspect.signature(run).parameters))]
+    values = params.load(model, args.params, where)
+    execution = params.load(params.ExecutionParams, args.params, "execution")
+    root = args.params.resolve().parent
+    name = args.name or (f"{section}/{args.family}" if args.family else section)
+
+    inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}
+    finals = {port: getattr(args, port) for port, kind in ports.items() if kind == "output"}
+    for port, path in inputs.items():
+        if not path.exists():
+            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
+    key = shards.digest(
+        {
+            "name": name,
+            "params": values.model_dump(mode="json"),
+            "inputs": {port: tree_digest(path) for port, path in inputs.items()},
+            "code": _code_digest(run),
+        }
+    )
+    work = root / WORK / name.replace("/", "-")
+    with _only_one(work):
+        scratch = work / key
+        for stale in work.iterdir() if work.exists() else ():
+            if stale.is_dir() and stale != scratch:
+                shutil.rmtree(stale)
+        staging = scratch / "outputs"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        staged = {port: staging / path.name for port, path in finals.items()}
+
+        with tracking.stage_run(project_home(root), name, values.model_dump(mode="json")) as tracked:
+            ctx = Context(name, args.family, root, project_home(root), scratch, execution.workers or os.cpu_count() or 1, tracked)
+            metrics = run(values, ctx, **inputs, **staged)
+            for port, path in finals.items():
+                if not staged[port].exists():
+                    raise UserError(f"{name} did not write its output {path}")
+                publish(staged[port], path)
+            if args.quarantine:
+                rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
+                shards.write_rows(rows, args.quarantine, manifest.QUARANTINE)
+                metrics = {**metrics, "quarantined": len(rows)}
+                _say_quarantined(name, rows, args.quarantine)
+            if args.metrics:
+                text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+                shards.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            tracked.log_metrics_tree(metrics)
+        shutil.rmtree(scratch)
+
+
+def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: list[str]) -> argparse.Namespace:
+    signature = inspect.signature(run)
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{section}", description=inspect.getdoc(run))
+    for port, kind in ports.items():
+        optional = signature.parameters[port].default is not inspect.Parameter.empty
+        parser.add_argument(f"--{port.replace('_', '-')}", dest=port, type=Path, required=not optional, help=f"{kind} path")
+    parser.add_argument(
+        "--name", help="what this run of the stage is called in tracking and scratch (default: the section, and the family)"
+    )
+    parser.add_argument("--variant", help="the subsection of the stage's section to read, where it has several")
+    parser.add_argument("--family", help="model family; `<family>.<section>` of the parameters is read where there is one")
+    parser.add_argument("--metrics", type=Path, help="where to write the metrics JSON")
+    parser.add_argument("--quarantine", type=Path, help="where to write the table of rejected material")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
+    return parser.parse_args(argv)
+
+
+def _has_family_section(path: Path, family: str, section: str) -> bool:
+    document = params.read_yaml(path)
+    if family not in document:
+        raise UserError(f"{path}: section {family!r} is missing{params.did_you_mean(family, list(document))}")
+    return section in document[family]
+
+
+def tree_digest(path: Path) -> str:
+    """Digest of a file's content, or of a directory's names and contents."""
+    if path.is_file():
+        return shards.file_digest(path)
+    names = sorted(os.path.relpath(os.path.join(where, name), path) for where, _, files in os.walk(path) for name in files)
+    return shards.digest([[name, shards.file_digest(path / name)] for name in names])
+
+
+def _code_digest(run: Callable[..., Any]) -> str:
+    """Digest of the library and this stage: what other code left in scratch must not be resumed from."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return shards.digest([[path.name, shards.file_digest(path)] for path in [*sources, Path(inspect.getfile(run))]])
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Move a finished output into place, synced to disk; what stood there (perhaps linked to DVC's cache) is unlinked, never written."""
+    files = [staged] if staged.is_file() else [path for path in staged.rglob("*") if path.is_file()]
+    for path in files:
+        shards.sync_file(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.is_dir() and not final.is_symlink():
+        shutil.rmtree(final)
+    elif final.exists() or final.is_symlink():
+        final.unlink()
+    os.replace(staged, final)
+    shards.sync_directory(final.parent)
+
+
+def _say_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
+    for row in rows[:20]:
+        print(f"{name}: quarantined {row['path']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else ""))
+    if rows:
+        print(f"{name}: {len(rows)} quarantined in all; see {table}")
+
+
+@contextmanager
+def _only_one(work: Path) -> Iterator[None]:
+    """Hold the stage's lock: a run that is still alive elsewhere must not share our scratch."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as lock:
+        for _ in range(20):  # a parent killed a moment ago takes its workers with it within milliseconds
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.25)
+        else:
+            lock.seek(0)
+            raise UserError(f"this stage is already running (process {lock.read().strip() or 'unknown'}); wait for it or stop it")
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _die_with_ancestors() -> None:
+    """End this process when the shell or the `dvc` that started it dies, so a `kill -9` leaves no orphan behind.
+
+    The kernel's death signal covers the parent; DVC may put a shell between itself and us, so the line up to the first
+    `dvc` is watched as well.
+    """
+    if os.environ.get("DVC_ROOT") is None:  # started by hand: background runs outlive their shell
+        return
+    shards.die_with_parent(os.getppid())
+    line = [os.getppid()]
+    while line[-1] > 1 and len(line) < 4 and "dvc" not in _command(line[-1]):
+        line.append(_parent(line[-1]))
+    if line[-1] <= 1:
+        return
+
+    def watch() -> None:
+        while all(_parent(child) == parent for child, parent in itertools.pairwise(line)) and os.getppid() == line[0]:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if len(line) > 1:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
