@@ -132,11 +132,7 @@ def _main(
     from soundmill import tracking
 
     hints = get_type_hints(run, include_extras=True)
-    ports = {
-        name: hint.__metadata__[0]
-        for name, hint in hints.items()
-        if getattr(hint, "__metadata__", None) in (("input",), ("output",))
-    }
+    ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
     args = _parse(run, section, ports, argv)
     _die_with_ancestors()
 
@@ -155,14 +151,8 @@ def _main(
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
-    key = shards.digest(
-        {
-            "name": name,
-            "params": values.model_dump(mode="json"),
-            "inputs": {port: tree_digest(path) for port, path in inputs.items()},
-            "code": _code_digest(run),
-        }
-    )
+    made_from = {"name": name, "params": values.model_dump(mode="json"), "code": _code_digest(run)}
+    key = shards.digest(made_from, {port: tree_digest(path) for port, path in inputs.items()})
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
         scratch = work / key
@@ -171,8 +161,9 @@ def _main(
                 shutil.rmtree(stale)
         staging = scratch / "outputs"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        staged = {port: staging / path.name for port, path in finals.items()}
+        staged = {port: staging / port / path.name for port, path in finals.items()}
+        for path in staged.values():
+            path.parent.mkdir(parents=True)
 
         with tracking.stage_run(project_home(root), name, values.model_dump(mode="json")) as tracked:
             ctx = Context(name, args.family, root, project_home(root), scratch, execution.workers or os.cpu_count() or 1, tracked)
@@ -199,9 +190,7 @@ def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: l
     for port, kind in ports.items():
         optional = signature.parameters[port].default is not inspect.Parameter.empty
         parser.add_argument(f"--{port.replace('_', '-')}", dest=port, type=Path, required=not optional, help=f"{kind} path")
-    parser.add_argument(
-        "--name", help="what this run of the stage is called in tracking and scratch (default: the section, and the family)"
-    )
+    parser.add_argument("--name", help="its name in tracking and scratch (default: the section, and the family)")
     parser.add_argument("--variant", help="the subsection of the stage's section to read, where it has several")
     parser.add_argument("--family", help="model family; `<family>.<section>` of the parameters is read where there is one")
     parser.add_argument("--metrics", type=Path, help="where to write the metrics JSON")
@@ -232,7 +221,10 @@ def _code_digest(run: Callable[..., Any]) -> str:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Move a finished output into place, synced to disk; what stood there (perhaps linked to DVC's cache) is unlinked, never written."""
+    """Move a finished output into place, synced to disk.
+
+    What stood there may be linked to DVC's cache: it is unlinked, never written through.
+    """
     files = [staged] if staged.is_file() else [path for path in staged.rglob("*") if path.is_file()]
     for path in files:
         shards.sync_file(path)
@@ -282,7 +274,7 @@ def _die_with_ancestors() -> None:
         return
     shards.die_with_parent(os.getppid())
     line = [os.getppid()]
-    while line[-1] > 1 and len(line) < 4 and "dvc" not in _command(line[-1]):
+    while line[-1] > 1 and len(line) < 4 and not _is_dvc(line[-1]):
         line.append(_parent(line[-1]))
     if line[-1] <= 1:
         return
@@ -296,11 +288,12 @@ def _die_with_ancestors() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _command(pid: int) -> str:
+def _is_dvc(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]  # `dvc`, `python …/dvc`, `python -m dvc`
     except OSError:
-        return ""
+        return False
+    return any(word.rpartition(b"/")[2] == b"dvc" for word in words)
 
 
 def _parent(pid: int) -> int:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill import manifest
+from soundmill.errors import UserError
+
+
+@given(st.binary(max_size=40))
+def test_escaped_paths_are_printable_and_distinct(raw):
+    text = manifest.escape_path(raw)
+    assert text.isprintable() or all(char.isprintable() or char == " " or not char.isascii() for char in text)
+    assert "\n" not in text
+    text.encode("utf-8")
+    undone = text.encode("utf-8").decode("unicode_escape" if text.isascii() else "utf-8")
+    if text.isascii():
+        assert undone.encode("latin-1") == raw
+
+
+def test_escape_known_answers():
+    assert manifest.escape_path("Dog bark/é 1.wav".encode()) == "Dog bark/é 1.wav"
+    assert manifest.escape_path(b"a\xff\nb\\.wav") == "a\\xff\\x0ab\\\\.wav"
+
+
+@pytest.mark.parametrize(
+    ("stem", "start", "name"),
+    [
+        ("-0BIyqJj9ZU", 30.0, "-0BIyqJj9ZU_30"),
+        ("abc", 0.0, "abc_0"),
+        ("abc", 12.5, "abc_12.5"),
+        ("abc", 7.1004, "abc_7.1"),
+        ("abc", 100.0, "abc_100"),
+    ],
+)
+def test_clip_names(stem, start, name):
+    assert manifest.clip_name(stem, start) == name
+    assert manifest.check_clip_id(name) == name
+
+
+@pytest.mark.parametrize("bad", ["../x", "", ".hidden", "a/b", "a b", "x" * 129, "a\n", "a\0"])
+def test_ids_that_could_climb_are_refused(bad):
+    with pytest.raises(UserError, match="cannot be a file name"):
+        manifest.check_clip_id(bad)
+
+
+def test_tango_json_round_trip_and_errors(tmp_path):
+    rows = [{"dataset": "audiocaps", "location": "data/x.wav", "captions": 'A "dog" barks, é'}]
+    path = tmp_path / "train.json"
+    assert manifest.write_tango_json(rows, path) == 1
+    assert list(manifest.read_tango_json(path)) == rows
+    assert json.loads(path.read_text().splitlines()[0]) == rows[0]
+    path.write_text('{"dataset": "a", "location": "b"}\n')
+    with pytest.raises(UserError, match=r"train\.json:1: missing captions"):
+        list(manifest.read_tango_json(path))
+    with pytest.raises(UserError, match="all non-empty text"):
+        manifest.write_tango_json([{"dataset": "a", "location": "b", "captions": ""}], path)
+
+
+def test_reads_the_published_tango_manifests(shared):
+    for name, count in (("test", 975), ("valid", 495)):
+        assert len(list(manifest.read_tango_json(shared / f"data/audiocaps/tango_style_{name}.json"))) == count

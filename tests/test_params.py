@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from soundmill import params
+from soundmill.errors import UserError
+
+
+class Inner(params.StageParams):
+    depth: int = Field(ge=1)
+
+
+class Example(params.StageParams):
+    clip_seconds: params.Seconds = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    inner: Inner
+
+
+GOOD = {"clip_seconds": 5.0, "learning_rate": 1e-4, "inner": {"depth": 2}}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    path = write(tmp_path / "params.yaml", "x: {clip_seconds: 5, learning_rate: 1e-4, inner: {depth: 1}}\n")
+    assert params.load(Example, path, "x").learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clip_secnds": 1.0}, ["x.clip_secnds", "did you mean 'clip_seconds'"]),
+        ({"clip_seconds": 0.0}, ["x.clip_seconds", "greater than 0"]),
+        ({"clip_seconds": "5"}, ["x.clip_seconds", "valid number", "'5'"]),
+        ({"clip_seconds": float("nan")}, ["x.clip_seconds", "finite"]),
+        ({"inner": {"depth": 1.5}}, ["x.inner.depth", "valid integer"]),
+        ({"inner": {"depth": True}}, ["x.inner.depth", "valid integer"]),
+        ({"inner": {"dept": 1}}, ["x.inner.dept", "did you mean 'depth'", "x.inner.depth: missing"]),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path, change, words):
+    path = tmp_path / "params.yaml"
+    params.write_yaml({"x": {**GOOD, **change}}, path)
+    with pytest.raises(UserError) as error:
+        params.load(Example, path, "x")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_section_and_file_say_where(tmp_path):
+    path = write(tmp_path / "params.yaml", "segment: {}\n")
+    with pytest.raises(UserError, match="section 'segmnt' is missing; did you mean 'segment'"):
+        params.load(Example, path, "segmnt")
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
+        params.load(Example, tmp_path / "absent.yaml", "x")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        params.read_yaml(write(tmp_path / "broken.yaml", "a: [1\n"))
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300, allow_nan=False))
+def test_numbers_survive_a_round_trip(tmp_path_factory, number):
+    path = tmp_path_factory.getbasetemp() / "round.yaml"
+    params.write_yaml({"x": {"value": number}}, path)
+    assert params.read_yaml(path)["x"]["value"] == number

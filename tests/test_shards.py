@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill import shards
+from soundmill.errors import UserError
+
+SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
+
+
+def square(number: int, output: Path) -> shards.Report:
+    if os.environ.get("SOUNDMILL_TEST_DIE") == str(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (output.parent / "slow").exists():
+        time.sleep(0.3)
+    shards.write_rows([{"name": str(number), "data": bytes([number]) * number}], output, SCHEMA)
+    report = shards.Report()
+    report.count("total", number * number)
+    report.reject(f"{number}.wav", "odd") if number % 2 else None
+    report.details.append(number)
+    return report
+
+
+def jobs(count: int) -> list[shards.Job]:
+    return [shards.Job(shards.shard_name(index), (index,)) for index in range(count)]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.parquet"))}
+
+
+@given(st.binary(), st.integers(1, 1000))
+def test_shard_of_is_stable_and_in_range(key, count):
+    assert 0 <= shards.shard_of(key, count) < count
+    assert shards.shard_of(key, count) == shards.shard_of(key, count)
+
+
+def test_shard_of_known_answers():
+    assert [shards.shard_of(f"clip-{n}", 8) for n in range(6)] == [shards.shard_of(f"clip-{n}".encode(), 8) for n in range(6)]
+    counts = [0] * 8
+    for n in range(8000):
+        counts[shards.shard_of(str(n), 8)] += 1
+    assert min(counts) > 850
+
+
+def test_rows_round_trip_in_groups_and_bytes_are_stable(tmp_path):
+    rows = [{"name": f"clip {n}", "data": bytes([n % 256]) * n} for n in range(200)]
+    for name in ("a.parquet", "b.parquet"):
+        assert shards.write_rows(iter(rows), tmp_path / name, SCHEMA) == 200
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA)) == rows
+    assert [row["name"] for row in shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"])] == [r["name"] for r in rows]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    shards.write_rows([{"name": "old", "data": b""}], path, SCHEMA)
+    with pytest.raises(ZeroDivisionError), shards.ShardWriter(path, SCHEMA) as writer:
+        writer.write({"name": "new", "data": b""})
+        raise ZeroDivisionError
+    assert [row["name"] for row in shards.read_rows(path, SCHEMA)] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_wrong_schema_names_file_and_column(tmp_path):
+    shards.write_rows([{"name": "x", "data": b""}], tmp_path / "a.parquet", SCHEMA)
+    other = pa.schema([("name", pa.int64())])
+    with pytest.raises(UserError, match=r"a\.parquet: column 'name' should be int64, found string"):
+        list(shards.read_rows(tmp_path / "a.parquet", other))
+    with pytest.raises(UserError, match="no shards"):
+        shards.shard_paths(tmp_path / "absent")
+
+
+def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path):
+    ticks: list[int] = []
+    one = shards.map_shards(square, jobs(7), tmp_path / "one", workers=1, progress=ticks.append)
+    two = shards.map_shards(square, jobs(7), tmp_path / "two", workers=2)
+    assert one == two
+    assert one.counts == {"total": sum(n * n for n in range(7))}
+    assert one.details == list(range(7))
+    assert [row["path"] for row in one.quarantine] == ["1.wav", "3.wav", "5.wav"]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert sum(ticks) == 7
+
+
+def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_TEST_DIE", "5")
+    with pytest.raises(UserError, match="a worker process died"):
+        shards.map_shards(square, jobs(7), tmp_path / "work", workers=1)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.parquet")}
+    assert len(done) >= 3
+    monkeypatch.delenv("SOUNDMILL_TEST_DIE")
+    report = shards.map_shards(square, jobs(7), tmp_path / "work", workers=2)
+    assert report.details == list(range(7))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "slow").touch()
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_shards as t\n"
+        "from soundmill import shards\n"
+        "if __name__ == '__main__': shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(script), str(work), str(Path(__file__).parent)], env=env)
+    deadline = time.monotonic() + 60
+    while len(list(work.glob("*.parquet"))) < 3:
+        assert time.monotonic() < deadline, "no shard was written"
+        assert parent.poll() is None, "the mapping process ended early"
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    time.sleep(1.0)
+    before = len(list(work.glob("*")))
+    time.sleep(1.5)
+    assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"

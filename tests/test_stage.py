@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from soundmill import stage
+
+# A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
+STAGE = '''
+import sys, time
+from pathlib import Path
+from pydantic import Field
+from soundmill import shards, stage
+from soundmill.errors import UserError
+from soundmill.params import StageParams
+import pyarrow as pa
+
+SCHEMA = pa.schema([("text", pa.string())])
+
+class Params(StageParams):
+    repeat: int = Field(ge=1)
+
+def work(text, repeat, output):
+    time.sleep(0.4 if text.startswith("slow") else 0)
+    report = shards.Report()
+    if "bad" in text:
+        report.reject(text, "bad word")
+    else:
+        shards.write_rows([{"text": text}] * repeat, output, SCHEMA)
+        report.count("lines")
+    if not output.exists():
+        shards.write_rows([], output, SCHEMA)
+    return report
+
+def run(params: Params, ctx: stage.Context, source: stage.Input, copies: stage.Output, note: stage.Output) -> dict:
+    """Copy lines."""
+    lines = source.read_text().split()
+    if not lines:
+        raise UserError(f"{source}: is empty; put words in it")
+    if "boom" in lines:
+        raise RuntimeError("a fault")
+    report = ctx.map_shards(work, [shards.Job(shards.shard_name(i), (t, params.repeat)) for i, t in enumerate(lines)], copies)
+    if "forget" not in lines:
+        note.write_text("done")
+    return dict(report.counts)
+
+if __name__ == "__main__":
+    stage.main(run, section="copy")
+'''
+
+
+@pytest.fixture()
+def project(tmp_path):
+    (tmp_path / "copy_stage.py").write_text(STAGE)
+    (tmp_path / "params.yaml").write_text("execution: {workers: 2}\ncopy: {repeat: 2}\n")
+    (tmp_path / "words").write_text("one two bad three")
+    return tmp_path
+
+
+def command() -> list[str]:
+    arguments = "--source words --copies out/copies --note out/note --metrics out/copy.json --quarantine out/rejected.parquet"
+    return [sys.executable, "copy_stage.py", *arguments.split()]
+
+
+def start(project: Path, **env: str) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[1])
+    environ = {**os.environ, "PYTHONPATH": root, **env}
+    return subprocess.Popen(command(), cwd=project, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(project: Path, **env: str) -> tuple[int, str, str]:
+    process = start(project, **env)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def outputs(project: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(project)): p.read_bytes() for p in sorted((project / "out").rglob("*")) if p.is_file()}
+
+
+def test_outputs_metrics_and_quarantine_appear_and_scratch_goes(project):
+    code, out, err = run(project)
+    assert code == 0, err
+    assert json.loads((project / "out/copy.json").read_text()) == {"lines": 3, "quarantined": 1}
+    assert pq.read_table(project / "out/rejected.parquet").to_pylist() == [{"path": "bad", "reason": "bad word", "detail": ""}]
+    assert "quarantined bad: bad word" in out
+    assert len(list((project / "out/copies").glob("*.parquet"))) == 4
+    assert (project / "out/note").read_text() == "done"
+    assert [p.name for p in (project / "data/.work/copy").iterdir()] == ["lock"]
+
+
+def test_same_bytes_with_one_worker_and_again(project):
+    run(project)
+    first = outputs(project)
+    (project / "params.yaml").write_text("execution: {workers: 1}\ncopy: {repeat: 2}\n")
+    assert run(project)[0] == 0
+    assert outputs(project) == first
+
+
+@pytest.mark.parametrize(
+    ("words", "params", "said"),
+    [
+        ("", None, "words: is empty; put words in it"),
+        ("one", "execution: {workers: 2}\ncopy: {repeet: 2}\n", "did you mean 'repeat'"),
+        ("one", "execution: {workers: 0}\ncopy: {repeat: 2}\n", "execution.workers"),
+        ("one", "execution: {workers: 1}\n", "section 'copy' is missing"),
+        ("boom", None, "RuntimeError: a fault"),
+        ("forget", None, "did not write its output out/note"),
+    ],
+)
+def test_failures_are_messages_without_traceback_and_leave_no_outputs(project, words, params, said):
+    (project / "words").write_text(words)
+    if params:
+        (project / "params.yaml").write_text(params)
+    code, _, err = run(project)
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not (project / "out/copy.json").exists()
+
+
+def test_a_fault_of_ours_leaves_its_traceback_in_a_file(project):
+    (project / "words").write_text("boom")
+    _, _, err = run(project)
+    assert "data/.work/copy.traceback.txt" in err
+    assert "RuntimeError: a fault" in (project / "data/.work/copy.traceback.txt").read_text()
+
+
+def test_missing_input_is_named(project):
+    (project / "words").unlink()
+    code, _, err = run(project)
+    assert code == 1
+    assert "--source words: no such file" in err
+
+
+def shards_done(project: Path) -> list[Path]:
+    return list((project / "data/.work/copy").glob("*/copies/*.report.json"))
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_and_rerun_gives_the_same_bytes_and_reuses_finished_shards(project):
+    (project / "words").write_text(" ".join(f"slow{n}" for n in range(8)))
+    assert run(project)[0] == 0
+    unbroken = outputs(project)
+    process = start(project)
+    wait_for(lambda: len(shards_done(project)) >= 3, process)
+    process.kill()
+    process.wait()
+    stamps = {path: path.stat().st_mtime_ns for path in shards_done(project)}
+    process = start(project)
+    wait_for(lambda: len(shards_done(project)) > len(stamps), process)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert process.wait() == 0
+    assert outputs(project) == unbroken
+
+
+def test_a_stage_dies_with_the_dvc_that_started_it(project):
+    """DVC may run the command through a shell that outlives it: a kill -9 of dvc must still end the stage."""
+    (project / "words").write_text(" ".join(f"slow{n}" for n in range(40)))
+    launcher = project / "dvc"  # the watcher knows it by its name
+    launcher.write_text("import subprocess, sys\nsubprocess.call(['sh', '-c', ' '.join(sys.argv[1:]) + '; true'])\n")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DVC_ROOT": str(project)}
+    dvc = subprocess.Popen([sys.executable, str(launcher), *command()], cwd=project, env=env)
+    wait_for(lambda: len(shards_done(project)) >= 2, dvc)
+    holder = int((project / "data/.work/copy/lock").read_text())
+    dvc.send_signal(signal.SIGKILL)
+    dvc.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{holder}").exists() and "Z" not in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline, "the stage outlived its dvc"
+        time.sleep(0.1)
+
+
+def test_a_second_run_of_a_living_stage_is_refused_by_name(project):
+    (project / "words").write_text(" ".join(f"slow{n}" for n in range(60)))
+    first = start(project)
+    wait_for(lambda: len(shards_done(project)) >= 1, first)
+    code, _, err = run(project)
+    first.kill()
+    first.communicate()
+    assert code == 1
+    assert f"already running (process {first.pid})" in err
+
+
+def test_replacing_an_output_never_writes_through_a_link(project):
+    """DVC may hard-link outputs to its cache."""
+    run(project)
+    cached = project / "cache"
+    os.link(project / "out/note", cached)
+    (project / "params.yaml").write_text("execution: {workers: 2}\ncopy: {repeat: 1}\n")
+    before = cached.stat().st_ino
+    run(project)
+    assert cached.read_text() == "done"
+    assert (project / "out/note").stat().st_ino != before
+
+
+def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
+    temporary = tmp_path / ".dvc/tmp/exps/tmpabc"
+    temporary.mkdir(parents=True)
+    assert stage.project_home(temporary) == tmp_path
+    assert stage.project_home(tmp_path) == tmp_path
