@@ -30,6 +30,7 @@ RECORDINGS = pa.schema(
         ("labels", pa.list_(pa.string())),  # hold for the whole recording
         ("fold", pa.int32()),  # null where the corpus has none
         ("split", pa.string()),  # null where the corpus gives none
+        ("group", pa.string()),  # recordings of one source (one video, one Freesound original) never part; null: its own
     ]
 )
 
