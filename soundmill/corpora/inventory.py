@@ -1,0 +1,244 @@
+"""What lies in a corpus directory: recordings to be, metadata beside them, and what must never be opened."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soundmill import shards
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+# Everything else may be a recording: ffmpeg knows hundreds of containers, and the decoder says what is none.
+METADATA = frozenset(
+    """
+    .csv .tsv .json .jsonl .ndjson .txt .md .rst .yaml .yml .toml .ini .cfg .conf .xml .html .htm .css .js .bib .log .lab .textgrid
+    .pdf .doc .docx .xls .xlsx .odt .ods .rtf .tex .png .jpg .jpeg .gif .bmp .svg .webp .tif .tiff .ico .eps
+    .zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .py .ipynb .m .r .sh .bat .c .h .cpp .lock .dvc
+    .parquet .arrow .npy .npz .h5 .hdf5 .mat .pkl .pt .pth .safetensors .ckpt .db .sqlite .md5 .sha1 .sha256 .sfv
+    """.split()
+)
+METADATA_NAMES = re.compile(
+    rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
+)
+MAX_TEXT_BYTES = 1 << 20  # of a caption file; a csv may be any size
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A regular, non-empty file that may hold a recording; `raw_path` is relative to the corpus."""
+
+    raw_path: bytes
+    size: int
+    digest: str  # of its bytes; empty where the inventory was taken without
+
+    @property
+    def path(self) -> str:
+        return escape_path(self.raw_path)
+
+    @property
+    def folders(self) -> list[bytes]:
+        return self.raw_path.split(b"/")[:-1]
+
+    @property
+    def name(self) -> bytes:
+        return os.path.basename(self.raw_path)
+
+    @property
+    def stem(self) -> str:
+        """Name without extension; undecodable bytes as surrogates."""
+        return os.fsdecode(os.path.splitext(self.name)[0])
+
+
+@dataclass
+class Inventory:
+    """The files of one corpus, in the order of their raw paths."""
+
+    root: Path
+    audio: list[AudioFile] = field(default_factory=list)
+    metadata: dict[bytes, bytes] = field(default_factory=dict)  # name relative to the corpus → path that opens it
+    ignored: dict[str, int] = field(default_factory=dict)  # extension or name → how many
+    rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
+    num_files: int = 0
+
+    def ignore(self, kind: str) -> None:
+        self.ignored[kind] = self.ignored.get(kind, 0) + 1
+
+    def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
+        self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
+
+    def check_not_empty(self) -> None:
+        """Raise UserError, naming the folder and what was found in it, where no file may be a recording."""
+        if self.audio:
+            return
+        ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items())[:8])
+        rejected = "; ".join(f"{row['path']}: {row['reason']}" for row in self.rejected[:5])
+        raise UserError(
+            f"corpus.path: no recording in {escape_path(bytes(self.root))} ("
+            + (f"{self.num_files} files" if self.num_files else "no files")
+            + (f"; ignored: {ignored}" if ignored else "")
+            + (f"; rejected: {rejected}" if rejected else "")
+            + "); set it to the directory that holds the audio files"
+        )
+
+    def csv_files(self) -> list[bytes]:
+        return [name for name in self.metadata if name.lower().endswith(b".csv")]
+
+
+def take(
+    root: Path,
+    workers: int = 1,
+    digests: bool = True,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Inventory:
+    """Walk a corpus; only regular files are ever opened, and `digests=False` opens none.
+
+    A link to a file counts as the file. A link to a directory outside is followed once; one that leads back (to the corpus, to
+    a directory above it, or to one already seen) is quarantined, as are dangling links, FIFOs, sockets and devices.
+    Dot files and known metadata are no recordings: they are counted as ignored.
+    """
+    inventory = Inventory(root)
+    top = os.fsencode(root)
+    candidates: list[tuple[bytes, int]] = []
+    for raw_path, size in _walk(top, inventory):
+        inventory.num_files += 1
+        name = os.path.basename(raw_path)
+        extension = os.path.splitext(name)[1].lower()
+        if os.fsdecode(extension) in METADATA or (not extension and METADATA_NAMES.fullmatch(name)):
+            inventory.metadata[raw_path] = os.path.join(top, raw_path)
+            inventory.ignore(escape_path(extension or name))
+        elif size == 0:
+            inventory.reject(raw_path, "empty", "zero bytes")
+        else:
+            candidates.append((raw_path, size))
+    if not digests:
+        inventory.audio = [AudioFile(raw_path, size, "") for raw_path, size in candidates]
+        return inventory
+
+    def digest(raw_path: bytes) -> str | OSError:
+        try:
+            return shards.file_digest(os.path.join(top, raw_path))
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
+        for (raw_path, size), result in zip(candidates, pool.map(digest, (path for path, _ in candidates)), strict=True):
+            progress(1)
+            if isinstance(result, OSError):
+                inventory.reject(raw_path, "unreadable", result.strerror or str(result))
+            else:
+                inventory.audio.append(AudioFile(raw_path, size, result))
+    return inventory
+
+
+def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
+    """Regular files below `top` as (relative path, size), sorted by relative path; the rest is quarantined or ignored."""
+    found: list[tuple[bytes, int]] = []
+    real_top = os.path.realpath(top)
+    seen = {_identity(os.stat(top))}
+    links: list[bytes] = []
+    todo = [b""]
+    while todo or links:
+        # Real directories first, so that a link never takes the place of the directory it leads to.
+        if not todo:
+            link = links.pop(0)
+            if refusal := _refusal(os.path.join(top, link), real_top, seen):
+                inventory.reject(link, "directory link", refusal)
+                continue
+            seen.add(_identity(os.stat(os.path.join(top, link))))
+            todo.append(link)
+        where = todo.pop()
+        try:
+            entries = sorted(os.scandir(os.path.join(top, where)), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            if not where:
+                raise UserError(f"corpus.path: {os.fsdecode(top)}: {error.strerror}") from None
+            inventory.reject(where, "unreadable", error.strerror or str(error))
+            continue
+        for entry in entries:
+            raw_path = os.path.join(where, entry.name)
+            if entry.name.startswith(b"."):
+                inventory.ignore("dot files")
+                continue
+            try:
+                status = entry.stat()
+            except OSError as error:
+                reason = "dangling link" if entry.is_symlink() else "unreadable"
+                inventory.reject(raw_path, reason, _link_detail(entry, error))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found.append((raw_path, status.st_size))
+            elif not stat.S_ISDIR(status.st_mode):
+                inventory.reject(raw_path, "not a regular file", _kind(status.st_mode))
+            elif entry.is_symlink():
+                links.append(raw_path)
+            else:
+                seen.add(_identity(status))
+                todo.append(raw_path)
+        links.sort()
+    return iter(sorted(found))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _refusal(link: bytes, real_top: bytes, seen: set[tuple[int, int]]) -> str:
+    """Why a directory link is not followed; empty if it may be."""
+    real = os.path.realpath(link)
+    if _identity(os.stat(link)) in seen or (real + b"/").startswith(real_top + b"/"):
+        return f"leads to {escape_path(real)}, which is scanned already"
+    if (real_top + b"/").startswith(real.rstrip(b"/") + b"/"):
+        return f"leads to {escape_path(real)}, above the corpus"
+    return ""
+
+
+def _link_detail(entry: os.DirEntry[bytes], error: OSError) -> str:
+    target = f"leads to {escape_path(os.readlink(entry.path))}: " if entry.is_symlink() else ""
+    return target + (error.strerror or str(error))
+
+
+def _kind(mode: int) -> str:
+    tests = {"FIFO": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "character device": stat.S_ISCHR, "block device": stat.S_ISBLK}
+    return next((name for name, test in tests.items() if test(mode)), "unknown kind")
+
+
+def read_text(inventory: Inventory, name: bytes) -> str:
+    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it."""
+    path = inventory.metadata[name]
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{escape_path(path)}: {error.strerror}; make it readable, or take it out of the corpus") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{escape_path(path)}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
+    """The header of a csv, lower case; empty where it has none or is no text."""
+    try:
+        with open(inventory.metadata[name], encoding="utf-8-sig", newline="") as file:
+            return [column.strip().lower() for column in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a csv as (line number, {column: text}); columns in lower case, a missing cell is empty text."""
+    reader = csv.reader(io.StringIO(read_text(inventory, name), newline=""))
+    try:
+        columns = [column.strip().lower() for column in next(reader, [])]
+        for cells in reader:
+            if cells:
+                cells += [""] * (len(columns) - len(cells))
+                yield reader.line_num, dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise UserError(f"{escape_path(inventory.metadata[name])}:{reader.line_num}: not readable as csv: {error}") from None

@@ -1,0 +1,100 @@
+"""Which captions and labels belong to which clip: joined by id and time, never by order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TOLERANCE = 0.5  # seconds between a caption's start and its clip's: AudioCaps has whole seconds, tools write 79.999 or 80.02
+
+Origin = Literal["window", "recording", "label", "none"]
+
+
+@dataclass
+class Description:
+    """What one clip says and is; `origin` tells where the captions come from."""
+
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    origin: Origin = "none"
+
+
+@dataclass
+class Matching:
+    """Descriptions by clip, and the captions (as `recording_id` at a start) for which no clip exists."""
+
+    clips: dict[str, Description] = field(default_factory=dict)
+    matched: int = 0  # captions that at least one clip has
+    missing: list[str] = field(default_factory=list)
+
+
+def match(
+    recordings: Iterable[dict[str, Any]], captions: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]], template: str
+) -> Matching:
+    """Describe every clip: by the captions of its window, else of its recording, else by its labels put into `template`.
+
+    A caption with a start belongs to the nearest clip within TOLERANCE of it. A caption without one holds for the whole
+    recording, and so does a recording's only one (all those of its only window): a ten-second AudioCaps row cut into two
+    clips describes both. Rows are those of manifest.RECORDINGS, CAPTIONS, CLIPS.
+    """
+    rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in captions:
+        rows_of[row["recording_id"]].append(row)
+    clips_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for clip in clips:
+        clips_of[clip["recording_id"]].append(clip)
+
+    result = Matching()
+    for recording in recordings:
+        rows, own_clips = rows_of.pop(recording["recording_id"], []), clips_of.get(recording["recording_id"], [])
+        _match_recording(recording, rows, own_clips, template, result)
+    for rows in rows_of.values():
+        result.missing.extend(_name(row) for row in rows)
+    return result
+
+
+def _match_recording(
+    recording: dict[str, Any], rows: list[dict[str, Any]], clips: list[dict[str, Any]], template: str, result: Matching
+) -> None:
+    starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
+    windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    whole = [row for row in rows if row["start_time"] is None]
+    strays = []
+    for row in rows:
+        if row["start_time"] is None:
+            continue
+        nearest = min(starts, key=lambda clip_id: abs(starts[clip_id] - row["start_time"]), default=None)
+        if nearest is not None and abs(starts[nearest] - row["start_time"]) <= TOLERANCE:
+            windowed[nearest].append(row)
+        else:
+            strays.append(row)
+    if not whole and rows and all(abs(row["start_time"] - recording["start_time"]) <= TOLERANCE for row in rows):
+        whole = rows
+
+    for clip in clips:
+        clip_id = clip["clip_id"]
+        chosen = windowed.get(clip_id) or whole
+        labels = list(dict.fromkeys(label for row in chosen for label in row["labels"])) or list(recording["labels"])
+        if chosen:
+            origin: Origin = "window" if clip_id in windowed else "recording"
+            result.clips[clip_id] = Description([row["caption"] for row in chosen], labels, origin)
+        elif labels:
+            result.clips[clip_id] = Description([template.replace("{label}", join_words(labels))], labels, "label")
+        else:
+            result.clips[clip_id] = Description()
+
+    if not clips:
+        strays += whole
+    result.missing.extend(_name(row) for row in strays)
+    result.matched += len(rows) - len(strays)
+
+
+def join_words(words: list[str]) -> str:
+    """`rain`, `rain and wind`, `rain, wind and bell`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['recording_id']} ({row['origin']})"

@@ -1,0 +1,89 @@
+"""Train, valid and test: recordings are dealt out whole, by their given split, their fold, or a stable hash."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from soundmill import shards
+
+PROTECTED = ("test", "valid", "train")  # of a source with recordings in several splits, the first of these that occurs
+
+Source = Literal["given", "folds", "hash"]
+
+
+@dataclass
+class _Unit:
+    """Recordings that must not part: cuts of one video or one original."""
+
+    key: str
+    stratum: str = ""
+    given: str | None = None
+    fold: int | None = None
+    order: str = ""
+
+
+def assign(
+    recordings: Iterable[dict[str, Any]], labels: dict[str, str], *, valid_fraction: float, test_fraction: float, seed: int
+) -> tuple[dict[str, str], Source]:
+    """Split of every recording (rows of manifest.RECORDINGS) and what decided it.
+
+    Given splits hold; else the highest fold is test. Where that leaves test or valid without a recording, `test_fraction` of
+    the training part, then `valid_fraction` of what remains, becomes it, by a hash that does not depend on the order. Shares
+    are of sources, spread over their `labels` (recording_id → main label).
+    Train is never empty: splits or folds that would leave it so are put aside, and a lone source trains.
+    """
+    units: dict[str, _Unit] = {}
+    key_of: dict[str, str] = {}
+    for row in recordings:
+        key = key_of[row["recording_id"]] = row["group"] or row["recording_id"]
+        unit = units.setdefault(key, _Unit(key, order=shards.digest(seed, key)))
+        unit.stratum = unit.stratum or labels.get(row["recording_id"], "")
+        if row["split"]:
+            unit.given = min(unit.given or row["split"], row["split"], key=PROTECTED.index)
+        if row["fold"] is not None:
+            unit.fold = max(unit.fold or 0, row["fold"])
+
+    everything = sorted(units.values(), key=lambda unit: unit.order)
+    last_fold = max((unit.fold for unit in everything if unit.fold is not None), default=None)
+    given = {unit.key: unit.given for unit in everything if unit.given}
+    by_fold = {unit.key: "test" for unit in everything if last_fold is not None and unit.fold == last_fold}
+    splits: dict[str, str] = {}
+    source: Source = "hash"
+    for name, choice in (("given", given), ("folds", by_fold)):
+        if choice and (len(choice) < len(everything) or "train" in choice.values()):
+            splits, source = choice, name
+            break
+    for split, fraction in (("test", test_fraction), ("valid", valid_fraction)):
+        if split not in splits.values():
+            rest = [unit for unit in everything if splits.get(unit.key, "train") == "train"]
+            splits.update(dict.fromkeys(_share(rest, fraction), split))
+    return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
+
+
+def _share(units: list[_Unit], fraction: float) -> list[str]:
+    """Keys of a share of the units, at least one if the fraction is not 0, spread evenly over strata; never all of them.
+
+    `units` are in the order of their hashes. A stratum loses its only unit last: a class should stay in training.
+    """
+    wanted = min(max(1, math.floor(len(units) * fraction + 0.5)) if fraction > 0 else 0, len(units) - 1)
+    strata: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        strata[unit.stratum].append(unit)
+    taken: set[str] = set()
+    seen = 0
+    for _, members in sorted(strata.items()):
+        before = math.floor(seen * wanted / len(units) + 0.5)
+        seen += len(members)
+        due = math.floor(seen * wanted / len(units) + 0.5) - before
+        taken.update(unit.key for unit in members[: min(due, len(members) - 1)])
+    left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
+    for at_least in (2, 1):  # what a stratum must still have to give one more
+        for unit in units:
+            if len(taken) < wanted and unit.key not in taken and left[unit.stratum] >= at_least:
+                taken.add(unit.key)
+                left[unit.stratum] -= 1
+    return sorted(taken)
