@@ -1,0 +1,35 @@
+"""What the model registry runs to serve a checkpoint of any family: rows of (`label`, `seed`) in, waves [N, num_samples] out.
+
+MLflow executes this file; beside it lie safetensors and JSON only, so loading a registered model unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from soundmill import tracking
+from soundmill.models import registry
+
+
+def load(directory: Path) -> Path:
+    """Check that this is a checkpoint; it is read anew for every call, so one served model holds no state."""
+    registry.checkpoint_config(directory)
+    return directory
+
+
+def predict(checkpoint: Path, rows: Any) -> np.ndarray:
+    """One sound per row; `label` may be empty (any sound), `seed` makes it repeatable."""
+    waves = []
+    for label, seed in zip(rows["label"], rows["seed"], strict=True):
+        with tempfile.TemporaryDirectory(prefix="soundmill-serve-") as folder:
+            (path,) = registry.generate_sounds(checkpoint, [label] if label else [], 1, int(seed), Path(folder))
+            waves.append(soundfile.read(path, dtype="float32")[0])
+    return np.stack(waves)
+
+
+tracking.serve(load, predict)

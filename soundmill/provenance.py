@@ -1,0 +1,103 @@
+"""What a run was made from: git commit, uncommitted changes, parameters and dvc.lock, as text that can be kept and put back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_UNTRACKED_FILE = 1_000_000  # bytes; what is bigger is named, not kept
+MAX_DIFF = 50_000_000
+# What a repro itself rewrites: two states that differ in nothing else are the same state.
+REWRITTEN = (":(exclude)dvc.lock", ":(exclude)data", ":(exclude,glob)**/.gitignore")
+
+
+@dataclass(frozen=True)
+class State:
+    """The project at one moment. `sha` is empty outside git; `diff` is what `git apply --binary` puts back."""
+
+    sha: str
+    diff: bytes
+    left_out: tuple[str, ...]  # untracked files (or the whole diff) too big to keep, by name
+    params: bytes
+    lock: bytes
+    identity: str  # equal for two stages of one repro, different once code or parameters change
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self.diff) or bool(self.left_out)
+
+    @property
+    def lock_digest(self) -> str:
+        return hashlib.blake2b(self.lock, digest_size=16).hexdigest() if self.lock else ""
+
+
+def capture(root: Path) -> State:
+    """The state of the project at `root`; works outside git too (no sha, no diff)."""
+    params, lock = _read(root / "params.yaml"), _read(root / "dvc.lock")
+    sha = _git(root, "rev-parse", "HEAD").decode().strip()
+    diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
+    tracked = _git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
+    return State(sha, diff, left_out, params, lock, digest_of(sha, params, _read(root / "dvc.yaml"), tracked))
+
+
+def digest_of(*parts: str | bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest.hexdigest()
+
+
+def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
+    """Changes against HEAD, new files included; git's own index is left as it is."""
+    top = Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    keep, left_out = [], []
+    for raw in _git(root, "ls-files", "--others", "--exclude-standard", "--full-name", "-z").split(b"\0"):
+        if raw:
+            name = os.fsdecode(raw)
+            path = top / name
+            small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_UNTRACKED_FILE
+            (keep if small else left_out).append(name)
+    index = os.fsdecode(_git(root, "rev-parse", "--path-format=absolute", "--git-path", "index").rstrip(b"\n"))
+    with tempfile.TemporaryDirectory(prefix="soundmill-index-") as scratch:
+        copy = Path(scratch) / "index"
+        if Path(index).exists():
+            shutil.copyfile(index, copy)
+        extra = {"GIT_INDEX_FILE": str(copy)}
+        if keep:
+            names = b"\0".join(os.fsencode(name) for name in keep)
+            arguments = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+            _git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
+        diff = _git(top, "diff", "--binary", "HEAD", extra=extra)
+    if len(diff) > MAX_DIFF:
+        return b"", (*left_out, f"the uncommitted diff itself ({len(diff):,} bytes)")
+    return diff, tuple(left_out)
+
+
+def _git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
+    """Output of a git command, empty when it fails (no git, no repository, no commit)."""
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.quotePath=off", *arguments],
+            cwd=where,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
