@@ -165,7 +165,7 @@ def _main(
         for path in staged.values():
             path.parent.mkdir(parents=True)
 
-        with tracking.stage_run(project_home(root), name, values.model_dump(mode="json")) as tracked:
+        with tracking.stage_run(project_home(root), name, values.model_dump(mode="json"), root, args.family) as tracked:
             ctx = Context(name, args.family, root, project_home(root), scratch, execution.workers or os.cpu_count() or 1, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             for port, path in finals.items():
