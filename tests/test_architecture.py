@@ -1,0 +1,111 @@
+"""Keeps docs' promise: who may import whom, read from the code's own imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.imports import ROOT, closure, imported, module_name, modules
+
+# room (prefix) → what it may import of the project, beside itself
+ALLOWED = {
+    "soundmill.errors": (),
+    "soundmill.params": ("soundmill.errors",),
+    "soundmill.manifest": ("soundmill.errors",),
+    "soundmill.shards": ("soundmill.errors",),
+    "soundmill.provenance": (),
+    "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),
+    "soundmill.stage": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.tracking"),
+    "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest"),
+    "soundmill.diffusion": ("soundmill.errors",),
+    "soundmill.corpora": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
+    "soundmill.training": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.audio",
+    ),
+    "soundmill.models": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.audio",
+        "soundmill.diffusion",
+        "soundmill.training",
+        "soundmill.stage",
+    ),
+    "soundmill.models.serving": ("soundmill.models.registry", "soundmill.tracking"),  # executed by the model registry alone
+    "soundmill.evaluation": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.audio",
+        "soundmill.training",
+    ),
+    "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
+    "stages": ("soundmill",),
+    "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking"),
+}
+
+
+def inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def room(name: str) -> str:
+    matches = [prefix for prefix in ALLOWED if inside(name, prefix)]
+    assert matches or name == "soundmill", f"{name} belongs to no room of the architecture"
+    return max(matches, key=len, default="soundmill")
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_imports_stay_inside_the_rules(path):
+    name = module_name(path)
+    home = room(name)
+    for target in imported(path):
+        top = target.split(".")[0]
+        if top not in ("soundmill", "stages", "flows") or target == "soundmill":
+            continue
+        allowed = inside(target, home) or any(inside(target, prefix) for prefix in ALLOWED[home])
+        assert allowed, f"{name} imports {target}, which {home} may not"
+        assert target != "soundmill.cli", f"{name} imports the command line"
+        if home == "stages":
+            assert not inside(target, "stages"), f"{name} imports another stage, {target}"
+        if home == "soundmill.models" and inside(target, "soundmill.models"):
+            family = name.split(".")[2] if name.count(".") > 1 else None
+            other = target.split(".")[2]
+            assert other in (family, "registry") or family in (None, "registry"), f"{name} imports another family, {target}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_orchestrators_and_tracker_are_known_in_one_place(path):
+    name = module_name(path)
+    tops = {target.split(".")[0] for target in imported(path)}
+    if name != "soundmill.tracking" and not name.startswith("soundmill.models.serving"):
+        assert "mlflow" not in tops, f"{name} imports mlflow; only soundmill.tracking may"
+    if not name.startswith("flows"):
+        assert "prefect" not in tops, f"{name} imports prefect; only flows may"
+    assert "dvc" not in tops, f"{name} imports dvc; flows/dvc.py calls it as a command"
+    assert "pickle" not in tops, f"{name} imports pickle"
+
+
+def test_no_vague_rooms():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [path for path in modules() if vague & set(path.relative_to(ROOT).with_suffix("").parts)]
+
+
+@pytest.mark.parametrize("entry", ["soundmill.cli", "soundmill.stage", "soundmill.shards", "soundmill.corpora"])
+def test_heavy_libraries_are_not_imported_at_start(entry):
+    heavy = ["torch", "torchaudio", "mlflow", "prefect", "pandas", "matplotlib", "diffusers", "pytorch_lightning", "scipy"]
+    code = f"import sys, {entry}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_closure_follows_imports_inside_functions():
+    assert ROOT / "soundmill" / "tracking.py" in closure(ROOT / "soundmill" / "stage.py")
