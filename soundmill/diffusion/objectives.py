@@ -1,0 +1,73 @@
+"""What a net is asked to predict — the noise (eps), the clean picture (x0) or the velocity (v) — and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from soundmill.diffusion.schedules import alpha_sigma, signal_to_noise
+
+Objective = Literal["eps", "x0", "v"]
+Weighting = Literal["none", "min_snr"]
+Net = Callable[[Tensor, Tensor], Tensor]
+
+
+def diffuse(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """xt of the forward process (Ho et al. 2020, eq. 4); all [B, …], alpha and sigma broadcast."""
+    return alpha * x0 + sigma * noise
+
+
+def target(objective: Objective, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a perfect net answers at (xt, t); v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D)."""
+    if objective == "eps":
+        return noise
+    if objective == "x0":
+        return x0
+    return alpha * noise - sigma * x0
+
+
+def to_x0(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The clean picture that an answer of the net implies."""
+    if objective == "eps":
+        return (xt - sigma * output) / alpha
+    if objective == "x0":
+        return output
+    return alpha * xt - sigma * output
+
+
+def to_eps(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that an answer of the net implies."""
+    if objective == "eps":
+        return output
+    if objective == "x0":
+        return (xt - alpha * output) / sigma
+    return sigma * xt + alpha * output
+
+
+def weights(objective: Objective, weighting: Weighting, snr: Tensor, gamma: float) -> Tensor:
+    """Per-item loss weights [B]; Min-SNR is min(SNR, gamma) on the x0 error, put in terms of the objective's own error.
+
+    Hang et al. 2023: ÷ SNR for eps, ÷ (SNR + 1) for v, nothing for x0.
+    """
+    if weighting == "none":
+        return torch.ones_like(snr)
+    clipped = snr.clamp(max=gamma)
+    return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[objective]
+
+
+def per_item_loss(net: Net, objective: Objective, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error [B] of `net(xt, t)`; x0, noise [B, C, H, W], t [B] integer, table: alpha_bar [T].
+
+    A net that answers 0 has loss 1 in the mean with the eps objective.
+    """
+    alpha, sigma = alpha_sigma(table, t, x0.ndim)
+    output = net(diffuse(x0, noise, alpha, sigma), t)
+    return (output.float() - target(objective, x0, noise, alpha, sigma)).square().flatten(1).mean(1)
+
+
+def weighted_loss(losses: Tensor, objective: Objective, weighting: Weighting, gamma: float, table: Tensor, t: Tensor) -> Tensor:
+    """Scalar loss of per-item errors [B] at timesteps t [B]."""
+    return (losses * weights(objective, weighting, signal_to_noise(table, t), gamma).to(losses.dtype)).mean()

@@ -1,0 +1,73 @@
+"""Noise schedules as tables of alpha_bar over the training timesteps, in float64: pure functions of their numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last step from being singular
+
+
+def linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha_bar [T] of betas evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, section 4)."""
+    return betas_to_alpha_bar(torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64))
+
+
+def scaled_linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha_bar [T] of betas whose square roots are evenly spaced (Rombach et al. 2022)."""
+    roots = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps, dtype=torch.float64)
+    return betas_to_alpha_bar(roots.square())
+
+
+def cosine(num_timesteps: int, offset: float = 0.008) -> Tensor:
+    """alpha_bar [T] of a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
+    time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+    level = torch.cos((time + offset) / (1 + offset) * math.pi / 2).square()
+    return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
+
+
+def shifted_cosine(num_timesteps: int, shift: float) -> Tensor:
+    """alpha_bar [T] of a cosine schedule whose log-SNR is moved by 2·ln(shift) (Hoogeboom et al. 2023, eq. 9).
+
+    `shift` < 1 spends more of the schedule at high noise, as large smooth pictures need.
+    """
+    time = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(shift)
+    return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
+
+
+def alpha_bar(schedule: str, num_timesteps: int, beta_start: float, beta_end: float, shift: float) -> Tensor:
+    """The table [T] of a named schedule; the numbers that a schedule has no use for are ignored."""
+    if schedule == "linear":
+        return linear(num_timesteps, beta_start, beta_end)
+    if schedule == "scaled_linear":
+        return scaled_linear(num_timesteps, beta_start, beta_end)
+    if schedule == "cosine":
+        return cosine(num_timesteps)
+    if schedule == "shifted_cosine":
+        return shifted_cosine(num_timesteps, shift)
+    raise ValueError(f"unknown schedule {schedule!r}")
+
+
+def betas_to_alpha_bar(betas: Tensor) -> Tensor:
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def alpha_bar_to_betas(table: Tensor) -> Tensor:
+    """The betas [T] that multiply up to `table` [T]."""
+    before = torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])
+    return 1 - table / before
+
+
+def alpha_sigma(table: Tensor, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+    """Signal and noise scale at timesteps t [B], shaped [B, 1, …] with `ndim` dimensions, float32: xt = alpha·x0 + sigma·noise."""
+    level = table.to(t.device)[t].reshape(-1, *[1] * (ndim - 1))
+    return level.sqrt().float(), (1 - level).sqrt().float()
+
+
+def signal_to_noise(table: Tensor, t: Tensor) -> Tensor:
+    """SNR [B] at timesteps t [B], float64."""
+    level = table.to(t.device)[t]
+    return level / (1 - level)

@@ -1,0 +1,123 @@
+"""A trained model of this family on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.audio.mel import MelSpec
+from soundmill.diffusion.schedules import alpha_bar
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.ddpm_mel.params import TrainParams
+from soundmill.models.ddpm_mel.picture import PictureCodec
+from soundmill.models.ddpm_mel.unet import UNet
+
+FAMILY = "ddpm_mel"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass
+class Model:
+    """All that sampling needs; `net` carries the averaged weights.
+
+    `levels` [N] are the training clips' picture levels and `level_labels` [N, num_labels] their label weights: a generated
+    clip draws its level from them (one row, unused, when the level is absolute).
+    """
+
+    params: TrainParams
+    spec: MelSpec
+    labels: list[str]
+    net: nn.Module
+    picture: PictureCodec
+    levels: Tensor
+    level_labels: Tensor
+
+    def alpha_bar(self) -> Tensor:
+        diffusion = self.params.diffusion
+        return alpha_bar(diffusion.schedule, diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end, diffusion.shift)
+
+    def condition(self, labels: list[str]) -> Tensor:
+        """Label weights [num_labels]: equal shares, summing to 1; all zero for no label (or none the model knows)."""
+        return label_weights(labels, self.labels)
+
+
+def label_weights(labels: list[str], known: list[str]) -> Tensor:
+    weights = torch.zeros(len(known))
+    for label in set(labels) & set(known):
+        weights[known.index(label)] = 1
+    return weights / weights.sum().clamp_min(1)
+
+
+def build_net(params: TrainParams, num_labels: int) -> nn.Module:
+    network = params.network
+    net = UNet(
+        params.picture.patch[0] * params.picture.patch[1],
+        network.widths,
+        network.attention_levels,
+        network.heads,
+        network.embedding_size,
+        num_labels,
+    )
+    return net.to(memory_format=torch.channels_last) if network.channels_last else net
+
+
+def save(model: Model, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew); `facts` are added to its config for people to read."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True)
+    tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
+    tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
+    tensors |= {"levels": model.levels, "level_labels": model.level_labels}
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, directory / WEIGHTS)
+    config = {
+        "family": FAMILY,
+        "labels": model.labels,
+        "mel_spec": model.spec.model_dump(mode="json"),
+        "params": model.params.model_dump(mode="json"),
+        **facts,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def load(directory: Path) -> Model:
+    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = registry.checkpoint_config(directory, FAMILY)
+    where = f"{directory / CONFIG}: "
+    missing = [key for key in ("params", "mel_spec", "labels") if key not in config]
+    if missing:
+        raise UserError(f"{where}{', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
+    params = strict.parse(TrainParams, config["params"], where + "params")
+    spec = strict.parse(MelSpec, config["mel_spec"], where + "mel_spec")
+    labels = config["labels"]
+    net, picture = build_net(params, len(labels)), PictureCodec(params.picture, spec)
+    try:
+        tensors = load_file(directory / WEIGHTS)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{directory / WEIGHTS}: weights cannot be read ({error}); retrain with `dvc repro`") from None
+    try:
+        net.load_state_dict(_below(tensors, "net."))
+        picture.load_state_dict(_below(tensors, "picture."))
+        levels, level_labels = tensors["levels"], tensors["level_labels"]
+    except (RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()
+        raise UserError(
+            f"{directory}: its weights are of another architecture than its config.json says "
+            f"({' '.join(line.strip() for line in first[:2])}); retrain with `dvc repro`"
+        ) from None
+    return Model(params, spec, labels, net.eval(), picture.eval(), levels, level_labels)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

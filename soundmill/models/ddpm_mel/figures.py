@@ -1,0 +1,58 @@
+"""Spectrogram pictures for people: time in seconds, frequency in Hz, one colour scale for all."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from soundmill.audio.mel import MelSpec, mel_filterbank
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DYNAMIC_RANGE_DB = 80
+FREQUENCY_TICKS = (125, 500, 2000, 8000)
+
+
+def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, columns: int, heading: str) -> Figure:
+    """A grid of log-mels [N, n_mels, frames] (ln), each under its title."""
+    from matplotlib.figure import Figure
+
+    decibels = 20 / spec.power / math.log(10) * np.asarray(log_mels, dtype=np.float64)
+    top = float(np.quantile(decibels, 0.9995))
+    rows = math.ceil(len(decibels) / columns)
+    figure = Figure(figsize=(2.5 * columns + 0.9, 1.75 * rows + 0.8), layout="constrained")
+    figure.suptitle(heading)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    seconds = decibels.shape[2] * spec.hop_length / spec.sample_rate
+    centres = (mel_filterbank(spec).numpy().argmax(0) * spec.sample_rate / spec.n_fft).astype(np.float64)
+    ticks = [hertz for hertz in FREQUENCY_TICKS if centres[0] <= hertz <= spec.f_max]
+    for axis, picture, title in zip(axes.flat, decibels, titles, strict=False):
+        image = axis.imshow(
+            picture,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=top - DYNAMIC_RANGE_DB,
+            vmax=top,
+            extent=(0, seconds, 0, spec.n_mels),
+            interpolation="nearest",
+        )
+        axis.set_title(title, fontsize=9)
+        axis.set_yticks([float(np.interp(hertz, centres, np.arange(spec.n_mels) + 0.5)) for hertz in ticks])
+        axis.set_yticklabels([f"{hertz}" for hertz in ticks], fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+    for axis in list(axes.flat)[len(decibels) :]:
+        axis.set_visible(False)
+    figure.supxlabel("seconds", fontsize=9)
+    figure.supylabel("Hz", fontsize=9)
+    figure.colorbar(image, ax=axes, label="dB", shrink=0.6, aspect=30)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a picture whose bytes depend on the figure alone."""
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

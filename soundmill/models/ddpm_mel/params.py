@@ -1,0 +1,157 @@
+"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
+from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+
+
+class PictureParams(StageParams):
+    """The mapping of a log-mel spectrogram to the numbers the net sees, and back.
+
+    A mel value is taken relative to a level: `top_db` (10·log10 of the mel value, for every clip the same) or the clip's own
+    maximum, which is then stored and drawn for a generated clip. `log` maps `range_db` below the level to −1 and the level to
+    1; `power` maps q to 2·q^exponent − 1. The picture is resized to height × width, cut into patches that become channels, and
+    standardised with constants of the training set that the checkpoint stores.
+    """
+
+    seconds: Seconds = Field(gt=0, description="of sound in one picture; a shorter clip is followed by silence")
+    height: int = Field(ge=4)
+    width: int = Field(ge=4)
+    level: Literal["absolute", "clip"]
+    top_db: Decibels
+    compression: Literal["log", "power"]
+    range_db: Decibels = Field(gt=0, description="of `log`")
+    exponent: float = Field(gt=0, le=1, description="of `power`")
+    patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
+    standardise: Literal["none", "global", "band", "channel"]
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> PictureParams:
+        if min(self.patch) < 1 or self.height % self.patch[0] or self.width % self.patch[1]:
+            raise ValueError(f"patch {self.patch} must divide the picture's height {self.height} and width {self.width}")
+        return self
+
+
+class NetworkParams(StageParams):
+    """The U-Net's sizes (unet.py); the seed's own: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
+
+    widths: list[int] = Field(min_length=2)
+    attention_levels: list[int]
+    heads: int = Field(ge=1)
+    embedding_size: int = Field(ge=2, multiple_of=2)
+    channels_last: bool = Field(description="memory layout; faster on CPUs")
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> NetworkParams:
+        beyond = [level for level in self.attention_levels if not 0 <= level < len(self.widths)]
+        if beyond:
+            raise ValueError(f"attention_levels {beyond} do not exist: there are levels 0 to {len(self.widths) - 1}")
+        odd = [width for width in self.widths if width % self.heads]
+        if odd and self.attention_levels:
+            raise ValueError(f"widths {odd} cannot be split among {self.heads} heads")
+        return self
+
+
+class DiffusionParams(StageParams):
+    """The noise schedule, what is predicted and how errors are weighted (soundmill/diffusion)."""
+
+    num_timesteps: int = Field(ge=2)
+    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
+    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
+    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
+    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
+    objective: Literal["eps", "x0", "v"]
+    weighting: Literal["none", "min_snr"]
+    min_snr_gamma: float = Field(gt=0)
+    first_timestep: int = Field(ge=0, description="timesteps below are not trained on (1 in the seed)")
+    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
+
+
+class AugmentationParams(StageParams):
+    time_roll: bool = Field(description="rotate every clip in time by a random amount")
+    gain_db: Decibels = Field(ge=0, description="random gain within ± this")
+    label_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
+
+
+class SamplingParams(StageParams):
+    """From noise to sound."""
+
+    sampler: Literal["ddpm", "ddim", "dpm++"]
+    num_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
+    guidance_interval: list[Probability] = Field(
+        min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
+    )
+    clip: float | None = Field(gt=0, description="hold every estimate of x0 within ± this; null: do not")
+    griffin_lim_iterations: int = Field(ge=1)
+    griffin_lim_momentum: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _interval_rises(self) -> SamplingParams:
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {self.guidance_interval} must rise")
+        return self
+
+
+class GridParams(StageParams):
+    """The picture of samples that is drawn while training and at its end."""
+
+    every_epochs: int | None = Field(ge=1, description="null: only at the end")
+    columns: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
+class TrainParams(StageParams):
+    seed: Seed
+    conditional: bool = Field(description="by label, where the training clips have labels")
+    batch_size: int = Field(ge=1)
+    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
+    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
+    log_every_steps: int = Field(ge=1)
+    checkpoint_seconds: Seconds
+    hardware: HardwareParams
+    picture: PictureParams
+    network: NetworkParams
+    diffusion: DiffusionParams
+    augmentation: AugmentationParams
+    optimiser: OptimiserParams
+    ema: EmaParams
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainParams:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of steps and epochs, and the other to null")
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
+        halvings = 2 ** (len(self.network.widths) - 1)
+        for side, size, patch in zip(("height", "width"), self._size(), self.picture.patch, strict=True):
+            if size // patch % halvings:
+                raise ValueError(
+                    f"picture.{side} / patch = {size // patch} must be a multiple of {halvings}: "
+                    f"the net halves it {len(self.network.widths) - 1} times"
+                )
+        if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
+            raise ValueError("diffusion.first_timestep must be below num_timesteps")
+        return self
+
+    def _size(self) -> tuple[int, int]:
+        return self.picture.height, self.picture.width
+
+
+class GenerateParams(StageParams):
+    seed: Seed
+    count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
+    batch_size: int = Field(ge=1)
+    accelerator: Literal["cpu", "gpu", "auto"]
+    precision: Literal["32", "bf16"]
+    threads: int = Field(ge=1)
+    codec_count: int | None = Field(ge=1, description="real clips sent through the picture and back; null: all")
+    codec_split: Literal["train", "valid", "test"]
+    sampling: SamplingParams

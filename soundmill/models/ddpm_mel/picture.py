@@ -1,0 +1,121 @@
+"""The one mapping between log-mel spectrograms and the pictures that are diffused: loud is bright, and the level is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.audio.mel import MelSpec, num_frames
+from soundmill.models.ddpm_mel.params import PictureParams
+
+HEADROOM = 1.2  # a generated picture may be this bright; brighter would only be a louder mistake
+
+
+class PictureCodec(nn.Module):
+    """log_mel [B, n_mels, frames] ↔ picture [B, 1, H, W] in about [−1, 1] ↔ what the net sees [B, C, H/patch, W/patch].
+
+    `level` [B] is the natural logarithm of the power that the picture's 1 stands for. The constants of standardisation are
+    buffers: `fit` sets them, the checkpoint carries them.
+    """
+
+    def __init__(self, params: PictureParams, spec: MelSpec):
+        super().__init__()
+        self.params, self.spec = params, spec
+        self.num_samples = round(params.seconds * spec.sample_rate)
+        self.frames = num_frames(spec, self.num_samples)
+        self.silence = math.log(spec.floor)
+        self.channels = params.patch[0] * params.patch[1]
+        self.shape = (self.channels, params.height // params.patch[0], params.width // params.patch[1])
+        constants = {"none": (1, 1, 1), "global": (1, 1, 1), "band": (1, params.height, 1), "channel": (self.channels, 1, 1)}
+        self.register_buffer("mean", torch.zeros(constants[params.standardise]))
+        self.register_buffer("deviation", torch.ones(constants[params.standardise]))
+        self._floor = -params.range_db * math.log(10) / 10  # of `log`: ln of the power that maps to -1, relative to the level
+
+    def level(self, log_mel: Tensor) -> Tensor:
+        """ln of the reference power [B]: the same for all, or each clip's own maximum."""
+        if self.params.level == "absolute":
+            return torch.full((len(log_mel),), self.params.top_db * math.log(10) / 10, device=log_mel.device)
+        return self._log_power(log_mel).amax((1, 2))
+
+    def to_picture(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        level = self.level(log_mel)
+        relative = self._log_power(log_mel) - level[:, None, None]
+        if self.params.compression == "log":
+            floor = torch.full((), self._floor, device=log_mel.device)
+            picture = 2 * (torch.logaddexp(relative, floor) - floor) / self._log_range() - 1
+        else:
+            picture = 2 * torch.exp(self.params.exponent * relative) - 1
+        return _resize(picture[:, None], (self.params.height, self.params.width), "bilinear"), level
+
+    def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
+        """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is enlarged bicubically."""
+        picture = _resize(picture, (self.spec.n_mels, self.frames), "bicubic")[:, 0].clamp(-1, HEADROOM)
+        quiet = torch.finfo(torch.float32).tiny
+        if self.params.compression == "log":
+            power = torch.expm1((picture + 1) / 2 * self._log_range()) * math.exp(self._floor)
+            relative = power.clamp_min(quiet).log()
+        else:
+            relative = ((picture + 1) / 2).clamp_min(quiet).log() / self.params.exponent
+        return ((relative + level[:, None, None]) * (self.spec.power / 2)).clamp_min(self.silence)
+
+    def to_latent(self, picture: Tensor) -> Tensor:
+        """The net's view: patches as channels, standardised."""
+        return self._standardise(self._split(picture), picture)
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        if self.params.standardise == "band":
+            return self._join(latent) * self.deviation + self.mean
+        return self._join(latent * self.deviation + self.mean)
+
+    def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """log_mel [B, n_mels, frames] → latent [B, C, h, w], level [B]."""
+        picture, level = self.to_picture(log_mel)
+        return self.to_latent(picture), level
+
+    def decode(self, latent: Tensor, level: Tensor) -> Tensor:
+        return self.from_picture(self.from_latent(latent), level)
+
+    def fit(self, log_mels: Iterable[Tensor]) -> None:
+        """Set the constants to mean and standard deviation over batches of training spectrograms."""
+        if self.params.standardise == "none":
+            return
+        axes = {"global": (0, 1, 2, 3), "band": (0, 1, 3), "channel": (0, 2, 3)}[self.params.standardise]
+        count, total, squares = 0, 0.0, 0.0
+        for log_mel in log_mels:
+            picture = self.to_picture(log_mel)[0]
+            values = (picture if self.params.standardise == "band" else self._split(picture)).double()
+            count += values.numel() // self.mean.numel()
+            total, squares = total + values.sum(axes), squares + values.square().sum(axes)
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+        self.mean.copy_(mean.reshape(self.mean.shape))
+        self.deviation.copy_(deviation.reshape(self.deviation.shape))
+
+    def _standardise(self, latent: Tensor, picture: Tensor) -> Tensor:
+        if self.params.standardise == "band":
+            return self._split((picture - self.mean) / self.deviation)
+        return (latent - self.mean) / self.deviation
+
+    def _split(self, picture: Tensor) -> Tensor:
+        rows, columns = self.params.patch
+        return picture.unflatten(2, (-1, rows)).unflatten(4, (-1, columns)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+    def _join(self, latent: Tensor) -> Tensor:
+        rows, columns = self.params.patch
+        return latent.unflatten(1, (1, rows, columns)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+    def _log_power(self, log_mel: Tensor) -> Tensor:
+        return log_mel * (2 / self.spec.power)
+
+    def _log_range(self) -> float:
+        return math.log1p(math.exp(self._floor)) - self._floor
+
+
+def _resize(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    if picture.shape[-2:] == size:
+        return picture
+    return F.interpolate(picture, size=size, mode=mode, antialias=True, align_corners=False)

@@ -1,0 +1,72 @@
+"""Model families by name: each is a package beside this file, imported only when it is asked for.
+
+A family offers `TrainParams`, `GenerateParams` (StageParams), `train`, `generate` and `generate_sounds`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from soundmill.errors import UserError
+from soundmill.params import StageParams, did_you_mean
+
+
+def names() -> list[str]:
+    """The families there are: the packages beside this module."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg)
+
+
+def family(name: str) -> ModuleType:
+    """The package of a family; an unknown name is an error that lists the known ones."""
+    known = names()
+    if name not in known:
+        raise UserError(f"no model family {name!r}{did_you_mean(name, known)} (families: {', '.join(known)})")
+    return importlib.import_module(f"soundmill.models.{name}")
+
+
+def train_params(name: str) -> type[StageParams]:
+    return family(name).TrainParams
+
+
+def generate_params(name: str) -> type[StageParams]:
+    return family(name).GenerateParams
+
+
+def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str, Any]:
+    """`config.json` of a checkpoint; UserError when there is none, it is unreadable, or of another family than `expected`."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory}: no checkpoint here (config.json is missing); `dvc repro` trains one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; retrain with `dvc repro`") from None
+    found = config.get("family") if isinstance(config, dict) else None
+    if found is None:
+        raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
+    if expected is not None and found != expected:
+        raise UserError(f"{directory}: a checkpoint of family {found!r}, not {expected!r}; use `--family {found}` or retrain")
+    return config
+
+
+def generate_sounds(
+    checkpoint_dir: Path,
+    labels: list[str],
+    count: int,
+    seed: int,
+    output_dir: Path,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> list[Path]:
+    """Make `count` sounds of `labels` (none: unconditional) with a trained checkpoint of any family.
+
+    Writes WAVs and a picture, `spectrograms.png`, into `output_dir`; returns the WAVs. `steps` and `guidance` replace the
+    checkpoint's own sampling. An unknown label is a UserError that lists the known ones.
+    """
+    config = checkpoint_config(checkpoint_dir)
+    return family(config["family"]).generate_sounds(checkpoint_dir, labels, count, seed, output_dir, steps, guidance)

@@ -1,0 +1,129 @@
+"""What accompanies a training: its curve, timed checkpoints, progress on a terminal or in a log, samples now and then."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from soundmill.training.checkpoint import LAST
+
+LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
+
+
+class Curve(pl.Callback):
+    """Mean loss (and whatever the module reports) over every `every` steps; part of the checkpoint, so a resumed curve is whole."""
+
+    def __init__(self, every: int, on_point: Callable[[dict[str, float], int], None] | None = None):
+        self.every, self.on_point = every, on_point
+        self.points: list[dict[str, float]] = []
+        self._losses: list[Any] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._losses.append(outputs["loss"].detach())
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            losses = [float(loss) for loss in self._losses]
+            self._losses = []
+            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+            point = {"step": trainer.global_step, "loss": sum(losses) / len(losses), "learning_rate": rate}
+            self.points.append(point)
+            if self.on_point and trainer.is_global_zero:
+                self.on_point({key: value for key, value in point.items() if key != "step"}, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": [dict(point) for point in self.points], "losses": [float(loss) for loss in self._losses]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        import torch
+
+        self.points = state["points"]
+        self._losses = [torch.tensor(loss) for loss in state["losses"]]
+
+
+def write_curve(points: list[dict[str, float]], path: Path) -> None:
+    """The points as CSV; keys of later points are columns too, empty where a point has none."""
+    columns = list(dict.fromkeys(key for point in points for key in point))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in point.items()} for point in points)
+
+
+class TimedCheckpoint(pl.Callback):
+    """Save `directory/last.ckpt` when `seconds` have passed (looked at every `every` steps), and when training ends."""
+
+    def __init__(self, directory: Path, seconds: float, every: int):
+        self.path, self.seconds, self.every = directory / LAST, seconds, every
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+            # Every rank takes part in a save: the first one's clock decides.
+            if trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.seconds):
+                trainer.save_checkpoint(self.path)
+                self._saved_at = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class Progress(pl.Callback):
+    """A bar with rate and time left on a terminal; elsewhere a line about every ten seconds."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self._bar: Any = None
+        self._loss: Any = None
+        self._since = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._since = (time.monotonic(), trainer.global_step)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc=self.label, unit="step")
+        elif trainer.global_step:
+            print(f"{self.label}: resuming at step {trainer.global_step} of {trainer.max_steps}", flush=True)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        loss = outputs["loss"].detach()
+        self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
+        now, (then, step) = time.monotonic(), self._since
+        if self._bar is not None:
+            self._bar.update(trainer.global_step - self._bar.n)
+            if now - then > 1:
+                self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
+                self._since = (now, trainer.global_step)
+        elif now - then > LOG_SECONDS or trainer.global_step == trainer.max_steps:
+            rate = (trainer.global_step - step) / max(now - then, 1e-9)
+            left = (trainer.max_steps - trainer.global_step) / max(rate, 1e-9)
+            print(
+                f"{self.label}: step {trainer.global_step} of {trainer.max_steps}, loss {float(self._loss):.4f}, "
+                f"{rate:.2f} steps/s, {left:.0f} s left",
+                flush=True,
+            )
+            self._since = (now, trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Every(pl.Callback):
+    """Call `action(module, step)` on the first rank after every `every` steps, the last one not included."""
+
+    def __init__(self, every: int, action: Callable[[Any, int], None]):
+        self.every, self.action = every, action
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps and trainer.is_global_zero:
+            self.action(module, trainer.global_step)

@@ -1,0 +1,172 @@
+"""The training loop's base: what step k sees follows from (seed, k) alone, so a killed training ends like an unbroken one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from soundmill.errors import UserError
+from soundmill.params import Seed
+from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint
+from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
+from soundmill.training.ema import Ema
+from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+
+
+class TrainingModule(pl.LightningModule):
+    """A net, its optimiser and its average; a family says in `loss` what one step of it is.
+
+    `loss(step)` must take all its randomness from `self.rng(step)` and `order`, so that it depends on (seed, step) only.
+    """
+
+    def __init__(self, net: nn.Module, optimiser: OptimiserParams, ema: EmaParams, steps: int, seed: Seed):
+        super().__init__()
+        self.net, self.optimiser, self.steps, self.seed = net, optimiser, steps, seed
+        self.ema = Ema(net, ema)
+
+    @abstractmethod
+    def loss(self, step: int) -> Tensor:
+        """Scalar loss of step `step` (from 0), of this rank's share of its batch."""
+
+    def rng(self, *key: Any) -> torch.Generator:
+        """A generator on the training device, seeded by (seed, rank, key)."""
+        return torch.Generator(self.device).manual_seed(seed_of(self.seed, self.global_rank, *key))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        step = self.global_step
+        torch.manual_seed(seed_of(self.seed, self.global_rank, "net", step))  # dropout draws from the global generator
+        return self.loss(step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.step(self.net)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        kept = self.optimiser
+        matrices = [weight for weight in self.net.parameters() if weight.ndim >= 2]
+        vectors = [weight for weight in self.net.parameters() if weight.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=kept.learning_rate, betas=tuple(kept.betas))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, self.steps, kept))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        self.ema.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ema.load_state_dict(checkpoint["ema"])
+
+
+def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
+    """Share of the learning rate at `step` (from 0) of `steps`."""
+    warm = min(1.0, (step + 1) / (params.warmup_steps + 1))
+    done = min(step / steps, 1.0)
+    if params.decay == "linear":
+        return warm * (1 - done)
+    if params.decay == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * done))
+    return warm
+
+
+def seed_of(*key: Any) -> int:
+    """A 63-bit seed from plain values: equal on every machine, unrelated for neighbouring keys."""
+    digest = hashlib.blake2b("\0".join(str(part) for part in key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def order(seed: Seed, step: int, batch_size: int, num_items: int) -> Tensor:
+    """Items [batch_size] of step `step`: places step·batch_size… of one shuffle of all items after another."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    shuffles = {
+        epoch: torch.randperm(num_items, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))
+        for epoch in {place // num_items for place in places}
+    }
+    return torch.stack([shuffles[place // num_items][place % num_items] for place in places])
+
+
+def share(items: Tensor, rank: int, world_size: int) -> Tensor:
+    """This rank's part of a batch."""
+    size = len(items) // world_size
+    return items[rank * size : (rank + 1) * size]
+
+
+class _Steps(Dataset):
+    """Counts: every step makes its own batch from its number."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def use_threads(threads: int) -> None:
+    """Fix the number of CPU threads: sums are split among them, so it shows in the last bits."""
+    torch.set_num_threads(threads)
+
+
+def fit(
+    module: TrainingModule,
+    *,
+    hardware: HardwareParams,
+    scratch: Path,
+    label: str,
+    log_every: int,
+    checkpoint_seconds: float,
+    curve: Curve,
+    callbacks: list[pl.Callback],
+) -> dict[str, Any]:
+    """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
+
+    `curve` ends with all points. Returns what the hardware came to: device and number of them.
+    """
+    use_threads(hardware.threads)
+    scratch.mkdir(parents=True, exist_ok=True)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.optim\.lr_scheduler")
+        trainer = pl.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
+            precision={"32": "32-true", "bf16": "bf16-mixed"}[hardware.precision],
+            max_steps=module.steps,
+            max_epochs=-1,
+            gradient_clip_val=module.optimiser.clip_norm,
+            callbacks=[curve, Progress(label), *callbacks, TimedCheckpoint(scratch, checkpoint_seconds, log_every)],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            barebones=False,
+            default_root_dir=scratch,
+        )
+        start = resume_point(scratch)
+        trainer.fit(module, DataLoader(_Steps(module.steps), batch_size=None), ckpt_path=start, weights_only=True)
+    if hardware.devices > 1:  # trained in other processes: what they left is the last checkpoint
+        last = AtomicCheckpointIO().load_checkpoint(scratch / LAST)
+        module.load_state_dict(last["state_dict"])
+        module.on_load_checkpoint(last)
+        curve.load_state_dict(last["callbacks"][curve.state_key])
+    return {"device": trainer.strategy.root_device.type, "devices": hardware.devices}

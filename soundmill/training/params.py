@@ -1,0 +1,38 @@
+"""Parameters of every training: what it runs on, its optimiser, the average of its weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from soundmill.params import Probability, StageParams
+
+
+class HardwareParams(StageParams):
+    """What the training runs on; each of these may change the last bits of the weights, so they are parameters."""
+
+    accelerator: Literal["cpu", "gpu", "auto"]
+    devices: int = Field(ge=1, description="more than one: data parallel, each takes its share of the batch")
+    precision: Literal["32", "bf16"]
+    threads: int = Field(ge=1, description="CPU threads of torch; weights are bit-equal for the same number")
+
+
+class OptimiserParams(StageParams):
+    """AdamW, its rate raised over `warmup_steps` and then held or lowered to zero at the last step."""
+
+    learning_rate: float = Field(gt=0)
+    betas: list[Probability] = Field(min_length=2, max_length=2)
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    decay: Literal["none", "linear", "cosine"]
+    clip_norm: float | None = Field(gt=0, description="largest gradient norm; null: unbounded")
+
+
+class EmaParams(StageParams):
+    """The average copies the weights for `update_after_step` + 1 steps; n steps later it decays by
+    max(min(decay, (1 + n) / (10 + n)), min_decay)."""
+
+    decay: Probability
+    min_decay: Probability
+    update_after_step: int = Field(ge=0)

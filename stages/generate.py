@@ -1,0 +1,21 @@
+"""Generate sounds for test clips with a trained family, and send real clips through its representation and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soundmill import stage
+from soundmill.models import registry
+from soundmill.params import StageParams
+from soundmill.stage import Context, Input, Output
+
+
+def run(
+    params: StageParams, ctx: Context, model: Input, clips: Input, catalog: Input, generated: Output, codec: Output
+) -> dict[str, Any]:
+    """Rebuild `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and codec round trips."""
+    return registry.family(ctx.family).generate(params, ctx, model, clips, catalog, generated, codec)
+
+
+if __name__ == "__main__":
+    stage.main(run, section="generate", params_of_family=registry.generate_params)

@@ -1,0 +1,21 @@
+"""Train one model family on the training split; which one, and how, is its package's business."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soundmill import stage
+from soundmill.models import registry
+from soundmill.params import StageParams
+from soundmill.stage import Context, Input, Output
+
+
+def run(
+    params: StageParams, ctx: Context, mels: Input, catalog: Input, model: Output, curves: Output, grid: Output
+) -> dict[str, Any]:
+    """Train `--family` on spectrograms of the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
+    return registry.family(ctx.family).train(params, ctx, mels, catalog, model, curves, grid)
+
+
+if __name__ == "__main__":
+    stage.main(run, section="train", params_of_family=registry.train_params)
