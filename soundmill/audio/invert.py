@@ -1,0 +1,62 @@
+"""Back from log-mel spectrograms to sound: the mel bands are spread over the FFT bins, Griffin-Lim finds a phase."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from soundmill.audio.mel import MelSpec, mel_filterbank
+
+NNLS_ITERATIONS = 12  # of the multiplicative update; more sharpens the spectrum and no longer improves how clips sound
+
+
+def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
+    """Magnitude spectrogram [B, n_fft // 2 + 1, frames] whose mel bands are those of log_mel [B, n_mels, frames].
+
+    Non-negative least squares in the Kullback-Leibler sense by multiplicative updates (Lee & Seung 2001, eq. 5): starts from
+    the bands spread by their own filters, so it never leaves x >= 0 and bins outside all filters stay zero.
+    """
+    bank = mel_filterbank(spec).to(log_mel)
+    # Scaled to one per bin and started from the transpose, an update cannot overflow however loud the picture.
+    mel = log_mel.clamp(math.log(spec.floor), 60.0).exp()
+    cover = bank.sum(1)[:, None].clamp_min(1e-12)
+    linear = (bank @ mel) / cover
+    for _ in range(NNLS_ITERATIONS):
+        ratio = mel / (bank.T @ linear).clamp_min(1e-12)
+        linear = linear * ((bank @ ratio) / cover)
+    return linear if spec.power == 1.0 else linear.sqrt()
+
+
+def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: int, momentum: float, seed: int) -> Tensor:
+    """Waves [B, num_samples] with about this magnitude spectrogram [B, bins, frames] (fast Griffin-Lim, Perraudin et al. 2013).
+
+    Every item starts from the same phases, drawn from `seed`, so a clip sounds the same whatever shares its batch.
+    """
+    window = torch.hann_window(spec.win_length, dtype=magnitude.dtype, device=magnitude.device)
+    rng = torch.Generator().manual_seed(seed)
+    angle = (2 * math.pi * torch.rand(magnitude.shape[1:], generator=rng, dtype=torch.float64)).to(magnitude)
+    phase = torch.polar(torch.ones_like(angle), angle).expand(magnitude.shape)
+    length = max(num_samples, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
+
+    def to_wave(transform: Tensor) -> Tensor:
+        return torch.istft(transform, spec.n_fft, spec.hop_length, spec.win_length, window, center=True, length=length)
+
+    previous = torch.zeros_like(phase)
+    for _ in range(iterations):
+        wave = to_wave(magnitude * phase)
+        rebuilt = torch.stft(wave, spec.n_fft, spec.hop_length, spec.win_length, window, center=True, return_complex=True)
+        rebuilt = rebuilt[..., : magnitude.shape[-1]]
+        ahead = rebuilt + momentum * (rebuilt - previous)
+        phase = ahead / ahead.abs().clamp_min(1e-16)
+        previous = rebuilt
+    return to_wave(magnitude * phase)[..., :num_samples]
+
+
+def mel_to_wave(log_mel: Tensor, spec: MelSpec, num_samples: int, iterations: int, momentum: float, seed: int) -> Tensor:
+    """Waves [B, num_samples] for log-mels [B, n_mels, frames] (ln, as mel.log_mel gives them); same seed, same waves.
+
+    `momentum` in [0, 1) is that of fast Griffin-Lim. The waves are not clipped.
+    """
+    return griffin_lim(mel_to_linear(log_mel, spec), spec, num_samples, iterations, momentum, seed)
