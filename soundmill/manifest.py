@@ -152,6 +152,15 @@ def clip_name(stem: str, start_time: float) -> str:
     return f"{stem}_{whole}" if rest == 0 else f"{stem}_{whole}.{rest:03d}".rstrip("0")
 
 
+_YOUTUBE_ID = re.compile(r"([A-Za-z0-9_-]{11})(?:_\d+(?:\.\d+)?)?")
+
+
+def naming_stem(recording_id: str) -> str:
+    """What the names of a recording's clips start with: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
+    found = _YOUTUBE_ID.fullmatch(recording_id)
+    return found[1] if found else recording_id
+
+
 TANGO_KEYS = ("dataset", "location", "captions")
 
 

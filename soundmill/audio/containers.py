@@ -1,0 +1,622 @@
+"""What kind of file this is and whether it is whole, told from its own bytes before any decoder sees it.
+
+Decoders resynchronise, fill gaps and end early without a word (a cut mp3 or ogg decodes with exit code 0), and some "audio"
+is a text list that makes ffmpeg read other files. So the type is sniffed here, text is refused, and the containers whose
+decoders hide damage are walked: declared sizes against the file's end, checksums of Ogg pages, frames of MPEG audio.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+HEAD_BYTES = 65_536  # looked at to tell the type
+
+STREAMED_SIZES = (0, 0xFFFFFFFF, 0x80000000)  # WAV data sizes of writers that could not seek back; the last is arecord's
+SOX_STREAMED_SIZE = 0x7FFFF000  # SoX's, rounded down to whole frames
+# PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, extensible; of MP3 in WAV libsndfile only estimates the length.
+SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0xFFFE)
+
+
+class DecodeError(Exception):
+    """One file cannot become clips: `reason` is short and stable (it is counted), `detail` says more to a person."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sniffed type: `demuxer` is what ffmpeg is forced to (None: it may choose among harmless ones)."""
+
+    name: str
+    demuxer: str | None
+    sndfile: bool = False  # libsndfile reads it, so ffmpeg is the second choice
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the walk through a whole container found."""
+
+    sndfile: bool  # libsndfile may be trusted with this one
+    exact: bool = True  # the length that libsndfile tells is exact, not an estimate
+    at_least: int = 0  # samples that were counted on the walk: an estimate below this would cut the sound
+    streamed: bool = False  # no length is declared: the last packet may be a short one
+    md5: bytes | None = None  # of the decoded samples (FLAC)
+    bits: int = 0  # per sample, where `md5` is given
+
+
+UNKNOWN = Kind("unknown", None)
+
+# (offset, bytes there, kind); the first that matches wins.
+_MAGIC: list[tuple[int, bytes, Kind]] = [
+    (0, b"fLaC", Kind("flac", "flac", sndfile=True)),
+    (0, b"OggS", Kind("ogg", "ogg", sndfile=True)),
+    (0, b".snd", Kind("au", "au", sndfile=True)),
+    (0, b"dns.", Kind("au", None, sndfile=True)),
+    (0, b"caff", Kind("caf", "caf", sndfile=True)),
+    (0, b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00", Kind("w64", "w64", sndfile=True)),
+    (0, b"\x64\xa3\x01\x00", Kind("ircam", "ircam", sndfile=True)),
+    (0, b"\x00\x01\xa3\x64", Kind("ircam", "ircam", sndfile=True)),
+    (0, b"NIST_1A\n", Kind("nist", "nistsphere", sndfile=True)),
+    (0, b"\x1a\x45\xdf\xa3", Kind("matroska", "matroska")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("asf", "asf")),
+    (0, b"FLV\x01", Kind("flv", "flv")),
+    (0, b"#!AMR", Kind("amr", "amr")),
+    (0, b"wvpk", Kind("wavpack", "wv")),
+    (0, b"MAC ", Kind("ape", "ape")),
+    (0, b"TTA1", Kind("tta", "tta")),
+    (0, b"tBaK", Kind("tak", "tak")),
+    (0, b"ajkg", Kind("shorten", "shn")),
+    (0, b"MPCK", Kind("musepack", "mpc8")),
+    (0, b"MP+", Kind("musepack", "mpc")),
+    (0, b"DSD ", Kind("dsf", "dsf")),
+    (0, b"FRM8", Kind("dsdiff", "iff")),
+    (0, b".RMF", Kind("realmedia", "rm")),
+    (0, b".ra\xfd", Kind("realmedia", "rm")),
+    (0, b"Creative Voice File\x1a", Kind("voc", "voc")),
+    (0, b".SoX", Kind("sox", "sox")),
+    (0, b"XoS.", Kind("sox", "sox")),
+    (0, b"qoaf", Kind("qoa", "qoa")),
+    (0, b"\x0b\x77", Kind("ac3", None)),  # AC-3 or E-AC-3
+    (0, b"\x7f\xfe\x80\x01", Kind("dts", "dts")),
+    (0, b"\x00\x00\x01\xba", Kind("mpeg-ps", "mpeg")),
+    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01", Kind("mxf", "mxf")),
+    (4, b"\xf8\x72\x6f\xba", Kind("truehd", "truehd")),
+    (4, b"\xf8\x72\x6f\xbb", Kind("mlp", "mlp")),
+]
+
+_RIFF_FORMS = {
+    b"WAVE": Kind("wav", "wav", sndfile=True),
+    b"AVI ": Kind("avi", "avi"),
+    b"AVIX": Kind("avi", "avi"),
+    b"AMV ": Kind("avi", "avi"),
+    b"XWMA": Kind("xwma", "xwma"),
+    b"QLCM": Kind("qcp", "qcp"),
+}
+
+_NOT_AUDIO = [
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"BM", "a BMP picture"),
+    (b"II*\x00", "a TIFF picture"),
+    (b"MM\x00*", "a TIFF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x7fELF", "a program"),
+    (b"PAR1", "a Parquet table"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"MThd", "MIDI notes"),
+]
+
+_PLAYLIST = re.compile(
+    rb"#EXT(M3U|-X-|INF)|ffconcat|\[playlist\]|\[Reference\]|(<\?xml[^>]*>\s*)?<(playlist|asx|MPD|smil)\b|v=0\s", re.IGNORECASE
+)
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
+
+def sniff(file: BinaryIO, size: int) -> Kind:
+    """The kind of a file of `size` bytes from its first ones; text, playlists and known non-audio raise DecodeError."""
+    if size == 0:
+        raise DecodeError("empty", "zero bytes")
+    head = _read(file, 0, HEAD_BYTES)
+    _refuse_text(head)
+    start = tag_end(head)
+    body = head
+    if start > 0:
+        body = _read(file, start, HEAD_BYTES)
+        if not body:
+            raise DecodeError("truncated", "the file ends inside its tag")
+        _refuse_text(body)
+    if body[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and body[8:12] in _RIFF_FORMS:
+        return _RIFF_FORMS[body[8:12]]
+    if body[:4] == b"FORM" and body[8:12] in (b"AIFF", b"AIFC"):
+        return Kind("aiff", "aiff", sndfile=True)
+    if body[:4] == b"FORM" and body[8:12] in (b"8SVX", b"16SV", b"MAUD"):
+        return Kind("iff", "iff")
+    for offset, magic, kind in _MAGIC:
+        if body.startswith(magic, offset):
+            return kind
+    if body[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return Kind("mp4", "mov")
+    if _is_transport_stream(body):
+        return Kind("mpeg-ts", "mpegts")
+    if len(body) >= 4 and adts_frame(body[:7]) and _follows(body, adts_frame):
+        return Kind("adts", "aac")
+    if len(body) >= 4 and mpeg_frame(body[:7]) and (start > 0 or _follows(body, mpeg_frame)):
+        return Kind("mpeg-audio", "mp3", sndfile=True)
+    for magic, what in _NOT_AUDIO:
+        if body.startswith(magic):
+            raise DecodeError("no audio stream", f"this is {what}")
+    if start > 0:
+        return Kind("tagged", None)
+    return UNKNOWN
+
+
+def _refuse_text(head: bytes) -> None:
+    """Raise for text of any kind: no audio file goes on for long without a control byte, and no text has one."""
+    text = head
+    for bom, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if head.startswith(bom):
+            decoded = head[len(bom) :].decode(encoding, "replace")
+            if encoding == "utf-8" or "\ufffd" not in decoded[:-1]:
+                text = decoded.encode("utf-8", "replace")
+            break
+    if _PLAYLIST.match(text.lstrip()):
+        raise DecodeError("playlist", "a list that points to other files, not audio itself")
+    if not _CONTROL.search(text):
+        raise DecodeError("text", "the file holds text, not audio")
+
+
+def tag_end(head: bytes) -> int:
+    """Where the audio starts behind ID3v2 tags (0 without one)."""
+    position = 0
+    while head[position : position + 3] == b"ID3" and len(head) >= position + 10:
+        a, b, c, d = head[position + 6 : position + 10]
+        if (a | b | c | d) & 0x80:
+            break
+        footer = 10 if head[position + 5] & 0x10 else 0
+        position += 10 + (a << 21 | b << 14 | c << 7 | d) + footer
+    return position
+
+
+def _is_transport_stream(body: bytes) -> bool:
+    for step, first in ((188, 0), (192, 4), (204, 0)):
+        marks = body[first : first + 4 * step : step]
+        if len(marks) >= 3 and set(marks) == {0x47}:
+            return True
+    return False
+
+
+# Frames of raw streams: header bytes → (frame bytes, samples, sample rate), None where no frame starts.
+FrameParser = Callable[[bytes], "tuple[int, int, int] | None"]
+
+_MPEG_RATES = (44100, 48000, 32000)
+_MPEG_KBPS = {  # (MPEG-1, layer)
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_ADTS_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_AMR_NB_BYTES = (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1)
+_AMR_WB_BYTES = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
+
+
+def mpeg_frame(header: bytes) -> tuple[int, int, int] | None:
+    """MPEG-1/2/2.5 audio layers I–III (ISO 11172-3, 13818-3); free-format frames have no size and are not walked."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+    bitrate, rate_index, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate_index == 3:
+        return None
+    rate = _MPEG_RATES[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
+    bits_per_second = 1000 * _MPEG_KBPS[version == 3, layer][bitrate - 1]
+    if layer == 1:
+        return (12 * bits_per_second // rate + padding) * 4, 384, rate
+    samples = 576 if layer == 3 and version != 3 else 1152
+    return samples // 8 * bits_per_second // rate + padding, samples, rate
+
+
+def adts_frame(header: bytes) -> tuple[int, int, int] | None:
+    """AAC in ADTS (ISO 13818-7)."""
+    if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
+        return None
+    rate_index = header[2] >> 2 & 15
+    size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
+    if rate_index >= len(_ADTS_RATES) or size < 7:
+        return None
+    return size, 1024 * (1 + (header[6] & 3)), _ADTS_RATES[rate_index]
+
+
+def _amr_nb_frame(header: bytes) -> tuple[int, int, int] | None:
+    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000) if header and not header[0] & 0x83 else None
+
+
+def _amr_wb_frame(header: bytes) -> tuple[int, int, int] | None:
+    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000) if header and not header[0] & 0x83 else None
+
+
+def _mlp_frame(header: bytes) -> tuple[int, int, int] | None:
+    size = ((header[0] & 15) << 8 | header[1]) * 2 if len(header) >= 4 else 0
+    return (size, 0, 1) if size >= 4 else None
+
+
+def _follows(body: bytes, frame: FrameParser) -> bool:
+    """Whether a second frame, or the end of a very short file, stands where the first one ends."""
+    found = frame(body[:7])
+    return found is not None and (len(body) <= found[0] or frame(body[found[0] : found[0] + 7]) is not None)
+
+
+def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    """Walk the container; declared sizes beyond the end, bad checksums and cut frames raise DecodeError."""
+    walk = _WALKS.get(kind.name)
+    return walk(file, size, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+
+
+def _read(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _truncated(declared: int, size: int, what: str) -> DecodeError:
+    return DecodeError("truncated", f"{what} ends at byte {declared}, the file at {size}")
+
+
+def _chunks(
+    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0
+) -> Iterator[tuple[bytes, int, int]]:
+    """(id, where its data starts, declared data size) of the chunks of an IFF-like file.
+
+    `align`: what chunks are padded to; `counts_itself`: how much of the header the declared size includes.
+    """
+    position = start
+    while position + header.size <= size:
+        name, declared = header.unpack(_read(file, position, header.size))
+        declared -= counts_itself
+        yield name, position + header.size, declared
+        if declared < 0:
+            return
+        position += header.size + declared + (-declared) % align
+
+
+def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    start = tag_end(_read(file, 0, HEAD_BYTES))
+    form = _read(file, start, 4)
+    header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
+    data_size_64: int | None = None
+    codec, frame_bytes = 0, 1
+    for name, at, declared in _chunks(file, start + 12, size, header, align=2):
+        if name == b"ds64" and form in (b"RF64", b"BW64"):
+            sizes = _read(file, at, 16)
+            data_size_64 = struct.unpack("<QQ", sizes)[1] if len(sizes) == 16 else None
+        elif name == b"fmt ":
+            fields = _read(file, at, 16)
+            if len(fields) == 16:
+                codec, channels, rate, _, frame_bytes, _ = struct.unpack(header.format[0] + "HHIIHH", fields)
+                if channels == 0 or rate == 0:
+                    raise DecodeError("corrupt", f"the header declares {channels} channels at {rate} Hz")
+        elif name == b"data":
+            if form in (b"RF64", b"BW64") and declared == 0xFFFFFFFF and data_size_64 is not None:
+                declared = data_size_64 if data_size_64 < 2**63 else 0
+            streamed = declared in STREAMED_SIZES or 0 <= SOX_STREAMED_SIZE - declared < max(frame_bytes, 1)
+            if at + declared > size and not streamed:
+                raise _truncated(at + declared, size, "the sound data")
+            if declared == 0:
+                # libsndfile takes a size of nothing at its word; what follows is sound unless it is a chunk that fits.
+                follow = _read(file, at, 8)
+                if at == size or (len(follow) == 8 and _fits(follow, header, size - at)):
+                    raise DecodeError("too short", "no samples")
+            readable = start == 0 and declared != 0 and codec in SNDFILE_WAV_CODECS
+            return Layout(sndfile=readable, streamed=streamed)
+        elif at + declared > size:
+            raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
+    raise DecodeError("truncated", "the file ends before its sound data")
+
+
+def _fits(follow: bytes, header: struct.Struct, room: int) -> bool:
+    name, declared = header.unpack(follow)
+    return name in (b"LIST", b"id3 ", b"ID3 ", b"bext", b"fact", b"cue ", b"smpl", b"JUNK", b"PEAK") and 8 + declared <= room
+
+
+def _walk_w64(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    for name, at, declared in _chunks(file, 40, size, struct.Struct("<16sQ"), align=8, counts_itself=24):
+        if name[:4] == b"data":
+            streamed = declared >= 2**62
+            if at + declared > size and not streamed:
+                raise _truncated(at + declared, size, "the sound data")
+            return Layout(sndfile=True, streamed=streamed)
+    raise DecodeError("truncated", "the file ends before its sound data")
+
+
+def _walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    seen = set()
+    streamed = False
+    for name, at, declared in _chunks(file, 12, size, struct.Struct(">4sI"), align=2):
+        seen.add(name)
+        if name == b"SSND" and declared in STREAMED_SIZES:
+            streamed = True
+            break
+        if at + declared > size:
+            raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
+    if b"COMM" in seen and b"SSND" not in seen:  # allowed when there is no sound at all
+        raise DecodeError("too short", "no samples")
+    if not {b"COMM", b"SSND"} <= seen:
+        raise DecodeError("truncated", "the file ends before its sound data")
+    return Layout(sndfile=True, streamed=streamed)
+
+
+def _walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    head = _read(file, 0, 24)
+    if len(head) < 24:
+        raise DecodeError("truncated", "the file ends inside its header")
+    start, declared = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+    if declared != 0xFFFFFFFF and start + declared > size:
+        raise _truncated(start + declared, size, "the sound data")
+    return Layout(sndfile=True)
+
+
+def _walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    for name, at, declared in _chunks(file, 8, size, struct.Struct(">4sq"), align=1):
+        if name == b"data" and declared == -1:
+            return Layout(sndfile=True, streamed=True)
+        if at + declared > size:
+            raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
+    return Layout(sndfile=True)
+
+
+def _walk_flac(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    start = tag_end(_read(file, 0, HEAD_BYTES))
+    info = _read(file, start + 4, 38)
+    if len(info) < 38 or info[0] & 0x7F != 0:
+        raise DecodeError("truncated" if len(info) < 38 else "corrupt", "no stream information at the start")
+    bits = ((info[16] & 1) << 4 | info[17] >> 4) + 1
+    total = (info[17] & 15) << 32 | int.from_bytes(info[18:22], "big")
+    # A streamed FLAC declares no length; libsndfile cannot read it, ffmpeg can.
+    return Layout(sndfile=start == 0 and total > 0, md5=info[22:38] if any(info[22:38]) else None, bits=bits)
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def ogg_checksum(page: bytes) -> int:
+    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, hence the turned bits."""
+    turned = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{turned:032b}"[::-1], 2)
+
+
+def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = 0
+    codecs: list[bytes] = []
+    open_streams: set[int] = set()
+    next_page: dict[int, int] = {}
+    while position < size:
+        header = _read(file, position, 27)
+        if header[:4] != b"OggS":
+            if not open_streams and codecs:  # tags or padding behind the last page
+                break
+            raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")
+        if len(header) < 27:
+            raise DecodeError("truncated", "the file ends inside a page")
+        flags, serial, number, checksum = header[5], *struct.unpack("<III", header[14:26])
+        lengths = file.read(header[26])
+        length = sum(lengths)
+        content = file.read(length)
+        end = position + 27 + header[26] + length
+        if end > size:
+            raise _truncated(end, size, "the last Ogg page")
+        if ogg_checksum(header[:22] + b"\0\0\0\0" + header[26:] + lengths + content) != checksum:
+            raise DecodeError("corrupt", f"wrong checksum of the Ogg page at byte {position}")
+        if flags & 2:
+            codecs.append(content[:8])
+            open_streams.add(serial)
+        elif number != next_page.get(serial, number):
+            raise DecodeError("corrupt", f"pages are missing before byte {position}")
+        next_page[serial] = number + 1
+        if flags & 4:
+            open_streams.discard(serial)
+        position = end
+    if open_streams:
+        raise DecodeError("truncated", "the Ogg stream has no end")
+    simple = len(codecs) == 1 and (codecs[0].startswith(b"\x01vorbis") or codecs[0] == b"OpusHead")
+    return Layout(sndfile=simple)
+
+
+def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int]:
+    """(frames, samples) from `position` to the end; bytes between them that are neither tags nor zeros raise DecodeError."""
+    count, total, seconds = 0, 0, 0.0
+    while position < size:
+        header = _read(file, position, 10)
+        found = frame(header)
+        if found is None:
+            after = _skip_tag(file, position, size, header)
+            if after is None:
+                reason = "truncated" if size - position < 10 else "corrupt"
+                raise DecodeError(reason, f"no frame where one should start, at byte {position}")
+            position = after
+            continue
+        length, samples, rate = found
+        if position + length > size:
+            raise _truncated(position + length, size, "the last frame")
+        position += length
+        count += 1
+        total += samples
+        seconds += samples / rate
+        if seconds > max_seconds:
+            raise DecodeError("too long", f"more than {max_seconds:g} s")
+    return count, total
+
+
+def _skip_tag(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
+    """Where the stream goes on behind a tag or padding; None where the bytes are neither."""
+    if header.startswith(b"ID3"):
+        return position + max(tag_end(header), 10)
+    if header.startswith((b"TAG", b"APETAGEX", b"LYRICSBEG", b"3DI")):
+        return size
+    if header[:1] == b"\0":
+        while position < size:
+            block = _read(file, position, HEAD_BYTES)
+            rest = block.lstrip(b"\0")
+            if rest:
+                return position + len(block) - len(rest)
+            position += len(block)
+        return size
+    return None
+
+
+def _walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    start = tag_end(_read(file, 0, HEAD_BYTES))
+    header = _read(file, start, 7)
+    first = mpeg_frame(header)
+    if first is None:
+        return Layout(sndfile=False)
+    count, total = _walk_frames(file, start, size, mpeg_frame, max_seconds)
+    estimated = Layout(sndfile=True, exact=False, at_least=total)
+    content = _read(file, start, min(first[0], 256))
+    found = re.search(rb"(Xing|Info)\x00\x00\x00.", content, re.DOTALL)
+    if found is None or not content[found.end() - 1] & 1:
+        return estimated
+    declared = int.from_bytes(content[found.end() : found.end() + 4], "big")
+    if abs(declared - (count - 1)) > 1:  # the tag's own frame is counted by some encoders
+        raise DecodeError("truncated" if declared > count - 1 else "corrupt", f"{declared} frames declared, {count - 1} found")
+    return Layout(sndfile=True)
+
+
+def _walk_adts(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    _walk_frames(file, tag_end(_read(file, 0, HEAD_BYTES)), size, adts_frame, max_seconds)
+    return Layout(sndfile=False)
+
+
+def _walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    head = _read(file, 0, 9)
+    if head.startswith(b"#!AMR-WB\n"):
+        _walk_frames(file, 9, size, _amr_wb_frame, max_seconds)
+    elif head.startswith(b"#!AMR\n"):
+        _walk_frames(file, 6, size, _amr_nb_frame, max_seconds)
+    return Layout(sndfile=False)
+
+
+def _walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    _walk_frames(file, 0, size, _mlp_frame, max_seconds)
+    return Layout(sndfile=False)
+
+
+def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = 0
+    while position + 8 <= size:
+        length, name = struct.unpack(">I4s", _read(file, position, 8))
+        if length == 1:
+            wide = file.read(8)
+            if len(wide) < 8:
+                raise DecodeError("truncated", "the file ends inside a box header")
+            length = int.from_bytes(wide, "big")
+        if length == 0:  # to the end of the file
+            break
+        if length < 8 or not all(32 <= byte < 127 for byte in name):
+            break  # not a box: what stands here is for ffmpeg to judge
+        if position + length > size:
+            raise _truncated(position + length, size, f"box {name.decode('latin-1')!r}")
+        position += length
+    return Layout(sndfile=False)
+
+
+def _vint(data: bytes) -> tuple[int, int] | None:
+    """(value, length) of an EBML variable-size integer; -1 for `unknown`."""
+    if not data or not data[0]:
+        return None
+    length = 9 - data[0].bit_length()
+    if len(data) < length:
+        return None
+    value = int.from_bytes(data[:length], "big") & (1 << 7 * length) - 1
+    return (-1 if value == (1 << 7 * length) - 1 else value), length
+
+
+def _walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = 0
+    while position < size:
+        head = _read(file, position, 16)
+        id_length = 9 - head[0].bit_length() if head[0] else 0
+        found = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        if found is None:
+            break
+        length, width = found
+        if length < 0:  # streamed: the end is not declared
+            break
+        position += id_length + width + length
+        if position > size:
+            raise _truncated(position, size, "the segment")
+    return Layout(sndfile=False)
+
+
+def _walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    for name, at, declared in _chunks(file, 0, size, struct.Struct("<4sI"), align=2):
+        if name != b"RIFF":
+            break
+        if declared in STREAMED_SIZES:
+            return Layout(sndfile=False, streamed=True)
+        if at + declared > size:
+            raise _truncated(at + declared, size, "the RIFF chunk")
+    return Layout(sndfile=False)
+
+
+def _walk_flv(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = int.from_bytes(_read(file, 5, 4), "big") + 4
+    while position < size:
+        header = _read(file, position, 11)
+        length = int.from_bytes(header[1:4], "big")
+        if len(header) < 11 or position + 11 + length > size:
+            raise _truncated(position + 11 + length, size, "the last tag")
+        position += 11 + length + 4
+    return Layout(sndfile=False)
+
+
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def _walk_asf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    head = _read(file, 0, HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    properties = head[at : at + 104] if at >= 0 else b""
+    if len(properties) == 104:
+        declared, flags = struct.unpack("<Q40xI", properties[40:92])
+        if not flags & 1 and declared > size:  # the flag marks a broadcast, whose size is not valid
+            raise _truncated(declared, size, "the file by its header")
+    return Layout(sndfile=False)
+
+
+_WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
+    "wav": _walk_wav,
+    "w64": _walk_w64,
+    "aiff": _walk_aiff,
+    "au": _walk_au,
+    "caf": _walk_caf,
+    "flac": _walk_flac,
+    "ogg": _walk_ogg,
+    "mpeg-audio": _walk_mpeg_audio,
+    "adts": _walk_adts,
+    "amr": _walk_amr,
+    "mlp": _walk_mlp,
+    "truehd": _walk_mlp,
+    "mp4": _walk_mp4,
+    "matroska": _walk_matroska,
+    "avi": _walk_avi,
+    "flv": _walk_flv,
+    "asf": _walk_asf,
+}

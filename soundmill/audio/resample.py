@@ -1,0 +1,45 @@
+"""The one resampler on every path: soxr HQ (aliases 83 dB down where ffmpeg's default leaves 15), streaming, exact lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soxr
+
+QUALITY = "HQ"
+BLOCK_SAMPLES = 1 << 20  # of input or output, whichever is more: an upsampled block must not outgrow memory
+
+
+def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
+    """Samples at `rate_out` of `num_samples` at `rate_in`: the nearest whole number, halves up."""
+    return (2 * num_samples * rate_out + rate_in) // (2 * rate_in)
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
+    """Resample a stream of mono float32 blocks [n]; the parts add up to exactly `resampled_length`, however it was cut.
+
+    Memory stays bounded by the larger of a block in and `BLOCK_SAMPLES`.
+    """
+    if rate_in == rate_out:
+        for block in blocks:
+            yield np.asarray(block, dtype=np.float32)
+        return
+    stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32", quality=QUALITY)
+    most = max(1, min(BLOCK_SAMPLES, BLOCK_SAMPLES * rate_in // rate_out))
+    taken = given = 0
+    for block in blocks:
+        for start in range(0, len(block), most):
+            part = np.ascontiguousarray(block[start : start + most], dtype=np.float32)
+            taken += len(part)
+            made = stream.resample_chunk(part)
+            given += len(made)
+            yield made
+    left = resampled_length(taken, rate_in, rate_out) - given
+    tail = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)[:left] if taken else np.zeros(0, dtype=np.float32)
+    yield np.pad(tail, (0, left - len(tail)))
+
+
+def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """Resample one mono wave float32 [T] to [resampled_length(T)]."""
+    return np.concatenate([np.zeros(0, dtype=np.float32), *resample_blocks([wave], rate_in, rate_out)])

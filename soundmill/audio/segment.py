@@ -1,0 +1,41 @@
+"""Where a recording is cut into clips: pure arithmetic in samples, so cuts are exact and cover it without overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Tail = Literal["keep", "drop", "pad"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One clip: `num_samples` of the recording from `start_sample` on, then `pad_samples` of silence."""
+
+    start_sample: int
+    num_samples: int
+    pad_samples: int
+
+
+def to_samples(seconds: float, sample_rate: int) -> int:
+    """The one rounding from seconds to samples: to the nearest, halves up."""
+    return int(seconds * sample_rate + 0.5)
+
+
+def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int) -> list[Cut]:
+    """Consecutive clips of `clip_samples`; the shorter piece at the end, if any, is kept, dropped or padded as `tail` says.
+
+    A remainder under `min_samples` is dropped under every policy. What no cut covers is `dropped_samples`.
+    """
+    if clip_samples < 1:
+        raise ValueError(f"a clip needs at least one sample, got {clip_samples}")
+    whole, rest = divmod(num_samples, clip_samples)
+    cuts = [Cut(index * clip_samples, clip_samples, 0) for index in range(whole)]
+    if rest and rest >= min_samples and tail != "drop":
+        cuts.append(Cut(whole * clip_samples, rest, clip_samples - rest if tail == "pad" else 0))
+    return cuts
+
+
+def dropped_samples(num_samples: int, cuts: list[Cut]) -> int:
+    """Samples at the end of a recording that no cut takes."""
+    return num_samples - sum(cut.num_samples for cut in cuts)
