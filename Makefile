@@ -1,0 +1,58 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help demo test browse run server schedule params lint constraints clean-venv
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded corpus, print the scores
+	@$(BIN)/python -m flows.pipeline
+
+test: $(VENV)/.installed  ## set up and run the tests
+	@$(BIN)/ruff check soundmill stages flows tests
+	@$(BIN)/ruff format --check -q soundmill stages flows tests
+	@$(BIN)/pytest
+
+browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+
+run: $(VENV)/.installed  ## the pipeline over your own recordings: make run CORPUS=DIR
+	@test -n "$$CORPUS" || { echo 'make run: say which folder of recordings: make run CORPUS=DIR' >&2; exit 2; }
+	@$(BIN)/soundmill run "$$CORPUS"
+export CORPUS
+
+server: $(VENV)/.installed  ## a Prefect server on http://127.0.0.1:4200
+	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server start --host 127.0.0.1
+
+schedule: $(VENV)/.installed  ## run the pipeline every night (needs `make server`)
+	@PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/python -m flows.serve
+
+params: $(VENV)/.installed  ## compose params.yaml from conf/
+	@$(BIN)/soundmill params
+
+lint: $(VENV)/.installed  ## format and check the code
+	@$(BIN)/ruff format soundmill stages flows tests
+	@$(BIN)/ruff check --fix soundmill stages flows tests
+
+# Everything is pinned by constraints.txt; the stamp makes a second call instant.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON3)" || { echo 'Soundmill needs Python 3.11 or 3.12: apt-get install python3 python3-venv' >&2; exit 1; }
+	@$(PYTHON3) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo 'Soundmill needs Python 3.11 or 3.12; say which with PYTHON3=/path/to/python3.11' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV) || \
+		{ echo 'could not make $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Installing into $(VENV) (a few minutes the first time) …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+constraints: $(VENV)/.installed  ## pin what is installed now
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep '==' > constraints.txt
+
+clean-venv:  ## remove the environment
+	rm -rf $(VENV)

@@ -1,0 +1,239 @@
+"""The `soundmill` command: what a person asks of the project beside `dvc repro`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From folders of recordings and captions to trained, measured audio-generation models. "
+    "The pipeline itself runs by `make demo`, `dvc repro` or `make run CORPUS=DIR`; these commands are for everything around it.",
+)
+clips_app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
+app.add_typer(clips_app, name="clips")
+
+Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
+
+
+class Command(typer.core.TyperCommand):
+    """Shows a UserError as one message, never a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.secho(str(error), fg="red", err=True)
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise typer.Exit(0) from None
+
+
+def project_root(project: Path | None) -> Path:
+    """The checkout that the command is about: its params.yaml and dvc.yaml lie there."""
+    for directory in [project.resolve()] if project else [Path.cwd(), *Path.cwd().parents]:
+        if (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file():
+            return directory
+    here = project or Path.cwd()
+    raise UserError(f"{here}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); cd into one or give --project DIR")
+
+
+@app.command(cls=Command)
+def doctor(project: Project = None) -> None:
+    """Tell what this machine has (ffmpeg, GPU, weights, disk, tracking server) and what to do about what it lacks."""
+    from soundmill.doctor import examine
+
+    lacking = False
+    for finding in examine(project_root(project)):
+        mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
+        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
+        if finding.remedy:
+            typer.echo(f"{'':14}→ {finding.remedy}")
+        lacking = lacking or finding.state == "lacking"
+    raise typer.Exit(1 if lacking else 0)
+
+
+@app.command(cls=Command)
+def generate(
+    family: Annotated[str, typer.Option(help="Model family, as listed under `families` in params.yaml.")] = "ddpm_mel",
+    label: Annotated[list[str] | None, typer.Option(help="What to make; give it again to mix labels. Without: any sound.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: as trained for).")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale (default: as trained for).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
+    project: Project = None,
+) -> None:
+    """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
+    from soundmill.models import registry
+
+    directory = checkpoint or project_root(project) / "data" / "models" / family
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+    for path in registry.generate_sounds(directory, label or [], number, seed, output, steps=steps, guidance=guidance):
+        typer.echo(path)
+
+
+@app.command(cls=Command)
+def run(
+    corpus: Annotated[
+        Path, typer.Argument(help="Folder of recordings; captions, class folders and splits are found by themselves.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what was found and what it will take.")] = False,
+    project: Project = None,
+) -> None:
+    """Run the whole pipeline over your own recordings, in a workspace of its own beside the demo's parameters and outputs."""
+    from flows import checkout
+    from soundmill import params as parameters
+    from soundmill.corpora import survey
+    from soundmill.models import registry
+
+    root = project_root(project)
+    found = survey.survey(corpus)
+    document = parameters.compose(root / "conf", [f"corpus={found.format}", *(overrides or [])])
+    document["corpus"]["path"] = str(corpus.resolve())
+    training_seconds = sum(registry.training_seconds(family, document) for family in document["families"])
+    for line in found.describe(document, training_seconds):
+        typer.echo(line)
+    if dry_run:
+        raise typer.Exit(0)
+    workspace = checkout.workspace(root, name or survey.slug(corpus), document)
+    typer.echo(f"workspace   {workspace}")
+    raise typer.Exit(checkout.run_pipeline(workspace))
+
+
+@app.command(cls=Command)
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="MLflow run id of a pipeline run (`make browse` shows them).")],
+    into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
+    project: Project = None,
+) -> None:
+    """Bring back the state a recorded run was made from, in a separate checkout, and say what is missing."""
+    from flows import checkout
+
+    root = project_root(project)
+    destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
+    missing = checkout.reproduce(root, run_id, destination)
+    typer.echo(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
+    for line in missing:
+        typer.secho(f"missing: {line}", fg="yellow")
+
+
+@app.command(cls=Command)
+def params(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
+    project: Project = None,
+) -> None:
+    """Compose params.yaml from conf/, as `dvc exp run -S …` does."""
+    from soundmill import params as parameters
+
+    root = project_root(project)
+    document = parameters.compose(root / "conf", overrides or [])
+    parameters.write_yaml(document, Path("/dev/stdout") if show else root / "params.yaml")
+
+
+def tables(root: Path):
+    from soundmill import clips
+
+    return clips.Tables(root / "data" / "clips", root / "data" / "catalog.parquet")
+
+
+Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
+Label = Annotated[str | None, typer.Option(help="Only clips with this label.")]
+Text = Annotated[str | None, typer.Option("--text", help="Only clips with this in a caption, the id or the source path.")]
+
+
+@clips_app.command("list", cls=Command)
+def list_clips(
+    split: Split = None,
+    label: Label = None,
+    text: Text = None,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many (0: all).")] = 50,
+    project: Project = None,
+) -> None:
+    """List clips: id, split, labels, where they come from, first caption."""
+    from soundmill import clips
+
+    rows = clips.find(tables(project_root(project)), split=split, label=label, text=text)
+    shown = rows[:limit] if limit else rows
+    width = max((len(row["clip_id"]) for row in shown), default=0)
+    for row in shown:
+        caption = row["captions"][0] if row["captions"] else "(no caption)"
+        labels = ", ".join(row["labels"]) or "-"
+        typer.echo(f"{row['clip_id']:<{width}}  {row['split']:<5}  {row['source']} @ {row['start']:g} s  [{labels}]  {caption}")
+    typer.echo(f"{len(shown)} of {len(rows)} clips" + ("; --limit 0 shows all" if len(shown) < len(rows) else ""), err=True)
+
+
+@clips_app.command("show", cls=Command)
+def show_clip(clip_id: str, project: Project = None) -> None:
+    """Show all that is known of one clip, down to the recording and the second it was cut from."""
+    from soundmill import clips
+    from soundmill.audio import decode
+
+    root = project_root(project)
+    row = clips.get(tables(root), clip_id)
+    wave = decode.decode_flac(row["audio"]["bytes"])
+    peak = float(abs(wave).max()) if len(wave) else 0.0
+    sample_rate = _sample_rate(root)
+    facts = {
+        "clip": row["clip_id"],
+        "recording": row["source"],
+        "starts at": f"{row['start']:g} s",
+        "length": f"{len(wave) / sample_rate:g} s at {sample_rate} Hz",
+        "peak": f"{peak:.3f}",
+        "split": row["split"],
+        "labels": ", ".join(row["labels"]) or "-",
+        "captions": "\n           ".join(row["captions"]) or "-",
+        "digest": row["digest"],
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key:<10} {value}")
+    typer.echo(f"hear it:   soundmill clips export {'-- ' if clip_id.startswith('-') else ''}{clip_id}")
+
+
+@clips_app.command("export", cls=Command)
+def export_clips(
+    clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids; without, all that the options select.")] = None,
+    split: Split = None,
+    label: Label = None,
+    text: Text = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("clips"),
+    project: Project = None,
+) -> None:
+    """Write clips as WAV files."""
+    from soundmill import clips
+
+    root = project_root(project)
+    where = tables(root)
+    for clip_id in clip_ids or []:
+        clips.get(where, clip_id)
+    selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
+    if not selected:
+        raise UserError("no clip matches; `soundmill clips list` shows what there is")
+    for path in clips.export(where, selected, output, _sample_rate(root)):
+        typer.echo(path)
+
+
+def _sample_rate(root: Path) -> int:
+    from soundmill import params as parameters
+
+    return int(parameters.section(parameters.read_yaml(root / "params.yaml"), "resample.sample_rate", "params.yaml"))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,75 @@
+"""Find a clip, hear it, and trace it back to its recording and offset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundmill import manifest, params, shards
+from soundmill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Where the prepared clips lie."""
+
+    clips: Path  # shards with audio
+    catalog: Path  # names, captions, labels, splits
+
+
+def find(tables: Tables, *, split: str | None = None, label: str | None = None, text: str | None = None) -> list[dict[str, Any]]:
+    """Catalog rows that match all of: split, label (exact), text (in a caption, the id or the source path; case ignored)."""
+    if not tables.catalog.exists():
+        raise UserError(f"{tables.catalog}: no clips prepared yet; run `dvc repro rename` (or `make demo`)")
+    rows = shards.read_table(tables.catalog, manifest.CATALOG).to_pylist()
+    if split is not None and split not in manifest.SPLITS:
+        raise UserError(f"--split {split}: one of {', '.join(manifest.SPLITS)}")
+    if label is not None:
+        known = sorted({name for row in rows for name in row["labels"]})
+        if label not in known:
+            raise UserError(
+                f"--label {label}: no clip has it{params.did_you_mean(label, known)}; known: {', '.join(known) or 'none'}"
+            )
+    needle = text.casefold() if text else ""
+
+    def matches(row: dict[str, Any]) -> bool:
+        haystack = " ".join([row["clip_id"], row["source"], *row["captions"]]).casefold()
+        return (split is None or row["split"] == split) and (label is None or label in row["labels"]) and needle in haystack
+
+    return [row for row in rows if matches(row)]
+
+
+def get(tables: Tables, clip_id: str) -> dict[str, Any]:
+    """The catalog row of one clip with its audio (FLAC bytes), digest and level beside it."""
+    rows = {row["clip_id"]: row for row in find(tables)}
+    if clip_id not in rows:
+        raise UserError(f"no clip {clip_id!r}{params.did_you_mean(clip_id, list(rows))}; `soundmill clips list` shows all")
+    for found in with_audio(tables, {clip_id}):
+        return {**rows[clip_id], **found}
+    raise UserError(f"{tables.clips}: clip {clip_id!r} is in the catalog but not in the shards; run `dvc repro`")
+
+
+def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of the shards (clip_id, audio, digest, num_samples) for the wanted ids, in shard order; one row group in memory."""
+    for path in shards.shard_paths(tables.clips):
+        ids = [row["clip_id"] for row in shards.read_rows(path, manifest.CLIPS, ["clip_id"])]
+        if wanted.isdisjoint(ids):
+            continue
+        for row in shards.read_rows(path, manifest.CLIPS):
+            if row["clip_id"] in wanted:
+                yield row
+
+
+def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
+    """Write clips as `{clip_id}.wav` (16-bit PCM) for any player; returns the paths in the order of the shards."""
+    from soundmill.audio import decode
+
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for row in with_audio(tables, set(clip_ids)):
+        path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
+        decode.write_wav(path, decode.decode_flac(row["audio"]["bytes"]), sample_rate)
+        written.append(path)
+    return written

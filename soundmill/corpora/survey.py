@@ -1,0 +1,136 @@
+"""A first look at a person's folder: what is in it, and what the pipeline will take for it. Opens headers only, writes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundmill import shards
+from soundmill.audio import decode
+from soundmill.corpora import inventory, registry
+from soundmill.errors import UserError
+
+PROBED = 200  # headers read for the estimate, spread evenly over the corpus
+# Two cores, clips of 5 s, from runs over ESC-10 and the embedded corpus (docs/results.md), rounded up.
+PREPARE_SECONDS_PER_CLIP = 0.06
+STAGE_SECONDS = 90.0  # starting the stages, the tagger, scoring
+BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrograms, and DVC's cache of all of them
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found below one directory."""
+
+    directory: Path
+    format: str
+    recordings: int
+    size: int  # bytes
+    seconds: float  # estimated from the headers of up to PROBED recordings
+    unreadable: int  # of the probed ones
+    probed: int
+    captions: int
+    labels: tuple[str, ...]
+    splits: dict[str, int]
+    folds: int
+    collisions: int
+    rejected: tuple[dict[str, str], ...]
+    ignored: int
+
+    def describe(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
+        """Lines for a person: what is there, and what the run with these parameters will make of it and take.
+
+        `training_seconds`: what the families will take, on this machine.
+        """
+        lines = [
+            f"corpus      {self.directory}",
+            f"format      {self.format}",
+            f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files ignored",
+            f"captions    {self.captions or 'none'}" + ("" if self.captions or not self.labels else "; made from the labels"),
+            f"labels      {_listed(self.labels)}",
+            f"splits      {self._splits()}",
+        ]
+        if self.unreadable:
+            lines.append(f"unreadable  {self.unreadable} of {self.probed} looked at; they will be quarantined with the reason")
+        if self.rejected:
+            first = self.rejected[0]
+            lines.append(f"rejected    {len(self.rejected)} (first: {first['path']}: {first['reason']})")
+        if self.collisions:
+            lines.append(f"collisions  {self.collisions} recordings share an id with another; they are named by a hash")
+        clips = max(1, math.ceil(self.seconds / parameters["segment"]["clip_seconds"]))
+        seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
+        disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
+        lines.append(f"will make   about {clips} clips of {parameters['segment']['clip_seconds']:g} s")
+        lines.append(
+            f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk"
+        )
+        return lines
+
+    def _splits(self) -> str:
+        if self.splits:
+            return ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
+        return f"{self.folds} folds; the highest is test" if self.folds else "none given; a stable hash will deal them out"
+
+
+def survey(directory: Path) -> Survey:
+    """Look at a directory; raises UserError, naming it, where it holds nothing that may be a recording."""
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; say where your recordings are: make run CORPUS=DIR")
+    root = directory.resolve()
+    name = registry.detect(root)
+    found = inventory.take(root, digests=False)
+    tables = registry.read(name, found, 1)
+    rows = tables.recordings
+    step = max(1, len(rows) // PROBED)
+    probed = rows[::step]
+    seconds, unreadable = [], 0
+    for row in probed:
+        try:
+            header = decode.probe(os.path.join(os.fsencode(root), row["raw_path"]), max_seconds=math.inf)
+            seconds.append(header.num_frames / header.sample_rate)
+        except decode.DecodeError:
+            unreadable += 1
+    mean = sum(seconds) / len(probed) if probed else 0.0
+    return Survey(
+        directory=root,
+        format=name,
+        recordings=len(rows),
+        size=sum(row["size"] for row in rows),
+        seconds=mean * len(rows),
+        unreadable=unreadable,
+        probed=len(probed),
+        captions=len(tables.captions),
+        labels=tuple(sorted({label for row in [*rows, *tables.captions] for label in row["labels"]})),
+        splits=dict(Counter(row["split"] for row in rows if row["split"])),
+        folds=len({row["fold"] for row in rows if row["fold"] is not None}),
+        collisions=len(tables.collisions),
+        rejected=tuple(found.rejected + tables.rejected),
+        ignored=sum(found.ignored.values()),
+    )
+
+
+def slug(directory: Path) -> str:
+    """A name for the workspace of a corpus: readable, and another one for another directory of the same name."""
+    path = os.fsencode(directory.resolve())
+    readable = re.sub(rb"[^A-Za-z0-9]+", b"-", os.path.basename(path)).strip(b"-").lower().decode() or "corpus"
+    return f"{readable[:40]}-{shards.digest(path)[:6]}"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if not names:
+        return "none"
+    return f"{len(names)}: {', '.join(names[:12])}" + (" …" if len(names) > 12 else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,145 @@
+"""What this machine has of what Soundmill can use, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+from soundmill.errors import UserError
+
+LOW_DISK_GB = 5.0
+WEIGHTS = ("yamnet.tflite",)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `lacking` stops the pipeline, `optional` only narrows what it can do."""
+
+    name: str
+    state: Literal["ok", "optional", "lacking"]
+    found: str
+    remedy: str = ""
+
+
+def examine(root: Path) -> Iterator[Finding]:
+    """Findings about the project at `root`, one at a time (some take a second)."""
+    checks: list[Callable[[Path], Finding]] = [
+        _python,
+        _ffmpeg,
+        _tools,
+        _cores,
+        _gpu,
+        _disk,
+        _weights,
+        _tracking,
+        _prefect,
+        _dvc_lock,
+    ]
+    for check in checks:
+        yield check(root)
+
+
+def _python(root: Path) -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if (3, 11) <= sys.version_info < (3, 13):
+        return Finding("Python", "ok", f"{version} in {sys.prefix}")
+    return Finding("Python", "lacking", version, "use Python 3.11 or 3.12: `make demo PYTHON3=python3.11`")
+
+
+def _ffmpeg(root: Path) -> Finding:
+    from soundmill.audio import decode
+
+    try:
+        return Finding("ffmpeg", "ok", f"{decode.ffmpeg_version()} at {decode.ffmpeg_executable()}")
+    except UserError as error:
+        return Finding("ffmpeg", "lacking", "none", str(error))
+
+
+def _tools(root: Path) -> Finding:
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    missing = [name for name in ("git", "dvc") if shutil.which(name, path=beside) is None]
+    if missing:
+        return Finding("git, dvc", "lacking", f"no {' and no '.join(missing)}", "apt-get install git; dvc comes with `make demo`")
+    return Finding("git, dvc", "ok", "both there")
+
+
+def _cores(root: Path) -> Finding:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Finding("CPU", "ok", f"{len(os.sched_getaffinity(0))} cores, {memory:.0f} GB of memory")
+
+
+def _gpu(root: Path) -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return Finding("GPU", "ok", f"{names} (torch {torch.__version__})")
+    return Finding("GPU", "optional", f"none that torch {torch.__version__} can use", "`laptop` scale is made for two CPU cores")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free / 1e9
+    if free < LOW_DISK_GB:
+        return Finding(
+            "disk", "lacking", f"{free:.1f} GB free", "free some space; `dvc gc --workspace` drops what no params.yaml needs"
+        )
+    return Finding("disk", "ok", f"{free:.0f} GB free")
+
+
+def _weights(root: Path) -> Finding:
+    where = os.environ.get("SOUNDMILL_WEIGHTS")
+    put = f"put {', '.join(WEIGHTS)} into a directory and set SOUNDMILL_WEIGHTS to it; without, scores are by the tagger alone"
+    if not where:
+        return Finding("weights", "optional", "SOUNDMILL_WEIGHTS is not set", put)
+    missing = [name for name in WEIGHTS if not (Path(where) / name).is_file()]
+    if missing:
+        return Finding("weights", "optional", f"no {', '.join(missing)} in {where}", put)
+    return Finding("weights", "ok", f"{', '.join(WEIGHTS)} in {where}")
+
+
+def _tracking(root: Path) -> Finding:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return Finding("tracking", "ok", f"local store {root / 'mlflow.db'}; `make browse` shows it")
+    return _reachable("tracking", uri, 5000, "start that server, or unset MLFLOW_TRACKING_URI to use the local store")
+
+
+def _prefect(root: Path) -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Finding("Prefect", "ok", "no PREFECT_API_URL: each run starts a server of its own; for schedules, `make server`")
+    return _reachable("Prefect", url, 4200, "start it with `make server`, or unset PREFECT_API_URL")
+
+
+def _reachable(name: str, url: str, default_port: int, remedy: str) -> Finding:
+    parts = urlparse(url)
+    if parts.scheme not in ("http", "https"):
+        return Finding(name, "ok", url)
+    port = parts.port or (443 if parts.scheme == "https" else default_port)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
+    except OSError as error:
+        return Finding(name, "optional", f"{url} does not answer ({error.strerror or error})", remedy)
+    return Finding(name, "ok", f"{url} answers")
+
+
+def _dvc_lock(root: Path) -> Finding:
+    path = root / "dvc.lock"
+    if not path.exists():
+        return Finding("dvc.lock", "optional", "none yet", "`make demo` builds everything for the first time")
+    from soundmill import params
+
+    try:
+        stages = params.read_yaml(path).get("stages", {})
+    except UserError as error:
+        return Finding(
+            "dvc.lock", "lacking", str(error), "it was cut short (full disk?): `git checkout dvc.lock`, then `dvc repro`"
+        )
+    return Finding("dvc.lock", "ok", f"{len(stages)} stages built")

@@ -1,0 +1,68 @@
+"""What the project's modules import, read from their source: the basis of the architecture and dvc.yaml tests."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("soundmill", "stages", "flows")
+
+
+def module_name(path: Path) -> str:
+    parts = path.resolve().relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_path(name: str) -> Path | None:
+    """The file of one of the project's modules, None for anything else."""
+    base = ROOT.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Every module that a file imports, at the top or inside functions; type-checking-only imports do not count."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; say the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if module_path(whole) else str(node.module))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return frozenset(names)
+
+
+def closure(start: Path) -> set[Path]:
+    """The project's files that running `start` can import, itself included (packages' `__init__` with code too)."""
+    found: set[Path] = set()
+    todo = [start.resolve()]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in imported(path):
+            parts = name.split(".")
+            for depth in range(1, len(parts) + 1):
+                target = module_path(".".join(parts[:depth]))
+                if target and target.stat().st_size:
+                    todo.append(target)
+    return found
