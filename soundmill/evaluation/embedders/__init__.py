@@ -1,0 +1,36 @@
+"""The embedders by name, loaded where they are used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from soundmill.errors import UserError
+from soundmill.evaluation.embedders.base import Embedder
+from soundmill.params import did_you_mean
+
+NAMES = ("tagger", "yamnet")
+
+# What metrics say where weights are missing: no path of the machine stands in them.
+MISSING = {"yamnet": "yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS"}
+
+
+def load(name: str, tagger: Path) -> Embedder:
+    """The embedder of that name; `tagger` is the directory of the pipeline's own. Missing weights raise UserError."""
+    if name == "tagger":
+        from soundmill.evaluation.embedders.tagger import TaggerEmbedder
+
+        return TaggerEmbedder(tagger)
+    if name == "yamnet":
+        from soundmill.evaluation.embedders import yamnet
+
+        return yamnet.YamnetEmbedder(yamnet.weights())
+    raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
+
+
+def unavailable(name: str) -> str | None:
+    """Why the embedder's weights cannot be used here and what to do about it, or None: they are there."""
+    if name == "yamnet":
+        from soundmill.evaluation.embedders import yamnet
+
+        return yamnet.unavailable()
+    return None

@@ -1,0 +1,137 @@
+"""YAMNet, pretrained on AudioSet (521 classes), from its quantised TensorFlow Lite file in `$SOUNDMILL_WEIGHTS`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundmill.errors import UserError
+from soundmill.evaluation.embedders.base import Embeddings
+
+WEIGHTS = "yamnet.tflite"
+SHA256 = "10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de"
+VARIABLE = "SOUNDMILL_WEIGHTS"
+
+SAMPLE_RATE = 16_000
+WINDOW = 15_600  # samples, 0.975 s
+HOP = 7_680  # samples, 0.48 s
+
+# End of the tensor's name, size, and how its int8 values stand for real ones: real = scale · (value − zero point).
+EMBEDDING = ("/layer28/reduce_mean", 1024, 0.0223283507, -128)
+LOGITS = ("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
+
+
+def unavailable() -> str | None:
+    """Why YAMNet cannot be used here and what to do about it, or None."""
+    directory = os.environ.get(VARIABLE)
+    if not directory:
+        return f"{WEIGHTS} is looked for in the directory ${VARIABLE}, which is not set; set it to where the file lies"
+    path = Path(directory) / WEIGHTS
+    if not path.is_file():
+        return f"{WEIGHTS} is not in the directory ${VARIABLE}, {directory}; put it there"
+    return None
+
+
+def weights() -> Path:
+    """The weights file, its content verified; missing or another file raises UserError."""
+    reason = unavailable()
+    if reason:
+        raise UserError(f"yamnet: {reason}")
+    path = Path(os.environ[VARIABLE]) / WEIGHTS
+    found = _sha256(str(path), path.stat().st_mtime_ns, path.stat().st_size)
+    if found != SHA256:
+        raise UserError(f"{path}: not the YAMNet this project scores with (sha256 {found}, wanted {SHA256}); fetch it again")
+    return path
+
+
+@cache
+def _sha256(path: str, modified: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class YamnetEmbedder:
+    """1024-d average-pooled embeddings per 0.975 s window, and logits that are the mean over a clip's windows."""
+
+    name = "yamnet"
+    classifier = "yamnet"
+    sample_rate = SAMPLE_RATE
+    digest = SHA256
+
+    def __init__(self, path: Path):
+        from ai_edge_litert.interpreter import Interpreter
+
+        with _quiet():
+            # One thread: more give other last bits. Inner tensors are read, so they must outlive the invocation.
+            self._network = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
+            self._network.allocate_tensors()
+        self._input = self._network.get_input_details()[0]["index"]
+        tensors = self._network.get_tensor_details()
+        self._embedding, self._logits = _Quantised(tensors, *EMBEDDING), _Quantised(tensors, *LOGITS)
+
+    def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
+        frames, logits = [], []
+        for wave in waves:
+            patches, scores = [], []
+            for window in windows(wave):
+                self._network.set_tensor(self._input, window)
+                self._network.invoke()
+                patches.append(self._embedding.read(self._network))
+                scores.append(self._logits.read(self._network))
+            frames.append(np.stack(patches))
+            logits.append(np.mean(scores, axis=0, dtype=np.float64).astype(np.float32))
+        return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS[1]), np.float32))
+
+
+def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
+    """Windows of 15,600 samples every 7,680; an incomplete last one is dropped, a wave under one window padded with zeros."""
+    wave = np.asarray(wave, dtype=np.float32)
+    if len(wave) < WINDOW:
+        wave = np.pad(wave, (0, WINDOW - len(wave)))
+    for start in range(0, len(wave) - WINDOW + 1, HOP):
+        yield np.ascontiguousarray(wave[start : start + WINDOW])
+
+
+class _Quantised:
+    """One int8 tensor of the network, found by the end of its name and checked against what we know of it."""
+
+    def __init__(self, tensors: list[dict[str, Any]], suffix: str, size: int, scale: float, zero_point: int):
+        found = [tensor for tensor in tensors if tensor["name"].endswith(suffix) and int(np.prod(tensor["shape"])) == size]
+        if len(found) != 1:
+            raise UserError(f"{WEIGHTS}: {len(found)} tensors {suffix!r} of {size} values, expected one; fetch the file again")
+        self._index = found[0]["index"]
+        self._scale, self._zero_point = found[0]["quantization"]
+        if not math.isclose(self._scale, scale, rel_tol=1e-6) or self._zero_point != zero_point:
+            raise UserError(
+                f"{WEIGHTS}: tensor {suffix!r} is quantised as ({self._scale}, {self._zero_point}), "
+                f"expected ({scale}, {zero_point}); fetch the file again"
+            )
+
+    def read(self, network: Any) -> np.ndarray:
+        values = network.get_tensor(self._index).ravel().astype(np.int32)
+        return ((values - self._zero_point) * np.float64(self._scale)).astype(np.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the runtime's start-up chatter, written to stderr by C++ code, out of the pipeline's log."""
+    kept = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)

@@ -1,0 +1,49 @@
+"""What a score does not say of a sound: that it is silent, clipped, or the same as another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from soundmill import shards
+
+SILENT_PEAK = 10 ** (-60 / 20)  # a sound that never rises above −60 dBFS
+FULL_SCALE = 0.999
+CLIPPED_SHARE = 0.001  # of the samples at full scale: a peak alone is no clipping
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One sound's plain facts; `digest` is of its 16-bit samples."""
+
+    num_samples: int
+    silent: bool
+    clipped: bool
+    digest: str
+
+
+def quality(wave: np.ndarray) -> Quality:
+    """Facts of one wave [T] in [−1, 1]."""
+    from soundmill.audio.decode import to_pcm16
+
+    level = np.abs(wave)
+    return Quality(
+        num_samples=len(wave),
+        silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
+        clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
+        digest=shards.digest(to_pcm16(wave).tobytes()),
+    )
+
+
+def shares(sounds: Iterable[Quality]) -> dict[str, float]:
+    """Shares of sounds that are silent, clipped, or equal to an earlier one sample by sample."""
+    sounds = list(sounds)
+    distinct = len({sound.digest for sound in sounds})
+    total = max(len(sounds), 1)
+    return {
+        "silent": sum(sound.silent for sound in sounds) / total,
+        "clipped": sum(sound.clipped for sound in sounds) / total,
+        "duplicate": (len(sounds) - distinct) / total,
+    }

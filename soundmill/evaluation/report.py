@@ -1,0 +1,420 @@
+"""The page a person reads a score from: numbers on their ruler, sounds to hear next to real ones, and what it was all made from."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = ("fad", "kl", "label_accuracy")
+MARKS = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
+TITLES = {
+    "fad": "Fréchet distance",
+    "kl": "KL divergence",
+    "label_accuracy": "Label accuracy",
+    "real": "real",
+    "floor": "floor",
+    "codec": "codec",
+    "codec_floor": "codec floor",
+    "silence": "silence",
+    "noise": "noise",
+    "chance": "chance",
+}
+MEANINGS = {
+    "fad": "how far the set of generated sounds is from the set of real ones; lower is better",
+    "kl": "KL(reference ‖ generated) of what the classifier hears in the clips of equal id; lower is better",
+    "label_accuracy": "share of generated sounds that a linear probe, fitted on real clips, puts into the class asked for",
+    "real": "the probe's cross-validated accuracy on real clips: what can be reached",
+    "floor": "real clips of another split in place of generated ones: what can be reached",
+    "codec_floor": "the codec's clips before they went through it",
+    "codec": "real clips through the family's representation and back: no model of this family can beat it by much",
+    "silence": "digital silence in place of every generated sound",
+    "noise": "white noise in place of every generated sound",
+    "chance": "always answering the label asked for most often",
+}
+COLOURS = {
+    "generated": "#d6336c",
+    "real": "#2b8a3e",
+    "floor": "#2b8a3e",
+    "codec_floor": "#5c940d",
+    "codec": "#1c6dd0",
+    "silence": "#868e96",
+    "noise": "#b45309",
+    "chance": "#868e96",
+}
+PICTURE_FRAMES = 320
+PICTURE_MELS = 96
+PICTURE_RANGE_DB = 80.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sound to hear next to its real clip; waves are mono [T] at the clips' rate."""
+
+    clip_id: str
+    labels: tuple[str, ...]
+    caption: str
+    reference: np.ndarray
+    sound: np.ndarray
+    kl: dict[str, float]  # by embedder
+    predicted: dict[str, str]  # by embedder: the class the probe puts it into
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score with its interval and its ruler."""
+
+    metric: str
+    embedder: str
+    value: float
+    low: float | None
+    high: float | None
+    ruler: Mapping[str, float]
+
+
+def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
+    """The scores in the metrics, in a fixed order: by embedder, then metric."""
+    rows = []
+    for embedder in sorted(name for name, said in metrics["embedders"].items() if isinstance(said, Mapping)):
+        for metric in METRICS:
+            key = f"{metric}_{embedder}"
+            if key in metrics:
+                value, low, high = metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+                rows.append(Row(metric, embedder, value, low, high, metrics["ruler"].get(key, {})))
+    return rows
+
+
+def verdict(row: Row, counts: Mapping[str, int]) -> str | None:
+    """Where the distance of a Fréchet score comes from: the representation or the model; None where the ruler has no such marks."""
+    marks = row.ruler
+    if row.metric != "fad" or "codec" not in marks or "floor" not in marks:
+        return None
+    lost = max(marks["codec"] - marks.get("codec_floor", marks["floor"]), 0.0)
+    gap = row.value - marks["floor"]
+    if gap <= 0:
+        return f"{row.embedder}: the generated sounds are as close to the reference as other real clips are."
+    if row.value >= min(marks["silence"], marks["noise"]):
+        return f"{row.embedder}: the generated sounds are no closer to real ones than silence or noise."
+    if 2 * counts["codec"] < counts["generated"]:
+        return (
+            f"{row.embedder}: the generated sounds are {gap:.3g} further from the reference than other real clips; "
+            f"{counts['codec']} clips through the codec are too few to say how much of it the representation loses."
+        )
+    share = min(lost / gap, 1.0)
+    fault = "the representation" if share > 0.5 else "the model"
+    return (
+        f"{row.embedder}: of the distance {gap:.3g} between the floor and the generated sounds, {share:.0%} is lost by the "
+        f"representation itself (real clips lose {lost:.3g} in it) and {1 - share:.0%} by the model: mostly {fault} is at fault."
+    )
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The scores as a Markdown table, with a dash where something cannot be measured."""
+    rows = rows_of(metrics)
+    marks = [mark for mark in MARKS if any(mark in row.ruler for row in rows)]
+    lines = [
+        "| score | generated | 95 % | " + " | ".join(TITLES[mark] for mark in marks) + " |",
+        "|---|--:|:-:|" + "--:|" * len(marks),
+    ]
+    for row in rows:
+        cells = [f"{row.metric}_{row.embedder}", number(row, row.value), interval(row)]
+        cells += [number(row, row.ruler[mark]) if mark in row.ruler else "–" for mark in marks]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def number(row: Row, value: float) -> str:
+    return f"{value:.1%}" if row.metric == "label_accuracy" else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def interval(row: Row) -> str:
+    return "–" if row.low is None or row.high is None else f"{number(row, row.low)} … {number(row, row.high)}"
+
+
+def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
+    """Every score as a point with its interval on a horizontal scale between its ruler's marks."""
+    from matplotlib.figure import Figure
+
+    rows = rows_of(metrics)
+    figure = Figure(figsize=(10, 1.4 * len(rows)), layout="constrained")
+    for axes, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
+        _draw_row(axes, row)
+    return figure
+
+
+def _draw_row(axes: Axes, row: Row) -> None:
+    """One scale: the ruler's marks below the line, the generated sounds above it."""
+    values = [*row.ruler.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
+    logarithmic = row.metric != "label_accuracy" and min(values) > 0
+    if row.metric == "label_accuracy":
+        axes.set_xlim(-0.02, 1.02)
+    elif logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(min(values) / 1.25, max(values) * 1.25)
+    else:
+        spread = (max(values) - min(values)) or 1.0
+        axes.set_xlim(min(values) - 0.04 * spread, max(values) + 0.04 * spread)
+    axes.set_ylim(-1.0, 1.0)
+    for side in ("left", "right", "top", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.set_xticks([])
+    axes.minorticks_off()
+    axes.set_yticks([])
+    axes.axhline(0, color="#ced4da", linewidth=3, solid_capstyle="round", zorder=1)
+
+    place = axes.transData.transform
+    axes.set_title(f"{TITLES[row.metric]} · {row.embedder}", loc="left", fontsize=11, fontweight="bold", color="#343a40")
+    better = "more is better →" if row.metric == "label_accuracy" else "← less is better"
+    axes.set_title(better + (", logarithmic" if logarithmic else ""), loc="right", fontsize=8.5, color="#868e96")
+    last_end = [-np.inf, -np.inf, -np.inf]
+    width_of_letter = 6.0 / axes.get_figure().get_size_inches()[0] / 96  # share of the axis, at this font size
+    for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
+        x = axes.transAxes.inverted().transform(place((value, 0)))[0]
+        text = f"{TITLES[mark]} {number(row, value)}"
+        half = len(text) * width_of_letter / 2 * 1.1
+        level = next((index for index, end in enumerate(last_end) if x - half > end), 0)
+        last_end[level] = x + half
+        y = -0.34 - 0.3 * level
+        axes.plot([value, value], [0, y + 0.1], color=COLOURS[mark], linewidth=1.0, alpha=0.6, zorder=1)
+        axes.plot([value], [0], marker="o", markersize=8, color=COLOURS[mark], zorder=2, clip_on=False)
+        axes.text(value, y, text, ha=_side(x), va="center", fontsize=8.5, color=COLOURS[mark])
+    if row.low is not None and row.high is not None:
+        low = max(row.low, axes.get_xlim()[0])
+        axes.plot([low, row.high], [0, 0], color=COLOURS["generated"], linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=3)
+    axes.plot(
+        [row.value], [0], marker="D", markersize=10, color=COLOURS["generated"], markeredgecolor="white", zorder=4, clip_on=False
+    )
+    x = axes.transAxes.inverted().transform(place((row.value, 0)))[0]
+    axes.text(
+        row.value, 0.5, f"generated {number(row, row.value)}", ha=_side(x), va="center", fontsize=10, fontweight="bold",
+        color=COLOURS["generated"],
+    )  # fmt: skip
+
+
+def _side(x: float) -> str:
+    return "left" if x < 0.06 else "right" if x > 0.94 else "center"
+
+
+def write_report(
+    directory: Path,
+    family: str,
+    metrics: Mapping[str, Any],
+    warnings: Sequence[str],
+    generated: Sequence[Example],
+    codec: Sequence[Example],
+    sample_rate: int,
+) -> None:
+    """Write index.html (one self-contained page), scores.json, scores.md and ruler.png into a new directory."""
+    directory.mkdir(parents=True)
+    document = {**metrics, "family": family, "warnings": list(warnings)}
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (directory / "scores.json").write_text(text + "\n", encoding="utf-8")
+    (directory / "scores.md").write_text(table(metrics), encoding="utf-8")
+    figure = draw_ruler(metrics)
+    figure.savefig(directory / "ruler.png", dpi=150, facecolor="white", metadata={"Software": None})
+    page = _page(family, metrics, warnings, generated, codec, sample_rate, _svg(figure))
+    (directory / "index.html").write_text(page, encoding="utf-8")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG text, equal bytes every time."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ruler", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return "<svg" + buffer.getvalue().partition("<svg")[2]
+
+
+def _page(
+    family: str,
+    metrics: Mapping[str, Any],
+    warnings: Sequence[str],
+    generated: Sequence[Example],
+    codec: Sequence[Example],
+    sample_rate: int,
+    ruler: str,
+) -> str:
+    rows = rows_of(metrics)
+    counts = metrics["counts"]
+    said = [text for text in (verdict(row, counts) for row in rows) if text]
+    return PAGE.substitute(
+        family=html.escape(family),
+        summary=(
+            f"{counts['generated']} generated sounds against {counts['reference']} real clips "
+            f"(reference: {html.escape(metrics['reference'])}), protocol {html.escape(metrics['protocol'])}"
+        ),
+        verdict="".join(f"<p>{html.escape(text)}</p>" for text in said),
+        ruler=ruler,
+        table=_html_table(rows),
+        legend="".join(
+            f"<dt>{html.escape(TITLES[key])}</dt><dd>{html.escape(MEANINGS[key])}</dd>"
+            for key in (*METRICS, *MARKS)
+            if any(key == row.metric or key in row.ruler for row in rows)
+        ),
+        generated=_cards(generated, sample_rate, "generated"),
+        codec=_cards(codec, sample_rate, "through the codec"),
+        quality=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
+        warnings="".join(f"<li>{html.escape(warning)}</li>" for warning in warnings) or "<li>none</li>",
+        provenance=html.escape(
+            json.dumps({key: metrics[key] for key in ("protocol", "counts", "embedders", "files")}, indent=2, ensure_ascii=False)
+        ),
+    )
+
+
+def _html_table(rows: Sequence[Row]) -> str:
+    marks = [mark for mark in MARKS if any(mark in row.ruler for row in rows)]
+    head = "".join(f'<th style="color:{COLOURS[mark]}">{html.escape(TITLES[mark])}</th>' for mark in marks)
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{number(row, row.ruler[mark]) if mark in row.ruler else '–'}</td>" for mark in marks)
+        name = f"{html.escape(TITLES[row.metric])} <small>{html.escape(row.embedder)}</small>"
+        body += f'<tr><th>{name}</th><td class="score">{number(row, row.value)}</td><td class="ci">{interval(row)}</td>{cells}</tr>'
+    return (
+        '<table><thead><tr><th>score</th><th class="score">generated</th><th>95 % interval</th>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _cards(examples: Sequence[Example], sample_rate: int, what: str) -> str:
+    return "".join(_card(example, sample_rate, what) for example in examples) or "<p>none</p>"
+
+
+def _card(example: Example, sample_rate: int, what: str) -> str:
+    top = max(_level(example.sound, sample_rate).max(), _level(example.reference, sample_rate).max())
+    sides = "".join(
+        f"<figure><figcaption>{html.escape(name)}</figcaption>"
+        f'<img alt="spectrogram, {html.escape(name)}" src="{_picture(wave, sample_rate, top)}">'
+        f'<audio controls preload="none" src="{_sound(wave, sample_rate)}"></audio></figure>'
+        for name, wave in ((what, example.sound), ("real", example.reference))
+    )
+    title = ", ".join(example.labels) or example.caption
+    chips = "".join(
+        f'<span class="chip {"right" if guess in example.labels else "wrong"}">'
+        f"{html.escape(name)} hears {html.escape(guess)} {'✓' if guess in example.labels else '✗'}</span>"
+        for name, guess in sorted(example.predicted.items())
+    )
+    chips += "".join(f'<span class="chip">KL {html.escape(name)} {value:.2f}</span>' for name, value in sorted(example.kl.items()))
+    caption = f"<p>{html.escape(example.caption)}</p>" if example.caption and example.caption != title else ""
+    return (
+        f"<article><h3>{html.escape(title)}</h3>{caption}"
+        f'<div class="pair">{sides}</div><div class="chips">{chips}<code>{html.escape(example.clip_id)}</code></div></article>'
+    )
+
+
+def _sound(wave: np.ndarray, sample_rate: int) -> str:
+    from soundmill.audio.decode import encode_flac
+
+    return "data:audio/flac;base64," + base64.b64encode(encode_flac(wave, sample_rate)).decode()
+
+
+def _level(wave: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Mel spectrogram for the eye [mels, about 320 frames], in dB."""
+    import torch
+
+    from soundmill.audio.mel import MelSpec, log_mel
+
+    spec = MelSpec(
+        sample_rate=sample_rate,
+        n_fft=2048,
+        win_length=1024,
+        hop_length=max(len(wave) // PICTURE_FRAMES, 32),
+        n_mels=PICTURE_MELS,
+        f_min=40.0,
+        f_max=sample_rate / 2,
+        mel_scale="slaney",
+        norm="none",
+        power=2.0,
+        floor=1e-10,
+    )
+    return log_mel(torch.from_numpy(np.array(wave, np.float32))[None], spec)[0].numpy() * (10 / np.log(10))
+
+
+def _picture(wave: np.ndarray, sample_rate: int, top: float) -> str:
+    """Spectrogram picture, low frequencies at the bottom; both of a pair share the loudest level, so their levels compare."""
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    level = np.clip((_level(wave, sample_rate) - top) / PICTURE_RANGE_DB + 1, 0, 1)
+    buffer = io.BytesIO()
+    imsave(buffer, colormaps["magma"](level, bytes=True), origin="lower", format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$family — Soundmill scores</title>
+<style>
+:root { color-scheme: light; --ink: #212529; --soft: #6c757d; --line: #e3e7eb; --card: #fff; --ground: #f4f6f8; --hot: #d6336c; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 0; } h3::first-letter { text-transform: uppercase; }
+small, .soft { color: var(--soft); font-weight: 400; }
+.panel, article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.1rem 1.3rem; }
+.panel svg { width: 100%; height: auto; display: block; }
+.verdict p { margin: .25rem 0; }
+.verdict { border-left: 5px solid var(--hot); margin-top: 1.25rem; }
+.scroll { overflow-x: auto; }
+table { font-size: .92rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem .55rem; white-space: nowrap; text-align: right; border-bottom: 1px solid var(--line); }
+tr > :first-child { text-align: left; }
+tbody tr:last-child > * { border-bottom: 0; }
+.score { color: var(--hot); font-weight: 700; }
+.ci { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .88rem; margin: 1rem 0 0; }
+dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 1rem; }
+@media (max-width: 560px) { .grid { grid-template-columns: 1fr; } }
+article p { margin: .15rem 0 0; color: var(--soft); font-size: .92rem; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; margin-top: .7rem; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .8rem; color: var(--soft); margin-bottom: .2rem; }
+figure:first-child figcaption { color: var(--hot); font-weight: 600; }
+figure img { width: 100%; height: 110px; border-radius: 6px; display: block; }
+audio { width: 100%; height: 34px; margin-top: .4rem; }
+.chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin-top: .7rem; font-size: .78rem; }
+.chip { background: var(--ground); border: 1px solid var(--line); border-radius: 99px; padding: .05rem .6rem; }
+.right { background: #e6f7ea; border-color: #b2e2bf; } .wrong { background: #fdecef; border-color: #f5c2cd; }
+.chips code { color: var(--soft); margin-left: auto; overflow-wrap: anywhere; }
+pre { font-size: .78rem; overflow-x: auto; margin: .8rem 0 0; }
+li { margin: .2rem 0; }
+</style>
+</head>
+<body><main>
+<h1>$family</h1>
+<p class="soft">$summary</p>
+<section class="panel verdict">$verdict</section>
+<h2>Scores on their ruler</h2>
+<section class="panel">$ruler</section>
+<h2>Scores</h2>
+<section class="panel"><div class="scroll">$table</div>
+<dl>$legend</dl></section>
+<h2>Generated sounds next to real ones <small>of the same clip id · $quality</small></h2>
+<section class="grid">$generated</section>
+<h2>Real clips through the family's representation and back <small>what the codec alone loses</small></h2>
+<section class="grid">$codec</section>
+<h2>Read with care</h2>
+<section class="panel"><ul>$warnings</ul></section>
+<h2>What this was made from</h2>
+<section class="panel"><details><summary>weights, file lists and counts</summary><pre>$provenance</pre></details></section>
+</main></body>
+</html>
+""")

@@ -1,0 +1,174 @@
+"""Score a family's generated sounds against real clips, with the ruler beside every score, and write the page to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from soundmill import manifest, shards, stage
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, features, protocol
+from soundmill.evaluation.report import Example, write_report
+from soundmill.params import SampleRate, Seed, StageParams
+from soundmill.stage import Context, Input, Output
+
+CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
+
+
+class EvaluateParams(StageParams):
+    embedders: list[Literal["tagger", "yamnet"]] = Field(min_length=1, description="who judges; each adds its own metrics")
+    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are measured against")
+    bootstrap: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
+    probe_clips: int = Field(ge=0, description="real clips with one label that the linear probe is fitted on, at most; 0: no probe")
+    examples: int = Field(ge=0, le=100, description="generated sounds to hear on the page, each next to its reference")
+    sample_rate: SampleRate = Field(description="of the clips")
+    seed: Seed
+
+    @field_validator("embedders")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("an embedder is named twice")
+        return names
+
+
+def run(
+    params: EvaluateParams,
+    ctx: Context,
+    generated: Input,
+    codec: Input,
+    clips: Input,
+    catalog: Input,
+    tagger: Input,
+    report: Output,
+) -> dict[str, Any]:
+    """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
+    real = read_catalog(catalog)
+    files = {"generated": sound_files(generated), "codec": sound_files(codec)}
+    names, unavailable = usable_embedders(params.embedders)
+    digests = {name: embedders.load(name, tagger).digest for name in names}
+    sets = protocol.choose_sets(real, files["generated"], files["codec"], params.reference, params.probe_clips, params.seed)
+    wanted = by_shard(real, sets.real(), clips)
+    tasks = features.plan(
+        names, tagger, params.sample_rate, wanted, {role: list(paths.values()) for role, paths in files.items()}, params.seed
+    )
+    with ctx.progress(sum(map(features.size, tasks)), "embed") as tick:
+        library = features.embed_all(tasks, digests, ctx.scratch / "embeddings", ctx.workers, tick)
+    with ctx.progress(len(names) * (1 + params.bootstrap), "score", unit="resample") as tick:
+        results = protocol.score(library, names, sets, params.bootstrap, params.seed, ctx.scratch / "scores", ctx.workers, tick)
+    metrics = protocol.publish(results, sets, library, digests, unavailable, params.reference)
+    warnings = protocol.warnings(results, sets, library, unavailable)
+    for warning in warnings:
+        print(f"{ctx.name}: {warning}")
+
+    by_id = {clip.clip_id: clip for clip in real}
+    shown = choose_examples(sets.generated, by_id, params.examples)
+    shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
+    write_report(
+        report,
+        family=ctx.family or ctx.name,
+        metrics=metrics,
+        warnings=warnings,
+        generated=examples(shown, by_id, files["generated"], clips, results, params.sample_rate),
+        codec=examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate),
+        sample_rate=params.sample_rate,
+    )
+    for name in ("index.html", "scores.md", "scores.json", "ruler.png"):
+        ctx.tracking.log_file(report / name, "report")
+    return metrics
+
+
+def read_catalog(path: Path) -> list[protocol.Clip]:
+    """Every real clip, sorted by id."""
+    rows = shards.read_table(path, manifest.CATALOG).to_pylist()
+    if not rows:
+        raise UserError(f"{path}: no clips to measure against; remake it with `dvc repro`")
+    clips = [
+        protocol.Clip(
+            clip_id=row["clip_id"],
+            recording_id=row["recording_id"],
+            shard=row["shard"],
+            split=row["split"],
+            labels=tuple(row["labels"] or ()),
+            captions=tuple(row["captions"] or ()),
+        )
+        for row in rows
+    ]
+    return sorted(clips, key=lambda clip: clip.clip_id)
+
+
+def sound_files(directory: Path) -> dict[str, Path]:
+    """The sounds `<clip id>.wav` of a directory by id; none is an error."""
+    found = {path.stem: path for path in sorted(directory.glob("*.wav"))}
+    if not found:
+        raise UserError(f"{directory}: no sounds (*.wav) to score; make them with `dvc repro`")
+    return found
+
+
+def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The embedders whose weights are here, and what the metrics say of the others; none at all is an error."""
+    unavailable = {}
+    for name in wanted:
+        reason = embedders.unavailable(name)
+        if reason:
+            print(f"evaluate: {name} is skipped: {reason}")
+            unavailable[name] = embedders.MISSING[name]
+    names = [name for name in wanted if name not in unavailable]
+    if not names:
+        raise UserError("no embedder can be used; add `tagger`, which needs no download, to evaluate.embedders")
+    return names, unavailable
+
+
+def by_shard(real: list[protocol.Clip], wanted: set[str], clips: Path) -> dict[Path, set[str]]:
+    """Which of the wanted clips lie in which shard."""
+    found: dict[Path, set[str]] = {}
+    for clip in real:
+        if clip.clip_id in wanted:
+            found.setdefault(clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
+    return found
+
+
+def choose_examples(ids: tuple[str, ...], clips: dict[str, protocol.Clip], count: int) -> list[str]:
+    """Ids to show: one of each set of labels in turn, until there are enough."""
+    turns: dict[tuple[str, ...], int] = {}
+    order = []
+    for clip_id in ids:
+        labels = clips[clip_id].labels
+        turns[labels] = turns.get(labels, 0) + 1
+        order.append((turns[labels], labels, clip_id))
+    return sorted(clip_id for _, _, clip_id in sorted(order)[:count])
+
+
+def examples(
+    ids: list[str],
+    by_id: dict[str, protocol.Clip],
+    files: dict[str, Path],
+    clips: Path,
+    results: dict[str, dict[str, Any]],
+    sample_rate: int,
+) -> list[Example]:
+    """The sounds to hear, each with its real clip, what was asked for and what the embedders say of it."""
+    real_clips = [by_id[clip_id] for clip_id in ids]
+    waves = {}
+    for shard, wanted in by_shard(real_clips, set(ids), clips).items():
+        waves |= dict(features.clips_of(shard, wanted))
+    return [
+        Example(
+            clip_id=clip_id,
+            labels=by_id[clip_id].labels,
+            caption=by_id[clip_id].captions[0] if by_id[clip_id].captions else "",
+            reference=waves[clip_id],
+            sound=features.read_file(files[clip_id], sample_rate),
+            kl={name: result["kl_of"][clip_id] for name, result in results.items()},
+            predicted={
+                name: result["predicted"][clip_id] for name, result in results.items() if clip_id in result.get("predicted", {})
+            },
+        )
+        for clip_id in ids
+    ]
+
+
+if __name__ == "__main__":
+    stage.main(run, section="evaluate")

@@ -1,0 +1,66 @@
+"""KL divergence over pairs: known answers, direction, pairing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from soundmill.errors import UserError
+from soundmill.evaluation.divergence import EPSILON, kl_divergence, paired_kl, softmax
+
+P = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
+Q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
+
+
+def test_known_answers():
+    assert kl_divergence(P, Q, 0) == pytest.approx(0.589885181619163, abs=1e-14)
+    assert kl_divergence(P, Q, EPSILON) == pytest.approx(0.5898663152950138, abs=1e-14)
+    assert kl_divergence(Q, P, 0) == pytest.approx(0.497549319448034, abs=1e-14)
+
+
+def test_direction_is_reference_from_generated():
+    found = paired_kl({"a": np.log(P)}, {"a": np.log(Q)})
+    assert found["a"] == pytest.approx(0.5898663152950138, abs=1e-12)
+
+
+def test_missing_classes_of_the_reference_count_nothing_and_those_of_the_generated_stay_finite():
+    assert kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5]), 0) == pytest.approx(np.log(2))
+    assert kl_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), EPSILON) == pytest.approx(-np.log(EPSILON))
+
+
+@given(arrays(np.float32, 5, elements=st.floats(-1e4, 1e4, width=32)))
+def test_softmax_is_a_distribution_for_any_size_of_logit(logits):
+    found = softmax(logits)
+    assert found.dtype == np.float64
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found, softmax(logits.astype(np.float64) + 1000), atol=1e-9)
+
+
+def test_a_missing_pair_is_an_error_that_names_it():
+    logits = np.zeros(3)
+    with pytest.raises(UserError, match="no reference clip for generated clip dog_2;"):
+        paired_kl({"dog_1": logits}, {"dog_1": logits, "dog_2": logits})
+    with pytest.raises(UserError, match="no generated sound for reference clips cat_1, cat_2;"):
+        paired_kl({"cat_2": logits, "dog_1": logits, "cat_1": logits}, {"dog_1": logits})
+    with pytest.raises(UserError, match="no pairs"):
+        paired_kl({}, {})
+
+
+def test_pairs_are_matched_by_id_not_by_order():
+    random = np.random.default_rng(0)
+    reference = {name: random.standard_normal(4) for name in "abcd"}
+    generated = {name: random.standard_normal(4) for name in "dbca"}
+    found = paired_kl(reference, generated)
+    assert list(found) == list("abcd")
+    assert found == paired_kl(dict(reversed(reference.items())), dict(sorted(generated.items())))
+    assert found["b"] == float(kl_divergence(softmax(reference["b"]), softmax(generated["b"]), EPSILON))
+
+
+def test_logits_that_are_not_finite_and_other_class_counts_are_refused():
+    with pytest.raises(UserError, match="generated clip a are not finite"):
+        paired_kl({"a": np.zeros(2)}, {"a": np.array([np.nan, 0])})
+    with pytest.raises(UserError, match="2 and 3 classes"):
+        paired_kl({"a": np.zeros(2)}, {"a": np.zeros(3)})

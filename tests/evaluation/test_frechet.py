@@ -1,0 +1,160 @@
+"""Fréchet distance: known answers, rank-deficient sets, streaming moments, bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill.errors import UserError
+from soundmill.evaluation import frechet
+from soundmill.evaluation.frechet import (
+    Moments,
+    bootstrap_frechet,
+    frechet_distance,
+    frechet_of_covariances,
+    frechet_of_rows,
+)
+
+ZERO = np.zeros(2)
+
+
+def rank_one(*values: float) -> np.ndarray:
+    return np.outer(values, values)
+
+
+@pytest.mark.parametrize(
+    ("mean1", "cov1", "mean2", "cov2", "wanted"),
+    [
+        ([0, 0], np.diag([1, 4]), [3, 4], np.diag([9, 16]), 33.0),
+        (ZERO, [[2, 1], [1, 2]], ZERO, np.diag([1, 4]), 0.7712204476543416),
+        (ZERO, np.diag([1, 0]), ZERO, np.diag([0, 1]), 2.0),
+        (ZERO, rank_one(1, 2), ZERO, rank_one(2, -1.5), 9.25),
+        (ZERO, np.zeros((2, 2)), ZERO, np.diag([2, 3]), 5.0),
+        (ZERO, np.zeros((2, 2)), [1, 1], np.zeros((2, 2)), 2.0),
+    ],
+)
+def test_known_answers(mean1, cov1, mean2, cov2, wanted):
+    assert frechet_of_covariances(mean1, cov1, mean2, cov2) == pytest.approx(wanted, abs=1e-12)
+    assert frechet_of_covariances(mean2, cov2, mean1, cov1) == pytest.approx(wanted, abs=1e-12)
+
+
+@given(st.floats(0, 10), st.integers(0, 2**32 - 1))
+def test_scaled_covariance(scale, seed):
+    factor = np.random.default_rng(seed).standard_normal((6, 4))
+    covariance = factor @ factor.T  # of rank 4 in 6 dimensions
+    found = frechet_of_covariances(np.zeros(6), covariance, np.zeros(6), scale**2 * covariance)
+    assert found == pytest.approx((1 - scale) ** 2 * np.trace(covariance), abs=1e-9 * np.trace(covariance))
+
+
+@pytest.mark.parametrize("rows", [(5, 7), (5, 300), (300, 5), (20, 21), (300, 200)])
+def test_rows_and_covariances_agree(rows):
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((rows[0], 20)), random.standard_normal((rows[1], 20)) * 2 + 1
+    assert frechet_of_rows(x, y) == pytest.approx(frechet_distance(Moments.of(x), Moments.of(y)), rel=1e-10)
+
+
+def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
+    from scipy.linalg import sqrtm
+
+    random = np.random.default_rng(1)
+    x, y = random.standard_normal((500, 8)) @ random.standard_normal((8, 8)), random.standard_normal((400, 8)) + 0.5
+    c1, c2 = np.cov(x.T), np.cov(y.T)
+    shift = x.mean(0) - y.mean(0)
+    wanted = shift @ shift + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert frechet_of_rows(x, y) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_same_set_is_at_distance_zero_even_when_rank_deficient():
+    rows = np.random.default_rng(2).standard_normal((10, 64))
+    assert frechet_of_rows(rows, rows) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(Moments.of(rows), Moments.of(rows)) == pytest.approx(0, abs=1e-10)
+
+
+def test_bias_of_two_equal_distributions_is_as_large_as_known():
+    random = np.random.default_rng(3)
+    found = frechet_of_rows(random.standard_normal((500, 128)), random.standard_normal((500, 128)))
+    assert found == pytest.approx(16.9, rel=0.05)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.integers(0, 2**32 - 1))
+def test_streaming_equals_batch_in_any_order(sizes, seed):
+    random = np.random.default_rng(seed)
+    parts = [random.standard_normal((size, 3)) * 5 + 100 for size in sizes]
+    batch = Moments.of(np.concatenate(parts))
+    for order in (parts, parts[::-1]):
+        stream = Moments.over(order)
+        assert stream.count == batch.count
+        np.testing.assert_allclose(stream.mean, batch.mean, rtol=1e-12)
+        np.testing.assert_allclose(stream.covariance, batch.covariance, rtol=1e-9, atol=1e-9)
+    left, right = Moments.over(parts[:1]) + Moments.over(parts[:1]), Moments.of(np.concatenate(parts[:1] * 2))
+    np.testing.assert_allclose(left.scatter, right.scatter, rtol=1e-9, atol=1e-9)
+
+
+def test_covariance_has_ddof_one_and_survives_a_large_mean():
+    rows = np.random.default_rng(4).standard_normal((50, 3)) + 1e8
+    np.testing.assert_allclose(Moments.over(np.split(rows, 5)).covariance, np.cov(rows.T), rtol=1e-6)
+
+
+def test_rows_that_are_not_finite_are_refused_by_number():
+    rows = np.zeros((4, 2))
+    rows[2, 1] = np.nan
+    with pytest.raises(UserError, match="row 2"):
+        Moments.of(rows)
+    with pytest.raises(UserError, match="row 2"):
+        frechet_of_rows(np.zeros((4, 2)), rows)
+    with pytest.raises(UserError, match="not finite"):
+        bootstrap_frechet([rows], [np.zeros((4, 2))], range(1), 0)
+
+
+def test_too_few_rows_and_other_sizes_are_refused():
+    with pytest.raises(UserError, match="at least 2"):
+        frechet_of_rows(np.zeros((1, 2)), np.zeros((3, 2)))
+    with pytest.raises(UserError, match="at least 2"):
+        bootstrap_frechet([np.zeros((1, 2))], [np.zeros((3, 2))], range(1), 0)
+    with pytest.raises(UserError, match="size 2 and 3"):
+        frechet_of_rows(np.zeros((4, 2)), np.zeros((4, 3)))
+    with pytest.raises(UserError, match="size 2 and 3"):
+        frechet_of_covariances(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+    with pytest.raises(UserError, match="pooled"):
+        Moments.of(np.zeros((4, 2))) + Moments.of(np.zeros((4, 3)))
+    with pytest.raises(UserError, match="matrix"):
+        Moments.of(np.zeros(4))
+    with pytest.raises(UserError, match="no embeddings"):
+        Moments.over([])
+
+
+def clips(seed: int, sizes: list[int], dimensions: int) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.standard_normal((size, dimensions)) + random.standard_normal(dimensions) for size in sizes]
+
+
+@pytest.mark.parametrize("dimensions", [3, 30, 200])
+def test_bootstrap_replicate_is_the_distance_of_the_resampled_clips(dimensions):
+    generated, reference = clips(0, [3, 4, 5, 2, 6, 3], dimensions), clips(1, [9, 2, 7, 4, 8, 5, 3, 9], dimensions)
+    found = bootstrap_frechet(generated, reference, range(3), seed=7)
+    for replicate, value in enumerate(found):
+        random = np.random.default_rng([7, replicate])
+        sets = []
+        for part in (generated, reference):
+            sets.append(np.concatenate([part[index] for index in random.integers(len(part), size=len(part))]))
+        assert value == pytest.approx(frechet_of_rows(*sets), rel=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [3, 30, 200])
+def test_bootstrap_routes_agree(dimensions, monkeypatch):
+    generated, reference = clips(2, [5] * 8, dimensions), clips(3, [6] * 20, dimensions)
+    products = bootstrap_frechet(generated, reference, range(4), 0)
+    monkeypatch.setattr(frechet, "MOST_PRODUCTS", 0)
+    np.testing.assert_allclose(bootstrap_frechet(generated, reference, range(4), 0), products, rtol=1e-6)
+    np.testing.assert_allclose(bootstrap_frechet(reference, generated, range(4), 0).shape, products.shape)
+
+
+def test_bootstrap_can_be_split_anywhere():
+    generated, reference = clips(4, [3] * 5, 8), clips(5, [3] * 6, 8)
+    whole = bootstrap_frechet(generated, reference, range(6), 1)
+    parts = [bootstrap_frechet(generated, reference, block, 1) for block in (range(2), range(2, 5), range(5, 6))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert np.ptp(whole) > 0
