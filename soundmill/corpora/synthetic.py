@@ -1,0 +1,382 @@
+"""The embedded corpus: recordings of synthesised sound events, and captions composed from what each clip window really holds.
+
+Everything follows from the seed: `plan` says which events sound when in which recording, `render` makes one recording of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundmill import shards
+from soundmill.corpora.sounds import GENERATORS
+from soundmill.errors import UserError
+
+LABELS = tuple(sorted(GENERATORS))
+MIN_RECORDINGS = 16  # below it, valid and test could not hold every event beside a training set
+
+# How a person may say it; each phrase holds a word that no other event's phrases have.
+PHRASES: dict[str, tuple[str, ...]] = {
+    "bell": ("a bell rings", "a bell tolls"),
+    "bird": ("a bird sings", "a bird chirps"),
+    "clock": ("a clock ticks", "a clock ticks and tocks"),
+    "dog": ("a dog barks", "a dog is barking"),
+    "engine": ("an engine idles", "an engine runs"),
+    "footsteps": ("footsteps crunch on gravel", "footsteps go by"),
+    "hi-hat": ("a hi-hat plays", "a hi-hat keeps time"),
+    "kick drum": ("a kick drum thumps", "a kick drum plays a steady beat"),
+    "rain": ("rain falls", "rain patters down"),
+    "siren": ("a siren wails", "a siren sounds"),
+    "snare drum": ("a snare drum is played", "a snare drum cracks"),
+    "wind": ("wind blows", "wind howls"),
+}
+CONTINUOUS = ("rain", "wind", "engine", "clock")  # what can go on behind another event
+SILENT_CAPTION = "hardly anything is heard"
+
+# (extension, rate, channels): what AudioCaps downloads come as.
+CONTAINERS = (("wav", 44_100, 2), ("flac", 48_000, 1), ("ogg", 32_000, 1), ("mp3", 44_100, 2), ("m4a", 48_000, 2))
+ENCODERS = {
+    "ogg": ("-c:a", "libvorbis", "-q:a", "6", "-f", "ogg"),
+    "mp3": ("-c:a", "libmp3lame", "-b:a", "160k", "-f", "mp3"),
+    "m4a": ("-c:a", "aac", "-b:a", "160k", "-f", "ipod"),
+}
+ENCODE_TIMEOUT = 120  # seconds; 35 s of sound take less than one
+
+EDGE_SECONDS = 0.8  # an event overlaps a window by at least this or not at all, so a caption is never arguable
+PAUSE_SECONDS = 0.35  # between events in sequence
+FADE_SECONDS = 0.02
+OVERLAP_SECONDS = 0.3  # events that share at least this are told with "while", others with "then"
+ROOM_DBFS = -66.0  # noise floor, so no recording is digitally silent
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sound from `onset` to `offset` seconds; `gain` in dB beside the others, `pan` from -1 (left) to 1."""
+
+    label: str
+    onset: float
+    offset: float
+    gain: float
+    pan: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file of the corpus, as planned."""
+
+    index: int
+    split: str  # train | val | test, as AudioCaps names its csv files
+    video: str
+    start: int  # seconds into the imagined video
+    name: str
+    extension: str
+    rate: int
+    channels: int
+    seconds: float
+    level: float  # dBFS of the loudest sample
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is in one clip: `labels` with the longest-sounding event first; times relative to the recording."""
+
+    start: float
+    caption: str
+    labels: tuple[str, ...]
+
+
+def plan(recordings: int, window_seconds: float, min_seconds: float, seed: int) -> list[Recording]:
+    """The whole corpus on paper: `val` and `test` hold every event alone, `train` single events, sequences and overlaps."""
+    if recordings < MIN_RECORDINGS:
+        raise UserError(
+            f"corpus.recordings: {recordings} is too few for all {len(LABELS)} events in every split; at least {MIN_RECORDINGS}"
+        )
+    rng = np.random.default_rng([seed, 0])
+    held_out = max(4, recordings // 5)
+    scenes = [
+        (split, scene) for split in ("val", "test") for scene in _held_out_scenes(rng, held_out, window_seconds, min_seconds)
+    ] + [("train", scene) for scene in _training_scenes(rng, recordings - 2 * held_out, window_seconds, min_seconds)]
+    videos = _videos(rng, recordings)
+    starts = [int(start) * 10 for start in rng.integers(0, 58, recordings)]
+    # One video of which two stretches were taken, as happens in the wild: its id alone does not name a file.
+    videos[-1], starts[-1], starts[-2] = videos[-2], 300, 30
+    planned = []
+    for index, (split, (seconds, events)) in enumerate(scenes):
+        extension, rate, channels = CONTAINERS[(index + index // len(LABELS)) % len(CONTAINERS)]
+        prefix = "Y" if index % 6 == 4 else ""
+        name = f"{prefix}{videos[index]}_{starts[index]}.{extension}"
+        level = float(rng.uniform(-12, -1.5))
+        planned.append(
+            Recording(index, split, videos[index], starts[index], name, extension, rate, channels, seconds, level, tuple(events))
+        )
+    return planned
+
+
+Scene = tuple[float, list[Event]]  # seconds, events
+
+
+def _held_out_scenes(rng: np.random.Generator, count: int, window: float, shortest: float) -> list[Scene]:
+    """Every event once, alone in windows of its own; every third scene goes on with a second event over the last."""
+    order = [str(label) for label in rng.permutation(LABELS)]
+    scenes = []
+    for number in range(count):
+        labels = order[number::count] or [order[number % len(order)]]
+        times = _cut(rng.uniform(0.8, 1.4) * window, window, shortest) if len(labels) == 1 else len(labels) * window
+        events = _in_turn(rng, labels, times, window, aligned=True)
+        if number % 3 == 0:
+            times += window
+            last = events.pop()
+            other = _other(rng, [label.label for label in [*events, last]])
+            events.append(_event(rng, last.label, last.onset, times, window, times))
+            events.append(_event(rng, other, times - window + rng.uniform(0.1, 0.3) * window, times, window, times))
+        scenes.append((times, events))
+    return scenes
+
+
+def _training_scenes(rng: np.random.Generator, count: int, window: float, shortest: float) -> list[Scene]:
+    """Two thirds single events of 2–20 s, all events equally often; the rest sequences and overlaps of 12–35 s."""
+    singles = count - count // 3
+    dealt = [str(label) for _ in range(-(-singles // len(LABELS))) for label in rng.permutation(LABELS)][:singles]
+    scenes: list[Scene] = []
+    for number, label in enumerate(dealt):
+        # One in six is a short one-shot; the others fill several windows.
+        seconds = _cut(rng.uniform(2, 4.5) if number % 6 == 5 else rng.uniform(8, 20), window, shortest)
+        scenes.append((seconds, [_event(rng, label, 0, seconds, window, seconds)]))
+    makers = (_sequence_scene, _overlap_scene, _layered_scene)
+    for number in range(count - singles):
+        seconds = _cut(35.0 if number == 0 else rng.uniform(12, 30), window, shortest)
+        scenes.append((seconds, makers[number % len(makers)](rng, seconds, window)))
+    return scenes
+
+
+def _sequence_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
+    labels = [str(label) for label in rng.permutation(LABELS)[: 3 if seconds > 18 else 2]]
+    return _in_turn(rng, labels, seconds, window, aligned=bool(rng.random() < 0.5))
+
+
+def _overlap_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
+    """Something goes on while something else comes and goes."""
+    behind = str(rng.choice(CONTINUOUS))
+    before = _other(rng, [behind])
+    onset, offset = seconds * rng.uniform(0.15, 0.3), seconds * rng.uniform(0.65, 0.85)
+    return [_event(rng, behind, 0, seconds, window, seconds), _event(rng, before, onset, offset, window, seconds)]
+
+
+def _layered_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
+    """Two at once, then a third: "a siren wails while rain falls, then a bell rings"."""
+    behind = str(rng.choice(CONTINUOUS))
+    first = _other(rng, [behind])
+    then = _other(rng, [behind, first])
+    turn = seconds * rng.uniform(0.5, 0.65)
+    return [
+        _event(rng, behind, 0, turn, window, seconds),
+        _event(rng, first, seconds * rng.uniform(0.05, 0.15), turn, window, seconds),
+        _event(rng, then, turn + PAUSE_SECONDS, seconds, window, seconds),
+    ]
+
+
+def _in_turn(rng: np.random.Generator, labels: Sequence[str], seconds: float, window: float, aligned: bool) -> list[Event]:
+    """Events one after the other; `aligned`: changing with the windows, so that each window holds one."""
+    share = seconds / len(labels)
+    if aligned and share >= window:
+        share = window * int(share / window)
+    edges = [share * number for number in range(len(labels))] + [seconds]
+    return [
+        _event(
+            rng,
+            label,
+            onset + (PAUSE_SECONDS / 2 if onset else 0),
+            offset - (PAUSE_SECONDS / 2 if offset < seconds else 0),
+            window,
+            seconds,
+        )
+        for label, onset, offset in zip(labels, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _other(rng: np.random.Generator, taken: Sequence[str]) -> str:
+    return str(rng.choice([label for label in LABELS if label not in taken]))
+
+
+def _event(rng: np.random.Generator, label: str, onset: float, offset: float, window: float, seconds: float) -> Event:
+    """An event whose ends are moved to the next window's edge where they would be a mere touch of a window."""
+    edge = min(EDGE_SECONDS, window / 2)
+
+    def snapped(time: float) -> float:
+        into = time % window
+        if 0 < into < edge or window - edge < into < window:
+            return min(seconds, round(time / window) * window)
+        return time
+
+    onset, offset = snapped(onset), snapped(offset)
+    return Event(label, round(onset, 3), round(min(offset, seconds), 3), float(rng.uniform(-4, 2)), float(rng.uniform(-0.6, 0.6)))
+
+
+def _cut(seconds: float, window: float, shortest: float) -> float:
+    """A duration whose last window is whole, or clearly long enough to become a clip, whatever padding a codec adds."""
+    rest = seconds % window
+    if rest < min(shortest + EDGE_SECONDS, window) and seconds > window:
+        seconds -= rest
+    return round(max(seconds, min(2.0, window)), 1)
+
+
+def _videos(rng: np.random.Generator, count: int) -> list[str]:
+    """Random ids as YouTube's; the first few have what trips parsers: a leading `-`, `_` before digits, a leading `Y`."""
+    alphabet = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
+    videos = ["".join(rng.choice(alphabet, 11)) for _ in range(count)]
+    videos[1] = "-" + videos[1][1:]
+    videos[2] = videos[2][:8] + "_30"
+    videos[3] = "Y" + videos[3][1:]
+    videos[4] = "Y" + videos[4][1:]  # and `Y` before it in the file's name
+    videos[5] = "--" + videos[5][2:10] + "_"
+    assert len(set(videos)) == count
+    return videos
+
+
+def windows_of(seconds: float, window_seconds: float, min_seconds: float) -> list[tuple[float, float]]:
+    """Start and end of the clips that the segment stage cuts; a last one under `min_seconds` is none."""
+    starts = [number * window_seconds for number in range(int(seconds / window_seconds + 1e-9) + 1)]
+    ends = [min(start + window_seconds, seconds) for start in starts]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if end - start >= max(min_seconds, 1e-6)]
+
+
+def describe(events: Iterable[Event], start: float, end: float, rng: np.random.Generator) -> Window:
+    """Caption and labels of the events between two moments of a recording."""
+    inside = [
+        (max(event.onset, start), min(event.offset, end), event.label)
+        for event in events
+        if event.onset < end and event.offset > start
+    ]
+    longest_first = sorted(inside, key=lambda part: (part[0] - part[1], part))
+    if not inside:
+        return Window(start, SILENT_CAPTION, ())
+    phrases = {label: str(rng.choice(PHRASES[label])) for _, _, label in sorted(inside)}
+    return Window(start, _tell(sorted(inside), phrases), tuple(dict.fromkeys(label for _, _, label in longest_first)))
+
+
+def _tell(parts: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
+    """One sentence on (onset, offset, label) parts: "then" between those in turn, "while" for those at once."""
+    groups: list[list[tuple[float, float, str]]] = []
+    for part in sorted(parts):
+        if groups and part[0] < max(offset for _, offset, _ in groups[-1]) - OVERLAP_SECONDS:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return ", then ".join(_tell_group(group, phrases) for group in groups)
+
+
+def _tell_group(group: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
+    if len(group) == 1:
+        return phrases[group[0][2]]
+    behind = max(group, key=lambda part: (part[1] - part[0], part))
+    others = [part for part in group if part is not behind]
+    if len(others) == 1:
+        return f"{phrases[others[0][2]]} while {phrases[behind[2]]}"
+    return f"{phrases[behind[2]]} while {_tell(others, phrases).replace(', then ', ' and then ')}"
+
+
+def render(recording: Recording, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The recording's wave [T, channels] in [-1, 1], and each event's share of its mono sum [T], zero outside the event."""
+    rng = np.random.default_rng([seed, 1, recording.index])
+    size = round(recording.seconds * recording.rate)
+    stems = []
+    mix = np.zeros((size, recording.channels))
+    for event in recording.events:
+        first, last = round(event.onset * recording.rate), min(size, round(event.offset * recording.rate))
+        sound = GENERATORS[event.label](rng, (last - first) / recording.rate, recording.rate)[: last - first]
+        sound = sound / _loudness(sound, recording.rate) * 10 ** (event.gain / 20)
+        fade = min(round(FADE_SECONDS * recording.rate), len(sound) // 2)
+        sound[len(sound) - fade :] *= np.linspace(1, 0, fade)
+        angle = (event.pan + 1) * np.pi / 4
+        sides = np.array([np.cos(angle), np.sin(angle)]) if recording.channels == 2 else np.array([np.sqrt(0.5)])
+        mix[first:last] += sound[:, None] * sides
+        stem = np.zeros(size)
+        stem[first:last] = sound * sides.mean()
+        stems.append(stem)
+    scale = 10 ** (recording.level / 20) / max(np.abs(mix).max(), 1e-9)
+    floor = rng.standard_normal((size, recording.channels)) * 10 ** (ROOM_DBFS / 20)
+    return np.clip(mix * scale + floor, -1, 1), [stem * scale for stem in stems]
+
+
+def _loudness(sound: np.ndarray, rate: int) -> float:
+    """RMS of the louder 50 ms frames, so that a tick and a hiss of one loudness mix as equals."""
+    frame = max(1, rate // 20)
+    frames = sound[: len(sound) // frame * frame].reshape(-1, frame) if len(sound) >= frame else sound[None]
+    power = np.mean(frames**2, axis=1)
+    return float(np.sqrt(max(np.quantile(power, 0.9), power.max() / 4, 1e-12)))
+
+
+def write_recording(recording: Recording, seed: int, window_seconds: float, min_seconds: float, output: Path) -> shards.Report:
+    """Render one recording into the file `output`; the report's one detail holds its windows' captions and labels."""
+    wave, _ = render(recording, seed)
+    samples = np.round(wave * 32767).astype("<i2")
+    shards.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
+    rng = np.random.default_rng([seed, 2, recording.index])
+    windows = [
+        describe(recording.events, start, end, rng) for start, end in windows_of(recording.seconds, window_seconds, min_seconds)
+    ]
+    rows = [[recording.start + window.start, window.caption, list(window.labels)] for window in windows]
+    return shards.Report(details=[[recording.split, recording.video, rows]])
+
+
+def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
+    """Write int16 samples [T, channels] in the container that `extension` names; the same bytes every time.
+
+    Ogg, too, is by ffmpeg: libsndfile gives each file a random serial number.
+    """
+    import soundfile
+
+    if extension in ("wav", "flac"):
+        soundfile.write(path, samples, rate, subtype="PCM_16", format=extension)
+        return
+    from soundmill.audio.decode import ffmpeg_executable
+
+    command = [
+        ffmpeg_executable(),
+        "-loglevel",
+        "error",
+        "-nostdin",
+        "-f",
+        "s16le",
+        "-ar",
+        rate,
+        "-ac",
+        samples.shape[1],
+        "-i",
+        "pipe:0",
+    ]
+    command += ["-threads", 1, *ENCODERS[extension], "-map_metadata", -1, "-fflags", "+bitexact", "-flags:a", "+bitexact"]
+    command += ["-y", f"file:{path.absolute()}"]
+    done = subprocess.run([str(word) for word in command], input=samples.tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT)
+    if done.returncode or done.stderr:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise UserError(f"ffmpeg could not write {extension}: {said or f'exit status {done.returncode}'}; see `soundmill doctor`")
+
+
+def write_csv(details: Iterable[list[Any]], directory: Path) -> None:
+    """Write train.csv, val.csv, test.csv as AudioCaps does, and labels.csv beside them; `details` are those of write_recording."""
+    tables: dict[str, list[list[Any]]] = {"train": [], "val": [], "test": []}
+    labels: list[list[Any]] = []
+    number = 0
+    for split, video, rows in details:
+        for start, caption, names in rows:
+            number += 1
+            tables[split].append([number, video, f"{start:g}", caption])
+            labels.append([video, f"{start:g}", ";".join(names)])
+    for split, rows in tables.items():
+        _write_table(directory / f"{split}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], rows)
+    _write_table(directory / "labels.csv", ["youtube_id", "start_time", "labels"], labels)
+
+
+def _write_table(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    path.write_text(text.getvalue(), encoding="utf-8")
