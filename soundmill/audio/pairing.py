@@ -1,0 +1,73 @@
+"""Which two clips are mixed: a deterministic choice that one more clip disturbs little; never two of one recording."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# How far the search for a partner of another kind goes before one of the same kind will do.
+RECORDINGS_TRIED = 256
+CLIPS_TRIED = 8  # of each recording
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A clip that may be mixed; `kinds` are its labels, or its captions where there are none."""
+
+    clip_id: str
+    recording_id: str
+    kinds: frozenset[str]
+
+
+def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[tuple[Candidate, Candidate]]:
+    """At most `count` pairs, none twice (in either order), each of two recordings; fewer when the clips allow no more.
+
+    Every clip is `first` equally often (±1). Clips and partners are drawn by hash, so the order of `candidates` does not matter
+    and one more clip changes few of the other pairs.
+    """
+    turn = sorted(candidates, key=lambda one: (_hash(seed, "first", one.clip_id), one.clip_id))
+    clips_of: dict[str, list[Candidate]] = {}
+    for one in turn:
+        clips_of.setdefault(one.recording_id, []).append(one)
+    ring = sorted((_hash(seed, "recording", name), name) for name in clips_of)
+    pairs: list[tuple[Candidate, Candidate]] = []
+    used: set[frozenset[str]] = set()
+    for index in range(count if len(clips_of) > 1 else 0):
+        lap, place = divmod(index, len(turn))
+        first = turn[place]
+        second = _partner(first, _hash(seed, f"second {lap}", first.clip_id), ring, clips_of, used)
+        if second is not None:
+            pairs.append((first, second))
+            used.add(frozenset((first.clip_id, second.clip_id)))
+    return pairs
+
+
+def _partner(
+    first: Candidate,
+    point: int,
+    ring: list[tuple[int, str]],
+    clips_of: dict[str, list[Candidate]],
+    used: set[frozenset[str]],
+) -> Candidate | None:
+    """The next clip on the ring from `point` that shares no kind with `first`, else the next one that is allowed at all."""
+    start = bisect.bisect_left(ring, (point, ""))
+    fallback = None
+    for step in range(min(len(ring), RECORDINGS_TRIED)):
+        _, name = ring[(start + step) % len(ring)]
+        if name == first.recording_id:
+            continue
+        clips = clips_of[name]
+        for turn in range(min(len(clips), CLIPS_TRIED)):
+            second = clips[(point + turn) % len(clips)]
+            if frozenset((first.clip_id, second.clip_id)) in used:
+                continue
+            if not first.kinds & second.kinds:
+                return second
+            fallback = fallback or second
+    return fallback
+
+
+def _hash(seed: int, role: str, key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{role}\0{key}".encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,153 @@
+"""Mix pairs of training clips at equal pressure level and join their captions (Tokozume et al. 2018; TANGO §2.3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from soundmill import manifest, shards, stage
+from soundmill.audio.decode import decode_flac, encode_flac
+from soundmill.audio.pairing import Candidate, plan_pairs
+from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
+from soundmill.errors import UserError
+from soundmill.params import SampleRate, Seed, StageParams
+from soundmill.stage import Context, Input, Output
+
+MIXES_AT_ONCE = 256  # what a worker holds of the clips' (compressed) sound; more reads each row group less often
+FULL_SCALE = 32767 / 32768
+
+
+class MixupParams(StageParams):
+    pairing: Literal["pressure", "random", "none"]  # random: the two halves count equally, whatever their levels
+    ratio: float = Field(ge=0, le=100, description="mixes per captioned training clip")
+    sample_rate: SampleRate
+    seed: Seed
+
+
+def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: Output) -> dict[str, Any]:
+    """Write the mixes of the training split; clips without a caption cannot be mixed and are counted."""
+    rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
+    training = [row for row in rows if row["split"] == "train"]
+    captioned = {row["clip_id"]: row for row in training if row["captions"]}
+    wanted = 0 if params.pairing == "none" else int(params.ratio * len(captioned) + 0.5)
+    pairs = plan_pairs([_candidate(row) for row in captioned.values()], wanted, params.seed)
+    places = _places(clips) if pairs else {}
+    plans = [_plan(params, captioned[first.clip_id], captioned[second.clip_id], places, clips) for first, second in pairs]
+    if len({plan["clip_id"] for plan in plans}) < len(plans):
+        raise UserError("params.yaml: mixup.seed: two mixes got the same id; take another seed")
+
+    count = 1 + max((row["shard"] for row in rows), default=0)
+    by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for plan in sorted(plans, key=lambda plan: plan["clip_id"]):
+        by_shard[shards.shard_of(plan["clip_id"], count)].append(plan)
+    # Without a single mix there is one empty shard, so whoever reads the directory needs no special case.
+    jobs = [
+        shards.Job(shards.shard_name(index), (by_shard[index], params.pairing, params.sample_rate), len(by_shard[index]))
+        for index in sorted(by_shard) or [0]
+    ]
+    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
+    if len(pairs) < wanted:
+        print(f"mixup: {len(pairs)} of {wanted} mixes: there are no more pairs of different recordings to mix")
+    if len(captioned) < len(training):
+        print(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
+    return {
+        "mixes": len(pairs),
+        "missing_mixes": wanted - len(pairs),
+        "training_clips": len(training),
+        "without_caption": len(training) - len(captioned),
+        "scaled_down": report.counts.get("scaled_down", 0),
+        "silent": report.counts.get("silent", 0),
+    }
+
+
+def _candidate(row: dict[str, Any]) -> Candidate:
+    return Candidate(row["clip_id"], row["recording_id"], frozenset(row["labels"] or row["captions"]))
+
+
+def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
+    """Where each clip lies: shard, row group, digest of the row."""
+    places = {}
+    for path in shards.shard_paths(clips):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group, columns=["clip_id", "digest"]).to_pylist():
+                    places[row["clip_id"]] = (str(path), group, row["digest"])
+    return places
+
+
+def _plan(
+    params: MixupParams, first: dict[str, Any], second: dict[str, Any], places: dict[str, tuple[str, int, str]], clips: Path
+) -> dict[str, Any]:
+    """All that is known of a mix before its sound is read."""
+    for row in (first, second):
+        if row["clip_id"] not in places:
+            raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is not there; remake both: `dvc repro rename`")
+    clip_id = "mix_" + shards.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
+    captions = [row["captions"][_choice(params.seed, clip_id, row["clip_id"], len(row["captions"]))] for row in (first, second)]
+    caption = join_captions(*captions)
+    labels = sorted({*first["labels"], *second["labels"]})
+    (*place_first, digest_first), (*place_second, digest_second) = places[first["clip_id"]], places[second["clip_id"]]
+    return {
+        "clip_id": clip_id,
+        "caption": caption,
+        "labels": labels,
+        "first": first["clip_id"],
+        "second": second["clip_id"],
+        "places": [tuple(place_first), tuple(place_second)],
+        "digest": shards.digest(params.model_dump(mode="json"), digest_first, digest_second, caption, labels),
+    }
+
+
+def _choice(seed: int, clip_id: str, part: str, count: int) -> int:
+    return int(shards.digest(seed, clip_id, part), 16) % count
+
+
+def mix_shard(plans: list[dict[str, Any]], pairing: str, sample_rate: int, output: Path) -> shards.Report:
+    """Write the mixes of one shard."""
+    report = shards.Report()
+    with shards.ShardWriter(output, manifest.MIXES) as writer:
+        for start in range(0, len(plans), MIXES_AT_ONCE):
+            some = plans[start : start + MIXES_AT_ONCE]
+            sounds = dict(_read_sounds(some))
+            for plan in some:
+                first, second = decode_flac(sounds[plan["first"]]), decode_flac(sounds[plan["second"]])
+                levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
+                ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
+                mixed = mix(first, second, ratio)
+                peak = float(np.abs(mixed).max(initial=0))
+                if peak > FULL_SCALE:  # clipping would add what neither clip has; a mix that fits keeps its level
+                    mixed *= np.float32(FULL_SCALE / peak)
+                    report.count("scaled_down")
+                report.count("silent", int(peak == 0))
+                audio = {"bytes": encode_flac(mixed, sample_rate), "path": f"{plan['clip_id']}.flac"}
+                kept = {key: plan[key] for key in ("clip_id", "caption", "labels", "first", "second", "digest")}
+                numbers = {"ratio": ratio, "level_first": levels[0], "level_second": levels[1], "num_samples": len(mixed)}
+                writer.write({**kept, **numbers, "audio": audio})
+                report.count("mixes")
+    return report
+
+
+def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """FLAC bytes of every clip that the plans need; each row group that holds one is read once."""
+    wanted: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for plan in plans:
+        for role, place in zip(("first", "second"), plan["places"], strict=True):
+            wanted[place].add(plan[role])
+    for path in sorted({path for path, _ in wanted}):
+        with pq.ParquetFile(path) as file:
+            for group in sorted(group for name, group in wanted if name == path):
+                table = file.read_row_group(group, columns=["clip_id", "audio"])
+                for row in range(table.num_rows):
+                    clip_id = table["clip_id"][row].as_py()
+                    if clip_id in wanted[path, group]:
+                        yield clip_id, table["audio"][row].as_py()["bytes"]
+
+
+if __name__ == "__main__":
+    stage.main(run, section="mixup")

@@ -1,0 +1,68 @@
+"""Log-mel spectrograms of clips or of mixes under one named mel spec; one shard for each shard of audio."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soundmill import manifest, shards, stage
+from soundmill.audio.mel import SPEC_KEY, MelSpec
+from soundmill.errors import UserError
+from soundmill.stage import Context, Input, Output
+
+# What is read of a shard, of clips or of mixes.
+SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
+
+
+def run(params: MelSpec, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
+    """Write a spectrogram for every row below `audio`; no clip at all is an error, no mix is not."""
+    paths = shards.shard_paths(audio)
+    jobs = [shards.Job(path.name, (path, params.model_dump_json()), pq.read_metadata(path).num_rows) for path in paths]
+    are_clips = pq.read_schema(paths[0]).names == manifest.CLIPS.names
+    if are_clips and not any(job.weight for job in jobs):
+        raise UserError(f"{audio}: no clips in it; see data/quarantine/ for what became of the recordings")
+    report = ctx.map_shards(spectrogram_shard, jobs, spectrograms)
+    return {"clips": report.counts.get("clips", 0), "frames": report.counts.get("frames", 0), "bands": params.n_mels}
+
+
+def spectrogram_shard(audio: Path, spec_json: str, output: Path) -> shards.Report:
+    """Write the log-mels of one shard of audio; the shard carries its spec."""
+    import soundfile
+    import torch
+
+    from soundmill.audio.mel import log_mel
+
+    torch.set_num_threads(1)
+    spec = MelSpec.model_validate_json(spec_json)
+    report = shards.Report()
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
+    with shards.ShardWriter(output, schema) as writer:
+        for row in shards.read_rows(audio, SOUND, columns=SOUND.names):
+            wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+            if sample_rate != spec.sample_rate:
+                raise UserError(
+                    f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
+                    "set its sample_rate to segment.sample_rate"
+                )
+            values = log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2")
+            writer.write(
+                {
+                    "clip_id": row["clip_id"],
+                    "log_mel": np.ascontiguousarray(values).tobytes(),
+                    "num_mels": values.shape[0],
+                    "num_frames": values.shape[1],
+                    "digest": shards.digest(spec_json, row["digest"]),
+                }
+            )
+            report.count("clips")
+            report.count("frames", values.shape[1])
+    return report
+
+
+if __name__ == "__main__":
+    stage.main(run, section="spectrogram")
