@@ -156,7 +156,7 @@ _YOUTUBE_ID = re.compile(r"([A-Za-z0-9_-]{11})(?:_\d+(?:\.\d+)?)?")
 
 
 def naming_stem(recording_id: str) -> str:
-    """What the names of a recording's clips start with: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
+    """What a recording's clips are named after: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
     found = _YOUTUBE_ID.fullmatch(recording_id)
     return found[1] if found else recording_id
 

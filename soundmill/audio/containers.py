@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 HEAD_BYTES = 65_536  # looked at to tell the type
+MAX_CHUNKS = 100_000  # top-level parts of a file; a crafted one could hold millions of empty ones
+MAX_FRAMES = 5_000_000  # a day of 20 ms packets
 
 STREAMED_SIZES = (0, 0xFFFFFFFF, 0x80000000)  # WAV data sizes of writers that could not seek back; the last is arecord's
 SOX_STREAMED_SIZE = 0x7FFFF000  # SoX's, rounded down to whole frames
@@ -271,6 +273,10 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float) -> Layout
     return walk(file, size, max_seconds) if walk else Layout(sndfile=kind.sndfile)
 
 
+def _too_many_parts() -> DecodeError:
+    return DecodeError("corrupt", "no sound has that many parts")
+
+
 def _read(file: BinaryIO, position: int, count: int) -> bytes:
     file.seek(position)
     return file.read(count)
@@ -288,13 +294,16 @@ def _chunks(
     `align`: what chunks are padded to; `counts_itself`: how much of the header the declared size includes.
     """
     position = start
-    while position + header.size <= size:
+    for _ in range(MAX_CHUNKS):
+        if position + header.size > size:
+            return
         name, declared = header.unpack(_read(file, position, header.size))
         declared -= counts_itself
         yield name, position + header.size, declared
         if declared < 0:
             return
         position += header.size + declared + (-declared) % align
+    raise _too_many_parts()
 
 
 def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -407,7 +416,11 @@ def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     codecs: list[bytes] = []
     open_streams: set[int] = set()
     next_page: dict[int, int] = {}
+    pages = 0
     while position < size:
+        pages += 1
+        if pages > MAX_FRAMES:
+            raise _too_many_parts()
         header = _read(file, position, 27)
         if header[:4] != b"OggS":
             if not open_streams and codecs:  # tags or padding behind the last page
@@ -441,8 +454,11 @@ def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int]:
     """(frames, samples) from `position` to the end; bytes between them that are neither tags nor zeros raise DecodeError."""
-    count, total, seconds = 0, 0, 0.0
+    count, total, seconds, steps = 0, 0, 0.0, 0
     while position < size:
+        steps += 1
+        if steps > MAX_FRAMES:
+            raise _too_many_parts()
         header = _read(file, position, 10)
         found = frame(header)
         if found is None:
@@ -520,7 +536,9 @@ def _walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
-    while position + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > size:
+            return Layout(sndfile=False)
         length, name = struct.unpack(">I4s", _read(file, position, 8))
         if length == 1:
             wide = file.read(8)
@@ -528,13 +546,13 @@ def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
                 raise DecodeError("truncated", "the file ends inside a box header")
             length = int.from_bytes(wide, "big")
         if length == 0:  # to the end of the file
-            break
+            return Layout(sndfile=False)
         if length < 8 or not all(32 <= byte < 127 for byte in name):
-            break  # not a box: what stands here is for ffmpeg to judge
+            return Layout(sndfile=False)  # not a box: what stands here is for ffmpeg to judge
         if position + length > size:
             raise _truncated(position + length, size, f"box {name.decode('latin-1')!r}")
         position += length
-    return Layout(sndfile=False)
+    raise _too_many_parts()
 
 
 def _vint(data: bytes) -> tuple[int, int] | None:
@@ -550,19 +568,19 @@ def _vint(data: bytes) -> tuple[int, int] | None:
 
 def _walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
-    while position < size:
+    for _ in range(MAX_CHUNKS):
+        if position >= size:
+            return Layout(sndfile=False)
         head = _read(file, position, 16)
         id_length = 9 - head[0].bit_length() if head[0] else 0
         found = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
-        if found is None:
-            break
+        if found is None or found[0] < 0:  # not an element; or streamed: the end is not declared
+            return Layout(sndfile=False)
         length, width = found
-        if length < 0:  # streamed: the end is not declared
-            break
         position += id_length + width + length
         if position > size:
             raise _truncated(position, size, "the segment")
-    return Layout(sndfile=False)
+    raise _too_many_parts()
 
 
 def _walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -578,13 +596,15 @@ def _walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def _walk_flv(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = int.from_bytes(_read(file, 5, 4), "big") + 4
-    while position < size:
+    for _ in range(MAX_FRAMES):
+        if position >= size:
+            return Layout(sndfile=False)
         header = _read(file, position, 11)
         length = int.from_bytes(header[1:4], "big")
         if len(header) < 11 or position + 11 + length > size:
             raise _truncated(position + 11 + length, size, "the last tag")
         position += 11 + length + 4
-    return Layout(sndfile=False)
+    raise _too_many_parts()
 
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
