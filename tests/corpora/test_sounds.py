@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def features(wave: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(wave, 1024)[::512] * np.hanning(1024)
     power = np.abs(np.fft.rfft(frames)) ** 2
     edges = np.geomspace(2, 250, 25).astype(int)
-    bands = np.stack([power[:, a : max(b, a + 1)].mean(1) for a, b in zip(edges[:-1], edges[1:], strict=True)], 1)
+    bands = np.stack([power[:, a : max(b, a + 1)].mean(1) for a, b in pairwise(edges)], 1)
     level = np.log(np.maximum(bands / bands.mean(), 1e-6))
     return np.concatenate([level.mean(0), level.std(0)])
 

@@ -1,0 +1,136 @@
+"""The walk over a corpus: what counts as a recording, what is ignored, and what is named and never opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+
+import pytest
+
+from soundmill.corpora import inventory
+from soundmill.errors import UserError
+
+
+def put(root, name: str | bytes, data: bytes = b"RIFF") -> None:
+    path = os.path.join(os.fsencode(root), os.fsencode(name))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def names(found: inventory.Inventory) -> list[bytes]:
+    return [file.raw_path for file in found.audio]
+
+
+def test_awkward_names_are_recordings_in_stable_order(tmp_path):
+    awkward = [
+        b"b c/'q\".wav",
+        b"-x.ogg",
+        b"100%:1.flac",
+        b"new\nline.mp3",
+        b"\xff\xfe.wav",
+        "ü.m4a".encode(),
+        b"video.mp4",
+        b"none",
+    ]
+    for name in reversed(awkward):
+        put(tmp_path, name, name)
+    found = inventory.take(tmp_path)
+    assert names(found) == sorted(awkward)
+    assert {file.raw_path: file.digest for file in found.audio} == {
+        name: hashlib.blake2b(name, digest_size=16).hexdigest() for name in awkward
+    }
+    assert [file.path for file in found.audio if b"\xff" in file.raw_path] == [r"\xff\xfe.wav"]
+    assert [file.path for file in found.audio if b"\n" in file.raw_path] == [r"new\x0aline.mp3"]
+    assert not found.rejected
+
+
+def test_digests_and_order_do_not_depend_on_workers(tmp_path):
+    for number in range(40):
+        put(tmp_path, f"d{number % 3}/{number}.wav", bytes([number + 1]) * 1000)
+    assert inventory.take(tmp_path, 1).audio == inventory.take(tmp_path, 8).audio
+
+
+def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
+    for name in (
+        "README.txt",
+        "LICENSE",
+        "CITATION.cff.md",
+        "meta/a.CSV",
+        "cover.jpg",
+        ".DS_Store",
+        "._x.wav",
+        ".git/x.wav",
+        "x.txt.wav",
+    ):
+        put(tmp_path, name)
+    put(tmp_path, "license_to_kill.wav")
+    found = inventory.take(tmp_path)
+    assert names(found) == [b"license_to_kill.wav", b"x.txt.wav"]
+    assert found.ignored == {".txt": 1, "LICENSE": 1, ".md": 1, ".csv": 1, ".jpg": 1, "dot files": 3}
+    assert found.csv_files() == [b"meta/a.CSV"]
+
+
+def test_what_cannot_be_read_is_named_and_never_opened(tmp_path):
+    put(tmp_path, "ok.wav")
+    put(tmp_path, "empty.wav", b"")
+    os.mkfifo(tmp_path / "pipe.wav")
+    os.mkfifo(tmp_path / "train.csv")
+    (tmp_path / "dangling.wav").symlink_to("nowhere.wav")
+    (tmp_path / "self.wav").symlink_to("self.wav")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.wav"))
+        found = inventory.take(tmp_path)
+    assert names(found) == [b"ok.wav"]
+    assert found.csv_files() == []
+    reasons = {row["path"]: (row["reason"], row["detail"]) for row in found.rejected}
+    assert reasons["empty.wav"] == ("empty", "zero bytes")
+    assert reasons["pipe.wav"] == reasons["train.csv"] == ("not a regular file", "FIFO")
+    assert reasons["s.wav"] == ("not a regular file", "socket")
+    assert reasons["dangling.wav"] == ("dangling link", "leads to nowhere.wav: No such file or directory")
+    assert reasons["self.wav"][0] == "dangling link"
+
+
+def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_path):
+    corpus, outside = tmp_path / "corpus", tmp_path / "outside"
+    put(corpus, "dog/a.wav")
+    put(outside, "bark/b.wav")
+    (corpus / "linked.wav").symlink_to(outside / "bark" / "b.wav")
+    (corpus / "elsewhere").symlink_to(outside)
+    (corpus / "elsewhere2").symlink_to(outside)
+    (corpus / "again").symlink_to("dog")
+    (corpus / "dog" / "loop").symlink_to("..")
+    (corpus / "above").symlink_to(tmp_path)
+    (corpus / "root").symlink_to("/")
+    (outside / "back").symlink_to(corpus)
+    found = inventory.take(corpus)
+    assert names(found) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
+    assert {row["path"] for row in found.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
+    assert {row["reason"] for row in found.rejected} == {"directory link"}
+
+
+def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
+    with pytest.raises(UserError, match=r"corpus\.path: no recording in .*no files"):
+        inventory.take(tmp_path).check_not_empty()
+    put(tmp_path, "notes.txt")
+    put(tmp_path, "zero.wav", b"")
+    with pytest.raises(UserError, match=r"1 \.txt.*zero\.wav: empty.*set it to"):
+        inventory.take(tmp_path).check_not_empty()
+
+
+def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
+    put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
+    found = inventory.take(tmp_path)
+    assert inventory.csv_columns(found, b"a.csv") == ["name", "caption"]
+    assert list(inventory.read_csv(found, b"a.csv")) == [
+        (3, {"name": "1", "caption": 'a, "b"\nc'}),
+        (5, {"name": "2", "caption": ""}),
+    ]
+
+
+def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
+    put(tmp_path, "bad.csv", b"name\n\xff\xff")
+    found = inventory.take(tmp_path)
+    with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
+        list(inventory.read_csv(found, b"bad.csv"))

@@ -1,0 +1,118 @@
+"""Splits: given ones hold, folds come next, a hash last; sources never part and training is never empty."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill.corpora.splits import assign
+
+
+def recording(number, split=None, fold=None, group=None):
+    return {"recording_id": f"r{number}", "split": split, "fold": fold, "group": group}
+
+
+def deal(rows, labels=None, valid=0.1, test=0.1, seed=0):
+    return assign(rows, labels or {}, valid_fraction=valid, test_fraction=test, seed=seed)
+
+
+def test_the_highest_fold_is_test_and_a_tenth_of_the_rest_valid_of_every_label():
+    rows = [recording(number, fold=number % 3 + 1) for number in range(240)]
+    labels = {f"r{number}": f"label {number // 24}" for number in range(240)}
+    splits, source = deal(rows, labels)
+    assert source == "folds"
+    assert {row["recording_id"] for row in rows if row["fold"] == 3} == {key for key, split in splits.items() if split == "test"}
+    assert Counter(splits.values()) == {"train": 144, "valid": 16, "test": 80}
+    assert {labels[key] for key, split in splits.items() if split == "valid"} == set(labels.values())
+
+
+def test_given_splits_hold_and_the_rest_trains():
+    rows = [recording(0, "train"), recording(1, "valid"), recording(2, "test"), recording(3)]
+    assert deal(rows) == ({"r0": "train", "r1": "valid", "r2": "test", "r3": "train"}, "given")
+
+
+def test_missing_given_splits_come_out_of_training():
+    rows = [recording(number, "train") for number in range(20)] + [recording(99, "test")]
+    splits, source = deal(rows)
+    assert source == "given"
+    assert Counter(splits.values()) == {"train": 18, "valid": 2, "test": 1}
+    assert splits["r99"] == "test"
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_given_splits_without_anything_to_train_on_are_put_aside(split):
+    splits, source = deal([recording(number, split) for number in range(20)])
+    assert source == "hash"
+    assert Counter(splits.values()) == {"train": 16, "valid": 2, "test": 2}
+
+
+def test_a_single_fold_is_no_test_set():
+    splits, source = deal([recording(number, fold=1) for number in range(10)])
+    assert source == "hash"
+    assert Counter(splits.values()) == {"train": 8, "valid": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, {"train": 1}),
+        (2, {"train": 1, "test": 1}),
+        (3, {"train": 1, "test": 1, "valid": 1}),
+        (4, {"train": 2, "test": 1, "valid": 1}),
+    ],
+)
+def test_tiny_corpora(count, expected):
+    assert Counter(deal([recording(number) for number in range(count)])[0].values()) == expected
+
+
+def test_a_class_keeps_its_only_recording_in_training():
+    rows = [recording(number) for number in range(21)]
+    labels = {f"r{number}": "dog" for number in range(20)} | {"r20": "aardvark"}
+    for seed in range(10):
+        assert deal(rows, labels, seed=seed)[0]["r20"] == "train"
+
+
+def test_zero_fractions_take_nothing():
+    assert set(deal([recording(number) for number in range(9)], valid=0.0, test=0.0)[0].values()) == {"train"}
+
+
+rows_strategy = st.lists(
+    st.tuples(
+        st.sampled_from([None, "train", "valid", "test"]),
+        st.sampled_from([None, 1, 2, 3]),
+        st.sampled_from([None, "g", "h", "i"]),
+        st.sampled_from("abc"),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(rows_strategy, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_properties(parts, seed, shuffler: random.Random):
+    rows = [recording(number, *part[:3]) for number, part in enumerate(parts)]
+    labels = {f"r{number}": part[3] for number, part in enumerate(parts)}
+    splits, _ = deal(rows, labels, seed=seed)
+    assert set(splits) == {row["recording_id"] for row in rows}
+    assert set(splits.values()) <= {"train", "valid", "test"}
+    assert "train" in splits.values()
+    for group in "ghi":
+        assert len({splits[row["recording_id"]] for row in rows if row["group"] == group}) <= 1
+
+
+@given(st.integers(1, 60), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_order_does_not_matter(count, seed, shuffler: random.Random):
+    rows = [recording(number) for number in range(count)]
+    mixed = rows[:]
+    shuffler.shuffle(mixed)
+    assert deal(rows, seed=seed) == deal(mixed, seed=seed)
+
+
+def test_growing_a_corpus_moves_few():
+    before, _ = deal([recording(number) for number in range(100)])
+    after, _ = deal([recording(number) for number in range(110)])
+    assert sum(before[key] != after[key] for key in before) <= 6
