@@ -95,7 +95,6 @@ def run(
     project: Project = None,
 ) -> None:
     """Run the whole pipeline over your own recordings, in a workspace of its own beside the demo's parameters and outputs."""
-    from flows import checkout
     from soundmill import params as parameters
     from soundmill.corpora import survey
     from soundmill.models import registry
@@ -104,11 +103,14 @@ def run(
     found = survey.survey(corpus)
     document = parameters.compose(root / "conf", [f"corpus={found.format}", *(overrides or [])])
     document["corpus"]["path"] = str(corpus.resolve())
-    training_seconds = sum(registry.training_seconds(family, document) for family in document["families"])
+    clips = found.num_clips(document["segment"]["clip_seconds"])
+    training_seconds = sum(registry.estimate_seconds(name, document, clips, len(found.labels)) for name in document["families"])
     for line in found.describe(document, training_seconds):
         typer.echo(line)
     if dry_run:
         raise typer.Exit(0)
+    from flows import checkout
+
     workspace = checkout.workspace(root, name or survey.slug(corpus), document)
     typer.echo(f"workspace   {workspace}")
     raise typer.Exit(checkout.run_pipeline(workspace))

@@ -49,7 +49,7 @@ class Survey:
         lines = [
             f"corpus      {self.directory}",
             f"format      {self.format}",
-            f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files ignored",
+            f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files",
             f"captions    {self.captions or 'none'}" + ("" if self.captions or not self.labels else "; made from the labels"),
             f"labels      {_listed(self.labels)}",
             f"splits      {self._splits()}",
@@ -61,7 +61,7 @@ class Survey:
             lines.append(f"rejected    {len(self.rejected)} (first: {first['path']}: {first['reason']})")
         if self.collisions:
             lines.append(f"collisions  {self.collisions} recordings share an id with another; they are named by a hash")
-        clips = max(1, math.ceil(self.seconds / parameters["segment"]["clip_seconds"]))
+        clips = self.num_clips(parameters["segment"]["clip_seconds"])
         seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
         lines.append(f"will make   about {clips} clips of {parameters['segment']['clip_seconds']:g} s")
@@ -69,6 +69,9 @@ class Survey:
             f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk"
         )
         return lines
+
+    def num_clips(self, clip_seconds: float) -> int:
+        return max(self.recordings, math.ceil(self.seconds / clip_seconds))
 
     def _splits(self) -> str:
         if self.splits:

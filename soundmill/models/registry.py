@@ -1,6 +1,7 @@
 """Model families by name: each is a package beside this file, imported only when it is asked for.
 
-A family offers `TrainParams`, `GenerateParams` (StageParams), `train`, `generate` and `generate_sounds`.
+A family offers `TrainParams`, `GenerateParams` (StageParams), `train`, `generate`, `generate_sounds` and
+`seconds` (what both will take on this machine).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from soundmill.errors import UserError
-from soundmill.params import StageParams, did_you_mean
+from soundmill.params import StageParams, did_you_mean, parse, section
 
 
 def names() -> list[str]:
@@ -35,6 +36,13 @@ def train_params(name: str) -> type[StageParams]:
 
 def generate_params(name: str) -> type[StageParams]:
     return family(name).GenerateParams
+
+
+def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_labels: int) -> float:
+    """Seconds that training and generating will take here, by the parameters in a whole params.yaml's content."""
+    train = parse(train_params(name), section(document, f"{name}.train", "params.yaml"), f"params.yaml: {name}.train")
+    generate = parse(generate_params(name), section(document, f"{name}.generate", "params.yaml"), f"params.yaml: {name}.generate")
+    return family(name).seconds(train, generate, num_clips, num_labels)
 
 
 def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 
-__all__ = ["GenerateParams", "TrainParams", "generate", "generate_sounds", "train"]
+__all__ = ["GenerateParams", "TrainParams", "generate", "generate_sounds", "seconds", "train"]
 
 
 def train(*args, **kwargs):
@@ -23,3 +23,9 @@ def generate_sounds(*args, **kwargs):
     from soundmill.models.ddpm_mel.generate import generate_sounds
 
     return generate_sounds(*args, **kwargs)
+
+
+def seconds(*args, **kwargs):
+    from soundmill.models.ddpm_mel.cost import seconds
+
+    return seconds(*args, **kwargs)
