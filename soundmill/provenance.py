@@ -23,13 +23,10 @@ class State:
     sha: str
     diff: bytes
     left_out: tuple[str, ...]  # untracked files (or the whole diff) too big to keep, by name
+    dirty: bool  # whether code or parameters are not what `sha` says; what a repro itself rewrites does not count
     params: bytes
     lock: bytes
     identity: str  # equal for two stages of one repro, different once code or parameters change
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self.diff) or bool(self.left_out)
 
     @property
     def lock_digest(self) -> str:
@@ -42,7 +39,9 @@ def capture(root: Path) -> State:
     sha = _git(root, "rev-parse", "HEAD").decode().strip()
     diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
     tracked = _git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
-    return State(sha, diff, left_out, params, lock, digest_of(sha, params, _read(root / "dvc.yaml"), tracked))
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
+    identity = digest_of(sha, params, _read(root / "dvc.yaml"), tracked)
+    return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
 
 
 def digest_of(*parts: str | bytes) -> str:

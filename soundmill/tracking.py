@@ -185,6 +185,11 @@ class StageRun:
 class PipelineRun(StageRun):
     """The parent run of one pipeline: its stages' runs are nested below it."""
 
+    def fail(self, reason: str) -> None:
+        """Let this run end as FAILED, with the reason."""
+        if self._writer:
+            self._writer.outcome = ("FAILED", reason)
+
     @property
     def environment(self) -> dict[str, str]:
         """What the stages' processes need to find this run."""
@@ -273,7 +278,7 @@ def _run(kind: type[Any], home: Path, spec: dict[str, Any], stage: str = "") -> 
             writer.end("KILLED" if stopped else "FAILED", reason)
         raise
     if writer:
-        writer.end("FINISHED", "")
+        writer.end(*writer.outcome)
 
 
 def _is_off() -> bool:
@@ -350,6 +355,7 @@ class Writer:
 
     def __init__(self, where: Store, spec: dict[str, Any]):
         self.store, self.run_id, self.parent_id = where, None, None
+        self.outcome = ("FINISHED", "")
         token = uuid.uuid4().hex
         self._spool = where.scratch / "spool" / token
         self._files = 0
@@ -377,6 +383,7 @@ class Writer:
             stderr=self._log,
             cwd=self._spool,
             env=environment,
+            pass_fds=[self._alive.fileno()],  # the lock lasts until both processes are gone
         )
         self._sender = threading.Thread(target=self._write, daemon=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -539,6 +546,8 @@ class Recorder:
             run_id = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
             self.client.set_tag(run_id, "process", self.process)
+            if "end_reason" in found[0].data.tags:
+                self.client.delete_tag(run_id, "end_reason")
             return run_id
         tags = {**parent["tags"], "process": self.process}
         run_id = self.client.create_run(self.experiment, tags=tags, run_name=parent["name"]).info.run_id
@@ -653,6 +662,11 @@ class Recorder:
                 if key in self.tags:
                     self.client.set_model_version_tag(operation["registered"], version, key, self.tags[key])
         shutil.rmtree(path.parent)
+
+    def clean_up(self) -> None:
+        """Remove what the stage would have removed, had it lived."""
+        shutil.rmtree(self.where.scratch / "spool" / self.process, ignore_errors=True)
+        (self.where.scratch / "alive" / self.process).unlink(missing_ok=True)
 
     def end(self, status: str, reason: str) -> None:
         self._end(self.run_id, status, reason)
@@ -790,6 +804,8 @@ def _record(recorder: Recorder, pending: queue.SimpleQueue[dict[str, Any] | None
                 emit("down", message=f"the run could not be ended in {recorder.where.uri} ({_one_line(error)})")
                 return
             emit("ended")
+            if end["reason"] == DIED:
+                recorder.clean_up()
             return
 
 
