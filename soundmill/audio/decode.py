@@ -279,7 +279,7 @@ def _integers(block: np.ndarray, bits: int) -> bytes:
     return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()
 
 
-def _ffmpeg_command(path: bytes, kind: containers.Kind) -> list[str]:
+def _ffmpeg_command(path: bytes, kind: containers.Kind) -> list[str | bytes]:
     import ffmpeg
 
     force = {"f": kind.demuxer} if kind.demuxer else {"format_whitelist": ",".join(HARMLESS_DEMUXERS)}
@@ -294,9 +294,11 @@ def _ffmpeg_command(path: bytes, kind: containers.Kind) -> list[str]:
         "f": "au",
         "threads": 1,
     }
-    command = ffmpeg.input("file:" + os.fsdecode(path), protocol_whitelist="file", threads=1, **force).output("pipe:1", **out)
+    place = "file:"  # of the path, which ffmpeg-python cannot take when it is not UTF-8
+    command = ffmpeg.input(place, protocol_whitelist="file", threads=1, **force).output("pipe:1", **out)
     options = ["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
-    return command.compile(cmd=[str(ffmpeg_executable()), *options])
+    compiled = command.compile(cmd=[str(ffmpeg_executable()), *options])
+    return [b"file:" + path if argument == place else argument for argument in compiled]
 
 
 def _ffmpeg_source(path: bytes, kind: containers.Kind, layout: containers.Layout, max_seconds: float, stack: ExitStack) -> _Source:
@@ -335,7 +337,7 @@ class _Child:
     `patience`: seconds that all waiting for it may take together.
     """
 
-    def __init__(self, command: list[str], log: _Log, patience: float):
+    def __init__(self, command: list[str | bytes], log: _Log, patience: float):
         self.log = log
         self._patience = patience
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,0 +1,539 @@
+"""Any real file decodes to what it holds; every damaged, lying or hostile one is refused with its reason, and nothing hangs."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from soundmill.audio import containers, decode
+from soundmill.audio.decode import DecodeError
+from soundmill.errors import UserError
+
+MAX_SECONDS = 60.0
+
+# name → ffmpeg's output options; all hold one second of a 440 Hz tone.
+VALID = {
+    "pcm16.wav": [],
+    "u8.wav": ["-c:a", "pcm_u8"],
+    "s24.wav": ["-c:a", "pcm_s24le"],
+    "s32.wav": ["-c:a", "pcm_s32le"],
+    "f32.wav": ["-c:a", "pcm_f32le"],
+    "f64.wav": ["-c:a", "pcm_f64le"],
+    "alaw.wav": ["-c:a", "pcm_alaw"],
+    "mulaw.wav": ["-c:a", "pcm_mulaw"],
+    "ms.wav": ["-c:a", "adpcm_ms"],
+    "ima.wav": ["-c:a", "adpcm_ima_wav"],
+    "yamaha.wav": ["-c:a", "adpcm_yamaha"],
+    "g726.wav": ["-c:a", "g726", "-ar", "8000", "-ac", "1"],
+    "mp3.wav": ["-c:a", "libmp3lame"],
+    "rf64.wav": ["-rf64", "always"],
+    "a.w64": [],
+    "a.aiff": [],
+    "a.aifc": ["-c:a", "pcm_f32be", "-f", "aiff"],
+    "a.au": [],
+    "a.caf": [],
+    "alac.caf": ["-c:a", "alac"],
+    "a.flac": [],
+    "s24.flac": ["-sample_fmt", "s32"],
+    "a.ogg": ["-c:a", "libvorbis"],
+    "flac.ogg": ["-c:a", "flac"],
+    "a.opus": [],
+    "cbr.mp3": [],
+    "vbr.mp3": ["-q:a", "4"],
+    "uncounted.mp3": ["-write_xing", "0"],
+    "tagged.mp3": ["-metadata", "title=x", "-write_id3v1", "1"],
+    "a.mp2": [],
+    "a.m4a": [],
+    "fast.m4a": ["-movflags", "faststart"],
+    "fragments.mp4": ["-movflags", "frag_keyframe+empty_moov"],
+    "alac.m4a": ["-c:a", "alac"],
+    "a.mov": [],
+    "a.3gp": ["-c:a", "aac"],
+    "a.mka": [],
+    "a.webm": [],
+    "a.wma": [],
+    "a.aac": [],
+    "a.ac3": [],
+    "a.eac3": [],
+    "a.dts": ["-c:a", "dca", "-strict", "-2"],
+    "a.amr": ["-c:a", "libopencore_amrnb", "-ar", "8000", "-ac", "1"],
+    "a.avi": [],
+    "a.flv": [],
+    "a.ts": [],
+    "a.mpg": [],
+    "a.wv": [],
+    "a.tta": [],
+    "a.rm": ["-c:a", "ac3"],
+    "a.voc": [],
+    "a.nut": [],
+    "low.wav": ["-ar", "8000"],
+    "high.wav": ["-ar", "192000"],
+    "odd.flac": ["-ar", "12345"],
+    "surround.flac": ["-af", "pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0"],
+    "surround.m4a": ["-af", "pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0"],
+}
+FILMS = ["film.mp4", "film.mkv", "film.avi", "film.webm", "film.mpg", "film.flv", "film.wmv"]
+
+
+def ffmpeg(*arguments: str | Path) -> bytes:
+    command = [decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one file of every kind above, and films with and without sound."""
+    directory = tmp_path_factory.mktemp("made")
+    tone = ["-f", "lavfi", "-i", "aevalsrc=0.5*sin(440*2*PI*t)|0.5*sin(440*2*PI*t):s=44100:d=1"]
+    for name, options in VALID.items():
+        ffmpeg(*tone, *options, directory / name)
+    picture = ["-f", "lavfi", "-i", "testsrc=d=2:s=64x64:r=25"]
+    for name in FILMS:
+        ffmpeg(*tone, *picture, directory / name)
+        ffmpeg(*picture, directory / f"mute-{name}")
+    return directory
+
+
+def whole(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> tuple[int, np.ndarray]:
+    rate, blocks = decode.decode_blocks(path, max_seconds)
+    return rate, np.concatenate(list(blocks))
+
+
+def reason_of(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> str:
+    with pytest.raises(DecodeError) as refused:
+        whole(path, max_seconds)
+    return refused.value.reason
+
+
+@pytest.mark.parametrize("name", [*VALID, *FILMS])
+def test_every_kind_of_file_gives_its_tone(made, name):
+    probed = decode.probe(made / name, MAX_SECONDS)
+    rate, wave = whole(made / name)
+    assert (rate, len(wave)) == (probed.sample_rate, probed.num_frames)
+    assert 0.9 < len(wave) / rate < 1.15
+    middle = wave[len(wave) // 4 : -len(wave) // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert abs(np.argmax(spectrum) * rate / len(middle) - 440) < 5
+    assert 0.25 < np.abs(middle).max() < 0.75
+
+
+def test_extensions_mean_nothing(made, tmp_path):
+    for name in ("a.m4a", "a.flac", "cbr.mp3"):
+        (tmp_path / "x.wav").write_bytes((made / name).read_bytes())
+        assert decode.probe(tmp_path / "x.wav", MAX_SECONDS) == decode.probe(made / name, MAX_SECONDS)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x80000000, 0x7FFFF000])
+def test_streamed_wav_headers_are_valid(made, tmp_path, size):
+    data = (made / "pcm16.wav").read_bytes()
+    at = data.index(b"data") + 4
+    (tmp_path / "x.wav").write_bytes(data[:at] + struct.pack("<I", size) + data[at + 4 :])
+    np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], whole(made / "pcm16.wav")[1])
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
+def test_what_ffmpeg_wrote_to_a_pipe_is_valid(tmp_path, form):
+    (tmp_path / "x").write_bytes(ffmpeg("-f", "lavfi", "-i", "sine=440:r=44100:d=1", "-f", form, "pipe:1"))
+    rate, wave = whole(tmp_path / "x")
+    assert 0.98 < len(wave) / rate < 1.1
+
+
+def test_mp3_whose_length_can_only_be_guessed_is_not_cut(tmp_path):
+    # Loud, then almost silent: an estimate from the first frames' bit rate is far too short.
+    source = "aevalsrc=random(0)*lt(t\\,1)+0.00001*random(1):d=20:s=44100"
+    ffmpeg("-f", "lavfi", "-i", source, "-q:a", "0", "-write_xing", "0", tmp_path / "x.mp3")
+    rate, wave = whole(tmp_path / "x.mp3")
+    assert 20 <= len(wave) / rate < 20.1
+
+
+NAMES = [
+    b"a b.wav",
+    b'it\'s "quoted".wav',
+    b"new\nline.wav",
+    b"100%d %s.wav",
+    b"c:o:lon.wav",
+    b"-leading.wav",
+    b"\xff\xfe\x80.wav",
+    b"pipe:1",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("source", ["pcm16.wav", "cbr.mp3", "a.m4a"])
+def test_names_never_matter(made, tmp_path, monkeypatch, name, source):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "wb") as file:
+        file.write((made / source).read_bytes())
+    expected = decode.probe(made / source, MAX_SECONDS)
+    assert decode.probe(path, MAX_SECONDS) == expected
+    monkeypatch.chdir(tmp_path)
+    assert decode.probe(name, MAX_SECONDS) == expected
+
+
+# Cutting these short leaves no trace in the file: nothing in them declares a length, or it ends on a packet.
+UNMARKED = {"a.nut", "a.tta", "a.mpg", "a.rm", "a.ts", "tagged.mp3", "film.mpg"}
+
+
+@pytest.mark.parametrize("name", sorted({*VALID, *FILMS}))
+def test_a_file_cut_in_the_middle_is_refused(made, tmp_path, name):
+    data = (made / name).read_bytes()
+    (tmp_path / "x").write_bytes(data[: int(len(data) * 0.613) + 1])
+    assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
+
+
+@pytest.mark.parametrize("name", sorted({*VALID, *FILMS} - UNMARKED))
+def test_a_file_without_its_last_bytes_is_refused(made, tmp_path, name):
+    (tmp_path / "x").write_bytes((made / name).read_bytes()[:-7])
+    assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.flac",
+        "s24.flac",
+        "a.ogg",
+        "flac.ogg",
+        "a.opus",
+        "cbr.mp3",
+        "vbr.mp3",
+        "uncounted.mp3",
+        "a.m4a",
+        "a.webm",
+        "a.wma",
+        "a.aac",
+    ],
+)
+def test_noise_in_the_middle_is_refused(made, tmp_path, name):
+    data = bytearray((made / name).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 600] = random.Random(0).randbytes(600)
+    (tmp_path / "x").write_bytes(data)
+    assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
+
+
+def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(made, tmp_path):
+    data = bytearray((made / "a.flac").read_bytes())
+    data[30] ^= 1  # the signature stands in bytes 26–41
+    (tmp_path / "x.flac").write_bytes(data)
+    assert reason_of(tmp_path / "x.flac") == "corrupt"
+
+
+def test_one_wrong_bit_in_an_ogg_page_is_corrupt(made, tmp_path):
+    data = bytearray((made / "a.ogg").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "x.ogg").write_bytes(data)
+    assert reason_of(tmp_path / "x.ogg") == "corrupt"
+
+
+def test_ogg_checksum_is_the_one_in_the_page(made):
+    data = (made / "a.ogg").read_bytes()
+    end = data.index(b"OggS", 4)
+    page = data[:22] + b"\0\0\0\0" + data[26:end]
+    assert containers.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
+    assert containers.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
+
+
+def test_chained_ogg_is_read_to_its_end(made, tmp_path):
+    (tmp_path / "x.ogg").write_bytes((made / "a.ogg").read_bytes() * 2)
+    rate, wave = whole(tmp_path / "x.ogg")
+    assert 1.95 < len(wave) / rate < 2.1
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_a_film_without_sound_has_no_audio_stream(made, name):
+    assert reason_of(made / f"mute-{name}") == "no audio stream"
+
+
+PLAYLISTS = {
+    "list.mp3": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n",
+    "list.wav": "ffconcat version 1.0\nfile '{other}'\n",
+    "list.ogg": "[playlist]\nFile1={other}\nNumberOfEntries=1\n",
+    "list.flac": '<?xml version="1.0"?>\n<playlist version="1"><trackList/></playlist>',
+    "list.m4a": "v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+}
+TEXTS = {
+    "page.mp3": "<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "rows.wav": "file_name,caption\na.wav,a dog barks\n",
+    "data.flac": '{"caption": "a dog barks"}',
+    "paths.wav": "/etc/passwd\n/etc/hostname\n",
+    "word.ogg": "x",
+    "umlaut.wav": "ein Hund bellt — äöü\n" * 50,
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "reason"), [*((name, "playlist") for name in PLAYLISTS), *((name, "text") for name in TEXTS)])
+def test_text_is_refused_before_any_decoder_sees_it(made, tmp_path, monkeypatch, name, reason, encoding):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a decoder was started on text")
+
+    monkeypatch.setattr(decode.subprocess, "Popen", never)
+    monkeypatch.setattr(decode.soundfile, "SoundFile", never)
+    text = {**PLAYLISTS, **TEXTS}[name].format(other=made / "pcm16.wav") if reason == "playlist" else TEXTS[name]
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert reason_of(tmp_path / name) == reason
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_dressed_as_binary_reads_no_other_file(made, tmp_path, name):
+    text = PLAYLISTS[name].format(other=made / "pcm16.wav").encode()
+    for dressed in (text + b"\0" * 100, b"\0" + text, b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10 + text, b"\x01\x02" + text):
+        (tmp_path / name).write_bytes(dressed)
+        assert reason_of(tmp_path / name) in ("playlist", "text", "unknown format", "corrupt", "truncated")
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo.wav")
+    (tmp_path / "dir.wav").mkdir()
+    (tmp_path / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    (tmp_path / "to-fifo.wav").symlink_to(tmp_path / "fifo.wav")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.wav"))
+        started = time.monotonic()
+        assert reason_of(tmp_path / "fifo.wav") == "not a regular file"
+        assert reason_of(tmp_path / "to-fifo.wav") == "not a regular file"
+        assert reason_of(tmp_path / "dir.wav") == "not a regular file"
+        assert reason_of(tmp_path / "s.wav") == "not a regular file"
+        assert reason_of(tmp_path / "dangling.wav") == "dangling link"
+        assert reason_of(tmp_path / "loop.wav") == "dangling link"
+        assert reason_of(tmp_path / "nowhere.wav") == "missing"
+        assert reason_of("/dev/zero") == "not a regular file"
+        assert time.monotonic() - started < 5
+
+
+def test_a_link_to_a_recording_is_that_recording(made, tmp_path):
+    (tmp_path / "link.wav").symlink_to(made / "a.m4a")
+    assert decode.probe(tmp_path / "link.wav", MAX_SECONDS) == decode.probe(made / "a.m4a", MAX_SECONDS)
+
+
+def test_empty_and_too_short_files_say_so(tmp_path):
+    (tmp_path / "zero.wav").touch()
+    assert reason_of(tmp_path / "zero.wav") == "empty"
+    for count in (0, 1):
+        for form in ("WAV", "AIFF", "AU", *(["FLAC"] if count else [])):
+            soundfile.write(tmp_path / "short", np.zeros(count), 16_000, format=form)
+            assert reason_of(tmp_path / "short") == "too short", (form, count)
+            with pytest.raises(DecodeError, match="too short"):
+                decode.probe(tmp_path / "short", MAX_SECONDS)
+    (tmp_path / "bare.wav").write_bytes(b"RIFF\x04\0\0\0WAVE")
+    assert reason_of(tmp_path / "bare.wav") == "truncated"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+    wave = np.zeros((1000, 2), dtype=np.float32)
+    wave[500, 1] = value
+    soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype="FLOAT")
+    assert reason_of(tmp_path / "x.wav") == "nan"
+
+
+def test_binary_that_is_no_audio_is_refused(tmp_path):
+    junk = {
+        "picture.wav": b"\x89PNG\r\n\x1a\n" + bytes(200),
+        "archive.mp3": b"PK\x03\x04" + bytes(200),
+        "zeros.flac": bytes(100_000),
+        "noise.ogg": random.Random(1).randbytes(5000),
+    }
+    for name, data in junk.items():
+        (tmp_path / name).write_bytes(data)
+        assert reason_of(tmp_path / name) in ("no audio stream", "unknown format", "corrupt", "truncated"), name
+
+
+def test_a_small_file_that_expands_without_end_is_stopped(tmp_path):
+    silence = np.zeros(8000 * 600, dtype=np.int16)
+    soundfile.write(tmp_path / "bomb.flac", silence, 8000)
+    assert (tmp_path / "bomb.flac").stat().st_size < 100_000
+    assert reason_of(tmp_path / "bomb.flac") == "too long"
+    ffmpeg("-i", tmp_path / "bomb.flac", tmp_path / "bomb.m4a")
+    with pytest.raises(DecodeError, match="too long"):
+        decode.probe(tmp_path / "bomb.m4a", MAX_SECONDS)
+
+
+def test_many_channels_count_against_the_bound(tmp_path):
+    soundfile.write(tmp_path / "wide.wav", np.zeros((48_000, 200), dtype=np.int16), 48_000)
+    assert decode.probe(tmp_path / "wide.wav", 60.0).channels == 200
+    assert reason_of(tmp_path / "wide.wav", max_seconds=1.0) == "too long"
+
+
+@pytest.mark.parametrize("declared", [10**6, 2**31 - 1, 2**32 - 2])
+def test_a_wav_header_that_lies_about_its_length_is_truncated(made, tmp_path, declared):
+    data = (made / "pcm16.wav").read_bytes()
+    at = data.index(b"data") + 4
+    (tmp_path / "x.wav").write_bytes(data[:at] + struct.pack("<I", declared) + data[at + 4 :])
+    assert reason_of(tmp_path / "x.wav") == "truncated"
+
+
+def test_millions_of_empty_chunks_are_not_walked_for_ever(tmp_path):
+    (tmp_path / "x.wav").write_bytes(b"RIFF\0\0\0\1WAVE" + b"junk\0\0\0\0" * (containers.MAX_CHUNKS + 1))
+    assert reason_of(tmp_path / "x.wav") == "corrupt"
+
+
+def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(decode, "ffmpeg_executable", lambda: fake)
+    monkeypatch.setattr(decode, "STALL_SECONDS", 1.0)
+    assert reason_of(made / "a.m4a", max_seconds=1.5) == "timeout"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_ffmpeg_ends_when_its_reader_stops(made, monkeypatch):
+    children = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(decode.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1])
+    _, blocks = decode.decode_blocks(made / "surround.m4a", MAX_SECONDS)
+    next(blocks)
+    blocks.close()
+    assert [child.poll() is not None for child in children] == [True]
+
+
+def test_ffmpeg_missing_names_the_remedy(made, monkeypatch):
+    decode.ffmpeg_executable.cache_clear()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    try:
+        with pytest.raises(UserError, match="imageio-ffmpeg"):
+            decode.probe(made / "a.m4a", MAX_SECONDS)
+        assert decode.probe(made / "a.flac", MAX_SECONDS).backend == "libsndfile"
+    finally:
+        decode.ffmpeg_executable.cache_clear()
+
+
+def test_ffmpeg_may_read_one_file_and_nothing_else():
+    command = decode._ffmpeg_command(b"/x/-a:b%d.m4a", containers.Kind("mp4", "mov"))
+    assert command[command.index("-i") + 1] == b"file:/x/-a:b%d.m4a"
+    before = command[: command.index("-i")]
+    assert before[before.index("-f") + 1] == "mov"
+    assert before[before.index("-protocol_whitelist") + 1] == "file"
+    assert "-nostdin" in command
+    free = decode._ffmpeg_command(b"/x", containers.UNKNOWN)
+    allowed = set(free[free.index("-format_whitelist") + 1].split(","))
+    assert not allowed & {
+        "hls",
+        "concat",
+        "dash",
+        "sdp",
+        "rtp",
+        "rtsp",
+        "image2",
+        "imf",
+        "lavfi",
+        "data",
+        "tty",
+        "webm_dash_manifest",
+    }
+
+
+def test_the_mix_is_the_mean_of_the_channels(tmp_path):
+    wave = np.stack([np.full(1000, 0.5), np.full(1000, -0.25)], axis=1)
+    for subtype in ("PCM_16", "FLOAT"):
+        soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype=subtype)
+        np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], np.full(1000, 0.125, dtype=np.float32))
+
+
+def test_both_backends_give_the_same_samples(made, tmp_path):
+    ffmpeg("-i", made / "pcm16.wav", "-c:a", "alac", tmp_path / "x.m4a")
+    np.testing.assert_array_equal(whole(tmp_path / "x.m4a")[1], whole(made / "pcm16.wav")[1])
+
+
+def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
+    wave = np.random.default_rng(0).integers(-9000, 9000, 700_000).astype(np.int16)
+    soundfile.write(tmp_path / "x.wav", wave, 44_100)
+    _, blocks = decode.decode_blocks(tmp_path / "x.wav", MAX_SECONDS)
+    kept = list(blocks)
+    assert max(map(len, kept)) <= decode.BLOCK_SAMPLES
+    np.testing.assert_array_equal(np.concatenate(kept), wave / np.float32(32768))
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=500))
+@settings(deadline=None)
+def test_sixteen_bit_sound_survives_flac_bit_for_bit(values):
+    wave = np.array(values, dtype=np.float32) / np.float32(32768)
+    data = decode.encode_flac(wave, 16_000)
+    np.testing.assert_array_equal(decode.decode_flac(data), wave)
+    assert decode.encode_flac(wave, 16_000) == data
+
+
+def test_beyond_full_scale_is_held_there(tmp_path):
+    decode.write_wav(tmp_path / "x.wav", np.array([2.0, -2.0, 1.0, 0.0], dtype=np.float32), 16_000)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "x.wav", dtype="int16")[0], [32767, -32768, 32767, 0])
+
+
+def test_write_wav_leaves_only_the_file(tmp_path):
+    decode.write_wav(tmp_path / "new" / "x.wav", np.zeros(100, dtype=np.float32), 16_000)
+    decode.write_wav(tmp_path / "new" / "x.wav", np.ones(50, dtype=np.float32), 16_000)
+    assert os.listdir(tmp_path / "new") == ["x.wav"]
+    assert soundfile.info(tmp_path / "new" / "x.wav").frames == 50
+
+
+def test_read_mono_resamples(made):
+    assert 15_500 < len(decode.read_mono(made / "a.m4a", 16_000, MAX_SECONDS)) < 17_500
+
+
+def test_a_decode_error_crosses_processes():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(DecodeError("nan", "why")))
+    assert (error.reason, error.detail, str(error)) == ("nan", "why", "nan (why)")
+
+
+MUTATED = [
+    "pcm16.wav",
+    "rf64.wav",
+    "a.w64",
+    "a.aiff",
+    "a.au",
+    "a.caf",
+    "a.flac",
+    "a.ogg",
+    "a.opus",
+    "cbr.mp3",
+    "a.voc",
+    "a.m4a",
+    "a.webm",
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_is_either_harmless_or_a_decode_error(made, tmp_path, data):
+    content = bytearray((made / data.draw(st.sampled_from(MUTATED))).read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, min(400, len(content) - 1)))] = data.draw(st.integers(0, 255))
+    (tmp_path / "x").write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        _, wave = whole(tmp_path / "x")
+    except DecodeError:
+        return
+    assert np.isfinite(wave).all()
+
+
+@pytest.mark.slow
+def test_every_real_recording_is_accepted(shared):
+    paths = [*sorted((shared / "data" / "esc10").rglob("*.ogg")), *sorted((shared / "data" / "cc0_samples").rglob("*.flac"))]
+    assert len(paths) == 240 + 195
+    for path in paths:
+        probed = decode.probe(path, MAX_SECONDS)
+        rate, wave = whole(path)
+        assert (rate, len(wave)) == (probed.sample_rate, probed.num_frames), path
+        assert len(wave) == soundfile.info(path).frames, path
+
+
+def test_flac_bytes_are_readable_by_others():
+    wave, rate = soundfile.read(io.BytesIO(decode.encode_flac(np.zeros(100, dtype=np.float32), 16_000)))
+    assert (len(wave), rate) == (100, 16_000)

@@ -1,0 +1,68 @@
+"""Cuts cover a recording without overlap, whatever its length, and the tail follows its policy."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill.audio.segment import Cut, dropped_samples, plan_cuts, to_samples
+
+lengths = st.integers(0, 20_000)
+clip_lengths = st.integers(20, 5_000)
+least = st.integers(0, 6_000)
+tails = st.sampled_from(["keep", "drop", "pad"])
+
+
+@given(lengths, clip_lengths, tails, least)
+def test_cuts_follow_each_other_from_the_start_and_the_rest_is_counted(length, clip, tail, minimum):
+    cuts = plan_cuts(length, clip, tail, minimum)
+    at = 0
+    for cut in cuts:
+        assert cut.start_sample == at
+        assert 0 < cut.num_samples <= clip
+        at += cut.num_samples
+    assert at + dropped_samples(length, cuts) == length
+    assert dropped_samples(length, cuts) < clip
+    assert all(cut == Cut(cut.start_sample, clip, 0) for cut in cuts[:-1])
+
+
+@given(lengths, clip_lengths, least)
+def test_drop_and_pad_give_clips_of_one_length(length, clip, minimum):
+    for tail in ("drop", "pad"):
+        assert {cut.num_samples + cut.pad_samples for cut in plan_cuts(length, clip, tail, minimum)} <= {clip}
+    assert len(plan_cuts(length, clip, "drop", minimum)) == length // clip
+
+
+@given(lengths, clip_lengths, least)
+def test_keep_and_pad_drop_only_what_is_under_the_minimum(length, clip, minimum):
+    kept = plan_cuts(length, clip, "keep", minimum)
+    assert all(cut.pad_samples == 0 for cut in kept)
+    assert [cut.num_samples for cut in kept] == [cut.num_samples for cut in plan_cuts(length, clip, "pad", minimum)]
+    rest = length % clip
+    assert dropped_samples(length, kept) == (rest if rest < minimum else 0)
+
+
+def test_five_seconds_and_a_millisecond_is_one_clip_and_a_dropped_remainder():
+    cuts = plan_cuts(80_016, 80_000, "pad", 16_000)
+    assert cuts == [Cut(0, 80_000, 0)]
+    assert dropped_samples(80_016, cuts) == 16
+
+
+def test_seven_seconds_with_padding_are_two_clips():
+    assert plan_cuts(112_000, 80_000, "pad", 16_000) == [Cut(0, 80_000, 0), Cut(80_000, 32_000, 48_000)]
+
+
+def test_a_recording_under_the_minimum_gives_nothing():
+    assert plan_cuts(15_999, 80_000, "pad", 16_000) == []
+    assert plan_cuts(0, 80_000, "keep", 0) == []
+
+
+def test_a_clip_has_at_least_one_sample():
+    with pytest.raises(ValueError, match="at least one sample"):
+        plan_cuts(10, 0, "keep", 0)
+
+
+@given(st.integers(1, 10**6), st.integers(1000, 192_000))
+def test_seconds_of_whole_samples_come_back(samples, rate):
+    assert to_samples(samples / rate, rate) == samples
