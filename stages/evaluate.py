@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
+from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, protocol
 from soundmill.evaluation.report import Example, write_report
@@ -66,18 +67,33 @@ def run(
     by_id = {clip.clip_id: clip for clip in real}
     shown = choose_examples(sets.generated, by_id, params.examples)
     shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
+    heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate)
     write_report(
         report,
         family=ctx.family or ctx.name,
         metrics=metrics,
         warnings=warnings,
-        generated=examples(shown, by_id, files["generated"], clips, results, params.sample_rate),
+        generated=heard,
         codec=examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate),
         sample_rate=params.sample_rate,
     )
-    for name in ("index.html", "scores.md", "scores.json", "ruler.png"):
-        ctx.tracking.log_file(report / name, "report")
+    track(ctx, report, heard, metrics, clips, params.sample_rate)
     return metrics
+
+
+def track(ctx: Context, report: Path, heard: list[Example], metrics: dict[str, Any], clips: Path, sample_rate: int) -> None:
+    """The page, the picture, what was scored, and the sounds as files, each beside its reference."""
+    for name in ("index.html", "scores.md", "scores.json"):
+        ctx.tracking.log_file(report / name, "report")
+    ctx.tracking.log_figure(report / "ruler.png", "ruler.png")
+    ctx.tracking.log_dataset(
+        "reference", metrics["files"]["reference"], metrics["counts"]["reference"], clips, context="evaluation"
+    )
+    for example in heard:
+        for kind, wave in (("generated", example.sound), ("reference", example.reference)):
+            path = ctx.scratch / "heard" / f"{example.clip_id}.{kind}.wav"
+            write_wav(path, wave, sample_rate)
+            ctx.tracking.log_file(path, "sounds")
 
 
 def read_catalog(path: Path) -> list[protocol.Clip]:

@@ -54,6 +54,7 @@ COLOURS = {
     "noise": "#b45309",
     "chance": "#868e96",
 }
+WIDEST_RATIO = 200.0
 PICTURE_FRAMES = 320
 PICTURE_MELS = 96
 PICTURE_RANGE_DB = 80.0
@@ -149,6 +150,7 @@ def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
 
     rows = rows_of(metrics)
     figure = Figure(figsize=(10, 1.4 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     for axes, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
         _draw_row(axes, row)
     return figure
@@ -157,15 +159,15 @@ def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
 def _draw_row(axes: Axes, row: Row) -> None:
     """One scale: the ruler's marks below the line, the generated sounds above it."""
     values = [*row.ruler.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
-    logarithmic = row.metric != "label_accuracy" and min(values) > 0
-    if row.metric == "label_accuracy":
-        axes.set_xlim(-0.02, 1.02)
-    elif logarithmic:
+    scale = _scale(row.metric, values)
+    if scale == "logarithmic":
         axes.set_xscale("log")
-        axes.set_xlim(min(values) / 1.25, max(values) * 1.25)
+        axes.set_xlim(min(values) / 1.2, max(values) * 1.2)
+    elif scale == "square-root":
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        axes.set_xlim(0, max(*values, 1e-6) * 1.1)
     else:
-        spread = (max(values) - min(values)) or 1.0
-        axes.set_xlim(min(values) - 0.04 * spread, max(values) + 0.04 * spread)
+        axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-1.0, 1.0)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
@@ -177,7 +179,7 @@ def _draw_row(axes: Axes, row: Row) -> None:
     place = axes.transData.transform
     axes.set_title(f"{TITLES[row.metric]} · {row.embedder}", loc="left", fontsize=11, fontweight="bold", color="#343a40")
     better = "more is better →" if row.metric == "label_accuracy" else "← less is better"
-    axes.set_title(better + (", logarithmic" if logarithmic else ""), loc="right", fontsize=8.5, color="#868e96")
+    axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#868e96")
     last_end = [-np.inf, -np.inf, -np.inf]
     width_of_letter = 6.0 / axes.get_figure().get_size_inches()[0] / 96  # share of the axis, at this font size
     for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
@@ -201,6 +203,13 @@ def _draw_row(axes: Axes, row: Row) -> None:
         row.value, 0.5, f"generated {number(row, row.value)}", ha=_side(x), va="center", fontsize=10, fontweight="bold",
         color=COLOURS["generated"],
     )  # fmt: skip
+
+
+def _scale(metric: str, values: Sequence[float]) -> str:
+    """Ratios are what counts in a distance, unless one is nearly zero and would take all the room."""
+    if metric == "label_accuracy":
+        return "linear"
+    return "logarithmic" if min(values) > 0 and max(values) / min(values) <= WIDEST_RATIO else "square-root"
 
 
 def _side(x: float) -> str:

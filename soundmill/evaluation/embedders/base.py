@@ -26,5 +26,5 @@ class Embedder(Protocol):
     digest: str  # of its weights
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`; the result of one wave does not depend on the others."""
+        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`; what else is embedded with a wave changes last bits at most."""
         ...

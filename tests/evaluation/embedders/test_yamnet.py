@@ -1,0 +1,103 @@
+"""YAMNet: windows, weights that are missing or not the pinned ones, and the measured ruler on real recordings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.audio.decode import read_mono
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, features
+from soundmill.evaluation.embedders import yamnet
+from soundmill.evaluation.frechet import frechet_of_rows
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "count"), [(1, 1), (15_599, 1), (15_600, 1), (23_279, 1), (23_280, 2), (80_000, 9), (160_000, 19)]
+)
+def test_incomplete_last_window_is_dropped_and_a_short_wave_padded(num_samples, count):
+    wave = np.arange(1, num_samples + 1, dtype=np.float32)
+    found = list(yamnet.windows(wave))
+    assert len(found) == count
+    for index, window in enumerate(found):
+        assert window.shape == (15_600,)
+        held = min(num_samples, 15_600)
+        np.testing.assert_array_equal(window[:held], wave[index * 7_680 : index * 7_680 + held])
+        assert not window[held:].any()
+
+
+def test_missing_weights_are_explained(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    assert "which is not set" in embedders.unavailable("yamnet")
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    assert f"yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS, {tmp_path}" in embedders.unavailable("yamnet")
+    with pytest.raises(UserError, match=r"yamnet\.tflite is not in"):
+        embedders.load("yamnet", tmp_path)
+
+
+def test_other_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    (tmp_path / "yamnet.tflite").write_bytes(b"another network")
+    assert embedders.unavailable("yamnet") is None
+    with pytest.raises(UserError, match="not the YAMNet this project scores with"):
+        embedders.load("yamnet", tmp_path)
+
+
+def test_unknown_embedder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'yamnet'"):
+        embedders.load("yamnett", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def network(shared):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+        return embedders.load("yamnet", shared)
+
+
+def test_values_are_dequantised(network):
+    wave = features.made_up("noise", "any", 80_000, 0)
+    found = network.embed([wave, wave[:4_000]])
+    assert [part.shape for part in found.frames] == [(9, 1024), (1, 1024)]
+    assert found.logits.shape == (2, 521)
+    for part in found.frames:
+        assert part.min() == 0  # rectified and pooled
+        assert 0.5 < part.max() < 6
+        steps = part / np.float32(0.0223283507)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+    assert -80 < found.logits.min() < found.logits.max() < 10  # logits, not the sigmoid of them
+
+
+def test_another_quantisation_is_refused(network, shared, monkeypatch):
+    monkeypatch.setattr(yamnet, "EMBEDDING", ("/layer28/reduce_mean", 1024, 0.5, -128))
+    with pytest.raises(UserError, match="quantised as"):
+        yamnet.YamnetEmbedder(shared / "models" / "yamnet.tflite")
+    monkeypatch.setattr(yamnet, "EMBEDDING", ("/layer99/nothing", 1024, 0.5, -128))
+    with pytest.raises(UserError, match="0 tensors"):
+        yamnet.YamnetEmbedder(shared / "models" / "yamnet.tflite")
+
+
+def test_one_wave_does_not_depend_on_the_others(network):
+    waves = [features.made_up("noise", name, 40_000, 0) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 0.01))]
+    together, alone = network.embed(waves), network.embed(waves[1:2])
+    np.testing.assert_array_equal(together.frames[1], alone.frames[0])
+    np.testing.assert_array_equal(together.logits[1], alone.logits[0])
+
+
+@pytest.mark.slow
+def test_ruler_of_real_recordings(network, shared):
+    """spec: real 2–4 (by fold), silence 39.0, white noise 63.7, far from each other."""
+    paths = sorted((shared / "data" / "esc10").glob("*/*.ogg"))
+    waves = [np.pad(wave, (0, max(0, 80_000 - len(wave))))[:80_000] for wave in (read_mono(path, 16_000, 60.0) for path in paths)]
+    frames = network.embed(waves).frames
+    last = [path.name.startswith("3-") for path in paths]
+    real = np.concatenate(frames)
+    held_out = np.concatenate([part for part, inside in zip(frames, last, strict=True) if inside])
+    others = np.concatenate([part for part, inside in zip(frames, last, strict=True) if not inside])
+    made_up = {
+        kind: np.concatenate(network.embed([features.made_up(kind, str(index), 80_000, 0) for index in range(8)]).frames)
+        for kind in ("silence", "noise")
+    }
+    assert frechet_of_rows(held_out, others) < 5
+    assert frechet_of_rows(made_up["silence"], real) == pytest.approx(39.0, abs=1)
+    assert frechet_of_rows(made_up["noise"], real) == pytest.approx(63.7, abs=3)

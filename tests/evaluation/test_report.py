@@ -1,0 +1,129 @@
+"""The report page: every number, sound and warning is on it, safely escaped, and its bytes do not change."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+
+from soundmill.audio.decode import decode_flac
+from soundmill.evaluation import report
+
+
+def metrics(**changes):
+    return {
+        "protocol": "soundmill-1",
+        "reference": "test",
+        "fad_yamnet": 18.2,
+        "fad_yamnet_low": 16.0,
+        "fad_yamnet_high": 20.5,
+        "kl_yamnet": 2.5,
+        "label_accuracy_yamnet": 0.45,
+        "ruler": {
+            "fad_yamnet": {"floor": 2.6, "codec_floor": 2.7, "codec": 8.7, "silence": 39.0, "noise": 63.7},
+            "kl_yamnet": {"floor": 1.3, "codec": 0.4, "silence": 7.0, "noise": 8.5},
+            "label_accuracy_yamnet": {"real": 0.97, "chance": 0.1},
+        },
+        "silent_share": 0.0,
+        "clipped_share": 0.25,
+        "duplicate_share": 0.0,
+        "counts": {"generated": 80, "reference": 80, "codec": 80},
+        "embedders": {"yamnet": {"weights": "abc"}, "tagger": "unavailable: <gone>"},
+        "files": {"generated": "d1", "reference": "d2", "codec": "d3"},
+        **changes,
+    }
+
+
+def example(clip_id: str, seed: int) -> report.Example:
+    random = np.random.default_rng(seed)
+    waves = [(random.standard_normal(16_000) * level).astype(np.float32) for level in (0.1, 0.01)]
+    return report.Example(clip_id, ("dog",), "a <b>dog</b> barks", *waves, kl={"yamnet": 1.234}, predicted={"yamnet": "rain"})
+
+
+def write(directory, **changes):
+    examples = [example("dog_1", 0), example("dog_2", 1)]
+    report.write_report(
+        directory, "ddpm_mel", metrics(**changes), ["mind <this>"], generated=examples, codec=examples[:1], sample_rate=16_000
+    )
+    return directory
+
+
+def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
+    directory = write(tmp_path / "report")
+    page = (directory / "index.html").read_text(encoding="utf-8")
+    for text in (
+        "ddpm_mel",
+        "18.2",
+        "16 … 20.5",
+        "63.7",
+        "45.0%",
+        "25% clipped",
+        "mind &lt;this&gt;",
+        "abc",
+        "d2",
+        "dog_2",
+        "KL yamnet 1.23",
+    ):
+        assert text in page
+    assert "<b>dog</b>" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing outside the page is needed
+    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    assert len(sounds) == 6
+    np.testing.assert_allclose(decode_flac(base64.b64decode(sounds[0])), example("dog_1", 0).sound, atol=1e-4)
+    assert page.count("data:image/png") == 6
+    assert "yamnet hears rain ✗" in page
+
+
+def test_bytes_do_not_change(tmp_path):
+    first, second = write(tmp_path / "first"), write(tmp_path / "second")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["index.html", "ruler.png", "scores.json", "scores.md"]
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_scores_as_table_and_json(tmp_path):
+    directory = write(tmp_path / "report")
+    lines = (directory / "scores.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "| score | generated | 95 % | real | floor | codec floor | codec | silence | noise | chance |"
+    assert lines[2] == "| fad_yamnet | 18.2 | 16 … 20.5 | – | 2.6 | 2.7 | 8.7 | 39 | 63.7 | – |"
+    assert lines[4] == "| label_accuracy_yamnet | 45.0% | – | 97.0% | – | – | – | – | – | 10.0% |"
+    document = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
+    assert document["family"] == "ddpm_mel"
+    assert document["warnings"] == ["mind <this>"]
+    assert document["fad_yamnet"] == 18.2
+
+
+@pytest.mark.parametrize(
+    ("value", "codec", "count", "said"),
+    [
+        (
+            18.6,
+            4.3,
+            80,
+            "10% is lost by the representation itself (real clips lose 1.6 in it) and 90% by the model: mostly the model",
+        ),
+        (18.6, 17.0, 80, "mostly the representation is at fault"),
+        (2.0, 8.7, 80, "as close to the reference as other real clips"),
+        (50.0, 8.7, 80, "no closer to real ones than silence or noise"),
+        (18.6, 8.7, 15, "15 clips through the codec are too few"),
+    ],
+)
+def test_verdict(value, codec, count, said):
+    ruler = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
+    row = report.Row("fad", "yamnet", value, None, None, ruler)
+    assert said in report.verdict(row, {"codec": count, "generated": 80})
+
+
+def test_no_verdict_without_marks():
+    assert report.verdict(report.Row("fad", "yamnet", 1.0, None, None, {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
+    assert report.verdict(report.Row("kl", "yamnet", 1.0, None, None, {"floor": 1.0, "codec": 2.0}), {}) is None
+
+
+def test_ruler_can_be_drawn_with_zero_and_with_equal_values(tmp_path):
+    ruler = {"fad_yamnet": {"floor": 0.0, "silence": 0.0, "noise": 0.0}}
+    write(tmp_path / "report", ruler=ruler | {"kl_yamnet": {}, "label_accuracy_yamnet": {}}, fad_yamnet=0.0, fad_yamnet_low=0.0)
+    assert (tmp_path / "report" / "ruler.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,249 @@
+"""The evaluate stage from end to end: small synthetic sounds, a tagger trained here, YAMNet where its weights are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundmill import manifest, params, shards, stage
+from soundmill.audio.decode import encode_flac, write_wav
+from soundmill.errors import UserError
+from stages import evaluate
+
+RATE = 16_000
+LABELS = ("beep", "hiss")
+
+
+def sound(label: str, seed: int) -> np.ndarray:
+    """1.5 s of a tone or of filtered noise, different for every seed."""
+    random = np.random.default_rng(seed)
+    time = np.arange(24_000) / RATE
+    if label == "beep":
+        return (0.3 * np.sin(2 * np.pi * random.uniform(300, 900) * time)).astype(np.float32)
+    return (0.2 * np.convolve(random.standard_normal(24_000), np.ones(4) / 4, "same")).astype(np.float32)
+
+
+def corpus() -> list[dict]:
+    """28 clips: 16 train, 4 valid, 8 test."""
+    return [
+        {
+            "clip_id": f"clip{index:02d}_0",
+            "recording_id": f"clip{index:02d}",
+            "source": f"{index}.wav",
+            "start": 0.0,
+            "shard": index % 2,
+            "split": "train" if index < 16 else "valid" if index < 20 else "test",
+            "captions": [f"a {LABELS[index % 2]}"],
+            "labels": [LABELS[index % 2]],
+        }
+        for index in range(28)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    """A small tagger, really trained on the training clips; about a second."""
+    import torch
+
+    from soundmill.audio.mel import MelSpec, log_mel
+    from soundmill.training import tagger
+    from soundmill.training.tagger_targets import from_names
+
+    spec = MelSpec(
+        sample_rate=RATE,
+        n_fft=1024,
+        win_length=640,
+        hop_length=320,
+        n_mels=32,
+        f_min=50.0,
+        f_max=8000.0,
+        mel_scale="slaney",
+        norm="slaney",
+        power=2.0,
+        floor=1e-10,
+    )
+    values = {
+        "mel": "tagger",
+        "width": 4,
+        "embedding_size": 8,
+        "patch_seconds": 0.5,
+        "crop_seconds": 1.0,
+        "dropout": 0.0,
+        "epochs": 30,
+        "max_steps": 30,
+        "max_clips": 100,
+        "batch_size": 8,
+        "learning_rate": 5e-3,
+        "weight_decay": 0.0,
+        "augmentation": {"gain_db": 0.0, "roll": True, "masked_bands": 0.0, "masked_frames": 0.0, "blend": 0.0},
+        "max_words": 2,
+        "clusters": 2,
+        "seed": 0,
+        "threads": 1,
+    }
+    rows = corpus()
+    training = [row["clip_id"] for row in rows if row["split"] == "train"]
+    waves = {row["clip_id"]: torch.from_numpy(sound(row["labels"][0], index)) for index, row in enumerate(rows)}
+    mels = {clip_id: log_mel(wave[None], spec)[0].numpy().astype(np.float16) for clip_id, wave in waves.items()}
+    targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
+    settings = params.parse(tagger.TaggerParams, values, "tagger")
+    net, _ = tagger.train_tagger(settings, spec, mels, targets, training, [], lambda *_: None, lambda _: None)
+    directory = tmp_path_factory.mktemp("tagger")
+    tagger.save_tagger(net, settings, spec, targets, directory)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, tagger):
+    """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
+    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    rows = corpus()
+    for shard in (0, 1):
+        clips = [
+            {
+                "clip_id": row["clip_id"],
+                "audio": {"bytes": encode_flac(sound(row["labels"][0], index), RATE), "path": f"{row['clip_id']}.flac"},
+                "source": row["source"],
+                "start": 0.0,
+                "digest": "",
+                "recording_id": row["recording_id"],
+                "num_samples": 24_000,
+            }
+            for index, row in enumerate(rows)
+            if row["shard"] == shard
+        ]
+        shards.write_rows(clips, data / "clips" / shards.shard_name(shard), manifest.CLIPS)
+    shards.write_rows(rows, data / "catalog.parquet", manifest.CATALOG)
+    for split, folder in (("test", "generated"), ("valid", "codec")):
+        for index, row in enumerate(rows):
+            if row["split"] == split:
+                wave = 0.8 * sound(row["labels"][0], index + 1000 * (split == "test"))
+                write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE)
+    shutil.copytree(tagger, data / "tagger")
+    write_params(tmp_path)
+    return tmp_path
+
+
+def write_params(project: Path, workers: int = 2, **changes) -> None:
+    section = {
+        "embedders": ["tagger"],
+        "reference": "test",
+        "bootstrap": 30,
+        "probe_clips": 100,
+        "examples": 4,
+        "sample_rate": RATE,
+        "seed": 0,
+        **changes,
+    }
+    document = {"execution": {"workers": workers}, "ddpm_mel": {}, "evaluate": section}
+    params.write_yaml(document, project / "params.yaml")
+
+
+def evaluate_in(project: Path, report: str = "report") -> dict:
+    ports = {name: f"data/{name}" for name in ("generated", "codec", "clips", "tagger")} | {"catalog": "data/catalog.parquet"}
+    argv = [word for name, path in ports.items() for word in (f"--{name}", path)]
+    argv += ["--family", "ddpm_mel", "--report", f"data/{report}", "--metrics", f"data/{report}.json"]
+    stage.main(evaluate.run, section="evaluate", argv=argv)
+    return json.loads((project / "data" / f"{report}.json").read_text(encoding="utf-8"))
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+def test_scores_stand_on_their_ruler_and_bytes_do_not_depend_on_workers(project):
+    found = evaluate_in(project)
+    ruler = found["ruler"]["fad_tagger"]
+    assert set(ruler) == {"floor", "codec", "codec_floor", "silence", "noise"}
+    assert found["fad_tagger"] < ruler["silence"]
+    assert found["fad_tagger_low"] < found["fad_tagger"] < found["fad_tagger_high"]
+    assert found["kl_tagger"] < found["ruler"]["kl_tagger"]["silence"]
+    assert found["label_accuracy_tagger"] == 1
+    assert found["counts"]["generated"] == found["counts"]["floor"] == 8
+    assert found["silent_share"] == found["duplicate_share"] == 0
+    assert set(tree(project / "data" / "report")) == {"index.html", "ruler.png", "scores.json", "scores.md"}
+
+    write_params(project, workers=1)
+    evaluate_in(project, "again")
+    assert tree(project / "data" / "again") == tree(project / "data" / "report")
+    assert (project / "data" / "again.json").read_bytes() == (project / "data" / "report.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_embedders_judge_the_same_sounds(project, shared, monkeypatch):
+    write_params(project, embedders=["tagger", "yamnet"], reference="all", bootstrap=0)
+    without = evaluate_in(project)
+    assert without["embedders"]["yamnet"] == "unavailable: yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS"
+    assert "yamnet was not used" in (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    found = evaluate_in(project)
+    assert found["fad_tagger"] == without["fad_tagger"]
+    ruler = found["ruler"]["fad_yamnet"]
+    assert ruler["floor"] < found["fad_yamnet"] < min(ruler["silence"], ruler["noise"])
+    assert found["kl_yamnet"] < found["ruler"]["kl_yamnet"]["silence"]
+    assert found["label_accuracy_yamnet"] == 1
+    assert found["counts"]["reference"] == 28
+    assert "fad_yamnet_low" not in found
+
+
+def test_generated_without_reference_is_named(project):
+    write_wav(project / "data" / "generated" / "stranger_0.wav", sound("beep", 1), RATE)
+    with pytest.raises(SystemExit, match="generated stranger_0: no real clip of that id"):
+        evaluate_in(project)
+    assert not (project / "data" / "report").exists()
+
+
+def test_undecodable_sound_fails_the_stage_and_is_named(project):
+    path = project / "data" / "generated" / "clip20_0.wav"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(SystemExit, match=r"clip20_0\.wav: cannot be scored"):
+        evaluate_in(project)
+
+
+def test_no_sounds_is_an_error(project):
+    for path in (project / "data" / "codec").iterdir():
+        path.unlink()
+    with pytest.raises(SystemExit, match=r"data/codec: no sounds"):
+        evaluate_in(project)
+
+
+def test_unknown_embedder_and_typos_are_named(project):
+    write_params(project, embedders=["vggishh"])
+    with pytest.raises(SystemExit, match=r"evaluate\.embedders\.0: .*'tagger' or 'yamnet'"):
+        evaluate_in(project)
+    write_params(project, embedders=["tagger", "tagger"])
+    with pytest.raises(SystemExit, match="named twice"):
+        evaluate_in(project)
+    write_params(project, bootstraps=3)
+    with pytest.raises(SystemExit, match="did you mean 'bootstrap'"):
+        evaluate_in(project)
+
+
+def test_missing_weights_are_said_and_no_embedder_at_all_is_an_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    names, unavailable = evaluate.usable_embedders(["tagger", "yamnet"])
+    assert names == ["tagger"]
+    assert unavailable == {"yamnet": "yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS"}
+    assert f"yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS, {tmp_path}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="add `tagger`"):
+        evaluate.usable_embedders(["yamnet"])
+
+
+def test_examples_take_turns_between_labels():
+    rows = corpus()
+    from soundmill.evaluation.protocol import Clip
+
+    clips = {row["clip_id"]: Clip(row["clip_id"], row["recording_id"], 0, "test", tuple(row["labels"]), ()) for row in rows}
+    order = tuple(sorted(clips, key=lambda clip_id: clips[clip_id].labels))  # all beeps first
+    shown = evaluate.choose_examples(order, clips, 6)
+    assert sorted(clips[clip_id].labels[0] for clip_id in shown) == ["beep"] * 3 + ["hiss"] * 3
+    assert evaluate.choose_examples(order, clips, 0) == []
