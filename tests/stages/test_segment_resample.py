@@ -1,0 +1,437 @@
+"""From an inventory to clips through the real stages: awkward files become clips, damaged ones quarantine, bytes never vary."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import manifest, shards
+from soundmill.audio import decode
+from stages.resample import ResampleParams, resample_shard
+from stages.segment import name_clips
+
+PARAMS = {
+    "execution": {"workers": 2},
+    "corpus": {"path": None},
+    "segment": {"clip_seconds": 2.0, "tail": "pad", "min_seconds": 0.5, "sample_rate": 16_000, "max_seconds": 60.0},
+    "resample": {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 60.0},
+}
+OUTPUTS = {
+    "segment": ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
+    "resample": ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
+}
+
+
+def command(stage: str) -> list[str]:
+    kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
+    return [sys.executable, "-m", f"stages.{stage}", *OUTPUTS[stage], *kept]
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root), "SOUNDMILL_TRACKING": "off"}
+
+
+def run(project: Path, root: Path, stage: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(stage), cwd=project, env=environment(root), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+
+
+def run_both(project: Path, root: Path) -> None:
+    for stage in OUTPUTS:
+        done = run(project, root, stage)
+        assert done.returncode == 0, done.stderr
+
+
+def settle(project: Path, **changes: dict[str, object]) -> None:
+    """Write params.yaml of a project, with some sections changed."""
+    document = {name: {**values, **changes.get(name, {})} for name, values in PARAMS.items()}
+    (project / "params.yaml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
+
+
+def inventory(project: Path, audio: Path, count: int = 4) -> None:
+    """What `scan` would write of the files below `audio`."""
+    rows = []
+    top = os.fsencode(audio)
+    for name in sorted(os.listdir(top)):
+        path = os.path.join(top, name)
+        regular = os.path.exists(path) and stat.S_ISREG(os.stat(path).st_mode)
+        rows.append(
+            {
+                "recording_id": hashlib.blake2b(name, digest_size=6).hexdigest(),
+                "path": manifest.escape_path(name),
+                "raw_path": name,
+                "size": os.lstat(path).st_size,
+                "digest": shards.file_digest(path) if regular else "",
+                "shard": shards.shard_of(name, count),
+                "start_time": 0.0,
+                "labels": [],
+                "fold": None,
+                "split": None,
+            }
+        )
+    shards.write_rows(rows, project / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+
+
+def clips_of(project: Path) -> dict[str, list[dict]]:
+    """Clips by source, in order."""
+    found: dict[str, list[dict]] = {}
+    for path in shards.shard_paths(project / "data/clips"):
+        for row in shards.read_rows(path, manifest.CLIPS):
+            found.setdefault(row["source"], []).append(row)
+    return found
+
+
+def reasons_of(project: Path, stage: str) -> dict[str, str]:
+    return {row["path"]: row["reason"] for row in pq.read_table(project / f"data/quarantine/{stage}.parquet").to_pylist()}
+
+
+def fingerprints(project: Path) -> dict[str, str]:
+    kept = ["segments.parquet", "clips/**/*", "quarantine/*", "metrics/*"]
+    paths = sorted({path for pattern in kept for path in (project / "data").glob(pattern) if path.is_file()})
+    return {str(path.relative_to(project)): shards.file_digest(path) for path in paths}
+
+
+def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).astype(np.float32)
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    subprocess.run([decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A project run over a corpus of every awkward and every damaged kind."""
+    project = tmp_path_factory.mktemp("everything")
+    audio = project / "outside"  # DVC itself could not hold some of these
+    audio.mkdir()
+    good = project / "good.wav"
+    soundfile.write(good, noise(4.6, 44_100), 44_100)
+    content = good.read_bytes()
+    for name in (
+        b"plain.wav",
+        b"with space.wav",
+        b'it\'s "q".wav',
+        b"new\nline.wav",
+        b"100%d.wav",
+        b"a:b.wav",
+        b"-x.wav",
+        b"\xff\xfe.wav",
+    ):
+        (Path(os.fsdecode(os.path.join(os.fsencode(audio), name)))).write_bytes(content)
+    at = content.index(b"data") + 4
+    (audio / "streamed.wav").write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
+    (audio / "unclosed.wav").write_bytes(content[:at] + b"\0\0\0\0" + content[at + 4 :])
+    for name in ("a.mp3", "a.ogg", "a.m4a", "a.webm", "a.wma", "a.opus", "surround.flac"):
+        ffmpeg("-i", good, *(["-ac", "6"] if name == "surround.flac" else []), audio / name)
+    os.rename(audio / "a.m4a", os.path.join(os.fsencode(audio), b"\xe9.m4a"))
+    ffmpeg("-i", good, "-f", "lavfi", "-i", "testsrc=d=5:s=64x64:r=10", audio / "film.mp4")
+    soundfile.write(audio / "whole.wav", noise(4.0, 16_000), 16_000)
+    soundfile.write(audio / "remainder.wav", noise(4.001, 48_000), 48_000)
+    soundfile.write(audio / "loud.wav", noise(2.0, 16_000) * 100, 16_000, subtype="FLOAT")
+    (audio / "link.wav").symlink_to(audio / "plain.wav")
+
+    (audio / "zero.wav").touch()
+    (audio / "page.mp3").write_text("<html>not found</html>")
+    (audio / "list.mp3").write_text(f"#EXTM3U\n#EXTINF:1,\n{good}\n")
+    (audio / "concat.wav").write_text(f"ffconcat version 1.0\nfile '{good}'\n")
+    (audio / "cut.wav").write_bytes(content[: len(content) // 2])
+    for name in ("a.mp3", "a.ogg", "surround.flac", "film.mp4"):
+        whole = (audio / name).read_bytes()
+        (audio / f"cut-{name}").write_bytes(whole[: len(whole) * 2 // 3])
+        (audio / f"corrupt-{name}").write_bytes(whole[: len(whole) // 2] + bytes(range(256)) * 3 + whole[len(whole) // 2 + 768 :])
+    ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:s=64x64:r=10", audio / "mute.mp4")
+    soundfile.write(audio / "nothing.wav", np.zeros(0), 16_000)
+    soundfile.write(audio / "one.wav", np.ones(1), 16_000)
+    soundfile.write(audio / "blip.wav", noise(0.3, 16_000), 16_000)
+    soundfile.write(audio / "endless.flac", np.zeros(8000 * 70), 8000)
+    soundfile.write(audio / "nan.wav", np.append(noise(3.0, 16_000), np.float32("nan")), 16_000, subtype="FLOAT")
+    soundfile.write(audio / "silent.wav", np.zeros(48_000), 16_000)
+    (audio / "dangling.wav").symlink_to(audio / "nowhere.wav")
+    os.mkfifo(audio / "fifo.wav")
+    (audio / "dir.wav").mkdir()
+    inventory(project, audio)
+    settle(project, corpus={"path": str(audio)})
+    run_both(project, root)
+    return project
+
+
+AWKWARD = [
+    "plain.wav",
+    "with space.wav",
+    'it\'s "q".wav',
+    "new\\x0aline.wav",
+    "100%d.wav",
+    "a:b.wav",
+    "-x.wav",
+    "\\xff\\xfe.wav",
+    "\\xe9.m4a",
+    "streamed.wav",
+    "unclosed.wav",
+    "a.mp3",
+    "a.ogg",
+    "a.webm",
+    "a.wma",
+    "a.opus",
+    "surround.flac",
+    "film.mp4",
+    "link.wav",
+]
+DAMAGED = {
+    "zero.wav": {"empty"},
+    "page.mp3": {"text"},
+    "list.mp3": {"playlist"},
+    "concat.wav": {"playlist"},
+    "cut.wav": {"truncated"},
+    "cut-a.mp3": {"truncated"},
+    "cut-a.ogg": {"truncated"},
+    "cut-surround.flac": {"truncated"},
+    "cut-film.mp4": {"truncated"},
+    "corrupt-a.mp3": {"corrupt"},
+    "corrupt-a.ogg": {"corrupt"},
+    "corrupt-surround.flac": {"corrupt"},
+    "corrupt-film.mp4": {"corrupt", "truncated"},
+    "mute.mp4": {"no audio stream"},
+    "nothing.wav": {"too short"},
+    "one.wav": {"too short"},
+    "blip.wav": {"too short"},
+    "endless.flac": {"too long"},
+    "nan.wav": {"nan"},
+    "silent.wav": {"silent"},
+    "dangling.wav": {"dangling link"},
+    "fifo.wav": {"not a regular file"},
+    "dir.wav": {"not a regular file"},
+}
+
+
+@pytest.mark.parametrize("source", AWKWARD)
+def test_awkward_files_become_clips(everything, source):
+    clips = clips_of(everything)[source]
+    assert [clip["start"] for clip in clips] == [0.0, 2.0, 4.0]
+    for clip in clips:
+        wave, rate = soundfile.read(io.BytesIO(clip["audio"]["bytes"]))
+        assert (len(wave), rate, wave.ndim) == (32_000, 16_000, 1)
+        assert clip["audio"]["path"] == f"{clip['clip_id']}.flac"
+    assert np.abs(wave[: int(0.5 * 16_000)]).max() > 0.02
+    assert not wave[int(0.75 * 16_000) :].any()  # 4.6 s and what a codec adds, then padding
+
+
+@pytest.mark.parametrize("source", DAMAGED)
+def test_damaged_files_are_quarantined_by_name_with_the_reason(everything, source):
+    reasons = {**reasons_of(everything, "segment"), **reasons_of(everything, "resample")}
+    assert reasons[source] in DAMAGED[source]
+    assert source not in clips_of(everything)
+
+
+def test_nothing_is_lost_without_a_word(everything):
+    recordings = {row["path"] for row in pq.read_table(everything / "data/corpus/recordings.parquet").to_pylist()}
+    quarantined = [*reasons_of(everything, "segment"), *reasons_of(everything, "resample")]
+    assert sorted([*clips_of(everything), *quarantined]) == sorted(recordings)
+    planned = json.loads((everything / "data/metrics/segment.json").read_text())
+    made = json.loads((everything / "data/metrics/resample.json").read_text())
+    assert planned["recordings"] == len(recordings)
+    assert planned["recordings_cut"] + planned["quarantined"] == len(recordings)
+    assert sum(planned["quarantined_for"].values()) == planned["quarantined"]
+    assert planned["clips"] == made["clips"] + made["lost_clips"]
+    assert made["clips"] == sum(map(len, clips_of(everything).values()))
+
+
+def test_a_whole_recording_is_cut_bit_for_bit(everything):
+    original, _ = soundfile.read(everything / "outside/whole.wav", dtype="float32")
+    clips = clips_of(everything)["whole.wav"]
+    joined = np.concatenate([decode.decode_flac(clip["audio"]["bytes"]) for clip in clips])
+    np.testing.assert_array_equal(joined, original)
+
+
+def test_a_remainder_under_the_minimum_is_dropped_and_counted(everything):
+    assert len(clips_of(everything)["remainder.wav"]) == 2
+    assert json.loads((everything / "data/metrics/segment.json").read_text())["dropped_remainders"] == 1
+
+
+def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
+    original, _ = soundfile.read(everything / "outside/loud.wav", dtype="float32")
+    wave = decode.decode_flac(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
+    np.testing.assert_allclose(wave, original / np.abs(original).max(), atol=1e-4)
+    assert json.loads((everything / "data/metrics/resample.json").read_text())["attenuated_recordings"] == 1
+
+
+def test_clips_have_digests_of_what_they_were_made_from(everything):
+    clips = clips_of(everything)
+    digests = [clip["digest"] for source in ("whole.wav", "remainder.wav", "a.ogg") for clip in clips[source]]
+    assert len(set(digests)) == len(digests)
+    same_file = zip(clips["plain.wav"], clips["link.wav"], strict=True)
+    assert all(one["digest"] == other["digest"] for one, other in same_file)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings enough to be interrupted at: an external corpus of three dozen, some for ffmpeg, one damaged."""
+    audio = tmp_path_factory.mktemp("many")
+    for index in range(36):
+        soundfile.write(audio / f"{index:02d}.flac", noise(6.5, 44_100, index), 44_100)
+    for index in range(6):
+        ffmpeg("-i", audio / f"{index:02d}.flac", audio / f"{index:02d}.m4a")
+    (audio / "cut.flac").write_bytes((audio / "00.flac").read_bytes()[:50_000])
+    return audio
+
+
+def project_over(audio: Path, directory: Path, workers: int) -> Path:
+    directory.mkdir()
+    inventory(directory, audio, count=20)
+    settle(directory, corpus={"path": str(audio)}, execution={"workers": workers})
+    return directory
+
+
+@pytest.mark.slow
+def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, tmp_path, root):
+    reference = project_over(many, tmp_path / "one", workers=1)
+    run_both(reference, root)
+    assert reasons_of(reference, "resample") == {"cut.flac": "truncated"}
+
+    pair = project_over(many, tmp_path / "two", workers=2)
+    run_both(pair, root)
+    assert fingerprints(pair) == fingerprints(reference)
+
+    killed = project_over(many, tmp_path / "killed", workers=2)
+    for stage in OUTPUTS:
+        process = subprocess.Popen(command(stage), cwd=killed, env=environment(root), stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not list((killed / "data/.work").glob(f"{stage}/*/*/*.report.json")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        done = len(list((killed / "data/.work").glob(f"{stage}/*/*/*.report.json")))
+        assert 0 < done < 20
+        assert not (killed / "data/clips").exists()
+        again = run(killed, root, stage)
+        assert again.returncode == 0, again.stderr
+    assert fingerprints(killed) == fingerprints(reference)
+
+
+def refusal(project: Path, root: Path, stage: str) -> str:
+    done = run(project, root, stage)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_no_surviving_clip_fails_the_stage_and_says_why(tmp_path, root):
+    audio = tmp_path / "data/corpus/audio"
+    audio.mkdir(parents=True)
+    (audio / "a.wav").write_text("just text")
+    (audio / "b.wav").touch()
+    inventory(tmp_path, audio)
+    settle(tmp_path)
+    message = refusal(tmp_path, root, "segment")
+    assert "2 recordings" in message
+    assert "1 text" in message
+    assert not (tmp_path / "data/segments.parquet").exists()
+
+    soundfile.write(audio / "a.wav", np.zeros(48_000), 16_000)
+    inventory(tmp_path, audio)
+    assert run(tmp_path, root, "segment").returncode == 0
+    assert "1 silent" in refusal(tmp_path, root, "resample")
+    assert not (tmp_path / "data/clips").exists()
+
+
+def test_an_empty_inventory_is_an_error(tmp_path, root):
+    (tmp_path / "data/corpus/audio").mkdir(parents=True)
+    inventory(tmp_path, tmp_path / "data/corpus/audio")
+    settle(tmp_path)
+    assert "no recordings" in refusal(tmp_path, root, "segment")
+
+
+def test_a_file_that_changed_since_the_scan_is_not_taken_for_the_old_one(tmp_path, root):
+    audio = tmp_path / "outside"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3.0, 16_000), 16_000)
+    inventory(tmp_path, audio)
+    settle(tmp_path, corpus={"path": str(audio)})
+    assert run(tmp_path, root, "segment").returncode == 0
+    soundfile.write(audio / "a.wav", noise(3.0, 16_000, seed=1), 16_000)
+    assert "a.wav: the file has changed" in refusal(tmp_path, root, "resample")
+
+
+def test_another_rate_than_the_cuts_were_made_for_is_an_error(tmp_path, root):
+    audio = tmp_path / "data/corpus/audio"
+    audio.mkdir(parents=True)
+    soundfile.write(audio / "a.wav", noise(5.0, 16_000), 16_000)
+    inventory(tmp_path, audio)
+    settle(tmp_path, resample={"sample_rate": 8000})
+    assert run(tmp_path, root, "segment").returncode == 0
+    assert "resample.sample_rate" in refusal(tmp_path, root, "resample")
+
+
+def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
+    return {
+        "clip_id": "x_0",
+        "recording_id": "x",
+        "source": source,
+        "raw_path": source.encode(),
+        "digest": digest,
+        "shard": 0,
+        "start": 0.0,
+        "start_sample": 0,
+        "num_samples": num_samples,
+        "pad_samples": 0,
+        "recording_samples": num_samples,
+    }
+
+
+@pytest.mark.parametrize(("planned", "reason"), [(16_500, None), (15_500, None), (17_000, "truncated"), (15_000, "corrupt")])
+def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
+    soundfile.write(tmp_path / "a.wav", noise(1.0, 16_000), 16_000)
+    params = ResampleParams.model_validate(PARAMS["resample"])
+    cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), planned)
+    report = resample_shard([cut], os.fsencode(tmp_path), params, tmp_path / "out" / "s.parquet")
+    rows = list(shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS))
+    assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
+    assert [row["num_samples"] for row in rows] == ([] if reason else [planned])
+    if not reason:
+        assert len(decode.decode_flac(rows[0]["audio"]["bytes"])) == planned
+        assert report.counts["length_adjusted_recordings"] == 1
+
+
+def test_clip_names_are_audiocaps_names_and_never_meet():
+    starts = {"abcdefghijk_30": 30.0, "abcdefghijk_35": 35.0, "0123456789ab": 0.0}
+    rows = [{"recording_id": key, "start": start} for key in starts for start in (0.0, 5.0, 7.5)]
+    assert name_clips(rows, starts) == 1
+    assert [row["clip_id"] for row in rows] == [
+        "abcdefghijk_30",
+        "abcdefghijk_35",
+        "abcdefghijk_37.5",
+        "abcdefghijk_35_0",
+        "abcdefghijk_40",
+        "abcdefghijk_42.5",
+        "0123456789ab_0",
+        "0123456789ab_5",
+        "0123456789ab_7.5",
+    ]
+
+
+@pytest.mark.slow
+def test_esc10_with_padding_gives_242_clips(shared, tmp_path, root):
+    audio = tmp_path / "flat"
+    audio.mkdir()
+    for path in (shared / "data" / "esc10").rglob("*.ogg"):
+        (audio / path.name).symlink_to(path)
+    project = project_over(audio, tmp_path / "esc", workers=2)
+    settle(project, corpus={"path": str(audio)}, segment={"clip_seconds": 5.0, "min_seconds": 1.0})
+    run_both(project, root)
+    made = json.loads((project / "data/metrics/resample.json").read_text())
+    assert (made["recordings"], made["clips"], made["seconds"], made["quarantined"]) == (240, 242, 1210.0, 0)
