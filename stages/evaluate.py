@@ -147,14 +147,14 @@ def by_shard(real: list[protocol.Clip], wanted: set[str], clips: Path) -> dict[P
 
 
 def choose_examples(ids: tuple[str, ...], clips: dict[str, protocol.Clip], count: int) -> list[str]:
-    """Ids to show: one of each set of labels in turn, until there are enough."""
+    """Ids to show, by label: one of each set of labels in turn, until there are enough."""
     turns: dict[tuple[str, ...], int] = {}
     order = []
     for clip_id in ids:
         labels = clips[clip_id].labels
         turns[labels] = turns.get(labels, 0) + 1
         order.append((turns[labels], labels, clip_id))
-    return sorted(clip_id for _, _, clip_id in sorted(order)[:count])
+    return [clip_id for _, clip_id in sorted(turn[1:] for turn in sorted(order)[:count])]
 
 
 def examples(
