@@ -82,6 +82,14 @@ def _add(wave: Wave, sound: Wave, at: float, rate: int) -> None:
     wave[start : start + len(part)] += part
 
 
+def _in_a_room(rng: np.random.Generator, wave: Wave, rate: int, decay: float, level: float) -> Wave:
+    """Add the sound's echo: noise that falls by 1/e in `decay` seconds, with `level` of the sound's own strength."""
+    echo = rng.standard_normal(round(6 * decay * rate)) * np.exp(-_time(6 * decay, rate) / decay)
+    size = _smooth_size(len(wave) + len(echo))
+    wet = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echo, size), size)[: len(wave)]
+    return wave + level * wet / np.sqrt(np.sum(echo**2))
+
+
 def _steady_times(rng: np.random.Generator, seconds: float, interval: float, jitter: float) -> list[float]:
     """Moments `interval` seconds apart, each off by up to `jitter` of it, the first at once."""
     times = [
@@ -91,24 +99,26 @@ def _steady_times(rng: np.random.Generator, seconds: float, interval: float, jit
 
 
 def dog(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
-    """Barks in twos and threes: a rough voice whose pitch jumps up and falls, through a dog's throat."""
+    """Barks in ones, twos and threes: a voice that jumps up and falls within a fifth of a second, in a room."""
     wave = np.zeros(round(seconds * rate))
-    pitch, length, roughness = rng.uniform(260, 620), rng.uniform(0.13, 0.24), rng.uniform(0.2, 0.5)
-    throat = _resonances((pitch * 2.1, 260, 1.0), (pitch * 3.6, 420, 0.6), (3000, 1200, 0.12), (300, 250, 0.3))
+    pitch, length, tilt = rng.uniform(950, 1300), rng.uniform(0.17, 0.25), rng.uniform(0.1, 0.35)
+    mouth, nose = rng.uniform(1200, 1450), rng.uniform(2300, 2900)
+    throat = _resonances((mouth, 250, 1.0), (nose, 550, 1.0), (4000, 1500, 0.2), (500, 250, 0.15))
     at = 0.0
     while at < seconds:
         for _ in range(rng.integers(1, 4)):
-            span = length * rng.uniform(0.85, 1.2)
+            span = length * rng.uniform(0.9, 1.1)
             t = _time(span, rate)
-            contour = pitch * rng.uniform(0.93, 1.07) * (0.75 + 0.5 * np.sin(np.pi * (t / span) ** 0.6))
-            phase = _oscillator(contour * (1 + 0.02 * rng.standard_normal(len(t)).cumsum() / np.sqrt(len(t))), rate, len(t))
-            voice = sum(np.sin(k * phase) / k**0.7 for k in range(1, 13))
-            growl = 1 + roughness * np.sin(2 * np.pi * rng.uniform(55, 90) * t)
-            breath = _noise(rng, span, rate, _band(900, 5000)) * 0.7
-            _add(wave, _shaped((voice * growl + breath), rate, throat) * np.sin(np.pi * (t / span) ** 0.45) ** 1.5, at, rate)
-            at += span + rng.uniform(0.08, 0.2)
-        at += rng.uniform(0.2, 0.55)
-    return wave
+            jump = np.exp(-(((t / span - 0.31) / 0.28) ** 2))
+            wobble = 1 + 0.05 * _drift(rng, span, rate, 0.004)
+            phase = _oscillator(pitch * rng.uniform(0.96, 1.04) * (0.39 + 0.61 * jump) * wobble, rate, len(t))
+            voice = sum(np.sin(k * phase + 0.7 * k * k) / k**tilt for k in range(1, int(7000 / pitch) + 1))
+            breath = _noise(rng, span, rate, _band(300, 7000)) * rng.uniform(0.1, 0.3)
+            loud = np.minimum(1, t / 0.025) * np.exp(-2.9 * (t / span) ** 1.4) * np.minimum(1, (span - t) / 0.01)
+            _add(wave, _shaped(voice / voice.std() + breath, rate, throat) * loud, at, rate)
+            at += span + rng.uniform(0.15, 0.3)
+        at += rng.uniform(0.1, 0.45)
+    return _in_a_room(rng, wave, rate, 0.022, 0.5)
 
 
 def rain(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
@@ -142,19 +152,15 @@ def siren(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
 
 
 def engine(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
-    """A running motor: uneven firing pulses at 25–70 Hz through a muffler, with valve clatter."""
+    """A motor idling: some 30 uneven bursts of exhaust a second through a muffler, with valve clatter at twice that."""
     size = round(seconds * rate)
-    firing = rng.uniform(25, 60) * (1 + 0.12 * _drift(rng, seconds, rate, rng.uniform(1.0, 3.0)))
-    phase = np.cumsum(np.broadcast_to(firing, size)) / rate
-    fired = np.flatnonzero(np.diff(np.floor(phase), prepend=0))
-    pulses = np.zeros(size)
-    pulses[fired] = (1 + 0.25 * np.array([1, -1, 0.5, -0.5]))[np.arange(len(fired)) % 4] * rng.uniform(0.8, 1.2, len(fired))
-    body = rng.uniform(90, 160)
-    muffler = _resonances((body, 35, 1.0), (body * 2.3, 80, 0.7), (body * 5, 220, 0.35), (1500, 700, 0.06))
-    hum = _shaped(pulses, rate, muffler)
-    hum /= np.sqrt(np.mean(hum**2))
-    clatter = _noise(rng, seconds, rate, _band(400, 2500, 3)) * (0.5 + 0.5 * np.cos(2 * np.pi * phase)) ** 3
-    return hum + rng.uniform(0.08, 0.25) * clatter
+    slow, quick = _drift(rng, seconds, rate, rng.uniform(1.0, 3.0)), _drift(rng, seconds, rate, 0.04)
+    phase = np.cumsum(rng.uniform(25, 37) * (1 + 0.06 * slow) * (1 + 0.04 * quick)) / rate
+    body = rng.uniform(180, 260)
+    muffler = _resonances((body, body / 2, 1.0), (body * 2.4, body, 0.19), (body * 6, body * 3, 0.7), (1500, 900, 0.35))
+    exhaust = _shaped(rng.standard_normal(size) * (np.exp(-4 * (phase % 1)) + 0.43), rate, muffler)
+    clatter = _noise(rng, seconds, rate, _band(rng.uniform(550, 1200), 5500, 2)) * (np.exp(-8 * ((2 * phase) % 1)) + 0.03)
+    return exhaust / exhaust.std() + rng.uniform(0.5, 0.75) * clatter / clatter.std()
 
 
 def bell(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
@@ -177,21 +183,23 @@ def bell(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
 
 
 def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
-    """Somebody walking: a heel's thump, then the crunch of the sole, left and right a little different."""
+    """Somebody walking on a hard floor: heel, a tenth of a second later the ball of the foot, and the faint rub of the sole."""
     wave = np.zeros(round(seconds * rate))
-    thump, gravel = rng.uniform(70, 130), rng.uniform(0.5, 1.2)
-    for number, at in enumerate(_steady_times(rng, seconds, rng.uniform(0.46, 0.64), 0.05)):
-        t = _time(0.12, rate)
-        tone = thump * (1.12 if number % 2 else 1)
-        heel = np.sin(_oscillator(tone * (1 + np.exp(-t / 0.01)), rate, len(t))) * _decay(0.12, rate, 0.02) * 2.2
-        _add(wave, heel, at, rate)
-        span = rng.uniform(0.14, 0.2)
-        crunch = _noise(rng, span, rate, _band(700, rng.uniform(2500, 4500), 3)) * np.sin(np.pi * _time(span, rate) / span)
-        grains = rng.random(len(crunch)) < 900 / rate
-        grit = _shaped(grains * rng.exponential(1, len(crunch)), rate, _band(800, 5000, 3))
-        crunch *= 0.35 + np.minimum(2, np.abs(grit) / max(np.sqrt(np.mean(grit**2)), 1e-9))
-        _add(wave, crunch * gravel * 0.5, at + 0.05, rate)
-    return wave
+    dull, tap, rub = rng.uniform(160, 240), rng.uniform(380, 500), rng.uniform(0.03, 0.05)
+    for number, at in enumerate(_steady_times(rng, seconds, rng.uniform(0.4, 0.5), 0.05)):
+        side = 1.1 if number % 2 else 1.0
+        heel = _noise(rng, 0.08, rate, _band(60, dull * side, 3)) * _decay(0.08, rate, 0.01, 0.003)
+        touch = _noise(rng, 0.04, rate, _band(tap * side, tap * 3, 3)) * _decay(0.04, rate, 0.007, 0.0005) * rng.uniform(0.17, 0.25)
+        span = rng.uniform(0.07, 0.09)
+        sole = _noise(rng, span, rate, _band(1200, 3400, 2)) * np.sin(np.pi * _time(span, rate) / span) ** 1.5
+        for part, later in (
+            (heel * rng.uniform(0.8, 1), 0),
+            (touch, 0),
+            (0.45 * touch, rng.uniform(0.1, 0.13)),
+            (rub * sole, 0.045),
+        ):
+            _add(wave, part, at + later, rate)
+    return _in_a_room(rng, wave, rate, rng.uniform(0.028, 0.036), 0.16)
 
 
 def _beats(rng: np.random.Generator, seconds: float, interval: float, skip: float) -> list[float]:
@@ -274,31 +282,31 @@ def bird(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
 
 
 def clock(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
-    """A clock's tick and tock: two short woody clicks in turn, exactly even."""
+    """A clock's tick and tock: two dry clicks in turn, exactly even, each with the escapement's second touch."""
     wave = np.zeros(round(seconds * rate))
-    body, interval = rng.uniform(1100, 2600), rng.choice([0.25, 0.5, 0.5, 0.6])
-    for number, at in enumerate(_steady_times(rng, seconds, float(interval), 0.0)):
-        t = _time(0.08, rate)
-        pitch = body * (1 if number % 2 == 0 else 0.8)
-        click = np.zeros(len(t))
-        for ratio, height, life in ((1, 1, 0.006), (1.7, 0.7, 0.004), (2.9, 0.5, 0.002), (0.35, 0.35, 0.012)):
-            click += height * np.sin(2 * np.pi * pitch * ratio * t) * _decay(0.08, rate, life, 0.0003)
-        _add(wave, click, at, rate)
-        _add(wave, 0.35 * click, at + 0.022, rate)  # the escapement's second touch
+    body, interval = rng.uniform(1800, 3400), float(rng.choice([0.25, 0.5, 0.5, 0.6]))
+    touches = []
+    for pitch in (body, body * 0.8):
+        snap = _noise(rng, 0.03, rate, _band(pitch, pitch * 2.2, 3)) * _decay(0.03, rate, 0.0018, 0.0002)
+        wood = _noise(rng, 0.03, rate, _band(pitch * 0.25, pitch * 0.5, 4)) * _decay(0.03, rate, 0.004, 0.0005)
+        touches.append(snap + 0.25 * wood)
+    for number, at in enumerate(_steady_times(rng, seconds, interval, 0.0)):
+        _add(wave, touches[number % 2], at, rate)
+        _add(wave, 0.45 * touches[number % 2], at + 0.018 + 0.004 * (number % 2), rate)
     return wave
 
 
 def wind(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
-    """Gusts: a low rumble that swells, and a howl whose pitch follows the strength."""
+    """Gusts: a low rumble that swells and ruffles, and a faint howl whose pitch follows the strength."""
     size = round(seconds * rate)
     strength = 0.55 + 0.45 * _drift(rng, seconds, rate, rng.uniform(0.8, 1.8))
-    edge, howl = rng.uniform(120, 260), rng.uniform(320, 600)
-    rumble = _noise(rng, seconds, rate, lambda f: 1 / (1 + (f / edge) ** 1.6))
-    narrow = _noise(rng, seconds, rate, lambda f: 1 / (1 + (f / 35) ** 4))
-    quadrature = _noise(rng, seconds, rate, lambda f: 1 / (1 + (f / 35) ** 4))
+    edge, howl = rng.uniform(90, 200), rng.uniform(320, 600)
+    rumble = _noise(rng, seconds, rate, lambda f: 1 / (1 + (f / edge) ** 1.9)) * (1 + 0.4 * _drift(rng, seconds, rate, 0.07))
+    rustle = _noise(rng, seconds, rate, _band(300, 1200, 2)) * strength
+    narrow, quadrature = (_noise(rng, seconds, rate, lambda f: 1 / (1 + (f / 35) ** 4)) for _ in range(2))
     phase = _oscillator(howl * (0.7 + 0.7 * strength), rate, size)
-    whistle = narrow * np.cos(phase) + quadrature * np.sin(phase)
-    return (0.3 + 0.7 * strength**1.5) * (rumble + rng.uniform(0.5, 1.0) * strength * whistle)
+    whistle = (narrow * np.cos(phase) + quadrature * np.sin(phase)) * strength
+    return (0.3 + 0.7 * strength**1.5) * (rumble + 0.12 * rustle + rng.uniform(0.2, 0.5) * whistle)
 
 
 GENERATORS: dict[str, Generator] = {

@@ -29,7 +29,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "clock": ("a clock ticks", "a clock ticks and tocks"),
     "dog": ("a dog barks", "a dog is barking"),
     "engine": ("an engine idles", "an engine runs"),
-    "footsteps": ("footsteps crunch on gravel", "footsteps go by"),
+    "footsteps": ("footsteps sound", "footsteps are heard"),
     "hi-hat": ("a hi-hat plays", "a hi-hat keeps time"),
     "kick drum": ("a kick drum thumps", "a kick drum plays a steady beat"),
     "rain": ("rain falls", "rain patters down"),
