@@ -51,12 +51,18 @@ class TrainingModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.step(self.net)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.optimiser.clip_norm is not None:  # Lightning's own clipping refuses a fused optimiser
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.optimiser.clip_norm)
+
     def configure_optimizers(self) -> dict[str, Any]:
         kept = self.optimiser
         matrices = [weight for weight in self.net.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in self.net.parameters() if weight.ndim < 2]
         groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=kept.learning_rate, betas=tuple(kept.betas))
+        optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=kept.learning_rate, betas=tuple(kept.betas), fused=True
+        )
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, self.steps, kept))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
@@ -151,7 +157,6 @@ def fit(
             precision={"32": "32-true", "bf16": "bf16-mixed"}[hardware.precision],
             max_steps=module.steps,
             max_epochs=-1,
-            gradient_clip_val=module.optimiser.clip_norm,
             callbacks=[curve, Progress(label), *callbacks, TimedCheckpoint(scratch, checkpoint_seconds, log_every)],
             plugins=[AtomicCheckpointIO()],
             logger=False,

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 
 __all__ = ["GenerateParams", "TrainParams", "generate", "generate_sounds", "seconds", "train"]
 
 
-def train(*args, **kwargs):
-    from soundmill.models.ddpm_mel.train import train
+def train(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    from soundmill.models.ddpm_mel.training import train as run
 
-    return train(*args, **kwargs)
-
-
-def generate(*args, **kwargs):
-    from soundmill.models.ddpm_mel.generate import generate
-
-    return generate(*args, **kwargs)
+    return run(*args, **kwargs)
 
 
-def generate_sounds(*args, **kwargs):
-    from soundmill.models.ddpm_mel.generate import generate_sounds
+def generate(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    from soundmill.models.ddpm_mel.generation import generate as run
 
-    return generate_sounds(*args, **kwargs)
+    return run(*args, **kwargs)
+
+
+def generate_sounds(*args: Any, **kwargs: Any) -> list[Path]:
+    from soundmill.models.ddpm_mel.generation import generate_sounds as run
+
+    return run(*args, **kwargs)
 
 
 def seconds(*args, **kwargs):

@@ -17,6 +17,7 @@ from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
+from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.unet import UNet
 
 FAMILY = "ddpm_mel"
@@ -56,15 +57,18 @@ def label_weights(labels: list[str], known: list[str]) -> Tensor:
 
 
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
-    network = params.network
-    net = UNet(
-        params.picture.patch[0] * params.picture.patch[1],
-        network.widths,
-        network.attention_levels,
-        network.heads,
-        network.embedding_size,
-        num_labels,
+    """The net of the parameters, initialised from torch's global generator: (xt, t, label weights) → prediction."""
+    network, picture = params.network, params.picture
+    sizes = (network.widths, network.attention_levels, network.heads, network.embedding_size, num_labels)
+    channels, rows, columns = (
+        picture.patch[0] * picture.patch[1],
+        picture.height // picture.patch[0],
+        picture.width // picture.patch[1],
     )
+    if network.kind == "unet":
+        net = UNet(channels, *sizes)
+    else:
+        net = ResidualUNet((channels, rows, columns), *sizes, blocks=network.blocks, dropout=network.dropout)
     return net.to(memory_format=torch.channels_last) if network.channels_last else net
 
 

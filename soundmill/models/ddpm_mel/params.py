@@ -28,7 +28,9 @@ class PictureParams(StageParams):
     range_db: Decibels = Field(gt=0, description="of `log`")
     exponent: float = Field(gt=0, le=1, description="of `power`")
     patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
+    patch_basis: Literal["pixels", "dct"] = Field(description="channels are a patch's pixels, or its cosine transform (JPEG's)")
     standardise: Literal["none", "global", "band", "channel"]
+    whitening: Probability = Field(description="of `channel`: 1 gives every channel unit variance, 0 one factor to all")
 
     @model_validator(mode="after")
     def _patches_fit(self) -> PictureParams:
@@ -37,23 +39,42 @@ class PictureParams(StageParams):
         return self
 
 
-class NetworkParams(StageParams):
-    """The U-Net's sizes (unet.py); the seed's own: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
-
-    widths: list[int] = Field(min_length=2)
+class _NetworkParams(StageParams):
+    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
     attention_levels: list[int]
     heads: int = Field(ge=1)
     embedding_size: int = Field(ge=2, multiple_of=2)
-    channels_last: bool = Field(description="memory layout; faster on CPUs")
+    channels_last: bool = Field(description="memory layout")
 
     @model_validator(mode="after")
-    def _levels_exist(self) -> NetworkParams:
+    def _levels_exist(self) -> _NetworkParams:
         beyond = [level for level in self.attention_levels if not 0 <= level < len(self.widths)]
         if beyond:
             raise ValueError(f"attention_levels {beyond} do not exist: there are levels 0 to {len(self.widths) - 1}")
         odd = [width for width in self.widths if width % self.heads]
         if odd and self.attention_levels:
             raise ValueError(f"widths {odd} cannot be split among {self.heads} heads")
+        return self
+
+
+class UNetParams(_NetworkParams):
+    """The seed's U-Net (unet.py); its own sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
+
+    kind: Literal["unet"]
+
+
+class ResidualUNetParams(_NetworkParams):
+    """A residual U-Net whose norms are scaled and shifted by the noise level, and that knows frequencies apart (residual.py)."""
+
+    kind: Literal["residual"]
+    blocks: int = Field(ge=1, description="residual blocks per level")
+    dropout: Probability
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> ResidualUNetParams:
+        odd = [width for width in self.widths if width % 8]
+        if odd:
+            raise ValueError(f"widths {odd} must be multiples of 8")
         return self
 
 
@@ -116,7 +137,7 @@ class TrainParams(StageParams):
     checkpoint_seconds: Seconds
     hardware: HardwareParams
     picture: PictureParams
-    network: NetworkParams
+    network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
     diffusion: DiffusionParams
     augmentation: AugmentationParams
     optimiser: OptimiserParams

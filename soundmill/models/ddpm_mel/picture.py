@@ -33,6 +33,7 @@ class PictureCodec(nn.Module):
         constants = {"none": (1, 1, 1), "global": (1, 1, 1), "band": (1, params.height, 1), "channel": (self.channels, 1, 1)}
         self.register_buffer("mean", torch.zeros(constants[params.standardise]))
         self.register_buffer("deviation", torch.ones(constants[params.standardise]))
+        self.register_buffer("_basis", _cosine_basis(*params.patch), persistent=False)
         self._floor = -params.range_db * math.log(10) / 10  # of `log`: ln of the power that maps to -1, relative to the level
 
     def level(self, log_mel: Tensor) -> Tensor:
@@ -92,6 +93,10 @@ class PictureCodec(nn.Module):
             total, squares = total + values.sum(axes), squares + values.square().sum(axes)
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+        if self.params.standardise == "channel":
+            # Weak channels (fine detail) are raised only part of the way: at full strength the net spends itself on noise.
+            rest = deviation ** (1 - self.params.whitening)
+            deviation = deviation**self.params.whitening * rest.square().mean().sqrt()
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.deviation.copy_(deviation.reshape(self.deviation.shape))
 
@@ -102,11 +107,13 @@ class PictureCodec(nn.Module):
 
     def _split(self, picture: Tensor) -> Tensor:
         rows, columns = self.params.patch
-        return picture.unflatten(2, (-1, rows)).unflatten(4, (-1, columns)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        patches = picture.unflatten(2, (-1, rows)).unflatten(4, (-1, columns)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        return patches if self.params.patch_basis == "pixels" else torch.einsum("kc,bchw->bkhw", self._basis, patches)
 
     def _join(self, latent: Tensor) -> Tensor:
         rows, columns = self.params.patch
-        return latent.unflatten(1, (1, rows, columns)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        patches = latent if self.params.patch_basis == "pixels" else torch.einsum("kc,bkhw->bchw", self._basis, latent)
+        return patches.unflatten(1, (1, rows, columns)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
     def _log_power(self, log_mel: Tensor) -> Tensor:
         return log_mel * (2 / self.spec.power)
@@ -119,3 +126,15 @@ def _resize(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     if picture.shape[-2:] == size:
         return picture
     return F.interpolate(picture, size=size, mode=mode, antialias=True, align_corners=False)
+
+
+def _cosine_basis(rows: int, columns: int) -> Tensor:
+    """Orthonormal two-dimensional DCT-II of a patch, [coefficient, pixel], both row by row."""
+
+    def one(size: int) -> Tensor:
+        place, order = torch.arange(size, dtype=torch.float64) + 0.5, torch.arange(size, dtype=torch.float64)
+        basis = torch.cos(math.pi / size * order[:, None] * place) * math.sqrt(2 / size)
+        basis[0] /= math.sqrt(2)
+        return basis
+
+    return torch.kron(one(rows), one(columns)).float()

@@ -109,7 +109,7 @@ class UNet(nn.Module):
     def forward(self, xt: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         embedding = timestep_embedding(t, self.embedding_size)
         if self.labels is not None:
-            embedding = embedding + condition.to(embedding) @ self.labels.weight
+            embedding = embedding + condition.to(embedding) @ self.labels.weight.to(embedding)
         x = self.inlet(xt)
         skips = []
         for scale, attention in zip(self.down, self.down_attention, strict=True):

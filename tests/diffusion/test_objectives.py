@@ -1,0 +1,64 @@
+"""Objectives: what a perfect and a silent net score, and that every answer converts to every other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill.diffusion import objectives, schedules
+
+TABLE = schedules.linear(1000, 1e-4, 0.02)
+
+
+def _items(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    x0 = torch.rand(count, 2, 8, 8, generator=rng) * 2 - 1
+    return x0, torch.randint(1, 1000, (count,), generator=rng), torch.randn(x0.shape, generator=rng)
+
+
+def test_zero_net_has_eps_loss_one():
+    x0, t, noise = _items(0, 256)
+    losses = objectives.per_item_loss(lambda xt, t: torch.zeros_like(xt), "eps", TABLE, x0, t, noise)
+    assert losses.shape == (256,)
+    assert losses.mean().item() == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(losses, noise.square().flatten(1).mean(1))
+
+
+@given(seed=st.integers(0, 1000), objective=st.sampled_from(["eps", "x0", "v"]))
+@settings(max_examples=30, deadline=None)
+def test_perfect_answers_convert_to_x0_and_eps(seed, objective):
+    x0, t, noise = _items(seed, 4)
+    t = t.clamp(max=800)  # beyond, dividing by alpha loses digits in float32
+    alpha, sigma = schedules.alpha_sigma(TABLE, t, x0.ndim)
+    xt = objectives.diffuse(x0, noise, alpha, sigma)
+    answer = objectives.target(objective, x0, noise, alpha, sigma)
+    torch.testing.assert_close(objectives.to_x0(objective, answer, xt, alpha, sigma), x0, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(objectives.to_eps(objective, answer, xt, alpha, sigma), noise, atol=1e-3, rtol=1e-3)
+
+
+def test_perfect_net_has_no_loss():
+    x0, t, noise = _items(1, 8)
+
+    def perfect(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = schedules.alpha_sigma(TABLE, t, xt.ndim)
+        return objectives.target("v", x0, (xt - alpha * x0) / sigma, alpha, sigma)
+
+    losses = objectives.per_item_loss(perfect, "v", TABLE, x0, t, noise)
+    assert losses.max() < 1e-6
+
+
+def test_min_snr_weights_are_one_error_in_three_languages():
+    """Weighted errors of one net agree whether its error is counted in eps, v or x0."""
+    snr = torch.tensor([0.01, 1.0, 5.0, 100.0], dtype=torch.float64)
+    x0_error = torch.ones_like(snr)
+    eps_error, v_error = x0_error * snr, x0_error * (snr + 1)  # eps − eps' = (alpha/sigma)(x0 − x0'); v − v' = (x0 − x0')/sigma
+    for objective, error in (("eps", eps_error), ("v", v_error), ("x0", x0_error)):
+        weighted = objectives.weights(objective, "min_snr", snr, gamma=5.0) * error
+        torch.testing.assert_close(weighted, snr.clamp(max=5.0))
+
+
+def test_plain_weighting_is_the_mean():
+    losses, t = torch.tensor([1.0, 3.0]), torch.tensor([1, 900])
+    assert objectives.weighted_loss(losses, "eps", "none", 5.0, TABLE, t).item() == 2

@@ -1,0 +1,48 @@
+"""Families by name, and checkpoints that say which family they are of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.params import StageParams
+
+
+def test_offers_the_families_with_their_interface():
+    assert "ddpm_mel" in registry.names()
+    for name in registry.names():
+        package = registry.family(name)
+        assert issubclass(registry.train_params(name), StageParams)
+        assert issubclass(registry.generate_params(name), StageParams)
+        assert all(callable(getattr(package, function)) for function in ("train", "generate", "generate_sounds"))
+
+
+def test_parameters_are_read_without_torch():
+    code = "import sys; from soundmill.models import registry; registry.train_params('ddpm_mel'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_family_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"'ddpm_mell'; did you mean 'ddpm_mel'"):
+        registry.family("ddpm_mell")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "dvc repro"),
+        ("{", "not readable as JSON"),
+        ("[]", "names no `family`"),
+        (json.dumps({"family": "tango"}), "of family 'tango', not 'ddpm_mel'"),
+    ],
+)
+def test_a_directory_that_is_no_such_checkpoint(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        registry.checkpoint_config(tmp_path, "ddpm_mel")

@@ -1,0 +1,305 @@
+"""The two stages of a family on the real configuration, shrunk: train, kill, resume, sample, and the mistakes people make."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import stages.generate
+import stages.train
+from soundmill import manifest, params, shards, stage
+from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.ddpm_mel.generation import choose_balanced, match_label
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ("bell", "dog bark", "rain")
+
+SHRUNK = [
+    "ddpm_mel.train.steps=12",
+    "ddpm_mel.train.batch_size=4",
+    "ddpm_mel.train.log_every_steps=2",
+    "ddpm_mel.train.checkpoint_seconds=0",
+    "ddpm_mel.train.hardware.accelerator=cpu",
+    "ddpm_mel.train.hardware.threads=1",
+    "ddpm_mel.train.grid.every_epochs=1",
+    "ddpm_mel.train.grid.columns=3",
+    "ddpm_mel.train.grid.rows=1",
+    "ddpm_mel.train.network.widths=[8,16,24]",
+    "ddpm_mel.train.network.embedding_size=8",
+    "ddpm_mel.train.sampling.num_steps=2",
+    "ddpm_mel.train.sampling.griffin_lim_iterations=2",
+    "ddpm_mel.generate.count=3",
+    "ddpm_mel.generate.codec_count=2",
+]
+
+
+def _wave(label: str, index: int, num_samples: int) -> np.ndarray:
+    time = np.arange(num_samples) / 16_000
+    rng = np.random.default_rng(LABELS.index(label) * 100 + index)
+    tone = np.sin(2 * np.pi * (300 + 400 * LABELS.index(label)) * time) * np.exp(-time * (1 + index % 3))
+    return (0.3 * tone + 0.02 * rng.standard_normal(num_samples)).astype(np.float32)
+
+
+def _flac(wave: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, 16_000, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict:
+    return params.compose(ROOT / "conf", SHRUNK)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, composed) -> Path:
+    """Catalog, clips and spectrograms of 18 clips with one label each, one with two and a short one."""
+    home = tmp_path_factory.mktemp("data")
+    spec = MelSpec(**composed["spectrogram"]["ddpm_mel"])
+    catalog, clips, mels = [], [], []
+    for index in range(18):
+        labels = [LABELS[index % 3]] + (["rain"] if index == 1 else [])
+        split = ("train", "train", "train", "train", "valid", "test")[index // 3]
+        wave = _wave(labels[0], index, 40_000 if index == 17 else 80_000)
+        clip_id = f"clip-{index:02d}_0"
+        common = {"clip_id": clip_id, "recording_id": f"clip-{index:02d}", "source": f"{index}.wav", "start": 0.0}
+        catalog.append({**common, "shard": 0, "split": split, "captions": [labels[0]], "labels": labels})
+        clips.append({**common, "audio": {"bytes": _flac(wave), "path": f"{clip_id}.flac"}, "digest": "", "num_samples": len(wave)})
+        values = log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2")
+        size = {"num_mels": values.shape[0], "num_frames": values.shape[1]}
+        mels.append({"clip_id": clip_id, "log_mel": values.tobytes(), **size, "digest": ""})
+    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
+    unlabelled = [{**row, "labels": []} for row in catalog]
+    shards.write_rows(unlabelled, home / "unlabelled.parquet", manifest.CATALOG)
+    shards.write_rows(clips, home / "clips" / "shard-00000.parquet", manifest.CLIPS)
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec.model_dump_json().encode()})
+    shards.write_rows(mels, home / "mels" / "shard-00000.parquet", schema)
+    return home
+
+
+def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet") -> list[str]:
+    return [
+        "--family", "ddpm_mel", "--mels", f"{data}/mels", "--catalog", f"{data}/{catalog}",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+
+
+def _train(home: Path, data: Path, catalog: str = "catalog.parquet") -> None:
+    stage.main(stages.train.run, "train", _train_arguments(home, data, catalog), registry.train_params)
+
+
+def _generate(home: Path, data: Path) -> None:
+    arguments = [
+        "--family", "ddpm_mel", "--model", f"{home}/model", "--clips", f"{data}/clips",
+        "--catalog", f"{data}/catalog.parquet", "--generated", f"{home}/generated", "--codec", f"{home}/codec",
+        "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stage.main(stages.generate.run, "generate", arguments, registry.generate_params)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracking():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data, composed) -> Path:
+    home = tmp_path_factory.mktemp("whole")
+    params.write_yaml(composed, home / "params.yaml")
+    # A process of its own: what it prints is what a person sees, and the thread count is fixed before torch starts.
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", *_train_arguments(home, data)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in (done.stdout + done.stderr).lower()
+    return home
+
+
+def test_trains_the_real_configuration_shrunk(trained):
+    metrics = json.loads((trained / "train.json").read_text())
+    assert metrics["clips"] == 12
+    assert metrics["labels"] == 3
+    assert metrics["steps"] == 12
+    assert metrics["valid_loss"] > 0
+    curve = (trained / "curve.csv").read_text().splitlines()
+    assert curve[0] == "step,loss,learning_rate"
+    assert [line.split(",")[0] for line in curve[1:]] == ["2", "4", "6", "8", "10", "12"]
+    assert (trained / "grid.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((trained / "model" / "config.json").read_text())
+    assert config["family"] == "ddpm_mel"
+    assert config["labels"] == list(LABELS)
+    assert sorted(path.name for path in (trained / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, composed, capfd):
+    params.write_yaml(composed, tmp_path / "params.yaml")
+    command = [sys.executable, "-m", "stages.train", *_train_arguments(tmp_path, data)]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    give_up = time.monotonic() + 120
+    while not list(tmp_path.glob("data/.work/train-ddpm_mel/*/training/previous.ckpt")):
+        assert running.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "model").exists()
+
+    _train(tmp_path, data)
+    assert "resuming at step" in capfd.readouterr().out
+    for name in ("model/model.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
+    """Today's train section is of another network; generate must not look at it, and must give the same bytes twice."""
+    other = json.loads(json.dumps(composed))
+    other["ddpm_mel"]["train"]["network"]["widths"] = [64, 128, 256]
+    other["ddpm_mel"]["train"]["picture"]["whitening"] = 1.0
+    made = []
+    for turn, document in (("one", composed), ("two", other)):
+        home = tmp_path / turn
+        home.mkdir()
+        params.write_yaml(document, home / "params.yaml")
+        (home / "model").symlink_to(trained / "model")
+        _generate(home, data)
+        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").iterdir())})
+    assert made[0] == made[1]
+    assert sorted(made[0]) == ["clip-15_0.wav", "clip-16_0.wav", "clip-17_0.wav"]
+
+    home = tmp_path / "one"
+    for name, num_samples in (("clip-15_0", 80_000), ("clip-17_0", 40_000)):
+        info = soundfile.info(home / "generated" / f"{name}.wav")
+        assert (info.samplerate, info.frames, info.channels, info.subtype) == (16_000, num_samples, 1, "PCM_16")
+    assert len(list((home / "codec").iterdir())) == 2
+    assert json.loads((home / "generate.json").read_text())["generated"] == 3
+
+
+def test_codec_sounds_like_the_clip(tmp_path, trained, data, composed):
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["generate"]["sampling"]["griffin_lim_iterations"] = 16
+    params.write_yaml(document, tmp_path / "params.yaml")
+    (tmp_path / "model").symlink_to(trained / "model")
+    _generate(tmp_path, data)
+    spec = MelSpec(**composed["spectrogram"]["ddpm_mel"])
+    for path in sorted((tmp_path / "codec").iterdir()):
+        index = int(path.name[5:7])
+        real = log_mel(torch.from_numpy(_wave(LABELS[index % 3], index, 80_000))[None], spec)
+        back = log_mel(torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None], spec)
+        loud = real > real.max() - 9  # within 40 dB of the loudest
+        assert (back - real)[loud].abs().mean() < 0.35  # 1.5 dB
+        assert back.exp().sum().item() == pytest.approx(real.exp().sum().item(), rel=0.1)
+
+
+@pytest.mark.slow
+def test_paper_scale_trains_and_generates(tmp_path, data):
+    """The seed's own settings (eps, linear, power picture with the clip's maximum, resized, ddpm), with a small network."""
+    document = params.compose(ROOT / "conf", ["scale=paper"])
+    shrunk = params.compose(ROOT / "conf", SHRUNK)["ddpm_mel"]
+    train = document["ddpm_mel"]["train"]
+    for key in ("batch_size", "log_every_steps", "checkpoint_seconds", "hardware", "grid", "sampling"):
+        train[key] = shrunk["train"][key]
+    train["sampling"]["sampler"] = "ddpm"
+    train["epochs"] = 1
+    train["network"]["widths"], train["network"]["attention_levels"] = [8, 8, 16, 16], [2, 3]
+    document["ddpm_mel"]["generate"] = shrunk["generate"]
+    document["ddpm_mel"]["generate"]["sampling"]["sampler"] = "ddpm"
+    params.write_yaml(document, tmp_path / "params.yaml")
+    _train(tmp_path, data)
+    _generate(tmp_path, data)
+    assert json.loads((tmp_path / "train.json").read_text())["steps"] == 3
+    assert len(list((tmp_path / "generated").iterdir())) == 3
+
+
+def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, composed, capfd):
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"]["steps"] = 1
+    params.write_yaml(document, tmp_path / "params.yaml")
+    _train(tmp_path, data, "unlabelled.parquet")
+    assert "unconditional" in capfd.readouterr().out
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["labels"] == []
+    (path,) = registry.generate_sounds(tmp_path / "model", [], 1, 0, tmp_path / "sounds")
+    assert soundfile.info(path).frames == 80_000
+    with pytest.raises(UserError, match="without labels"):
+        registry.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds")
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed):
+    (tmp_path / "model").mkdir()
+    config = json.loads((trained / "model" / "config.json").read_text())
+    config["params"]["network"]["widths"] = [8, 16, 16]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "model.safetensors").write_bytes((trained / "model" / "model.safetensors").read_bytes())
+    params.write_yaml(composed, tmp_path / "params.yaml")
+    with pytest.raises(SystemExit, match="another architecture"):
+        _generate(tmp_path, data)
+
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(SystemExit, match="weights cannot be read"):
+        _generate(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": None}, "one of steps and epochs"),
+        ({"stepps": 3}, "did you mean 'steps'"),
+        ({"batch_size": 0}, "ddpm_mel.train.batch_size"),
+    ],
+)
+def test_wrong_parameters_are_named(tmp_path, data, composed, change, message):
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"] |= change
+    params.write_yaml(document, tmp_path / "params.yaml")
+    with pytest.raises(SystemExit, match=message):
+        _train(tmp_path, data)
+
+
+def test_pictures_that_the_network_cannot_halve_are_refused(composed):
+    document = json.loads(json.dumps(composed["ddpm_mel"]["train"]))
+    document["picture"]["width"] = 200
+    with pytest.raises(UserError, match=r"multiple of 4"):
+        params.parse(registry.train_params("ddpm_mel"), document, "params.yaml: ddpm_mel.train")
+
+
+def test_sounds_on_demand(tmp_path, trained):
+    paths = registry.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", steps=3, guidance=1.5)
+    assert [path.name for path in paths] == ["dog-bark-1-001.wav", "dog-bark-1-002.wav"]
+    assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    again = registry.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", steps=3, guidance=1.5)
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+    with pytest.raises(UserError, match=r"unknown label 'rian'; did you mean 'rain'\? \(labels: bell, dog bark, rain\)"):
+        registry.generate_sounds(trained / "model", ["rian"], 1, 1, tmp_path / "c")
+
+
+def test_label_by_part():
+    known = ["Dog bark", "cat", "cat purr", "hot dog"]
+    assert match_label("CAT", known) == "cat"
+    assert match_label("purr", known) == "cat purr"
+    with pytest.raises(UserError, match="Dog bark, hot dog"):
+        match_label("dog", known)
+
+
+def test_choice_is_balanced_and_stable():
+    clips = {f"a{index}": ["a"] for index in range(10)} | {"b0": ["b"], "c0": ["c"], "c1": ["c"], "d0": []}
+    chosen = choose_balanced(clips, 6)
+    assert chosen == sorted(chosen)
+    assert {re.sub(r"\d", "", clip_id) for clip_id in chosen} == {"a", "b", "c", "d"}
+    assert choose_balanced(dict(reversed(clips.items())), 6) == chosen
+    assert len(choose_balanced(clips, None)) == len(clips)

@@ -1,0 +1,58 @@
+"""Checkpoints of a running training: whole or not there, the last good one kept, no code run on load."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from soundmill.training.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, resume_point
+
+
+def test_keeps_the_one_before(tmp_path):
+    writer = AtomicCheckpointIO()
+    for step in (1, 2, 3):
+        writer.save_checkpoint({"step": step}, tmp_path / LAST)
+    assert writer.load_checkpoint(tmp_path / LAST)["step"] == 3
+    assert writer.load_checkpoint(tmp_path / PREVIOUS)["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    assert resume_point(tmp_path) == tmp_path / LAST
+
+
+def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
+    writer.save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
+    torn = (tmp_path / LAST).read_bytes()[:700]
+    (tmp_path / LAST).write_bytes(torn)
+    assert resume_point(tmp_path) == tmp_path / PREVIOUS
+    assert LAST in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_nothing_to_resume_from(tmp_path, content):
+    assert resume_point(tmp_path) is None
+    (tmp_path / LAST).write_bytes(content)
+    assert resume_point(tmp_path) is None
+
+
+def test_a_failed_write_leaves_the_good_one(tmp_path):
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"step": 1}, tmp_path / LAST)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        writer.save_checkpoint({"step": lambda: 2}, tmp_path / LAST)
+    assert writer.load_checkpoint(resume_point(tmp_path))["step"] == 1
+
+
+class _Harmful:
+    def __reduce__(self):
+        return (print, ("ran code from a checkpoint",))
+
+
+def test_loading_runs_no_code(tmp_path, capsys):
+    torch.save({"weights": _Harmful()}, tmp_path / LAST)
+    assert resume_point(tmp_path) is None
+    with pytest.raises(pickle.UnpicklingError):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / LAST)
+    assert "ran code" not in capsys.readouterr().out.replace(LAST, "")

@@ -1,0 +1,54 @@
+"""The average copies first and decays after."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from soundmill.training.ema import Ema
+from soundmill.training.params import EmaParams
+
+
+def _follow(params: EmaParams, values: list[float]) -> list[float]:
+    net = torch.nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(values[0])
+    ema = Ema(net, params)
+    seen = []
+    for value in values[1:]:
+        net.weight.data.fill_(value)
+        ema.step(net)
+        seen.append(ema.shadow[0].item())
+    return seen
+
+
+def test_copies_then_decays_as_the_paper_does():
+    seen = _follow(EmaParams(decay=0.995, min_decay=0.995, update_after_step=3), [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert seen[:4] == [1.0, 2.0, 3.0, 4.0]  # update_after_step + 1 copies
+    assert seen[4] == pytest.approx(0.995 * 4 + 0.005 * 5)
+    assert seen[5] == pytest.approx(0.995 * seen[4] + 0.005 * 6)
+
+
+def test_rises_to_its_decay_without_a_minimum():
+    seen = _follow(EmaParams(decay=0.5, min_decay=0.0, update_after_step=0), [0.0, 1.0, 2.0, 3.0])
+    assert seen[0] == 1.0
+    assert seen[1] == pytest.approx(2 / 11 * 1 + 9 / 11 * 2)
+    assert seen[2] == pytest.approx(3 / 12 * seen[1] + 9 / 12 * 3)
+
+
+def test_applied_puts_the_weights_back_and_the_state_survives():
+    net = torch.nn.Linear(2, 1)
+    ema = Ema(net, EmaParams(decay=0.9, min_decay=0.9, update_after_step=0))
+    ema.step(net)
+    before = net.weight.detach().clone()
+    net.weight.data.add_(1)
+    ema.step(net)
+    with ema.applied(net):
+        torch.testing.assert_close(net.weight.data, before + 0.1)
+    torch.testing.assert_close(net.weight.data, before + 1)
+
+    other = Ema(torch.nn.Linear(2, 1), EmaParams(decay=0.9, min_decay=0.9, update_after_step=0))
+    other.load_state_dict(ema.state_dict())
+    net.weight.data.add_(1)
+    ema.step(net)
+    other.step(net)
+    assert all(torch.equal(a, b) for a, b in zip(ema.shadow, other.shadow, strict=True))

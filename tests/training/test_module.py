@@ -1,0 +1,130 @@
+"""The loop: a step's content follows from (seed, step), so stopping and resuming changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill.errors import UserError
+from soundmill.training import callbacks, module
+from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+
+OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
+EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
+CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
+
+
+class Regression(module.TrainingModule):
+    """Learn to double numbers, with dropout, so that every source of randomness takes part."""
+
+    def loss(self, step):
+        x = torch.randn(8, 4, generator=self.rng("x", step))
+        picked = module.order(self.seed, step, 8, 20).float()[:, None]
+        return (self.net(x + picked / 20) - 2 * x).square().mean()
+
+
+class _Killed(Exception):
+    pass
+
+
+class Kill(callbacks.pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise _Killed
+
+
+def _net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+
+
+def _fit(scratch, hardware=CPU, extra=(), steps=23):
+    trained = Regression(_net(), OPTIMISER, EMA, steps, seed=5)
+    curve = callbacks.Curve(4)
+    module.fit(
+        trained,
+        hardware=hardware,
+        scratch=scratch,
+        label="test",
+        log_every=3,
+        checkpoint_seconds=0.0,
+        curve=curve,
+        callbacks=list(extra),
+    )
+    return trained, curve.points
+
+
+def _same(one, other):
+    states = zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in [*states, *zip(one.ema.shadow, other.ema.shadow, strict=True)])
+
+
+@pytest.mark.parametrize("killed_at", [1, 10, 23])
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, killed_at, capsys):
+    whole, whole_curve = _fit(tmp_path / "whole")
+    with pytest.raises(_Killed):
+        _fit(tmp_path / "killed", extra=[Kill(killed_at)])
+    resumed, resumed_curve = _fit(tmp_path / "killed")
+    assert _same(whole, resumed)
+    assert whole_curve == resumed_curve
+    assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
+    assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3)
+
+
+def test_a_finished_training_is_taken_as_it_is(tmp_path):
+    first, first_curve = _fit(tmp_path)
+    again, again_curve = _fit(tmp_path)
+    assert _same(first, again)
+    assert first_curve == again_curve
+
+
+def test_it_learns(tmp_path):
+    _, points = _fit(tmp_path, steps=200)
+    assert points[-1]["loss"] < 0.5 * points[0]["loss"]
+
+
+@pytest.mark.slow
+def test_two_devices_share_the_work_and_end_with_one_model(tmp_path):
+    hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
+    trained, points = _fit(tmp_path, hardware)
+    assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
+    assert not torch.equal(trained.net[0].weight, _net()[0].weight)
+
+
+def test_a_missing_gpu_is_named(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=r"hardware\.accelerator"):
+        _fit(tmp_path, HardwareParams(accelerator="gpu", devices=1, precision="32", threads=1))
+
+
+@given(seed=st.integers(0, 100), batch_size=st.integers(1, 13), num_items=st.integers(1, 17))
+@settings(max_examples=50, deadline=None)
+def test_every_item_is_seen_once_in_every_pass(seed, batch_size, num_items):
+    steps = -(-3 * num_items // batch_size)
+    seen = torch.cat([module.order(seed, step, batch_size, num_items) for step in range(steps)])
+    for epoch in range(3):
+        assert sorted(seen[epoch * num_items : (epoch + 1) * num_items].tolist()) == list(range(num_items))
+
+
+def test_shares_make_up_the_batch():
+    batch = module.order(0, 3, 12, 50)
+    assert torch.equal(torch.cat([module.share(batch, rank, 3) for rank in range(3)]), batch)
+
+
+def test_rate_rises_and_falls():
+    assert module.rate_factor(0, 100, OPTIMISER) == pytest.approx(0.25)
+    assert module.rate_factor(50, 100, OPTIMISER) == pytest.approx(0.5)
+    assert module.rate_factor(100, 100, OPTIMISER) == pytest.approx(0, abs=1e-12)
+    held = OPTIMISER.model_copy(update={"decay": "none"})
+    assert module.rate_factor(99, 100, held) == 1
+
+
+def test_curve_file_has_a_column_for_every_key(tmp_path):
+    callbacks.write_curve([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "more": 1}], tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_text() == "step,loss,more\n1,0.5,\n2,0.25,1\n"
