@@ -1,0 +1,336 @@
+"""The small classifier behind the offline scores: a CNN on log-mels, trained on the real training split, embedding ~1 s patches."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
+
+from soundmill import shards
+from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.errors import UserError
+from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse
+from soundmill.training.tagger_targets import Targets
+
+POOLED = 8  # frames of the spectrogram per frame of the network's features
+CLIPS_AT_ONCE = 16  # in embedding
+
+
+class AugmentationParams(StageParams):
+    """What makes the tagger indifferent to level, position and small gaps; drawn anew for every clip and step."""
+
+    gain_db: Decibels = Field(ge=0, le=60, description="level changes by at most this much, either way")
+    roll: bool = Field(description="start the clip anywhere; its end is followed by its beginning")
+    masked_bands: Probability = Field(description="largest share of bands set to the mean")
+    masked_frames: Probability = Field(description="largest share of frames set to the mean")
+    blend: Probability = Field(description="largest share of a second clip, whose target is blended in too")
+
+
+class TaggerParams(StageParams):
+    mel: str = Field(min_length=1, description="name of the mel spec")
+    width: int = Field(ge=4, le=1024, description="channels of the first block")
+    embedding_size: int = Field(ge=2, le=8192)
+    patch_seconds: Seconds = Field(gt=0, le=60)
+    crop_seconds: Seconds = Field(gt=0, le=600, description="of each clip, seen in one step")
+    dropout: float = Field(ge=0, lt=1)
+    epochs: int = Field(ge=1)
+    max_steps: int = Field(ge=1, description="fewer than `epochs` for a large corpus")
+    max_clips: int = Field(ge=1, description="held in memory; beyond it, a fixed choice by hash")
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    augmentation: AugmentationParams
+    max_words: int = Field(ge=2, description="classes where clips have captions and no labels")
+    clusters: int = Field(ge=2, description="classes where clips have neither")
+    seed: Seed
+    threads: int = Field(ge=1)
+
+
+class Tagger(nn.Module):
+    """Log-mels [B, n_mels, frames] → embeddings [B, P, D] of overlapping patches, and clip-level logits [B, K].
+
+    A patch's embedding is linear (before the last ReLU), as VGGish is scored; the logits see the mean and the maximum over patches,
+    so that an event of one second counts in a long clip.
+    """
+
+    def __init__(self, spec: MelSpec, num_classes: int, width: int, embedding_size: int, patch_seconds: float, dropout: float):
+        super().__init__()
+        widths = [1, width, 2 * width, 4 * width, 4 * width]
+        blocks = []
+        for index, (before, after) in enumerate(itertools.pairwise(widths)):
+            blocks += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            if index < 3:
+                blocks.append(nn.AvgPool2d(2, ceil_mode=True))
+        self.trunk = nn.Sequential(*blocks)
+        self.patch = max(2, round(patch_seconds * spec.sample_rate / spec.hop_length / POOLED))
+        self.embedding = nn.Linear(2 * widths[-1], embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(embedding_size, num_classes)
+        self.silence = math.log(spec.floor)
+        self.register_buffer("band_mean", torch.zeros(spec.n_mels))
+        self.register_buffer("band_scale", torch.ones(spec.n_mels))
+
+    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        missing = self.patch * POOLED - log_mel.shape[-1]
+        if missing > 0:
+            log_mel = pad(log_mel, (0, missing), value=self.silence)
+        x = (log_mel - self.band_mean[:, None]) * self.band_scale[:, None]
+        features = self.trunk(x[:, None].contiguous(memory_format=torch.channels_last))
+        features = torch.cat([features.mean(2), features.amax(2)], 1)  # over bands: [B, C, frames / 8]
+        patches = avg_pool1d(features, self.patch, max(1, self.patch // 2)).transpose(1, 2)
+        embedding = self.embedding(patches)
+        active = relu(embedding)
+        return embedding, self.classifier(self.dropout(active.mean(1) + active.amax(1)))
+
+
+@dataclass
+class TaggerModel:
+    """A trained tagger and what it was trained for; rebuilt from its directory alone."""
+
+    net: Tagger
+    spec: MelSpec
+    params: TaggerParams
+    targets: str  # kind: labels, caption words, clusters
+    labels: list[str]
+    digest: str
+
+    def embed(self, waves: Sequence[np.ndarray], threads: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+        """Embeddings [P_i, D] of every wave [T_i] (float32, at `spec.sample_rate`), and logits [N, K], both float32.
+
+        `threads` of torch (None: as they are); a clip shorter than a patch is followed by silence and has one patch.
+        """
+        embeddings: list[np.ndarray] = [np.empty(0)] * len(waves)
+        logits = np.zeros((len(waves), len(self.labels)), np.float32)
+        lengths: dict[int, list[int]] = {}
+        for index, wave in enumerate(waves):
+            lengths.setdefault(len(wave), []).append(index)
+        self.net.eval()
+        with torch_threads(threads), torch.inference_mode():
+            for same in lengths.values():
+                for start in range(0, len(same), CLIPS_AT_ONCE):
+                    some = same[start : start + CLIPS_AT_ONCE]
+                    batch = torch.from_numpy(np.stack([np.asarray(waves[index], np.float32) for index in some]))
+                    patches, scores = self.net(log_mel(batch, self.spec))
+                    for index, patch, score in zip(some, patches.numpy(), scores.numpy(), strict=True):
+                        embeddings[index], logits[index] = patch.copy(), score
+        return embeddings, logits
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Give torch `count` threads for a while (None: leave them)."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def num_steps(params: TaggerParams, num_clips: int) -> int:
+    """Optimiser steps of a training on so many clips."""
+    return min(params.epochs * math.ceil(num_clips / params.batch_size), params.max_steps)
+
+
+def train_tagger(
+    params: TaggerParams,
+    spec: MelSpec,
+    log_mels: Mapping[str, np.ndarray],
+    targets: Targets,
+    training: Sequence[str],
+    valid: Sequence[str],
+    on_epoch: Callable[[dict[str, float], int], None],
+    tick: Callable[[int], None],
+) -> tuple[Tagger, list[dict[str, float]]]:
+    """Fit a tagger to the `training` clips (those with a target); returns it and its learning curve.
+
+    `log_mels` are float16 [n_mels, frames] by clip id. Bit-equal for the same inputs, parameters and number of threads.
+    """
+    with torch_threads(params.threads), torch.random.fork_rng(devices=[]), _deterministic():
+        torch.manual_seed(params.seed)
+        rng = np.random.default_rng(params.seed)
+        net = Tagger(spec, len(targets.classes), params.width, params.embedding_size, params.patch_seconds, params.dropout).to(
+            memory_format=torch.channels_last
+        )
+        mean, deviation = _band_statistics(log_mels[clip_id] for clip_id in training)
+        net.band_mean.copy_(torch.from_numpy(mean))
+        net.band_scale.copy_(1 / torch.from_numpy(deviation).clamp_min(0.1))
+
+        per_epoch = math.ceil(len(training) / params.batch_size)
+        steps = num_steps(params, len(training))
+        optimiser = torch.optim.AdamW(net.parameters(), params.learning_rate, weight_decay=params.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, params.learning_rate, total_steps=steps)
+        frames = max(1, round(params.crop_seconds * spec.sample_rate / spec.hop_length))
+        curve: list[dict[str, float]] = []
+        losses: list[float] = []
+        order: list[str] = []
+        for step in range(1, steps + 1):
+            while len(order) < params.batch_size:
+                order += [training[index] for index in rng.permutation(len(training))]
+            batch, order = order[: params.batch_size], order[params.batch_size :]
+            x, y = _batch(batch, log_mels, targets, frames, net, spec, params.augmentation, rng)
+            net.train()
+            loss = cross_entropy(net(x)[1], y)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            tick(1)
+            if step % per_epoch == 0 or step == steps:
+                point = {"step": step, "train_loss": sum(losses) / len(losses)}
+                scores = evaluate(net, log_mels, targets, valid)
+                point |= {f"valid_{key}": value for key, value in scores.items() if key in ("loss", "accuracy")}
+                losses = []
+                curve.append(point)
+                on_epoch({key: value for key, value in point.items() if key != "step"}, step)
+    return net.eval(), curve
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _band_statistics(log_mels: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every band over all frames, float32 [n_mels] each."""
+    count, total, squares = 0, 0.0, 0.0
+    for values in log_mels:
+        wide = values.astype(np.float64)
+        count, total, squares = count + wide.shape[1], total + wide.sum(1), squares + (wide**2).sum(1)
+    mean = total / count
+    return mean.astype(np.float32), np.sqrt(np.maximum(squares / count - mean**2, 0)).astype(np.float32)
+
+
+def _batch(
+    clip_ids: Sequence[str],
+    log_mels: Mapping[str, np.ndarray],
+    targets: Targets,
+    frames: int,
+    net: Tagger,
+    spec: MelSpec,
+    augmentation: AugmentationParams,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Augmented crops [B, n_mels, frames] and their targets [B, K]."""
+    x = np.full((len(clip_ids), spec.n_mels, frames), net.silence, np.float32)
+    decibel = math.log(10) / 20 * spec.power  # in the logarithm of magnitude or power
+    for item, clip_id in zip(x, clip_ids, strict=True):
+        values = log_mels[clip_id]
+        if augmentation.roll:
+            values = np.roll(values, int(rng.integers(values.shape[1])), 1)
+        start = int(rng.integers(max(1, values.shape[1] - frames + 1)))
+        values = values[:, start : start + frames].astype(np.float32)
+        gain = rng.uniform(-augmentation.gain_db, augmentation.gain_db) * decibel
+        item[:, : values.shape[1]] = np.maximum(values + np.float32(gain), net.silence)
+    y = np.stack([targets.of_clip[clip_id] for clip_id in clip_ids])
+    if augmentation.blend > 0:
+        share = rng.uniform(0, augmentation.blend, (len(x), 1)).astype(np.float32)
+        other = rng.permutation(len(x))
+        x = np.logaddexp(x + np.log1p(-share)[:, :, None], x[other] + np.log(share + 1e-12)[:, :, None])
+        y = (1 - share) * y + share * y[other]
+    mean = net.band_mean.numpy()
+    for item in x:
+        for axis, largest in ((0, augmentation.masked_bands), (1, augmentation.masked_frames)):
+            size = int(rng.uniform(0, largest) * item.shape[axis])
+            start = int(rng.integers(item.shape[axis] - size + 1))
+            if axis == 0:
+                item[start : start + size] = mean[start : start + size, None]
+            else:
+                item[:, start : start + size] = mean[:, None]
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, clip_ids: Sequence[str]) -> dict[str, float]:
+    """Cross-entropy, accuracy (the best class is one of the clip's) and mean average precision; nothing for no clips."""
+    if not clip_ids:
+        return {}
+    net.eval()
+    lengths: dict[int, list[str]] = {}
+    for clip_id in clip_ids:
+        lengths.setdefault(log_mels[clip_id].shape[1], []).append(clip_id)
+    logits, wanted = [], []
+    with torch.inference_mode():
+        for same in lengths.values():
+            for start in range(0, len(same), CLIPS_AT_ONCE):
+                some = same[start : start + CLIPS_AT_ONCE]
+                batch = torch.from_numpy(np.stack([log_mels[clip_id] for clip_id in some]).astype(np.float32))
+                logits.append(net(batch)[1])
+                wanted.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
+        scores, target = torch.cat(logits), torch.cat(wanted)
+        loss = float(cross_entropy(scores, target))
+        right = target.gather(1, scores.argmax(1, keepdim=True)) > 0
+    precision = [average_precision(s, t) for s, t in zip(scores.T.numpy(), (target > 0).T.numpy(), strict=True) if t.any()]
+    return {"loss": loss, "accuracy": float(right.double().mean()), "mean_average_precision": float(np.mean(precision))}
+
+
+def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mean of the precision at each relevant item, items by falling score (equal scores: in the order given)."""
+    hits = relevant[np.argsort(-scores, kind="stable")]
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targets, directory: Path) -> str:
+    """Write model.safetensors and config.json; returns the digest of the weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = directory / "model.safetensors"
+    shards.write_atomically(weights, lambda path: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path))
+    digest = shards.file_digest(weights)
+    config = {
+        "params": params.model_dump(mode="json"),
+        "mel_spec": spec.model_dump(mode="json"),
+        "targets": targets.kind,
+        "labels": targets.classes,
+        "digest": digest,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    shards.write_atomically(directory / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return digest
+
+
+def load_tagger(directory: Path) -> TaggerModel:
+    """Rebuild the tagger that was saved in `directory`, from its own parameters."""
+    weights, config_path = directory / "model.safetensors", directory / "config.json"
+    for path in (weights, config_path):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; train the tagger: `dvc repro tagger`")
+    try:
+        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        params = parse(TaggerParams, config["params"], f"{config_path}: params")
+        spec = parse(MelSpec, config["mel_spec"], f"{config_path}: mel_spec")
+        labels, kind, digest = config["labels"], config["targets"], config["digest"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{config_path}: not a tagger's config ({error}); train it again: `dvc repro -f tagger`") from None
+    if shards.file_digest(weights) != digest:
+        raise UserError(f"{weights}: not the weights that {config_path.name} speaks of; train again: `dvc repro -f tagger`")
+    net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
+    net.load_state_dict(load_file(weights))
+    return TaggerModel(net.eval().to(memory_format=torch.channels_last), spec, params, kind, labels, digest)
+
+
+def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
+    """The learning curve as CSV; without validation clips their columns are empty."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "train_loss", "valid_loss", "valid_accuracy"], lineterminator="\n")
+        writer.writeheader()
+        for point in curve:
+            writer.writerow({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()})

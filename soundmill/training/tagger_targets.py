@@ -1,0 +1,87 @@
+"""What the tagger learns to tell apart: labels; where a corpus has none, words of its captions; where it has neither, clusters."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# Words that say how a caption is built, not what sounds.
+FUNCTION_WORDS = frozenset(
+    """
+    about above after again all along also and another are around away back background before behind being below between both but
+    can close couple distance distant down during each eventually far few first followed following for from front further had has
+    have her him his into its itself just keep kind like lot lots making many more most much multiple nearby next not nothing off
+    once one ones only onto other others out over own same several she slight slightly some someone something soon sound sounding
+    sounds such than that the their them then there these they this those three through throughout time times together twice two
+    under until upon various very was way well were what when where which while with within
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Names of the classes and, for every clip that has a target, a distribution over them (rows sum to 1)."""
+
+    kind: Literal["labels", "caption words", "clusters"]
+    classes: list[str]
+    of_clip: Mapping[str, np.ndarray]  # float32 [K]
+
+
+def from_names(
+    names: Mapping[str, Sequence[str]], training: Sequence[str], kind: Literal["labels", "caption words"]
+) -> Targets | None:
+    """Targets that share a clip's weight among its names; None when the training clips do not tell two classes apart."""
+    classes = sorted({name for clip_id in training for name in names[clip_id]})
+    if len(classes) < 2:
+        return None
+    place = {name: index for index, name in enumerate(classes)}
+    of_clip = {}
+    for clip_id, found in names.items():
+        known = sorted({place[name] for name in found if name in place})
+        if known:
+            of_clip[clip_id] = np.zeros(len(classes), np.float32)
+            of_clip[clip_id][known] = 1 / len(known)
+    return Targets(kind, classes, of_clip)
+
+
+def caption_words(captions: Mapping[str, Sequence[str]], training: Sequence[str], count: int) -> dict[str, list[str]]:
+    """The content words of each clip's captions, among the `count` that most training clips have (but not nearly all)."""
+    words = {
+        clip_id: sorted({word for text in texts for word in re.findall(r"[^\W\d_]{3,}", text.lower())} - FUNCTION_WORDS)
+        for clip_id, texts in captions.items()
+    }
+    frequency = Counter(word for clip_id in training for word in words[clip_id])
+    # A word of one clip cannot be learnt, one of nearly every clip tells nothing.
+    telling = [(-number, word) for word, number in frequency.items() if 2 <= number <= 0.9 * len(training)]
+    kept = {word for _, word in sorted(telling)[:count]}
+    return {clip_id: [word for word in found if word in kept] for clip_id, found in words.items()}
+
+
+def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count: int, rounds: int = 50) -> Targets:
+    """k-means on standardised statistics of the sound [F]; seeds are the clips farthest from those before, so no draw is needed."""
+    ids = sorted(training)
+    points = np.stack([statistics[clip_id] for clip_id in ids]).astype(np.float64)
+    mean, deviation = points.mean(0), points.std(0)
+    points = (points - mean) / np.where(deviation > 1e-6, deviation, 1)
+    centres = points[[np.argmin((points**2).sum(1))]]
+    while len(centres) < count:
+        distance = ((points[:, None] - centres[None]) ** 2).sum(2).min(1)
+        if distance.max() <= 1e-12:  # fewer different sounds than clusters
+            break
+        centres = np.vstack([centres, points[distance.argmax()]])
+    for _ in range(rounds):
+        nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+        moved = np.stack([points[nearest == k].mean(0) if (nearest == k).any() else centre for k, centre in enumerate(centres)])
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    of_clip = {}
+    for clip_id, values in statistics.items():
+        point = (values - mean) / np.where(deviation > 1e-6, deviation, 1)
+        of_clip[clip_id] = np.eye(len(centres), dtype=np.float32)[((point - centres) ** 2).sum(1).argmin()]
+    return Targets("clusters", [f"cluster {index}" for index in range(len(centres))], of_clip)

@@ -1,0 +1,95 @@
+"""Train the tagger, the small classifier behind the offline scores, on the real training split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from soundmill import manifest, shards, stage
+from soundmill.audio.mel import iterate_log_mels, read_spec
+from soundmill.errors import UserError
+from soundmill.stage import Context, Input, Output
+from soundmill.training.tagger import (
+    TaggerParams,
+    evaluate,
+    num_steps,
+    save_tagger,
+    torch_threads,
+    train_tagger,
+    write_curve,
+)
+from soundmill.training.tagger_targets import Targets, caption_words, cluster, from_names
+
+
+def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
+    """Write the trained tagger and its learning curve; the metrics say what it learnt to tell apart, and how well."""
+    spec = read_spec(mels)
+    rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
+    splits = {split: _at_most(params, [row for row in rows if row["split"] == split]) for split in manifest.SPLITS}
+    if not splits["train"]:
+        raise UserError(f"{catalog}: no clip in the training split")
+    chosen = [row for split in splits.values() for row in split]
+    ids = {row["clip_id"] for row in chosen}
+    log_mels = {clip_id: values for clip_id, values in iterate_log_mels(mels) if clip_id in ids}
+    missing = sorted(ids - set(log_mels))
+    if missing:
+        raise UserError(f"{mels}: no spectrogram of {len(missing)} clips of the catalog, the first {missing[0]!r}; remake both")
+
+    targets = choose_targets(params, chosen, [row["clip_id"] for row in splits["train"]], log_mels)
+    usable = {split: [row["clip_id"] for row in part if row["clip_id"] in targets.of_clip] for split, part in splits.items()}
+    if targets.kind != "labels":
+        print(
+            f"tagger: too few clips have labels; it learns {len(targets.classes)} {targets.kind} instead, and its scores mean that"
+        )
+    ctx.tracking.log_dataset("training clips", shards.file_digest(catalog), len(usable["train"]), catalog, "training")
+    with ctx.progress(num_steps(params, len(usable["train"])), ctx.name, "step") as tick:
+        net, curve = train_tagger(params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick)
+    digest = save_tagger(net, params, spec, targets, tagger)
+    write_curve(curve, curves)
+    with torch_threads(params.threads):
+        scores = {split: evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}
+    return {
+        "targets": targets.kind,
+        "classes": len(targets.classes),
+        "clips": {split: len(part) for split, part in usable.items()},
+        "without_target": sum(len(splits[split]) - len(usable[split]) for split in splits),
+        "train_loss": curve[-1]["train_loss"],
+        "weights": digest,
+        **{split: found for split, found in scores.items() if found},
+    }
+
+
+def choose_targets(
+    params: TaggerParams, rows: Sequence[dict[str, Any]], training: Sequence[str], log_mels: dict[str, np.ndarray]
+) -> Targets:
+    """Labels where at least half of the training clips have one, else words of captions likewise, else clusters of the sound."""
+    found = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
+    if found is None or _share(found, training) < 0.5:
+        captions = {row["clip_id"]: row["captions"] for row in rows}
+        found = from_names(caption_words(captions, training, params.max_words), training, "caption words")
+    if found is None or _share(found, training) < 0.5:
+        statistics = {row["clip_id"]: _statistics(log_mels[row["clip_id"]]) for row in rows}
+        found = cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
+    return found
+
+
+def _share(targets: Targets, training: Sequence[str]) -> float:
+    return sum(clip_id in targets.of_clip for clip_id in training) / len(training)
+
+
+def _statistics(values: np.ndarray) -> np.ndarray:
+    """Mean and deviation over time of every band."""
+    wide = values.astype(np.float64)
+    return np.concatenate([wide.mean(1), wide.std(1)])
+
+
+def _at_most(params: TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by clip id; of more than `max_clips` those with the smallest hash, so a larger corpus keeps most of a choice."""
+    kept = sorted(rows, key=lambda row: shards.digest(params.seed, row["clip_id"]))[: params.max_clips]
+    return sorted(kept, key=lambda row: row["clip_id"])
+
+
+if __name__ == "__main__":
+    stage.main(run, section="tagger")
