@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from soundmill.audio.mel import MelSpec, mel_filterbank
+from soundmill.audio.mel import MelSpec, mel_filterbank, num_frames
+from soundmill.errors import UserError
 
 NNLS_ITERATIONS = 12  # of the multiplicative update; more sharpens the spectrum and no longer improves how clips sound
 
@@ -34,11 +35,16 @@ def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: 
 
     Every item starts from the same phases, drawn from `seed`, so a clip sounds the same whatever shares its batch.
     """
+    if spec.hop_length > spec.win_length // 2:
+        raise UserError(
+            f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
+        )
     window = torch.hann_window(spec.win_length, dtype=magnitude.dtype, device=magnitude.device)
+    length = max(num_samples, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
+    magnitude = torch.nn.functional.pad(magnitude, (0, max(0, num_frames(spec, length) - magnitude.shape[-1])))
     rng = torch.Generator().manual_seed(seed)
     angle = (2 * math.pi * torch.rand(magnitude.shape[1:], generator=rng, dtype=torch.float64)).to(magnitude)
     phase = torch.polar(torch.ones_like(angle), angle).expand(magnitude.shape)
-    length = max(num_samples, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
 
     def to_wave(transform: Tensor) -> Tensor:
         return torch.istft(transform, spec.n_fft, spec.hop_length, spec.win_length, window, center=True, length=length)

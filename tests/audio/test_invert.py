@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave
+from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank, spectrogram
+from soundmill.errors import UserError
+
+SPEC = MelSpec(
+    sample_rate=16000,
+    n_fft=1024,
+    win_length=1024,
+    hop_length=313,
+    n_mels=128,
+    f_min=0.0,
+    f_max=8000.0,
+    mel_scale="htk",
+    norm="slaney",
+    power=2.0,
+    floor=1e-10,
+)
+
+
+def sweep(seconds: float = 1.0) -> torch.Tensor:
+    t = torch.arange(int(16_000 * seconds)) / 16_000
+    return 0.5 * torch.sin(2 * math.pi * (300 * t + 1500 * t**2))[None]
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_linear_spectrum_has_the_wanted_mel_bands(power):
+    spec = SPEC.model_copy(update={"power": power})
+    wanted = log_mel(sweep(), spec)
+    linear = mel_to_linear(wanted, spec)
+    found = (mel_filterbank(spec).T @ linear**power).clamp_min(spec.floor).log()
+    assert (linear >= 0).all()
+    assert float((found - wanted).abs()[wanted > wanted.max() - 7].mean()) < 0.05
+
+
+def test_griffin_lim_finds_a_wave_with_the_magnitudes():
+    spec = SPEC.model_copy(update={"hop_length": 160, "power": 1.0})
+    magnitude = spectrogram(sweep(), spec)
+
+    def error(iterations: int, momentum: float) -> float:
+        wave = griffin_lim(magnitude, spec, 16_000, iterations, momentum, seed=0)
+        return float((spectrogram(wave, spec) - magnitude).norm() / magnitude.norm())
+
+    assert error(0, 0.99) > 0.5 > 0.2 > error(32, 0.0) > error(32, 0.99)
+
+
+def test_the_way_there_and_back_keeps_pitch_level_and_length():
+    wave = 0.3 * torch.sin(2 * math.pi * 1000 * torch.arange(80_000) / 16_000)[None]
+    back = mel_to_wave(log_mel(wave, SPEC), SPEC, 80_000, 32, 0.99, seed=0)
+    assert back.shape == (1, 80_000)
+    spectrum = torch.fft.rfft(back[0]).abs()
+    assert abs(int(spectrum.argmax()) / 5 - 1000) < 20  # half a band
+    assert float(back.std() / wave.std()) == pytest.approx(1, abs=0.2)
+
+
+def test_same_seed_same_wave_whatever_shares_the_batch():
+    pictures = log_mel(torch.cat([sweep(), sweep().flip(1), torch.zeros(1, 16_000)]), SPEC)
+    together = mel_to_wave(pictures, SPEC, 16_000, 4, 0.99, seed=7)
+    again = mel_to_wave(pictures, SPEC, 16_000, 4, 0.99, seed=7)
+    alone = mel_to_wave(pictures[1:2], SPEC, 16_000, 4, 0.99, seed=7)
+    other = mel_to_wave(pictures[1:2], SPEC, 16_000, 4, 0.99, seed=8)
+    assert torch.equal(together, again)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
+    assert not torch.allclose(alone, other, atol=1e-2)
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    mel_to_wave(log_mel(sweep(0.2), SPEC), SPEC, 3200, 2, 0.99, seed=0)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+@pytest.mark.parametrize("value", [-1e4, math.log(1e-10), 0.0, 20.0, 1e4])
+def test_any_picture_gives_finite_sound(value):
+    wave = mel_to_wave(torch.full((1, 128, 20), value), SPEC, 6000, 4, 0.99, seed=0)
+    assert wave.isfinite().all()
+    if value < -20:
+        assert float(wave.abs().max()) < 1e-2
+
+
+def test_a_hop_that_leaves_gaps_is_refused():
+    with pytest.raises(UserError, match="hop_length 600"):
+        griffin_lim(torch.ones(1, 513, 3), SPEC.model_copy(update={"hop_length": 600}), 1200, 2, 0.99, seed=0)
+
+
+def test_clips_shorter_than_a_window_come_back():
+    wave = mel_to_wave(log_mel(sweep(0.01), SPEC), SPEC, 160, 2, 0.99, seed=0)
+    assert wave.shape == (1, 160)
+    assert wave.isfinite().all()
+
+
+def test_real_clips_keep_their_spectrogram(shared):
+    paths = sorted((shared / "data" / "esc10").glob("0*/*.ogg"))[::60]
+    waves = []
+    for path in paths:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        wave = soxr.resample(wave.mean(1), rate, 16_000)[:80_000]
+        waves.append(np.pad(wave, (0, 80_000 - len(wave))))
+    wanted = log_mel(torch.from_numpy(np.stack(waves)), SPEC)
+    back = log_mel(mel_to_wave(wanted, SPEC, 80_000, 32, 0.99, seed=0), SPEC)
+    loud = wanted > wanted.amax((1, 2), keepdim=True) - math.log(1e6)
+    assert len(paths) >= 4
+    assert float((back - wanted).abs()[loud].mean()) < 0.25  # nepers of power: about one decibel

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from soundmill import manifest, shards
+from soundmill.audio import mel
+from soundmill.errors import UserError
+
+TANGO = mel.MelSpec(
+    sample_rate=16000,
+    n_fft=1024,
+    win_length=1024,
+    hop_length=160,
+    n_mels=64,
+    f_min=0.0,
+    f_max=8000.0,
+    mel_scale="slaney",
+    norm="slaney",
+    power=1.0,
+    floor=1e-5,
+)
+HTK = TANGO.model_copy(update={"mel_scale": "htk", "norm": "none", "power": 2.0, "n_mels": 40})
+
+
+def to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
+    """The two published scales, written down anew."""
+    if scale == "htk":
+        return 1127.0 * np.log(1.0 + hertz / 700.0)
+    linear = hertz * 3 / 200
+    return np.where(hertz < 1000, linear, 15 + 27 * np.log(np.maximum(hertz, 1e-9) / 1000) / np.log(6.4))
+
+
+def triangles(spec: mel.MelSpec) -> np.ndarray:
+    """Filters [bins, n_mels] that rise and fall linearly in Hz between edges equally spaced in mel."""
+    dense = np.linspace(0, spec.sample_rate / 2, 400_001)
+    low, high = to_mel(np.array([spec.f_min, spec.f_max]), spec.mel_scale)
+    edges = np.interp(np.linspace(low, high, spec.n_mels + 2), to_mel(dense, spec.mel_scale), dense)
+    bins = np.arange(spec.n_fft // 2 + 1)[:, None] * spec.sample_rate / spec.n_fft
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    bank = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    return bank * 2 / (right - left) if spec.norm == "slaney" else bank
+
+
+@pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])
+def test_filterbank_is_the_published_one(spec):
+    bank = mel.mel_filterbank(spec).numpy()
+    assert bank.shape == (513, spec.n_mels)
+    np.testing.assert_allclose(bank, triangles(spec), atol=2e-4 * bank.max())
+
+
+def test_slaney_bands_have_unit_area_and_htk_bands_unit_peak():
+    area = mel.mel_filterbank(TANGO).sum(0) * 16000 / 1024
+    assert (area[20:] - 1).abs().max() < 0.05  # the narrow low bands are sampled by two or three bins
+    peak = mel.mel_filterbank(HTK).amax(0)
+    assert peak.max() <= 1
+    assert peak[20:].min() > 0.9
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(0, 1), (159, 1), (160, 2), (80_000, 501), (163_840, 1025)])
+def test_frames_of_a_centred_stft(samples, frames):
+    assert mel.num_frames(TANGO, samples) == frames
+
+
+@pytest.mark.parametrize("samples", [1, 100, 512, 513, 1024, 16_000])
+def test_shape_follows_num_frames_even_for_clips_shorter_than_a_window(samples):
+    wave = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+    found = mel.log_mel(wave, TANGO)
+    assert found.shape == (2, 64, mel.num_frames(TANGO, samples))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])
+def test_a_1_khz_tone_is_loudest_in_the_band_around_1_khz(spec):
+    wave = torch.sin(2 * math.pi * 1000 * torch.arange(16_000) / 16_000)[None]
+    band = int(mel.log_mel(wave, spec)[0, :, 50].argmax())
+    assert triangles(spec)[64, band] == triangles(spec)[64].max()  # bin 64 is 1000 Hz
+    # 0..8000 Hz is 45.245 Slaney mels, 2840 HTK mels; 1000 Hz is 15 and 1000 of them.
+    assert band == {"slaney": round(15 / 45.245 * 65) - 1, "htk": round(1000 / 2840 * 41) - 1}[spec.mel_scale]
+
+
+def test_values_of_a_tone_and_of_silence():
+    amplitude = 0.25
+    wave = amplitude * torch.cos(2 * math.pi * 1000 * torch.arange(16_000, dtype=torch.float64) / 16_000)[None]
+    magnitude = mel.spectrogram(wave, TANGO)[0, 64, 50]
+    assert float(magnitude) == pytest.approx(amplitude * 1024 / 4, rel=1e-6)  # half of the sum of a Hann window of 1024, halved
+    assert mel.log_mel(torch.zeros(1, 16_000), TANGO).unique().tolist() == pytest.approx([math.log(1e-5)])
+
+
+def test_ten_decibels_are_ten_decibels():
+    wave = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    for spec, step in ((TANGO, math.log(10) / 2), (HTK, math.log(10))):
+        louder = mel.log_mel(wave * 10**0.5, spec) - mel.log_mel(wave, spec)
+        assert float((louder - step).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"power": 3.0}, "power must be 1"),
+        ({"win_length": 2048}, "must not exceed n_fft"),
+        ({"f_max": 9000.0}, "sample_rate / 2"),
+        ({"f_min": 8000.0}, "f_min"),
+        ({"mel_scale": "bark"}, "htk"),
+        ({"hop": 160}, "Extra inputs"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(change, says):
+    with pytest.raises(ValidationError, match=says):
+        mel.MelSpec.model_validate({**TANGO.model_dump(), **change})
+
+
+def test_bands_narrower_than_a_bin_are_refused():
+    with pytest.raises(UserError, match="hold no FFT bin"):
+        mel.mel_filterbank(TANGO.model_copy(update={"n_mels": 512}))
+
+
+def write(path, clips, spec=TANGO, metadata=True):
+    schema = (
+        manifest.SPECTROGRAMS.with_metadata({mel.SPEC_KEY: spec.model_dump_json().encode()}) if metadata else manifest.SPECTROGRAMS
+    )
+    rows = [
+        {"clip_id": name, "log_mel": v.astype("<f2").tobytes(), "num_mels": v.shape[0], "num_frames": v.shape[1], "digest": ""}
+        for name, v in clips.items()
+    ]
+    shards.write_rows(rows, path, schema)
+
+
+def test_shards_round_trip_in_the_order_asked_for(tmp_path):
+    clips = {name: np.full((64, 3), value, np.float32) for name, value in (("b", 1.5), ("a", -2.0), ("c", 0.25))}
+    write(tmp_path / "shard-00000.parquet", {k: clips[k] for k in "ba"})
+    write(tmp_path / "shard-00001.parquet", {"c": clips["c"]})
+    assert mel.read_spec(tmp_path) == TANGO
+    ids, values = mel.read_log_mels(tmp_path, ["c", "a"])
+    assert ids == ["c", "a"]
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, np.stack([clips["c"], clips["a"]]))
+    assert mel.read_log_mels(tmp_path, None)[0] == ["a", "b", "c"]
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="no spectrogram shards"):
+        mel.read_spec(tmp_path)
+    write(tmp_path / "shard-00000.parquet", {"a": np.zeros((64, 3)), "b": np.zeros((64, 4))})
+    with pytest.raises(UserError, match="'x'"):
+        mel.read_log_mels(tmp_path, ["a", "x"])
+    with pytest.raises(UserError, match="unequal length"):
+        mel.read_log_mels(tmp_path, None)
+    write(tmp_path / "shard-00001.parquet", {"c": np.zeros((64, 3))}, spec=HTK)
+    with pytest.raises(UserError, match="another mel spec"):
+        mel.read_spec(tmp_path)
+    write(tmp_path / "shard-00001.parquet", {"c": np.zeros((64, 3))}, metadata=False)
+    with pytest.raises(UserError, match="shard-00001"):
+        mel.read_spec(tmp_path)
