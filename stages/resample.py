@@ -131,7 +131,10 @@ def _decode(path: bytes, params: ResampleParams, spool: IO[bytes]) -> tuple[int,
     num_samples, peak = 0, 0.0
     for block in resample.resample_blocks(blocks, rate, params.sample_rate):
         if len(block):
-            peak = max(peak, float(np.abs(block).max()))
+            highest = float(np.abs(block).max())
+            if not math.isfinite(highest):
+                raise decode.DecodeError("nan", "samples too large for any number")
+            peak = max(peak, highest)
             num_samples += len(block)
             spool.write(block.astype("<f4").tobytes())
     return num_samples, peak

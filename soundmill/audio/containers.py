@@ -357,19 +357,17 @@ def _walk_w64(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def _walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     seen = set()
-    streamed = False
     for name, at, declared in _chunks(file, 12, size, struct.Struct(">4sI"), align=2):
         seen.add(name)
         if name == b"SSND" and declared in STREAMED_SIZES:
-            streamed = True
-            break
+            return Layout(sndfile=True, streamed=True)
         if at + declared > size:
             raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
-    if b"COMM" in seen and b"SSND" not in seen:  # allowed when there is no sound at all
+        if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
+            return Layout(sndfile=True)
+    if b"COMM" in seen:  # allowed when there is no sound at all
         raise DecodeError("too short", "no samples")
-    if not {b"COMM", b"SSND"} <= seen:
-        raise DecodeError("truncated", "the file ends before its sound data")
-    return Layout(sndfile=True, streamed=streamed)
+    raise DecodeError("truncated", "the file ends before its sound data")
 
 
 def _walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -386,7 +384,7 @@ def _walk_caf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     for name, at, declared in _chunks(file, 8, size, struct.Struct(">4sq"), align=1):
         if name == b"data" and declared == -1:
             return Layout(sndfile=True, streamed=True)
-        if at + declared > size:
+        if at + declared > size and name in (b"data", b"pakt", b"desc", b"kuki"):
             raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
     return Layout(sndfile=True)
 

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -89,33 +89,37 @@ class _Source:
 
 @functools.cache
 def ffmpeg_executable() -> Path:
-    """The ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the one on PATH."""
+    """The ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the one on PATH; one that runs."""
     import imageio_ffmpeg
 
     try:
-        found = Path(imageio_ffmpeg.get_ffmpeg_exe())
+        found = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
         found = None
-    if found is None or not os.access(_on_path(found), os.X_OK):
-        missing = f"ffmpeg at {found} cannot be run" if found else "ffmpeg is missing"
-        raise UserError(
-            f"{missing}: m4a, mp4, webm, wma and the like cannot be decoded; install it again with "
-            "`.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to an ffmpeg"
-        )
-    return _on_path(found)
+    if found:
+        executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
+        if _version_of(executable):
+            return executable
+    raise UserError(
+        f"{f'ffmpeg at {found} does not run' if found else 'ffmpeg is missing'}: m4a, mp4, webm, wma and the like need it; install it "
+        "again with `.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
+    )
 
 
-def _on_path(executable: Path) -> Path:
-    """imageio-ffmpeg answers the bare name when it falls back to PATH."""
-    return Path(shutil.which(executable) or executable)
+def ffmpeg_version() -> str:
+    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
+    return _version_of(ffmpeg_executable())
 
 
 @functools.cache
-def ffmpeg_version() -> str:
-    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
-    done = subprocess.run([ffmpeg_executable(), "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    found = re.match(r"ffmpeg version (\S+)", done.stdout)
-    return found[1] if found else "unknown"
+def _version_of(executable: Path) -> str:
+    """What ffmpeg calls itself; empty if it does not run."""
+    try:
+        done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.match(rb"ffmpeg version (\S+)", done.stdout)
+    return found[1].decode("ascii", "replace") if found else ""
 
 
 def open_regular(path: bytes | str | Path) -> BinaryIO:
@@ -176,9 +180,11 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
     def mono() -> Iterator[np.ndarray]:
         with source:
             for block in source.blocks:
-                if not np.isfinite(block).all():
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mixed = block[:, 0] if source.channels == 1 else block.mean(axis=1, dtype=np.float32)
+                if not np.isfinite(mixed).all():  # one such channel makes the mean one
                     raise DecodeError("nan", "samples that are no numbers")
-                yield block[:, 0] if source.channels == 1 else block.mean(axis=1, dtype=np.float32)
+                yield mixed
 
     return source.sample_rate, mono()
 
@@ -341,7 +347,10 @@ class _Child:
         self.log = log
         self._patience = patience
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        resource.prlimit(self._process.pid, resource.RLIMIT_AS, (FFMPEG_MEMORY, FFMPEG_MEMORY))
+        with suppress(ProcessLookupError):  # it may have ended already
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (FFMPEG_MEMORY, FFMPEG_MEMORY))
+            seconds = int(patience) + 1  # should this process be killed while the child computes
+            resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (seconds, seconds))
         self._pipes = selectors.DefaultSelector()
         for pipe in (self._process.stdout, self._process.stderr):
             self._pipes.register(pipe, selectors.EVENT_READ)

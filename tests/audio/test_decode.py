@@ -414,6 +414,39 @@ def test_ffmpeg_missing_names_the_remedy(made, monkeypatch):
         decode.ffmpeg_executable.cache_clear()
 
 
+def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(made, tmp_path, monkeypatch):
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    decode.ffmpeg_executable.cache_clear()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+    try:
+        with pytest.raises(UserError, match="does not run"):
+            decode.probe(made / "a.m4a", MAX_SECONDS)
+    finally:
+        decode.ffmpeg_executable.cache_clear()
+
+
+def test_complaints_are_told_the_same_way_every_time(made, tmp_path):
+    """ffmpeg's threads complain in any order; the quarantine table must not show it."""
+    for name in ("a.m4a", "a.webm", "a.wma", "a.ac3", "film.mp4"):
+        data = bytearray((made / name).read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 600] = random.Random(0).randbytes(600)
+        (tmp_path / "x").write_bytes(data)
+        told = set()
+        for _ in range(5):
+            with pytest.raises(DecodeError) as refused:
+                whole(tmp_path / "x")
+            told.add(str(refused.value))
+        assert len(told) == 1, told
+
+
+def test_huge_numbers_do_not_overflow_into_sound(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 2), 3e38), 16_000, subtype="FLOAT")
+    assert reason_of(tmp_path / "x.wav") == "nan"
+
+
 def test_ffmpeg_may_read_one_file_and_nothing_else():
     command = decode._ffmpeg_command(b"/x/-a:b%d.m4a", containers.Kind("mp4", "mov"))
     assert command[command.index("-i") + 1] == b"file:/x/-a:b%d.m4a"
