@@ -100,9 +100,10 @@ def ffmpeg_executable() -> Path:
         executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
         if _version_of(executable):
             return executable
+    problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
     raise UserError(
-        f"{f'ffmpeg at {found} does not run' if found else 'ffmpeg is missing'}: m4a, mp4, webm, wma and the like need it; install it "
-        "again with `.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
+        f"{problem}: m4a, mp4, webm, wma and the like need it; install it again with "
+        "`.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
     )
 
 
