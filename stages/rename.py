@@ -71,6 +71,7 @@ def run(
     split_of, decided_by = splits.assign(
         [row for row in recordings if row["recording_id"] in usable],
         primary,
+        {row["recording_id"] for row in rows if matched.clips[row["clip_id"]].captions},
         valid_fraction=params.valid_fraction,
         test_fraction=params.test_fraction,
         seed=params.seed,

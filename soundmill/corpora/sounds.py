@@ -170,15 +170,14 @@ def bell(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     partials = [(0.5, 0.5, 1.6), (1, 0.9, 1.2), (1.19, 0.7, 0.9), (1.5, 0.35, 0.7), (2, 1, 0.8), (2.51, 0.3, 0.4), (2.66, 0.3, 0.4)]
     partials += [(3.01, 0.35, 0.35), (4.17, 0.3, 0.25), (5.43, 0.2, 0.15)]
     for at in _steady_times(rng, seconds, rng.uniform(0.9, 1.6), 0.03):
-        span = min(6.0, seconds - at)
-        t = _time(span, rate)
-        strike = np.zeros(len(t))
+        blow = rng.uniform(0.8, 1)
         for ratio, height, life in partials:
+            t = _time(min(11 * life * ring, seconds - at), rate)  # 66 dB down
             beating = 1 + 0.15 * np.cos(2 * np.pi * rng.uniform(0.5, 3) * t)
-            strike += height * np.sin(2 * np.pi * prime * ratio * t + rng.uniform(0, 6)) * np.exp2(-t / (life * ring)) * beating
-        click = _noise(rng, min(0.02, span), rate, _band(2000, 7000)) * 0.5
-        strike[: len(click)] += click * np.linspace(1, 0, len(click))
-        _add(wave, strike * np.minimum(1, t / 0.001) * rng.uniform(0.8, 1), at, rate)
+            tone = np.sin(2 * np.pi * prime * ratio * t + rng.uniform(0, 6)) * np.exp2(-t / (life * ring)) * beating
+            _add(wave, blow * height * tone * np.minimum(1, t / 0.001), at, rate)
+        click = _noise(rng, 0.02, rate, _band(2000, 7000)) * np.linspace(0.5, 0, round(0.02 * rate))
+        _add(wave, blow * click, at, rate)
     return wave
 
 

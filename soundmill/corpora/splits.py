@@ -24,16 +24,25 @@ class _Unit:
     given: str | None = None
     fold: int | None = None
     order: str = ""
+    size: int = 0  # recordings
+    described: bool = False
 
 
 def assign(
-    recordings: Iterable[dict[str, Any]], labels: dict[str, str], *, valid_fraction: float, test_fraction: float, seed: int
+    recordings: Iterable[dict[str, Any]],
+    labels: dict[str, str],
+    described: set[str],
+    *,
+    valid_fraction: float,
+    test_fraction: float,
+    seed: int,
 ) -> tuple[dict[str, str], Source]:
     """Split of every recording (rows of manifest.RECORDINGS) and what decided it.
 
     Given splits hold; else the highest fold is test. Where that leaves test or valid without a recording, `test_fraction` of
     the training part, then `valid_fraction` of what remains, becomes it, by a hash that does not depend on the order. Shares
-    are of sources, spread over their `labels` (recording_id → main label).
+    are of recordings, spread over their `labels` (recording_id → main label), and of `described` ones (that have a caption)
+    where there are any: the others are no use outside training.
     Train is never empty: splits or folds that would leave it so are put aside, and a lone source trains.
     """
     units: dict[str, _Unit] = {}
@@ -41,6 +50,8 @@ def assign(
     for row in recordings:
         key = key_of[row["recording_id"]] = row["group"] or row["recording_id"]
         unit = units.setdefault(key, _Unit(key, order=shards.digest(seed, key)))
+        unit.size += 1
+        unit.described |= row["recording_id"] in described
         unit.stratum = unit.stratum or labels.get(row["recording_id"], "")
         if row["split"]:
             unit.given = min(unit.given or row["split"], row["split"], key=PROTECTED.index)
@@ -60,30 +71,45 @@ def assign(
     for split, fraction in (("test", test_fraction), ("valid", valid_fraction)):
         if split not in splits.values():
             rest = [unit for unit in everything if splits.get(unit.key, "train") == "train"]
-            splits.update(dict.fromkeys(_share(rest, fraction), split))
+            useful = [unit for unit in rest if unit.described] or rest
+            splits.update(dict.fromkeys(_share(useful, fraction), split))
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
 def _share(units: list[_Unit], fraction: float) -> list[str]:
-    """Keys of a share of the units, at least one if the fraction is not 0, spread evenly over strata; never all of them.
+    """Keys of units with a share of the recordings, at least one if the fraction is not 0, spread evenly over strata; never all.
 
     `units` are in the order of their hashes. A stratum loses its only unit last: a class should stay in training.
     """
-    wanted = min(max(1, math.floor(len(units) * fraction + 0.5)) if fraction > 0 else 0, len(units) - 1)
+    total = sum(unit.size for unit in units)
+    wanted = max(1, math.floor(total * fraction + 0.5)) if fraction > 0 and len(units) > 1 else 0
     strata: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
         strata[unit.stratum].append(unit)
-    taken: set[str] = set()
+    taken: dict[str, _Unit] = {}
     seen = 0
     for _, members in sorted(strata.items()):
-        before = math.floor(seen * wanted / len(units) + 0.5)
-        seen += len(members)
-        due = math.floor(seen * wanted / len(units) + 0.5) - before
-        taken.update(unit.key for unit in members[: min(due, len(members) - 1)])
+        before = math.floor(seen * wanted / total + 0.5)
+        seen += sum(unit.size for unit in members)
+        _take(members, math.floor(seen * wanted / total + 0.5) - before, len(members) - 1, taken)
     left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
     for at_least in (2, 1):  # what a stratum must still have to give one more
         for unit in units:
-            if len(taken) < wanted and unit.key not in taken and left[unit.stratum] >= at_least:
-                taken.add(unit.key)
+            lacking = wanted - sum(other.size for other in taken.values()) if len(taken) < len(units) - 1 else 0
+            if lacking < 1:
+                return sorted(taken)
+            if unit.key not in taken and left[unit.stratum] >= at_least and (unit.size <= lacking or not taken):
+                taken[unit.key] = unit
                 left[unit.stratum] -= 1
     return sorted(taken)
+
+
+def _take(members: list[_Unit], due: int, most: int, taken: dict[str, _Unit]) -> None:
+    """Take units of one stratum with `due` recordings in all, or the smallest one if each has more; `most` units at most."""
+    fitting = []
+    for unit in members:
+        if unit.size <= due - sum(other.size for other in fitting) and len(fitting) < most:
+            fitting.append(unit)
+    if not fitting and due > 0 and most > 0:
+        fitting = [min(members, key=lambda unit: (unit.size, unit.order))]
+    taken.update((unit.key, unit) for unit in fitting)

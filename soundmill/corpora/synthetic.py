@@ -151,9 +151,16 @@ def _training_scenes(rng: np.random.Generator, count: int, window: float, shorte
         seconds = _cut(rng.uniform(2, 4.5) if number % 6 == 5 else rng.uniform(8, 20), window, shortest)
         scenes.append((seconds, [_event(rng, label, 0, seconds, window, seconds)]))
     makers = (_sequence_scene, _overlap_scene, _layered_scene)
+    undealt = [label for label in LABELS if label not in dealt]  # in a small corpus: these come in sequences
     for number in range(count - singles):
         seconds = _cut(35.0 if number == 0 else rng.uniform(12, 30), window, shortest)
-        scenes.append((seconds, makers[number % len(makers)](rng, seconds, window)))
+        if undealt:
+            share = -(-len(undealt) // (count - singles - number))
+            labels, undealt = undealt[:share], undealt[share:]
+            labels += [_other(rng, labels)] if share == 1 else []
+            scenes.append((seconds, _in_turn(rng, labels, seconds, window, aligned=True)))
+        else:
+            scenes.append((seconds, makers[number % len(makers)](rng, seconds, window)))
     return scenes
 
 

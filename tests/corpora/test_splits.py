@@ -16,8 +16,8 @@ def recording(number, split=None, fold=None, group=None):
     return {"recording_id": f"r{number}", "split": split, "fold": fold, "group": group}
 
 
-def deal(rows, labels=None, valid=0.1, test=0.1, seed=0):
-    return assign(rows, labels or {}, valid_fraction=valid, test_fraction=test, seed=seed)
+def deal(rows, labels=None, described=(), valid=0.1, test=0.1, seed=0):
+    return assign(rows, labels or {}, set(described), valid_fraction=valid, test_fraction=test, seed=seed)
 
 
 def test_the_highest_fold_is_test_and_a_tenth_of_the_rest_valid_of_every_label():
@@ -74,6 +74,21 @@ def test_a_class_keeps_its_only_recording_in_training():
     labels = {f"r{number}": "dog" for number in range(20)} | {"r20": "aardvark"}
     for seed in range(10):
         assert deal(rows, labels, seed=seed)[0]["r20"] == "train"
+
+
+def test_recordings_without_captions_only_train():
+    rows = [recording(number) for number in range(30)]
+    described = {"r1", "r2", "r3"}
+    splits, _ = deal(rows, described=described)
+    assert Counter(splits[name] for name in described) == {"train": 1, "valid": 1, "test": 1}
+    assert {splits[row["recording_id"]] for row in rows if row["recording_id"] not in described} == {"train"}
+
+
+def test_a_share_is_counted_in_recordings_and_reaches_a_class_of_few_big_sources():
+    rows = [recording(number, group=f"g{number // 4}") for number in range(16)] + [recording(number) for number in range(16, 32)]
+    labels = {f"r{number}": "helicopter" if number < 16 else "dog" for number in range(32)}
+    splits, _ = deal(rows, labels, test=0.0, valid=0.15)
+    assert Counter(labels[key] for key, split in splits.items() if split == "valid") == {"helicopter": 4, "dog": 3}
 
 
 def test_zero_fractions_take_nothing():

@@ -1,0 +1,368 @@
+"""The embedded corpus and external ones as tables, and clips with their captions, splits and names, through the real stages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import manifest, params, shards, stage
+from stages import corpus, rename, resample, scan, segment
+
+CORPUS = {
+    "format": "synthetic",
+    "path": None,
+    "embedded": ["synthetic"],
+    "external": [],
+    "shards": 3,
+    "recordings": 16,
+    "window_seconds": 5.0,
+    "min_seconds": 1.0,
+    "seed": 7,
+}
+RENAME = {
+    "dataset": "audiocaps",
+    "location": "data/audiocaps/audio",
+    "caption_template": "the sound of {label}",
+    "valid_fraction": 0.1,
+    "test_fraction": 0.1,
+    "seed": 0,
+}
+SEGMENT = {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 1.0, "sample_rate": 16_000, "max_seconds": 600.0}
+RESAMPLE = {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 600.0}
+RATE = 16_000
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project; what it runs writes below `data/` there."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settle(project: Path, workers: int = 1, **sections) -> None:
+    params.write_yaml({"execution": {"workers": workers}, **sections}, project / "params.yaml")
+
+
+def call(module, *argv: str, section: str | None = None) -> dict:
+    """Run a stage in this process; returns its metrics."""
+    name = module.__name__.rpartition(".")[2]
+    kept = ["--metrics", f"data/metrics/{name}.json", "--quarantine", f"data/quarantine/{name}.parquet"]
+    stage.main(module.run, section or name, [*argv, *kept])
+    return json.loads(Path(f"data/metrics/{name}.json").read_text(encoding="utf-8"))
+
+
+def failure(capsys, module, *argv: str, section: str | None = None) -> str:
+    with pytest.raises(SystemExit) as end:
+        call(module, *argv, section=section)
+    assert isinstance(end.value.code, str)
+    assert "Traceback" not in end.value.code + capsys.readouterr().err
+    return end.value.code
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def table(path: str) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory) -> Path:
+    """A project with a small embedded corpus made by two workers."""
+    project = tmp_path_factory.mktemp("embedded")
+    settle(project, 2, corpus=CORPUS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        patch.chdir(project)
+        call(corpus, "--corpus", "data/corpus")
+    return project
+
+
+@pytest.mark.slow
+def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, embedded):
+    settle(project, 1, corpus=CORPUS)
+    metrics = call(corpus, "--corpus", "data/corpus")
+    assert metrics["recordings"] == 16
+    assert metrics["labels"] == 12
+    assert metrics["quarantined"] == metrics["collisions"] == 0
+    assert metrics["captions"] == metrics["captions_with_audio"]
+    first = tree(Path("data/corpus"))
+    assert tree(embedded / "data" / "corpus") == first
+    assert {Path(name).suffix for name in first} == {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".csv", ".parquet"}
+
+    recordings, captions = table("data/corpus/recordings.parquet"), table("data/corpus/captions.parquet")
+    for row in recordings:
+        path = Path("data/corpus/audio") / os.fsdecode(row["raw_path"])
+        assert shards.file_digest(path) == row["digest"]
+        assert path.stat().st_size == row["size"]
+    split_of = {row["recording_id"]: row["split"] for row in recordings}
+    for split in ("valid", "test"):
+        assert len({label for row in captions if split_of[row["recording_id"]] == split for label in row["labels"]}) == 12
+    assert len({row["group"] for row in recordings}) == 15  # one video gave two recordings
+    assert all(manifest.naming_stem(row["recording_id"]) == row["group"] for row in recordings)
+
+
+@pytest.mark.slow
+def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded):
+    shutil.copytree(embedded / "data" / "corpus", project / "data" / "corpus")
+    settle(project, 2, segment=SEGMENT, resample=RESAMPLE, rename=RENAME)
+    metrics = from_corpus_to_names()
+    assert metrics["missing"] == metrics["orphans"] == 0
+    assert metrics["captioned_by"] == {"window": metrics["clips"]}
+    assert metrics["splits_by"] == "given"
+    assert metrics["labels_absent_from_train"] == []
+    captions = {
+        (row["youtube_id"], float(row["start_time"])): row["caption"]
+        for name in ("train", "val", "test")
+        for row in rows_of_csv(f"data/corpus/{name}.csv")
+    }
+    told = {Path(row["location"]).stem: row["captions"] for split in manifest.SPLITS for row in json_rows(split)}
+    assert told == {f"{video}_{start:g}": caption for (video, start), caption in captions.items()}
+
+
+def rows_of_csv(path: str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def json_rows(split: str) -> list[dict[str, str]]:
+    return list(manifest.read_tango_json(Path(f"data/audiocaps/{split}.json")))
+
+
+def from_corpus_to_names() -> dict:
+    call(segment, "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    call(resample, "--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
+    return call_rename()
+
+
+def call_rename() -> dict:
+    return call(
+        rename,
+        *("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"),
+        *("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet"),
+    )
+
+
+def external(path: str | None, name: str = "folder") -> dict:
+    return {"format": name, "path": path, "embedded": [], "external": [name], "shards": 4}
+
+
+def test_scan_counts_quarantines_and_repeats_itself(project):
+    root = project / "my sounds; touch x"
+    (root / "Dog").mkdir(parents=True)
+    (root / "Dog" / "a.wav").write_bytes(b"RIFF")
+    (root / "Dog" / "a.txt").write_text("a dog barks")
+    (root / "README.md").write_text("about")
+    (root / "none.wav").touch()
+    os.mkfifo(root / "pipe.wav")
+    (root / "gone.wav").symlink_to("nowhere")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff\n.ogg")).write_bytes(b"OggS")
+    settle(project, corpus=external("my sounds; touch x"))
+    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert metrics["files"] == 5
+    assert metrics["recordings"] == 2
+    assert metrics["ignored_kinds"] == {".md": 1, ".txt": 1}
+    assert metrics["captions"] == metrics["labels"] == 1
+    assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {
+        "none.wav": "empty",
+        "pipe.wav": "not a regular file",
+        "gone.wav": "dangling link",
+    }
+    assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["Dog/a.wav", r"\xff\x0a.ogg"]
+    before = tree(project / "data" / "corpus")
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert tree(project / "data" / "corpus") == before
+    assert not (project / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (None, "corpus.path is not set"),
+        ("nowhere", "nowhere: no such directory"),
+        ("params.yaml", "params.yaml is a file, not a directory"),
+        ("hollow", "corpus.path: no recording in"),
+    ],
+)
+def test_scan_of_nothing_names_the_key_the_path_and_the_remedy(project, capsys, path, said):
+    (project / "hollow").mkdir()
+    settle(project, corpus=external(path))
+    message = failure(capsys, scan, "--corpus", "data/corpus", section="corpus")
+    assert said in message
+    assert "set it to the directory" in message
+    assert not (project / "data" / "corpus").exists()
+
+
+def test_wrong_parameters_are_named(project, capsys):
+    settle(project, corpus={**CORPUS, "recordings": 3, "sed": 1})
+    message = failure(capsys, corpus, "--corpus", "data/corpus")
+    assert "corpus.recordings" in message
+    assert "did you mean 'seed'?" in message
+
+
+def clip(clip_id: str, recording_id: str, start: float, seconds: float = 0.1) -> dict:
+    wave = np.random.default_rng(len(clip_id)).integers(-32768, 32768, round(seconds * RATE)).astype(np.int16)
+    data = io.BytesIO()
+    soundfile.write(data, wave, RATE, format="FLAC", subtype="PCM_16")
+    audio = {"bytes": data.getvalue(), "path": f"{clip_id}.flac"}
+    return {
+        "clip_id": clip_id,
+        "audio": audio,
+        "source": f"{recording_id}.wav",
+        "start": start,
+        "digest": "d",
+        "recording_id": recording_id,
+    }
+
+
+@pytest.fixture
+def small(project) -> Path:
+    """Three AudioCaps recordings with four clips in two shards, before `rename`."""
+    recordings = [
+        {
+            "recording_id": name,
+            "path": f"{name}.wav",
+            "raw_path": name.encode(),
+            "shard": number,
+            "start_time": start,
+            "labels": [],
+            "split": split,
+        }
+        for number, (name, start, split) in enumerate(
+            [("-aaaaaaaaaa", 30.0, "train"), ("bbbbbbbbbbb", 0.0, "test"), ("0123456789ab", 0.0, None)]
+        )
+    ]
+    captions = [
+        {"recording_id": "-aaaaaaaaaa", "start_time": 30.0, "caption": 'first "é"', "labels": ["dog"], "origin": "train.csv:2"},
+        {"recording_id": "-aaaaaaaaaa", "start_time": 35.0, "caption": "second", "labels": ["rain"], "origin": "train.csv:3"},
+        {"recording_id": "bbbbbbbbbbb", "start_time": 0.0, "caption": "one", "labels": [], "origin": "test.csv:2"},
+        {"recording_id": "bbbbbbbbbbb", "start_time": 0.0, "caption": "other", "labels": [], "origin": "test.csv:3"},
+        {"recording_id": "ccccccccccc_0", "start_time": 0.0, "caption": "lost", "labels": [], "origin": "test.csv:4"},
+    ]
+    clips = [
+        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0), clip("-aaaaaaaaaa_35", "-aaaaaaaaaa", 5.0)],
+        [clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0), clip("0123456789ab_0", "0123456789ab", 0.0)],
+    ]
+    shards.write_rows(recordings, project / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+    shards.write_rows(captions, project / "data/corpus/captions.parquet", manifest.CAPTIONS)
+    planned = [{"clip_id": row["clip_id"], "shard": number} for number, rows in enumerate(clips) for row in rows]
+    shards.write_rows(planned, project / "data/segments.parquet", manifest.SEGMENTS)
+    for number, rows in enumerate(clips):
+        shards.write_rows(rows, project / "data/clips" / shards.shard_name(number), manifest.CLIPS)
+    settle(project, rename=RENAME)
+    return project
+
+
+def test_rename_writes_what_tango_reads(small):
+    metrics = call_rename()
+    assert Path("data/audiocaps/train.json").read_text(encoding="utf-8") == (
+        '{"dataset": "audiocaps", "location": "data/audiocaps/audio/-aaaaaaaaaa_30.wav", "captions": "first \\"é\\""}\n'
+        '{"dataset": "audiocaps", "location": "data/audiocaps/audio/-aaaaaaaaaa_35.wav", "captions": "second"}\n'
+    )
+    rows = {split: [(Path(row["location"]).name, row["captions"]) for row in json_rows(split)] for split in manifest.SPLITS}
+    assert rows["test"] == [("bbbbbbbbbbb_0.wav", "one"), ("bbbbbbbbbbb_0.wav", "other")]
+    assert rows["valid"] == []
+    for split in manifest.SPLITS:
+        assert all(Path(row["location"]).is_file() for row in json_rows(split))
+    assert metrics["matched"] == 4
+    assert (metrics["missing"], metrics["missing_first"]) == (1, ["ccccccccccc_0 (test.csv:4)"])
+    assert (metrics["orphans"], metrics["orphans_first"], metrics["uncaptioned"]) == (1, ["0123456789ab_0"], 1)
+    assert metrics["captioned_by"] == {"window": 3, "none": 1}
+    catalog = {row["clip_id"]: row for row in table("data/catalog.parquet")}
+    assert list(catalog) == ["-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert [catalog[clip_id]["shard"] for clip_id in catalog] == [0, 0, 1, 1]
+    assert catalog["-aaaaaaaaaa_35"]["labels"] == ["rain"]
+    assert catalog["0123456789ab_0"]["captions"] == []
+    assert "train" in {row["split"] for row in catalog.values()}
+
+
+def test_named_audio_has_the_clips_samples_bit_by_bit(small):
+    call_rename()
+    for number in (0, 1):
+        for row in shards.read_rows(small / "data/clips" / shards.shard_name(number), manifest.CLIPS):
+            wanted, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+            path = small / "data/audiocaps/audio" / f"{row['clip_id']}.wav"
+            found, rate = soundfile.read(path, dtype="int16")
+            assert rate == RATE
+            assert soundfile.info(path).subtype == "PCM_16"
+            assert np.array_equal(found, wanted)
+
+
+def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small):
+    call_rename()
+    first = tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()}
+    # What a killed worker leaves: half a folder that was not yet put in place.
+    settle(small, 2, rename=RENAME)
+    call_rename()
+    assert tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()} == first
+    output = small / "work" / "shard-00000"
+    partial = output.with_name(".shard-00000.partial")
+    partial.mkdir(parents=True)
+    (partial / "half.wav").write_bytes(b"RI")
+    rename.name_clips(small / "data/clips" / shards.shard_name(0), output)
+    assert {path.name for path in output.iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
+    assert not partial.exists()
+
+
+def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):
+    rows = [clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)] * 2
+    shards.write_rows(rows, small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    argv = ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"]
+    argv += ["--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet"]
+    assert "clip ids occur twice (first: bbbbbbbbbbb_0)" in failure(capsys, rename, *argv)
+    shards.write_rows([], small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
+    shards.write_rows([], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    assert "no clip at all" in failure(capsys, rename, *argv)
+    with pytest.raises(Exception, match="cannot be a file name"):
+        shards.write_rows([clip("../x", "bbbbbbbbbbb", 0.0)], small / "evil.parquet", manifest.CLIPS)
+        rename.name_clips(small / "evil.parquet", small / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"caption_template": "a sound"}, "must contain {label}"),
+        ({"valid_fraction": 0.6, "test_fraction": 0.5}, "must be below 1"),
+        ({"valid_fraction": 1.5}, "rename.valid_fraction"),
+    ],
+)
+def test_rename_parameters(small, capsys, changes, said):
+    settle(small, rename={**RENAME, **changes})
+    argv = ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"]
+    assert said in failure(capsys, rename, *argv, "--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet")
+
+
+@pytest.mark.slow
+def test_real_recordings_keep_their_folds_and_labels(project, shared):
+    root = str(shared / "data" / "esc10")
+    settle(project, 2, corpus=external(root, "esc"), segment=SEGMENT, resample=RESAMPLE, rename=RENAME)
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 240
+    metrics = from_corpus_to_names()
+    assert metrics["clips"] == 242
+    assert metrics["splits_by"] == "folds"
+    assert metrics["captioned_by"] == {"label": 242}
+    assert metrics["recordings_by_split"]["test"] == 80
+    catalog = table("data/catalog.parquet")
+    fold = {row["recording_id"]: row["fold"] for row in table("data/corpus/recordings.parquet")}
+    assert {row["split"] for row in catalog if fold[row["recording_id"]] == 3} == {"test"}
+    assert {row["split"] for row in catalog if fold[row["recording_id"]] != 3} == {"train", "valid"}
+    valid = Counter(row["labels"][0] for row in catalog if row["split"] == "valid")
+    assert len(valid) == 10
+    assert 14 <= sum(valid.values()) <= 20
+    source_of = {row["clip_id"]: row["source"].split("/")[-1].split("-")[1] for row in catalog}
+    parts = {split: {source_of[row["clip_id"]] for row in catalog if row["split"] == split} for split in manifest.SPLITS}
+    assert not parts["train"] & parts["valid"]
+    assert not parts["train"] & parts["test"]
+    assert ("the sound of rain") in {row["captions"] for row in json_rows("train")}
