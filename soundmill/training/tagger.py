@@ -36,7 +36,6 @@ class AugmentationParams(StageParams):
     roll: bool = Field(description="start the clip anywhere; its end is followed by its beginning")
     masked_bands: Probability = Field(description="largest share of bands set to the mean")
     masked_frames: Probability = Field(description="largest share of frames set to the mean")
-    blend: Probability = Field(description="largest share of a second clip, whose target is blended in too")
 
 
 class TaggerParams(StageParams):
@@ -242,12 +241,6 @@ def _batch(
         values = values[:, start : start + frames].astype(np.float32)
         gain = rng.uniform(-augmentation.gain_db, augmentation.gain_db) * decibel
         item[:, : values.shape[1]] = np.maximum(values + np.float32(gain), net.silence)
-    y = np.stack([targets.of_clip[clip_id] for clip_id in clip_ids])
-    if augmentation.blend > 0:
-        share = rng.uniform(0, augmentation.blend, (len(x), 1)).astype(np.float32)
-        other = rng.permutation(len(x))
-        x = np.logaddexp(x + np.log1p(-share)[:, :, None], x[other] + np.log(share + 1e-12)[:, :, None])
-        y = (1 - share) * y + share * y[other]
     mean = net.band_mean.numpy()
     for item in x:
         for axis, largest in ((0, augmentation.masked_bands), (1, augmentation.masked_frames)):
@@ -257,7 +250,7 @@ def _batch(
                 item[start : start + size] = mean[start : start + size, None]
             else:
                 item[:, start : start + size] = mean[:, None]
-    return torch.from_numpy(x), torch.from_numpy(y)
+    return torch.from_numpy(x), torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in clip_ids]))
 
 
 def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, clip_ids: Sequence[str]) -> dict[str, float]:
