@@ -9,7 +9,7 @@ import csv
 import io
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,19 +172,19 @@ def _sequence_scene(rng: np.random.Generator, seconds: float, window: float) -> 
 def _overlap_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
     """Something goes on while something else comes and goes."""
     behind = str(rng.choice(CONTINUOUS))
-    before = _other(rng, [behind])
+    before = _other(rng, CONTINUOUS)
     onset, offset = seconds * rng.uniform(0.15, 0.3), seconds * rng.uniform(0.65, 0.85)
-    return [_event(rng, behind, 0, seconds, window, seconds), _event(rng, before, onset, offset, window, seconds)]
+    return [_behind(_event(rng, behind, 0, seconds, window, seconds)), _event(rng, before, onset, offset, window, seconds)]
 
 
 def _layered_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
     """Two at once, then a third: "a siren wails while rain falls, then a bell rings"."""
     behind = str(rng.choice(CONTINUOUS))
-    first = _other(rng, [behind])
+    first = _other(rng, CONTINUOUS)
     then = _other(rng, [behind, first])
     turn = seconds * rng.uniform(0.5, 0.65)
     return [
-        _event(rng, behind, 0, turn, window, seconds),
+        _behind(_event(rng, behind, 0, turn, window, seconds)),
         _event(rng, first, seconds * rng.uniform(0.05, 0.15), turn, window, seconds),
         _event(rng, then, turn + PAUSE_SECONDS, seconds, window, seconds),
     ]
@@ -225,6 +225,10 @@ def _event(rng: np.random.Generator, label: str, onset: float, offset: float, wi
 
     onset, offset = snapped(onset), snapped(offset)
     return Event(label, round(onset, 3), round(min(offset, seconds), 3), float(rng.uniform(-4, 2)), float(rng.uniform(-0.6, 0.6)))
+
+
+def _behind(event: Event) -> Event:
+    return replace(event, gain=event.gain - 3.0)
 
 
 def _cut(seconds: float, window: float, shortest: float) -> float:
