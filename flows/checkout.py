@@ -91,8 +91,7 @@ def _outputs(destination: Path) -> list[str]:
             continue
         if not reasons and not stage.needs & remade:
             continue
-        if dvc.from_run_cache(destination, stage.name):
-            dvc.repro(destination, stage.name, lambda line: None, extra={tracking.SWITCH: "off"})
+        if dvc.restore(destination, stage.name):
             remade.add(stage.name)
         elif reasons:
             missing.append(f"stage {stage.name}: its results are not in the cache; `dvc repro {stage.name}` there makes them again")

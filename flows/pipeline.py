@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -274,7 +273,6 @@ def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> in
     """Run the flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
     server = os.environ.get("PREFECT_API_URL")
     tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
-    logging.getLogger("prefect").setLevel(logging.ERROR)
     try:
         state = pipeline(stages, force, retries, wait_minutes, return_state=True)
     except KeyboardInterrupt:

@@ -37,6 +37,7 @@ WORKSPACES = "workspaces"  # checkouts below this directory record into the proj
 
 PROBE_SECONDS = 3.0
 STUCK_SECONDS = 120.0  # a writer that finishes nothing for so long is given up
+COPY_LIMIT = 16 * 2**20  # bytes
 PENDING_LIMIT = 100_000  # lines waiting for a slow server; beyond it, curve points are dropped
 # MLflow's own are 120 s and 7 retries with growing pauses: 248 s a call when the server is gone.
 HTTP = {
@@ -490,6 +491,10 @@ class Writer:
 
 
 def _link_or_copy(source: str, target: str) -> None:
+    """A snapshot; big files (checkpoints, which are made whole and never written again) are linked rather than copied."""
+    if os.path.getsize(source) <= COPY_LIMIT:
+        shutil.copyfile(source, target)
+        return
     try:
         os.link(source, target)
     except OSError:

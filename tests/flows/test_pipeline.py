@@ -1,0 +1,207 @@
+"""The flow on a real Prefect server, over a tiny project: tasks, artifacts, the run in MLflow, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import dvc
+from soundmill import tracking
+from tests.flows.tiny import dvc_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(tmp_path: Path, server: str | None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    address = {"PREFECT_API_URL": server} if server else {}
+    return {**kept, **address, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+
+
+def pipeline(project: Path, tmp_path: Path, server: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.pipeline", *arguments]
+    return subprocess.run(command, cwd=project, env=environment(tmp_path, server), capture_output=True, text=True, timeout=300)
+
+
+def ask(server: str, path: str, **body: Any) -> Any:
+    request = urllib.request.Request(
+        f"{server}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def runs(project: Path) -> list[Any]:
+    """Newest first."""
+    from mlflow import MlflowClient
+
+    uri = tracking.store(project).uri
+    return list(MlflowClient(uri, uri).search_runs(["1"]))
+
+
+@pytest.mark.slow
+def test_a_run_a_second_one_and_one_that_fails(
+    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    done = pipeline(tiny, tmp_path, prefect_server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "working on 2" in done.stdout
+    assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
+    assert "make browse" in done.stdout
+    (flow_run,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    assert flow_run["state_type"] == "COMPLETED"
+    tasks = ask(prefect_server, "task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    assert {(task["name"], task["state_name"]) for task in tasks} == {("first", "Ran"), ("evaluate@tiny", "Ran")}
+    logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}})
+    assert "working on 1" in {log["message"] for log in logs}
+    artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
+    assert {"pipeline-progress", "pipeline-scores"} <= {artifact["key"] for artifact in artifacts}
+    evaluate, first, parent = runs(tiny)
+    assert {run.info.status for run in (evaluate, first, parent)} == {"FINISHED"}
+    assert evaluate.data.tags["mlflow.parentRunId"] == first.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.data.tags["prefect_flow_run"] == flow_run["id"]
+
+    done = pipeline(tiny, tmp_path, prefect_server)
+    assert done.stdout.count("up to date") == 2
+    (parent, *_) = runs(tiny)
+    assert parent.data.tags["stages_run"] == "none"
+    assert parent.data.metrics["first/number"] == 1.0  # skipped stages are recorded too
+    assert parent.data.metrics["evaluate/tiny/nested.share"] == 0.25
+
+    set_param("evaluate", fail=True)
+    done = pipeline(tiny, tmp_path, prefect_server)
+    assert done.returncode == 1
+    assert "stage evaluate@tiny failed; its own last lines:" in done.stdout
+    assert "evaluate: the number is wrong; give another one" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    failed, parent, *_ = runs(tiny)
+    assert (failed.info.status, parent.info.status) == ("FAILED", "FAILED")
+    assert "the number is wrong" in parent.data.tags["end_reason"]
+    assert parent.data.metrics["first/number"] == 1.0
+    assert "evaluate/tiny/number" not in parent.data.metrics
+
+    done = pipeline(tiny, tmp_path, prefect_server, "frist")
+    assert done.returncode == 1
+    assert "no stage 'frist'; did you mean 'first'?" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_brings_its_own_server_and_goes_on_without_tracking(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = pipeline(tiny, tmp_path, None, "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is unreachable" in done.stdout + done.stderr
+    assert "evaluate" not in done.stdout
+    assert json.loads((tiny / "data" / "metrics" / "first.json").read_text())["number"] == 1
+
+
+@pytest.mark.slow
+def test_a_killed_flow_leaves_nothing_running(
+    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    set_param("first", seconds=120.0)
+    command = [sys.executable, "-m", "flows.pipeline"]
+    flow = subprocess.Popen(command, cwd=tiny, env=environment(tmp_path, prefect_server), stdout=subprocess.PIPE, text=True)
+    for line in flow.stdout:
+        if "working" in line:
+            break
+    assert dvc.holders(tiny)
+    flow.kill()
+    flow.wait()
+    deadline = time.monotonic() + 30
+    while dvc.holders(tiny) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert dvc.holders(tiny) == []
+    while {run.info.status for run in runs(tiny)} != {"KILLED"} and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert {run.info.status for run in runs(tiny)} == {"KILLED"}
+
+
+@pytest.mark.slow
+def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
+    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    set_param("first", seconds=25.0)
+    command = [sys.executable, "-m", "flows.serve", "--cron", "0 3 * * *", "--wait-minutes", "5"]
+    log = (tmp_path / "serve.log").open("w")
+    server = subprocess.Popen(command, cwd=tiny, env=environment(tmp_path, prefect_server), stdout=log, stderr=log)
+    variables = {**dvc.environment(), "SOUNDMILL_TRACKING": "off"}
+    typed = subprocess.Popen([dvc.executable(), "repro"], cwd=tiny, env=variables, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        found: list[Any] = []
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.5)
+            found = ask(prefect_server, "deployments/filter", deployments={"name": {"any_": ["scheduled"]}})
+        (planned,) = found
+        assert planned["global_concurrency_limit"]["limit"] == 1
+        assert planned["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert [schedule["schedule"]["cron"] for schedule in planned["schedules"]] == ["0 3 * * *"]
+        assert dvc.holders(tiny), "the typed repro should still be running"
+        flow_run = ask(prefect_server, f"deployments/{planned['id']}/create_flow_run")
+        state = ""
+        while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
+            time.sleep(1)
+            (now,) = ask(prefect_server, "flow_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
+            state = now["state_type"]
+        logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}}, sort="TIMESTAMP_ASC")
+        messages = [entry["message"] for entry in logs]
+        assert state == "COMPLETED", "\n".join(messages)
+        assert any(message.startswith(f"waiting for process {typed.pid} (") for message in messages), messages
+        assert typed.wait() == 0
+    finally:
+        typed.kill()
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+        log.close()
+
+
+def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.serve"]
+    variables = environment(tmp_path, "http://127.0.0.1:9/api")
+    done = subprocess.run(command, cwd=tiny, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "no Prefect server at http://127.0.0.1:9/api" in done.stderr
+    assert "make server" in done.stderr
+
+
+def test_choosing_stages_takes_what_they_need() -> None:
+    from flows import pipeline as module
+
+    graph = [
+        dvc.Stage("a", frozenset()),
+        dvc.Stage("b@x", frozenset({"a"})),
+        dvc.Stage("b@y", frozenset({"a"})),
+        dvc.Stage("c", frozenset()),
+    ]
+    assert [stage.name for stage in module.choose(graph, ["b"])] == ["a", "b@x", "b@y"]
+    assert [stage.name for stage in module.choose(graph, ["b@y"])] == ["a", "b@y"]
+    assert module.choose(graph, []) == graph
+
+
+def test_scores_stand_beside_their_ruler() -> None:
+    from flows import pipeline as module
+
+    scores = {
+        "ddpm_mel": {"fad_tagger": 12.345, "kl_tagger": 1.5, "ruler": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}}}
+    }
+    assert module.rows(scores) == [
+        ["family", "score", "value", "floor", "codec", "silence"],
+        ["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"],
+    ]
+    assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in module.markdown(scores)
+    assert module.markdown({"x": {"fad": 1.0}}) == "No scores with a ruler in data/metrics/evaluate."
+
+
+def test_dvc_in_the_tiny_project_is_the_real_one(tiny: Path) -> None:
+    assert "first" in dvc_command(tiny, "stage", "list", "--name-only").stdout.split()

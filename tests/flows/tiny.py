@@ -1,0 +1,94 @@
+"""Makes a tiny project of two stages with the real stage contract, git and DVC; and runs their commands in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DVC = str(Path(sys.executable).parent / "dvc")
+
+STAGE = '''
+"""Writes the number it is given, or fails, or waits, as its parameters say."""
+import time
+from soundmill import stage
+from soundmill.errors import UserError
+from soundmill.params import StageParams
+from soundmill.stage import Context, Input, Output  # noqa: F401
+
+
+class Params(StageParams):
+    number: int
+    fail: bool
+    seconds: float
+
+
+def run(params: Params, ctx: Context, __PORTS__written: Output):
+    print(f"working on {params.number}")
+    time.sleep(params.seconds)
+    if params.fail:
+        raise UserError("the number is wrong; give another one")
+    written.write_text(f"{params.number} {__READ__}")
+    ctx.tracking.log_curve({"loss": 0.5}, 1)
+    return {"number": params.number, "nested": {"share": 0.25}}
+
+
+stage.main(run, section=__SECTION__)
+'''
+
+GRAPH = """
+stages:
+  first:
+    cmd: python first.py --written data/first.txt --metrics data/metrics/first.json
+    deps: [first.py]
+    params: [first]
+    outs: [data/first.txt]
+    metrics: [data/metrics/first.json: {cache: false}]
+  evaluate:
+    foreach: ${families}
+    do:
+      cmd: >-
+        python evaluate.py --name evaluate/${key} --read data/first.txt --written data/generated/${key}/a.wav
+        --metrics data/metrics/evaluate/${key}.json
+      deps: [evaluate.py, data/first.txt]
+      params: [evaluate]
+      outs: ["data/generated/${key}"]
+      metrics: ["data/metrics/evaluate/${key}.json": {cache: false}]
+"""
+
+PARAMS = """
+execution: {workers: 1}
+families: {tiny: {}}
+first: {number: 1, fail: false, seconds: 0.0}
+evaluate: {number: 2, fail: false, seconds: 0.0}
+"""
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def dvc_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
+    return subprocess.run([DVC, *arguments], cwd=root, env=environment, capture_output=True, text=True)
+
+
+def make_tiny(root: Path) -> Path:
+    root.mkdir()
+    for section, ports, read in (("first", "", "''"), ("evaluate", "read: Input, ", "read.read_text()")):
+        code = STAGE.replace("__SECTION__", repr(section)).replace("__PORTS__", ports).replace("__READ__", read)
+        (root / f"{section}.py").write_text(code.lstrip())
+    (root / "dvc.yaml").write_text(GRAPH)
+    (root / "params.yaml").write_text(PARAMS)
+    (root / ".gitignore").write_text(
+        "__pycache__/\n/mlflow.db*\n/mlartifacts/\n/workspaces/\n/.prefect/\n/data/*\n!/data/metrics/\n"
+    )
+    git(root, "init", "-q", "-b", "main")
+    assert dvc_command(root, "init", "-q").returncode == 0
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "A tiny project")
+    return root
