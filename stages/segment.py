@@ -53,6 +53,7 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         "recordings": len(recordings),
         "recordings_cut": report.counts["recordings"],
         "decoded_by": {name: report.counts.get(name, 0) for name in ("libsndfile", "ffmpeg")},
+        "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats decode alike in one version
         "clips": len(rows),
         "seconds": sum(row["num_samples"] for row in rows) / params.sample_rate,
         "padded_clips": sum(row["pad_samples"] > 0 for row in rows),
