@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from soundmill.errors import UserError
 from soundmill.training.checkpoint import LAST
 
 LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
@@ -29,6 +31,11 @@ class Curve(pl.Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             losses = [float(loss) for loss in self._losses]
             self._losses = []
+            if not math.isfinite(sum(losses)):
+                raise UserError(
+                    f"the loss is no longer a number at step {trainer.global_step}: lower optimiser.learning_rate, bound "
+                    "optimiser.clip_norm, or set hardware.precision to `32`"
+                )
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             point = {"step": trainer.global_step, "loss": sum(losses) / len(losses), "learning_rate": rate}
             self.points.append(point)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from soundmill.errors import UserError
 from soundmill.shards import sync_directory, write_atomically
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -22,7 +23,13 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         if path.exists():
             os.replace(path, path.with_name(PREVIOUS))
-        write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        try:
+            write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        except RuntimeError as error:  # what torch makes of a full disk
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{path}: the checkpoint could not be written ({reason}); is the disk full? The last one is kept"
+            ) from None
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 
+from soundmill.errors import UserError
 from soundmill.training.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, resume_point
 
 
@@ -42,6 +43,18 @@ def test_a_failed_write_leaves_the_good_one(tmp_path):
     writer.save_checkpoint({"step": 1}, tmp_path / LAST)
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         writer.save_checkpoint({"step": lambda: 2}, tmp_path / LAST)
+    assert writer.load_checkpoint(resume_point(tmp_path))["step"] == 1
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed\nmore")
+
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"step": 1}, tmp_path / LAST)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="disk full"):
+        writer.save_checkpoint({"step": 2}, tmp_path / LAST)
     assert writer.load_checkpoint(resume_point(tmp_path))["step"] == 1
 
 

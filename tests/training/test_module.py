@@ -88,6 +88,12 @@ def test_it_learns(tmp_path):
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
 
 
+def test_a_loss_that_is_no_number_ends_it_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr(Regression, "loss", lambda self, step: self.net(torch.full((1, 4), float("nan"))).mean())
+    with pytest.raises(UserError, match=r"step 4: lower optimiser\.learning_rate"):
+        _fit(tmp_path)
+
+
 @pytest.mark.slow
 def test_two_devices_share_the_work_and_end_with_one_model(tmp_path):
     hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -94,17 +95,27 @@ def _generate(
     ctx.tracking.log_figure(
         figures.draw_log_mels(log_mels[rows].numpy(), titles, model.spec, 4, "generated"), "generated_spectrograms"
     )
-    for clip_id in choose_balanced(wanted, HEARD):
-        ctx.tracking.log_file(output / f"{clip_id}.wav", "generated")
+    _let_hear(ctx, model, clips, choose_balanced(wanted, HEARD), output)
     conditioned = sum(bool(set(labels) & known) for labels in wanted.values())
     return {"generated": len(wanted), "conditioned": conditioned}
+
+
+def _let_hear(ctx: Any, model: Model, clips: Path, chosen: list[str], output: Path) -> None:
+    """Send some sounds to tracking, each beside the real clip of the same name."""
+    pairs = ctx.scratch / "listen"
+    pairs.mkdir(parents=True, exist_ok=True)
+    for clip_id, wave in _waves(clips, set(chosen)):
+        shutil.copyfile(output / f"{clip_id}.wav", pairs / f"{clip_id}-generated.wav")
+        write_wav(pairs / f"{clip_id}-reference.wav", wave, model.spec.sample_rate)
+        for kind in ("generated", "reference"):
+            ctx.tracking.log_file(pairs / f"{clip_id}-{kind}.wav", "listen")
 
 
 def _round_trip(params: GenerateParams, ctx: Any, model: Model, clips: Path, wanted: list[str], output: Path) -> None:
     """Real clips → log-mel → picture → log-mel → wave: what the family could at best make of them."""
     output.mkdir(parents=True)
     picture = model.picture
-    with ctx.progress(len(wanted), f"{ctx.name}: codec") as tick, torch.inference_mode():
+    with ctx.progress(len(wanted), f"{ctx.name}: codec") as tick, torch.no_grad():
         for clip_id, wave in _waves(clips, set(wanted)):
             fitted = np.zeros(picture.num_samples, dtype=np.float32)
             kept = min(len(wave), len(fitted))

@@ -23,6 +23,10 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def sample_log_mels(
     model: Model,
     conditions: Tensor,
@@ -37,7 +41,7 @@ def sample_log_mels(
     """Log-mels [N, n_mels, frames] on the CPU for label weights [N, num_labels]; `model.net` is moved to `device`."""
     net, picture = model.net.to(device), model.picture
     made = []
-    with torch.inference_mode(), evaluating(net):
+    with torch.no_grad(), evaluating(net):
         for start in range(0, len(conditions), batch_size):
             part = slice(start, start + batch_size)
             latent = _sample_latents(model, net, conditions[part].to(device), seeds[part], sampling, device, precision)
@@ -62,7 +66,7 @@ def _sample_latents(
     def denoise(xt: Tensor, t: Tensor) -> Tensor:
         within = first <= int(t[0]) / len(table) <= last
         scale = sampling.guidance_scale if within and model.labels else 1.0
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             return guided(net, xt, t, condition, torch.zeros_like(condition), scale).float()
 
     # Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding.
@@ -92,7 +96,7 @@ def _draw_level(model: Model, condition: Tensor, seed: int) -> Tensor:
 
 def to_waves(log_mels: Tensor, model: Model, num_samples: int, sampling: SamplingParams) -> Tensor:
     """Waves [N, num_samples] in [−1, 1] of log-mels [N, n_mels, frames]; one louder than full scale is turned down whole."""
-    with torch.inference_mode():
+    with torch.no_grad():
         waves = [
             mel_to_wave(
                 log_mel[None],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from soundmill.models.ddpm_mel import checkpoint, figures
 from soundmill.models.ddpm_mel.checkpoint import FAMILY, Model
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
-from soundmill.models.ddpm_mel.sample import sample_log_mels
+from soundmill.models.ddpm_mel.sample import autocast, evaluating, pick_device, sample_log_mels
 from soundmill.training.callbacks import Curve, Every, write_curve
 from soundmill.training.module import TrainingModule, fit, order, seed_of, share, use_threads
 
@@ -211,20 +211,21 @@ def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
 
 
 def valid_loss(module: DdpmModule, clips: Clips) -> float:
-    """Mean unweighted error of the averaged net on held-out clips, at evenly spread timesteps with fixed noise."""
-    params, table = module.params, module.table
+    """Mean unweighted error of the averaged net on held-out clips, at timesteps and with noise that are always the same."""
+    params, table, picture = module.params, module.table, module.picture.cpu()
+    device = pick_device(params.hardware.accelerator)
+    net = module.net.to(device)
     rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
-    net = module.net.to("cpu").eval()
     losses = []
-    with torch.inference_mode():
+    with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
         for first, log_mel in list(enumerate(clips.beginnings(VALID_BATCH))) * VALID_ROUNDS:
-            x0 = module.picture.cpu().encode(log_mel)[0]
+            x0 = picture.encode(log_mel)[0]
             noise = torch.randn(x0.shape, generator=rng)
             span = len(table) - params.diffusion.first_timestep
             t = params.diffusion.first_timestep + (torch.rand(len(x0), generator=rng) * span).long()
-            condition = clips.weights[first * VALID_BATCH :][: len(x0)]
+            condition = clips.weights[first * VALID_BATCH :][: len(x0)].to(device)
             answer = partial(_answer, net, condition)
-            losses.append(per_item_loss(answer, params.diffusion.objective, table, x0, t, noise))
+            losses.append(per_item_loss(answer, params.diffusion.objective, table, x0.to(device), t.to(device), noise.to(device)))
     return float(torch.cat(losses).mean())
 
 
@@ -242,7 +243,7 @@ def draw_samples(model: Model, step: int) -> Any:
         torch.stack([model.condition(labels) for labels in asked]),
         [seed_of(params.seed, "grid", cell) for cell in range(count)],
         params.sampling,
-        device=next(model.net.parameters()).device,
+        device=pick_device(params.hardware.accelerator),
         precision=params.hardware.precision,
         batch_size=params.batch_size,
     )
@@ -253,8 +254,8 @@ def draw_samples(model: Model, step: int) -> Any:
 
 def _log_grid(tracking: Any, module: DdpmModule, step: int) -> None:
     with module.ema.applied(module.net):
-        figure = draw_samples(replace(module.model), step)
-    module.picture.to(module.device)
+        figure = draw_samples(module.model, step)
+    module.to(module.device)
     tracking.log_figure(figure, f"samples/step-{step:07d}")
 
 
