@@ -54,7 +54,7 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < wanted:
         print(f"mixup: {len(pairs)} of {wanted} mixes: there are no more pairs of different recordings to mix")
-    if len(captioned) < len(training):
+    if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
         print(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
     return {
         "mixes": len(pairs),

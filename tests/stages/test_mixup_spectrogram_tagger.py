@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from soundmill import manifest, shards, stage
+from soundmill.audio.decode import decode_flac, encode_flac
+from soundmill.audio.mel import MelSpec, iterate_log_mels, num_frames, read_spec
+from soundmill.audio.pressure import mix, mix_ratio, pressure_level
+from soundmill.params import read_yaml, write_yaml
+from soundmill.training.tagger import load_tagger
+from stages import mixup, spectrogram, tagger
+
+SHARDS = 3
+KINDS = ("bell", "rain", "clicks")
+
+
+def sound(kind: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = np.arange(16_000 + 4000 * (seed % 2)) / 16_000
+    tone, noise = np.sin(2 * np.pi * rng.uniform(400, 900) * t), rng.normal(0, 0.3, len(t))
+    wave = [tone, noise, 3 * noise * (t * 8 % 1 < 0.01)][kind]
+    return np.clip((0.1 + 0.9 * (seed % 3 == 0)) * wave, -1, 1).astype(np.float32)
+
+
+def write_corpus(data: Path, *, labels: bool = True, captions: bool = True, count: int = 24) -> None:
+    """Clips of three kinds, two of each recording, unequal in length and level; one is silent, one has no caption."""
+    by_shard: dict[int, list[dict]] = {index: [] for index in range(SHARDS)}
+    catalog = []
+    for index in range(count):
+        kind = index // 2 % 3
+        recording, clip_id = f"rec{index // 2:02d}", f"rec{index // 2:02d}_{index % 2}"
+        wave = np.zeros(16_000, np.float32) if index == 6 else sound(kind, index)
+        shard = shards.shard_of(recording, SHARDS)
+        audio = {"bytes": encode_flac(wave, 16_000), "path": f"{clip_id}.flac"}
+        place = {"clip_id": clip_id, "recording_id": recording, "source": f"{recording}.wav", "start": float(index % 2)}
+        by_shard[shard].append({**place, "audio": audio, "digest": shards.digest(index), "num_samples": len(wave)})
+        split = {7: "valid", 8: "valid", 9: "test"}.get(index // 2, "train")
+        texts = [f"A {KINDS[kind]} is heard", f"The sound of {KINDS[kind]}"] if captions and index != 4 else []
+        catalog.append({**place, "shard": shard, "split": split, "captions": texts, "labels": [KINDS[kind]] if labels else []})
+    for index, rows in by_shard.items():
+        shards.write_rows(rows, data / "clips" / shards.shard_name(index), manifest.CLIPS)
+    shards.write_rows(catalog, data / "catalog.parquet", manifest.CATALOG)
+
+
+@pytest.fixture
+def project(tmp_path, root, monkeypatch) -> Path:
+    """A project with the real sections of params.yaml, the tagger's shrunk, and a small corpus."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(root)
+    document = read_yaml(root / "params.yaml")
+    sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}
+    sections["execution"] = {"workers": 1}
+    sections["tagger"] |= {"width": 4, "embedding_size": 8, "epochs": 6, "batch_size": 8, "crop_seconds": 1.0, "threads": 1}
+    write_yaml(sections, tmp_path / "params.yaml")
+    write_corpus(tmp_path / "data")
+    return tmp_path
+
+
+def change(project: Path, section: str, **values) -> None:
+    document = read_yaml(project / "params.yaml")
+    document[section] |= values
+    write_yaml(document, project / "params.yaml")
+
+
+def arguments(project: Path, name: str, kind: str = "clips") -> list[str]:
+    data = project / "data"
+    paths = {
+        "mixup": {"clips": "clips", "catalog": "catalog.parquet", "mixes": "mixes"},
+        "spectrogram": {"audio": kind, "spectrograms": f"spectrograms/{kind}/tagger"},
+        "tagger": {"mels": "spectrograms/clips/tagger", "catalog": "catalog.parquet", "tagger": "tagger", "curves": "tagger.csv"},
+    }[name]
+    argv = [word for port, path in paths.items() for word in (f"--{port}", str(data / path))]
+    argv += ["--metrics", str(data / f"{name}.json"), "--params", str(project / "params.yaml")]
+    return argv + (["--variant", "tagger", "--name", f"spectrogram/{kind}_tagger"] if name == "spectrogram" else [])
+
+
+def make(project: Path, name: str, kind: str = "clips") -> dict:
+    """Run a stage in this process; returns its metrics."""
+    stage.main({"mixup": mixup, "spectrogram": spectrogram, "tagger": tagger}[name].run, name, arguments(project, name, kind))
+    return json.loads((project / "data" / f"{name}.json").read_text())
+
+
+def mixes_of(project: Path) -> dict[str, dict]:
+    return {
+        row["clip_id"]: row for path in shards.shard_paths(project / "data/mixes") for row in shards.read_rows(path, manifest.MIXES)
+    }
+
+
+def waves_of(project: Path) -> dict[str, np.ndarray]:
+    rows = (row for path in shards.shard_paths(project / "data/clips") for row in shards.read_rows(path, manifest.CLIPS))
+    return {row["clip_id"]: decode_flac(row["audio"]["bytes"]) for row in rows}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and ".work" not in path.parts]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_same_bytes_with_one_worker_and_two_and_again(project):
+    """All three stages as `dvc repro` starts them, twice, with another number of workers."""
+
+    def run_all(workers: int) -> dict[str, bytes]:
+        change(project, "execution", workers=workers)
+        for name, kind in (("mixup", "clips"), ("spectrogram", "clips"), ("spectrogram", "mixes"), ("tagger", "clips")):
+            command = [sys.executable, "-m", f"stages.{name}", *arguments(project, name, kind)]
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": str(workers)})
+            assert done.returncode == 0, done.stderr
+        return contents(project / "data")
+
+    first = run_all(1)
+    assert first == run_all(2)
+    assert {Path(name).parts[0] for name in first} >= {"mixes", "spectrograms", "tagger", "tagger.csv", "mixup.json"}
+
+
+def test_mixes_are_of_the_training_split_at_equal_pressure(project):
+    change(project, "mixup", ratio=2.0)
+    metrics = make(project, "mixup")
+    mixes, waves = mixes_of(project), waves_of(project)
+    catalog = {row["clip_id"]: row for row in pq.read_table(project / "data/catalog.parquet").to_pylist()}
+    assert metrics["training_clips"] == 18
+    assert metrics["without_caption"] == 1
+    assert metrics["mixes"] == len(mixes) == 34
+    assert metrics["missing_mixes"] == 0
+    scaled = 0
+    for row in mixes.values():
+        first, second = catalog[row["first"]], catalog[row["second"]]
+        assert first["split"] == second["split"] == "train"
+        assert first["recording_id"] != second["recording_id"]
+        assert row["labels"] == sorted({*first["labels"], *second["labels"]})
+        assert len(row["labels"]) == 2
+        assert row["caption"] in {f"{a} and {b[0].lower()}{b[1:]}" for a in first["captions"] for b in second["captions"]}
+        a, b = waves[row["first"]], waves[row["second"]]
+        assert row["level_first"] == pressure_level(a, 16_000)
+        assert row["ratio"] == mix_ratio(row["level_first"], row["level_second"])
+        wanted, found = mix(a, b, row["ratio"]), decode_flac(row["audio"]["bytes"])
+        scaled += np.abs(wanted).max() > 1
+        wanted *= min(1, 32767 / 32768 / np.abs(wanted).max())
+        assert row["num_samples"] == len(found) == max(len(a), len(b))
+        np.testing.assert_allclose(found, wanted, atol=2 / 32768)
+        assert row["audio"]["path"] == f"{row['clip_id']}.flac"
+    assert metrics["scaled_down"] == scaled > 0
+
+
+def test_random_pairing_counts_both_equally_and_another_seed_pairs_others(project):
+    change(project, "mixup", pairing="random")
+    make(project, "mixup")
+    before = mixes_of(project)
+    assert {row["ratio"] for row in before.values()} == {0.5}
+    change(project, "mixup", seed=1)
+    make(project, "mixup")
+    assert not set(before) & set(mixes_of(project))
+
+
+@pytest.mark.parametrize("why", ["none", "ratio", "captions", "one recording"])
+def test_no_mixes_is_a_valid_result(project, capsys, why):
+    if why == "none":
+        change(project, "mixup", pairing="none")
+    elif why == "ratio":
+        change(project, "mixup", ratio=0.0)
+    elif why == "captions":
+        write_corpus(project / "data", captions=False)
+    else:
+        write_corpus(project / "data", count=2)
+    metrics = make(project, "mixup")
+    assert metrics["mixes"] == 0
+    assert ("no caption" in capsys.readouterr().out) == (why == "captions")
+    assert metrics["missing_mixes"] == (1 if why == "one recording" else 0)
+    assert make(project, "spectrogram", "mixes") == {"clips": 0, "frames": 0, "bands": 64}
+    assert read_spec(project / "data/spectrograms/mixes/tagger").n_mels == 64
+
+
+def test_spectrograms_of_every_clip_with_their_spec(project):
+    metrics = make(project, "spectrogram")
+    spec = MelSpec.model_validate(read_yaml(project / "params.yaml")["spectrogram"]["tagger"])
+    found, waves = dict(iterate_log_mels(project / "data/spectrograms/clips/tagger")), waves_of(project)
+    assert read_spec(project / "data/spectrograms/clips/tagger") == spec
+    assert set(found) == set(waves)
+    assert metrics == {"clips": 24, "frames": sum(values.shape[1] for values in found.values()), "bands": 64}
+    for clip_id, values in found.items():
+        assert values.shape == (64, num_frames(spec, len(waves[clip_id])))
+        assert np.isfinite(values).all()
+    assert np.allclose(found["rec03_0"], np.log(spec.floor), atol=0.02)  # the silent one
+
+
+def test_another_rate_and_an_empty_corpus_are_named(project):
+    document = read_yaml(project / "params.yaml")
+    document["spectrogram"]["tagger"]["sample_rate"] = 22_050
+    write_yaml(document, project / "params.yaml")
+    with pytest.raises(SystemExit, match=r"16000 Hz, the mel spec wants 22050"):
+        make(project, "spectrogram")
+    for path in (project / "data/clips").iterdir():
+        shards.write_rows([], path, manifest.CLIPS)
+    with pytest.raises(SystemExit, match="no clips"):
+        make(project, "spectrogram")
+
+
+@pytest.mark.parametrize(
+    ("labels", "captions", "targets"),
+    [(True, True, "labels"), (False, True, "caption words"), (False, False, "clusters")],
+)
+def test_tagger_learns_what_the_corpus_tells(project, capsys, labels, captions, targets):
+    write_corpus(project / "data", labels=labels, captions=captions)
+    make(project, "spectrogram")
+    metrics = make(project, "tagger")
+    said = capsys.readouterr().out
+    model = load_tagger(project / "data/tagger")
+    assert metrics["targets"] == model.targets == targets
+    assert (targets in said) == (targets != "labels")
+    assert metrics["classes"] == len(model.labels)
+    if targets != "clusters":
+        assert model.labels == sorted(KINDS)
+    assert metrics["clips"]["train"] + metrics["clips"]["valid"] + metrics["clips"]["test"] + metrics["without_target"] == 24
+    assert set(metrics["valid"]) == {"loss", "accuracy", "mean_average_precision"}
+    curve = (project / "data/tagger.csv").read_text().splitlines()
+    assert curve[0] == "step,train_loss,valid_loss,valid_accuracy"
+    assert len(curve) == 7
+    embeddings, logits = model.embed(list(waves_of(project).values()))
+    assert all(np.isfinite(part).all() for part in [*embeddings, logits])
+
+
+def test_two_clips_without_a_word_still_make_a_tagger(project):
+    write_corpus(project / "data", labels=False, captions=False, count=2)
+    make(project, "spectrogram")
+    metrics = make(project, "tagger")
+    assert metrics["targets"] == "clusters"
+    assert metrics["classes"] == 1
+    assert "valid" not in metrics
+
+
+def test_a_catalog_that_does_not_fit_is_named(project):
+    make(project, "spectrogram")
+    rows = pq.read_table(project / "data/catalog.parquet").to_pylist()
+    shards.write_rows([*rows, {**rows[0], "clip_id": "stranger"}], project / "data/catalog.parquet", manifest.CATALOG)
+    with pytest.raises(SystemExit, match="'stranger'"):
+        make(project, "tagger")
+    with pytest.raises(SystemExit, match="'stranger'"):
+        change(project, "mixup", ratio=20.0)
+        make(project, "mixup")
