@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from soundmill import params
 from soundmill.errors import UserError
@@ -117,30 +117,33 @@ def _read_lock(root: Path) -> dict[str, Any]:
     return params.read_yaml(root / "dvc.lock") if (root / "dvc.lock").exists() else {}
 
 
-def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str, str] | None = None) -> bool:
-    """Run one stage if it changed; True when its command ran, False when DVC had the result already.
+Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: done before with the same inputs, its outputs brought back
 
-    `say` gets each line as it comes. Raises StageFailed with the stage's own last lines.
-    """
+
+def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
+    """Run one stage if it changed. `say` gets each line as it comes; raises StageFailed with the stage's own last lines."""
     command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
     lines: deque[str] = deque(maxlen=400)
-    ran = False
+    outcome: Outcome = "unchanged"
     with _running(command, root, environment(extra)) as (process, output):
         for line in output:
             lines.append(line)
             if line.startswith("> "):
-                ran = True
+                outcome = "ran"
+            elif outcome == "unchanged" and line.endswith(CACHED):
+                outcome = "cached"
             if not _is_noise(line):
                 say(line)
         code = process.wait()
     if code:
         raise _failure(stage, list(lines), code)
-    return ran
+    return outcome
 
 
+CACHED = "is cached - skipping run, checking out outputs"
 NOISE = re.compile(
     r"\s*$|To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core\.autostage|Use `dvc push`|> "
-    r"|(Updating|Generating) lock file|Data and pipelines are up to date|Running stage '|Stage '.*' didn't change"
+    r"|(Updating|Generating) lock file|Data and pipelines are up to date|Running stage '|Stage '.*' (didn't change|is cached)"
     r"|ERROR: failed to reproduce"
 )
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 # What a person at a terminal reads comes from `tell` below; the same lines and more are in Prefect's own log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -26,6 +27,9 @@ from soundmill.params import did_you_mean
 
 RETRY_DELAY_SECONDS = 10
 MAY_PASS = "MayPass"  # name of a failed state that another try may mend: killed, or locked out; a stage's own error is not
+
+STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
+WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDate": "up to date"}
 
 StageName = Annotated[str, Field(pattern=r"^[\w@./-]+$", max_length=200)]
 
@@ -48,7 +52,7 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
         mended = dvc.keep_lock_whole(project)
         if mended:
             say(mended)
-        ran = dvc.repro(project, stage, say, force, extra)
+        outcome = dvc.repro(project, stage, say, force, extra)
     except dvc.StageFailed as failed:
         return Failed(name=MAY_PASS if failed.passing else None, message="\n".join(failed.lines))
     except UserError as error:
@@ -57,13 +61,13 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
         mended = dvc.keep_lock_whole(project)
         if mended:
             say(mended)
-    return Completed(name="Ran" if ran else "FromCache")
+    return Completed(name=STATES[outcome])
 
 
 @task(name="up to date", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def note_up_to_date(stage: str) -> State[Any]:
     """A stage that `dvc status` finds unchanged, with all it needs: recorded, not run."""
-    return Completed(name="UpToDate", message=f"{stage} did not change")
+    return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
 
 
 def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -115,15 +119,14 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
         failure = None
         for number, stage in enumerate(chosen, start=1):
             head = f"[{number:>{len(str(len(chosen)))}}/{len(chosen)}] {stage.name:<{width}}"
-            ran_above = any(done.get(name) == "Ran" for name in stage.needs)
-            if force or stage.name in changed or ran_above:
+            renewed_above = any(done.get(name) not in (None, STATES["unchanged"]) for name in stage.needs)
+            if force or stage.name in changed or renewed_above:
                 tell(head)
                 begun = time.monotonic()
                 options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": may_pass}
                 state = run_stage.with_options(**options)(stage.name, root, force, wait_seconds, extra, return_state=True)
                 if state.is_completed():
-                    words = {"Ran": "ran", "FromCache": "nothing to do, or taken from the cache"}
-                    tell(f"    {words[state.name]}, {time.monotonic() - begun:.0f} s")
+                    tell(f"    {WORDS[state.name]}, {time.monotonic() - begun:.0f} s")
             else:
                 state = note_up_to_date(stage.name, return_state=True)
                 tell(f"{head}  up to date")
@@ -208,8 +211,7 @@ def describe(
     chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None, scores: dict[str, dict[str, Any]]
 ) -> str:
     """The text on top of the pipeline's page in MLflow."""
-    words = {"Ran": "ran", "UpToDate": "up to date", "FromCache": "unchanged or from the cache"}
-    state = {stage.name: words.get(done.get(stage.name, ""), "not reached") for stage in chosen}
+    state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen}
     parts = [markdown(scores)] if len(rows(scores)) > 1 else []
     if failure:
         state[failure[0]] = "**failed**"
@@ -231,7 +233,7 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], run_id: str | None, s
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [
-            "  lower fad and kl are better; the marks of the ruler are the same score of real clips, the codec, silence, noise",
+            "  fad, kl: lower is better; label_accuracy: higher. Right of the value, the same score of real clips, the codec, silence …",
             "",
         ]
     for family in scores:

@@ -33,6 +33,10 @@ from soundmill.errors import UserError
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # not MLFLOW_RUN_ID, which mlflow itself consumes
 SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
 EXPERIMENT = "soundmill"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the web page opens with runs, not with chat traces
+    "mlflow.note.content": "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` goes back to one.",
+}
 WORKSPACES = "workspaces"  # checkouts below this directory record into the project they were made from
 
 PROBE_SECONDS = 3.0
@@ -120,13 +124,13 @@ class StageRun:
 
     def log_figure(self, figure: Any, name: str) -> None:
         """A matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` where the name has no ending)."""
-        name = name if Path(name).suffix else f"{name}.png"
+        target = Path("figures") / (name if Path(name).suffix else f"{name}.png")
         if isinstance(figure, str | os.PathLike):
-            self._send_file(Path(figure), "figures", name)
+            self._send_file(Path(figure), str(target.parent), target.name)
         else:
             picture = io.BytesIO()
-            figure.savefig(picture, format=Path(name).suffix[1:], bbox_inches="tight")
-            self._send_content(picture.getvalue(), name, "figures")
+            figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
+            self._send_content(picture.getvalue(), target.name, str(target.parent))
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """A file, or a directory with all in it, as it is now; later changes to it are not recorded."""
@@ -141,7 +145,8 @@ class StageRun:
     ) -> None:
         """The data this run read: `digest` of the table, its number of rows, where it lies, and what for (`training`, …)."""
         dataset = {"name": name, "digest": digest[:36], "rows": int(rows), "source": str(source), "columns": columns or {}}
-        self._send({"op": "dataset", **dataset, "context": context})
+        for run in ("stage", "parent"):
+            self._send({"op": "dataset", **dataset, "context": context, "on": run})
 
     def log_model(
         self, directory: Path, name: str, inputs: dict[str, list[Any]], outputs: Any, registered_name: str | None = None
@@ -236,6 +241,7 @@ def stage_run(
     root = root or home
     state = None if _is_off() else provenance.capture(root)
     spec: dict[str, Any] = {"name": name, "tags": {"kind": "stage", "stage": name.partition("/")[0]}}
+    spec["tags"]["mlflow.source.name"] = f"stages/{name.partition('/')[0]}.py"
     if family:
         spec["tags"]["family"] = family
     if state:
@@ -254,7 +260,7 @@ def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str
     from soundmill import params
 
     root = root or home
-    spec: dict[str, Any] = {"name": name, "tags": {"kind": "pipeline", **(tags or {})}}
+    spec: dict[str, Any] = {"name": name, "tags": {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py", **(tags or {})}}
     with _run(PipelineRun, home, spec) as run:
         if run._writer:
             run._send_state(provenance.capture(root))
@@ -291,7 +297,8 @@ def _shared_parent(state: provenance.State, root: Path) -> dict[str, Any]:
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {state.sha[:7] or 'outside git'}{'+' if state.dirty else ''}"
     identity = provenance.digest_of(state.identity, experiment or "")
-    tags = {"kind": "experiment" if experiment else "repro", "identity": identity, **_state_tags(state)["values"]}
+    kind = "experiment" if experiment else "repro"
+    tags = {"kind": kind, "identity": identity, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
     return {"identity": identity, "name": name, "tags": tags, "params": _params_of(state)}
 
 
@@ -480,7 +487,7 @@ class Writer:
                 self._ended = True
         if not self._ended and not self._down.is_set():
             self._log.seek(0)
-            lines = self._log.read().strip().splitlines()
+            lines = [line for line in self._log.read().splitlines() if line.strip() and " INFO " not in line]
             self._say_down(f"its process ended early ({lines[-1] if lines else 'no message'})")
 
     def _say_down(self, message: str) -> None:
@@ -543,7 +550,9 @@ class Recorder:
             # The project was moved: MLflow keeps absolute paths, and would write to where it once was.
             self.client.rename_experiment(found.experiment_id, f"{name} before the move from {found.artifact_location}")
             found = None
-        return found.experiment_id if found else self.client.create_experiment(name, artifact_location=self.where.artifacts)
+        if found:
+            return found.experiment_id
+        return self.client.create_experiment(name, artifact_location=self.where.artifacts, tags=EXPERIMENT_TAGS)
 
     def _shared_parent(self, parent: dict[str, Any]) -> str:
         found = self.client.search_runs([self.experiment], f"tags.identity = '{parent['identity']}'", max_results=1)
@@ -747,7 +756,8 @@ def main() -> None:
     import signal
 
     global _events
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage; we end after it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the stage, and sent to us with it: we end after it
     _events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between our words
     for name in ("mlflow", "alembic"):

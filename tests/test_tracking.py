@@ -96,7 +96,7 @@ def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path)
     with tracking.stage_run(home, "train/tiny", {"rate": 1e-4, "deep": {"er": None}}, family="tiny") as run:
         for step in range(2500):
             run.log_curve({"loss": 1 / (step + 1)}, step)
-        run.log_figure(Figure(), "grid")
+        run.log_figure(Figure(), "samples/grid")
         sound = home / "a.wav"
         sound.write_bytes(b"RIFF")
         run.log_file(sound, "audio")
@@ -121,7 +121,7 @@ def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path)
     assert (dataset.dataset.name, dataset.dataset.digest, dataset.tags[0].value) == ("clips", "abc", "training")
     artifacts = home / "mlartifacts" / train.info.run_id / "artifacts"
     assert (artifacts / "audio" / "a.wav").read_bytes() == b"RIFF"
-    assert (artifacts / "figures" / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert (artifacts / "figures" / "samples" / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert not list((home / "mlflow.db.state" / "spool").iterdir())
     assert not list((home / "mlflow.db.state" / "alive").iterdir())
 

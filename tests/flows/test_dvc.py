@@ -55,11 +55,13 @@ def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monke
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     lines: list[str] = []
     assert set(dvc.changed(tiny)) == {"first", "evaluate@tiny"}
-    assert dvc.repro(tiny, "first", lines.append)
+    assert dvc.repro(tiny, "first", lines.append) == "ran"
     assert lines == ["working on 1"]
     assert set(dvc.changed(tiny)) == {"evaluate@tiny"}
-    assert not dvc.repro(tiny, "first", lines.append)
-    assert dvc.repro(tiny, "first", lines.append, force=True)
+    assert dvc.repro(tiny, "first", lines.append) == "unchanged"
+    (tiny / "data" / "first.txt").unlink()
+    assert dvc.repro(tiny, "first", lines.append) == "cached"
+    assert dvc.repro(tiny, "first", lines.append, force=True) == "ran"
     assert dvc.metrics_of(tiny, {"first", "evaluate@tiny"}) == [tiny / "data/metrics/first.json"]
     assert dvc.outputs_of(tiny, "first") == ["data/first.txt", "data/metrics/first.json"]
 

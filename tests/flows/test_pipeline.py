@@ -90,6 +90,14 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert parent.data.metrics["first/number"] == 1.0
     assert "evaluate/tiny/number" not in parent.data.metrics
 
+    # A parameter put back: the first stage comes from the cache, and what lies below must notice.
+    set_param("evaluate", fail=False)
+    for number in (3, 1):
+        set_param("first", number=number)
+        done = pipeline(tiny, tmp_path, prefect_server)
+    assert "done before: taken from the cache" in done.stdout
+    assert (tiny / "data/generated/tiny/a.wav").read_text() == "2 1 "
+
     done = pipeline(tiny, tmp_path, prefect_server, "frist")
     assert done.returncode == 1
     assert "no stage 'frist'; did you mean 'first'?" in done.stdout
