@@ -33,6 +33,21 @@ class ExecutionParams(StageParams):
 P = TypeVar("P", bound=BaseModel)
 
 
+def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
+    """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` as in `dvc exp run -S`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base=None):
+            return OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{conf}: {error}") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1)."""
     from ruamel.yaml import YAML, YAMLError
@@ -52,7 +67,6 @@ def write_yaml(document: dict[str, Any], path: Path) -> None:
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.default_flow_style = None
     yaml.width = 120
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)

@@ -57,7 +57,7 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tmp_path):
     (tmp_path / "copy_stage.py").write_text(STAGE)
     (tmp_path / "params.yaml").write_text("execution: {workers: 2}\ncopy: {repeat: 2}\n")
