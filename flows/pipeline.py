@@ -26,6 +26,7 @@ from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 
 RETRY_DELAY_SECONDS = 10
+BROWSER_PORT = 5000  # of `make browse`
 MAY_PASS = "MayPass"  # name of a failed state that another try may mend: killed, or locked out; a stage's own error is not
 
 STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
@@ -147,7 +148,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its ruler")
-    for line in summary(root, scores, run.run_id, time.monotonic() - started):
+    for line in summary(root, scores, run.page(BROWSER_PORT), time.monotonic() - started):
         tell(line)
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
 
@@ -220,7 +221,7 @@ def describe(
     return "\n\n".join(parts)
 
 
-def summary(root: Path, scores: dict[str, dict[str, Any]], run_id: str | None, seconds: float) -> list[str]:
+def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None, seconds: float) -> list[str]:
     """The last lines on the terminal: scores, where the sounds lie, how to look at the run."""
     lines = [""]
     table = rows(scores)
@@ -233,18 +234,18 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], run_id: str | None, s
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [
-            "  fad, kl: lower is better; label_accuracy: higher. Right of the value, the same score of real clips, the codec, silence …",
+            "  fad, kl: lower is better; label_accuracy: higher. Beside the value the same score of real clips, the codec, silence",
             "",
         ]
     for family in scores:
         sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))
         if sounds:
             lines.append(f"Sounds   {_shown(sounds[0].parent, root)} (WAV files: {len(sounds)})")
-        page = root / "data" / "report" / family / "index.html"
-        if page.exists():
-            lines.append(f"Report   {_shown(page, root)} (open it in a web browser: the sounds next to real ones)")
-    if run_id:
-        lines.append(f"Runs     make browse, then http://127.0.0.1:5000 (this one is {run_id})")
+        report = root / "data" / "report" / family / "index.html"
+        if report.exists():
+            lines.append(f"Report   {_shown(report, root)} (open it in a web browser: the sounds next to real ones)")
+    if page:
+        lines.append(f"Runs     make browse, then {page}")
     minutes, rest = divmod(round(seconds), 60)
     lines.append(f"Done in {minutes} min {rest:02d} s.")
     return lines

@@ -196,6 +196,13 @@ class PipelineRun(StageRun):
         if self._writer:
             self._writer.outcome = ("FAILED", reason)
 
+    def page(self, port: int) -> str | None:
+        """Where MLflow's web page shows this run, for a person; the page itself opens on chat traces otherwise."""
+        if not self._writer or not self.run_id:
+            return None
+        base = self._writer.store.uri if self._writer.store.is_server else f"http://127.0.0.1:{port}"
+        return f"{base}/#/experiments/{self._writer.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+
     @property
     def environment(self) -> dict[str, str]:
         """What the stages' processes need to find this run."""
@@ -362,7 +369,7 @@ class Writer:
     """The second process, as the first one sees it: a queue that takes anything at once, and words that come back."""
 
     def __init__(self, where: Store, spec: dict[str, Any]):
-        self.store, self.run_id, self.parent_id = where, None, None
+        self.store, self.run_id, self.experiment_id = where, None, None
         self.outcome = ("FINISHED", "")
         token = uuid.uuid4().hex
         self._spool = where.scratch / "spool" / token
@@ -477,7 +484,7 @@ class Writer:
             self._last_word = time.monotonic()
             event = json.loads(line)
             if event["event"] == "opened":
-                self.run_id, self.parent_id = event["run_id"], event["parent_id"]
+                self.run_id, self.experiment_id = event["run_id"], event["experiment_id"]
                 self._opened.set()
             elif event["event"] == "warning":
                 say(f"tracking: {event['message']}")
@@ -783,7 +790,7 @@ def main() -> None:
     except Exception as error:
         emit("down", message=f"tracking store {uri} cannot be used ({_one_line(error)})")
         return
-    emit("opened", run_id=recorder.run_id, parent_id=recorder.parent_id)
+    emit("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
     _record(recorder, pending)
 
 
