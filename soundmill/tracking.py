@@ -662,6 +662,7 @@ class Recorder:
         package = Path(__file__).resolve().parent
         path = Path(operation["path"])
         mlflow.set_tracking_uri(self.where.uri)
+        mlflow.set_experiment(experiment_id=self.experiment)  # a model is stored with the active experiment, not with its run's
         outputs = Schema([TensorSpec(numpy.dtype(operation["dtype"]), (-1, *operation["shape"][1:]))])
         logged = Model.log(
             artifact_path=None,

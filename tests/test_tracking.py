@@ -256,6 +256,40 @@ def test_a_stage_goes_on_without_the_server(
     assert run.run_id is None
 
 
+def make_checkpoint(home: Path) -> Path:
+    checkpoint = home / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text(json.dumps({"family": "tiny"}))
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    return checkpoint
+
+
+def check_model(home: Path, artifacts: Path) -> set[str]:
+    """Load the registered model in a fresh process that may not unpickle; returns the names of its files."""
+    version = client(home).get_model_version_by_alias("soundmill-tiny", "newest")
+    assert version.tags["family"] == "tiny"
+    names = {path.name for path in artifacts.rglob("*") if path.is_file()}
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+    code = (
+        f"import mlflow; mlflow.set_tracking_uri({tracking.store(home).uri!r})\n"
+        "m = mlflow.pyfunc.load_model('models:/soundmill-tiny@newest')\n"
+        "print(m.metadata.signature.inputs.input_names(), m.metadata.signature.outputs.inputs[0].shape)"
+    )
+    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
+    assert done.stdout.strip() == "['label', 'seed'] (-1, 80)", done.stderr
+    return names
+
+
+@pytest.mark.slow
+def test_a_model_in_the_local_store_outlives_its_stage(home: Path) -> None:
+    checkpoint = make_checkpoint(home)
+    with tracking.stage_run(home, "train/tiny", {"rate": 1}, family="tiny") as run:
+        run.log_model(checkpoint, "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
+        shutil.rmtree(checkpoint)
+    assert {"model.safetensors", "config.json", "serving.py"} <= check_model(home, home / "mlartifacts")
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A real tracking server on loopback."""
@@ -295,10 +329,7 @@ def test_a_server_records_a_model_without_pickles_and_may_die_in_the_middle(
 ) -> None:
     address, process = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    checkpoint = home / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "config.json").write_text(json.dumps({"family": "tiny"}))
-    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    checkpoint = make_checkpoint(home)
     with tracking.pipeline_run(home, "pipeline") as pipeline:
         monkeypatch.setenv(tracking.PARENT, pipeline.environment[tracking.PARENT])
         with tracking.stage_run(home, "train/tiny", {"rate": 1}, family="tiny") as run:
@@ -306,18 +337,8 @@ def test_a_server_records_a_model_without_pickles_and_may_die_in_the_middle(
             shutil.rmtree(checkpoint)  # a stage moves its outputs on when it is done
     found = runs(home)
     assert found["train/tiny"].data.tags["mlflow.parentRunId"] == found["pipeline"].info.run_id
-    version = client(home).get_model_version_by_alias("soundmill-tiny", "newest")
-    assert version.tags["family"] == "tiny"
-    logged = [path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
-    assert {"model.safetensors", "config.json", "serving.py"} <= set(logged)
-    assert not [name for name in logged if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
-    code = (
-        "import mlflow; m = mlflow.pyfunc.load_model('models:/soundmill-tiny@newest');"
-        "print(m.metadata.signature.inputs.input_names(), m.metadata.signature.outputs.inputs[0].shape)"
-    )
-    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "['label', 'seed'] (-1, 80)", done.stderr
+    logged = check_model(home, tmp_path / "artifacts")
+    assert {"model.safetensors", "config.json", "serving.py"} <= logged
 
     capsys.readouterr()
     begun = time.monotonic()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from flows import dvc
 from soundmill import tracking
+from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,8 +39,14 @@ def ask(server: str, path: str, **body: Any) -> Any:
     request = urllib.request.Request(
         f"{server}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+    for patience in range(10):  # its SQLite is busy at times, and then it says 503
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or patience == 9:
+                raise
+            time.sleep(1)
 
 
 def runs(project: Path) -> list[Any]:
@@ -92,15 +100,12 @@ def test_a_run_a_second_one_and_one_that_fails(
 
     # A parameter put back: the first stage comes from the cache, and what lies below must notice.
     set_param("evaluate", fail=False)
-    for number in (3, 1):
-        set_param("first", number=number)
-        done = pipeline(tiny, tmp_path, prefect_server)
+    set_param("first", number=3)
+    assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
+    set_param("first", number=1)
+    done = pipeline(tiny, tmp_path, prefect_server)
     assert "done before: taken from the cache" in done.stdout
     assert (tiny / "data/generated/tiny/a.wav").read_text() == "2 1 "
-
-    done = pipeline(tiny, tmp_path, prefect_server, "frist")
-    assert done.returncode == 1
-    assert "no stage 'frist'; did you mean 'first'?" in done.stdout
 
 
 @pytest.mark.slow
@@ -195,6 +200,8 @@ def test_choosing_stages_takes_what_they_need() -> None:
     assert [stage.name for stage in module.choose(graph, ["b"])] == ["a", "b@x", "b@y"]
     assert [stage.name for stage in module.choose(graph, ["b@y"])] == ["a", "b@y"]
     assert module.choose(graph, []) == graph
+    with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@"):
+        module.choose(graph, ["b@z"])
 
 
 def test_scores_stand_beside_their_ruler() -> None:
