@@ -58,14 +58,18 @@ def weights(objective: Objective, weighting: Weighting, snr: Tensor, gamma: floa
     return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[objective]
 
 
-def per_item_loss(net: Net, objective: Objective, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def per_item_loss(
+    net: Net, objective: Objective, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, importance: Tensor | float = 1.0
+) -> Tensor:
     """Mean squared error [B] of `net(xt, t)`; x0, noise [B, C, H, W], t [B] integer, table: alpha_bar [T].
 
-    A net that answers 0 has loss 1 in the mean with the eps objective.
+    A net that answers 0 has loss 1 in the mean with the eps objective. `importance`, broadcast over x0 and of mean 1, says
+    how much each channel's errors count; what the best net answers does not depend on it.
     """
     alpha, sigma = alpha_sigma(table, t, x0.ndim)
     output = net(diffuse(x0, noise, alpha, sigma), t)
-    return (output.float() - target(objective, x0, noise, alpha, sigma)).square().flatten(1).mean(1)
+    errors = (output.float() - target(objective, x0, noise, alpha, sigma)).square() * importance
+    return errors.flatten(1).mean(1)
 
 
 def weighted_loss(losses: Tensor, objective: Objective, weighting: Weighting, gamma: float, table: Tensor, t: Tensor) -> Tensor:

@@ -90,6 +90,9 @@ class DiffusionParams(StageParams):
     weighting: Literal["none", "min_snr"]
     min_snr_gamma: float = Field(gt=0)
     first_timestep: int = Field(ge=0, description="timesteps below are not trained on (1 in the seed)")
+    errors_in: Literal["latent", "picture"] = Field(
+        description="where errors are measured; `picture`: outlines, which were lowered by whitening, count more than grain"
+    )
     stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
 
 

@@ -100,6 +100,12 @@ class PictureCodec(nn.Module):
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.deviation.copy_(deviation.reshape(self.deviation.shape))
 
+    def importance(self) -> Tensor:
+        """What an error of 1 in each channel of the latent means in the picture, squared, of mean 1; broadcasts over latents."""
+        if self.params.standardise == "band":
+            return torch.ones((), device=self.deviation.device)
+        return self.deviation.square() / self.deviation.square().mean()
+
     def _standardise(self, latent: Tensor, picture: Tensor) -> Tensor:
         if self.params.standardise == "band":
             return self._split((picture - self.mean) / self.deviation)

@@ -96,7 +96,9 @@ class DdpmModule(TrainingModule):
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
         condition = condition.to(self.device)
-        losses = per_item_loss(lambda xt, t: self.net(xt, t, condition), diffusion.objective, self.table, x0, t, noise)
+        importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
+        answer = partial(_answer, self.net, condition)
+        losses = per_item_loss(answer, diffusion.objective, self.table, x0, t, noise, importance)
         return weighted_loss(losses, diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma, self.table, t)
 
     def _augment(self, items: list[int], draw: torch.Generator) -> Tensor:
