@@ -19,8 +19,7 @@ test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/pytest
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
-	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+	@$(BIN)/soundmill browse
 
 run: $(VENV)/.installed  ## the pipeline over your own recordings: make run CORPUS=DIR
 	@test -n "$$CORPUS" || { echo 'make run: say which folder of recordings: make run CORPUS=DIR' >&2; exit 2; }

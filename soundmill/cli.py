@@ -61,6 +61,25 @@ def doctor(project: Project = None) -> None:
 
 
 @app.command(cls=Command)
+def browse(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    project: Project = None,
+) -> None:
+    """Show every run in the experiment browser (MLflow), on this machine only; stop it with Ctrl-C."""
+    import os
+
+    from soundmill import tracking
+
+    home = project_root(project)
+    works, where = tracking.status(home)
+    if not works:
+        raise UserError(f"tracking: {where}")
+    typer.echo(f"{where}\nopen http://127.0.0.1:{port}")
+    command = tracking.browser_command(home, port)
+    os.execve(command[0], command, {**os.environ, **tracking.QUIET})
+
+
+@app.command(cls=Command)
 def generate(
     family: Annotated[str, typer.Option(help="Model family, as listed under `families` in params.yaml.")] = "ddpm_mel",
     label: Annotated[list[str] | None, typer.Option(help="What to make; give it again to mix labels. Without: any sound.")] = None,

@@ -105,29 +105,27 @@ def _weights(root: Path) -> Finding:
 
 
 def _tracking(root: Path) -> Finding:
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return Finding("tracking", "ok", f"local store {root / 'mlflow.db'}; `make browse` shows it")
-    return _reachable("tracking", uri, 5000, "start that server, or unset MLFLOW_TRACKING_URI to use the local store")
+    from soundmill import tracking
+
+    works, where = tracking.status(root)
+    if works:
+        return Finding("tracking", "ok", f"{where}; `make browse` shows the runs")
+    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; without it the pipeline runs untracked"
+    return Finding("tracking", "optional", where, remedy)
 
 
 def _prefect(root: Path) -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return Finding("Prefect", "ok", "no PREFECT_API_URL: each run starts a server of its own; for schedules, `make server`")
-    return _reachable("Prefect", url, 4200, "start it with `make server`, or unset PREFECT_API_URL")
-
-
-def _reachable(name: str, url: str, default_port: int, remedy: str) -> Finding:
     parts = urlparse(url)
-    if parts.scheme not in ("http", "https"):
-        return Finding(name, "ok", url)
-    port = parts.port or (443 if parts.scheme == "https" else default_port)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname or "", port), timeout=3).close()
     except OSError as error:
-        return Finding(name, "optional", f"{url} does not answer ({error.strerror or error})", remedy)
-    return Finding(name, "ok", f"{url} answers")
+        remedy = "start it with `make server`, or unset PREFECT_API_URL"
+        return Finding("Prefect", "optional", f"{url} does not answer ({error.strerror or error})", remedy)
+    return Finding("Prefect", "ok", f"{url} answers")
 
 
 def _dvc_lock(root: Path) -> Finding:

@@ -48,7 +48,7 @@ ALLOWED = {
         "soundmill.training",
     ),
     "soundmill.clips": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
-    "soundmill.doctor": ("soundmill.errors", "soundmill.params", "soundmill.audio"),
+    "soundmill.doctor": ("soundmill.errors", "soundmill.params", "soundmill.audio", "soundmill.tracking"),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),
     "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking"),
