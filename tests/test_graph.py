@@ -1,0 +1,195 @@
+"""The whole graph, run by DVC in a checkout of its own: the real configuration shrunk, over the embedded corpus and real recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import manifest, params
+
+SHRUNK = [
+    "tagger.epochs=2",
+    "evaluate.bootstrap=5",
+    "evaluate.examples=2",
+    "ddpm_mel.train.steps=4",
+    "ddpm_mel.train.batch_size=4",
+    "ddpm_mel.train.network.widths=[16,16,32]",
+    "ddpm_mel.train.hardware.threads=1",
+    "ddpm_mel.train.sampling.num_steps=2",
+    "ddpm_mel.train.sampling.griffin_lim_iterations=2",
+    "ddpm_mel.generate.count=6",
+    "ddpm_mel.generate.codec_count=4",
+]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's files as they are now, in a git repository of their own; its path has a space in it."""
+    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID", "SOUNDMILL_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    copy = tmp_path / "a checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (root / name).is_file() and not name.startswith(("data/", "dvc.lock")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy / name)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    return copy
+
+
+def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=900)
+
+
+def metrics(checkout: Path, name: str) -> dict:
+    return json.loads((checkout / "data/metrics" / f"{name}.json").read_text())
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+def test_embedded_corpus_from_recordings_to_scores(checkout):
+    document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=2"])
+    params.write_yaml(document, checkout / "params.yaml")
+    done = dvc(checkout, "repro")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    clips = pd.read_parquet(checkout / "data/clips")
+    assert {"clip_id", "audio", "source", "start", "digest"} <= set(clips.columns)
+    assert set(clips.audio.iloc[0]) == {"bytes", "path"}
+    catalog = pd.read_parquet(checkout / "data/catalog.parquet").set_index("clip_id")
+    assert sorted(catalog.index) == sorted(clips.clip_id)
+    for split in manifest.SPLITS:
+        rows = list(manifest.read_tango_json(checkout / f"data/audiocaps/{split}.json"))
+        assert len(rows) == (catalog.split == split).sum() > 0
+        for row in rows:
+            info = soundfile.info(checkout / row["location"])
+            assert (info.samplerate, info.channels, info.format) == (16000, 1, "WAV")
+            clip_id = Path(row["location"]).stem
+            assert row["captions"] in list(catalog.captions[clip_id])
+    assert metrics(checkout, "rename")["missing"] == metrics(checkout, "rename")["orphans"] == 0
+    made = {path.stem for path in (checkout / "data/generated/ddpm_mel").glob("*.wav")}
+    assert len(made) == metrics(checkout, "generate/ddpm_mel")["generated"] > 1
+    assert set(catalog.split[list(made)]) == {"test"}
+    scores = metrics(checkout, "evaluate/ddpm_mel")
+    assert scores["fad_tagger_low"] <= scores["fad_tagger"] <= scores["fad_tagger_high"]
+    assert {"floor", "codec", "silence", "noise"} <= set(scores["ruler"]["fad_tagger"])
+    assert "yamnet" in str(scores["embedders"])
+    assert "fad_yamnet" not in scores
+    assert (checkout / "data/report/ddpm_mel/index.html").stat().st_size > 10_000
+    assert (checkout / "mlflow.db").exists()
+    for table in (checkout / "data/quarantine").glob("*.parquet"):
+        assert pq.read_schema(table).names == ["path", "reason", "detail"]
+
+    again = dvc(checkout, "repro")
+    assert "Running stage" not in again.stdout
+    assert "up to date" in again.stdout
+    assert "fad_tagger" in dvc(checkout, "metrics", "show").stdout
+    plots = dvc(checkout, "plots", "show", "--json")
+    assert "train_ddpm_mel.csv" in plots.stdout
+
+    # A change of mixup recomputes the mixes and their spectrograms; clips, training and scores stay.
+    document["mixup"]["pairing"] = "random"
+    params.write_yaml(document, checkout / "params.yaml")
+    status = json.loads(dvc(checkout, "status", "--json").stdout)
+    assert set(status) == {"mixup"}
+
+
+@pytest.mark.slow
+def test_kill_9_of_dvc_and_a_rerun_give_the_same_data(checkout):
+    document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
+    params.write_yaml(document, checkout / "params.yaml")
+    for stage, sign in (
+        ("corpus@synthetic", "corpus"),
+        ("resample", "resample"),
+        ("spectrogram_clips@tagger", "spectrogram-clips_tagger"),
+    ):
+        process = subprocess.Popen(
+            [BIN / "dvc", "repro", stage], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 300
+        while process.poll() is None and not list((checkout / "data/.work" / sign).glob("*/*/*.report.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = dvc(checkout, "repro", "spectrogram_clips@tagger", "rename")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    names = ("corpus", "clips", "audiocaps", "spectrograms")
+    broken = {name: tree(checkout / "data" / name) for name in names}
+
+    document["execution"]["workers"] = 1
+    params.write_yaml(document, checkout / "params.yaml")
+    done = dvc(checkout, "repro", "--force", "--no-run-cache", "spectrogram_clips@tagger", "rename")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert {name: tree(checkout / "data" / name) for name in names} == broken
+
+
+@pytest.mark.slow
+def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path, monkeypatch):
+    """A shrunken ESC-10 run: `dvc exp run -S corpus=esc -S corpus.path=…`, scored by both embedders."""
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    corpus = tmp_path / "my recordings; touch injected"
+    for folder in sorted((shared / "data/esc10").iterdir()):
+        if folder.is_dir() and folder.name[:3] in ("001", "002", "005"):
+            for fold in "123":
+                for path in sorted(folder.glob(f"{fold}-*.ogg"))[:3]:
+                    (corpus / folder.name).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, corpus / folder.name / path.name)
+    bad = corpus / "001 - Dog bark"
+    (bad / "1-1-A.wav").touch()
+    (bad / "1-2-A.mp3").write_text("#EXTM3U\n#EXTINF:10,\n/etc/hostname\n")
+    (bad / "1-3-A.ogg").symlink_to(tmp_path / "nowhere.ogg")
+    os.mkfifo(bad / "1-4-A.ogg")
+    whole = next(bad.glob("1-1*-A.ogg")).read_bytes()
+    (bad / "1-5-A.ogg").write_bytes(whole[: len(whole) // 2])
+    (bad / "1-6-A\n\xff.ogg".encode("latin-1").decode("utf-8", "surrogateescape")).write_bytes(whole)
+
+    overrides = [*SHRUNK, "corpus=esc", f"corpus.path='{corpus}'", "corpus.shards=3", "evaluate.reference=all"]
+    done = dvc(checkout, "exp", "run", *(word for override in overrides for word in ("-S", override)))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not list(tmp_path.rglob("injected"))
+    rejected = pd.concat(pd.read_parquet(path) for path in (checkout / "data/quarantine").glob("*.parquet"))
+    reasons = {Path(row.path).name: row.reason for row in rejected.itertuples()}
+    assert reasons == {
+        "1-1-A.wav": "empty",
+        "1-2-A.mp3": "playlist",
+        "1-3-A.ogg": "dangling link",
+        "1-4-A.ogg": "not a regular file",
+        "1-5-A.ogg": "truncated",
+    }
+    catalog = pd.read_parquet(checkout / "data/catalog.parquet")
+    assert set(catalog.source) >= {"001 - Dog bark/1-6-A\\x0a\\xff.ogg"}
+    assert len(catalog) == 28
+    assert {label for labels in catalog.labels for label in labels} == {"dog bark", "rain", "clock tick"}
+    assert all(row.source.split("/")[1].startswith("3") for row in catalog[catalog.split == "test"].itertuples())
+    scores = metrics(checkout, "evaluate/ddpm_mel")
+    for key in ("fad_tagger", "fad_yamnet", "kl_tagger", "kl_yamnet"):
+        assert scores[key] >= 0
+    ruler = scores["ruler"]["fad_yamnet"]
+    assert ruler["codec"] < ruler["silence"]
+    assert ruler["codec"] < ruler["noise"]
+    listed = dvc(checkout, "exp", "show", "--json")
+    assert "fad_yamnet" in listed.stdout
