@@ -1,4 +1,4 @@
-"""The whole graph, run by DVC in a checkout of its own: the real configuration shrunk, over the embedded corpus and real recordings."""
+"""The whole graph, run by DVC in a checkout of its own: the real configuration shrunk, on embedded and on real recordings."""
 
 from __future__ import annotations
 

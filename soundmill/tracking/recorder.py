@@ -1,0 +1,331 @@
+"""The process that talks to MLflow: reads operations from standard input and carries them out, whatever becomes of the stage."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import queue
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+from soundmill.tracking.stores import (
+    DIED,
+    EXPERIMENT,
+    EXPERIMENT_TAGS,
+    MAX_METRICS,
+    MAX_PARAMS,
+    PARENT,
+    Store,
+    locked,
+    unreachable,
+)
+
+
+class Recorder:
+    """Carries out what comes down the line, against MLflow; one per stage or flow, in a process of its own."""
+
+    def __init__(self, opening: dict[str, Any]):
+        from mlflow import MlflowClient
+
+        self.where = Store(**opening["store"] | {"scratch": Path(opening["store"]["scratch"])})
+        self.process = opening["token"]
+        # MLflow makes and upgrades its tables when a client first looks at them: not safe beside another that does.
+        with locked(self.where.scratch, "store"):
+            self.client = MlflowClient(self.where.uri, self.where.uri)
+            self.experiment = self._experiment()
+            self._close_dead_runs()
+            parent = opening.get("parent") or {}
+            self.owns_parent = "identity" in parent
+            self.parent_id = self._shared_parent(parent) if self.owns_parent else self._given_parent(parent.get("id"))
+        tags = {**opening["tags"], "process": self.process}
+        if self.parent_id:
+            tags["mlflow.parentRunId"] = self.parent_id
+        self.run_id = self.client.create_run(self.experiment, tags=tags, run_name=opening["name"]).info.run_id
+        self.tags = tags
+
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        found = self.client.get_experiment_by_name(name)
+        if found and self.where.artifacts and Path(found.artifact_location.removeprefix("file://")) != Path(self.where.artifacts):
+            # The project was moved: MLflow keeps absolute paths, and would write to where it once was.
+            self.client.rename_experiment(found.experiment_id, f"{name} before the move from {found.artifact_location}")
+            found = None
+        if found:
+            return found.experiment_id
+        return self.client.create_experiment(name, artifact_location=self.where.artifacts, tags=EXPERIMENT_TAGS)
+
+    def _shared_parent(self, parent: dict[str, Any]) -> str:
+        found = self.client.search_runs([self.experiment], f"tags.identity = '{parent['identity']}'", max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+            self.client.set_tag(run_id, "process", self.process)
+            if "end_reason" in found[0].data.tags:
+                self.client.delete_tag(run_id, "end_reason")
+            return run_id
+        tags = {**parent["tags"], "process": self.process}
+        run_id = self.client.create_run(self.experiment, tags=tags, run_name=parent["name"]).info.run_id
+        self._params(run_id, parent["params"])
+        return run_id
+
+    def _given_parent(self, run_id: str | None) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            self.experiment = self.client.get_run(run_id).info.experiment_id
+        except MlflowException:
+            emit("warning", message=f"{PARENT}={run_id}: no such run in {self.where.uri}; this stage's run stands alone")
+            return None
+        return run_id
+
+    def _close_dead_runs(self) -> None:
+        """End the runs of processes that died: nobody holds the lock on their file any more."""
+        for token in dead_tokens(self.where.scratch):
+            query = f"tags.process = '{token}' and attributes.status = 'RUNNING'"
+            for run in self.client.search_runs([self.experiment], query):
+                self._end(run.info.run_id, "KILLED", DIED)
+            shutil.rmtree(self.where.scratch / "spool" / token, ignore_errors=True)
+            (self.where.scratch / "alive" / token).unlink(missing_ok=True)
+
+    def carry_out(self, operations: list[dict[str, Any]]) -> None:
+        """Do these in order; neighbouring metrics go in one call."""
+        from mlflow.entities import Metric
+
+        points: dict[str, list[Any]] = {}
+        for operation in operations:
+            run_id = self.parent_id if operation.get("on") == "parent" else self.run_id
+            if run_id is None:
+                continue
+            if operation["op"] == "metrics":
+                step, moment = operation.get("step", 0), operation["time"]
+                points.setdefault(run_id, []).extend(Metric(key, value, moment, step) for key, value in operation["values"].items())
+            else:
+                getattr(self, f"_do_{operation['op']}")(run_id, operation)
+        for run_id, metrics in points.items():
+            for start in range(0, len(metrics), MAX_METRICS):
+                self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def _do_params(self, run_id: str, operation: dict[str, Any]) -> None:
+        self._params(run_id, operation["values"])
+
+    def _params(self, run_id: str, values: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in values.items()]
+        for start in range(0, len(params), MAX_PARAMS):
+            self.client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+
+    def _do_tags(self, run_id: str, operation: dict[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in operation["values"].items()])
+
+    def _do_file(self, run_id: str, operation: dict[str, Any]) -> None:
+        path, folder = Path(operation["path"]), operation["folder"]
+        if path.is_dir():
+            self.client.log_artifacts(run_id, str(path), f"{folder}/{path.name}" if folder else path.name)
+        else:
+            self.client.log_artifact(run_id, str(path), folder or None)
+        shutil.rmtree(path.parent)
+
+    def _do_dataset(self, run_id: str, operation: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        schema = {"mlflow_colspec": [{"type": kind, "name": name, "required": True} for name, kind in operation["columns"].items()]}
+        dataset = Dataset(
+            name=operation["name"],
+            digest=operation["digest"],
+            source_type="local",
+            source=json.dumps({"uri": operation["source"]}),
+            schema=json.dumps(schema) if operation["columns"] else None,
+            profile=json.dumps({"num_rows": operation["rows"]}),
+        )
+        tags = [InputTag("mlflow.data.context", operation["context"])] if operation["context"] else []
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def _do_model(self, run_id: str, operation: dict[str, Any]) -> None:
+        import mlflow
+        import numpy
+        import pandas
+        from mlflow.models import Model, ModelSignature, infer_signature
+        from mlflow.types import Schema, TensorSpec
+
+        package = Path(__file__).resolve().parents[1]
+        path = Path(operation["path"])
+        mlflow.set_tracking_uri(self.where.uri)
+        mlflow.set_experiment(experiment_id=self.experiment)  # a model is stored with the active experiment, not with its run's
+        outputs = Schema([TensorSpec(numpy.dtype(operation["dtype"]), (-1, *operation["shape"][1:]))])
+        logged = Model.log(
+            artifact_path=None,
+            name=operation["name"],
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            python_model=str(package / "models" / "serving.py"),
+            artifacts={"model": str(path)},
+            code_paths=[str(package)],
+            signature=ModelSignature(infer_signature(pandas.DataFrame(operation["inputs"])).inputs, outputs),
+            pip_requirements=_requirements(),
+            registered_model_name=operation["registered"],
+            await_registration_for=0,
+        )
+        if logged.registered_model_version is not None:
+            version = str(logged.registered_model_version)
+            self.client.set_registered_model_alias(operation["registered"], "newest", version)
+            for key in ("git_sha", "dvc_lock_digest", "family"):
+                if key in self.tags:
+                    self.client.set_model_version_tag(operation["registered"], version, key, self.tags[key])
+        shutil.rmtree(path.parent)
+
+    def clean_up(self) -> None:
+        """Remove what the stage would have removed, had it lived."""
+        shutil.rmtree(self.where.scratch / "spool" / self.process, ignore_errors=True)
+        (self.where.scratch / "alive" / self.process).unlink(missing_ok=True)
+
+    def end(self, status: str, reason: str) -> None:
+        self._end(self.run_id, status, reason)
+        if self.owns_parent and self.parent_id:
+            self._end(self.parent_id, status, f"{self.tags.get('stage', 'stage')}: {reason}" if reason else "")
+
+    def _end(self, run_id: str, status: str, reason: str) -> None:
+        if reason:
+            self.client.set_tag(run_id, "end_reason", reason)
+        self.client.set_terminated(run_id, status)
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in (
+        "diffusers",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "pytorch-lightning",
+        "ruamel.yaml",
+        "safetensors",
+        "torch",
+        "torchaudio",
+    ):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name}=={version(name).partition('+')[0]}")
+    return found
+
+
+def dead_tokens(scratch: Path) -> list[str]:
+    """Processes that recorded runs and are gone without having ended them."""
+    dead = []
+    with locked(scratch, "alive"):
+        for path in sorted((scratch / "alive").glob("*")):
+            with path.open("a") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                dead.append(path.name)
+    return dead
+
+
+_events: IO[str] | None = None
+
+
+def emit(event: str, **values: Any) -> None:
+    """One word back to the stage; it may be gone."""
+    if _events:
+        with contextlib.suppress(OSError):
+            print(json.dumps({"event": event, **values}), file=_events, flush=True)
+
+
+def main() -> None:
+    """Read operations from standard input until the end, or until the stage is gone."""
+    import signal
+
+    global _events
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the stage, and sent to us with it: we end after it
+    _events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between our words
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            pending.put(json.loads(line))
+        pending.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    opening = pending.get()
+    if opening is None:
+        return
+    uri = opening["store"]["uri"]
+    if uri.startswith(("http://", "https://")) and (why := unreachable(uri)):
+        emit("down", message=f"tracking server {uri} is unreachable ({why})")
+        return
+    # Whatever MLflow, its database or the network raise ends tracking and never the stage: nothing narrower would do.
+    try:
+        recorder = Recorder(opening)
+    except Exception as error:
+        emit("down", message=f"tracking store {uri} cannot be used ({_one_line(error)})")
+        return
+    emit("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
+    _record(recorder, pending)
+
+
+def _record(recorder: Recorder, pending: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+    failures = 0
+    while True:
+        operations, end = _take(pending)
+        work: list[list[dict[str, Any]]] = []  # runs of metrics together, everything else alone
+        for operation in operations:
+            if work and operation["op"] == "metrics" == work[-1][-1]["op"]:
+                work[-1].append(operation)
+            else:
+                work.append([operation])
+        for batch in work:
+            try:
+                recorder.carry_out(batch)
+                failures = 0
+                emit("progress")
+            except Exception as error:
+                failures += 1
+                uri = recorder.where.uri
+                if recorder.where.is_server and (why := unreachable(uri)):
+                    emit("down", message=f"tracking server {uri} is unreachable ({why})")
+                    return
+                if failures == 3:
+                    emit("down", message=f"tracking store {uri} fails again and again ({_one_line(error)})")
+                    return
+                emit("warning", message=f"{batch[0]['op']} could not be recorded: {_one_line(error)}")
+        if end:
+            try:
+                recorder.end(end["status"], end["reason"])
+            except Exception as error:
+                emit("down", message=f"the run could not be ended in {recorder.where.uri} ({_one_line(error)})")
+                return
+            emit("ended")
+            if end["reason"] == DIED:
+                recorder.clean_up()
+            return
+
+
+def _take(pending: queue.SimpleQueue[dict[str, Any] | None]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """All that waits in the line, and how the run ends if it does; without a word of it, the stage was killed."""
+    operations = []
+    operation = pending.get()
+    while operation is not None and operation["op"] != "end":
+        operations.append(operation)
+        if pending.empty():
+            return operations, None
+        operation = pending.get()
+    return operations, operation or {"status": "KILLED", "reason": DIED}
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"

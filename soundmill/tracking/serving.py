@@ -1,0 +1,21 @@
+"""A model of the registry, served from code: nothing is unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def serve(load: Any, predict: Any) -> None:
+    """What a models-from-code script calls: `load(directory)` gives a model, `predict(model, rows)` an array."""
+    import mlflow
+    from mlflow.pyfunc import PythonModel
+
+    class Served(PythonModel):
+        def load_context(self, context: Any) -> None:
+            self.model = load(Path(context.artifacts["model"]))
+
+        def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+            return predict(self.model, model_input)
+
+    mlflow.models.set_model(Served())
