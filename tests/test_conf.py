@@ -1,0 +1,37 @@
+"""Every choice of conf/ gives parameters that every stage accepts."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import get_type_hints
+
+import pytest
+
+from soundmill import params
+from soundmill.models import registry
+from tests.imports import ROOT
+
+SINGLE = ("segment", "resample", "rename", "mixup", "tagger", "evaluate")
+
+
+def accepted(stage: str) -> type[params.StageParams]:
+    run = importlib.import_module(f"stages.{stage}").run
+    return get_type_hints(run)[next(iter(inspect.signature(run).parameters))]
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("corpus", ["synthetic", "folder", "esc", "audiocaps"])
+def test_every_stage_accepts_every_choice(corpus, scale):
+    document = params.compose(ROOT / "conf", [f"corpus={corpus}", f"scale={scale}"])
+    where = f"{corpus}/{scale}"
+    params.parse(params.ExecutionParams, document["execution"], where)
+    params.parse(accepted("corpus" if document["corpus"]["embedded"] else "scan"), document["corpus"], where)
+    for stage in SINGLE:
+        params.parse(accepted(stage), document[stage], where)
+    for spec in document["spectrogram"].values():
+        params.parse(accepted("spectrogram"), spec, where)
+    for family, wants in document["families"].items():
+        assert wants["mel"] in document["spectrogram"]
+        params.parse(registry.train_params(family), document[family]["train"], where)
+        params.parse(registry.generate_params(family), document[family]["generate"], where)
