@@ -20,6 +20,7 @@ import pytest
 
 from soundmill import provenance, tracking
 from soundmill.errors import UserError
+from soundmill.tracking import writer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -242,7 +243,7 @@ def test_a_stage_goes_on_without_the_server(
         if kind != "dead port":
             silent.listen(100)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(tracking, "STUCK_SECONDS", 60.0)
+        monkeypatch.setattr(writer, "STUCK_SECONDS", 60.0)
         begun = time.monotonic()
         with tracking.stage_run(home, "train/tiny", {"rate": 1}) as run:
             for step in range(1000):

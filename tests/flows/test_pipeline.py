@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -174,8 +173,12 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
         assert typed.wait() == 0
     finally:
         typed.kill()
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
         log.close()
 
 

@@ -79,7 +79,7 @@ def tagger(tmp_path_factory):
         "batch_size": 8,
         "learning_rate": 5e-3,
         "weight_decay": 0.0,
-        "augmentation": {"gain_db": 0.0, "roll": True, "masked_bands": 0.0, "masked_frames": 0.0, "blend": 0.0},
+        "augmentation": {"gain_db": 0.0, "roll": True, "masked_bands": 0.0, "masked_frames": 0.0},
         "max_words": 2,
         "clusters": 2,
         "seed": 0,
