@@ -31,6 +31,8 @@ RECORDINGS = pa.schema(
         ("fold", pa.int32()),  # null where the corpus has none
         ("split", pa.string()),  # null where the corpus gives none
         ("group", pa.string()),  # recordings of one source (one video, one Freesound original) never part; null: its own
+        ("corpus", pa.string()),  # name of its part in a union, else of the corpus's format
+        ("weight", pa.float64()),  # how often a clip of it is drawn in one epoch of training, on average
     ]
 )
 
@@ -62,6 +64,20 @@ SEGMENTS = pa.schema(
     ]
 )
 
+# What is measured of a clip in the pass that decodes it (soundmill/audio/quality.py).
+QUALITY = pa.struct(
+    [
+        ("seconds", pa.float64()),  # of the recording, without padding
+        ("peak", pa.float64()),  # of full scale; above 1 where the recording had to be attenuated
+        ("level_db", pa.float64()),  # A-weighted pressure level, highest window; null for digital silence
+        ("silence_ratio", pa.float64()),  # share of windows below the threshold of silence
+        ("clipping_ratio", pa.float64()),  # share of samples in runs at the recording's ceiling
+        ("dc_offset", pa.float64()),  # mean of full scale
+        ("bandwidth_hz", pa.float64()),  # where the spectrum ends
+        ("channel_correlation", pa.float64()),  # lowest over the recording's channels against the first; null for mono
+    ]
+)
+
 CLIPS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -71,6 +87,29 @@ CLIPS = pa.schema(
         ("digest", pa.string()),  # of what the row was made from: file, cut, parameters
         ("recording_id", pa.string()),
         ("num_samples", pa.int64()),
+        ("quality", QUALITY),
+    ]
+)
+
+# One row per clip: what the rules say of it.
+VERDICTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.float64()),
+        ("quality", QUALITY),
+        ("rejected", pa.string()),  # the rule it breaks; null: it is kept
+        ("detail", pa.string()),  # measured value and limit
+    ]
+)
+
+# Pairs of clips that are the same sound, or cut from one video.
+DUPLICATES = pa.schema(
+    [
+        ("a", pa.string()),  # clip ids, a < b
+        ("b", pa.string()),
+        ("score", pa.float64()),  # share of the shorter clip's fingerprint found in the other, 1 for the same video second
+        ("kind", pa.string()),  # sound | video
     ]
 )
 
@@ -85,6 +124,8 @@ CATALOG = pa.schema(
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
         ("labels", pa.list_(pa.string())),
+        ("corpus", pa.string()),
+        ("weight", pa.float64()),
     ]
 )
 

@@ -76,9 +76,11 @@ def run(
         test_fraction=params.test_fraction,
         seed=params.seed,
     )
+    origin = {row["recording_id"]: {"corpus": row["corpus"], "weight": row["weight"]} for row in recordings}
     entries = [
         {
             **row,
+            **origin[row["recording_id"]],
             "shard": shard_of[row["clip_id"]],
             "split": split_of[row["recording_id"]],
             "captions": matched.clips[row["clip_id"]].captions,

@@ -107,6 +107,7 @@ def _write_recording(
                     ),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
+                    "quality": None,
                 }
             )
             report.count("samples", len(wave))

@@ -55,6 +55,8 @@ class CorpusTables:
         fold: int | None = None,
         split: str | None = None,
         group: str | None = None,
+        corpus: str = "",
+        weight: float = 1.0,
     ) -> str:
         """Add one recording and return its id: the one given if it is free, else a hash of the path."""
         if recording_id in self._ids:
@@ -75,6 +77,8 @@ class CorpusTables:
                 "fold": fold,
                 "split": split,
                 "group": group,
+                "corpus": corpus,
+                "weight": float(weight),
             }
         )
         return recording_id
