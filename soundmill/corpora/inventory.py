@@ -44,6 +44,11 @@ class AudioFile:
         return escape_path(self.raw_path)
 
     @property
+    def shard_key(self) -> bytes:
+        """What its shard is a hash of."""
+        return self.raw_path
+
+    @property
     def folders(self) -> list[bytes]:
         return self.raw_path.split(b"/")[:-1]
 
@@ -67,6 +72,7 @@ class Inventory:
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → how many
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     num_files: int = 0
+    digests: bool = True  # whether the files' bytes were read
 
     def ignore(self, kind: str) -> None:
         self.ignored[kind] = self.ignored.get(kind, 0) + 1
@@ -104,7 +110,7 @@ def take(
     a directory above it, or to one already seen) is quarantined, as are dangling links, FIFOs, sockets and devices.
     Dot files and known metadata are no recordings: they are counted as ignored.
     """
-    inventory = Inventory(root)
+    inventory = Inventory(root, digests=digests)
     top = os.fsencode(root)
     candidates: list[tuple[bytes, int]] = []
     for raw_path, size in _walk(top, inventory):

@@ -1,0 +1,288 @@
+"""Where a recording lies: a file below the corpus, or a cell of a Parquet table; of a union, below one of several corpora.
+
+`raw_path` of manifest.RECORDINGS says which. A file's is its path relative to the corpus; that of a recording embedded in a table
+is the table's path, a zero byte (which no path can have) and the row in ten digits, so that the order of bytes is that of rows.
+In a union either one starts with the part's name and a slash.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soundmill import params
+from soundmill.audio.decode import DecodeError, open_regular
+from soundmill.corpora.inventory import AudioFile
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
+PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
+_MARK = b"\0"
+
+
+@dataclass(frozen=True)
+class EmbeddedFile(AudioFile):
+    """A recording in a cell of a Parquet table; `inner_path` is what the table itself calls it."""
+
+    row: int = 0
+    row_group: int = 0
+    inner_path: str = ""
+
+    @property
+    def path(self) -> str:
+        return shown(self.raw_path)
+
+    @property
+    def shard_key(self) -> bytes:
+        """Recordings of one row group are read together, so they share a shard."""
+        return b"%s%s%d" % (split(self.raw_path)[0], _MARK, self.row_group)
+
+    @property
+    def folders(self) -> list[bytes]:
+        return split(self.raw_path)[0].split(b"/")[:-1]
+
+    @property
+    def name(self) -> bytes:
+        """The file that the table says it was; its place in the table where it says nothing."""
+        return os.fsencode(os.path.basename(self.inner_path)) or os.fsencode(os.path.basename(self.path))
+
+
+def embedded_path(table: bytes, row: int) -> bytes:
+    """`raw_path` of the recording in one row of a table."""
+    return b"%s%s%010d" % (table, _MARK, row)
+
+
+def split(raw_path: bytes) -> tuple[bytes, int | None]:
+    """(path of the file that holds the recording, its row in it; None where it is the file)."""
+    path, mark, row = raw_path.partition(_MARK)
+    return path, int(row) if mark else None
+
+
+def shown(raw_path: bytes) -> str:
+    """A `raw_path` for people and tables: escaped, `<table>#<row>` where it is embedded."""
+    path, row = split(raw_path)
+    return escape_path(path) + ("" if row is None else f"#{row}")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The directories that the recordings of one corpus lie in; picklable, so that it can go where the work is done.
+
+    `roots` by the first component of a `raw_path` (the parts of a union), or one under the empty name.
+    """
+
+    roots: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, corpus: Path, root: Path, home: Path) -> Sources:
+        """Those of the recordings in `corpus/recordings.parquet`: beside it (embedded), else where `corpus.path` or the paths
+        of `corpus.parts` lead. `root` has params.yaml; relative paths start at `home` (both are in stage.Context).
+        """
+        beside = corpus / "audio"
+        if beside.is_dir():
+            return cls({b"": bytes(beside)})
+        section = params.section(params.read_yaml(root / "params.yaml"), "corpus", "params.yaml")
+        if parts := section.get("parts"):
+            return cls({os.fsencode(name): bytes((home / part["path"]).resolve()) for name, part in parts.items()})
+        if not section.get("path"):
+            raise UserError("params.yaml: corpus.path is not set, and the corpus brings no recordings of its own")
+        return cls({b"": bytes((home / section["path"]).resolve())})
+
+    def locate(self, raw_path: bytes) -> tuple[bytes, int | None]:
+        """(absolute path of the file that holds a recording, its row in it; None where it is the file)."""
+        path, row = split(raw_path)
+        root = self.roots.get(b"")
+        if root is None:
+            part, _, path = path.partition(b"/")
+            root = self.roots.get(part)
+            if root is None:
+                raise UserError(
+                    f"{shown(raw_path)}: corpus.parts has no {escape_path(part)!r}; scan the corpus again (`dvc repro`)"
+                )
+        return os.path.join(root, path), row
+
+    @contextmanager
+    def open(self, raw_path: bytes, scratch: Path | str | bytes) -> Iterator[bytes]:
+        """A path to decode: that of the file, or of a temporary file below `scratch` with an embedded recording's bytes.
+
+        A file is neither opened nor looked for. What keeps a cell from being read raises DecodeError. Recordings of one table
+        are cheapest in the order of their `raw_path`: each row group is then read once, a row at a time.
+        """
+        path, row = self.locate(raw_path)
+        if row is None:
+            yield path
+            return
+        data = _cell(path, row)
+        with tempfile.NamedTemporaryFile(prefix=b"embedded-", dir=os.fsencode(scratch)) as file:
+            file.write(data)
+            file.flush()
+            yield file.name
+
+
+def open_table(path: bytes) -> pq.ParquetFile:
+    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is none."""
+    with open_regular(path) as file:
+        try:
+            # Not read ahead: a row group may be larger than memory, a page of it is what we hold.
+            table = pq.ParquetFile(f"/proc/self/fd/{file.fileno()}", pre_buffer=False, buffer_size=1 << 20)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DecodeError("unreadable table", _one_line(error)) from None
+        if table.metadata.num_rows > os.fstat(file.fileno()).st_size:
+            raise DecodeError("unreadable table", f"it claims {table.metadata.num_rows} rows, more than it has bytes")
+        return table
+
+
+def audio_column(schema: pa.Schema) -> str | None:
+    """The column of Hugging Face's `Audio` type, `audio` if there are several: a struct of `bytes` and maybe `path`."""
+    found = [field.name for field in schema if _is_audio(field.type)]
+    return min(found, key=lambda name: name != "audio", default=None)
+
+
+def _is_audio(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    types = {field.name: field.type for field in kind}
+    return "bytes" in types and (pa.types.is_binary(types["bytes"]) or pa.types.is_large_binary(types["bytes"]))
+
+
+def read_group(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of one row group as mappings of plain values, in bounded memory; DecodeError where the table is damaged.
+
+    `columns` may name leaves (`audio.path`). The file's own word about its size is not relied on.
+    """
+    try:
+        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns, use_threads=False):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DecodeError("unreadable table", _one_line(error)) from None
+
+
+def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
+    """The embedded recordings of one row group, one at a time; None where there are no bytes."""
+    column = audio_column(file.schema_arrow)
+    if column is None:
+        raise DecodeError("unreadable table", "no column of recordings")
+    try:
+        for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False):
+            yield from (value.as_buffer() for value in batch.column(0).field("bytes"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DecodeError("unreadable table", _one_line(error)) from None
+
+
+def check_cell(data: pa.Buffer | None) -> pa.Buffer:
+    """The bytes of a recording; DecodeError where there are none, or too many."""
+    if data is None or data.size == 0:
+        raise DecodeError("empty", "no bytes in its cell" if data is None else "zero bytes")
+    if data.size > MAX_BYTES:
+        raise DecodeError("too large", f"{data.size} bytes in one cell, {MAX_BYTES} are allowed; keep it as a file")
+    return data
+
+
+class _Cursor:
+    """A place in one table: the row to come, and the rest of its row group."""
+
+    def __init__(self, path: bytes, identity: tuple[int, ...]):
+        self.identity = identity
+        self._file = open_table(path)
+        self._starts = [0]
+        for group in range(self._file.num_row_groups):
+            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
+        self._group, self._next, self._cells = -1, 0, iter(())
+
+    def read(self, row: int) -> pa.Buffer | None:
+        if row >= self._starts[-1]:
+            raise DecodeError("missing", f"the table has {self._starts[-1]} rows")
+        group = bisect.bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._next:
+            self._group, self._next, self._cells = group, self._starts[group], read_cells(self._file, group)
+        for data in self._cells:
+            self._next += 1
+            if self._next > row:
+                return data
+        self._group = -1
+        raise DecodeError("unreadable table", f"row group {group} ends before row {row}")
+
+    def close(self) -> None:
+        self._cells = iter(())
+        self._file.close()
+
+
+_open = threading.local()  # the cursor of each thread: consecutive recordings come from one row group
+
+
+def _cell(path: bytes, row: int) -> pa.Buffer:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DecodeError("missing", error.strerror or "") from None
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    cursor = getattr(_open, "cursor", None)
+    if cursor is None or cursor.identity != identity:
+        if cursor:
+            cursor.close()
+        _open.cursor = None
+        cursor = _open.cursor = _Cursor(path, identity)
+    return check_cell(cursor.read(row))
+
+
+def embedded_files(table: bytes, path: bytes, digests: bool) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
+    """The recordings of the table at `path` (`table` in the corpus), each with its row's other columns of plain values.
+
+    A cell without usable bytes gives its DecodeError instead, `path` of it in the row under the audio column's name. Without
+    `digests` no cell is opened: sizes are then shares of their row groups'. DecodeError is raised where the table breaks.
+    """
+    with open_table(path) as file:
+        schema = file.schema_arrow
+        column = audio_column(schema)
+        if column is None:
+            return
+        has_path = any(field.name == "path" and pa.types.is_string(field.type) for field in schema.field(column).type)
+        plain = [field.name for field in schema if _is_plain(field.type)]
+        columns = [*plain, *([f"{column}.path"] if has_path else [])]
+        row = 0
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            share = about.total_byte_size // max(1, about.num_rows)
+            cells = read_cells(file, group) if digests else None
+            values = read_group(file, group, columns) if columns else ({} for _ in range(about.num_rows))
+            for value in values:
+                inner = (value.pop(column, None) or {}).get("path") or ""
+                raw_path = embedded_path(table, row)
+                try:
+                    size, digest = share, ""
+                    if cells is not None:
+                        data = check_cell(next(cells, None))
+                        size, digest = data.size, hashlib.blake2b(data, digest_size=16).hexdigest()
+                    yield EmbeddedFile(raw_path, size, digest, row, group, inner), value
+                except DecodeError as error:
+                    if error.reason == "unreadable table":
+                        raise
+                    yield error, {**value, column: inner}
+                row += 1
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Text, numbers, truth, and lists of them: what a caption, a label or a split may be."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(re.sub(r"/proc/self/fd/\d+", "it", str(error)).split())[:200]

@@ -1,0 +1,211 @@
+"""Recordings in files, in the cells of Parquet tables, and below the parts of a union: found, bounded, digested alike."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import params, shards
+from soundmill.audio import decode
+from soundmill.audio.decode import DecodeError
+from soundmill.corpora import sources
+from soundmill.corpora.sources import Sources
+from soundmill.errors import UserError
+
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def wav(number: int, seconds: float = 0.1, rate: int = 8000) -> bytes:
+    """A tone of its own frequency for every number."""
+    out = io.BytesIO()
+    tone = 0.5 * np.sin(2 * np.pi * (200 + 10 * number) * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(out, tone, rate, format="WAV", subtype="PCM_16")
+    return out.getvalue()
+
+
+def write_table(path, cells, rows_per_group=4, column="audio", **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {column: pa.array(cells, AUDIO), **{name: pa.array(values) for name, values in columns.items()}}
+    pq.write_table(pa.table(arrays), path, row_group_size=rows_per_group)
+
+
+def cell(number: int) -> dict:
+    return {"bytes": wav(number), "path": f"sound {number}.wav"}
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[int]:
+    """Row groups whose recordings were started to be read, in order."""
+    started = []
+    original = sources.read_cells
+
+    def counted(file, group):
+        started.append(group)
+        return original(file, group)
+
+    monkeypatch.setattr(sources, "read_cells", counted)
+    return started
+
+
+def content(found: Sources, raw_path: bytes, scratch) -> bytes:
+    with found.open(raw_path, scratch) as path, open(path, "rb") as file:
+        return file.read()
+
+
+def test_a_file_is_itself_whatever_its_name(tmp_path):
+    for name in (b"a b.wav", b"\xff\xfe.wav", b"x#1.parquet"):
+        with Sources({b"": bytes(tmp_path)}).open(name, tmp_path) as path:
+            assert path == os.path.join(bytes(tmp_path), name)
+
+
+def test_cells_are_read_back_as_decodable_files_that_vanish(tmp_path):
+    write_table(tmp_path / "t" / "a\nb.parquet", [cell(n) for n in range(10)])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    found = pickle.loads(pickle.dumps(Sources({b"": bytes(tmp_path)})))
+    for row in (0, 1, 7, 3, 9):
+        raw_path = sources.embedded_path(b"t/a\nb.parquet", row)
+        with found.open(raw_path, scratch) as path:
+            assert os.path.dirname(path) == bytes(scratch)
+            with open(path, "rb") as file:
+                assert file.read() == wav(row)
+            assert decode.probe(path, 10.0).num_frames == 800
+        assert sources.shown(raw_path) == rf"t/a\x0ab.parquet#{row}"
+    assert not list(scratch.iterdir())
+
+
+def test_consecutive_recordings_of_one_row_group_cost_one_read(tmp_path, reads):
+    write_table(tmp_path / "t.parquet", [cell(n) for n in range(12)])
+    found = Sources({b"": bytes(tmp_path)})
+    paths = [sources.embedded_path(b"t.parquet", row) for row in range(12)]
+    assert sorted(paths) == paths  # the order of bytes, in which stages go, is that of rows
+    assert [content(found, path, tmp_path) for path in paths] == [wav(n) for n in range(12)]
+    assert reads == [0, 1, 2]
+    assert content(found, paths[10], tmp_path) == wav(10)  # backwards: read again, and right
+    assert reads == [0, 1, 2, 2]
+
+
+def test_the_members_of_a_row_group_share_a_shard(tmp_path):
+    write_table(tmp_path / "t.parquet", [cell(n) for n in range(40)])
+    shard_of = {}
+    for file, _ in sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True):
+        shard_of.setdefault(file.row_group, set()).add(shards.shard_of(file.shard_key, 64))
+    assert [len(found) for found in shard_of.values()] == [1] * 10
+    assert len(set.union(*shard_of.values())) > 5
+
+
+def test_recordings_are_digested_like_files(tmp_path):
+    write_table(tmp_path / "t.parquet", [cell(0), {"bytes": wav(1), "path": None}], text=["one", None], year=[1, 2])
+    (first, values), (second, _) = sources.embedded_files(b"d/t.parquet", bytes(tmp_path / "t.parquet"), True)
+    assert (first.size, first.digest) == (len(wav(0)), hashlib.blake2b(wav(0), digest_size=16).hexdigest())
+    assert (first.path, first.stem, first.folders) == ("d/t.parquet#0", "sound 0", [b"d"])
+    assert second.name == b"t.parquet#1"
+    assert values == {"text": "one", "year": 1}
+    with Sources({b"": bytes(tmp_path)}).open(sources.embedded_path(b"t.parquet", 0), tmp_path) as path:
+        assert shards.file_digest(path) == first.digest
+
+
+def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 2000)
+    cells = [cell(0), None, {"bytes": None, "path": "x.wav"}, {"bytes": b"", "path": "e.wav"}, {"bytes": b"0" * 2001, "path": "h"}]
+    write_table(tmp_path / "t.parquet", [*cells, cell(5)], rows_per_group=2)
+    found = list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True))
+    assert [getattr(file, "reason", "") for file, _ in found] == ["", "empty", "empty", "empty", "too large", ""]
+    assert found[2][1] == {"audio": "x.wav"}
+    assert found[5][0].raw_path == sources.embedded_path(b"t.parquet", 5)
+    for row, reason in ((2, "empty"), (4, "too large"), (6, "missing")):
+        with pytest.raises(DecodeError) as error:
+            content(Sources({b"": bytes(tmp_path)}), sources.embedded_path(b"t.parquet", row), tmp_path)
+        assert error.value.reason == reason
+
+
+def test_without_digests_no_cell_is_opened(tmp_path, reads):
+    write_table(tmp_path / "t.parquet", [cell(n) for n in range(6)], text=list("abcdef"))
+    found = list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), False))
+    assert [values["text"] for _, values in found] == list("abcdef")
+    assert all(file.size > 0 and not file.digest for file, _ in found)
+    assert not reads
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("text", "unreadable table"),
+        ("truncated", "unreadable table"),
+        ("zeroed", "unreadable table"),
+        ("empty", "unreadable table"),
+        ("fifo", "not a regular file"),
+        ("gone", "missing"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_so(tmp_path, damage, reason):
+    path = tmp_path / "t.parquet"
+    write_table(path, [cell(n) for n in range(8)], text=list("abcdefgh"))
+    raw = path.read_bytes()
+    path.unlink()
+    if damage == "fifo":
+        os.mkfifo(path)
+    elif damage != "gone":
+        zeroed = raw[:4] + bytes(400) + raw[404:]  # the first page and its header
+        path.write_bytes({"text": b"not parquet at all", "truncated": raw[:-20], "zeroed": zeroed, "empty": b""}[damage])
+    with pytest.raises(DecodeError) as error:
+        content(Sources({b"": bytes(tmp_path)}), sources.embedded_path(b"t.parquet", 0), tmp_path)
+    assert error.value.reason == reason
+    assert "/" not in str(error.value)  # no paths of this machine in the quarantine
+
+
+def test_more_rows_than_bytes_are_not_believed(tmp_path):
+    pq.write_table(pa.table({"audio": pa.nulls(1_000_000, AUDIO)}), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 100_000
+    with pytest.raises(DecodeError, match="claims 1000000 rows"):
+        list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True))
+
+
+def test_a_table_that_is_written_anew_is_read_anew(tmp_path):
+    path, found = tmp_path / "t.parquet", Sources({b"": bytes(tmp_path)})
+    raw_path = sources.embedded_path(b"t.parquet", 1)
+    write_table(path, [cell(n) for n in range(3)])
+    assert content(found, raw_path, tmp_path) == wav(1)
+    path.unlink()
+    write_table(path, [cell(n + 20) for n in range(3)])
+    assert content(found, raw_path, tmp_path) == wav(21)
+
+
+def test_the_column_is_found_by_its_type():
+    assert sources.audio_column(pa.schema([("text", pa.string()), ("sound", AUDIO)])) == "sound"
+    assert sources.audio_column(pa.schema([("noisy", AUDIO), ("audio", AUDIO)])) == "audio"
+    large = pa.struct([("path", pa.string()), ("bytes", pa.large_binary())])
+    assert sources.audio_column(pa.schema([("a", large)])) == "a"
+    assert sources.audio_column(pa.schema([("audio", pa.string()), ("s", pa.struct([("bytes", pa.string())]))])) is None
+
+
+def test_a_union_leads_below_its_parts(tmp_path):
+    found = Sources({b"esc": b"/data/esc", b"hf": bytes(tmp_path)})
+    assert found.locate(b"esc/001 - Dog/a.ogg") == (b"/data/esc/001 - Dog/a.ogg", None)
+    write_table(tmp_path / "hf" / "t.parquet", [cell(0)])
+    assert content(found, sources.embedded_path(b"hf/hf/t.parquet", 0), tmp_path) == wav(0)
+    with pytest.raises(UserError, match=r"gone/a\.wav: corpus\.parts has no 'gone'"):
+        found.locate(b"gone/a.wav")
+
+
+def test_sources_of_a_project(tmp_path):
+    root, home = tmp_path / "project", tmp_path / "home"
+    corpus = root / "data" / "corpus"
+    corpus.mkdir(parents=True)
+    params.write_yaml({"corpus": {"format": "folder", "path": "../sounds"}}, root / "params.yaml")
+    assert Sources.of(corpus, root, home).roots == {b"": bytes(tmp_path / "sounds")}
+    params.write_yaml({"corpus": {"format": "union", "path": None, "parts": {"a": {"path": "x"}}}}, root / "params.yaml")
+    assert Sources.of(corpus, root, home).roots == {b"a": bytes(home / "x")}
+    params.write_yaml({"corpus": {"format": "folder", "path": None}}, root / "params.yaml")
+    with pytest.raises(UserError, match=r"corpus\.path is not set"):
+        Sources.of(corpus, root, home)
+    (corpus / "audio").mkdir()
+    assert Sources.of(corpus, root, home).roots == {b"": bytes(corpus / "audio")}
