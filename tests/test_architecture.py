@@ -48,6 +48,14 @@ ALLOWED = {
         "soundmill.training",
     ),
     "soundmill.clips": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
+    "soundmill.exports": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.audio",
+        "soundmill.clips",
+    ),
     "soundmill.doctor": ("soundmill.errors", "soundmill.params", "soundmill.audio", "soundmill.tracking"),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),

@@ -1,0 +1,193 @@
+"""Exports: every format holds the same samples, captions, labels and splits, and other tools and our own adapters read them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill import clips, exports, manifest, shards
+from soundmill.audio import decode
+from soundmill.errors import UserError
+
+RATE = 16_000
+VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
+ROWS = [
+    # clip id, split, captions, labels
+    (f"{VIDEO}_30", "train", ["a dog barks, then “rain” falls"], ["dog"]),
+    ("abcdefghijk_5.5", "train", ["an engine idles", "a car waits\tnearby"], ["engine", "car"]),
+    ("0f0f0f0f0f0f_0", "train", [], ["dog"]),
+    ("Yabcdefghij_10", "valid", ["rain on a roof"], ["rain/shower"]),
+    ("zzzzzzzzzzz_0", "test", ["a bell rings"], ["dog"]),
+    ("000000000001_2", "test", [], []),
+]
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> clips.Tables:
+    """Six clips of half a second in two shards."""
+    sounds, catalog = {0: [], 1: []}, []
+    for number, (clip_id, split, captions, labels) in enumerate(ROWS):
+        shard, stem = number % 2, clip_id.rpartition("_")[0]
+        wave = wave_of(number)
+        sounds[shard].append(
+            {
+                "clip_id": clip_id,
+                "audio": {"bytes": decode.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+                "source": f"folder/{stem}.ogg",
+                "start": 0.0,
+                "digest": str(number),
+                "recording_id": stem,
+                "num_samples": len(wave),
+                "quality": None,
+            }
+        )
+        catalog.append(
+            {
+                "clip_id": clip_id,
+                "recording_id": stem,
+                "source": f"folder/{stem}.ogg",
+                "start": 0.0,
+                "shard": shard,
+                "split": split,
+                "captions": captions,
+                "labels": labels,
+                "corpus": "test",
+                "weight": 1.0,
+            }
+        )
+    for shard, rows in sounds.items():
+        shards.write_rows(rows, tmp_path / "clips" / shards.shard_name(shard), manifest.CLIPS)
+    shards.write_rows(catalog, tmp_path / "catalog.parquet", manifest.CATALOG)
+    return clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet")
+
+
+def wave_of(number: int) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * (200 + 100 * number) * np.arange(RATE // 2) / RATE)).astype(np.float32)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", sorted(exports.FORMATS))
+def test_every_format_holds_the_samples_and_is_made_alike_twice(tables, tmp_path, name):
+    result = exports.export(tables, name, tmp_path / "out", RATE)
+    left = {clip_id for clip_id, _ in result.left_out}
+    assert result.written == len(ROWS) - len(left) > 0
+    assert "zzzzzzzzzzz_0" not in left
+    assert (tmp_path / "out" / exports.LEFT_OUT).exists() == bool(left)
+    first = tree(tmp_path / "out")
+    sounds = [data for path, data in first.items() if path.endswith((".wav", ".flac"))]
+    if sounds:
+        assert len(sounds) == result.written
+        for path in (tmp_path / "out").rglob("*.[wf][al]*"):
+            samples, rate = soundfile.read(path, dtype="int16")
+            assert rate == RATE
+            assert any(np.array_equal(samples, decode.to_pcm16(wave_of(number))) for number in range(len(ROWS))), path
+    (tmp_path / "out").rename(tmp_path / "before")
+    exports.export(tables, name, tmp_path / "out", RATE)
+    assert tree(tmp_path / "out") == first
+
+
+def test_tango_json_is_what_tango_s_loader_reads(tables, tmp_path):
+    exports.export(tables, "tango", tmp_path / "out", RATE)
+    rows = list(manifest.read_tango_json(tmp_path / "out/train.json"))
+    assert [row["captions"] for row in rows] == ["a dog barks, then “rain” falls", "an engine idles", "a car waits\tnearby"]
+    for row in rows:
+        info = soundfile.info(row["location"])
+        assert (info.samplerate, info.channels) == (16_000, 1)
+        assert Path(row["location"]).stem in {clip_id for clip_id, *_ in ROWS}
+
+
+def test_audiocaps_rows_join_by_id_and_count_up(tables, tmp_path):
+    exports.export(tables, "audiocaps", tmp_path / "out", RATE)
+    with (tmp_path / "out/train.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["youtube_id"], row["start_time"]) for row in rows] == [
+        (VIDEO, "30"),
+        ("abcdefghijk", "5.5"),
+        ("abcdefghijk", "5.5"),
+    ]
+    for split in ("train", "val", "test"):
+        with (tmp_path / f"out/{split}.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                assert (tmp_path / f"out/audio/{row['youtube_id']}_{row['start_time']}.wav").exists()
+
+
+def test_labels_never_become_a_path_outside(tables, tmp_path):
+    exports.export(tables, "folder", tmp_path / "out", RATE)
+    assert (tmp_path / "out/valid/rain_shower/Yabcdefghij_10.wav").exists()
+    assert exports.folder_of("../../etc") == "_.._etc"
+    assert exports.folder_of("..") == "_"
+    assert exports.folder_of("dog bark") == "dog bark"
+
+
+def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):
+    exports.export(tables, "webdataset", tmp_path / "out", RATE)
+    with tarfile.open(tmp_path / "out/train-000000.tar") as archive:
+        names = archive.getnames()
+        assert names[:3] == [f"{VIDEO}_30.flac", f"{VIDEO}_30.json", f"{VIDEO}_30.txt"]
+        assert json.load(archive.extractfile("abcdefghijk_5p5.json"))["captions"] == ["an engine idles", "a car waits\tnearby"]
+        assert {member.mtime for member in archive.getmembers()} == {0}
+
+
+def test_lhotse_reads_its_manifests(tables, tmp_path):
+    lhotse = pytest.importorskip("lhotse", reason="lhotse is a peer of the benchmarks: pip install -e .[bench]")
+    exports.export(tables, "lhotse", tmp_path / "out", RATE)
+    recordings = lhotse.load_manifest(tmp_path / "out/soundmill_recordings_train.jsonl.gz")
+    supervisions = lhotse.load_manifest(tmp_path / "out/soundmill_supervisions_train.jsonl.gz")
+    cuts = lhotse.CutSet.from_manifests(recordings=recordings, supervisions=supervisions)
+    lhotse.validate(cuts)
+    cut = next(cut for cut in cuts if cut.recording_id == "abcdefghijk_5.5")
+    assert [supervision.text for supervision in cut.supervisions] == ["an engine idles", "a car waits\tnearby"]
+    assert np.array_equal(decode.to_pcm16(cut.load_audio()[0]), decode.to_pcm16(wave_of(1)))
+
+
+def test_audiocraft_manifest_names_files_that_are_there(tables, tmp_path):
+    exports.export(tables, "audiocraft", tmp_path / "out", RATE)
+    with gzip.open(tmp_path / "out/egs/train/data.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    assert all(Path(row["path"]).exists() and row["duration"] == 0.5 for row in rows)
+    assert json.loads(Path(rows[0]["path"]).with_suffix(".json").read_text())["description"].startswith("a dog barks")
+
+
+def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
+    result = exports.export(tables, "esc", tmp_path / "out", RATE)
+    assert dict(result.left_out) == {
+        "abcdefghijk_5.5": "2 labels where the format has one",
+        "000000000001_2": "0 labels where the format has one",
+    }
+    assert "abcdefghijk_5.5\t2 labels" in (tmp_path / "out" / exports.LEFT_OUT).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "words"),
+    [("audiocap", None, "did you mean 'audiocaps'"), ("tango", "tests", "--split tests")],
+)
+def test_mistakes_are_named(tables, tmp_path, name, split, words):
+    with pytest.raises(UserError, match=words):
+        exports.export(tables, name, tmp_path / "out", RATE, split=split)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_with_something_in_it_is_left_alone(tables, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        exports.export(tables, "tango", tmp_path / "out", RATE)
+    assert tree(tmp_path / "out") == {"mine.txt": b"mine"}
+
+
+def test_nothing_to_express_is_an_error_and_leaves_nothing(tables, tmp_path):
+    rows = [{**row, "captions": [], "labels": []} for row in shards.read_rows(tables.catalog, manifest.CATALOG)]
+    shards.write_rows(rows, tables.catalog, manifest.CATALOG)
+    with pytest.raises(UserError, match="no caption"):
+        exports.export(tables, "tango", tmp_path / "out", RATE)
+    assert list(tmp_path.glob("*out*")) == []
