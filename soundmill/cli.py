@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 clips_app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
 app.add_typer(clips_app, name="clips")
+corpus_app = typer.Typer(no_args_is_help=True, help="Look at a corpus before it is used: nothing is written but what is asked for.")
+app.add_typer(corpus_app, name="corpus")
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
 
@@ -248,6 +250,34 @@ def export_clips(
         raise UserError("no clip matches; `soundmill clips list` shows what there is")
     for path in clips.export(where, selected, output, _sample_rate(root)):
         typer.echo(path)
+
+
+@corpus_app.command("export", cls=Command)
+def export_corpus(
+    format: Annotated[
+        str,
+        typer.Argument(
+            help="amphion, audiocaps, audiocraft, audiofolder, audiofolder_csv, audiofolder_parquet, audioldm, clotho, esc, "
+            "folder, lhotse, musiccaps, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
+        ),
+    ],
+    directory: Annotated[Path, typer.Argument(help="A new directory for audio and manifests.")],
+    split: Split = None,
+    project: Project = None,
+) -> None:
+    """Write the prepared clips in another tool's format, so that the tool can be pointed at the directory."""
+    from tqdm import tqdm
+
+    from soundmill import exports
+
+    root = project_root(project)
+    with tqdm(desc=f"export {format}", unit="clip", disable=not sys.stderr.isatty()) as bar:
+        result = exports.export(tables(root), format, directory, _sample_rate(root), split=split, progress=bar.update)
+    typer.echo(f"{directory}: {result.written} clips as {format}")
+    if result.left_out:
+        clip_id, reason = result.left_out[0]
+        said = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
+        typer.secho(said, fg="yellow")
 
 
 def _sample_rate(root: Path) -> int:

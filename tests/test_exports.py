@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import inspect
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import clips, exports, manifest, shards
+from soundmill import cli, clips, exports, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
 
@@ -191,3 +193,8 @@ def test_nothing_to_express_is_an_error_and_leaves_nothing(tables, tmp_path):
     with pytest.raises(UserError, match="no caption"):
         exports.export(tables, "tango", tmp_path / "out", RATE)
     assert list(tmp_path.glob("*out*")) == []
+
+
+def test_the_command_line_names_every_format():
+    text = inspect.getsource(cli.export_corpus)
+    assert set(re.findall(r"\w+", text.partition('help="')[2].partition('."')[0])) - {"or"} >= set(exports.FORMATS)
