@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import json
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from soundmill import shards
 from soundmill.errors import UserError
@@ -28,7 +32,8 @@ METADATA = frozenset(
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
-MAX_TEXT_BYTES = 1 << 20  # of a caption file; a csv may be any size
+MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON; a csv may be any size
+MAX_UNPACKED_BYTES = 4 << 30  # of a packed manifest
 
 
 @dataclass(frozen=True)
@@ -248,3 +253,41 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
                 yield reader.line_num, dict(zip(columns, cells, strict=False))
     except csv.Error as error:
         raise UserError(f"{escape_path(inventory.metadata[name])}:{reader.line_num}: not readable as csv: {error}") from None
+
+
+def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
+    """The first bytes of a metadata file, unpacked if its name ends in `.gz`; empty where it cannot be read."""
+    try:
+        with _open_packed(inventory.metadata[name], name) as file:
+            return file.read(size)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def read_json(inventory: Inventory, name: bytes) -> Any:
+    """The value of a JSON file; UserError, naming it, where it is none."""
+    path = escape_path(inventory.metadata[name])
+    try:
+        return json.loads(read_text(inventory, name))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; mend it, or take it out of the corpus") from None
+
+
+def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, Any]]:
+    """Values of a JSON lines file, packed or not, as (line number, value); UserError with the line where one is none."""
+    path = escape_path(inventory.metadata[name])
+    number, total = 0, 0
+    try:
+        with _open_packed(inventory.metadata[name], name) as file:
+            while line := file.readline(MAX_TEXT_BYTES + 1):
+                number, total = number + 1, total + len(line)
+                if len(line) > MAX_TEXT_BYTES or total > MAX_UNPACKED_BYTES:
+                    raise UserError(f"{path}:{number}: a line of more than {MAX_TEXT_BYTES} bytes, or too many; is it JSON lines?")
+                if line.strip():
+                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; mend it, or take it out of the corpus") from None
+
+
+def _open_packed(path: bytes, name: bytes) -> IO[bytes]:
+    return gzip.open(path) if name.lower().endswith(b".gz") else open(path, "rb")
