@@ -221,12 +221,21 @@ def _kind(mode: int) -> str:
     return next((name for name, test in tests.items() if test(mode)), "unknown kind")
 
 
-def read_text(inventory: Inventory, name: bytes) -> str:
-    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it."""
+def read_text(inventory: Inventory, name: bytes, otherwise: str | None = None) -> str:
+    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it.
+
+    `otherwise`: the encoding that the format is known to be published in too.
+    """
     path = inventory.metadata[name]
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+            raw = file.read()
+        try:
+            return raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if otherwise is None:
+                raise
+            return raw.decode(otherwise)
     except OSError as error:
         raise UserError(f"{escape_path(path)}: {error.strerror}; make it readable, or take it out of the corpus") from None
     except UnicodeDecodeError as error:
@@ -234,17 +243,17 @@ def read_text(inventory: Inventory, name: bytes) -> str:
 
 
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
-    """The header of a csv, lower case; empty where it has none or is no text."""
+    """The header of a csv, lower case; empty where it has none."""
     try:
-        with open(inventory.metadata[name], encoding="utf-8-sig", newline="") as file:
+        with open(inventory.metadata[name], encoding="utf-8-sig", errors="replace", newline="") as file:
             return [column.strip().lower() for column in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, csv.Error):
         return []
 
 
-def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(inventory: Inventory, name: bytes, otherwise: str | None = None) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (line number, {column: text}); columns in lower case, a missing cell is empty text."""
-    reader = csv.reader(io.StringIO(read_text(inventory, name), newline=""))
+    reader = csv.reader(io.StringIO(read_text(inventory, name, otherwise), newline=""))
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
         for cells in reader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -30,6 +31,7 @@ from soundmill.manifest import escape_path
 
 MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
 PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
+ROWS = 64  # of plain values, read at once
 _MARK = b"\0"
 
 
@@ -158,16 +160,32 @@ def _is_audio(kind: pa.DataType) -> bool:
     return "bytes" in types and (pa.types.is_binary(types["bytes"]) or pa.types.is_large_binary(types["bytes"]))
 
 
-def read_group(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of one row group as mappings of plain values, in bounded memory; DecodeError where the table is damaged.
+def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
+    """Rows of one row group, as mappings of what may be a caption, a label or a split; the recordings stay where they are.
 
-    `columns` may name leaves (`audio.path`). The file's own word about its size is not relied on.
+    Under the recordings' column is `{"path": …}`, if it has that. DecodeError is raised where the table is damaged.
     """
+    schema = file.schema_arrow
+    column = audio_column(schema)
+    columns = [field.name for field in schema if _is_plain(field.type)]
+    if column and schema.field(column).type.get_field_index("path") >= 0:
+        columns.append(f"{column}.path")
     try:
-        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns, use_threads=False):
+        if not columns:
+            yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
+            return
+        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns, use_threads=False):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError("unreadable table", _one_line(error)) from None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Text, numbers, truth, and lists of them."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
@@ -238,50 +256,43 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
     return check_cell(cursor.read(row))
 
 
-def embedded_files(table: bytes, path: bytes, digests: bool) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
-    """The recordings of the table at `path` (`table` in the corpus), each with its row's other columns of plain values.
+def embedded_files(
+    table: bytes, file: pq.ParquetFile, digests: bool
+) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
+    """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
 
-    A cell without usable bytes gives its DecodeError instead, `path` of it in the row under the audio column's name. Without
+    A cell without usable bytes gives a DecodeError instead, and what the table calls it under the recordings' column. Without
     `digests` no cell is opened: sizes are then shares of their row groups'. DecodeError is raised where the table breaks.
     """
-    with open_table(path) as file:
-        schema = file.schema_arrow
-        column = audio_column(schema)
-        if column is None:
-            return
-        has_path = any(field.name == "path" and pa.types.is_string(field.type) for field in schema.field(column).type)
-        plain = [field.name for field in schema if _is_plain(field.type)]
-        columns = [*plain, *([f"{column}.path"] if has_path else [])]
-        row = 0
-        for group in range(file.num_row_groups):
-            about = file.metadata.row_group(group)
-            share = about.total_byte_size // max(1, about.num_rows)
-            cells = read_cells(file, group) if digests else None
-            values = read_group(file, group, columns) if columns else ({} for _ in range(about.num_rows))
-            for value in values:
-                inner = (value.pop(column, None) or {}).get("path") or ""
-                raw_path = embedded_path(table, row)
-                try:
-                    size, digest = share, ""
-                    if cells is not None:
-                        data = check_cell(next(cells, None))
-                        size, digest = data.size, hashlib.blake2b(data, digest_size=16).hexdigest()
-                    yield EmbeddedFile(raw_path, size, digest, row, group, inner), value
-                except DecodeError as error:
-                    if error.reason == "unreadable table":
-                        raise
-                    yield error, {**value, column: inner}
-                row += 1
+    column = audio_column(file.schema_arrow)
+    row, end = 0, 0
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        end += about.num_rows
+        cells = read_cells(file, group) if digests else iter(())
+        for values in read_rows(file, group):
+            inner = (values.pop(column, None) or {}).get("path") or ""
+            try:
+                size, digest = about.total_byte_size // about.num_rows, ""
+                if digests:
+                    data = check_cell(next(cells, None))
+                    size, digest = data.size, hashlib.blake2b(data, digest_size=16).hexdigest()
+                yield EmbeddedFile(embedded_path(table, row), size, digest, row, group, inner), values
+            except DecodeError as error:
+                yield error, {**values, column: inner}
+            row += 1
+        if row != end:
+            raise DecodeError("unreadable table", f"row group {group} ends at row {row} instead of {end}")
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    """Text, numbers, truth, and lists of them: what a caption, a label or a split may be."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    return any(test(kind) for test in tests)
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes that columns of numbers stand for, as `datasets` keeps them in a table's metadata."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {column: names for column, names in found.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)}
 
 
 def _one_line(error: Exception) -> str:

@@ -41,6 +41,11 @@ def cell(number: int) -> dict:
     return {"bytes": wav(number), "path": f"sound {number}.wav"}
 
 
+def embedded(path, name=b"t.parquet", digests=True):
+    with sources.open_table(bytes(path)) as file:
+        return list(sources.embedded_files(name, file, digests))
+
+
 @pytest.fixture
 def reads(monkeypatch) -> list[int]:
     """Row groups whose recordings were started to be read, in order."""
@@ -96,7 +101,7 @@ def test_consecutive_recordings_of_one_row_group_cost_one_read(tmp_path, reads):
 def test_the_members_of_a_row_group_share_a_shard(tmp_path):
     write_table(tmp_path / "t.parquet", [cell(n) for n in range(40)])
     shard_of = {}
-    for file, _ in sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True):
+    for file, _ in embedded(tmp_path / "t.parquet"):
         shard_of.setdefault(file.row_group, set()).add(shards.shard_of(file.shard_key, 64))
     assert [len(found) for found in shard_of.values()] == [1] * 10
     assert len(set.union(*shard_of.values())) > 5
@@ -104,7 +109,7 @@ def test_the_members_of_a_row_group_share_a_shard(tmp_path):
 
 def test_recordings_are_digested_like_files(tmp_path):
     write_table(tmp_path / "t.parquet", [cell(0), {"bytes": wav(1), "path": None}], text=["one", None], year=[1, 2])
-    (first, values), (second, _) = sources.embedded_files(b"d/t.parquet", bytes(tmp_path / "t.parquet"), True)
+    (first, values), (second, _) = embedded(tmp_path / "t.parquet", b"d/t.parquet")
     assert (first.size, first.digest) == (len(wav(0)), hashlib.blake2b(wav(0), digest_size=16).hexdigest())
     assert (first.path, first.stem, first.folders) == ("d/t.parquet#0", "sound 0", [b"d"])
     assert second.name == b"t.parquet#1"
@@ -117,7 +122,7 @@ def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monk
     monkeypatch.setattr(sources, "MAX_BYTES", 2000)
     cells = [cell(0), None, {"bytes": None, "path": "x.wav"}, {"bytes": b"", "path": "e.wav"}, {"bytes": b"0" * 2001, "path": "h"}]
     write_table(tmp_path / "t.parquet", [*cells, cell(5)], rows_per_group=2)
-    found = list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True))
+    found = embedded(tmp_path / "t.parquet")
     assert [getattr(file, "reason", "") for file, _ in found] == ["", "empty", "empty", "empty", "too large", ""]
     assert found[2][1] == {"audio": "x.wav"}
     assert found[5][0].raw_path == sources.embedded_path(b"t.parquet", 5)
@@ -129,7 +134,7 @@ def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monk
 
 def test_without_digests_no_cell_is_opened(tmp_path, reads):
     write_table(tmp_path / "t.parquet", [cell(n) for n in range(6)], text=list("abcdef"))
-    found = list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), False))
+    found = embedded(tmp_path / "t.parquet", digests=False)
     assert [values["text"] for _, values in found] == list("abcdef")
     assert all(file.size > 0 and not file.digest for file, _ in found)
     assert not reads
@@ -166,7 +171,7 @@ def test_more_rows_than_bytes_are_not_believed(tmp_path):
     pq.write_table(pa.table({"audio": pa.nulls(1_000_000, AUDIO)}), tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 100_000
     with pytest.raises(DecodeError, match="claims 1000000 rows"):
-        list(sources.embedded_files(b"t.parquet", bytes(tmp_path / "t.parquet"), True))
+        embedded(tmp_path / "t.parquet")
 
 
 def test_a_table_that_is_written_anew_is_read_anew(tmp_path):
