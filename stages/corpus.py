@@ -44,6 +44,7 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output) -> dict[
     found = inventory.take(corpus / "audio", ctx.workers)
     found.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
     tables = audiocaps.read(found, params.shards)
+    tables.settle("synthetic")
     ctx.quarantine.extend(found.rejected + tables.rejected)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)

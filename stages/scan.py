@@ -15,7 +15,7 @@ from soundmill.params import StageParams
 
 
 class ScanParams(StageParams):
-    format: Literal["folder", "esc", "audiocaps"]
+    format: Literal[registry.NAMES]
     path: str | None = Field(description="the corpus directory; a relative one starts at the checkout")
     embedded: list[str] = Field(max_length=0)
     external: list[str] = Field(min_length=1, max_length=1)

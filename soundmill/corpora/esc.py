@@ -6,14 +6,26 @@ import re
 
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv
-from soundmill.corpora.tables import CorpusTables
+from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
+FORMAT = Format(
+    name="esc",
+    layout="ESC-10 folders (`001 - Dog bark/1-100032-A.ogg`), or ESC-50's `meta/esc50.csv` and `audio/`",
+    id="hash of the relative path; rows by `filename`",
+    caption="made from the label",
+    label="the class: `category`, or the folder",
+    split="folds: the highest is test",
+)
 # `{fold}-{Freesound id}-{take}` and, in ESC-50, `-{target}`.
 NAME = re.compile(r"(?P<fold>\d)-(?P<source>\d+)-(?P<take>[A-Z])(?:-(?P<target>\d+))?")
 FOLDER = re.compile(rb"\d{3} - .+")
 COLUMNS = ("filename", "fold", "category")
+
+
+def detect(inventory: Inventory) -> bool:
+    return bool(meta_csv(inventory)) or 2 * sum(map(is_esc10, inventory.audio)) > len(inventory.audio)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 
-from soundmill.corpora.audiocaps import video_of_name
 from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables
+from soundmill.corpora.resolver import clip_of_file, looks_random
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.manifest import escape_path
 
+FORMAT = Format(
+    name="folder",
+    layout="any tree of recordings",
+    id="`{ytid}_{start}` names, else a hash of the relative path",
+    caption="`x.txt` beside `x.wav`; else made from the label",
+    label='first-level folders (`001 - Dog bark` → "dog bark")',
+    split="folders named `train`, `valid`, `test` above the classes; else dealt out",
+)
 # A lone first-level folder of such a name holds the corpus; it is no class.
 CONTAINERS = frozenset(
     {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
+
+
+def detect(inventory: Inventory) -> bool:
+    return bool(inventory.audio)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
@@ -24,7 +36,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
         folders = file.folders
         split = SPLIT_NAMES.get(folders[0].decode("utf-8", "replace").lower()) if has_splits else None
         label = class_label(folders[level]) if len(folders) > level else None
-        video = video_of_name(file.stem, looks_random)
+        clip = clip_of_file(file)
+        video = clip if clip and clip[1] is not None and looks_random(clip[0]) else None
         recording_id = f"{video[0]}_{video[1]:g}" if video else None
         recording_id = tables.add_recording(
             file,
@@ -55,15 +68,6 @@ def class_label(folder: bytes) -> str:
     name = escape_path(folder)
     words = re.sub(r"^\d+\s*[-_.)]+\s*|^\d+\s+", "", name).replace("_", " ").strip().lower()
     return " ".join(words.split()) or name
-
-
-def looks_random(video: str) -> bool:
-    """Whether eleven characters look like YouTube's random ids rather than like words: 98.9 % of AudioCaps' ids do."""
-    return (
-        any(char.isupper() for char in video)
-        and any(char.islower() for char in video)
-        and not re.fullmatch(r"[A-Z][a-z_-]+", video)
-    )
 
 
 def _without_extension(raw_path: bytes) -> bytes:

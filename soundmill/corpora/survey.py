@@ -84,8 +84,8 @@ def survey(directory: Path) -> Survey:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; say where your recordings are: make run CORPUS=DIR")
     root = directory.resolve()
-    name = registry.detect(root)
     found = inventory.take(root, digests=False)
+    name = registry.detect(found)
     tables = registry.read(name, found, 1)
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)

@@ -25,18 +25,37 @@ SPLIT_NAMES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """The row of docs/corpora.md on one format: where an adapter finds what it knows of a recording."""
+
+    name: str  # value of corpus.format
+    layout: str  # what such a corpus looks like, and so what it is known by
+    id: str
+    caption: str
+    label: str
+    split: str
+
+
 @dataclass
 class CorpusTables:
-    """Rows in stable order. Captions keep rows whose recording is absent, so that coverage can be told."""
+    """Rows in stable order. Captions keep rows whose recording is absent, so that coverage can be told.
+
+    Paths in the lists are escaped and relative to the corpus; an `origin` is a metadata file and its line or key.
+    """
 
     recordings: list[dict[str, Any]] = field(default_factory=list)
     captions: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
-    collisions: list[str] = field(default_factory=list)  # paths of recordings whose id another one has
+    matched: list[dict[str, Any]] = field(default_factory=list)  # described clips with a file: id, path, start_time, captions
+    missing: list[dict[str, Any]] = field(default_factory=list)  # those without: id, youtube_id, start_time, captions, origins
+    orphans: list[dict[str, Any]] = field(default_factory=list)  # files that nothing describes: path
+    collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
+    ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
     counts: dict[str, int] = field(default_factory=dict)  # what else the adapter found, for the metrics
 
     def __post_init__(self) -> None:
-        self._ids: set[str] = set()
+        self._ids: dict[str, str] = {}  # recording_id → path
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -60,10 +79,10 @@ class CorpusTables:
     ) -> str:
         """Add one recording and return its id: the one given if it is free, else a hash of the path."""
         if recording_id in self._ids:
-            self.collisions.append(file.path)
+            self.collisions.append({"id": recording_id, "paths": [self._ids[recording_id], file.path]})
             recording_id = None
         recording_id = recording_id or self._hash_id(file.raw_path)
-        self._ids.add(recording_id)
+        self._ids[recording_id] = file.path
         self.recordings.append(
             {
                 "recording_id": recording_id,
@@ -71,7 +90,7 @@ class CorpusTables:
                 "raw_path": file.raw_path,
                 "size": file.size,
                 "digest": file.digest,
-                "shard": shards.shard_of(file.raw_path, num_shards),
+                "shard": shards.shard_of(file.shard_key, num_shards),
                 "start_time": float(start_time),
                 "labels": list(labels),
                 "fold": fold,
@@ -101,3 +120,24 @@ class CorpusTables:
                 "origin": origin,
             }
         )
+
+    def settle(self, corpus: str) -> None:
+        """Once all is read: name every recording's corpus, and tell described clips (`matched`) from files nothing describes."""
+        described: dict[tuple[str, float | None], dict[str, Any]] = {}
+        paths = {row["recording_id"]: row["path"] for row in self.recordings}
+        for row in self.captions:
+            if (recording_id := row["recording_id"]) in paths:
+                clip = described.setdefault(
+                    (recording_id, row["start_time"]),
+                    {"id": recording_id, "path": paths[recording_id], "start_time": row["start_time"], "captions": 0},
+                )
+                clip["captions"] += 1
+        with_captions = {recording_id for recording_id, _ in described}
+        reported = {path for entry in self.collisions + self.ambiguous for path in entry.get("paths", ())}
+        self.matched, self.orphans = list(described.values()), []
+        for row in self.recordings:
+            row["corpus"] = row["corpus"] or corpus
+            if row["labels"] and row["recording_id"] not in with_captions:
+                self.matched.append({"id": row["recording_id"], "path": row["path"], "start_time": None, "captions": 0})
+            elif row["recording_id"] not in with_captions and row["path"] not in reported:
+                self.orphans.append({"path": row["path"]})

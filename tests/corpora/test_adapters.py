@@ -7,7 +7,8 @@ import re
 import pytest
 
 from soundmill.corpora import inventory, registry
-from soundmill.corpora.folder import class_label, looks_random
+from soundmill.corpora.folder import class_label
+from soundmill.corpora.resolver import looks_random
 from soundmill.errors import UserError
 
 
@@ -127,20 +128,24 @@ def test_esc_of_something_else_is_an_error_that_says_what_esc_is(tmp_path):
 
 
 def test_unknown_format_names_the_choices(tmp_path):
-    with pytest.raises(UserError, match=r"corpus\.format.*audiocaps, esc, folder"):
+    with pytest.raises(UserError, match=r"corpus\.format.*audiocaps, auto, esc, folder"):
         registry.read("wavcaps", make(tmp_path, "a.wav"), 1)
+
+
+def detect(directory):
+    return registry.detect(inventory.take(directory, digests=False))
 
 
 def test_detection(tmp_path, shared):
     esc10 = shared / "data" / "esc10"
-    assert registry.detect(esc10) == "esc"
-    assert registry.detect(shared / "data" / "cc0_samples") == "folder"
+    assert detect(esc10) == "esc"
+    assert detect(shared / "data" / "cc0_samples") == "folder"
     make(tmp_path / "esc50", "audio/1-2-A-0.wav")
     (tmp_path / "esc50" / "esc50.csv").write_text("filename,fold,target,category\n")
-    assert registry.detect(tmp_path / "esc50") == "esc"
+    assert detect(tmp_path / "esc50") == "esc"
     make(tmp_path / "ac", "x/a.wav")
     (tmp_path / "ac" / "captions.csv").write_text("audiocap_id,youtube_id,start_time,caption\n")
-    assert registry.detect(tmp_path / "ac") == "audiocaps"
+    assert detect(tmp_path / "ac") == "audiocaps"
 
 
 def test_real_esc10(shared):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.corpora import audiocaps, inventory
-from soundmill.corpora.folder import looks_random
+from soundmill.corpora.resolver import clip_of_name, looks_random
 from soundmill.errors import UserError
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
@@ -61,12 +61,12 @@ def test_every_naming_of_a_file_finds_its_caption(tmp_path, name, video):
 @given(st.from_regex(r"[A-Za-z0-9_-]{11}", fullmatch=True), st.integers(0, 99_999), st.booleans())
 def test_names_parse_back_whatever_the_id(video, start, prefixed):
     name = f"{'Y' if prefixed else ''}{video}_{start}"
-    assert audiocaps.video_of_name(name, {video}.__contains__) == (video, start)
+    assert clip_of_name(name) == (video, start)
 
 
 @given(st.text(max_size=40))
 def test_names_of_any_kind_are_an_id_or_nothing(stem):
-    found = audiocaps.video_of_name(stem, lambda video: True)
+    found = clip_of_name(stem)
     assert found is None or re.fullmatch(r"[A-Za-z0-9_-]{11}", found[0])
 
 
@@ -93,7 +93,7 @@ def test_a_whole_video_starts_at_its_beginning(tmp_path):
 
 def test_collisions_get_a_hash_and_are_reported(tmp_path):
     tables = corpus(tmp_path, ["a/r1nicOVtvkQ_30.wav", "b/Yr1nicOVtvkQ_30.mp3"], train=HEADER + "1,r1nicOVtvkQ,30,a\n")
-    assert tables.collisions == ["b/Yr1nicOVtvkQ_30.mp3"]
+    assert tables.collisions == [{"id": "r1nicOVtvkQ", "paths": ["a/r1nicOVtvkQ_30.wav", "b/Yr1nicOVtvkQ_30.mp3"]}]
     first, second = (row["recording_id"] for row in tables.recordings)
     assert first == "r1nicOVtvkQ"
     assert re.fullmatch(r"[0-9a-f]{12}", second)
@@ -124,7 +124,7 @@ def test_a_window_in_two_splits_goes_to_the_one_that_must_not_be_trained_on(tmp_
     row = "1,r1nicOVtvkQ,30,a\n"
     tables = corpus(tmp_path, ["r1nicOVtvkQ_30.wav"], train=HEADER + row, val=HEADER + row, test=HEADER + row)
     assert recordings(tables)["r1nicOVtvkQ_30.wav"][2] == "test"
-    assert tables.counts["windows_in_two_splits"] == 2
+    assert tables.counts["recordings_in_two_splits"] == 1
 
 
 def test_labels_beside_captions(tmp_path):

@@ -1,0 +1,220 @@
+"""Which file a manifest's row means: by path, name or id, never by order. What may mean several things is reported, not guessed."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from soundmill.corpora.inventory import AudioFile, Inventory
+
+TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ: tools write 80, 80.0 or 79.999
+MAX_KEY = 4096  # characters of a row's path, name or id
+
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+# `{id}`, `{id}_{start}`, `{id}_{start}_{end}`, each perhaps after a `Y`: `Y` is a legal first character of an id, so it is dropped
+# only where eleven characters remain. At most one reading fits: the character after the id must be `_`, and a digit after that.
+_CLIP_NAME = re.compile(
+    r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:_(?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
+)
+# What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
+_MEDIA = re.compile(
+    r"\.(?:wav|wave|flac|mp3|ogg|oga|opus|m4a|m4b|mp4|m4v|aac|webm|mkv|mka|mov|avi|mpg|mpeg|ts|aif|aiff|aifc|au|snd|wma|caf|amr|ac3|"
+    r"3gp|w64|rf64|wv|ape|tta|spx)$",
+    re.IGNORECASE,
+)
+_EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
+
+How = Literal["path", "name", "stem", "youtube id", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The files that a key may mean, in the order of their paths; one file is an answer, several are for a person to tell apart.
+
+    `same_clip`: the files bear the same YouTube id and start, so any of them is right.
+    `elsewhere`: the file lies in another folder than the key says, and only its name agrees.
+    """
+
+    files: tuple[AudioFile, ...]
+    how: How
+    same_clip: bool = False
+    elsewhere: bool = False
+
+
+NOTHING = Resolution((), "none")
+
+
+def key_problem(key: str) -> str | None:
+    """Why a manifest's path, name or id is refused; None if it may be looked up. Nothing else of it ever meets the file system."""
+    if not key.strip():
+        return "empty"
+    if len(key) > MAX_KEY:
+        return f"{len(key)} characters"
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
+        return "has control characters"
+    return None
+
+
+def youtube_clip(key: str) -> tuple[str, float | None] | None:
+    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: with a start, or random."""
+    clip = clip_of_name(key_stem(_fold(_slashes(key)).rpartition("/")[2]))
+    return clip if clip and (clip[1] is not None or looks_random(clip[0])) else None
+
+
+def clip_of_name(stem: str) -> tuple[str, float | None] | None:
+    """(YouTube id, start in seconds or None) that a file name without extension tells; None if it has no such form.
+
+    Two whole numbers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
+    `{id}_30.000_40.000`).
+    """
+    match = _CLIP_NAME.fullmatch(stem)
+    if match is None:
+        return None
+    if match["start"] is None:
+        return match["video"], None
+    start = float(match["start"])
+    if match["end"] and "." not in match["start"] + match["end"] and float(match["end"]) - start >= 1000:
+        start /= 1000
+    return match["video"], start
+
+
+class FileIndex:
+    """The recordings of an inventory by path, name, name without extension, and YouTube id; each look-up takes constant time."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._paths: dict[str, list[AudioFile]] = defaultdict(list)
+        self._names: dict[str, list[AudioFile]] = defaultdict(list)
+        self._stems: dict[str, list[AudioFile]] = defaultdict(list)
+        self._clips: dict[str, list[tuple[float | None, AudioFile]]] = defaultdict(list)
+        for file in inventory.audio:
+            path = _fold(os.fsdecode(file.raw_path))
+            name = path.rpartition("/")[2]
+            self._paths[path].append(file)
+            self._names[name].append(file)
+            self._stems[file_stem(name)].append(file)
+            if clip := clip_of_name(file_stem(name)):
+                self._clips[clip[0]].append((clip[1], file))
+
+    def resolve(self, key: str, base: bytes = b"") -> Resolution:
+        """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
+
+        In this order, the first that finds any: the path itself; its name; its name with any extension; the YouTube id
+        (and start) in its name. Of several files of one name, those with most of the key's folders stay. A key that climbs
+        out of the corpus means nothing.
+        """
+        if key_problem(key):
+            return NOTHING
+        path = _fold(_slashes(key))
+        for start in dict.fromkeys((os.fsdecode(base), "")):
+            if found := self._paths.get(posixpath.normpath(posixpath.join(start, path))):
+                return Resolution(tuple(found), "path")
+        if ".." in path.split("/"):
+            return NOTHING
+        *folders, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
+        stem = key_stem(name)
+        clip = clip_of_name(stem)
+        ways: tuple[tuple[How, list[AudioFile]], ...] = (
+            ("name", self._names.get(name, [])),
+            ("stem", self._stems.get(name, []) or self._stems.get(stem, [])),
+        )
+        for how, found in ways:
+            if found:
+                near = _nearest(found, folders)
+                same = len(near) > 1 and youtube_clip(key) is not None
+                stray = not path.startswith("/") and clip is None and not compatible(near[0], folders)
+                return Resolution(tuple(near), how, same, stray and len(near) == 1)
+        return self.resolve_clip(*clip) if clip else NOTHING
+
+    def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
+        """Files named after a YouTube video that begin at `start`, else those whose name tells no start; without it, all."""
+        known = self._clips.get(video, [])
+        if start is None:
+            starts = {begin for begin, _ in known}
+            return _resolution([file for _, file in known], same_clip=len(starts) == 1)
+        exact = [(abs(begin - start), file) for begin, file in known if begin is not None and abs(begin - start) <= TOLERANCE]
+        closest = min((distance for distance, _ in exact), default=0.0)
+        found = [file for distance, file in exact if distance == closest]
+        return _resolution(found or [file for begin, file in known if begin is None], same_clip=True)
+
+    def resolve_inside(self, video: str, start: float) -> Resolution:
+        """The file of a YouTube video that begins last before `start`: it holds that second, if it is long enough."""
+        begins = [(begin, file) for begin, file in self._clips.get(video, []) if begin is not None and begin <= start]
+        last = max((begin for begin, _ in begins), default=0.0)
+        return _resolution([file for begin, file in begins if begin == last], same_clip=True)
+
+
+def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
+    return Resolution(tuple(files), "youtube id", same_clip) if files else NOTHING
+
+
+def looks_random(video: str) -> bool:
+    """Whether eleven characters look like YouTube's random ids rather than like words: 98.9 % of AudioCaps' ids do."""
+    return (
+        any(char.isupper() for char in video)
+        and any(char.islower() for char in video)
+        and not re.fullmatch(r"[A-Z][a-z_-]+", video)
+    )
+
+
+def file_stem(name: str) -> str:
+    """A file's name without its extension; decimals (`…_80.000_90.000`) are none."""
+    return _EXTENSION.sub("", name) or name
+
+
+def key_stem(name: str) -> str:
+    """A manifest's file name without its extension, if that is one of audio or video."""
+    return _MEDIA.sub("", name) or name
+
+
+def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
+    """(YouTube id, start) that a file's own name tells."""
+    return clip_of_name(file_stem(os.fsdecode(file.name)))
+
+
+def folders_of_key(key: str) -> list[str]:
+    """A key's path, folder by folder, its last part without extension."""
+    *folders, name = [part for part in _fold(_slashes(key)).split("/") if part not in ("", ".")] or [""]
+    return [*folders, key_stem(name)]
+
+
+def _fold(text: str) -> str:
+    """Composed Unicode: some systems store `é` as two characters, and manifests say it in one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _slashes(key: str) -> str:
+    """A path with `/`, also if it was written on Windows."""
+    windows = re.match(r"[A-Za-z]:[\\/]", key) or ("\\" in key and "/" not in key)
+    return "/" + re.sub(r"^[A-Za-z]:", "", key).replace("\\", "/").lstrip("/") if windows else key
+
+
+def _folders(file: AudioFile) -> list[str]:
+    return [_fold(os.fsdecode(folder)) for folder in file.folders]
+
+
+def _shared(file: AudioFile, folders: Sequence[str]) -> int:
+    """How many of the last folders of file and key are the same."""
+    count = 0
+    for ours, theirs in zip(reversed(_folders(file)), reversed(folders), strict=False):
+        if ours != theirs:
+            break
+        count += 1
+    return count
+
+
+def _nearest(files: list[AudioFile], folders: Sequence[str]) -> list[AudioFile]:
+    if len(files) == 1:
+        return files
+    shared = [_shared(file, folders) for file in files]
+    return [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
+
+
+def compatible(file: AudioFile, folders: Sequence[str]) -> bool:
+    """Whether key and file agree in all the folders that both tell."""
+    return _shared(file, folders) == min(len(file.folders), len(folders))

@@ -1,0 +1,279 @@
+"""What manifests say of recordings, row by row, and how that is joined with the files of a corpus: the body of most adapters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.resolver import (
+    FileIndex,
+    Resolution,
+    clip_of_file,
+    compatible,
+    folders_of_key,
+    key_problem,
+    looks_random,
+    youtube_clip,
+)
+from soundmill.corpora.splits import PROTECTED
+from soundmill.corpora.tables import CorpusTables
+from soundmill.manifest import escape_path
+
+
+@dataclass(slots=True)
+class Row:
+    """What one row of a manifest says of one recording."""
+
+    source: bytes  # the manifest, by its name in the inventory
+    at: int | str  # line or key in it
+    key: str  # path, file name or id of the recording; a bare YouTube id where `start_time` is given
+    captions: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    start_time: float | None = None  # seconds into the YouTube video; None: the row holds for the whole recording
+    split: str | None = None
+    fold: int | None = None
+    group: str | None = None  # recordings of one group never part; a YouTube video is one by itself
+    number: str = ""  # AudioCaps' own id of the row, after which some name the file
+    part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
+
+    @property
+    def origin(self) -> str:
+        return f"{escape_path(self.source)}:{self.at}"
+
+    @property
+    def clip(self) -> tuple[str, float | None] | None:
+        """(YouTube id, start) where the row is about a video."""
+        return (self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key)
+
+
+@dataclass
+class _Join:
+    tables: CorpusTables
+    owners: dict[int, bytes] = field(default_factory=dict)  # row number → raw path of its file
+    claims: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))  # raw path → numbers of rows
+    starts: dict[str, set[float]] = field(default_factory=lambda: defaultdict(set))  # YouTube id → starts that rows tell
+    absent: list[int] = field(default_factory=list)
+    twins: dict[bytes, tuple[str, float | None]] = field(default_factory=dict)  # further files of a claimed clip
+    told: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
+
+    def tell_ambiguous(
+        self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None
+    ) -> None:
+        """Report what may mean several things, and what was made of it; rows of one key share an entry."""
+        paths = [file.path for file in files]
+        entry = {"id": key, "paths": paths, "origins": [], "reason": reason, "taken": taken}
+        if (known := self.told.setdefault((key, reason, *paths), entry)) is entry:
+            self.tables.ambiguous.append(entry)
+        known["origins"].extend(origins)
+
+
+def join(
+    inventory: Inventory, rows: Iterable[Row], num_shards: int, tables: CorpusTables | None = None, *, unique: bool = False
+) -> CorpusTables:
+    """Recordings and captions of a corpus whose manifests say `rows`; nothing depends on the order of rows or files.
+
+    Rows that mean the same file add up. A row without file is `missing`. A row that may mean several files, or several rows
+    that mean different recordings and find but one file, are `ambiguous` and describe nothing. Several files of one YouTube clip
+    collide: the first in the order of paths is described, the others are recordings without captions. `unique`: the format
+    has one row per recording, so a second one is a collision too (both describe it).
+    """
+    tables = tables or CorpusTables()
+    kept = [row for row in rows if _is_usable(row, tables)]
+    index = FileIndex(inventory)
+    files = {file.raw_path: file for file in inventory.audio}
+    state = _Join(tables)
+    if unique:
+        _report_repeated(kept, tables)
+    for row in kept:
+        if (clip := row.clip) and clip[1] is not None:
+            state.starts[clip[0]].add(clip[1])
+    for number, row in enumerate(kept):
+        _claim(number, row, _resolve(index, row), state)
+    for raw_path, numbers in state.claims.items():
+        _settle_claims(files[raw_path], numbers, kept, state)
+    ids = _add_recordings(inventory, kept, num_shards, state)
+    for number, row in enumerate(kept):
+        _add_captions(row, ids.get(state.owners.get(number, b"")), tables)
+    _report_missing([kept[number] for number in sorted(state.absent)], tables)
+    return tables
+
+
+def _is_usable(row: Row, tables: CorpusTables) -> bool:
+    at = f"line {row.at}" if isinstance(row.at, int) else row.at
+    row.captions = [caption for caption in row.captions if caption.strip()]
+    if problem := key_problem(row.key):
+        tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
+    elif not row.captions and not row.labels:
+        tables.reject(row.source, "empty caption", f"{at}: {row.key:.80}")
+    else:
+        return True
+    return False
+
+
+def _resolve(index: FileIndex, row: Row) -> Resolution:
+    if row.start_time is None:
+        found = index.resolve(row.key, row.source.rpartition(b"/")[0])
+        if len(found.files) > 1 and row.part:
+            inside = [file for file in found.files if row.part in _squashed(file)]
+            found = Resolution(tuple(inside) or found.files, found.how, found.same_clip)
+        return found
+    found = index.resolve_clip(row.key, row.start_time)
+    if row.number and (numbered := index.resolve(row.number)).files:
+        return Resolution(tuple(dict.fromkeys(found.files + numbered.files)), "stem", same_clip=True)
+    return found if found.files else index.resolve_inside(row.key, row.start_time)
+
+
+def _squashed(file: AudioFile) -> str:
+    folders = b"/".join(file.folders).decode("utf-8", "replace").lower()
+    return "".join(char for char in folders if char.isalnum() or char == "/")
+
+
+def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
+    if not found.files:
+        state.absent.append(number)
+        return
+    first, *others = found.files
+    if others and not found.same_clip:
+        state.tell_ambiguous(row.key, found.files, [row.origin], "several files bear this name")
+        return
+    if found.elsewhere:
+        state.tell_ambiguous(row.key, found.files, [row.origin], "found in another folder", first.path)
+    state.owners[number] = first.raw_path
+    state.claims[first.raw_path].append(number)
+    if clip := row.clip:
+        state.twins.update((file.raw_path, clip) for file in others)
+
+
+def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: _Join) -> None:
+    """Rows that mean different recordings cannot all have the one file: those whose folders agree with it do, if they are one."""
+    named = {number: folders_of_key(rows[number].key) for number in numbers if not rows[number].clip}
+    if _are_one(named.values()):
+        return
+    agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
+    lost = [number for number in named if number not in agreeing]
+    if agreeing and _are_one(agreeing.values()):
+        state.absent.extend(lost)
+    else:
+        lost = list(named)
+        origins = [rows[number].origin for number in lost]
+        state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file")
+    for number in lost:
+        del state.owners[number]
+    numbers[:] = [number for number in numbers if number in state.owners]
+
+
+def _are_one(paths: Iterable[list[str]]) -> bool:
+    """Whether all paths may be one, told from more or fewer of its folders."""
+    ordered = sorted(paths, key=len)
+    return all(ordered[-1][-len(path) :] == path for path in ordered)
+
+
+def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, state: _Join) -> dict[bytes, str]:
+    """Add every file; returns recording ids by raw path."""
+    tables = state.tables
+    windows = {
+        file.raw_path: _window(file, [rows[n] for n in state.claims.get(file.raw_path, [])], state) for file in inventory.audio
+    }
+    begins: dict[str, set[float]] = defaultdict(set)
+    for window in windows.values():
+        if window:
+            begins[window[0]].add(window[1])
+    wanted = {
+        raw_path: (video if len(begins[video]) == 1 else f"{video}_{start:g}")
+        for raw_path, (video, start) in ((path, window) for path, window in windows.items() if window)
+    }
+    bearers: dict[str, list[AudioFile]] = defaultdict(list)  # described ones first, else in the order of paths
+    for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):
+        if recording_id := wanted.get(file.raw_path):
+            bearers[recording_id].append(file)
+    for recording_id, same in bearers.items():
+        if len(same) > 1:
+            tables.collisions.append({"id": recording_id, "paths": [file.path for file in same]})
+
+    ids = {}
+    for file in inventory.audio:
+        own = [rows[number] for number in state.claims.get(file.raw_path, [])]
+        recording_id, window = wanted.get(file.raw_path), windows[file.raw_path]
+        if window is None:
+            tables.count("without_id")
+        splits = {row.split for row in own if row.split}
+        if len(splits) > 1:
+            tables.count("recordings_in_two_splits")
+        ids[file.raw_path] = tables.add_recording(
+            file,
+            num_shards,
+            recording_id=recording_id if recording_id and bearers[recording_id][0] is file else None,
+            start_time=window[1] if window else 0.0,
+            labels=dict.fromkeys(label for row in own if row.start_time is None for label in row.labels),
+            fold=next((row.fold for row in own if row.fold is not None), None),
+            split=min(splits, key=PROTECTED.index, default=None),
+            group=next((row.group for row in own if row.group), window[0] if window else None),
+        )
+    return ids
+
+
+def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float] | None:
+    """(YouTube id, start) of a file; without a start in its name, the one window that rows tell of its video, else all of it."""
+    clip = next((row.clip for row in rows if row.clip), None) or state.twins.get(file.raw_path)
+    own = clip_of_file(file)
+    if clip is None:
+        if own is None or not (looks_random(own[0]) or own[0] in state.starts):
+            return None
+        clip = own
+    video = clip[0]
+    if own and own[0] == video and own[1] is not None:
+        return video, own[1]
+    starts = state.starts.get(video, set())
+    if len(starts) == 1:
+        return video, min(starts)
+    if starts and own and own[0] == video:
+        reason = f"rows tell {len(starts)} starts, the file's name none"
+        state.tell_ambiguous(video, [file], [row.origin for row in rows], reason, "the whole video, from its beginning")
+        return video, 0.0
+    return video, clip[1] or 0.0
+
+
+def _add_captions(row: Row, recording_id: str | None, tables: CorpusTables) -> None:
+    owner = recording_id
+    if owner is None:
+        clip = row.clip
+        # No recording has such an id: hashes and YouTube ids have no colon, and no recording of that video has this start.
+        owner = f"{clip[0]}_{clip[1]:g}" if clip and clip[1] is not None else f"missing:{row.key}"
+    labels = row.labels if row.start_time is not None else ()
+    for caption in row.captions:
+        tables.add_caption(owner, caption, row.origin, row.start_time, labels)
+    if row.captions:
+        tables.count("captions_with_audio" if recording_id else "captions_without_audio", len(row.captions))
+
+
+def _report_repeated(rows: list[Row], tables: CorpusTables) -> None:
+    origins: dict[tuple[str, str, float | None], list[str]] = defaultdict(list)
+    for row in rows:
+        origins[row.part, row.key, row.start_time].append(row.origin)
+    tables.collisions.extend({"id": key, "origins": found} for (_, key, _), found in origins.items() if len(found) > 1)
+
+
+def _report_missing(rows: list[Row], tables: CorpusTables) -> None:
+    """One entry per described clip; its captions, their origins and AudioCaps' ids are lists of one length."""
+    entries: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        clip = row.clip
+        entry = entries.setdefault(
+            clip or row.key,
+            {
+                "id": row.key,
+                "youtube_id": clip[0] if clip else None,
+                "start_time": clip[1] if clip else None,
+                "captions": [],
+                "origins": [],
+                "audiocap_ids": [],
+            },
+        )
+        for caption in row.captions or [""]:
+            entry["captions"].append(caption)
+            entry["origins"].append(row.origin)
+            entry["audiocap_ids"].append(row.number)
+    tables.missing.extend(entries.values())
