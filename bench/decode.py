@@ -1,0 +1,159 @@
+"""From 5 s ogg at 44.1 kHz to 16 kHz mono FLAC: the resample stage, against one ffmpeg per file, lhotse and a bare loop."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import shutil
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from bench import measure, recordings
+from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from bench.project import Project
+from soundmill.audio.decode import ffmpeg_executable
+
+RATE = 16_000
+SHARDS = 8
+
+# One ffmpeg after the other, as a shell script does it. $1: ffmpeg, $2: recordings, $3: output.
+SHELL_LOOP = """
+for path in "$2"/*; do
+    name=$(basename "$path")
+    "$1" -nostdin -loglevel error -y -i "file:$path" -ar 16000 -ac 1 "file:$3/${name%.*}.wav" || exit 1
+done
+"""
+
+
+def main() -> None:
+    args = measure.arguments(__doc__, clips=400, repetitions=3)
+    with measure.workplace(args.work) as place:
+        work = Path(place)
+        found, what = recordings.find(args.audio, work)
+        source = work / "recordings"
+        recordings.repeat(found, args.clips, source)
+        planned = plan(source, work / "planned")
+        mapping: list[float] = []  # of each round, without starting the processes
+
+        def ours() -> float:
+            seconds, working = in_fresh_process(resample, planned, work / "ours")
+            mapping.append(working)
+            return seconds
+
+        seconds = measure.in_turns(
+            {
+                "soundmill": ours,
+                "shell loop of ffmpeg": lambda: shell_loop(source, work / "shell"),
+                "lhotse": lambda: in_fresh_process(lhotse, source, work / "lhotse", False),
+                "lhotse, started processes": lambda: in_fresh_process(lhotse, source, work / "lhotse", True),
+                "bare loop": lambda: in_fresh_process(bare_loop, source, work / "bare", False),
+                "bare loop, started processes": lambda: in_fresh_process(bare_loop, source, work / "bare", True),
+            },
+            args.repetitions,
+        )
+        seconds["soundmill, started processes"] = mapping
+        mine, started = seconds["soundmill"], mapping
+        measure.write(
+            "decode",
+            args.results,
+            args.clips,
+            seconds,
+            [
+                Target("decode + resample + FLAC, against the shell loop of ffmpeg", ratio(seconds["shell loop of ffmpeg"], mine), 10),
+                Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], mine), 1.8),
+                Target("… with started processes", ratio(seconds["lhotse, started processes"], started), 1.8),
+                Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], mine), 0.85),
+                Target("… with started processes", ratio(seconds["bare loop, started processes"], started), 0.85),
+            ],
+            recordings=what,
+            workers=WORKERS,
+        )
+
+
+def plan(source: Path, root: Path) -> Path:
+    """A project in which `scan` and `segment` have planned the clips of `source`: what `resample` starts from."""
+    settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={SHARDS}", "segment.clip_seconds=5.0"]
+    project = Project.make(root, settings)
+    project.run("scan", "corpus")
+    project.run("segment")
+    return root
+
+
+def resample(planned: Path, root: Path) -> tuple[float, float]:
+    """Seconds of the resample stage in a project of its own (nothing to reuse), and those without starting processes."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    shutil.copyfile(planned / "params.yaml", root / "params.yaml")
+    project = Project(root)
+    importlib.import_module("stages.resample")
+    start = time.perf_counter()
+    working = project.run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
+    return time.perf_counter() - start, working
+
+
+def shell_loop(source: Path, output: Path) -> float:
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    command = ["sh", "-c", SHELL_LOOP, "sh", str(ffmpeg_executable()), str(source), str(output)]
+    return timed(lambda: subprocess.run(command, check=True))
+
+
+def lhotse(source: Path, output: Path, started: bool) -> float:
+    """lhotse's way, as its documentation has it; `started`: with processes that have lhotse imported already."""
+    from lhotse import CutSet, RecordingSet, audio
+
+    shutil.rmtree(output, ignore_errors=True)
+    audio.Recording.from_file(next(source.iterdir()))  # what it loads at the first file
+    found = RecordingSet.from_dir(source, f"*{next(source.iterdir()).suffix}")
+    cuts = CutSet.from_manifests(recordings=found).resample(RATE)
+    assert len(cuts) == len(list(source.iterdir())), "lhotse does not see all recordings"
+    executor = started_pool("lhotse", "soundfile", "torchaudio") if started else None
+    return timed(lambda: cuts.save_audios(output, format="flac", num_jobs=WORKERS, executor=executor, progress_bar=False))
+
+
+def bare_loop(source: Path, output: Path, started: bool) -> float:
+    """The least that does the same work: whole files through libsndfile and soxr, FLAC to a file each, no checks."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    paths = sorted(source.iterdir())
+    parts = [(paths[index::WORKERS], output) for index in range(WORKERS)]
+    if started:
+        pool = started_pool("soundfile", "soxr")
+        return timed(lambda: list(pool.map(convert, *zip(*parts, strict=True))))
+    start = time.perf_counter()
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+        list(pool.map(convert, *zip(*parts, strict=True)))
+    return time.perf_counter() - start
+
+
+def convert(paths: list[Path], output: Path) -> None:
+    import soundfile
+    import soxr
+
+    for path in paths:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+        flac = io.BytesIO()
+        soundfile.write(flac, soxr.resample(mono, rate, RATE, "HQ"), RATE, format="FLAC", subtype="PCM_16")
+        (output / f"{path.stem}.flac").write_bytes(flac.getvalue())
+
+
+def started_pool(*modules: str) -> ProcessPoolExecutor:
+    """Spawned processes that have started and imported `modules`; they end with this process."""
+    pool = ProcessPoolExecutor(WORKERS, get_context("spawn"))
+    for future in [pool.submit(import_and_wait, modules) for _ in range(WORKERS)]:
+        future.result()
+    return pool
+
+
+def import_and_wait(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    time.sleep(0.5)  # so that every process gets one
+
+
+if __name__ == "__main__":
+    main()

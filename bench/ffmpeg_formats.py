@@ -1,0 +1,97 @@
+"""What only ffmpeg reads (m4a, webm, mp4): the resample stage, against one ffmpeg per file, two at a time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench import measure, recordings
+from bench.decode import RATE, plan, resample
+from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from soundmill.audio.decode import ffmpeg_executable
+
+CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}
+
+
+def main() -> None:
+    args = measure.arguments(__doc__, clips=240, repetitions=3)
+    with measure.workplace(args.work) as place:
+        work = Path(place)
+        found, what = recordings.find(args.audio, work)
+        source = work / "recordings"
+        encode(found, args.clips, source)
+        planned = work / "planned"
+        planning: list[float] = []
+        mapping: list[float] = []
+
+        def ours() -> float:
+            seconds, working = in_fresh_process(resample, planned, work / "ours")
+            mapping.append(working)
+            return seconds
+
+        def both_stages() -> float:
+            """`segment` too: it decodes these formats to count their samples."""
+            shutil.rmtree(planned, ignore_errors=True)
+            planning.append(timed(lambda: in_fresh_process(plan, source, planned)))
+            return planning[-1] + ours()
+
+        both_stages()  # a first time, for the plan
+        planning.clear()
+        mapping.clear()
+        seconds = measure.in_turns(
+            {"soundmill, resample": ours, "one ffmpeg per file": lambda: one_by_one(source, work / "one")}, args.repetitions
+        )
+        seconds["soundmill, resample, started processes"] = list(mapping)
+        other = seconds["one ffmpeg per file"]
+        planning.extend(timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions))
+        seconds["soundmill, scan and segment"] = planning
+        measure.write(
+            "ffmpeg_formats",
+            args.results,
+            args.clips,
+            seconds,
+            [
+                Target("m4a, webm, mp4: against one ffmpeg per file", ratio(other, seconds["soundmill, resample"]), 3),
+                Target("… with started processes", ratio(other, seconds["soundmill, resample, started processes"]), 3),
+            ],
+            recordings=what,
+            workers=WORKERS,
+        )
+
+
+def rerun_plan(source: Path, planned: Path) -> None:
+    shutil.rmtree(planned)
+    in_fresh_process(plan, source, planned)
+
+
+def encode(found: list[Path], count: int, directory: Path) -> None:
+    """`count` files in the three formats in turn, each a recording coded anew."""
+    directory.mkdir()
+    formats = sorted(CODECS)
+
+    def one(index: int) -> None:
+        extension = formats[index % len(formats)]
+        command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-i", f"file:{found[index % len(found)]}", "-vn"]
+        subprocess.run([*command, *CODECS[extension], f"file:{directory}/recording-{index:05d}.{extension}"], check=True)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(one, range(count)))
+
+
+def one_by_one(source: Path, output: Path) -> float:
+    """A process for every file, two at a time, to the same rate and format."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+
+    def one(path: Path) -> None:
+        command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"file:{path}"]
+        subprocess.run([*command, "-ar", str(RATE), "-ac", "1", f"file:{output}/{path.stem}.flac"], check=True)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return timed(lambda: list(pool.map(one, sorted(source.iterdir()))))
+
+
+if __name__ == "__main__":
+    main()

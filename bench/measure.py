@@ -1,0 +1,130 @@
+"""How everything here is measured: competitors in turns, each time from a cold start, all repetitions and the machine written down."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from soundmill.audio.decode import ffmpeg_version
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data" / "bench"
+WORKERS = 2  # of every competitor: the figures of others that we compare with are of two processes
+LIBRARIES = ("numpy", "scipy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "lhotse", "dvc")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise and what was measured; `value` is a ratio unless `unit` says otherwise."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool = True  # else at most
+    unit: str = "×"
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, as far as it can be told."""
+    model = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "cpu": model[0] if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load_average": os.getloadavg()[0],  # of the minute before the start: others who used the machine
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "ffmpeg": ffmpeg_version(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of every competitor in every round; each round runs all of them, so a slow minute of the machine hits all alike.
+
+    A competitor returns its own seconds: what it prepares and clears away is not counted. Every second round runs backwards.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    for number in range(repetitions):
+        names = list(competitors)
+        for name in names if number % 2 == 0 else reversed(names):
+            seconds[name].append(competitors[name]())
+            print(f"round {number + 1}/{repetitions}: {name} {seconds[name][-1]:.2f} s", flush=True)
+    return seconds
+
+
+def ratio(slower: list[float], faster: list[float]) -> float:
+    """How many times faster: the median over rounds of the two in the same round."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a new interpreter: what an earlier competitor imported, cached or started counts for nobody."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def timed(function: Callable[..., Any], *args: Any) -> float:
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def write(name: str, results: Path, items: int, seconds: dict[str, list[float]], targets: list[Target], **more: Any) -> Path:
+    """Write `<results>/<name>.json`: machine, all repetitions, medians, rates (of `items` per run) and targets."""
+    medians = {who: statistics.median(values) for who, values in seconds.items()}
+    document = {
+        "name": name,
+        "machine": machine(),
+        "items": items,
+        "repetitions": max((len(values) for values in seconds.values()), default=1),
+        "seconds": seconds,
+        "medians": medians,
+        "items_per_second": {who: items / median for who, median in medians.items()},
+        "targets": [{**asdict(target), "met": target.met} for target in targets],
+        **more,
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    for target in targets:
+        sign = "≥" if target.at_least else "≤"
+        print(f"{name}: {target.name} {target.value:.3g}{target.unit} (wanted {sign} {target.limit:g}): {'met' if target.met else 'MISSED'}")
+    return path
+
+
+def arguments(description: str | None, **sizes: int) -> argparse.Namespace:
+    """The command line of a measurement: where results go, and its sizes (`--clips 400`), to be shrunk in tests."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the JSON files")
+    parser.add_argument("--work", type=Path, help="directory for temporary files (default: the system's)")
+    parser.add_argument("--audio", type=Path, help="directory of recordings (default: $SOUNDMILL_BENCH_AUDIO, ../shared/data/esc10, …)")
+    for size, default in sizes.items():
+        parser.add_argument(f"--{size}", type=int, default=default, help=f"default: {default}")
+    return parser.parse_args()
+
+
+def workplace(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="soundmill-bench-", dir=parent)
