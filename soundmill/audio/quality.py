@@ -1,0 +1,205 @@
+"""What can be heard or seen of a clip that is broken, measured in the pass that decodes it (the columns of manifest.QUALITY)."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from soundmill.audio.pressure import FLOOR_DB, a_weighting, window_length
+
+SILENCE_DBFS = -60.0  # a window whose RMS, its mean apart, stays below this is silent
+NOISE_DBFS = -101.1  # of 16 bits: a step of 2^-15 has the power 2^-30 / 12
+NOISE_MARGIN_DB = 10.0  # above which a band holds sound; dither alone adds 4.8
+SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and lossy coders leak, not sound
+BANDS = 128  # of equal width, in which the end of the spectrum is looked for
+STFT_WINDOWS = 256  # held at once: an hour of sound must not become one matrix
+
+CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
+CEILING_RUN = 3  # samples; a peak that touches the ceiling once or twice is no clipping
+LOWEST_CEILING = 10 ** (-40 / 20)  # below it the steps of 16 bits look like a ceiling
+HIGHEST_OVERSHOOT = 4.0  # lossy coders give a clipped wave back beyond full scale; what is further beyond was only scaled
+METER_FRAMES = 1 << 16  # sums are made over blocks of this size, however the decoder cuts: equal bits every time
+BINS_PER_SECOND = 10  # resolution at which clipping is told apart between the clips of a recording
+
+
+class RecordingMeter:
+    """What only the recording at its own rate and with its own channels shows: clipping, and how its channels agree.
+
+    Feed it every block, in order, then ask. Memory: a number for each tenth of a second and three for each channel.
+    """
+
+    def __init__(self, sample_rate: int):
+        self._bin = max(1, round(sample_rate / BINS_PER_SECOND))
+        self._sample_rate = sample_rate
+        self._pending: list[np.ndarray] = []
+        self._frames = 0
+        self._channels = 0
+        self._ceiling = 0.0
+        self._clipped = np.zeros(0, np.int64)  # samples of all channels, by bin
+        self._sums = self._squares = self._products = np.zeros(0)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled."""
+        while len(block):
+            waiting = sum(map(len, self._pending))
+            part, block = block[: METER_FRAMES - waiting], block[METER_FRAMES - waiting :]
+            if waiting + len(part) < METER_FRAMES:
+                self._pending.append(part.copy())
+            elif waiting:
+                self._pending.append(part)
+                self._finish()
+            else:
+                self._measure(part)
+
+    def channel_correlation(self) -> float | None:
+        """Pearson's correlation of the first channel with the one that agrees with it least: -1 for one wired the wrong way
+        round, 1 for the same sound twice; None where there is nothing to compare.
+        """
+        self._finish()
+        if self._channels < 2:
+            return None
+        mean = self._sums / self._frames
+        spread = np.maximum(self._squares / self._frames - mean**2, 0)
+        common = self._products / self._frames - mean[0] * mean
+        power = spread[0] * spread
+        heard = np.minimum(spread[0], spread) > 10 ** (SILENCE_DBFS / 10)
+        heard[0] = False
+        return _plain(np.clip(common[heard] / np.sqrt(power[heard]), -1, 1).min(), 4) if heard.any() else None
+
+    def clipping_ratio(self, start: float, seconds: float) -> float:
+        """Share of the samples, from `start` on, that stand in runs of at least 3 at the ceiling of the recording."""
+        self._finish()
+        rate = self._sample_rate
+        first, last = math.floor(start * rate / self._bin + 1e-6), math.ceil((start + seconds) * rate / self._bin - 1e-6)
+        frames = min(last * self._bin, self._frames) - first * self._bin
+        return _plain(self._clipped[first:last].sum() / (frames * self._channels), 6) if frames > 0 else 0.0
+
+    def _finish(self) -> None:
+        if self._pending:
+            block = np.concatenate(self._pending)
+            self._pending = []
+            self._measure(block)
+
+    def _measure(self, block: np.ndarray) -> None:
+        channels = np.ascontiguousarray(block.T)  # sums along a channel are ten times as fast as across
+        self._channels = len(channels)
+        with np.errstate(over="ignore", invalid="ignore"):  # the decoder refuses such samples, in its own words
+            self._count_clipped(channels)
+            if self._channels > 1:
+                self._correlate(channels)
+        self._frames += len(block)
+
+    def _correlate(self, channels: np.ndarray) -> None:
+        if not len(self._sums):
+            self._sums, self._squares, self._products = np.zeros((3, self._channels))
+        self._sums += channels.sum(axis=1)
+        self._squares += np.einsum("cn,cn->c", channels, channels)
+        self._products += channels @ channels[0]
+
+    def _count_clipped(self, channels: np.ndarray) -> None:
+        """Count by bin the samples [channels, n] in runs at the ceiling; a higher ceiling than before makes all before it none."""
+        num_frames = channels.shape[1]
+        bins = -(-(self._frames + num_frames) // self._bin)
+        self._clipped = np.pad(self._clipped, (0, bins - len(self._clipped)))
+        peak = max(float(channels.max()), -float(channels.min()))
+        ceiling = 1.0 if 1.0 <= peak <= HIGHEST_OVERSHOOT else peak
+        if ceiling * (1 - CEILING_TOLERANCE) > self._ceiling:
+            self._ceiling = ceiling
+            self._clipped[:] = 0
+        lowest = self._ceiling * (1 - CEILING_TOLERANCE)
+        if peak < lowest or self._ceiling < LOWEST_CEILING:
+            return
+        samples = channels.reshape(-1)
+        for side in (samples >= lowest, samples <= -lowest):
+            at = np.flatnonzero(side)
+            if len(at) < CEILING_RUN:
+                continue
+            breaks = np.flatnonzero((np.diff(at) != 1) | (at[1:] % num_frames == 0)) + 1
+            lengths = np.diff(breaks, prepend=0, append=len(at))
+            frames = at[np.repeat(lengths >= CEILING_RUN, lengths)] % num_frames + self._frames
+            self._clipped += np.bincount(frames // self._bin, minlength=bins)
+
+
+def measure_clip(wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float) -> dict[str, float | None]:
+    """Every measure of one clip: mono float32 [T] without padding, as decoded (not yet attenuated), `start` seconds into it.
+
+    The result is a value of manifest.QUALITY, rounded to digits that mean something and are equal on every machine.
+    """
+    seconds = len(wave) / sample_rate
+    size = window_length(sample_rate)
+    level, spectrum = _spectrum(wave, sample_rate, size)
+    return {
+        "seconds": _plain(seconds, 6),
+        "peak": _plain(max(wave.max(initial=0.0), -wave.min(initial=0.0)), 5),
+        "level_db": level,
+        "silence_ratio": _silence_ratio(wave, size // 2),
+        "clipping_ratio": recording.clipping_ratio(start, seconds),
+        "dc_offset": _plain(wave.mean(dtype=np.float64), 5) if len(wave) else 0.0,
+        "bandwidth_hz": _bandwidth(spectrum, sample_rate),
+        "channel_correlation": recording.channel_correlation(),
+    }
+
+
+def _silence_ratio(wave: np.ndarray, size: int) -> float:
+    """Share of windows of `size` samples without sound; the last one may be shorter. A constant is no sound."""
+    whole = len(wave) // size * size
+    windows = wave[:whole].reshape(-1, size)
+    power = np.einsum("ns,ns->n", windows, windows) / size - windows.mean(axis=1) ** 2
+    silent = int((power < 10 ** (SILENCE_DBFS / 10)).sum())
+    count = len(windows)
+    if whole < len(wave):
+        silent += int(wave[whole:].var() < 10 ** (SILENCE_DBFS / 10))
+        count += 1
+    return _plain(silent / count, 4) if count else 1.0
+
+
+def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | None, np.ndarray]:
+    """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
+
+    The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
+    would be heard at all frequencies.
+    """
+    from scipy import fft  # in float32; numpy's own is half as fast
+
+    window, weights = _window(size), _weights(size, sample_rate)
+    hop = size // 2
+    whole = max(0, (len(wave) - size) // hop + 1)
+    count = 1 + max(0, -(-(len(wave) - size) // hop))
+    padded = np.pad(wave, (0, (count - 1) * hop + size - len(wave)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    loudest, total = 0.0, np.zeros(size + 2)
+    for start in range(0, count, STFT_WINDOWS):
+        transform = fft.rfft(frames[start : start + STFT_WINDOWS] * window, overwrite_x=True)
+        squares = transform.view(np.float32)  # real and imaginary parts in turn
+        np.square(squares, out=squares)
+        loudest = max(loudest, float((squares @ weights).max()))
+        total += squares[: max(whole - start, 0)].sum(axis=0) if whole else squares[0]
+    mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
+    return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
+
+
+def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:
+    """Hz at which the highest band ends that holds more than the noise of 16 bits and the leakage of a filter; 0: none does."""
+    size = 2 * (len(spectrum) - 1)
+    edges = np.linspace(1, len(spectrum), min(BANDS, len(spectrum) - 1) + 1).astype(int)  # the constant apart
+    bands = np.add.reduceat(spectrum, edges[:-1]) / np.diff(edges)
+    noise = 10 ** ((NOISE_DBFS + NOISE_MARGIN_DB) / 10) * float(np.square(_window(size), dtype=np.float64).sum())
+    held = np.flatnonzero(bands > max(noise, float(bands.max()) * 10 ** (-SPECTRUM_RANGE_DB / 10)))
+    return _plain(min((edges[held[-1] + 1] - 0.5) / size, 0.5) * sample_rate, 1) if len(held) else 0.0
+
+
+@functools.lru_cache(maxsize=4)
+def _window(size: int) -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(size: int, sample_rate: int) -> np.ndarray:
+    """A-weighting [size + 2], for real and imaginary parts in turn."""
+    return np.repeat(a_weighting(np.fft.rfftfreq(size, 1 / sample_rate)), 2).astype(np.float32)
+
+
+def _plain(value: float, digits: int) -> float:
+    return round(float(value), digits) + 0.0  # no negative zero
