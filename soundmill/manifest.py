@@ -103,6 +103,18 @@ VERDICTS = pa.schema(
     ]
 )
 
+# What a clip is recognised by; `fingerprint` is little-endian uint32 [frames, 2] (soundmill/audio/fingerprint.py).
+FINGERPRINTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("recording_id", pa.string()),
+        ("start", pa.float64()),
+        ("seconds", pa.float64()),
+        ("digest", pa.string()),
+        ("fingerprint", pa.binary()),
+    ]
+)
+
 # Pairs of clips that are the same sound, or cut from one video.
 DUPLICATES = pa.schema(
     [

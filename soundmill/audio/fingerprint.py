@@ -1,0 +1,104 @@
+"""What a sound is recognised by: how the levels of neighbouring bands move against each other (after Haitsma & Kalker 2002).
+
+A bit per band and frame says whether the band's level rose against that of the next higher band, in the last 64 ms. Gain cancels in
+the difference of two bands, any steady filter in the difference of two moments, and a lossy coder keeps both. Where
+nothing is heard or nothing moves a bit says nothing, and is marked so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+WINDOW = 1024  # samples of one spectrum
+HOP = 256
+FRAMES_PER_SECOND = SAMPLE_RATE / HOP
+SMOOTHING = 4  # spectra in one frame: coders shape their noise in time within some 20 ms
+LAG = 4  # frames that a level is compared over
+BANDS = 33  # of equal width in mel; the lowest 25 end below 3.7 kHz, so that sound once sampled at 8 kHz keeps 24 bits
+LOWEST_HZ, HIGHEST_HZ = 100.0, 6800.0
+FLOOR_DB = 60.0  # below the loudest band of the recording: there coders keep nothing
+SILENCE = 1e-7  # power of a band of 16-bit noise, some -90 dB of full scale
+LOUDEST = 1e6  # where full scale is 1: squares of wilder samples leave float32
+CERTAIN_DB = 0.5  # a smaller move may go either way after a coder
+BLOCK_FRAMES = 4096  # spectra held at once
+MIN_BITS = 192  # certain ones: fewer may agree by chance, or because one drum is like another
+
+
+def fingerprint(wave: np.ndarray) -> np.ndarray:
+    """Fingerprint of mono float32 [T] at 16 kHz: uint32 [frames, 2], one frame every 16 ms, band by band from the lowest bit.
+
+    The first word has the bits, the second those of them that are certain. Sound too short for a frame has none.
+    """
+    return fingerprint_blocks([wave])
+
+
+def fingerprint_blocks(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """`fingerprint` of a sound that comes in blocks, in memory that grows by 8 kB a second."""
+    energies = np.concatenate([np.zeros((0, BANDS), dtype=np.float32), *_energies(blocks)])
+    count = len(energies) - SMOOTHING + 1
+    if count <= LAG:
+        return np.zeros((0, 2), dtype=np.uint32)
+    smooth = sum(energies[shift : shift + count] for shift in range(1, SMOOTHING)) + energies[:count]
+    floor = np.float32(max(float(smooth.max()) * 10 ** (-FLOOR_DB / 10), SILENCE))
+    heard = smooth > floor
+    heard = heard[:, :-1] & heard[:, 1:]
+    level = 10 * np.log10(np.maximum(smooth, floor))
+    tilt = level[:, :-1] - level[:, 1:]
+    move = tilt[LAG:] - tilt[:-LAG]
+    certain = heard[LAG:] & heard[:-LAG] & (np.abs(move) > CERTAIN_DB)
+    return np.concatenate([_words(move > 0), _words(certain)], axis=1)
+
+
+def _words(bits: np.ndarray) -> np.ndarray:
+    """bool [frames, 32] as uint32 [frames, 1]."""
+    return np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def _energies(blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    """Energies of the bands, float32 [frames, BANDS], of each spectrum of the sound."""
+    edges = _edges()
+    window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
+    rest = np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        for start in range(0, len(block), BLOCK_FRAMES * HOP):
+            part = np.clip(block[start : start + BLOCK_FRAMES * HOP], -LOUDEST, LOUDEST)
+            wave = np.concatenate([rest, part])
+            if len(wave) < WINDOW:
+                rest = wave
+                continue
+            frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[::HOP]
+            rest = wave[len(frames) * HOP :]
+            spectra = np.fft.rfft(frames * window, axis=1)[:, : edges[-1]]
+            yield np.add.reduceat(spectra.real**2 + spectra.imag**2, edges[:-1], axis=1)
+
+
+@functools.cache
+def _edges() -> np.ndarray:
+    """The first bin of each band, and the one after the last."""
+    low, high = (np.log1p(hertz / 700) for hertz in (LOWEST_HZ, HIGHEST_HZ))
+    return np.rint(700 * np.expm1(np.linspace(low, high, BANDS + 1)) * WINDOW / SAMPLE_RATE).astype(int)
+
+
+def num_certain(fingerprint: np.ndarray) -> int:
+    """Bits that say something; below MIN_BITS the sound is too short, too soft or too steady to be recognised."""
+    return int(np.bitwise_count(fingerprint[:, 1]).sum())
+
+
+def similarity(a: np.ndarray, b: np.ndarray, offset: int) -> float:
+    """Share in [0, 1] of the lesser fingerprint that is found in the other, where frame t of `a` is frame t + offset of `b`.
+
+    Certain bits that agree less those that do not: unlike sounds have 0 within chance, one sound before and after a coder 0.6 to 1.
+    """
+    start, end = max(0, -offset), min(len(a), len(b) - offset)
+    most = min(num_certain(a), num_certain(b))
+    if end <= start or most < MIN_BITS:
+        return 0.0
+    first, second = a[start:end], b[start + offset : end + offset]
+    both = first[:, 1] & second[:, 1]
+    unlike = (first[:, 0] ^ second[:, 0]) & both
+    agreement = int(np.bitwise_count(both).sum()) - 2 * int(np.bitwise_count(unlike).sum())
+    return max(0.0, agreement / most)

@@ -1,0 +1,337 @@
+"""One sound twice: pairs of clips that are the same by ear (their fingerprints) or by video, and what follows from them.
+
+Not all are compared with all. Two successive moments of a fingerprint make a key; clips that have keys in common at one offset
+are candidates, and only those are compared. In a bucket (all that have one key) each entry is paired with a few that
+follow it, so hum and noise cost no more than anything else, and many copies of one sound still hang together as a chain.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from soundmill import manifest, shards
+from soundmill.audio import decode, fingerprint, resample
+from soundmill.corpora import inventory
+from soundmill.corpora.audiocaps import VIDEO_ID
+from soundmill.errors import UserError
+
+THRESHOLD = 0.4  # of the score of two duplicates; docs/corpora.md says how it was measured
+KEY_LATER = 8  # frames between the two moments of a key: their windows do not overlap
+KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sound once sampled at 8 kHz has too
+KEY_BITS_LATER = np.uint32(0x0000FF00)
+MOST_UNCERTAIN = 8  # of a key's 32 bits
+KEYS, KEYS_PER_SECOND = 64, 8  # of a clip, so many in all and so many more for each second
+NEIGHBOURS = 16  # that an entry of a bucket is paired with, or a file among its exact copies
+MIN_KEYS = 2  # in common, at offsets that differ by OFFSET_SLACK frames at most
+OFFSET_SLACK = 2  # a copy's frames lie between those of the original
+BLOCK_CLIPS = 4096  # whose candidates are held at once
+LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
+MAX_SECONDS = 7200.0  # longer files are no clips
+FILES_PER_JOB = 32
+
+Pair = dict[str, Any]  # a row of manifest.DUPLICATES
+
+
+@dataclass
+class Found:
+    """Pairs in the order of their ids, and what they were found among."""
+
+    pairs: list[Pair]
+    clips: int
+    featureless: list[str]  # ids of clips too short, soft or steady for a fingerprint: only exact copies of them are found
+
+
+def find(
+    clips: Path,
+    recordings: Iterable[Mapping[str, Any]],
+    map_shards: Callable[[Callable[..., shards.Report], list[shards.Job], Path], shards.Report],
+    scratch: Path,
+    threshold: float = THRESHOLD,
+) -> Found:
+    """Duplicates among the clips of the shards below `clips`, cut from `recordings` (rows of manifest.RECORDINGS).
+
+    `map_shards` is that of stage.Context, `scratch` a directory below the stage's own. Clips of one recording are not compared:
+    they never part.
+    """
+    prints = scratch / "fingerprints"
+    shutil.rmtree(prints, ignore_errors=True)  # links that a killed run left
+    sources = shards.shard_paths(clips)
+    jobs = [shards.Job(path.name, (path,), weight=pq.read_metadata(path).num_rows) for path in sources]
+    map_shards(fingerprint_shard, jobs, prints)
+    by_id = {row["recording_id"]: row for row in recordings}
+    return _find([prints / job.name for job in jobs], threshold, scratch, by_id)
+
+
+def find_in_folder(
+    root: Path, workers: int, threshold: float = THRESHOLD, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Found, list[dict[str, str]]]:
+    """Duplicates among the audio files below `root`, by their relative paths (escaped), and the files that are none.
+
+    The second is rows of manifest.QUARANTINE. `progress(done, total)` is called as files are done.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
+    taken = inventory.take(root, workers)
+    taken.check_not_empty()
+    batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
+    jobs = [
+        shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
+        for number, batch in enumerate(batches)
+    ]
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(taken.audio))
+
+    with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
+        scratch = Path(name)
+        prints = scratch / "fingerprints"
+        report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=tick)
+        found = _find([prints / job.name for job in jobs], threshold, scratch, {})
+    return found, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
+
+
+def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:
+    """Write the fingerprints of one shard's clips; those of unchanged clips are taken from `previous`."""
+    import soundfile
+
+    with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
+        plain = list(shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"]))
+        keys = [shards.digest(row) for row in plain]
+        wanted = [number for number, key in enumerate(keys) if key not in writer]
+        audio = shards.read_rows(source, manifest.CLIPS, ["audio"], wanted)
+        for row, key in zip(plain, keys, strict=True):
+            if writer.copy(key):
+                continue
+            with writer.item(key):
+                wave, rate = soundfile.read(io.BytesIO(next(audio)["audio"]["bytes"]), dtype="float32")
+                found = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
+                writer.write({**row, "seconds": len(wave) / rate, "fingerprint": found.astype("<u4").tobytes()})
+    return writer.report
+
+
+def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Path) -> shards.Report:
+    """Write the fingerprints of some files below `root`, each a clip of its own; what cannot be decoded is rejected."""
+    report = shards.Report()
+    with shards.ShardWriter(output, manifest.FINGERPRINTS) as writer:
+        for file in files:
+            try:
+                rate, blocks = decode.decode_blocks(os.path.join(root, file.raw_path), MAX_SECONDS)
+                found = fingerprint.fingerprint_blocks(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
+            except decode.DecodeError as error:
+                report.reject(file.path, error.reason, error.detail)
+                continue
+            seconds = len(found) / fingerprint.FRAMES_PER_SECOND
+            row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": file.digest}
+            writer.write({**row, "fingerprint": found.astype("<u4").tobytes()})
+    return report
+
+
+def _find(prints: list[Path], threshold: float, scratch: Path, recordings: Mapping[str, Mapping[str, Any]]) -> Found:
+    with Index(scratch) as index:
+        for path in prints:
+            for row in shards.read_rows(path, manifest.FINGERPRINTS):
+                words = np.frombuffer(row.pop("fingerprint"), dtype="<u4").reshape(-1, 2)
+                index.add(row["clip_id"], row["recording_id"], words.astype(np.uint32))
+        rows = [
+            row
+            for path in prints
+            for row in shards.read_rows(path, manifest.FINGERPRINTS, ["clip_id", "recording_id", "start", "seconds", "digest"])
+        ]
+        pairs = {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in index.pairs(threshold)}
+    for a, b in _exact_copies(rows):
+        pairs[a, b] = {"a": a, "b": b, "score": 1.0, "kind": "sound"}
+    for a, b, score in _by_video(rows, recordings):
+        pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
+    return Found([pairs[key] for key in sorted(pairs)], len(rows), sorted(index.featureless))
+
+
+class Index:
+    """Fingerprints of many clips: the words in a file without a name below `scratch`, keys in memory (16 bytes each).
+
+    What is found does not depend on the order in which clips are added.
+    """
+
+    def __init__(self, scratch: Path):
+        self.featureless: list[str] = []
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed on leaving
+        self._ids: list[str] = []
+        self._owners: list[str] = []
+        self._starts = [0]  # of each clip's words in the file, in frames
+        self._keys: list[np.ndarray] = []
+        self._frames: list[np.ndarray] = []
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, clip_id: str, owner: str, words: np.ndarray) -> None:
+        """Take in one clip (uint32 [frames, 2]); clips of one owner are not compared with each other."""
+        if fingerprint.num_certain(words) < fingerprint.MIN_BITS:
+            self.featureless.append(clip_id)
+            return
+        self._file.write(words.tobytes())
+        keys, frames = keys_of(words)
+        self._ids.append(clip_id)
+        self._owners.append(owner)
+        self._starts.append(self._starts[-1] + len(words))
+        self._keys.append(keys)
+        self._frames.append(frames)
+
+    def words(self, number: int) -> np.ndarray:
+        """Fingerprint uint32 [frames, 2] of the clip that came as `number`."""
+        start, end = self._starts[number], self._starts[number + 1]
+        data = os.pread(self._file.fileno(), (end - start) * 8, start * 8)
+        return np.frombuffer(data, dtype=np.uint32).reshape(-1, 2)
+
+    def pairs(self, threshold: float) -> Iterator[tuple[str, str, float]]:
+        """(id, id, score) of clips whose score reaches the threshold; the lesser id first."""
+        self._file.flush()
+        for first, second, offset in self.candidates():
+            a, b = self.words(first), self.words(second)
+            score = max(fingerprint.similarity(a, b, offset + shift) for shift in range(-1, OFFSET_SLACK + 2))
+            if score >= threshold:
+                yield self._ids[first], self._ids[second], round(score, 4)
+
+    def candidates(self) -> Iterator[tuple[int, int, int]]:
+        """(number, number, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have."""
+        order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
+        if not order:
+            return
+        names = {owner: number for number, owner in enumerate(sorted(set(self._owners)))}
+        owner = np.array([names[self._owners[number]] for number in order], dtype=np.int32)
+        sizes = np.array([len(self._keys[number]) for number in order])
+        keys = np.concatenate([self._keys[number] for number in order])
+        frames = np.concatenate([self._frames[number] for number in order])
+        clip = np.repeat(np.arange(len(order), dtype=np.int32), sizes)
+        by_key = np.argsort(keys, kind="stable")  # within a bucket by clip, then frame
+        keys, frames, clip = keys[by_key], frames[by_key], clip[by_key]
+        by_clip = np.argsort(clip, kind="stable")
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        for start in range(0, len(order), BLOCK_CLIPS):
+            entries = by_clip[ends[start] : ends[min(start + BLOCK_CLIPS, len(order))]]
+            hits = [np.zeros(0, dtype=np.int64)]
+            for distance in range(1, NEIGHBOURS + 1):
+                entries = entries[entries < len(keys) - distance]
+                entries = entries[keys[entries] == keys[entries + distance]]
+                first, second = clip[entries], clip[entries + distance]
+                apart = owner[first] != owner[second]
+                pair = (first[apart] - start).astype(np.int64) * len(order) + second[apart]
+                offset = (frames[entries + distance] - frames[entries])[apart]
+                hits.append(pair * (2 * LARGEST_OFFSET) + offset + LARGEST_OFFSET)
+            for code in _best_offsets(np.concatenate(hits)):
+                pair, offset = divmod(int(code), 2 * LARGEST_OFFSET)
+                first, second = divmod(pair, len(order))
+                yield order[start + first], order[second], offset - LARGEST_OFFSET
+
+
+def keys_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys uint32 [n] of a fingerprint and their frames int32 [n].
+
+    A clip with too many keeps those that come first by a hash of the key, so that two copies keep the same.
+    """
+    count = max(0, len(words) - KEY_LATER)
+    now, later = words[:count], words[KEY_LATER : KEY_LATER + count]
+    keys = (now[:, 0] & KEY_BITS) | (later[:, 0] & KEY_BITS_LATER) << np.uint32(16)
+    uncertain = np.bitwise_count(~now[:, 1] & KEY_BITS) + np.bitwise_count(~later[:, 1] & KEY_BITS_LATER)
+    usable = uncertain <= MOST_UNCERTAIN
+    usable[1:] &= keys[1:] != keys[:-1]
+    frames = np.flatnonzero(usable).astype(np.int32)
+    keys = keys[frames]
+    most = KEYS + int(KEYS_PER_SECOND * len(words) / fingerprint.FRAMES_PER_SECOND)
+    if len(keys) > most:
+        kept = np.sort(np.argsort(keys * np.uint32(2654435761), kind="stable")[:most])  # Knuth's multiplicative hash
+        keys, frames = keys[kept], frames[kept]
+    return keys, frames
+
+
+def _best_offsets(hits: np.ndarray) -> np.ndarray:
+    """Of hits (pair · 2 LARGEST_OFFSET + offset), the one of each pair that begins the most crowded OFFSET_SLACK frames."""
+    hits = np.sort(hits)
+    crowd = np.searchsorted(hits, hits + OFFSET_SLACK, side="right") - np.arange(len(hits))
+    hits, crowd = hits[crowd >= MIN_KEYS], crowd[crowd >= MIN_KEYS]
+    pair = hits // (2 * LARGEST_OFFSET)
+    best = np.lexsort((hits, -crowd, pair))
+    return hits[best][np.diff(pair[best], prepend=-1) > 0]
+
+
+def _exact_copies(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Ids of clips of different recordings that were made from the same bytes."""
+    by_digest: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_digest[row["digest"]].append(row)
+    for copies in by_digest.values():
+        copies.sort(key=lambda row: row["clip_id"])
+        for number, first in enumerate(copies):
+            for second in copies[number + 1 : number + 1 + NEIGHBOURS]:
+                if first["recording_id"] != second["recording_id"]:
+                    yield first["clip_id"], second["clip_id"]
+
+
+def _by_video(rows: list[dict[str, Any]], recordings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
+    """(id, id, share of the shorter) of clips whose windows of one YouTube video overlap."""
+    # A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
+    groups = {row["group"] for row in recordings.values() if manifest.naming_stem(row["recording_id"]) == row["group"]}
+    videos = {group for group in groups if VIDEO_ID.fullmatch(group)}
+    windows: dict[str, list[tuple[float, float, str, str]]] = defaultdict(list)
+    for row in rows:
+        recording = recordings.get(row["recording_id"])
+        if recording and recording["group"] in videos:
+            start = recording["start_time"] + row["start"]
+            windows[recording["group"]].append((start, start + row["seconds"], row["recording_id"], row["clip_id"]))
+    for cuts in windows.values():
+        cuts.sort()
+        for number, (start, end, recording_id, clip_id) in enumerate(cuts):
+            for begin, stop, other_recording, other in cuts[number + 1 :]:
+                if begin >= end:
+                    break
+                if other_recording != recording_id:
+                    share = (min(end, stop) - begin) / min(end - start, stop - begin)
+                    yield min(clip_id, other), max(clip_id, other), round(share, 4)
+
+
+def leaks(pairs: Iterable[Pair], split_of: Mapping[str, str]) -> list[Pair]:
+    """The pairs whose two clips are in different splits; a clip that `split_of` does not know is in none."""
+    return [pair for pair in pairs if {pair["a"], pair["b"]} <= split_of.keys() and split_of[pair["a"]] != split_of[pair["b"]]]
+
+
+def grouped(recordings: Iterable[dict[str, Any]], pairs: Iterable[Pair], recording_of: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of manifest.RECORDINGS whose `group` also joins recordings that share a sound, for splits.assign never to part them.
+
+    `recording_of` tells the recording of a clip; pairs with clips that it does not know join nothing.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = list(recordings)
+    key_of = {row["recording_id"]: row["group"] or row["recording_id"] for row in rows}
+    numbers = {key: number for number, key in enumerate(sorted(set(key_of.values())))}
+    owners = [(recording_of.get(pair["a"]), recording_of.get(pair["b"])) for pair in pairs]
+    edges = [(numbers[key_of[a]], numbers[key_of[b]]) for a, b in owners if a in key_of and b in key_of]
+    if not edges:
+        return rows
+    heads, tails = np.array(edges).T
+    graph = coo_array((np.ones(len(edges), dtype=bool), (heads, tails)), shape=(len(numbers), len(numbers)))
+    _, label = connected_components(graph, directed=False)
+    names = np.array(sorted(numbers))
+    first = {int(part): str(names[index]) for part, index in zip(*np.unique(label, return_index=True), strict=True)}
+    joined = np.bincount(label)[label] > 1
+    return [
+        {**row, "group": first[int(label[number])]} if joined[number := numbers[key_of[row["recording_id"]]]] else row
+        for row in rows
+    ]
