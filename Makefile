@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help demo test browse run server schedule params lint constraints clean-venv
+.PHONY: help demo test browse run server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,8 +14,8 @@ demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded co
 	@$(BIN)/python -m flows.pipeline
 
 test: $(VENV)/.installed  ## set up and run the tests
-	@$(BIN)/ruff check soundmill stages flows tests
-	@$(BIN)/ruff format --check -q soundmill stages flows tests
+	@$(BIN)/ruff check soundmill stages flows bench tests
+	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
 	@$(BIN)/pytest
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
@@ -36,8 +36,21 @@ params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params
 
 lint: $(VENV)/.installed  ## format and check the code
-	@$(BIN)/ruff format soundmill stages flows tests
-	@$(BIN)/ruff check --fix soundmill stages flows tests
+	@$(BIN)/ruff format soundmill stages flows bench tests
+	@$(BIN)/ruff check --fix soundmill stages flows bench tests
+
+bench: $(VENV)/.bench  ## measure the data plane beside other tools; results in data/bench
+	@$(BIN)/python -m bench
+
+bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more costs (an hour)
+	@$(BIN)/python -m bench.scale
+	@$(BIN)/python -m bench.incremental
+	@$(BIN)/python -m bench.picture
+
+# What is measured against is no dependency of the project.
+$(VENV)/.bench: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
 
 # Everything is pinned by constraints.txt; the stamp makes a second call instant.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -29,7 +29,7 @@ done
 
 
 def main() -> None:
-    args = measure.arguments(__doc__, clips=400, repetitions=3)
+    args = measure.parser(__doc__, clips=400, repetitions=3).parse_args()
     with measure.workplace(args.work) as place:
         work = Path(place)
         found, what = recordings.find(args.audio, work)
@@ -62,7 +62,9 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target("decode + resample + FLAC, against the shell loop of ffmpeg", ratio(seconds["shell loop of ffmpeg"], mine), 10),
+                Target(
+                    "decode + resample + FLAC, against the shell loop of ffmpeg", ratio(seconds["shell loop of ffmpeg"], mine), 10
+                ),
                 Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], mine), 1.8),
                 Target("… with started processes", ratio(seconds["lhotse, started processes"], started), 1.8),
                 Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], mine), 0.85),

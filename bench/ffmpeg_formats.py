@@ -16,7 +16,7 @@ CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-
 
 
 def main() -> None:
-    args = measure.arguments(__doc__, clips=240, repetitions=3)
+    args = measure.parser(__doc__, clips=240, repetitions=3).parse_args()
     with measure.workplace(args.work) as place:
         work = Path(place)
         found, what = recordings.find(args.audio, work)

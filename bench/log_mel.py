@@ -20,7 +20,7 @@ LIKE_LHOTSE = {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80,
 
 
 def main() -> None:
-    args = measure.arguments(__doc__, clips=1600, repetitions=3)
+    args = measure.parser(__doc__, clips=1600, repetitions=3).parse_args()
     with measure.workplace(args.work) as place:
         work = Path(place)
         found, what = recordings.find(args.audio, work)
@@ -98,9 +98,7 @@ def fbank(source: Path, output: Path, started: bool) -> float:
     shutil.rmtree(output, ignore_errors=True)
     cuts = CutSet.from_manifests(recordings=RecordingSet.from_dir(source, "*.flac"))
     executor = started_pool("lhotse", "soundfile", "torchaudio") if started else None
-    return timed(
-        lambda: cuts.compute_and_store_features(Fbank(), output, num_jobs=WORKERS, executor=executor, progress_bar=False)
-    )
+    return timed(lambda: cuts.compute_and_store_features(Fbank(), output, num_jobs=WORKERS, executor=executor, progress_bar=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How everything here is measured: competitors in turns, each time from a cold start, all repetitions and the machine written down."""
+"""How everything here is measured: competitors in turns, each from a cold start; every repetition and the machine noted."""
 
 from __future__ import annotations
 
@@ -110,20 +110,22 @@ def write(name: str, results: Path, items: int, seconds: dict[str, list[float]],
     path = results / f"{name}.json"
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     for target in targets:
-        sign = "≥" if target.at_least else "≤"
-        print(f"{name}: {target.name} {target.value:.3g}{target.unit} (wanted {sign} {target.limit:g}): {'met' if target.met else 'MISSED'}")
+        sign, verdict = "≥" if target.at_least else "≤", "met" if target.met else "MISSED"
+        print(f"{name}: {target.name} {target.value:.3g}{target.unit} (wanted {sign} {target.limit:g}): {verdict}")
     return path
 
 
-def arguments(description: str | None, **sizes: int) -> argparse.Namespace:
+def parser(description: str | None, **sizes: int) -> argparse.ArgumentParser:
     """The command line of a measurement: where results go, and its sizes (`--clips 400`), to be shrunk in tests."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the JSON files")
     parser.add_argument("--work", type=Path, help="directory for temporary files (default: the system's)")
-    parser.add_argument("--audio", type=Path, help="directory of recordings (default: $SOUNDMILL_BENCH_AUDIO, ../shared/data/esc10, …)")
+    parser.add_argument(
+        "--audio", type=Path, help="directory of recordings (default: $SOUNDMILL_BENCH_AUDIO, ../shared/data/esc10, …)"
+    )
     for size, default in sizes.items():
         parser.add_argument(f"--{size}", type=int, default=default, help=f"default: {default}")
-    return parser.parse_args()
+    return parser
 
 
 def workplace(parent: Path | None) -> tempfile.TemporaryDirectory[str]:

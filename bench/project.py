@@ -52,7 +52,9 @@ class Project:
 class TimedContext(stage.Context):
     """Notes beside every shard when its work began and ended, so that starting the processes can be told from the work."""
 
-    def map_shards(self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, *args: Any, **kw: Any) -> Any:
+    def map_shards(
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, *args: Any, **kw: Any
+    ) -> Any:
         report = super().map_shards(functools.partial(note_times, function), jobs, output, *args, **kw)
         return report
 

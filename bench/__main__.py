@@ -1,0 +1,28 @@
+"""`make bench`: every measurement that ends in minutes, each in a process of its own, and the picture of them all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from bench import measure, picture
+
+MEASUREMENTS = ("decode", "ffmpeg_formats", "log_mel", "loader", "duplicates")
+
+
+def main() -> int:
+    args = measure.parser(__doc__).parse_args()
+    arguments = [f"--{name}={value}" for name, value in vars(args).items() if value is not None]
+    failed = []
+    for name in MEASUREMENTS:
+        print(f"— {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], cwd=measure.ROOT).returncode:
+            failed.append(name)
+    picture.draw(args.results, args.results / "bench.png")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

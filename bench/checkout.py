@@ -1,0 +1,96 @@
+"""A checkout of this project's files as they are now, with a cache and data of its own: what whole pipelines are measured in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure import ROOT, WORKERS, in_fresh_process
+from flows import dvc
+from soundmill import params, shards
+from soundmill.errors import UserError
+
+DATA_STAGES = ("scan", "segment", "resample", "quality", "rename", "mixup", "spectrogram")
+CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path, overrides: list[str]) -> Checkout:
+        """Copy the code and compose params.yaml; the graph keeps its data stages alone, so that `dvc repro` ends there."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
+            if (ROOT / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)
+        params.write_yaml(params.compose(ROOT / "conf", [*overrides, f"execution.workers={WORKERS}"]), root / "params.yaml")
+        graph = params.read_yaml(root / "dvc.yaml")
+        graph["stages"] = {name: stage for name, stage in graph["stages"].items() if name.startswith(DATA_STAGES)}
+        params.write_yaml(graph, root / "dvc.yaml")
+        (root / ".venv").symlink_to(ROOT / ".venv")
+        for command in (
+            ["init", "--quiet"],
+            ["add", "--all"],
+            ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "start"],
+        ):
+            subprocess.run(["git", *command], cwd=root, check=True)
+        return cls(root)
+
+    def stages(self) -> list[tuple[str, str]]:
+        """(name, command) of every stage, each after all it needs."""
+        commands = in_fresh_process(commands_of, self.root)
+        return [(stage.name, commands[stage.name]) for stage in dvc.stages(self.root)]
+
+    def dvc(self, *arguments: str) -> Usage:
+        return run([dvc.executable(), *arguments], self.root)
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every data file that the stages wrote."""
+        top = self.root / "data"
+        files = [path for path in top.rglob("*") if path.is_file() and not path.relative_to(top).parts[0].startswith(".")]
+        return {str(path.relative_to(top)): shards.file_digest(path) for path in sorted(files)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took, with all that it started: wall and CPU seconds, and the most memory that one process of it held."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def run(command: list[str], where: Path) -> Usage:
+    """Run a command to its end; what it says is shown only when it fails."""
+    with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=where, env=dvc.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise UserError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-4000:]}")
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def commands_of(root: Path) -> dict[str, str]:
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return {stage.addressing: stage.cmd for stage in repo.index.stages}

@@ -1,0 +1,60 @@
+"""One per cent more recordings in a built corpus: `dvc repro` of all data stages, against building it afresh; the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import audiocaps_generator as generator
+from bench import measure
+from bench.checkout import Checkout
+from bench.measure import WORKERS, Target
+from bench.scale import CAPTIONS, settings
+from soundmill.errors import UserError
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, clips=5_000)
+    parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' csv files")
+    args = parser.parse_args()
+    clips = generator.read_clips(args.captions)
+    added = max(1, args.clips // 100)
+    with measure.workplace(args.work) as place:
+        corpus = Path(place) / "corpus"
+        grow(clips[: args.clips], corpus)
+        overrides = settings(corpus, args.clips)
+        grown = Checkout.make(Path(place) / "grown", overrides)
+        usages = {"built": grown.dvc("repro"), "nothing to do": grown.dvc("repro")}
+        grow(clips[: args.clips + added], corpus)
+        usages["one per cent added"] = grown.dvc("repro")
+        afresh = Checkout.make(Path(place) / "afresh", overrides)
+        usages["built afresh"] = afresh.dvc("repro")
+        one, other = grown.digests(), afresh.digests()
+    different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    seconds = {name: [usage.seconds] for name, usage in usages.items()}
+    share = usages["one per cent added"].seconds / usages["built afresh"].seconds
+    measure.write(
+        "incremental",
+        args.results,
+        args.clips,
+        seconds,
+        [
+            Target("1 % more recordings, against building afresh", share, 0.05, at_least=False, unit=" of the time"),
+            Target("files that differ from building afresh", len(different), 0, at_least=False, unit=""),
+        ],
+        added=added,
+        files=len(other),
+        different_first=different[:20],
+        usage={name: asdict(usage) for name, usage in usages.items()},
+    )
+    if different:
+        raise UserError(f"{len(different)} of {len(other)} files differ from a fresh build, first {different[0]}")
+
+
+def grow(clips: list[generator.Clip], corpus: Path) -> None:
+    generator.write_tables(clips, corpus)
+    generator.generate([clip for clip in clips if not (corpus / clip.path).exists()], corpus, 1.0, WORKERS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Fifty thousand clips: the full AudioCaps csv over made sounds, through every data stage, at growing sizes.
+
+Of every stage: wall and CPU seconds, the most memory of any process, bytes on disk. `make bench-scale` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import audiocaps_generator as generator
+from bench import measure
+from bench.checkout import Checkout, run
+from bench.measure import ROOT, WORKERS, Target, timed
+from flows import dvc
+
+CAPTIONS = ROOT.parent / "shared" / "data" / "audiocaps"
+SECONDS = 1.0
+CLIPS_PER_SHARD = 500
+GIGABYTE = 1e9
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' csv files")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 50_000], help="numbers of clips")
+    args = parser.parse_args()
+    clips = generator.read_clips(args.captions)
+    sizes: dict[str, Any] = {}
+    with measure.workplace(args.work) as place:
+        for size in args.sizes:
+            sizes[str(size)] = measure_size(clips[:size], Path(place) / str(size))
+            write(sizes, args.results)  # after every size: the largest may take long
+
+
+def measure_size(clips: list[generator.Clip], work: Path) -> dict[str, Any]:
+    """Build the corpus of `clips` stage by stage; then what DVC adds, and what it takes to do nothing."""
+    corpus = work / "corpus"
+    generator.write_tables(clips, corpus)
+    generating = timed(lambda: generator.generate(clips, corpus, SECONDS, WORKERS))
+    checkout = Checkout.make(work / "checkout", settings(corpus, len(clips)))
+    stages: dict[str, Any] = {}
+    for name, command in checkout.stages():
+        usage = run(["sh", "-c", command], checkout.root)
+        stages[name] = asdict(usage)
+        print(
+            f"{len(clips)} clips: {name} {usage.seconds:.1f} s, {usage.cpu_seconds:.1f} CPU s, {usage.peak_bytes / GIGABYTE:.2f} GB"
+        )
+    check = run([*soundmill(), "corpus", "check", str(corpus)], checkout.root)
+    commit = checkout.dvc("commit", "--force")
+    for name in stages:
+        stages[name]["bytes"], stages[name]["files"] = on_disk(checkout.root, dvc.outputs_of(checkout.root, name))
+    return {
+        "recordings_bytes": on_disk(work, ["corpus"])[0],
+        "generating_seconds": generating,
+        "stages": stages,
+        "check": asdict(check),
+        "dvc_commit": asdict(commit),
+        "no_op": [asdict(checkout.dvc("repro")) for _ in range(3)],
+        "no_op_without_scan": [asdict(checkout.dvc("repro", "segment", "--downstream")) for _ in range(3)],
+    }
+
+
+def settings(corpus: Path, count: int) -> list[str]:
+    num_shards = max(1, count // CLIPS_PER_SHARD)
+    return [
+        "corpus=audiocaps",
+        f"corpus.path='{corpus}'",
+        f"corpus.shards={num_shards}",
+        f"segment.clip_seconds={SECONDS}",
+        "segment.min_seconds=0.1",
+    ]
+
+
+def soundmill() -> list[str]:
+    return [str(Path(dvc.executable()).parent / "soundmill")]
+
+
+def on_disk(root: Path, names: list[str]) -> tuple[int, int]:
+    """Bytes and number of the files below `names`."""
+    files = [root / name for name in names if (root / name).is_file()]
+    for name in names:
+        files += [Path(where) / file for where, _, found in os.walk(root / name) for file in found]
+    return sum(path.stat().st_size for path in files), len(files)
+
+
+def write(sizes: dict[str, Any], results: Path) -> None:
+    largest, small = sizes[max(sizes, key=int)], sizes[min(sizes, key=int)]
+    rename = next(usage for name, usage in largest["stages"].items() if name.startswith("rename"))
+
+    def peak(size: dict[str, Any]) -> float:
+        return max(usage["peak_bytes"] for usage in size["stages"].values()) / GIGABYTE
+
+    measure.write(
+        "scale",
+        results,
+        max(map(int, sizes)),
+        {f"{name}, {size} clips": [usage["seconds"]] for size, one in sizes.items() for name, usage in one["stages"].items()},
+        [
+            Target("most memory of any process", peak(largest), 1.5, at_least=False, unit=" GB"),
+            Target("… against that of the smallest corpus", peak(largest) / peak(small), 1.1, at_least=False),
+            Target("rename + corpus check", rename["seconds"] + largest["check"]["seconds"], 30, at_least=False, unit=" s"),
+            Target(
+                "dvc repro with nothing to do", median(one["seconds"] for one in largest["no_op"]), 6, at_least=False, unit=" s"
+            ),
+        ],
+        sizes=sizes,
+    )
+
+
+if __name__ == "__main__":
+    main()
