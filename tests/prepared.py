@@ -1,0 +1,64 @@
+"""A small prepared corpus, as the pipeline leaves it: clips in shards and their catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from soundmill import clips, manifest, shards
+from soundmill.audio import decode
+
+RATE = 16_000
+VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
+ROWS = [
+    # clip id, split, captions, labels
+    (f"{VIDEO}_30", "train", ["a dog barks, then “rain” falls"], ["dog"]),
+    ("abcdefghijk_5.5", "train", ["an engine idles", "a car waits\tnearby"], ["engine", "car"]),
+    ("0f0f0f0f0f0f_0", "train", [], ["dog"]),
+    ("Yabcdefghij_10", "valid", ["rain on a roof"], ["rain/shower"]),
+    ("zzzzzzzzzzz_0", "test", ["a bell rings"], ["dog"]),
+    ("000000000001_2", "test", [], []),
+]
+
+
+def prepare(directory: Path) -> clips.Tables:
+    """Six clips of half a second in two shards, and their catalog."""
+    sounds, catalog = {0: [], 1: []}, []
+    for number, (clip_id, split, captions, labels) in enumerate(ROWS):
+        shard, stem = number % 2, clip_id.rpartition("_")[0]
+        wave = wave_of(number)
+        sounds[shard].append(
+            {
+                "clip_id": clip_id,
+                "audio": {"bytes": decode.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+                "source": f"folder/{stem}.ogg",
+                "start": 0.0,
+                "digest": str(number),
+                "recording_id": stem,
+                "num_samples": len(wave),
+                "quality": None,
+            }
+        )
+        catalog.append(
+            {
+                "clip_id": clip_id,
+                "recording_id": stem,
+                "source": f"folder/{stem}.ogg",
+                "start": 0.0,
+                "shard": shard,
+                "split": split,
+                "captions": captions,
+                "labels": labels,
+                "corpus": "test",
+                "weight": 1.0,
+            }
+        )
+    for shard, rows in sounds.items():
+        shards.write_rows(rows, directory / "clips" / shards.shard_name(shard), manifest.CLIPS)
+    shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
+    return clips.Tables(directory / "clips", directory / "catalog.parquet")
+
+
+def wave_of(number: int) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * (200 + 100 * number) * np.arange(RATE // 2) / RATE)).astype(np.float32)
