@@ -86,8 +86,8 @@ class Inventory:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
 
     def check_not_empty(self) -> None:
-        """Raise UserError, naming the folder and what was found in it, where no file may be a recording."""
-        if self.audio:
+        """Raise UserError, naming the folder and what was found in it, where no file may be a recording or hold some."""
+        if self.audio or any(name.lower().endswith(b".parquet") for name in self.metadata):
             return
         ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items())[:8])
         rejected = "; ".join(f"{row['path']}: {row['reason']}" for row in self.rejected[:5])
@@ -265,11 +265,12 @@ def read_csv(inventory: Inventory, name: bytes, otherwise: str | None = None) ->
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
-    """The first bytes of a metadata file, unpacked if its name ends in `.gz`; empty where it cannot be read."""
+    """The first bytes of a metadata file, unpacked if its name ends in `.gz`; as many as can be read."""
     try:
-        with _open_packed(inventory.metadata[name], name) as file:
-            return file.read(size)
-    except (OSError, EOFError, zlib.error):
+        with open(inventory.metadata[name], "rb") as file:
+            raw = file.read(size)
+        return zlib.decompressobj(wbits=31).decompress(raw, size) if name.lower().endswith(b".gz") else raw
+    except (OSError, zlib.error):
         return b""
 
 

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from soundmill.corpora import audiocaps, esc, folder
+from soundmill.corpora import (
+    audiocaps,
+    audiocraft,
+    audiofolder,
+    audioldm,
+    clotho,
+    esc,
+    folder,
+    gtzan,
+    nsynth,
+    stable_audio,
+    urbansound8k,
+)
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
+from soundmill.manifest import escape_path
 
 AUTO = "auto"
 # The first whose `detect` says yes is it; a plain folder is what remains.
 ADAPTERS: dict[str, ModuleType] = {
     module.FORMAT.name: module
     for module in (
+        audiofolder,
+        nsynth,
+        urbansound8k,
+        audioldm,
+        clotho,
+        audiocraft,
         audiocaps,
         esc,
+        gtzan,
+        stable_audio,
         folder,
     )
 }
@@ -29,6 +50,10 @@ def read(name: str, inventory: Inventory, num_shards: int) -> CorpusTables:
     if name not in ADAPTERS:
         raise UserError(f"corpus.format: {name!r} is not known; choose one of {', '.join(sorted(NAMES))}")
     tables = ADAPTERS[name].read(inventory, num_shards)
+    if not tables.recordings:
+        raise UserError(
+            f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}; docs/corpora.md tells the formats"
+        )
     tables.settle(name)
     return tables
 

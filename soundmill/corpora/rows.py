@@ -38,6 +38,7 @@ class Row:
     group: str | None = None  # recordings of one group never part; a YouTube video is one by itself
     number: str = ""  # AudioCaps' own id of the row, after which some name the file
     part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
+    bare: bool = False  # the format may list recordings that it says nothing of: no captions and no labels are no fault
 
     @property
     def origin(self) -> str:
@@ -106,7 +107,7 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
     row.captions = [caption for caption in row.captions if caption.strip()]
     if problem := key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
-    elif not row.captions and not row.labels:
+    elif not row.captions and not row.labels and not row.bare:
         tables.reject(row.source, "empty caption", f"{at}: {row.key:.80}")
     else:
         return True

@@ -149,11 +149,11 @@ def open_table(path: bytes) -> pq.ParquetFile:
 
 def audio_column(schema: pa.Schema) -> str | None:
     """The column of Hugging Face's `Audio` type, `audio` if there are several: a struct of `bytes` and maybe `path`."""
-    found = [field.name for field in schema if _is_audio(field.type)]
+    found = [field.name for field in schema if is_audio(field.type)]
     return min(found, key=lambda name: name != "audio", default=None)
 
 
-def _is_audio(kind: pa.DataType) -> bool:
+def is_audio(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
     types = {field.name: field.type for field in kind}

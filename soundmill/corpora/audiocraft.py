@@ -1,0 +1,102 @@
+"""audiocraft: manifests of JSON lines with `path`, `duration`, `sample_rate`, and a json of its own beside every recording."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from soundmill.corpora.inventory import Inventory, read_head, read_json, read_json_lines
+from soundmill.corpora.resolver import FileIndex
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="audiocraft",
+    layout="`data.jsonl(.gz)` of `path,duration,sample_rate,…`; beside every recording a `.json` with `description`, `keywords` …",
+    id="hash of the path, or the YouTube id that the file's name tells; the file is `path`, wherever it lies below the corpus",
+    caption="`description` of the json beside the recording: text, or a list of texts",
+    label="`genre` of that json, else its `keywords`",
+    split="the folder or name of the manifest: train, valid, evaluate (and generate) are train, valid, test",
+)
+
+SPLITS = {**SPLIT_NAMES, "evaluate": "test", "generate": "test"}
+KEYS = {"path", "duration", "sample_rate"}
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether a file of JSON lines begins like a manifest of audiocraft."""
+    return any(True for _ in _manifests(inventory))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of an audiocraft corpus. The manifest tells which recordings there are and their split, their own json what they say."""
+    tables = CorpusTables()
+    return join(inventory, list(_rows(inventory, tables)), num_shards, tables)
+
+
+def _manifests(inventory: Inventory) -> Iterator[bytes]:
+    for name in inventory.metadata:
+        if re.search(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", name.lower()):
+            try:
+                first = json.loads(read_head(inventory, name).partition(b"\n")[0].decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(first, dict) and KEYS <= set(first):
+                yield name
+
+
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+    index = FileIndex(inventory)
+    manifests = list(_manifests(inventory))
+    if not manifests:
+        raise UserError(
+            f"corpus.path: no manifest of JSON lines with {', '.join(sorted(KEYS))} below {escape_path(bytes(inventory.root))}; "
+            "put audiocraft's data.jsonl.gz there, or choose another corpus.format"
+        )
+    for name in manifests:
+        split = _split_of(name)
+        for line, entry in read_json_lines(inventory, name):
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                tables.reject(name, "bad entry", f"line {line}: no `path`")
+                continue
+            found = index.resolve(entry["path"], name.rpartition(b"/")[0]).files
+            about = _sidecar(inventory, found[0].raw_path, tables) if len(found) == 1 else {}
+            labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
+            yield Row(name, line, entry["path"], captions=_texts(about.get("description")), labels=labels, split=split, bare=True)
+
+
+def _split_of(name: bytes) -> str | None:
+    """What the manifest's name or, from the innermost outwards, one of its folders is called."""
+    for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
+        words = {SPLITS[word] for word in re.split(r"[^a-z]+", part) if word in SPLITS}
+        if len(words) == 1:
+            return words.pop()
+    return None
+
+
+def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:
+    """The json beside a recording; empty where there is none, or none that can be read."""
+    name = os.path.splitext(raw_path)[0] + b".json"
+    if name not in inventory.metadata:
+        return {}
+    try:
+        value = read_json(inventory, name)
+    except UserError as error:
+        tables.reject(name, "unreadable caption", str(error))
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text.strip()]
+
+
+def _tags(value: Any) -> list[str]:
+    """Words of a list, or of a text with commas."""
+    texts = value.split(",") if isinstance(value, str) else _texts(value)
+    return [text.strip().lower() for text in texts if text.strip()]

@@ -1,0 +1,108 @@
+"""AudioLDM: a root json that lists the json files of every split, each a list of `wav`, `labels` and captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json
+from soundmill.corpora.resolver import FileIndex
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="audioldm",
+    layout='`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, each json `{"data": [{"wav": …}]}`',
+    id="hash of the path, or the YouTube id that the file's name tells; the file is `wav`, below the corpus",
+    caption="every key with `caption` in it",
+    label="`labels`, through `mid,display_name` of the class label csv",
+    split="the key of the root json under which the json is listed",
+)
+
+LABEL_COLUMNS = {"mid", "display_name"}
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether a root json lists the json files of splits."""
+    return any(True for _ in _roots(inventory))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of an AudioLDM corpus; a json that the root lists and that is not there is named and counted."""
+    tables = CorpusTables()
+    return join(inventory, list(_rows(inventory, tables)), num_shards, tables)
+
+
+def _roots(inventory: Inventory) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """(name, {dataset: {split: path}}) of the root json files."""
+    for name in inventory.metadata:
+        if name.lower().endswith(b".json") and b'"metadata"' in (head := read_head(inventory, name)):
+            try:
+                listed = json.loads(head)["metadata"]["path"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if isinstance(listed, dict) and all(isinstance(splits, dict) for splits in listed.values()):
+                yield name, listed
+
+
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+    # What the root lists starts at the directory that training was run in: the manifests are found like recordings are.
+    manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
+    roots = list(_roots(inventory))
+    if not roots:
+        raise UserError(
+            f"corpus.path: no json below {escape_path(bytes(inventory.root))} lists AudioLDM's splits "
+            '(`{"metadata": {"path": {dataset: {"train": …}}}}`); choose another corpus.format'
+        )
+    names = _labels(inventory)
+    for root, listed in roots:
+        for splits in listed.values():
+            for key, path in splits.items():
+                split = SPLIT_NAMES.get(key.lower())
+                if split is None or not isinstance(path, str) or not path:
+                    continue
+                files = manifests.resolve(path, root.rpartition(b"/")[0]).files
+                if len(files) == 1:
+                    yield from _read_split(inventory, files[0].raw_path, split, names, tables)
+                else:
+                    what = f"{len(files)} files of this name" if files else "is not below the corpus"
+                    tables.reject(root, "missing manifest", f"{key}: {path!r:.200}: {what}")
+
+
+def _labels(inventory: Inventory) -> dict[str, str]:
+    """AudioSet's machine ids → the names of their classes."""
+    found = {}
+    for name in inventory.csv_files():
+        if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
+            found.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
+    return found
+
+
+def _read_split(inventory: Inventory, name: bytes, split: str, names: dict[str, str], tables: CorpusTables) -> Iterator[Row]:
+    value = read_json(inventory, name)
+    entries = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+        raise UserError(f'{escape_path(name)}: expected `{{"data": [{{"wav": …}}, …]}}`, as AudioLDM reads it')
+    for number, entry in enumerate(entries):
+        at = f"data[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
+            tables.reject(name, "bad entry", f"{at}: no `wav`")
+            continue
+        labels = []
+        for mid in str(entry.get("labels") or "").split(","):
+            if mid.strip() in names:
+                labels.append(names[mid.strip()])
+            elif mid.strip():
+                tables.count("labels_without_name")
+                if not mid.strip().startswith("/"):  # no machine id: a name already
+                    labels.append(mid.strip())
+        yield Row(name, at, entry["wav"], captions=list(_captions(entry)), labels=labels, split=split)
+
+
+def _captions(entry: dict[str, Any]) -> Iterator[str]:
+    for key, value in entry.items():
+        if "caption" in key:
+            yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))

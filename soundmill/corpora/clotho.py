@@ -1,0 +1,99 @@
+"""Clotho: csv files of five captions per recording, whose names are free text, beside a folder of audio for each split."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.resolver import FileIndex, youtube_clip
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="clotho",
+    layout="`clotho_captions_{development,validation,evaluation}.csv` with `file_name,caption_1..5`; `development/*.wav` …",
+    id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
+    caption="`caption_1` … `caption_5`",
+    label="none",
+    split="the csv's name: development is train, validation valid, evaluation test; group: `sound_id` of `clotho_metadata_*.csv`",
+)
+
+COLUMNS = {"file_name", "caption_1"}
+METADATA_COLUMNS = {"file_name", "sound_id"}
+SPLITS = {"development": "train", "validation": "valid", "evaluation": "test"}
+LOOKED_AT = 50  # rows, to tell Clotho from lists of YouTube clips with the same columns
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether a csv has Clotho's columns and names that are no YouTube ids."""
+    return any(_is_clotho(inventory, name) for name in _tables(inventory, COLUMNS))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of Clotho: five captions for each recording, its split, and the Freesound original as the group."""
+    names = _tables(inventory, COLUMNS)
+    if not names:
+        raise UserError(
+            f"corpus.path: no csv with the columns {', '.join(sorted(COLUMNS))} below {escape_path(bytes(inventory.root))}; "
+            "put `clotho_captions_development.csv` beside the folders of audio, or choose another corpus.format"
+        )
+    tables = CorpusTables()
+    originals = dict(_originals(inventory))
+    index = FileIndex(inventory)
+    return join(inventory, _rows(inventory, names, originals, index, tables), num_shards, tables, unique=True)
+
+
+def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:
+    return [name for name in inventory.csv_files() if columns <= set(csv_columns(inventory, name))]
+
+
+def _is_clotho(inventory: Inventory, name: bytes) -> bool:
+    if _part(name):
+        return True
+    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
+    return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)
+
+
+def _part(name: bytes) -> str:
+    """The word for its split in a csv's name, empty where there is none."""
+    words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
+    return next((word for word in SPLITS if word in words), "")
+
+
+def _rows(
+    inventory: Inventory, names: list[bytes], originals: dict[tuple[str, str], str], index: FileIndex, tables: CorpusTables
+) -> Iterator[Row]:
+    for name in names:
+        part = _part(name)
+        if not part:
+            tables.count("csv_without_split")
+        for line, cells in read_csv(inventory, name):
+            captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
+            yield Row(
+                source=name,
+                at=line,
+                key=_key(cells["file_name"], index),
+                captions=captions,
+                split=SPLITS.get(part),
+                group=originals.get((part, cells["file_name"])),
+                part=part,
+            )
+
+
+def _key(written: str, index: FileIndex) -> str:
+    """The name that a file bears: as written, or with HTML's characters (`&#39;`) and outer spaces as people mean them."""
+    forms = dict.fromkeys((written, html.unescape(written), html.unescape(written).strip()))
+    return next((form for form in forms if index.resolve(form).files), written)
+
+
+def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
+    """((split's word, file name), Freesound number) of the metadata tables, which are published in Latin-1."""
+    for name in _tables(inventory, METADATA_COLUMNS):
+        for _, cells in read_csv(inventory, name, otherwise="latin-1"):
+            if cells["sound_id"].strip().isdecimal():
+                yield (_part(name), cells["file_name"]), cells["sound_id"].strip()

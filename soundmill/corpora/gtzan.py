@@ -1,0 +1,48 @@
+"""GTZAN: a folder for each of ten genres, with files like `blues.00000.wav`."""
+
+from __future__ import annotations
+
+import re
+
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="gtzan",
+    layout="`genres_original/blues/blues.00000.wav` … (or `.au`)",
+    id="hash of the path",
+    caption="none (made from the label)",
+    label="the genre, first word of the file's name",
+    split="none",
+)
+
+NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether most files are named after their genre's folder."""
+    return 2 * sum(genre(file) is not None for file in inventory.audio) > len(inventory.audio)
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of GTZAN: one label each. Its known repetitions are for the quality stage to find."""
+    tables = CorpusTables()
+    for file in inventory.audio:
+        label = genre(file)
+        if label is None:
+            tables.count("without_genre")
+        tables.add_recording(file, num_shards, labels=[label] if label else [])
+    if tables.counts.get("without_genre", 0) == len(inventory.audio):
+        raise UserError(
+            f"corpus.path: no file like `blues/blues.00000.wav` below {escape_path(bytes(inventory.root))}; "
+            "choose another corpus.format"
+        )
+    return tables
+
+
+def genre(file: AudioFile) -> str | None:
+    """The genre of a file that lies and is named as in GTZAN."""
+    match = NAME.fullmatch(file.stem)
+    return match["genre"] if match and file.folders and file.folders[-1] == match["genre"].encode() else None

@@ -1,0 +1,78 @@
+"""NSynth: `examples.json` with pitch, instrument and qualities of every note beside its folder of audio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from soundmill.corpora.inventory import Inventory, read_head, read_json
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="nsynth",
+    layout="`nsynth-{train,valid,test}/examples.json` (note → fields) and `nsynth-…/audio/{note}.wav`",
+    id="hash of the path; the file is the note's name",
+    caption="`instrument_source_str`, `instrument_family_str`, `qualities_str`: `electronic bass, dark, reverb`",
+    label="`instrument_family_str`",
+    split="the folder's name; group: `instrument_str`",
+)
+
+SPLITS = {"train": "train", "valid": "valid", "test": "test"}
+
+
+def detect(inventory: Inventory) -> bool:
+    return bool(_tables(inventory))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of NSynth: what is sounding, in the words of its own fields; notes of one instrument never part."""
+    names = _tables(inventory)
+    if not names:
+        raise UserError(
+            f"corpus.path: no `examples.json` of NSynth's notes below {escape_path(bytes(inventory.root))}; "
+            "put it beside its folder `audio`, or choose another corpus.format"
+        )
+    tables = CorpusTables()
+    return join(inventory, list(_rows(inventory, names, tables)), num_shards, tables)
+
+
+def _tables(inventory: Inventory) -> list[bytes]:
+    return [
+        name
+        for name in inventory.metadata
+        if re.search(rb"(?:^|/)examples\.json$", name) and b'"instrument_family' in read_head(inventory, name)
+    ]
+
+
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+    for name in names:
+        examples = read_json(inventory, name)
+        if not isinstance(examples, dict):
+            raise UserError(f"{escape_path(name)}: expected notes by their names, as NSynth has them")
+        folder = name.rpartition(b"/")[0].decode("utf-8", "replace")
+        split = next((SPLITS[word] for word in re.split(r"[^a-z]+", folder.lower()) if word in SPLITS), None)
+        for note, fields in examples.items():
+            if not isinstance(fields, dict) or not isinstance(fields.get("instrument_family_str"), str):
+                tables.reject(name, "bad entry", f"{note!r:.80}: no `instrument_family_str`")
+                continue
+            family = fields["instrument_family_str"].replace("_", " ")
+            group = fields.get("instrument_str")
+            yield Row(
+                name,
+                note,
+                f"audio/{note}",
+                captions=[_caption(family, fields)],
+                labels=[family],
+                split=split,
+                group=group if isinstance(group, str) and group else None,
+            )
+
+
+def _caption(family: str, fields: dict[str, Any]) -> str:
+    source, qualities = fields.get("instrument_source_str"), fields.get("qualities_str")
+    words = [quality.replace("_", " ") for quality in qualities if isinstance(quality, str)] if isinstance(qualities, list) else []
+    return ", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])

@@ -1,0 +1,91 @@
+"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside every recording, under the same name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_text
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="stable_audio",
+    layout='beside every recording a `.json` of the same name with `{"prompt": …}`, as its WebDatasets have it',
+    id="hash of the path, or the YouTube id that the file's name tells; the file is the one with the json's name",
+    caption="`prompt` of the json (a text, or a list of texts); the whole `.txt` of the same name where there is no json",
+    label="none",
+    split="none",
+)
+
+LOOKED_AT = 50  # pairs, to tell these from other jsons beside recordings
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether most of the first jsons beside recordings have a prompt."""
+    pairs = list(islice((name for _, name in _pairs(inventory, b".json")), LOOKED_AT))
+    return 2 * sum(b'"prompt"' in read_head(inventory, name) for name in pairs) > len(pairs)
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of such a corpus: a prompt for every recording that has one."""
+    tables = CorpusTables()
+    rows = list(_rows(inventory, tables))
+    if not rows:
+        raise UserError(
+            f'corpus.path: no json with a "prompt" beside a recording of its name below {escape_path(bytes(inventory.root))}; '
+            "put them there, or choose another corpus.format"
+        )
+    return join(inventory, rows, num_shards, tables)
+
+
+def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, bytes]]:
+    for file in inventory.audio:
+        name = os.path.splitext(file.raw_path)[0] + extension
+        if name in inventory.metadata:
+            yield file, name
+
+
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+    told = set()
+    for file, name in _pairs(inventory, b".json"):
+        told.add(file.raw_path)
+        prompts = _prompts(inventory, name, tables)
+        if prompts:
+            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts)
+    for file, name in _pairs(inventory, b".txt"):
+        if file.raw_path not in told and (text := _text(inventory, name, tables)):
+            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text])
+
+
+def _prompts(inventory: Inventory, name: bytes, tables: CorpusTables) -> list[str]:
+    value: Any = _text(inventory, name, tables)
+    if value is None:
+        return []
+    try:
+        value = json.loads(value) if value else None
+    except (ValueError, RecursionError):
+        tables.reject(name, "unreadable caption", "no JSON")
+        return []
+    prompt = value.get("prompt") if isinstance(value, dict) else None
+    prompts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str) and text.strip()]
+    if not prompts:
+        tables.reject(name, "empty caption", "no `prompt`")
+    return prompts
+
+
+def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
+    """The file's text; None, and it is quarantined, where that fails: it costs one recording its caption."""
+    try:
+        if os.path.getsize(inventory.metadata[name]) > MAX_TEXT_BYTES:
+            tables.reject(name, "caption too long", f"over {MAX_TEXT_BYTES} bytes")
+            return None
+        return read_text(inventory, name).strip()
+    except (UserError, OSError):
+        tables.reject(name, "unreadable caption", "no UTF-8 text")
+        return None

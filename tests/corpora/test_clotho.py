@@ -1,0 +1,74 @@
+"""Clotho as published: free-text names, five captions, a csv and a folder for each split."""
+
+from __future__ import annotations
+
+import pytest
+
+from soundmill.errors import UserError
+from tests.corpora.tiny import captions, detected, put, recordings, scan, write
+
+HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    put(
+        tmp_path,
+        "development/Distorted AM Radio noise.wav",
+        "development/rain, then 'wind'.wav",
+        "development/door.wav",
+        "validation/door.wav",
+        "evaluation/Ünder water.wav",
+    )
+    write(
+        tmp_path,
+        "clotho_captions_development.csv",
+        HEADER
+        + "Distorted AM Radio noise.wav,Noise hums.,A radio hums,c,d,e\r\n"
+        + '"rain, then &#39;wind&#39;.wav",Rain,"Rain, then wind",,,\r\n'
+        + "door.wav,A door,a,b,c,d\r\ngone.wav,Lost,a,b,c,d\r\n",
+    )
+    write(tmp_path, "clotho_captions_validation.csv", HEADER + "door.wav,Another door,a,b,c,d\n")
+    write(tmp_path, "clotho_captions_evaluation.csv", "\ufeff" + HEADER + "Ünder water.wav,Bubbles,a,b,c,d\n")
+    return tmp_path
+
+
+def test_captions_go_to_the_file_of_that_name_in_the_folder_of_the_split(corpus):
+    assert detected(corpus) == "clotho"
+    tables = scan(corpus)
+    assert recordings(tables, "split") == {
+        "development/Distorted AM Radio noise.wav": "train",
+        "development/door.wav": "train",
+        "development/rain, then 'wind'.wav": "train",
+        "evaluation/Ünder water.wav": "test",
+        "validation/door.wav": "valid",
+    }
+    found = captions(tables)
+    assert found["development/Distorted AM Radio noise.wav"] == ["Noise hums.", "A radio hums", "c", "d", "e"]
+    assert found["development/rain, then 'wind'.wav"] == ["Rain", "Rain, then wind"]
+    assert found["development/door.wav"][0] == "A door"
+    assert found["validation/door.wav"][0] == "Another door"
+    assert found["evaluation/Ünder water.wav"][0] == "Bubbles"
+    assert [row["id"] for row in tables.missing] == ["gone.wav"]
+    assert not tables.ambiguous
+    assert not tables.orphans
+
+
+def test_the_freesound_original_is_the_group(corpus):
+    latin = "file_name,keywords,sound_id,sound_link,start_end_samples,manufacturer,license\n"
+    rows = 'door.wav,door;wood,1234,https://freesound.org/people/Ren\xe9,"[0, 1]",Ren\xe9,CC0\nx.wav,,Not found,,,,\n'
+    write(corpus, "clotho_metadata_development.csv", (latin + rows).encode("latin-1"))
+    groups = recordings(scan(corpus), "group")
+    assert groups["development/door.wav"] == "1234"
+    assert groups["validation/door.wav"] is None
+
+
+def test_lists_of_youtube_clips_with_the_same_columns_are_not_clotho(tmp_path):
+    put(tmp_path, "Yr1nicOVtvkQ.wav")
+    write(tmp_path, "captions.csv", HEADER + "Yr1nicOVtvkQ.wav,a,b,c,d,e\n")
+    assert detected(tmp_path) != "clotho"
+
+
+def test_another_layout_is_told_what_clotho_is(tmp_path):
+    with pytest.raises(UserError, match=r"caption_1, file_name.*clotho_captions_development\.csv"):
+        scan(put(tmp_path, "a.wav"), "clotho")
