@@ -7,6 +7,7 @@ decoders hide damage are walked: declared sizes against the file's end, checksum
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -17,6 +18,11 @@ from typing import BinaryIO
 HEAD_BYTES = 65_536  # looked at to tell the type
 MAX_CHUNKS = 100_000  # top-level parts of a file; a crafted one could hold millions of empty ones
 MAX_FRAMES = 5_000_000  # a day of 20 ms packets
+
+MAX_CHANNELS = 1024  # libsndfile's own limit
+MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels: with `max_seconds`, what a bomb may expand to
+MIN_SAMPLES = 2  # one sample is no sound
+LENGTH_TOLERANCE_SECONDS = 0.05  # decoded against declared: WMA of 5 s comes 34 ms short
 
 STREAMED_SIZES = (0, 0xFFFFFFFF, 0x80000000)  # WAV data sizes of writers that could not seek back; the last is arecord's
 SOX_STREAMED_SIZE = 0x7FFFF000  # SoX's, rounded down to whole frames
@@ -33,6 +39,21 @@ class DecodeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+def check_bound(num_frames: int, sample_rate: int, channels: int, max_seconds: float) -> None:
+    """Raise for sound beyond what one file may give, declared or decoded."""
+    if num_frames > max_seconds * sample_rate:
+        raise DecodeError("too long", f"more than {max_seconds:g} s")
+    if num_frames * channels > max_seconds * MAX_SAMPLES_PER_SECOND:
+        raise DecodeError("too long", f"{channels} channels at {sample_rate} Hz expand beyond what {max_seconds:g} s may")
+
+
+def check_length(found: int, declared: float, sample_rate: int, slack: int) -> None:
+    """Hold the decoder to the length in the header, both in samples; `slack` is what the format may lose at its ends."""
+    if abs(found - declared) > LENGTH_TOLERANCE_SECONDS * sample_rate + slack:
+        reason = "truncated" if found < declared else "corrupt"
+        raise DecodeError(reason, f"{found / sample_rate:.3f} s of sound, {declared / sample_rate:.3f} s declared")
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class Layout:
     exact: bool = True  # the length that libsndfile tells is exact, not an estimate
     at_least: int = 0  # samples that were counted on the walk: an estimate below this would cut the sound
     streamed: bool = False  # no length is declared: the last packet may be a short one
+    seconds: float | None = None  # what the header says it lasts: to plan with, not to rely on
     md5: bytes | None = None  # of the decoded samples (FLAC)
     bits: int = 0  # per sample, where `md5` is given
 
@@ -450,8 +472,8 @@ def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     return Layout(sndfile=simple)
 
 
-def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int]:
-    """(frames, samples) from `position` to the end; bytes between them that are neither tags nor zeros raise DecodeError."""
+def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int, float]:
+    """(frames, samples, seconds) from `position` to the end; bytes between that are neither tags nor zeros raise DecodeError."""
     count, total, seconds, steps = 0, 0, 0.0, 0
     while position < size:
         steps += 1
@@ -475,7 +497,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         seconds += samples / rate
         if seconds > max_seconds:
             raise DecodeError("too long", f"more than {max_seconds:g} s")
-    return count, total
+    return count, total, seconds
 
 
 def _skip_tag(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
@@ -501,7 +523,7 @@ def _walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     first = mpeg_frame(header)
     if first is None:
         return Layout(sndfile=False)
-    count, total = _walk_frames(file, start, size, mpeg_frame, max_seconds)
+    count, total, _ = _walk_frames(file, start, size, mpeg_frame, max_seconds)
     estimated = Layout(sndfile=True, exact=False, at_least=total)
     content = _read(file, start, min(first[0], 256))
     found = re.search(rb"(Xing|Info)\x00\x00\x00.", content, re.DOTALL)
@@ -514,8 +536,8 @@ def _walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def _walk_adts(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    _walk_frames(file, tag_end(_read(file, 0, HEAD_BYTES)), size, adts_frame, max_seconds)
-    return Layout(sndfile=False)
+    _, _, seconds = _walk_frames(file, tag_end(_read(file, 0, HEAD_BYTES)), size, adts_frame, max_seconds)
+    return Layout(sndfile=False, seconds=seconds)
 
 
 def _walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -534,9 +556,10 @@ def _walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
+    seconds: float | None = None
     for _ in range(MAX_CHUNKS):
         if position + 8 > size:
-            return Layout(sndfile=False)
+            return Layout(sndfile=False, seconds=seconds)
         length, name = struct.unpack(">I4s", _read(file, position, 8))
         if length == 1:
             wide = file.read(8)
@@ -544,13 +567,23 @@ def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
                 raise DecodeError("truncated", "the file ends inside a box header")
             length = int.from_bytes(wide, "big")
         if length == 0:  # to the end of the file
-            return Layout(sndfile=False)
+            return Layout(sndfile=False, seconds=seconds)
         if length < 8 or not all(32 <= byte < 127 for byte in name):
-            return Layout(sndfile=False)  # not a box: what stands here is for ffmpeg to judge
+            return Layout(sndfile=False, seconds=seconds)  # not a box: what stands here is for ffmpeg to judge
         if position + length > size:
             raise _truncated(position + length, size, f"box {name.decode('latin-1')!r}")
+        if name == b"moov":
+            seconds = _movie_seconds(_read(file, position + 8, 40))
         position += length
     raise _too_many_parts()
+
+
+def _movie_seconds(content: bytes) -> float | None:
+    """Duration in the movie header, if that is the first box in `content` (ISO 14496-12, 8.2.2)."""
+    if len(content) < 40 or content[4:8] != b"mvhd":
+        return None
+    scale, duration = struct.unpack(">IQ" if content[8] else ">II", content[28:40] if content[8] else content[20:28])
+    return duration / scale if scale and duration else None
 
 
 def _vint(data: bytes) -> tuple[int, int] | None:
@@ -564,16 +597,36 @@ def _vint(data: bytes) -> tuple[int, int] | None:
     return (-1 if value == (1 << 7 * length) - 1 else value), length
 
 
+_SEGMENT, _TIMESTAMP_SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"\x44\x89"
+
+
+def _matroska_seconds(content: bytes) -> float | None:
+    """Duration in the segment's information (RFC 9559), looked for by its marks: what is found is an estimate anyway."""
+    scale, at = 1_000_000, content.find(_TIMESTAMP_SCALE)
+    if at >= 0 and (found := _vint(content[at + 3 : at + 4])):
+        scale = int.from_bytes(content[at + 4 : at + 4 + found[0]], "big")
+    at = content.find(_DURATION, max(at, 0))
+    width = content[at + 2 : at + 3] if at >= 0 else b""
+    layout = {b"\x84": ">f", b"\x88": ">d"}.get(width)
+    if layout is None or len(content) < at + 11:
+        return None
+    seconds = struct.unpack_from(layout, content, at + 3)[0] * scale / 1e9
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
 def _walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
+    seconds: float | None = None
     for _ in range(MAX_CHUNKS):
         if position >= size:
-            return Layout(sndfile=False)
+            return Layout(sndfile=False, seconds=seconds)
         head = _read(file, position, 16)
         id_length = 9 - head[0].bit_length() if head[0] else 0
         found = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        if head.startswith(_SEGMENT):
+            seconds = _matroska_seconds(_read(file, position, 4096))
         if found is None or found[0] < 0:  # not an element; or streamed: the end is not declared
-            return Layout(sndfile=False)
+            return Layout(sndfile=False, seconds=seconds)
         length, width = found
         position += id_length + width + length
         if position > size:
@@ -613,9 +666,11 @@ def _walk_asf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     at = head.find(_ASF_FILE_PROPERTIES)
     properties = head[at : at + 104] if at >= 0 else b""
     if len(properties) == 104:
-        declared, flags = struct.unpack("<Q40xI", properties[40:92])
+        declared, duration, flags = struct.unpack("<Q16xQ16xI", properties[40:92])
         if not flags & 1 and declared > size:  # the flag marks a broadcast, whose size is not valid
             raise _truncated(declared, size, "the file by its header")
+        if not flags & 1:
+            return Layout(sndfile=False, seconds=duration / 1e7)
     return Layout(sndfile=False)
 
 

@@ -1,25 +1,18 @@
 """Any audio file to samples and back, streaming and bounded; whatever is wrong with a file becomes a DecodeError with a reason.
 
-libsndfile decodes what it can read, in this process; ffmpeg the rest, with the type forced, one file and no network allowed,
-and killed when it stalls or gives more than the bound. See containers.py for what is checked before either starts.
+libsndfile decodes what it can read, in this process; ffmpeg the rest, many short files at a time (see ffmpeg.py).
+See containers.py for what is checked before either starts.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import os
-import re
-import resource
-import selectors
-import shutil
 import stat
-import struct
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -27,34 +20,33 @@ from typing import BinaryIO, Literal
 import numpy as np
 import soundfile
 
-from soundmill.audio import containers
-from soundmill.audio.containers import DecodeError
+from soundmill.audio import containers, ffmpeg
+from soundmill.audio.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
+from soundmill.audio.ffmpeg import ffmpeg_executable, ffmpeg_version, one_line
 from soundmill.audio.resample import resample_blocks
-from soundmill.errors import UserError
 
-__all__ = ["DecodeError", "Probe", "decode_blocks", "decode_flac", "encode_flac", "open_regular", "probe", "read_mono", "write_wav"]
+__all__ = [
+    "DecodeError",
+    "Probe",
+    "Recording",
+    "decode_blocks",
+    "decode_flac",
+    "encode_flac",
+    "ffmpeg_executable",
+    "ffmpeg_version",
+    "mix_down",
+    "open_all",
+    "open_regular",
+    "probe",
+    "read_mono",
+    "write_wav",
+]
 
-BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once
-MAX_CHANNELS = 1024  # libsndfile's own limit
-MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels: with `max_seconds`, what a bomb may expand to
-MIN_SAMPLES = 2  # one sample is no sound
-LENGTH_TOLERANCE_SECONDS = 0.05  # decoded against declared: WMA of 5 s comes 34 ms short
-LENGTH_TOLERANCE_SAMPLES = 2048  # and a lossy codec may lose a frame at an end
-STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung
-FFMPEG_MEMORY = 4 << 30  # address space of the child
-
-# What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.
-HARMLESS_DEMUXERS = """
-    3dostr 4xm aac aax ac3 ac4 ace acm act adp ads adx aea afc aix alp amr amrnb amrwb apac apc ape apm aptx aptx_hd
-    argo_asf argo_brp argo_cvg asf asf_o ast avi avr avs bethsoftvid bfi bfstm bink binka bit bmv boa bonk brstm c93 caf
-    cdxl cine codec2 daud dcstr derf dfa dhav dsf dsicin dss dts dtshd dv dxa ea eac3 epaf film_cpk filmstrip flac flv frm
-    fsb fwse g722 g723_1 g729 gdv gsm gxf hca hcom hnm iamf idcin iff ifv ilbc ingenient ipmovie ircam iss iv8 ivf ivr jv
-    kux kvag laf lc3 libgme libopenmpt lmlm4 loas luodat lvf lxf matroska mca mgsts mlp mlv mm mmf mods moflex mov mp3 mpc
-    mpc8 mpeg mpegts msf msnwctcp mtaf mtv musx mv mvi mxf mxg nc nistsphere nsp nsv nut nuv ogg oma osq paf pmp pp_bnk
-    psxstr pva pvf qcp qoa r3d redspark rka rl2 rm roq rpl rsd rso sbc scd sdns sdr2 sds sdx sga shn siff smjpeg smk smush
-    sol sox spdif svag svs swf tak thp tiertexseq tmv truehd tta txd ty usm vag vividas vivo vmd voc vpk vqf w64 wady wav
-    wavarc wc3movie wsaud wsd wsvqa wtv wv wve xa xmd xmv xvag xwma yop aiff au
-""".split()
+BLOCK_SAMPLES = 1 << 17  # of all channels together, held at once
+BATCH_FILES = 32  # that one ffmpeg decodes together
+LOOKAHEAD = 64  # files that are opened to fill a batch
+ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known
+ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # where not even that: 32 kbit/s
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,11 @@ class Probe:
 
 
 @dataclass
-class _Source:
-    """An opened file: blocks float32 [n, channels]; `num_frames` is None where only decoding tells."""
+class Recording:
+    """An opened file: `blocks` of float32 [n, channels] come once; `num_frames` is None where only decoding tells.
+
+    DecodeError may be raised at any block: the file is good only when its last one has come.
+    """
 
     format: str
     sample_rate: int
@@ -78,49 +73,38 @@ class _Source:
     num_frames: int | None
     backend: Literal["libsndfile", "ffmpeg"]
     blocks: Iterator[np.ndarray]
+
+    def probe(self) -> Probe:
+        """What it holds, in exact numbers; decodes only where the header cannot be relied on."""
+        num_frames = self.num_frames
+        if num_frames is None:
+            num_frames = sum(len(block) for block in self.blocks)
+        if num_frames < MIN_SAMPLES:
+            raise DecodeError("too short", "no or one sample")
+        return Probe(self.format, self.sample_rate, self.channels, num_frames, self.backend)
+
+
+@dataclass
+class _File:
+    """A file that was opened and looked into, and what ffmpeg made of it beside others, if it did."""
+
+    file: BinaryIO
+    size: int
+    kind: containers.Kind
+    layout: containers.Layout
     release: ExitStack
+    decoded: ffmpeg.Decoded | None = None
+    tried: bool = False  # in a batch
 
-    def __enter__(self) -> _Source:
-        return self
+    @property
+    def decoded_bytes(self) -> float:
+        """What decoding will give, roughly."""
+        seconds = self.layout.seconds
+        return ASSUMED_BYTES_PER_SECOND * (self.size / ASSUMED_CODED_BYTES_PER_SECOND if seconds is None else seconds)
 
-    def __exit__(self, *_: object) -> None:
-        self.release.close()
-
-
-@functools.cache
-def ffmpeg_executable() -> Path:
-    """The ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the one on PATH; one that runs."""
-    import imageio_ffmpeg
-
-    try:
-        found = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        found = None
-    if found:
-        executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
-        if _version_of(executable):
-            return executable
-    problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
-    raise UserError(
-        f"{problem}: m4a, mp4, webm, wma and the like need it; install it again with "
-        "`.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
-    )
-
-
-def ffmpeg_version() -> str:
-    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
-    return _version_of(ffmpeg_executable())
-
-
-@functools.cache
-def _version_of(executable: Path) -> str:
-    """What ffmpeg calls itself; empty if it does not run."""
-    try:
-        done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    found = re.match(rb"ffmpeg version (\S+)", done.stdout)
-    return found[1].decode("ascii", "replace") if found else ""
+    @property
+    def input(self) -> ffmpeg.Input:
+        return ffmpeg.Input(self.file, self.kind, self.layout.streamed)
 
 
 def open_regular(path: bytes | str | Path) -> BinaryIO:
@@ -162,13 +146,8 @@ def _kind_of(mode: int) -> str:
 
 def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
     """Rate, channels and exact length of a file; raises DecodeError. Decodes only where the header cannot be relied on."""
-    with _open(path, max_seconds) as source:
-        num_frames = source.num_frames
-        if num_frames is None:
-            num_frames = sum(len(block) for block in source.blocks)
-    if num_frames < MIN_SAMPLES:
-        raise DecodeError("too short", "no or one sample")
-    return Probe(source.format, source.sample_rate, source.channels, num_frames, source.backend)
+    with ExitStack() as stack:
+        return _open(_look_into(nullcontext(path), max_seconds, stack), max_seconds).probe()
 
 
 def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
@@ -176,18 +155,31 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
 
     DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
     """
-    source = _open(path, max_seconds)
+    with ExitStack() as stack:
+        recording = _open(_look_into(nullcontext(path), max_seconds, stack), max_seconds)
+        kept = stack.pop_all()
 
     def mono() -> Iterator[np.ndarray]:
-        with source:
-            for block in source.blocks:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    mixed = block[:, 0] if source.channels == 1 else block.mean(axis=1, dtype=np.float32)
-                if not np.isfinite(mixed).all():  # one such channel makes the mean one
-                    raise DecodeError("nan", "samples that are no numbers")
-                yield mixed
+        with kept:
+            for block in recording.blocks:
+                yield mix_down(block)
 
-    return source.sample_rate, mono()
+    return recording.sample_rate, mono()
+
+
+def mix_down(block: np.ndarray) -> np.ndarray:
+    """The mean [n] of the channels of float32 [n, channels]; samples that are no numbers raise DecodeError."""
+    channels = block.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = block[:, 0]
+        if channels > 1:
+            mono = mono.copy()
+            for channel in range(1, channels):  # numpy's mean of so short rows takes fifteen times as long
+                mono += block[:, channel]
+            mono /= np.float32(channels)
+    if not np.isfinite(mono).all():  # one such channel makes the mean one
+        raise DecodeError("nan", "samples that are no numbers")
+    return mono
 
 
 def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) -> np.ndarray:
@@ -196,284 +188,158 @@ def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) ->
     return np.concatenate([np.zeros(0, dtype=np.float32), *resample_blocks(blocks, rate, sample_rate)])
 
 
-def _open(path: bytes | str | Path, max_seconds: float) -> _Source:
-    with ExitStack() as stack:
-        file = stack.enter_context(open_regular(path))
-        size = os.fstat(file.fileno()).st_size
-        try:
-            kind = containers.sniff(file, size)
-            layout = containers.inspect(kind, file, size, max_seconds)
-        except OSError as error:
-            raise DecodeError("unreadable", error.strerror or "") from None
-        sound = _open_libsndfile(file, layout, stack) if layout.sndfile else None
-        if sound is not None:
-            source = _libsndfile_source(sound, file, size, kind, layout, max_seconds, stack)
-        else:
-            source = _ffmpeg_source(os.path.abspath(os.fsencode(path)), kind, layout, max_seconds, stack)
-        if not 0 < source.channels <= MAX_CHANNELS or source.sample_rate <= 0:
-            raise DecodeError("corrupt", f"the header declares {source.channels} channels at {source.sample_rate} Hz")
-        if source.num_frames is not None:
-            _check_bound(source.num_frames, source.sample_rate, source.channels, max_seconds)
-        source.release = stack.pop_all()
-        return source
+def open_all(places: Iterable[AbstractContextManager[bytes | str | Path]], max_seconds: float) -> Iterator[Recording | DecodeError]:
+    """Every file in order, opened, or what is wrong with it; a Recording is to be used before the next one is asked for.
 
+    Places give paths when entered, and are left when their file is done with. Files that ffmpeg has to read are decoded many at
+    a time, ahead of their turn; bytes and errors are the same as one by one.
+    """
+    waiting = iter(places)
+    ahead: deque[_File | DecodeError] = deque()
 
-def _check_bound(num_frames: int, sample_rate: int, channels: int, max_seconds: float) -> None:
-    if num_frames > max_seconds * sample_rate:
-        raise DecodeError("too long", f"more than {max_seconds:g} s")
-    if num_frames * channels > max_seconds * MAX_SAMPLES_PER_SECOND:
-        raise DecodeError("too long", f"{channels} channels at {sample_rate} Hz expand beyond what {max_seconds:g} s may")
+    def look_at_next() -> bool:
+        place = next(waiting, None)
+        if place is None:
+            return False
+        with ExitStack() as stack:
+            try:
+                found: _File | DecodeError = _look_into(place, max_seconds, stack)
+            except DecodeError as error:
+                found = error
+            else:
+                stack.pop_all()
+        ahead.append(found)
+        return True
 
-
-def _check_length(found: int, declared: float, sample_rate: int, slack: int) -> None:
-    """Hold the decoder to the length in the header, both in samples; `slack` is what the format may lose at its ends."""
-    if abs(found - declared) > LENGTH_TOLERANCE_SECONDS * sample_rate + slack:
-        reason = "truncated" if found < declared else "corrupt"
-        raise DecodeError(reason, f"{found / sample_rate:.3f} s of sound, {declared / sample_rate:.3f} s declared")
-
-
-def _open_libsndfile(file: BinaryIO, layout: containers.Layout, stack: ExitStack) -> soundfile.SoundFile | None:
-    """The file for libsndfile, through the descriptor at hand, so its name never matters; None if ffmpeg is to read it."""
-    os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
-        sound = stack.enter_context(soundfile.SoundFile(file.fileno(), closefd=False))
+        while ahead or look_at_next():
+            first = ahead[0]
+            if isinstance(first, _File) and _may_share(first):
+                _decode_ahead(ahead, look_at_next, max_seconds)
+            ahead.popleft()
+            if isinstance(first, DecodeError):
+                yield first
+                continue
+            with first.release:
+                try:
+                    recording: Recording | DecodeError = _open(first, max_seconds)
+                except DecodeError as error:
+                    recording = error
+                yield recording
+    finally:
+        for left in ahead:
+            if isinstance(left, _File):
+                left.release.close()
+
+
+def _may_share(file: _File) -> bool:
+    """Whether it should be decoded by ffmpeg together with others: of a long one, starting the process costs nothing."""
+    return not (file.layout.sndfile or file.tried) and file.decoded_bytes <= ffmpeg.BATCH_BYTES / 4
+
+
+def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], bool], max_seconds: float) -> None:
+    """Fill a batch from the files ahead, the first among them, and have it decoded."""
+    batch: list[_File] = []
+    room = float(ffmpeg.BATCH_BYTES)
+    index = 0
+    while len(batch) < BATCH_FILES and (index < len(ahead) or (len(ahead) < LOOKAHEAD and look_at_next())):
+        file = ahead[index]
+        index += 1
+        if isinstance(file, _File) and _may_share(file):
+            room -= file.decoded_bytes
+            if room < 0:
+                break
+            batch.append(file)
+    for file in batch:
+        file.tried = True
+    _decode_batch(batch, max_seconds)
+
+
+def _decode_batch(batch: list[_File], max_seconds: float) -> None:
+    """Decode together what can be; where anything is wrong the halves are tried, and at last the file is left to be read alone."""
+    if len(batch) < 2:
+        return
+    decoded = ffmpeg.decode_together([file.input for file in batch], max_seconds)
+    if decoded is None:
+        _decode_batch(batch[: len(batch) // 2], max_seconds)
+        _decode_batch(batch[len(batch) // 2 :], max_seconds)
+        return
+    for file, samples in zip(batch, decoded, strict=True):
+        file.decoded = samples
+        file.release.callback(samples.data.close)
+
+
+def _look_into(place: AbstractContextManager[bytes | str | Path], max_seconds: float, stack: ExitStack) -> _File:
+    file = stack.enter_context(open_regular(stack.enter_context(place)))
+    size = os.fstat(file.fileno()).st_size
+    try:
+        kind = containers.sniff(file, size)
+        layout = containers.inspect(kind, file, size, max_seconds)
+    except OSError as error:
+        raise DecodeError("unreadable", error.strerror or "") from None
+    return _File(file, size, kind, layout, stack)
+
+
+def _open(file: _File, max_seconds: float) -> Recording:
+    if file.decoded:
+        made = file.decoded
+        recording = Recording(file.kind.name, made.sample_rate, made.channels, made.num_frames, "ffmpeg", made.blocks())
+    elif file.layout.sndfile and (sound := _open_libsndfile(file)):
+        num_frames = sound.frames if file.layout.exact else None
+        blocks = _libsndfile_blocks(sound, file, max_seconds)
+        recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
+    else:
+        rate, channels, blocks = ffmpeg.stream(file.input, max_seconds, file.release)
+        recording = Recording(file.kind.name, rate, channels, None, "ffmpeg", blocks)
+    if not 0 < recording.channels <= MAX_CHANNELS or recording.sample_rate <= 0:
+        raise DecodeError("corrupt", f"the header declares {recording.channels} channels at {recording.sample_rate} Hz")
+    if recording.num_frames is not None:
+        check_bound(recording.num_frames, recording.sample_rate, recording.channels, max_seconds)
+    return recording
+
+
+def _open_libsndfile(file: _File) -> soundfile.SoundFile | None:
+    """The file for libsndfile, through the descriptor at hand, so its name never matters; None if ffmpeg is to read it."""
+    os.lseek(file.file.fileno(), 0, os.SEEK_SET)
+    try:
+        sound = file.release.enter_context(soundfile.SoundFile(file.file.fileno(), closefd=False))
     except soundfile.SoundFileError:
         return None
     # It gives no more frames than it told, and of mp3 without a count it tells an estimate.
-    return sound if layout.exact or sound.frames >= layout.at_least else None
+    return sound if file.layout.exact or sound.frames >= file.layout.at_least else None
 
 
-def _libsndfile_source(
-    sound: soundfile.SoundFile,
-    file: BinaryIO,
-    size: int,
-    kind: containers.Kind,
-    layout: containers.Layout,
-    max_seconds: float,
-    stack: ExitStack,
-) -> _Source:
-    def blocks() -> Iterator[np.ndarray]:
-        checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
-        buffer = np.empty((max(1, BLOCK_SAMPLES // sound.channels), sound.channels), dtype=np.float32)
-        total = 0
-        while True:
-            try:
-                count = sound.buffer_read_into(buffer, "float32")
-            except soundfile.SoundFileError as error:
-                at_end = os.lseek(file.fileno(), 0, os.SEEK_CUR) >= size
-                raise DecodeError("truncated" if at_end else "corrupt", _one_line(str(error))) from None
-            if count == 0:
-                break
-            total += count
-            _check_bound(total, sound.samplerate, sound.channels, max_seconds)
-            if checksum:
-                checksum.update(_integers(buffer[:count], layout.bits))
-            yield buffer[:count].copy()
-        if layout.exact:
-            _check_length(total, sound.frames, sound.samplerate, 0)
-        if total < MIN_SAMPLES:
-            raise DecodeError("too short", "no or one sample")
-        if checksum and checksum.digest() != layout.md5:
-            raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
-
-    num_frames = sound.frames if layout.exact else None
-    return _Source(kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks(), stack)
+def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iterator[np.ndarray]:
+    layout = file.layout
+    checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
+    most = max(1, BLOCK_SAMPLES // sound.channels)
+    total = 0
+    while True:
+        block = np.empty((most, sound.channels), dtype=np.float32)
+        try:
+            count = sound.buffer_read_into(block, "float32")
+        except soundfile.SoundFileError as error:
+            at_end = os.lseek(file.file.fileno(), 0, os.SEEK_CUR) >= file.size
+            raise DecodeError("truncated" if at_end else "corrupt", one_line(str(error))) from None
+        if count == 0:
+            break
+        total += count
+        check_bound(total, sound.samplerate, sound.channels, max_seconds)
+        if checksum:
+            checksum.update(_integers(block[:count], layout.bits))
+        yield block[:count]
+    if layout.exact:
+        check_length(total, sound.frames, sound.samplerate, 0)
+    if total < MIN_SAMPLES:
+        raise DecodeError("too short", "no or one sample")
+    if checksum and checksum.digest() != layout.md5:
+        raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
 
 
 def _integers(block: np.ndarray, bits: int) -> bytes:
     """The little-endian integers that float32 samples were made of: exact up to 24 bits."""
     values = np.rint(block * np.float32(1 << bits - 1)).astype("<i4")
     return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()
-
-
-def _ffmpeg_command(path: bytes, kind: containers.Kind) -> list[str | bytes]:
-    import ffmpeg
-
-    force = {"f": kind.demuxer} if kind.demuxer else {"format_whitelist": ",".join(HARMLESS_DEMUXERS)}
-    # AU on the pipe: its header tells rate and channels, and unlike WAV's has no limit of size.
-    out = {
-        "map": "0:a:0",
-        "map_metadata": "-1",
-        "fflags": "+bitexact",
-        "flags:a": "+bitexact",
-        "c:a": "pcm_f32be",
-        "af": "asetpts=N/SR/TB",  # clocks that stumble are no damage to the sound
-        "f": "au",
-        "threads": 1,
-    }
-    place = "file:"  # of the path, which ffmpeg-python cannot take when it is not UTF-8
-    command = ffmpeg.input(place, protocol_whitelist="file", threads=1, **force).output("pipe:1", **out)
-    options = ["-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
-    compiled = command.compile(cmd=[str(ffmpeg_executable()), *options])
-    return [b"file:" + path if argument == place else argument for argument in compiled]
-
-
-def _ffmpeg_source(path: bytes, kind: containers.Kind, layout: containers.Layout, max_seconds: float, stack: ExitStack) -> _Source:
-    log = _Log(layout.streamed)
-    child = stack.enter_context(_Child(_ffmpeg_command(path, kind), log, patience=max(STALL_SECONDS, max_seconds)))
-    head = child.read_exactly(24)
-    if len(head) < 24 or head[:4] != b".snd":
-        child.finish()
-        raise log.error(kind) or DecodeError("corrupt", "ffmpeg finds no sound in it")
-    start, _, _, rate, channels = struct.unpack(">5I", head[4:])
-    child.read_exactly(start - 24)
-    frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
-    wanted = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
-
-    def blocks() -> Iterator[np.ndarray]:
-        total = 0
-        while data := child.read_exactly(wanted):
-            block = np.frombuffer(data[: len(data) - len(data) % frame_bytes], dtype=">f4").astype(np.float32).reshape(-1, channels)
-            total += len(block)
-            _check_bound(total, rate, channels, max_seconds)
-            yield block
-        child.finish()
-        if error := log.error(kind):
-            raise error
-        if log.seconds is not None and total < log.seconds * rate:
-            _check_length(total, log.seconds * rate, rate, LENGTH_TOLERANCE_SAMPLES)
-        if total < MIN_SAMPLES:
-            raise DecodeError("too short", "no or one sample")
-
-    return _Source(kind.name, rate, channels, None, "ffmpeg", blocks(), stack)
-
-
-class _Child:
-    """An ffmpeg process: its output in pieces, its log beside; it never outlives this object, waits for nothing and is bounded.
-
-    `patience`: seconds that all waiting for it may take together.
-    """
-
-    def __init__(self, command: list[str | bytes], log: _Log, patience: float):
-        self.log = log
-        self._patience = patience
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with suppress(ProcessLookupError):  # it may have ended already
-            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (FFMPEG_MEMORY, FFMPEG_MEMORY))
-            seconds = int(patience) + 1  # should this process be killed while the child computes
-            resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (seconds, seconds))
-        self._pipes = selectors.DefaultSelector()
-        for pipe in (self._process.stdout, self._process.stderr):
-            self._pipes.register(pipe, selectors.EVENT_READ)
-        self._ready = bytearray()
-
-    def __enter__(self) -> _Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._pipes.close()
-        self._process.stdout.close()
-        self._process.stderr.close()
-
-    def read_exactly(self, count: int) -> bytes:
-        """The next `count` bytes of output; fewer only at its end."""
-        while len(self._ready) < count and self._process.stdout in self._open_pipes():
-            self._wait()
-        data = bytes(self._ready[:count])
-        del self._ready[:count]
-        return data
-
-    def finish(self) -> None:
-        """Read both pipes to their ends and take note of how the process ended."""
-        while self._open_pipes():
-            self._wait()
-        self.log.ended(self._process.wait())
-
-    def _open_pipes(self) -> list[object]:
-        return [key.fileobj for key in self._pipes.get_map().values()]
-
-    def _wait(self) -> None:
-        before = time.monotonic()
-        events = self._pipes.select(min(STALL_SECONDS, self._patience))
-        self._patience -= time.monotonic() - before
-        if not events or self._patience <= 0:
-            raise DecodeError("timeout", "ffmpeg takes too long over it")
-        for key, _ in events:
-            data = os.read(key.fd, 1 << 20)
-            if not data:
-                self._pipes.unregister(key.fileobj)
-            elif key.fileobj is self._process.stdout:
-                self._ready += data
-            else:
-                self.log.add(data)
-
-
-_TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
-_DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in what are only warnings
-_SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
-
-
-class _Log:
-    """What ffmpeg says while it works: its complaints, and what the container's header declares."""
-
-    MOST = 1000  # different complaints kept
-    LONGEST = 1 << 16  # bytes of one line
-
-    def __init__(self, streamed: bool) -> None:
-        self._streamed = streamed
-        self.seconds: float | None = None  # declared for the whole file, where that is what its sound should last
-        self._complaints: set[str] = set()
-        self._partial = b""
-        self._status = 0
-        self._in_input = False
-        self._streams = 0
-        self._estimated = False
-        self._declared: float | None = None
-
-    def add(self, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        self._partial = self._partial[: self.LONGEST]
-        for line in lines:
-            self._line(line.decode("utf-8", "replace"))
-
-    def _line(self, line: str) -> None:
-        found = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
-        level, text = (found[1], found[2].strip()) if found else ("info", line.strip())
-        if level == "info":
-            if text.startswith(("Input #", "Stream mapping", "Output #")):
-                self._in_input = text.startswith("Input #")
-            elif self._in_input and text.startswith("Stream #") and "(attached pic)" not in text:
-                self._streams += 1
-            elif self._in_input and (lasts := re.match(r"Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?[\d.]+)", text)):
-                hours, minutes, seconds, start = (float(part) for part in lasts.groups())
-                self._declared = hours * 3600 + minutes * 60 + seconds - max(start, 0.0)
-            return
-        self._estimated |= "Estimating duration" in text
-        if level == "warning" and (not _DAMAGE.search(text) or (self._streamed and _SHORT_PACKET.search(text))):
-            return
-        if len(self._complaints) < self.MOST:
-            self._complaints.add(_one_line(text))
-
-    def ended(self, status: int) -> None:
-        self.add(b"\n")
-        self._status = status
-        # A film may last longer than its sound, and what is guessed from the bit rate proves nothing.
-        if self._streams == 1 and not self._estimated and not self._streamed:
-            self.seconds = self._declared
-
-    def error(self, kind: containers.Kind) -> DecodeError | None:
-        """What all the complaints come to, whatever order the process's threads made them in; None if there are none."""
-        if not self._complaints and self._status == 0:
-            return None
-        complaints = sorted(text for text in self._complaints if "file:" not in text)  # paths are this machine's own
-        together = "\n".join(complaints)
-        detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"
-        if "matches no streams" in together or "does not contain any stream" in together:
-            return DecodeError("no audio stream", "ffmpeg finds none")
-        if re.search(r"no decoder found|[Dd]ecoder \S* ?not found|[Uu]nknown decoder", together):
-            return DecodeError("unknown codec", detail)
-        if kind.demuxer is None and re.search(r"whitelist|Error opening input", together):
-            return DecodeError("unknown format", "no audio format that is known by its bytes")
-        if _TRUNCATED.search(together):
-            return DecodeError("truncated", next(text for text in complaints if _TRUNCATED.search(text)))
-        return DecodeError("corrupt", detail)
-
-
-def _one_line(text: str) -> str:
-    """A decoder's message without what differs from run to run (addresses) or could break a table."""
-    return re.sub(r"\s+", " ", re.sub(r" ?@ ?0x[0-9a-f]+|0x[0-9a-f]{6,}", "", text)).strip()[:200]
 
 
 def to_pcm16(wave: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from soundmill.audio import containers, decode
+from soundmill.audio import ffmpeg as ffmpeg_module
 from soundmill.audio.decode import DecodeError
 from soundmill.errors import UserError
 
@@ -280,7 +281,7 @@ def test_text_is_refused_before_any_decoder_sees_it(made, tmp_path, monkeypatch,
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a decoder was started on text")
 
-    monkeypatch.setattr(decode.subprocess, "Popen", never)
+    monkeypatch.setattr(ffmpeg_module.subprocess, "Popen", never)
     monkeypatch.setattr(decode.soundfile, "SoundFile", never)
     text = {**PLAYLISTS, **TEXTS}[name].format(other=made / "pcm16.wav") if reason == "playlist" else TEXTS[name]
     (tmp_path / name).write_bytes(text.encode(encoding))
@@ -386,8 +387,8 @@ def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
     fake = tmp_path / "ffmpeg"
     fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(decode, "ffmpeg_executable", lambda: fake)
-    monkeypatch.setattr(decode, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
+    monkeypatch.setattr(ffmpeg_module, "STALL_SECONDS", 1.0)
     assert reason_of(made / "a.m4a", max_seconds=1.5) == "timeout"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -396,7 +397,9 @@ def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
 def test_ffmpeg_ends_when_its_reader_stops(made, monkeypatch):
     children = []
     popen = subprocess.Popen
-    monkeypatch.setattr(decode.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1])
+    monkeypatch.setattr(
+        ffmpeg_module.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1]
+    )
     _, blocks = decode.decode_blocks(made / "surround.m4a", MAX_SECONDS)
     next(blocks)
     blocks.close()
@@ -448,13 +451,17 @@ def test_huge_numbers_do_not_overflow_into_sound(tmp_path):
 
 
 def test_ffmpeg_may_read_one_file_and_nothing_else():
-    command = decode._ffmpeg_command(b"/x/-a:b%d.m4a", containers.Kind("mp4", "mov"))
-    assert command[command.index("-i") + 1] == b"file:/x/-a:b%d.m4a"
+    mp4 = containers.Kind("mp4", "mov")
+    command = ffmpeg_module.compile_command([(7, mp4)], [1])
+    assert command[command.index("-i") + 1] == "file:/proc/self/fd/7"
     before = command[: command.index("-i")]
     assert before[before.index("-f") + 1] == "mov"
     assert before[before.index("-protocol_whitelist") + 1] == "file"
     assert "-nostdin" in command
-    free = decode._ffmpeg_command(b"/x", containers.UNKNOWN)
+    several = ffmpeg_module.compile_command([(7, mp4), (9, containers.UNKNOWN), (8, mp4)], [4, 5, 6])
+    assert several.count("-protocol_whitelist") == 3
+    assert [several[index + 1] for index, word in enumerate(several) if word == "-map"] == ["0:a:0", "1:a:0", "2:a:0"]
+    free = ffmpeg_module.compile_command([(7, containers.UNKNOWN)], [1])
     allowed = set(free[free.index("-format_whitelist") + 1].split(","))
     assert not allowed & {
         "hls",

@@ -1,0 +1,415 @@
+"""ffmpeg as a decoder: the type forced, one file and no network allowed, killed when it stalls or gives more than the bound.
+
+Starting it costs more than decoding ten seconds, so many short files go through one process (`decode_together`). What goes
+wrong there says nothing of a single file: whoever asked then decodes them one by one (`stream`), which gives the same samples.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import re
+import resource
+import selectors
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from soundmill.audio.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Kind, check_bound, check_length
+from soundmill.errors import UserError
+
+STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung
+MEMORY = 4 << 30  # address space of the child
+BATCH_BYTES = 128 << 20  # of decoded samples in one batch, in memory: 32 times 10 s of stereo
+POLL_SECONDS = 0.05  # how often that is looked at
+LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
+BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once
+FRAMES_AT_ONCE = 8192  # that ffmpeg hands from thread to thread; codecs' own frames are of a thousand
+
+# What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.
+HARMLESS_DEMUXERS = """
+    3dostr 4xm aac aax ac3 ac4 ace acm act adp ads adx aea afc aix alp amr amrnb amrwb apac apc ape apm aptx aptx_hd
+    argo_asf argo_brp argo_cvg asf asf_o ast avi avr avs bethsoftvid bfi bfstm bink binka bit bmv boa bonk brstm c93 caf
+    cdxl cine codec2 daud dcstr derf dfa dhav dsf dsicin dss dts dtshd dv dxa ea eac3 epaf film_cpk filmstrip flac flv frm
+    fsb fwse g722 g723_1 g729 gdv gsm gxf hca hcom hnm iamf idcin iff ifv ilbc ingenient ipmovie ircam iss iv8 ivf ivr jv
+    kux kvag laf lc3 libgme libopenmpt lmlm4 loas luodat lvf lxf matroska mca mgsts mlp mlv mm mmf mods moflex mov mp3 mpc
+    mpc8 mpeg mpegts msf msnwctcp mtaf mtv musx mv mvi mxf mxg nc nistsphere nsp nsv nut nuv ogg oma osq paf pmp pp_bnk
+    psxstr pva pvf qcp qoa r3d redspark rka rl2 rm roq rpl rsd rso sbc scd sdns sdr2 sds sdx sga shn siff smjpeg smk smush
+    sol sox spdif svag svs swf tak thp tiertexseq tmv truehd tta txd ty usm vag vividas vivo vmd voc vpk vqf w64 wady wav
+    wavarc wc3movie wsaud wsd wsvqa wtv wv wve xa xmd xmv xvag xwma yop aiff au
+""".split()
+
+
+@functools.cache
+def ffmpeg_executable() -> Path:
+    """The ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the one on PATH; one that runs."""
+    import imageio_ffmpeg
+
+    try:
+        found = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        found = None
+    if found:
+        executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
+        if _version_of(executable):
+            return executable
+    problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
+    raise UserError(
+        f"{problem}: m4a, mp4, webm, wma and the like need it; install it again with "
+        "`.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
+    )
+
+
+def ffmpeg_version() -> str:
+    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
+    return _version_of(ffmpeg_executable())
+
+
+@functools.cache
+def _version_of(executable: Path) -> str:
+    """What ffmpeg calls itself; empty if it does not run."""
+    try:
+        done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.match(rb"ffmpeg version (\S+)", done.stdout)
+    return found[1].decode("ascii", "replace") if found else ""
+
+
+def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[str]:
+    """ffmpeg's command line that decodes the first sound of each input; both are descriptors that the process inherits.
+
+    An opened file has no name that could be misread, and is the very one that was looked into.
+    """
+    head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
+    parts = [_options(kind.demuxer) for _, kind in inputs]
+    opened = [[*before, f"file:/proc/self/fd/{file}"] for (before, _), (file, _) in zip(parts, inputs, strict=True)]
+    decoded = [
+        ["-map", f"{index}:a:0", *after, f"pipe:{output}"]
+        for index, ((_, after), output) in enumerate(zip(parts, outputs, strict=True))
+    ]
+    return [*head, *itertools.chain(*opened, *decoded)]
+
+
+@functools.cache
+def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
+    """(input options up to `-i`, output options) of one file; compiling many at once takes time that grows with their square."""
+    import ffmpeg
+
+    force = {"f": demuxer} if demuxer else {"format_whitelist": ",".join(HARMLESS_DEMUXERS)}
+    # AU on a pipe: its header tells rate and channels, and unlike WAV's has no limit of size.
+    out = {
+        "map_metadata": "-1",
+        "fflags": "+bitexact",
+        "flags:a": "+bitexact",
+        "c:a": "pcm_f32be",
+        "af": f"asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",  # clocks that stumble are no damage to the sound
+        "f": "au",
+        "threads": 1,
+    }
+    compiled = ffmpeg.input("file:", protocol_whitelist="file", threads=1, **force).output("pipe:", **out).compile(cmd=[])
+    at = compiled.index("-i") + 1
+    return compiled[:at], compiled[at + 1 : -1]
+
+
+class _Child:
+    """An ffmpeg process and its log; it never outlives this object, waits for nothing and is bounded.
+
+    `patience`: seconds that all waiting for it may take together. `file_bytes`: the most that it may write to one file.
+    """
+
+    def __init__(self, inputs: list[tuple[int, Kind]], outputs: list[int], log: _Log, patience: float, file_bytes: int = 0):
+        self.log = log
+        self._patience = patience
+        piped = outputs == [1]
+        self._process = subprocess.Popen(
+            compile_command(inputs, outputs),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[file for file, _ in inputs] + ([] if piped else outputs),
+            env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # of its many threads, each would have one of its own
+        )
+        # Should this process be killed, the child still ends.
+        limits = {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: patience + 1, resource.RLIMIT_FSIZE: file_bytes}
+        with suppress(ProcessLookupError):  # it may have ended already
+            for limit, most in limits.items():
+                if most and math.isfinite(most):
+                    resource.prlimit(self._process.pid, limit, (int(most), int(most)))
+        self._pipes = selectors.DefaultSelector()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe:
+                self._pipes.register(pipe, selectors.EVENT_READ)
+        self._ready = bytearray()
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._pipes.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
+
+    def read_exactly(self, count: int) -> bytes:
+        """The next `count` bytes of output; fewer only at its end."""
+        while len(self._ready) < count and self._process.stdout in self._open_pipes():
+            self._wait()
+        data = bytes(self._ready[:count])
+        del self._ready[:count]
+        return data
+
+    def finish(self, watch: Callable[[], None] = lambda: None, every: float = math.inf) -> None:
+        """Read the pipes to their ends and take note of how the process ended; `watch` is called at least that often meanwhile."""
+        while self._open_pipes():
+            self._wait(every)
+            watch()
+        self.log.ended(self._process.wait())
+
+    def _open_pipes(self) -> list[object]:
+        return [key.fileobj for key in self._pipes.get_map().values()]
+
+    def _wait(self, at_most: float = math.inf) -> None:
+        before = time.monotonic()
+        events = self._pipes.select(min(STALL_SECONDS, self._patience, at_most))
+        self._patience -= time.monotonic() - before
+        if self._patience <= 0 or (not events and at_most > STALL_SECONDS):
+            raise DecodeError("timeout", "ffmpeg takes too long over it")
+        for key, _ in events:
+            data = os.read(key.fd, 1 << 20)
+            if not data:
+                self._pipes.unregister(key.fileobj)
+            elif key.fileobj is self._process.stdout:
+                self._ready += data
+            else:
+                self.log.add(data)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An opened file to decode; `streamed`: it declares no length, and its last packet may be a short one."""
+
+    file: BinaryIO
+    kind: Kind
+    streamed: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file's samples, held in memory outside of this process's own: `data` is a nameless file of AU that the kernel frees."""
+
+    data: BinaryIO
+    start: int
+    sample_rate: int
+    channels: int
+    num_frames: int
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Blocks float32 [n, channels]."""
+        self.data.seek(self.start)
+        while data := self.data.read(4 * self.channels * max(1, BLOCK_SAMPLES // self.channels)):
+            yield _samples(data, self.channels)
+
+
+def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, int, Iterator[np.ndarray]]:
+    """(sample rate, channels, blocks float32 [n, channels]) of one file, in bounded memory; the child ends with `stack`.
+
+    DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
+    """
+    log = _Log([source.streamed])
+    inputs = [(source.file.fileno(), source.kind)]
+    child = stack.enter_context(_Child(inputs, [1], log, patience=max(STALL_SECONDS, max_seconds)))
+    head = child.read_exactly(24)
+    if len(head) < 24 or head[:4] != b".snd":
+        child.finish()
+        raise log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no sound in it")
+    start, rate, channels = _au_header(head)
+    child.read_exactly(start - 24)
+    frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
+    wanted = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
+
+    def blocks() -> Iterator[np.ndarray]:
+        total = 0
+        while data := child.read_exactly(wanted):
+            block = _samples(data[: len(data) - len(data) % frame_bytes], channels)
+            total += len(block)
+            check_bound(total, rate, channels, max_seconds)
+            yield block
+        child.finish()
+        if error := log.error(source.kind):
+            raise error
+        _check(total, rate, log.seconds(0))
+
+    return rate, channels, blocks()
+
+
+def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] | None:
+    """All files decoded by one process; None if ffmpeg complained of anything, or gave too much, too little or nothing of one.
+
+    Their samples together are bounded by `BATCH_BYTES`: those of about 400 s of stereo.
+    """
+    log = _Log([source.streamed for source in sources])
+    with ExitStack() as stack:
+        files = [stack.enter_context(os.fdopen(os.memfd_create("decoded"), "rb")) for _ in sources]
+        inputs = [(source.file.fileno(), source.kind) for source in sources]
+        outputs = [file.fileno() for file in files]
+
+        def watch() -> None:
+            if sum(os.fstat(output).st_size for output in outputs) > BATCH_BYTES:
+                raise DecodeError("too long", f"more than {BATCH_BYTES} bytes in one batch")
+
+        try:
+            with _Child(inputs, outputs, log, STALL_SECONDS, BATCH_BYTES) as child:
+                child.finish(watch, POLL_SECONDS)
+            if log.complained:
+                return None
+            decoded = []
+            for index, file in enumerate(files):
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                head = file.read(24)
+                if len(head) < 24 or head[:4] != b".snd":
+                    return None
+                start, rate, channels = _au_header(head)
+                if not 0 < channels <= MAX_CHANNELS or rate <= 0 or start > size or (size - start) % (4 * channels):
+                    return None
+                num_frames = (size - start) // (4 * channels)
+                check_bound(num_frames, rate, channels, max_seconds)
+                _check(num_frames, rate, log.seconds(index))
+                decoded.append(Decoded(file, start, rate, channels, num_frames))
+        except DecodeError:
+            return None
+        stack.pop_all()
+        return decoded
+
+
+def _au_header(head: bytes) -> tuple[int, int, int]:
+    """(where the samples start, sample rate, channels)."""
+    start, _, _, rate, channels = struct.unpack(">5I", head[4:])
+    return start, rate, channels
+
+
+def _samples(data: bytes, channels: int) -> np.ndarray:
+    return np.frombuffer(data, dtype=">f4").astype(np.float32).reshape(-1, channels)
+
+
+def _check(num_frames: int, rate: int, declared: float | None) -> None:
+    if declared is not None and num_frames < declared * rate:
+        check_length(num_frames, declared * rate, rate, LENGTH_TOLERANCE_SAMPLES)
+    if num_frames < MIN_SAMPLES:
+        raise DecodeError("too short", "no or one sample")
+
+
+_TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
+_DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in what are only warnings
+_SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
+
+
+@dataclass
+class _Declared:
+    """What the header of one input says."""
+
+    streams: int = 0
+    seconds: float | None = None
+    estimated: bool = False
+
+
+class _Log:
+    """What ffmpeg says while it works: its complaints, and what the containers' headers declare."""
+
+    MOST = 1000  # different complaints kept
+    LONGEST = 1 << 16  # bytes of one line
+
+    def __init__(self, streamed: list[bool]) -> None:
+        self._streamed = streamed
+        self._inputs: list[_Declared] = []
+        self._complaints: set[str] = set()
+        self._partial = b""
+        self._status = 0
+        self._in_input = False
+        self._estimated = False  # the input that is being opened
+
+    def add(self, data: bytes) -> None:
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._partial = self._partial[: self.LONGEST]
+        for line in lines:
+            self._line(line.decode("utf-8", "replace"))
+
+    def _line(self, line: str) -> None:
+        found = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
+        if not found:  # the rest of a text with line breaks: a tag's, for one
+            return
+        level, text = found[1], found[2]
+        if level == "info":
+            self._information(text)
+            return
+        if "Estimating duration" in text:
+            self._estimated = True
+        if level == "warning" and (not _DAMAGE.search(text) or (self._streamed == [True] and _SHORT_PACKET.search(text))):
+            return
+        if len(self._complaints) < self.MOST:
+            self._complaints.add(one_line(text))
+
+    def _information(self, text: str) -> None:
+        # What the header holds is indented less than the tags, whose names are anybody's.
+        if text.startswith("Input #"):
+            self._inputs.append(_Declared(estimated=self._estimated))
+            self._estimated, self._in_input = False, True
+        elif text.startswith(("Stream mapping", "Output #")):
+            self._in_input = False
+        elif self._in_input and re.match(r" {2,4}Stream #", text) and "(attached pic)" not in text:
+            self._inputs[-1].streams += 1
+        elif self._in_input and (lasts := re.match(r"  Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?[\d.]+)", text)):
+            hours, minutes, seconds, start = (float(part) for part in lasts.groups())
+            self._inputs[-1].seconds = hours * 3600 + minutes * 60 + seconds - max(start, 0.0)
+
+    def ended(self, status: int) -> None:
+        self.add(b"\n")
+        self._status = status
+
+    @property
+    def complained(self) -> bool:
+        return bool(self._complaints) or self._status != 0
+
+    def seconds(self, index: int) -> float | None:
+        """What one input declares for the whole file, where that is what its sound should last."""
+        if index >= len(self._inputs):
+            return None
+        declared = self._inputs[index]
+        # A film may last longer than its sound, and what is guessed from the bit rate proves nothing.
+        whole = declared.streams == 1 and not declared.estimated and not self._streamed[index]
+        return declared.seconds if whole else None
+
+    def error(self, kind: Kind) -> DecodeError | None:
+        """What all the complaints come to, whatever order the process's threads made them in; None if there are none."""
+        if not self.complained:
+            return None
+        complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # they differ from run to run
+        together = "\n".join(complaints)
+        detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"
+        if "matches no streams" in together or "does not contain any stream" in together:
+            return DecodeError("no audio stream", "ffmpeg finds none")
+        if re.search(r"no decoder found|[Dd]ecoder \S* ?not found|[Uu]nknown decoder", together):
+            return DecodeError("unknown codec", detail)
+        if kind.demuxer is None and re.search(r"whitelist|Error opening input", together):
+            return DecodeError("unknown format", "no audio format that is known by its bytes")
+        if _TRUNCATED.search(together):
+            return DecodeError("truncated", next(text for text in complaints if _TRUNCATED.search(text)))
+        return DecodeError("corrupt", detail)
+
+
+def one_line(text: str) -> str:
+    """A decoder's message without what differs from run to run (addresses) or could break a table."""
+    return re.sub(r"\s+", " ", re.sub(r" ?@ ?0x[0-9a-f]+|0x[0-9a-f]{6,}", "", text)).strip()[:200]
