@@ -28,6 +28,7 @@ class ExecutionParams(StageParams):
     """How the work is run; nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
+    dask: str | None = Field(description="address of a Dask scheduler, whose workers then do the work of data stages")
 
 
 P = TypeVar("P", bound=BaseModel)

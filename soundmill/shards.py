@@ -1,16 +1,43 @@
-"""The one unit of work: a Parquet shard. Read it, write it, map over many of them, with progress, in parallel, resumable."""
+"""The one unit of work: a Parquet shard. Read it, write it, map over many: in parallel, resumable, redoing only what changed.
+
+**How work is reused.** A shard is made of items (a recording, a clip, a mix), each known by a key: text that says all it is made
+from, beside the stage's parameters and code. A shard function that takes part writes through `ItemWriter`:
+
+    def resample_shard(cuts, root, params, output, previous):
+        with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
+            for recording in cuts:
+                key = shards.digest(recording)
+                if not writer.copy(key):                # its rows and its part of the report, as they were made the last time
+                    with writer.item(key) as report:
+                        writer.write(row)               # any number of times
+                        report.count("clips")
+        return writer.report
+
+`previous` is the shard of the same name that was finished last under the same parameters and code, or None. The file has the bytes
+that it would have without one. `key in writer` tells beforehand what will be copied, where items are better made in batches.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
+import platform
+import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import chdir, closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +46,7 @@ import pyarrow.parquet as pq
 
 from soundmill.errors import UserError
 
-ROWS_PER_GROUP = 64  # of rows that carry audio: what a reader must hold to reach one clip
+ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reach one clip
 TABLE_ROWS_PER_GROUP = 65_536  # of plain rows
 
 
@@ -47,6 +74,50 @@ def file_digest(path: Path | str | bytes) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int = 1) -> Iterator[str | OSError]:
+    """`file_digest` of every file, in order; of an unreadable one the error.
+
+    With a `cache` (an SQLite file), only files that `stat` tells changed are read: size, times (ctime too, which no program
+    sets) and inode count. A file that changed in the last two seconds is not trusted to change its time when it changes again.
+    """
+    known: dict[bytes, tuple[Any, ...]] = {}
+    found: list[tuple[Any, ...]] = []
+    with closing(sqlite3.connect(cache, timeout=60)) if cache else nullcontext() as store:
+        if store:
+            store.execute("CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, facts TEXT, digest TEXT) WITHOUT ROWID")
+            for path in paths:
+                row = store.execute("SELECT facts, digest FROM digests WHERE path = ?", (os.path.abspath(path),)).fetchone()
+                if row:
+                    known[path] = row
+
+        def find(path: bytes) -> tuple[str | OSError, tuple[Any, ...] | None]:
+            try:
+                facts, changed = _facts(path)
+                if path in known and known[path][0] == facts:
+                    return known[path][1], None
+                value = file_digest(path)
+                settled = time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts
+                return value, (os.path.abspath(path), facts, value) if settled else None
+            except OSError as error:
+                return error, None
+
+        with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
+            for value, news in pool.map(find, paths):
+                if news:
+                    found.append(news)
+                yield value
+        if store and found:
+            with store:
+                store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", found)
+
+
+def _facts(path: bytes) -> tuple[str, int]:
+    """What tells one state of a file from another, and when it last changed (ns since the epoch)."""
+    status = os.stat(path)
+    facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_dev} {status.st_ino}"
+    return facts, max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -71,6 +142,27 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     return result
 
 
+def _column_options(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are stored: bytes never as a dictionary, and FLAC as it is, for it cannot be made smaller."""
+    dictionary, compression = [], {}
+
+    def add(path: str, kind: pa.DataType) -> None:
+        if pa.types.is_struct(kind):
+            for child in kind:
+                add(f"{path}.{child.name}", child.type)
+        elif pa.types.is_list(kind):
+            add(f"{path}.list.element", kind.value_type)
+        else:
+            compression[path] = "none" if path == "audio.bytes" else "zstd"
+            if not pa.types.is_binary(kind):
+                dictionary.append(path)
+
+    for column in schema:
+        add(column.name, column.type)
+    level = {path: 3 for path, name in compression.items() if name == "zstd"}
+    return {"compression": compression, "compression_level": level, "use_dictionary": dictionary}
+
+
 class ShardWriter:
     """Write rows of one schema to one Parquet file, in bounded memory; appears whole or not at all.
 
@@ -78,25 +170,48 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, rows_per_group: int | None = None):
-        has_audio = any(pa.types.is_struct(column.type) or pa.types.is_binary(column.type) for column in schema)
+        has_sound = any("audio" in column.name or pa.types.is_binary(column.type) for column in schema if column.name != "raw_path")
         self.path, self.schema = path, schema
-        self.rows_per_group = rows_per_group or (ROWS_PER_GROUP if has_audio else TABLE_ROWS_PER_GROUP)
+        self.rows_per_group = rows_per_group or (ROWS_PER_GROUP if has_sound else TABLE_ROWS_PER_GROUP)
         self.num_rows = 0
-        self._pending: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []  # before the rows
+        self._pending = 0  # rows in both
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.name}.partial")
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", compression_level=3)
+        self._writer = pq.ParquetWriter(self._temporary, schema, **_column_options(schema))
 
     def write(self, row: dict[str, Any]) -> None:
-        self._pending.append(row)
-        self.num_rows += 1
-        if len(self._pending) == self.rows_per_group:
+        self._rows.append(row)
+        self._count(1)
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write many rows at once; the file is the same as if they had come one by one."""
+        table = table.select(self.schema.names).cast(self.schema)
+        while table.num_rows:
+            part = table.slice(0, self.rows_per_group - self._pending)
+            self._gather()
+            self._tables.append(part)
+            self._count(part.num_rows)
+            table = table.slice(part.num_rows)
+
+    def _count(self, rows: int) -> None:
+        self.num_rows += rows
+        self._pending += rows
+        if self._pending == self.rows_per_group:
             self._flush()
 
+    def _gather(self) -> None:
+        if self._rows:
+            self._tables.append(pa.Table.from_pylist(self._rows, self.schema))
+            self._rows = []
+
     def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.Table.from_pylist(self._pending, self.schema), row_group_size=self.rows_per_group)
-            self._pending = []
+        self._gather()
+        if self._tables:
+            # One chunk: Parquet's pages would end where chunks do, and with them the bytes depend on how the rows came.
+            self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=self.rows_per_group)
+            self._tables, self._pending = [], 0
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -135,12 +250,24 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
     return pq.read_table(path, columns=columns)
 
 
-def read_rows(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of one shard as mappings, a row group at a time, so memory stays bounded."""
+def read_rows(
+    path: Path, schema: pa.Schema, columns: list[str] | None = None, wanted: Iterable[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of one shard as mappings, a row group at a time, so memory stays bounded.
+
+    `wanted`: the numbers of the rows to read, where not all are; row groups that have none of them are not touched.
+    """
+    chosen = None if wanted is None else sorted(set(wanted))
     with pq.ParquetFile(path) as file:
         _check(path, file.schema_arrow, schema)
+        first = 0
         for group in range(file.num_row_groups):
-            yield from file.read_row_group(group, columns=columns).to_pylist()
+            size = file.metadata.row_group(group).num_rows
+            inside = None if chosen is None else [row - first for row in chosen if first <= row < first + size]
+            if inside is None or inside:
+                table = file.read_row_group(group, columns=columns)
+                yield from (table if inside is None else table.take(inside)).to_pylist()
+            first += size
 
 
 def _check(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
@@ -157,6 +284,7 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     details: list[Any] = field(default_factory=list)  # JSON values
+    items: list[Any] = field(default_factory=list)  # JSON values: what the next run needs to know to reuse this shard; not added up
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -171,9 +299,99 @@ class Report:
         self.details.extend(other.details)
 
 
+class ItemWriter:
+    """Write a shard item by item; what `previous`, the shard's last state, has of the same key is copied. See this module's top.
+
+    An item that was rejected is not reused but looked at again: its file may have been unreadable for a moment only.
+    Where nothing changed at all, `path` becomes a link to `previous`.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, previous: Path | None = None):
+        self.report = Report()
+        self._path, self._previous = path, previous
+        self._known = {key: place for key, *place in read_items(previous)} if previous else {}
+        self._writer = ShardWriter(path, schema)
+        self._file = pq.ParquetFile(previous) if previous else None
+        self._group: tuple[int, pa.Table] | None = None  # the last one read
+        self._start = self._stop = 0  # rows of `previous` that come next, not yet copied
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    @property
+    def num_rows(self) -> int:
+        return self._writer.num_rows + self._stop - self._start
+
+    def copy(self, key: str) -> bool:
+        """Take over an item's rows and report; False where there is nothing to take."""
+        if key not in self._known:
+            return False
+        start, count, counts, details = self._known[key]
+        first = self.num_rows
+        if count and start != self._stop:
+            self._catch_up()
+            self._start = self._stop = start
+        self._stop += count
+        self._add(key, first, Report(counts, details=details))
+        return True
+
+    @contextmanager
+    def item(self, key: str) -> Iterator[Report]:
+        """Make an item: `write` its rows inside; what happens is told to the report that this gives."""
+        self._catch_up()
+        first, report = self.num_rows, Report()
+        yield report
+        self._add(key, first, report)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._writer.write(row)
+
+    def _add(self, key: str, first: int, report: Report) -> None:
+        self.report.add(report)
+        if not report.quarantine:
+            self.report.items.append([key, first, self.num_rows - first, report.counts, report.details])
+
+    def _catch_up(self) -> None:
+        """Copy the rows that wait to be."""
+        first = 0
+        for group in range(self._file.num_row_groups if self._start < self._stop else 0):
+            size = self._file.metadata.row_group(group).num_rows
+            start, stop = max(self._start, first), min(self._stop, first + size)
+            if start < stop:
+                if self._group is None or self._group[0] != group:
+                    self._group = group, self._file.read_row_group(group)
+                self._writer.write_table(self._group[1].slice(start - first, stop - start))
+            first += size
+        self._start = self._stop
+
+    def __enter__(self) -> ItemWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        whole = (
+            self._file is not None and (self._writer.num_rows, self._start) == (0, 0) and self._stop == self._file.metadata.num_rows
+        )
+        if kind is None and not whole:
+            self._catch_up()
+        if self._file is not None:
+            self._file.close()
+        self._writer.__exit__(InterruptedError if kind is None and whole else kind, *rest)
+        if kind is None and whole:
+            os.link(self._previous, self._path)
+
+
+def read_items(shard: Path) -> list[Any]:
+    """The items that a finished shard's report names; of `ItemWriter`: [key, first row, number of rows, counts, details]."""
+    return json.loads(report_path(shard).read_text(encoding="utf-8"))["items"]
+
+
+def report_path(shard: Path) -> Path:
+    return shard.with_name(f"{shard.name}.report.json")
+
+
 @dataclass(frozen=True)
 class Job:
-    """One shard's work: `function(*args, output)` writes the file `output` and returns a Report.
+    """One shard's work: `function(*args, output)` writes the file (or folder) `output` and returns a Report.
 
     `name` is the output's file name, `weight` the number of items in it (what the progress bar counts).
     """
@@ -189,38 +407,122 @@ def map_shards(
     scratch: Path,
     *,
     workers: int,
+    cluster: str | None = None,
+    kept: Path | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
-    """Run `function(*job.args, scratch / job.name)` for every job, in `workers` processes; returns the summed Report.
+    """Run `function(*job.args, output)` for every job, making `scratch / job.name`; returns the summed Report.
 
-    A finished shard stays in `scratch` with its report beside it, so a killed run resumes with the shards that are missing.
+    The work is done by `workers` processes here, or by the workers of the Dask `cluster` at that address, which must see the same
+    files. A finished shard stays in `scratch` with its report beside it, so a killed run resumes with the shards that are missing.
     Reports are added in the order of `jobs`, whatever order they end in. The function must be importable (top level).
+
+    With `kept`, a directory that outlives the scratch, finished shards are linked there, and the function is called with
+    `previous`: the shard of the same name from there, or None. Whoever gives the directory answers for it that parameters and code
+    are the same.
     """
     scratch.mkdir(parents=True, exist_ok=True)
+    for attempt in scratch.glob(f"*{_ATTEMPT}*"):  # of killed workers
+        shutil.rmtree(attempt, ignore_errors=True)
     todo = []
     for job in jobs:
-        if _report_path(scratch, job).exists() and (scratch / job.name).exists():
+        if report_path(scratch / job.name).exists() and (scratch / job.name).exists():
             progress(job.weight)
         else:
             todo.append(job)
-    if todo:
-        _run_jobs(function, todo, scratch, workers, progress)
+    if todo and cluster:
+        _run_on_cluster(function, todo, scratch, kept, cluster, progress)
+    elif todo:
+        _run_here(function, todo, scratch, kept, workers, progress)
     total = Report()
     for job in jobs:
-        total.add(Report(**json.loads(_report_path(scratch, job).read_text(encoding="utf-8"))))
+        total.add(_read_report(scratch / job.name))
+    if kept:
+        _forget(kept, {job.name for job in jobs})
     return total
 
 
-def _report_path(scratch: Path, job: Job) -> Path:
-    return scratch / f"{job.name}.report.json"
+_ATTEMPT = ".attempt-"
 
 
-def _run_jobs(
-    function: Callable[..., Report], jobs: list[Job], scratch: Path, workers: int, progress: Callable[[int], None]
+def _read_report(shard: Path) -> Report:
+    values = json.loads(report_path(shard).read_text(encoding="utf-8"))
+    del values["shard"]
+    return Report(**values)
+
+
+def _run_job(function: Callable[..., Report], job: Job, scratch: Path, kept: Path | None) -> None:
+    # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
+    attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=scratch))
+    try:
+        output, final = attempt / job.name, scratch / job.name
+        options = {} if kept is None else {"previous": _previous(kept / job.name)}
+        report = function(*job.args, output, **options)
+        values = asdict(report) | {"shard": _signature(output)}
+        text = report_path(output)
+        text.write_text(json.dumps(values), encoding="utf-8")
+        sync_file(text)
+        _put(output, final)
+        os.replace(text, report_path(final))
+        sync_directory(scratch)
+        if kept:
+            kept.mkdir(parents=True, exist_ok=True)
+            for source in (final, report_path(final)):
+                _link(source, attempt / "link")
+                _put(attempt / "link", kept / source.name)
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _signature(shard: Path) -> list[int] | None:
+    """Tells a shard's file from any other of its name, and from itself after somebody wrote to it; of a folder, nothing."""
+    status = shard.stat()
+    return None if shard.is_dir() else [status.st_size, status.st_mtime_ns]
+
+
+def _previous(shard: Path) -> Path | None:
+    """The kept shard, if it is the one that its report speaks of."""
+    try:
+        report = json.loads(report_path(shard).read_text(encoding="utf-8"))
+        return shard if report["shard"] == _signature(shard) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link a file, or all files of a folder."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=os.link)
+    else:
+        os.link(source, target)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Move a file or folder into place, over what stands there."""
+    if source.is_dir() and target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def _forget(kept: Path, names: set[str]) -> None:
+    """Drop the kept shards that this run does not have any more."""
+    known = names | {report_path(Path(name)).name for name in names}
+    for path in kept.iterdir() if kept.is_dir() else ():
+        if path.name not in known:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _run_here(
+    function: Callable[..., Report],
+    jobs: list[Job],
+    scratch: Path,
+    kept: Path | None,
+    workers: int,
+    progress: Callable[[int], None],
 ) -> None:
     # A pool even for one worker: libraries give other last bits on other thread counts, so every worker has one thread.
     # Spawned, not forked: a fork of a process that has run torch or Arrow threads can hang.
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(threads, "1"))
     queue = iter(jobs)
     try:
@@ -228,7 +530,7 @@ def _run_jobs(
             running = {}
             try:
                 for job in queue:
-                    running[pool.submit(_run_job, function, job, scratch)] = job
+                    running[pool.submit(_run_job, function, job, scratch, kept)] = job
                     if len(running) >= 2 * workers:
                         _collect(running, progress)
                 while running:
@@ -247,6 +549,9 @@ def _run_jobs(
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
 def _collect(running: dict[Any, Job], progress: Callable[[int], None]) -> None:
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
@@ -254,10 +559,126 @@ def _collect(running: dict[Any, Job], progress: Callable[[int], None]) -> None:
         progress(running.pop(future).weight)
 
 
-def _run_job(function: Callable[..., Report], job: Job, scratch: Path) -> None:
-    report = function(*job.args, scratch / job.name)
-    text = json.dumps({"counts": report.counts, "quarantine": report.quarantine, "details": report.details})
-    write_atomically(_report_path(scratch, job), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+CONNECT_SECONDS = 5.0
+WORKERLESS_SECONDS = 30.0  # a cluster may be starting, or replacing what died
+DEATHS = 3  # workers that died of one shard: no fourth
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What a cluster's worker must have in common with the process that sent it work."""
+
+    directory: Path  # relative paths start here
+    scratch: Path
+    token: str  # name of a file in `scratch`: who sees it sees the same disk
+    facts: dict[str, str]
+
+
+def _run_on_cluster(
+    function: Callable[..., Report],
+    jobs: list[Job],
+    scratch: Path,
+    kept: Path | None,
+    address: str,
+    progress: Callable[[int], None],
+) -> None:
+    import distributed
+
+    start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
+    try:
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
+            "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"
+        ) from None
+    scratch, kept = scratch.resolve(), kept and kept.resolve()
+    with client, tempfile.NamedTemporaryFile(dir=scratch, prefix=".site-") as token:
+        site = _Site(Path.cwd(), scratch, os.path.basename(token.name), software(function))
+        queue, running = jobs[::-1], {}
+        last_seen = time.monotonic()  # workers
+        try:
+            while queue or running:
+                slots = sum(client.nthreads().values())
+                if slots:
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > WORKERLESS_SECONDS:
+                    raise UserError(f"execution.dask: the scheduler at {address} has no workers; {start}")
+                while queue and len(running) < 2 * slots:
+                    job = queue.pop()
+                    key = f"{job.name}-{uuid.uuid4().hex}"
+                    future = client.submit(_run_on_worker, function, job, scratch, kept, site, key=key, pure=False)
+                    running[key] = future, job
+                with suppress(TimeoutError):
+                    futures = [future for future, _ in running.values()]
+                    distributed.wait(futures, timeout=1.0, return_when="FIRST_COMPLETED") if futures else time.sleep(0.5)
+                for key in [key for key, (future, _) in running.items() if future.done()]:
+                    future, job = running.pop(key)
+                    try:
+                        future.result()
+                        progress(job.weight)
+                    except distributed.KilledWorker:
+                        queue.append(job)  # it stood in line at workers that others killed; what it did itself is counted there
+        except ImportError as error:
+            raise UserError(f"execution.dask: a worker at {address} cannot import {error.name}; {start}") from None
+        except (distributed.CancelledError, distributed.comm.CommClosedError):
+            raise UserError(
+                f"execution.dask: the scheduler at {address} is gone; finished shards are kept: start it, and run again"
+            ) from None
+        finally:
+            client.cancel([future for future, _ in running.values()])
+
+
+def _run_on_worker(function: Callable[..., Report], job: Job, scratch: Path, kept: Path | None, site: _Site) -> None:
+    import distributed
+
+    worker = distributed.get_worker()
+    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in _THREADS):
+        raise UserError(
+            f"worker {worker.address}: has several threads, and with them results have other last bits; start it by "
+            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(_THREADS)} to 1)"
+        )
+    if not (scratch / site.token).exists():
+        raise UserError(f"worker {worker.address}: does not see {scratch} as it is here; workers need a file system in common")
+    found = software(function)
+    differing = [name for name in site.facts if name in found and found[name] != site.facts[name]]
+    if differing:
+        names = ", ".join(f"{name} {found[name]}, not {site.facts[name]}" for name in differing[:5])
+        raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
+    if sum(name.startswith(job.name + _ATTEMPT) for name in os.listdir(scratch)) >= DEATHS:
+        raise UserError(
+            f"{job.name}: {DEATHS} workers died while they worked on this shard (out of memory?); the others are kept. "
+            "Give workers more memory, or take its recordings out"
+        )
+    with chdir(site.directory):
+        _run_job(function, job, scratch, kept)
+
+
+def software(function: Callable[..., Any]) -> dict[str, str]:
+    """What the bytes that `function` makes depend on beside its arguments: this library, its own file, Python and packages."""
+    return {"soundmill": _library_digest(), function.__module__: _source_digest(inspect.getfile(function)), **_packages()}
+
+
+# Each is found once in a process, because a process goes on with the code that it has loaded.
+
+
+@cache
+def _library_digest() -> str:
+    return digest([[path.name, file_digest(path)] for path in sorted(Path(__file__).parent.rglob("*.py"))])
+
+
+@cache
+def _source_digest(path: str) -> str:
+    return file_digest(path)
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Name → version of all that is installed, and of Python; from the names of the directories, which takes a millisecond."""
+    ending = ".dist-info"
+    names = [name for entry in sys.path if os.path.isdir(entry) for name in os.listdir(entry) if name.endswith(ending)]
+    found = dict(name.removesuffix(ending).rsplit("-", 1) for name in sorted(names, reverse=True) if "-" in name)
+    return {"Python": platform.python_version(), **found}
 
 
 def die_with_parent(parent: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import importlib
 import inspect
 import itertools
 import json
@@ -50,7 +51,9 @@ class Context:
     root: Path  # the project: where params.yaml lies
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
     scratch: Path  # kept when the run is killed, gone when it ends well
+    kept: Path  # stays: the shards that were finished last with these parameters and this code
     workers: int
+    cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
 
@@ -67,16 +70,33 @@ class Context:
             yield bar.update
 
     def map_shards(
-        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip"
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip", reuse: bool = False
     ) -> shards.Report:
-        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine."""
-        work = self.scratch / output.name
-        with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
-            report = shards.map_shards(function, jobs, work, workers=self.workers, progress=tick)
+        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine.
+
+        With `reuse`, the function is given `previous=` the shard as it was, or None: see the top of soundmill/shards.py.
+        """
+        report = self.make_shards(function, jobs, output.name, unit, reuse)
         output.mkdir(parents=True, exist_ok=True)
         for job in jobs:
             # Linked, not moved: if we are killed here, the rerun still finds every finished shard.
-            os.link(work / job.name, output / job.name)
+            os.link(self.scratch / output.name / job.name, output / job.name)
+        return report
+
+    def make_shards(
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], name: str, unit: str = "clip", reuse: bool = False
+    ) -> shards.Report:
+        """The same, without an output: the shards lie in `scratch / name`, for the stage to make something else of."""
+        with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
+            report = shards.map_shards(
+                function,
+                jobs,
+                self.scratch / name,
+                workers=self.workers,
+                cluster=self.cluster,
+                kept=self.kept / name if reuse else None,
+                progress=tick,
+            )
         self.quarantine.extend(report.quarantine)
         return report
 
@@ -111,7 +131,7 @@ def main(
     The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
     """
     try:
-        _main(run, section, sys.argv[1:] if argv is None else argv, params_of_family)
+        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family)
     except UserError as error:
         sys.exit(f"{section}: {error}")
     except KeyboardInterrupt:
@@ -124,6 +144,12 @@ def main(
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"{section}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
+
+
+def _by_name(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The stage's `run` as other processes import it: in `python -m stages.x` the module is called `__main__`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return getattr(importlib.import_module(spec.name), run.__name__) if run.__module__ == "__main__" and spec else run
 
 
 def _main(
@@ -151,13 +177,15 @@ def _main(
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
-    made_from = {"name": name, "params": values.model_dump(mode="json"), "code": _code_digest(run)}
-    key = shards.digest(made_from, {port: tree_digest(path) for port, path in inputs.items()})
+    made_from = {"name": name, "params": values.model_dump(mode="json"), "software": shards.software(run)}
+    workers = execution.workers or os.cpu_count() or 1
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
-        scratch = work / key
-        for stale in work.iterdir() if work.exists() else ():
-            if stale.is_dir() and stale != scratch:
+        seen = root / WORK / "digests.sqlite"
+        scratch = work / shards.digest(made_from, {port: tree_digest(path, seen, workers) for port, path in inputs.items()})
+        kept = work / "kept" / shards.digest(made_from)
+        for stale in [*work.iterdir(), *(work / "kept").glob("*")]:
+            if stale.is_dir() and stale not in (scratch, kept, kept.parent):
                 shutil.rmtree(stale)
         staging = scratch / "outputs"
         shutil.rmtree(staging, ignore_errors=True)
@@ -166,7 +194,8 @@ def _main(
             path.parent.mkdir(parents=True)
 
         with tracking.stage_run(project_home(root), name, values.model_dump(mode="json"), root, args.family) as tracked:
-            ctx = Context(name, args.family, root, project_home(root), scratch, execution.workers or os.cpu_count() or 1, tracked)
+            cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
+            ctx = Context(name, args.family, root, project_home(root), scratch, kept, workers, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             for port, path in finals.items():
                 if not staged[port].exists():
@@ -206,18 +235,17 @@ def _has_family_section(path: Path, family: str, section: str) -> bool:
     return section in document[family]
 
 
-def tree_digest(path: Path) -> str:
-    """Digest of a file's content, or of a directory's names and contents."""
+def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
+    """Digest of a file's content, or of a directory's names and contents; `cache` as in shards.file_digests."""
     if path.is_file():
-        return shards.file_digest(path)
-    names = sorted(os.path.relpath(os.path.join(where, name), path) for where, _, files in os.walk(path) for name in files)
-    return shards.digest([[name, shards.file_digest(path / name)] for name in names])
-
-
-def _code_digest(run: Callable[..., Any]) -> str:
-    """Digest of the library and this stage: what other code left in scratch must not be resumed from."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return shards.digest([[path.name, shards.file_digest(path)] for path in [*sources, Path(inspect.getfile(run))]])
+        names = [""]
+    else:
+        names = sorted(os.path.relpath(os.path.join(where, name), path) for where, _, files in os.walk(path) for name in files)
+    found = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers))
+    for value in found:
+        if isinstance(value, OSError):
+            raise value
+    return shards.digest([list(pair) for pair in zip(names, found, strict=True)])
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -51,7 +51,7 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
         shards.Job(shards.shard_name(index), (by_shard[index], params.pairing, params.sample_rate), len(by_shard[index]))
         for index in sorted(by_shard) or [0]
     ]
-    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
+    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix", reuse=True)
     if len(pairs) < wanted:
         print(f"mixup: {len(pairs)} of {wanted} mixes: there are no more pairs of different recordings to mix")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
@@ -108,29 +108,37 @@ def _choice(seed: int, clip_id: str, part: str, count: int) -> int:
     return int(shards.digest(seed, clip_id, part), 16) % count
 
 
-def mix_shard(plans: list[dict[str, Any]], pairing: str, sample_rate: int, output: Path) -> shards.Report:
+def mix_shard(
+    plans: list[dict[str, Any]], pairing: str, sample_rate: int, output: Path, previous: Path | None = None
+) -> shards.Report:
     """Write the mixes of one shard."""
-    report = shards.Report()
-    with shards.ShardWriter(output, manifest.MIXES) as writer:
+    with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
-            some = plans[start : start + MIXES_AT_ONCE]
-            sounds = dict(_read_sounds(some))
-            for plan in some:
-                first, second = decode_flac(sounds[plan["first"]]), decode_flac(sounds[plan["second"]])
-                levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
-                ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
-                mixed = mix(first, second, ratio)
-                peak = float(np.abs(mixed).max(initial=0))
-                if peak > FULL_SCALE:  # clipping would add what neither clip has; a mix that fits keeps its level
-                    mixed *= np.float32(FULL_SCALE / peak)
-                    report.count("scaled_down")
-                report.count("silent", int(peak == 0))
-                audio = {"bytes": encode_flac(mixed, sample_rate), "path": f"{plan['clip_id']}.flac"}
-                kept = {key: plan[key] for key in ("clip_id", "caption", "labels", "first", "second", "digest")}
-                numbers = {"ratio": ratio, "level_first": levels[0], "level_second": levels[1], "num_samples": len(mixed)}
-                writer.write({**kept, **numbers, "audio": audio})
-                report.count("mixes")
-    return report
+            some = {f"{plan['clip_id']} {plan['digest']}": plan for plan in plans[start : start + MIXES_AT_ONCE]}
+            sounds = dict(_read_sounds([plan for key, plan in some.items() if key not in writer]))
+            for key, plan in some.items():
+                if not writer.copy(key):
+                    with writer.item(key) as report:
+                        writer.write(_mix(plan, sounds, pairing, sample_rate, report))
+    return writer.report
+
+
+def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, sample_rate: int, report: shards.Report) -> dict[str, Any]:
+    """The row of one mix."""
+    first, second = decode_flac(sounds[plan["first"]]), decode_flac(sounds[plan["second"]])
+    levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
+    ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
+    mixed = mix(first, second, ratio)
+    peak = float(np.abs(mixed).max(initial=0))
+    if peak > FULL_SCALE:  # clipping would add what neither clip has; a mix that fits keeps its level
+        mixed *= np.float32(FULL_SCALE / peak)
+        report.count("scaled_down")
+    report.count("silent", int(peak == 0))
+    report.count("mixes")
+    audio = {"bytes": encode_flac(mixed, sample_rate), "path": f"{plan['clip_id']}.flac"}
+    kept = {key: plan[key] for key in ("clip_id", "caption", "labels", "first", "second", "digest")}
+    numbers = {"ratio": ratio, "level_first": levels[0], "level_second": levels[1], "num_samples": len(mixed)}
+    return {**kept, **numbers, "audio": audio}
 
 
 def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:

@@ -26,42 +26,51 @@ def run(params: MelSpec, ctx: Context, audio: Input, spectrograms: Output) -> di
     are_clips = pq.read_schema(paths[0]).names == manifest.CLIPS.names
     if are_clips and not any(job.weight for job in jobs):
         raise UserError(f"{audio}: no clips in it; see data/quarantine/ for what became of the recordings")
-    report = ctx.map_shards(spectrogram_shard, jobs, spectrograms)
+    report = ctx.map_shards(spectrogram_shard, jobs, spectrograms, reuse=True)
     return {"clips": report.counts.get("clips", 0), "frames": report.counts.get("frames", 0), "bands": params.n_mels}
 
 
-def spectrogram_shard(audio: Path, spec_json: str, output: Path) -> shards.Report:
+def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the log-mels of one shard of audio; the shard carries its spec."""
+    spec = MelSpec.model_validate_json(spec_json)
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
+    with shards.ItemWriter(output, schema, previous) as writer:
+        keys = [f"{row['clip_id']} {row['digest']}" for row in shards.read_rows(audio, SOUND, columns=["clip_id", "digest"])]
+        new = shards.read_rows(audio, SOUND, SOUND.names, wanted=[row for row, key in enumerate(keys) if key not in writer])
+        for key in keys:
+            if not writer.copy(key):
+                row = next(new)
+                values = _log_mel(row, spec, audio)
+                with writer.item(key) as report:
+                    writer.write(
+                        {
+                            "clip_id": row["clip_id"],
+                            "log_mel": values.tobytes(),
+                            "num_mels": values.shape[0],
+                            "num_frames": values.shape[1],
+                            "digest": shards.digest(spec_json, row["digest"]),
+                        }
+                    )
+                    report.count("clips")
+                    report.count("frames", values.shape[1])
+    return writer.report
+
+
+def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
+    """Log-mel of one row, float16 [n_mels, num_frames]."""
     import soundfile
     import torch
 
     from soundmill.audio.mel import log_mel
 
     torch.set_num_threads(1)
-    spec = MelSpec.model_validate_json(spec_json)
-    report = shards.Report()
-    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
-    with shards.ShardWriter(output, schema) as writer:
-        for row in shards.read_rows(audio, SOUND, columns=SOUND.names):
-            wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
-            if sample_rate != spec.sample_rate:
-                raise UserError(
-                    f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
-                    "set its sample_rate to segment.sample_rate"
-                )
-            values = log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2")
-            writer.write(
-                {
-                    "clip_id": row["clip_id"],
-                    "log_mel": np.ascontiguousarray(values).tobytes(),
-                    "num_mels": values.shape[0],
-                    "num_frames": values.shape[1],
-                    "digest": shards.digest(spec_json, row["digest"]),
-                }
-            )
-            report.count("clips")
-            report.count("frames", values.shape[1])
-    return report
+    wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+    if sample_rate != spec.sample_rate:
+        raise UserError(
+            f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
+            "set its sample_rate to segment.sample_rate"
+        )
+    return np.ascontiguousarray(log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2"))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "copy_stage.py").write_text(STAGE)
-    (tmp_path / "params.yaml").write_text("execution: {workers: 2}\ncopy: {repeat: 2}\n")
+    (tmp_path / "params.yaml").write_text("execution: {workers: 2, dask: null}\ncopy: {repeat: 2}\n")
     (tmp_path / "words").write_text("one two bad three")
     return tmp_path
 
@@ -100,7 +100,7 @@ def test_outputs_metrics_and_quarantine_appear_and_scratch_goes(project):
 def test_same_bytes_with_one_worker_and_again(project):
     run(project)
     first = outputs(project)
-    (project / "params.yaml").write_text("execution: {workers: 1}\ncopy: {repeat: 2}\n")
+    (project / "params.yaml").write_text("execution: {workers: 1, dask: null}\ncopy: {repeat: 2}\n")
     assert run(project)[0] == 0
     assert outputs(project) == first
 
@@ -109,9 +109,9 @@ def test_same_bytes_with_one_worker_and_again(project):
     ("words", "params", "said"),
     [
         ("", None, "words: is empty; put words in it"),
-        ("one", "execution: {workers: 2}\ncopy: {repeet: 2}\n", "did you mean 'repeat'"),
-        ("one", "execution: {workers: 0}\ncopy: {repeat: 2}\n", "execution.workers"),
-        ("one", "execution: {workers: 1}\n", "section 'copy' is missing"),
+        ("one", "execution: {workers: 2, dask: null}\ncopy: {repeet: 2}\n", "did you mean 'repeat'"),
+        ("one", "execution: {workers: 0, dask: null}\ncopy: {repeat: 2}\n", "execution.workers"),
+        ("one", "execution: {workers: 1, dask: null}\n", "section 'copy' is missing"),
         ("boom", None, "RuntimeError: a fault"),
         ("forget", None, "did not write its output out/note"),
     ],
@@ -202,7 +202,7 @@ def test_replacing_an_output_never_writes_through_a_link(project):
     run(project)
     cached = project / "cache"
     os.link(project / "out/note", cached)
-    (project / "params.yaml").write_text("execution: {workers: 2}\ncopy: {repeat: 1}\n")
+    (project / "params.yaml").write_text("execution: {workers: 2, dask: null}\ncopy: {repeat: 1}\n")
     before = cached.stat().st_ino
     run(project)
     assert cached.read_text() == "done"

@@ -58,7 +58,7 @@ stages:
 """
 
 PARAMS = """
-execution: {workers: 1}
+execution: {workers: 1, dask: null}
 families: {tiny: {}}
 first: {number: 1, fail: false, seconds: 0.0}
 evaluate: {number: 2, fail: false, seconds: 0.0}

@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def settle(project: Path, workers: int = 1, **sections) -> None:
-    params.write_yaml({"execution": {"workers": workers}, **sections}, project / "params.yaml")
+    params.write_yaml({"execution": {"workers": workers, "dask": None}, **sections}, project / "params.yaml")
 
 
 def call(module, *argv: str, section: str | None = None) -> dict:

@@ -142,7 +142,7 @@ def write_params(project: Path, workers: int = 2, **changes) -> None:
         "seed": 0,
         **changes,
     }
-    document = {"execution": {"workers": workers}, "ddpm_mel": {}, "evaluate": section}
+    document = {"execution": {"workers": workers, "dask": None}, "ddpm_mel": {}, "evaluate": section}
     params.write_yaml(document, project / "params.yaml")
 
 

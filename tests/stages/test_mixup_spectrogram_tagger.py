@@ -57,7 +57,7 @@ def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
     document = read_yaml(root / "params.yaml")
     sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}
-    sections["execution"] = {"workers": 1}
+    sections["execution"] = {"workers": 1, "dask": None}
     sections["tagger"] |= {"width": 4, "embedding_size": 8, "epochs": 6, "batch_size": 8, "crop_seconds": 1.0, "threads": 1}
     write_yaml(sections, tmp_path / "params.yaml")
     write_corpus(tmp_path / "data")

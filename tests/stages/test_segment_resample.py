@@ -23,7 +23,7 @@ from stages.resample import ResampleParams, resample_shard
 from stages.segment import name_clips
 
 PARAMS = {
-    "execution": {"workers": 2},
+    "execution": {"workers": 2, "dask": None},
     "corpus": {"path": None},
     "segment": {"clip_seconds": 2.0, "tail": "pad", "min_seconds": 0.5, "sample_rate": 16_000, "max_seconds": 60.0},
     "resample": {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 60.0},
@@ -291,7 +291,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project_over(audio: Path, directory: Path, workers: int) -> Path:
     directory.mkdir()
     inventory(directory, audio, count=20)
-    settle(directory, corpus={"path": str(audio)}, execution={"workers": workers})
+    settle(directory, corpus={"path": str(audio)}, execution={"workers": workers, "dask": None})
     return directory
 
 
