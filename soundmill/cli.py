@@ -122,7 +122,7 @@ def run(
 
     root = project_root(project)
     found = survey.survey(corpus)
-    document = parameters.compose(root / "conf", [f"corpus={found.format}", *(overrides or [])])
+    document = parameters.compose(root / "conf", ["corpus=auto", f"corpus.format={found.format}", *(overrides or [])])
     document["corpus"]["path"] = str(corpus.resolve())
     clips = found.num_clips(document["segment"]["clip_seconds"])
     training_seconds = sum(registry.estimate_seconds(name, document, clips, len(found.labels)) for name in document["families"])

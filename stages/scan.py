@@ -13,6 +13,8 @@ from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 
+NAMED = 20  # how many of each the metrics name; `soundmill corpus check` names all
+
 
 class ScanParams(StageParams):
     format: Literal[registry.NAMES]
@@ -44,8 +46,17 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
         "labels": len({label for row in tables.recordings + tables.captions for label in row["labels"]}),
         "splits": Counter(row["split"] for row in tables.recordings if row["split"]),
         "folds": Counter(str(row["fold"]) for row in tables.recordings if row["fold"] is not None),
+        "format": tables.format,
+        "matched": len(tables.matched),
+        "missing": len(tables.missing),
+        "missing_first": tables.missing[:NAMED],
+        "orphans": len(tables.orphans),
+        "orphans_first": tables.orphans[:NAMED],
         "collisions": len(tables.collisions),
-        "collisions_first": tables.collisions[:20],
+        "collisions_first": tables.collisions[:NAMED],
+        "ambiguous": len(tables.ambiguous),
+        "ambiguous_first": tables.ambiguous[:NAMED],
+        "remarks": tables.remarks,
         **tables.counts,
     }
 

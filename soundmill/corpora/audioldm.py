@@ -57,7 +57,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             f"corpus.path: no json below {escape_path(bytes(inventory.root))} lists AudioLDM's splits "
             '(`{"metadata": {"path": {dataset: {"train": …}}}}`); choose another corpus.format'
         )
-    names = _labels(inventory)
+    names = class_names(inventory)
     for root, listed in roots:
         for splits in listed.values():
             for key, path in splits.items():
@@ -72,7 +72,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
                     tables.reject(root, "missing manifest", f"{key}: {path!r:.200}: {what}")
 
 
-def _labels(inventory: Inventory) -> dict[str, str]:
+def class_names(inventory: Inventory) -> dict[str, str]:
     """AudioSet's machine ids → the names of their classes."""
     found = {}
     for name in inventory.csv_files():

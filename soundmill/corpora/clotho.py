@@ -94,6 +94,6 @@ def _key(written: str, index: FileIndex) -> str:
 def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
     """((split's word, file name), Freesound number) of the metadata tables, which are published in Latin-1."""
     for name in _tables(inventory, METADATA_COLUMNS):
-        for _, cells in read_csv(inventory, name, otherwise="latin-1"):
+        for _, cells in read_csv(inventory, name):
             if cells["sound_id"].strip().isdecimal():
                 yield (_part(name), cells["file_name"]), cells["sound_id"].strip()

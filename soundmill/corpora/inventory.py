@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -32,7 +33,9 @@ METADATA = frozenset(
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
-MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON; a csv may be any size
+MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
+MAX_MANIFEST_BYTES = 256 << 20  # of a csv or JSON file: as rows in memory it is some times as large
+REPEATED_KEYS = "objects with a key twice, of which the last holds"
 MAX_UNPACKED_BYTES = 4 << 30  # of a packed manifest
 
 
@@ -76,8 +79,14 @@ class Inventory:
     metadata: dict[bytes, bytes] = field(default_factory=dict)  # name relative to the corpus → path that opens it
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → how many
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
+    remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, what) → a sentence for reports
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
+
+    def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
+        """Note what is odd about a metadata file and was read all the same."""
+        if count:
+            self.remarks[name, what] = f"{escape_path(name)}: {count} {what} (first: {first})"
 
     def ignore(self, kind: str) -> None:
         self.ignored[kind] = self.ignored.get(kind, 0) + 1
@@ -221,25 +230,47 @@ def _kind(mode: int) -> str:
     return next((name for name, test in tests.items() if test(mode)), "unknown kind")
 
 
-def read_text(inventory: Inventory, name: bytes, otherwise: str | None = None) -> str:
-    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it.
-
-    `otherwise`: the encoding that the format is known to be published in too.
-    """
+def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
     path = inventory.metadata[name]
     try:
         with open(path, "rb") as file:
-            raw = file.read()
-        try:
-            return raw.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            if otherwise is None:
-                raise
-            return raw.decode(otherwise)
+            raw = file.read(most + 1)
     except OSError as error:
         raise UserError(f"{escape_path(path)}: {error.strerror}; make it readable, or take it out of the corpus") from None
+    if len(raw) > most:
+        raise UserError(f"{escape_path(path)}: more than {most >> 20} MiB, which is read at once; make several files of it")
+    return raw
+
+
+def read_text(inventory: Inventory, name: bytes) -> str:
+    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it."""
+    try:
+        return _read_bytes(inventory, name, MAX_MANIFEST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{escape_path(path)}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        path = escape_path(inventory.metadata[name])
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def _read_lines(inventory: Inventory, name: bytes) -> str:
+    """Text of a csv; lines that are not UTF-8, as where tables of two origins were put together, are taken as Windows-1252."""
+    raw = _read_bytes(inventory, name, MAX_MANIFEST_BYTES)
+    if b"\0" in raw:
+        path = escape_path(inventory.metadata[name])
+        raise UserError(f"{path}: not UTF-8 text (zero byte at {raw.index(0)}); save it as UTF-8, or take it out of the corpus")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    lines, others = [], []
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            others.append(number)
+            # Five bytes mean nothing in Windows-1252.
+            lines.append(line.decode("cp1252", "surrogateescape").encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    inventory.remark(name, "lines that are not UTF-8, read as Windows-1252", len(others), f"line {others[0]}")
+    return "\n".join(lines)
 
 
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
@@ -251,17 +282,23 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
         return []
 
 
-def read_csv(inventory: Inventory, name: bytes, otherwise: str | None = None) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a csv as (line number, {column: text}); columns in lower case, a missing cell is empty text."""
-    reader = csv.reader(io.StringIO(read_text(inventory, name, otherwise), newline=""))
+def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
+    reader = csv.reader(io.StringIO(_read_lines(inventory, name), newline=""))
+    too_long = []
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
         for cells in reader:
             if cells:
+                if len(cells) > len(columns):
+                    too_long.append(reader.line_num)
                 cells += [""] * (len(columns) - len(cells))
                 yield reader.line_num, dict(zip(columns, cells, strict=False))
     except csv.Error as error:
         raise UserError(f"{escape_path(inventory.metadata[name])}:{reader.line_num}: not readable as csv: {error}") from None
+    if too_long:
+        what = "rows with more cells than the header, which are left out (is a text with commas without quotes?)"
+        inventory.remark(name, what, len(too_long), f"line {too_long[0]}")
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
@@ -277,8 +314,11 @@ def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
 def read_json(inventory: Inventory, name: bytes) -> Any:
     """The value of a JSON file; UserError, naming it, where it is none."""
     path = escape_path(inventory.metadata[name])
+    repeated: list[str] = []
     try:
-        return json.loads(read_text(inventory, name))
+        value = json.loads(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}; mend it, or take it out of the corpus") from None
 
@@ -287,6 +327,7 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
     """Values of a JSON lines file, packed or not, as (line number, value); UserError with the line where one is none."""
     path = escape_path(inventory.metadata[name])
     number, total = 0, 0
+    repeated: list[str] = []
     try:
         with _open_packed(inventory.metadata[name], name) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
@@ -294,9 +335,19 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
                 if len(line) > MAX_TEXT_BYTES or total > MAX_UNPACKED_BYTES:
                     raise UserError(f"{path}:{number}: a line of more than {MAX_TEXT_BYTES} bytes, or too many; is it JSON lines?")
                 if line.strip():
-                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield number, json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
     except (ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; mend it, or take it out of the corpus") from None
+
+
+def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated.append(next(f"{key!r:.80}" for key in value if keys.count(key) > 1))
+    return value
 
 
 def _open_packed(path: bytes, name: bytes) -> IO[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from soundmill.corpora import (
+    amphion,
     audiocaps,
     audiocraft,
     audiofolder,
@@ -13,9 +14,13 @@ from soundmill.corpora import (
     esc,
     folder,
     gtzan,
+    musiccaps,
     nsynth,
+    panns,
     stable_audio,
+    tango_json,
     urbansound8k,
+    wavcaps,
 )
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
@@ -31,9 +36,14 @@ ADAPTERS: dict[str, ModuleType] = {
         nsynth,
         urbansound8k,
         audioldm,
+        musiccaps,
+        panns,
         clotho,
+        amphion,
         audiocraft,
         audiocaps,
+        tango_json,
+        wavcaps,
         esc,
         gtzan,
         stable_audio,
@@ -54,6 +64,7 @@ def read(name: str, inventory: Inventory, num_shards: int) -> CorpusTables:
         raise UserError(
             f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}; docs/corpora.md tells the formats"
         )
+    tables.remarks = sorted(inventory.remarks.values())
     tables.settle(name)
     return tables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory
@@ -21,6 +21,8 @@ from soundmill.corpora.resolver import (
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
+
+MAX_CAPTION = 1 << 16  # characters
 
 
 @dataclass(slots=True)
@@ -91,8 +93,9 @@ def join(
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
+    parts = {row.part for row in kept if row.part}
     for number, row in enumerate(kept):
-        _claim(number, row, _resolve(index, row), state)
+        _claim(number, row, _in_part(row, parts, _resolve(index, row)), state)
     for raw_path, numbers in state.claims.items():
         _settle_claims(files[raw_path], numbers, kept, state)
     ids = _add_recordings(inventory, kept, num_shards, state)
@@ -107,6 +110,8 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
     row.captions = [caption for caption in row.captions if caption.strip()]
     if problem := key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
+    elif any(len(caption) > MAX_CAPTION for caption in row.captions):
+        tables.reject(row.source, "caption too long", f"{at}: {row.key:.80}: over {MAX_CAPTION} characters")
     elif not row.captions and not row.labels and not row.bare:
         tables.reject(row.source, "empty caption", f"{at}: {row.key:.80}")
     else:
@@ -116,20 +121,26 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
 
 def _resolve(index: FileIndex, row: Row) -> Resolution:
     if row.start_time is None:
-        found = index.resolve(row.key, row.source.rpartition(b"/")[0])
-        if len(found.files) > 1 and row.part:
-            inside = [file for file in found.files if row.part in _squashed(file)]
-            found = Resolution(tuple(inside) or found.files, found.how, found.same_clip)
-        return found
+        return index.resolve(row.key, row.source.rpartition(b"/")[0])
     found = index.resolve_clip(row.key, row.start_time)
     if row.number and (numbered := index.resolve(row.number)).files:
         return Resolution(tuple(dict.fromkeys(found.files + numbered.files)), "stem", same_clip=True)
     return found if found.files else index.resolve_inside(row.key, row.start_time)
 
 
-def _squashed(file: AudioFile) -> str:
-    folders = b"/".join(file.folders).decode("utf-8", "replace").lower()
-    return "".join(char for char in folders if char.isalnum() or char == "/")
+def _in_part(row: Row, parts: set[str], found: Resolution) -> Resolution:
+    """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's."""
+    if not row.part or not found.files:
+        return found
+    folders = {file.raw_path: _squashed(file.folders) for file in found.files}
+    files = [file for file in found.files if row.part in folders[file.raw_path]]
+    files = files or [file for file in found.files if not any(part in folders[file.raw_path] for part in parts)]
+    return replace(found, files=tuple(files))
+
+
+def _squashed(folders: list[bytes]) -> str:
+    text = b"/".join(folders).decode("utf-8", "replace").lower()
+    return "".join(char for char in text if char.isalnum() or char == "/")
 
 
 def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:

@@ -44,6 +44,7 @@ class CorpusTables:
     Paths in the lists are escaped and relative to the corpus; an `origin` is a metadata file and its line or key.
     """
 
+    format: str = ""
     recordings: list[dict[str, Any]] = field(default_factory=list)
     captions: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
@@ -53,6 +54,7 @@ class CorpusTables:
     collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
     counts: dict[str, int] = field(default_factory=dict)  # what else the adapter found, for the metrics
+    remarks: list[str] = field(default_factory=list)  # what is odd about metadata and was read all the same
 
     def __post_init__(self) -> None:
         self._ids: dict[str, str] = {}  # recording_id → path
@@ -92,7 +94,7 @@ class CorpusTables:
                 "digest": file.digest,
                 "shard": shards.shard_of(file.shard_key, num_shards),
                 "start_time": float(start_time),
-                "labels": list(labels),
+                "labels": [_clean(label) for label in labels],
                 "fold": fold,
                 "split": split,
                 "group": group,
@@ -115,14 +117,15 @@ class CorpusTables:
             {
                 "recording_id": recording_id,
                 "start_time": start_time,
-                "caption": " ".join(caption.split()),
-                "labels": list(labels),
+                "caption": _clean(caption),
+                "labels": [_clean(label) for label in labels],
                 "origin": origin,
             }
         )
 
     def settle(self, corpus: str) -> None:
         """Once all is read: name every recording's corpus, and tell described clips (`matched`) from files nothing describes."""
+        self.format = corpus
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
         for row in self.captions:
@@ -141,3 +144,8 @@ class CorpusTables:
                 self.matched.append({"id": row["recording_id"], "path": row["path"], "start_time": None, "captions": 0})
             elif row["recording_id"] not in with_captions and row["path"] not in reported:
                 self.orphans.append({"path": row["path"]})
+
+
+def _clean(text: str) -> str:
+    """One line; half characters, which JSON can say and no file can hold, as `?`."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()

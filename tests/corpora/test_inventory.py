@@ -130,7 +130,54 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
 
 
 def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
-    put(tmp_path, "bad.csv", b"name\n\xff\xff")
+    put(tmp_path, "bad.csv", "name\nx".encode("utf-16"))
     found = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
         list(inventory.read_csv(found, b"bad.csv"))
+
+
+def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path):
+    lines = ["Name,Caption", "1,café", "2,naïve “dog”", "3,ordinary"]
+    mixed = [lines[0].encode(), lines[1].encode(), lines[2].encode("cp1252"), lines[3].encode() + b"\x81"]
+    put(tmp_path, "mixed.csv", b"\xef\xbb\xbf" + b"\r\n".join(mixed))
+    found = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in inventory.read_csv(found, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
+    assert list(found.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
+
+
+def test_cells_beyond_the_header_are_told(tmp_path):
+    put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
+    found = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in inventory.read_csv(found, b"a.csv")] == ["a dog", "a cat, meowing"]
+    assert "1 rows with more cells than the header" in next(iter(found.remarks.values()))
+    assert "line 2" in next(iter(found.remarks.values()))
+
+
+def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
+    put(tmp_path, "a.json", b'\xef\xbb\xbf[{"id": "x", "caption": "a", "id": "y"}]')
+    put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
+    put(tmp_path, "deep.json", b"[" * 200_000)
+    put(tmp_path, "cut.json", b'[{"id": "x"')
+    found = inventory.take(tmp_path)
+    assert inventory.read_json(found, b"a.json") == [{"id": "y", "caption": "a"}]
+    assert list(inventory.read_json_lines(found, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
+    assert {name: text.split("(")[1] for (name, _), text in found.remarks.items()} == {
+        b"a.json": "first: 'id')",
+        b"lines.json": "first: 'id')",
+    }
+    for name in (b"deep.json", b"cut.json"):
+        with pytest.raises(UserError, match=rf"{name.decode()}: not readable as JSON"):
+            inventory.read_json(found, name)
+    with pytest.raises(UserError, match=r"deep\.json:1: not readable as JSON lines"):
+        list(inventory.read_json_lines(found, b"deep.json"))
+
+
+def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "MAX_MANIFEST_BYTES", 1 << 20)
+    put(tmp_path, "large.csv", b"id\n" + b"x\n" * (1 << 19))
+    put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
+    found = inventory.take(tmp_path)
+    with pytest.raises(UserError, match=r"large\.csv: more than 1 MiB"):
+        list(inventory.read_csv(found, b"large.csv"))
+    with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
+        inventory.read_json(found, b"large.json")

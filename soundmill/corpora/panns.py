@@ -1,0 +1,62 @@
+"""AudioCaps as PANNs' lists and WavCaps' code have it: csv or JSON of five captions per `Y{ytid}.wav`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from soundmill.corpora import wavcaps
+from soundmill.corpora.audiocaps import split_of_file
+from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.resolver import youtube_clip
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="panns",
+    layout='csv with `file_name,caption_1..5`, or JSON `{"data": [{caption_1..5, wav, audio, duration, id}]}`, of YouTube names',
+    id="`file_name`, or `id`: `Y{ytid}.wav`",
+    caption="`caption_1` … `caption_5`, `caption`",
+    label="none",
+    split="the manifest's name",
+)
+LOOKED_AT = 50  # rows, to tell YouTube names from free text: Clotho has the same columns
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether a csv or JSON has numbered captions of files that are named after YouTube videos."""
+    return any(_is_of_videos(inventory, name) for name in _csv_files(inventory)) or any(
+        True for _ in wavcaps.manifests(inventory, b'"caption_1"')
+    )
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of all such csv and JSON files; where some JSON has five captions an entry and some one, both are read."""
+    tables = CorpusTables()
+    rows = [row for name in _csv_files(inventory) for row in _rows(inventory, name)]
+    rows += [row for name in wavcaps.manifests(inventory, b'"caption') for row in wavcaps.entries(inventory, name, tables)]
+    if not rows:
+        raise UserError(
+            f"corpus.path: no csv with `file_name,caption_1` and no JSON with `id` and `caption_1` below "
+            f"{escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
+        )
+    return join(inventory, rows, num_shards, tables, unique=True)
+
+
+def _csv_files(inventory: Inventory) -> list[bytes]:
+    return [name for name in inventory.csv_files() if {"file_name", "caption_1"} <= set(csv_columns(inventory, name))]
+
+
+def _is_of_videos(inventory: Inventory, name: bytes) -> bool:
+    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
+    return 2 * sum(youtube_clip(key) is not None for key in keys) > len(keys)
+
+
+def _rows(inventory: Inventory, name: bytes) -> Iterator[Row]:
+    split = split_of_file(name)
+    for line, cells in read_csv(inventory, name):
+        captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
+        yield Row(name, line, cells["file_name"].strip(), captions=captions, split=split)

@@ -1,0 +1,72 @@
+"""TANGO: JSON lines of `dataset`, `location`, `captions`, one a caption, beside the audio they were written for elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from soundmill.corpora.audiocaps import split_of_file
+from soundmill.corpora.inventory import Inventory, read_head, read_json_lines
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+FORMAT = Format(
+    name="tango_json",
+    layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
+    id="the file is `location`, found by its name wherever it lies; the YouTube id and start that the name tells, else a hash",
+    caption="`captions`: a text, or a list of texts",
+    label="`labels`, if there are any: a list, or a text with `;`",
+    split="the manifest's name",
+)
+KEYS = {"location", "captions"}
+
+
+def detect(inventory: Inventory) -> bool:
+    """Whether the first line of a JSON file has TANGO's keys."""
+    return any(True for _ in _manifests(inventory))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of TANGO's manifests: those of one location add up to one recording with several captions."""
+    tables = CorpusTables()
+    return join(inventory, list(_rows(inventory, tables)), num_shards, tables)
+
+
+def _manifests(inventory: Inventory) -> Iterator[bytes]:
+    for name in inventory.metadata:
+        if re.search(rb"\.(?:jsonl?|ndjson)(?:\.gz)?$", name.lower()):
+            lines = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+            try:
+                first = json.loads(lines[0])
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(first, dict) and set(first) >= KEYS:
+                yield name
+
+
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+    manifests = list(_manifests(inventory))
+    if not manifests:
+        raise UserError(
+            f"corpus.path: no JSON lines with {' and '.join(sorted(KEYS))} below {escape_path(bytes(inventory.root))}; "
+            "put TANGO's manifests there, or choose another corpus.format"
+        )
+    for name in manifests:
+        split = split_of_file(name)
+        for line, entry in read_json_lines(inventory, name):
+            location = entry.get("location") if isinstance(entry, dict) else None
+            if isinstance(location, str):
+                captions, labels = texts(entry.get("captions")), texts(entry.get("labels"), ";")
+                yield Row(name, line, location, captions=captions, labels=labels, split=split)
+            else:
+                tables.reject(name, "bad entry", f"line {line}: no `location`")
+
+
+def texts(value: object, separator: str | None = None) -> list[str]:
+    """The texts of a JSON value that is a text, or a list of texts; a text may be several, put together with a separator."""
+    if isinstance(value, str):
+        value = value.split(separator) if separator else [value]
+    return [text.strip() for text in value if isinstance(text, str) and text.strip()] if isinstance(value, list) else []
