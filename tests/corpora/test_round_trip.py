@@ -1,0 +1,61 @@
+"""What `soundmill corpus export` writes, our own adapters read back: the same captions, labels and splits for the same sounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill import exports
+from soundmill.audio import decode
+from soundmill.corpora import inventory, registry
+from soundmill.corpora.sources import Sources
+from tests.prepared import RATE, ROWS, prepare, wave_of
+
+# The name of a format among the adapters, where it is another one.
+READ_AS = {
+    "tango": "tango_json",
+    "audiofolder_csv": "audiofolder",
+    "audiofolder_parquet": "audiofolder",
+}
+DETECTED_AS = {"clotho": "panns"}  # the same columns; file names that are YouTube ids tell them apart, and these are
+OTHERS = {"webdataset", "lhotse"}  # only written
+WITHOUT_SPLITS = {"musiccaps", "stable_audio"}
+ONE_CAPTION = {"audiocraft", "stable_audio"}  # the rest is kept beside it
+WITHOUT_CAPTIONS = {"esc", "urbansound8k"}
+
+
+@pytest.mark.parametrize("name", sorted(set(exports.FORMATS) - OTHERS))
+def test_an_export_is_detected_and_says_the_same(tmp_path, name):
+    tables = prepare(tmp_path / "prepared")
+    result = exports.export(tables, name, tmp_path / "out", RATE)
+    found = inventory.take(tmp_path / "out")
+    adapter = READ_AS.get(name, name)
+    assert registry.detect(found) == DETECTED_AS.get(name, adapter)
+    read = registry.read(adapter, found, 4)
+    assert not read.missing
+    assert len(read.recordings) == result.written
+
+    captions: dict[str, list[str]] = {}
+    for row in read.captions:
+        captions.setdefault(row["recording_id"], []).append(row["caption"])
+    left = {clip_id for clip_id, _ in result.left_out}
+    sources = Sources({b"": bytes(tmp_path / "out")})
+    told = {}
+    for row in read.recordings:
+        with sources.open(row["raw_path"], tmp_path) as path:
+            wave = decode.read_mono(path, RATE, 10.0)
+        number = next(number for number in range(len(ROWS)) if np.allclose(wave, wave_of(number), atol=1e-3))
+        told[ROWS[number][0]] = row, sorted(captions.get(row["recording_id"], []))
+    assert set(told) == {clip_id for clip_id, *_ in ROWS} - left
+    for clip_id, split, wanted, labels in ROWS:
+        if clip_id in left:
+            continue
+        row, found_captions = told[clip_id]
+        if name in ONE_CAPTION:
+            wanted = wanted[:1]
+        if name not in WITHOUT_CAPTIONS:
+            assert found_captions == sorted(" ".join(caption.split()) for caption in wanted)
+        if name not in WITHOUT_SPLITS and row["fold"] is None:
+            assert row["split"] == split
+        if name in WITHOUT_CAPTIONS:
+            assert row["labels"] == [labels[0].replace("_", " ")]
