@@ -34,6 +34,7 @@ class RecordingMeter:
         self._bin = max(1, round(sample_rate / BINS_PER_SECOND))
         self._sample_rate = sample_rate
         self._pending: list[np.ndarray] = []
+        self._waiting = 0  # frames in them
         self._frames = 0
         self._channels = 0
         self._ceiling = 0.0
@@ -43,15 +44,15 @@ class RecordingMeter:
     def add(self, block: np.ndarray) -> None:
         """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled."""
         while len(block):
-            waiting = sum(map(len, self._pending))
-            part, block = block[: METER_FRAMES - waiting], block[METER_FRAMES - waiting :]
-            if waiting + len(part) < METER_FRAMES:
-                self._pending.append(part.copy())
-            elif waiting:
-                self._pending.append(part)
-                self._finish()
-            else:
+            room = METER_FRAMES - self._waiting
+            part, block = block[:room], block[room:]
+            if not self._waiting and len(part) == METER_FRAMES:
                 self._measure(part)
+                continue
+            self._pending.append(part.copy())
+            self._waiting += len(part)
+            if self._waiting == METER_FRAMES:
+                self._finish()
 
     def channel_correlation(self) -> float | None:
         """Pearson's correlation of the first channel with the one that agrees with it least: -1 for one wired the wrong way
@@ -79,7 +80,7 @@ class RecordingMeter:
     def _finish(self) -> None:
         if self._pending:
             block = np.concatenate(self._pending)
-            self._pending = []
+            self._pending, self._waiting = [], 0
             self._measure(block)
 
     def _measure(self, block: np.ndarray) -> None:
