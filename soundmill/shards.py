@@ -101,14 +101,20 @@ def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int
             except OSError as error:
                 return error, None
 
+        def keep() -> None:
+            if store and found:
+                with store:
+                    store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", found)
+            found.clear()
+
         with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
             for value, news in pool.map(find, paths):
                 if news:
                     found.append(news)
+                if len(found) >= 1000:  # killed, a first look at a large corpus does not start anew
+                    keep()
                 yield value
-        if store and found:
-            with store:
-                store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", found)
+        keep()
 
 
 def _facts(path: bytes) -> tuple[str, int]:
@@ -127,6 +133,18 @@ def sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_files_below(directory: Path) -> None:
+    """Flush the file system that holds `directory`: of thousands of small files, one by one takes minutes."""
+    import ctypes
+
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
     finally:
         os.close(handle)
 
@@ -492,7 +510,9 @@ def _previous(shard: Path) -> Path | None:
 def _link(source: Path, target: Path) -> None:
     """Hard-link a file, or all files of a folder."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=os.link)
+        target.mkdir()
+        for file in os.scandir(source):
+            os.link(file.path, target / file.name)
     else:
         os.link(source, target)
 

@@ -52,6 +52,7 @@ class Context:
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
     scratch: Path  # kept when the run is killed, gone when it ends well
     kept: Path  # stays: the shards that were finished last with these parameters and this code
+    digests: Path  # cache of file digests, as shards.file_digests takes it
     workers: int
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
@@ -181,8 +182,8 @@ def _main(
     workers = execution.workers or os.cpu_count() or 1
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
-        seen = root / WORK / "digests.sqlite"
-        scratch = work / shards.digest(made_from, {port: tree_digest(path, seen, workers) for port, path in inputs.items()})
+        digests = root / WORK / "digests.sqlite"
+        scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
         kept = work / "kept" / shards.digest(made_from)
         for stale in [*work.iterdir(), *(work / "kept").glob("*")]:
             if stale.is_dir() and stale not in (scratch, kept, kept.parent):
@@ -195,7 +196,7 @@ def _main(
 
         with tracking.stage_run(project_home(root), name, values.model_dump(mode="json"), root, args.family) as tracked:
             cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
-            ctx = Context(name, args.family, root, project_home(root), scratch, kept, workers, cluster, tracked)
+            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             for port, path in finals.items():
                 if not staged[port].exists():
@@ -253,9 +254,10 @@ def publish(staged: Path, final: Path) -> None:
 
     What stood there may be linked to DVC's cache: it is unlinked, never written through.
     """
-    files = [staged] if staged.is_file() else [path for path in staged.rglob("*") if path.is_file()]
-    for path in files:
-        shards.sync_file(path)
+    if staged.is_dir():
+        shards.sync_files_below(staged)
+    else:
+        shards.sync_file(staged)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.is_dir() and not final.is_symlink():
         shutil.rmtree(final)

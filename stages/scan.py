@@ -28,7 +28,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     """Write the tables of recordings and captions; what cannot be a recording goes to quarantine, unopened."""
     root = corpus_directory(params.path, ctx.home)
     with ctx.progress(0, "scan", "file") as tick:
-        found = inventory.take(root, ctx.workers, progress=tick)
+        found = inventory.take(root, ctx.workers, cache=ctx.digests, progress=tick)
     found.check_not_empty()
     tables = registry.read(params.format, found, params.shards)
     ctx.quarantine.extend(found.rejected + tables.rejected)

@@ -12,7 +12,6 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -116,13 +115,14 @@ def take(
     root: Path,
     workers: int = 1,
     digests: bool = True,
+    cache: Path | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inventory:
     """Walk a corpus; only regular files are ever opened, and `digests=False` opens none.
 
     A link to a file counts as the file. A link to a directory outside is followed once; one that leads back (to the corpus, to
     a directory above it, or to one already seen) is quarantined, as are dangling links, FIFOs, sockets and devices.
-    Dot files and known metadata are no recordings: they are counted as ignored.
+    Dot files and known metadata are no recordings: they are counted as ignored. `cache` as in shards.file_digests.
     """
     inventory = Inventory(root, digests=digests)
     top = os.fsencode(root)
@@ -142,19 +142,13 @@ def take(
         inventory.audio = [AudioFile(raw_path, size, "") for raw_path, size in candidates]
         return inventory
 
-    def digest(raw_path: bytes) -> str | OSError:
-        try:
-            return shards.file_digest(os.path.join(top, raw_path))
-        except OSError as error:
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
-        for (raw_path, size), result in zip(candidates, pool.map(digest, (path for path, _ in candidates)), strict=True):
-            progress(1)
-            if isinstance(result, OSError):
-                inventory.reject(raw_path, "unreadable", result.strerror or str(result))
-            else:
-                inventory.audio.append(AudioFile(raw_path, size, result))
+    found = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers)
+    for (raw_path, size), result in zip(candidates, found, strict=True):
+        progress(1)
+        if isinstance(result, OSError):
+            inventory.reject(raw_path, "unreadable", result.strerror or str(result))
+        else:
+            inventory.audio.append(AudioFile(raw_path, size, result))
     return inventory
 
 
