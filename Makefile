@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help demo test browse run server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test fuzz browse run server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,9 @@ test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
 	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
 	@$(BIN)/pytest
+
+fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
+	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/audio/test_decode.py -k damage
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse

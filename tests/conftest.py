@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +24,9 @@ def shared() -> Path:
     if not (path / "data" / "esc10").is_dir():
         pytest.skip("needs ../shared (real recordings and models), which is not beside this checkout")
     return path
+
+
+# How far property tests look: `make fuzz` sets HYPOTHESIS_PROFILE=long.
+settings.register_profile("short", max_examples=100)
+settings.register_profile("long", max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

@@ -549,7 +549,7 @@ MUTATED = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_is_either_harmless_or_a_decode_error(made, tmp_path, data):
     content = bytearray((made / data.draw(st.sampled_from(MUTATED))).read_bytes())

@@ -1,0 +1,85 @@
+"""Manifests that somebody damaged: every adapter gives tables or says what is wrong; `make fuzz` looks for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill import exports
+from soundmill.corpora import inventory, registry
+from soundmill.errors import UserError
+from tests.prepared import RATE, prepare
+
+MANIFESTS = (".csv", ".json", ".jsonl", ".gz", ".parquet", ".txt")
+NASTY = (
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\x00",
+    b"\r\n",
+    b'"',
+    b'"""',
+    b",",
+    b"\n",
+    b"\x80\x81",
+    b"../../../etc/passwd",
+    b"/etc/passwd",
+    b"NaN",
+    b"1e999",
+    b"-0",
+    b"[" * 5000,
+    b"{" * 200,
+    b"null",
+    b"9" * 5000,
+    b"\xf0\x9f\x98\x80",
+    b"\\ud800",
+    b"PAR1",
+)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> list[Path]:
+    """A small corpus in every format."""
+    top = tmp_path_factory.mktemp("corpora")
+    tables = prepare(top / "prepared")
+    for name in exports.FORMATS:
+        exports.export(tables, name, top / name, RATE)
+    return [top / name for name in sorted(exports.FORMATS)]
+
+
+@st.composite
+def damage(draw: st.DrawFn, data: bytes) -> bytes:
+    """Some bytes replaced, cut out, doubled, or something nasty put among them."""
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.integers(0, 64)))
+        piece = draw(st.one_of(st.sampled_from(NASTY), st.binary(max_size=16), st.just(data[start:stop] * 2)))
+        data = data[:start] + piece + data[stop:]
+    return data
+
+
+@settings(deadline=None)
+@given(choice=st.data())
+def test_a_damaged_manifest_gives_tables_or_a_message(corpora, choice):
+    corpus = choice.draw(st.sampled_from(corpora), label="corpus")
+    files = sorted(path for path in corpus.rglob("*") if path.suffix in MANIFESTS)
+    if not files:  # sounds alone
+        return
+    victim = choice.draw(st.sampled_from(files), label="manifest")
+    whole = victim.read_bytes()
+    try:
+        victim.write_bytes(choice.draw(damage(whole), label="content"))
+        found = inventory.take(corpus)
+        for name in {"auto", registry.detect(found)}:
+            try:
+                tables = registry.read(name, found, 4)
+            except UserError:
+                continue
+            for row in tables.recordings:
+                assert (corpus / row["path"].partition("#")[0]).exists()
+            ids = [row["recording_id"] for row in tables.recordings]
+            assert len(set(ids)) == len(ids)
+    finally:
+        victim.write_bytes(whole)
