@@ -24,8 +24,7 @@ CONTAINERS = frozenset(
 
 
 def detect(inventory: Inventory) -> bool:
-    """Always: it is what remains where nothing else is known."""
-    return True
+    return bool(inventory.audio)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
