@@ -27,15 +27,20 @@ from soundmill.corpora.audiocaps import VIDEO_ID
 from soundmill.errors import UserError
 
 THRESHOLD = 0.4  # of the score of two duplicates; docs/corpora.md says how it was measured
-KEY_LATER = 8  # frames between the two moments of a key: their windows do not overlap
+KEY_LATER = 4  # frames between the two moments of a key
 KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sound once sampled at 8 kHz has too
 KEY_BITS_LATER = np.uint32(0x0000FF00)
-MOST_UNCERTAIN = 8  # of a key's 32 bits
-KEYS, KEYS_PER_SECOND = 64, 8  # of a clip, so many in all and so many more for each second
-NEIGHBOURS = 16  # that an entry of a bucket is paired with, or a file among its exact copies
+QUIET_FRAMES = 2  # before and after one in which a band is silent, and not just undecided
+KEYS, KEYS_PER_SECOND = 64, 16  # of a clip in the index: so many in all and so many more for each second
+LEAST_HEARD = 16  # bits of a key that are certain because something moves
+MOST_UNCERTAIN = 12  # bits of a key in the index
+PROBES, PROBES_PER_SECOND = 256, 64  # keys looked up for a clip
+MOST_FLIPPED = 7  # uncertain bits of a key that is looked up both ways
+NEIGHBOURS = 8  # that are taken from a bucket before and after a clip's own place, and of exact copies after each
 MIN_KEYS = 2  # in common, at offsets that differ by OFFSET_SLACK frames at most
 OFFSET_SLACK = 2  # a copy's frames lie between those of the original
 BLOCK_CLIPS = 4096  # whose candidates are held at once
+RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MAX_SECONDS = 7200.0  # longer files are no clips
 FILES_PER_JOB = 32
@@ -167,7 +172,7 @@ class Index:
 
     def __init__(self, scratch: Path):
         self.featureless: list[str] = []
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed on leaving
+        self._file = tempfile.TemporaryFile(dir=scratch)
         self._ids: list[str] = []
         self._owners: list[str] = []
         self._starts = [0]  # of each clip's words in the file, in frames
@@ -202,62 +207,102 @@ class Index:
     def pairs(self, threshold: float) -> Iterator[tuple[str, str, float]]:
         """(id, id, score) of clips whose score reaches the threshold; the lesser id first."""
         self._file.flush()
+        scores: dict[tuple[int, int], float] = {}
         for first, second, offset in self.candidates():
             a, b = self.words(first), self.words(second)
             score = max(fingerprint.similarity(a, b, offset + shift) for shift in range(-1, OFFSET_SLACK + 2))
             if score >= threshold:
-                yield self._ids[first], self._ids[second], round(score, 4)
+                pair = (first, second) if self._ids[first] < self._ids[second] else (second, first)
+                scores[pair] = max(score, scores.get(pair, 0.0))
+        for (first, second), score in scores.items():
+            yield self._ids[first], self._ids[second], round(score, 4)
 
     def candidates(self) -> Iterator[tuple[int, int, int]]:
-        """(number, number, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have."""
+        """(number, number, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have.
+
+        The first clip of each was looked up; a pair comes once or twice.
+        """
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         if not order:
             return
         names = {owner: number for number, owner in enumerate(sorted(set(self._owners)))}
         owner = np.array([names[self._owners[number]] for number in order], dtype=np.int32)
-        sizes = np.array([len(self._keys[number]) for number in order])
-        keys = np.concatenate([self._keys[number] for number in order])
+        # Sorted by key, then clip: a clip has its own place even in buckets that none of its keys is in.
+        places = np.concatenate([_places(self._keys[number], rank) for rank, number in enumerate(order)])
         frames = np.concatenate([self._frames[number] for number in order])
-        clip = np.repeat(np.arange(len(order), dtype=np.int32), sizes)
-        by_key = np.argsort(keys, kind="stable")  # within a bucket by clip, then frame
-        keys, frames, clip = keys[by_key], frames[by_key], clip[by_key]
-        by_clip = np.argsort(clip, kind="stable")
-        ends = np.concatenate([[0], np.cumsum(sizes)])
+        by_place = np.argsort(places, kind="stable")
+        places, frames = places[by_place], frames[by_place]
         for start in range(0, len(order), BLOCK_CLIPS):
-            entries = by_clip[ends[start] : ends[min(start + BLOCK_CLIPS, len(order))]]
+            found = [probes_of(self.words(number)) for number in order[start : start + BLOCK_CLIPS]]
+            wanted = np.concatenate([_places(keys, rank) for rank, (keys, _) in enumerate(found, start)])
+            when = np.concatenate([frames for _, frames in found])
+            by_place = np.argsort(wanted, kind="stable")  # neighbours in the index are looked up one after the other
+            wanted, when = wanted[by_place], when[by_place]
             hits = [np.zeros(0, dtype=np.int64)]
-            for distance in range(1, NEIGHBOURS + 1):
-                entries = entries[entries < len(keys) - distance]
-                entries = entries[keys[entries] == keys[entries + distance]]
-                first, second = clip[entries], clip[entries + distance]
-                apart = owner[first] != owner[second]
-                pair = (first[apart] - start).astype(np.int64) * len(order) + second[apart]
-                offset = (frames[entries + distance] - frames[entries])[apart]
-                hits.append(pair * (2 * LARGEST_OFFSET) + offset + LARGEST_OFFSET)
+            for side, step in (("right", 1), ("left", -1)):
+                entries = np.searchsorted(places, wanted, side=side) - (side == "left")
+                looked, at = wanted, when
+                for _ in range(NEIGHBOURS):
+                    inside = (entries >= 0) & (entries < len(places))
+                    inside[inside] = places[entries[inside]] >> RANK_BITS == looked[inside] >> RANK_BITS
+                    entries, looked, at = entries[inside], looked[inside], at[inside]
+                    first, second = (looked & RANKS).astype(np.int64), (places[entries] & RANKS).astype(np.int64)
+                    apart = owner[first] != owner[second]
+                    pair = (first[apart] - start) * len(order) + second[apart]
+                    hits.append(pair * (2 * LARGEST_OFFSET) + (frames[entries] - at)[apart] + LARGEST_OFFSET)
+                    entries = entries + step
             for code in _best_offsets(np.concatenate(hits)):
                 pair, offset = divmod(int(code), 2 * LARGEST_OFFSET)
                 first, second = divmod(pair, len(order))
                 yield order[start + first], order[second], offset - LARGEST_OFFSET
 
 
-def keys_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys uint32 [n] of a fingerprint and their frames int32 [n].
+def _places(keys: np.ndarray, rank: int) -> np.ndarray:
+    return keys.astype(np.uint64) << RANK_BITS | np.uint64(rank)
 
-    A clip with too many keeps those that come first by a hash of the key, so that two copies keep the same.
-    """
-    count = max(0, len(words) - KEY_LATER)
-    now, later = words[:count], words[KEY_LATER : KEY_LATER + count]
-    keys = (now[:, 0] & KEY_BITS) | (later[:, 0] & KEY_BITS_LATER) << np.uint32(16)
-    uncertain = np.bitwise_count(~now[:, 1] & KEY_BITS) + np.bitwise_count(~later[:, 1] & KEY_BITS_LATER)
-    usable = uncertain <= MOST_UNCERTAIN
-    usable[1:] &= keys[1:] != keys[:-1]
-    frames = np.flatnonzero(usable).astype(np.int32)
-    keys = keys[frames]
+
+def keys_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys uint32 [n] of a fingerprint for the index, the most certain ones, and their frames int32 [n]."""
+    keys, _, frames = _certain_first(words, MOST_UNCERTAIN)
     most = KEYS + int(KEYS_PER_SECOND * len(words) / fingerprint.FRAMES_PER_SECOND)
-    if len(keys) > most:
-        kept = np.sort(np.argsort(keys * np.uint32(2654435761), kind="stable")[:most])  # Knuth's multiplicative hash
-        keys, frames = keys[kept], frames[kept]
+    return keys[:most], frames[:most]
+
+
+def probes_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys uint32 [n] to look up for a fingerprint, and their frames int32 [n]: the most certain ones, uncertain bits both ways.
+
+    A coder turns few bits but uncertain ones, so most of these keys are in the index as they stand.
+    """
+    keys, uncertain, frames = _certain_first(words, MOST_FLIPPED)
+    most = PROBES + int(PROBES_PER_SECOND * len(words) / fingerprint.FRAMES_PER_SECOND)
+    count = int(np.searchsorted(np.cumsum(1 << np.bitwise_count(uncertain).astype(np.int64)), most, side="right"))
+    keys, uncertain, frames = keys[:count], uncertain[:count], frames[:count]
+    for _ in range(MOST_FLIPPED):
+        rest = uncertain & (uncertain - np.uint32(1))
+        turned = uncertain != 0
+        keys = np.concatenate([keys, (keys ^ uncertain ^ rest)[turned]])
+        frames = np.concatenate([frames, frames[turned]])
+        uncertain = np.concatenate([rest, rest[turned]])
     return keys, frames
+
+
+def _certain_first(words: np.ndarray, most_uncertain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keys uint32 [n] of a fingerprint, their uncertain bits uint32 [n] and frames int32 [n], those with the fewest first."""
+    count = max(0, len(words) - KEY_LATER)
+    signs, certain = words.T
+    near = np.pad(signs | certain, QUIET_FRAMES)
+    active = np.bitwise_or.reduce([near[shift : shift + len(words)] for shift in range(2 * QUIET_FRAMES + 1)])
+    # A band that is not heard for so long will not be heard in a copy either.
+    keys, heard, certain = (
+        word[:count] & KEY_BITS | (word[KEY_LATER : KEY_LATER + count] & KEY_BITS_LATER) << np.uint32(16)
+        for word in (signs, certain, certain | ~active)
+    )
+    number = np.bitwise_count(~certain)
+    usable = (number <= most_uncertain) & (np.bitwise_count(heard) >= LEAST_HEARD)
+    usable[1:] &= keys[1:] != keys[:-1]  # what stands still is in the index once
+    frames = np.flatnonzero(usable).astype(np.int32)
+    frames = frames[np.argsort(number[frames], kind="stable")]
+    return keys[frames], ~certain[frames], frames
 
 
 def _best_offsets(hits: np.ndarray) -> np.ndarray:
