@@ -252,6 +252,29 @@ def export_clips(
         typer.echo(path)
 
 
+@corpus_app.command("check", cls=Command)
+def check_corpus(
+    path: Annotated[Path, typer.Argument(help="Folder of recordings and whatever describes them.")],
+    format: Annotated[str, typer.Option(help="How to read it (docs/corpora.md); auto: by what it looks like.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header, and name what is damaged.")] = False,
+) -> None:
+    """Tell what a corpus would give: coverage, missing clips, orphans, collisions, what is ambiguous or damaged."""
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from soundmill.corpora import check
+
+    with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
+        report = check.check(path, format, headers, bar.update)
+    check.show(report, Console())
+    if json:
+        check.write_json(report, json)
+    if missing:
+        typer.echo(f"{missing}: {check.write_missing(report, missing)} rows to download")
+
+
 @corpus_app.command("export", cls=Command)
 def export_corpus(
     format: Annotated[

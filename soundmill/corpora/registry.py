@@ -53,14 +53,17 @@ ADAPTERS: dict[str, ModuleType] = {
 NAMES = (AUTO, *ADAPTERS)
 
 
-def read(name: str, inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of the corpus in the named format (`auto`: the one detected); recordings and captions in stable order."""
+def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = True) -> CorpusTables:
+    """Rows of the corpus in the named format (`auto`: the one detected); recordings and captions in stable order.
+
+    No recording at all is a UserError, unless the question is what is missing (`needs_audio`).
+    """
     if name == AUTO:
         name = detect(inventory)
     if name not in ADAPTERS:
         raise UserError(f"corpus.format: {name!r} is not known; choose one of {', '.join(sorted(NAMES))}")
     tables = ADAPTERS[name].read(inventory, num_shards)
-    if not tables.recordings:
+    if needs_audio and not tables.recordings:
         raise UserError(
             f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}; docs/corpora.md tells the formats"
         )
@@ -71,5 +74,10 @@ def read(name: str, inventory: Inventory, num_shards: int) -> CorpusTables:
 
 def detect(inventory: Inventory) -> str:
     """The format that a corpus seems to be in, by what its metadata says and how its files are named; opens metadata only."""
+    for name, module in ADAPTERS.items():
+        if module.detect(inventory):
+            return name
     inventory.check_not_empty()
-    return next(name for name, module in ADAPTERS.items() if module.detect(inventory))
+    raise UserError(
+        f"corpus.path: no recording in {escape_path(bytes(inventory.root))}; set it to the directory of the audio files"
+    )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soundmill import shards
-from soundmill.audio import decode
-from soundmill.corpora import inventory, registry
-from soundmill.errors import UserError
+from soundmill.corpora import check
 
 PROBED = 200  # headers read for the estimate, spread evenly over the corpus
 # Two cores, clips of 5 s, from runs over ESC-10 and the embedded corpus (docs/results.md), rounded up.
@@ -37,7 +36,12 @@ class Survey:
     labels: tuple[str, ...]
     splits: dict[str, int]
     folds: int
+    matched: int  # described clips with their file
+    missing: int  # and without
+    orphans: int  # files that nothing describes
     collisions: int
+    ambiguous: int
+    remarks: tuple[str, ...]
     rejected: tuple[dict[str, str], ...]
     ignored: int
 
@@ -51,6 +55,7 @@ class Survey:
             f"format      {self.format}",
             f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files",
             f"captions    {self.captions or 'none'}" + ("" if self.captions or not self.labels else "; made from the labels"),
+            f"described   {self.matched} clips with a file, {self.missing} without (missing); {self.orphans} files have neither",
             f"labels      {_listed(self.labels)}",
             f"splits      {self._splits()}",
         ]
@@ -60,7 +65,12 @@ class Survey:
             first = self.rejected[0]
             lines.append(f"rejected    {len(self.rejected)} (first: {first['path']}: {first['reason']})")
         if self.collisions:
-            lines.append(f"collisions  {self.collisions} recordings share an id with another; they are named by a hash")
+            lines.append(f"collisions  {self.collisions} ids are those of several files or rows")
+        if self.ambiguous:
+            lines.append(f"ambiguous   {self.ambiguous} names may mean several things")
+        if self.missing or self.collisions or self.ambiguous:
+            lines.append(f"            all of them: soundmill corpus check {shlex.quote(str(self.directory))}")
+        lines += [f"note        {remark}" for remark in self.remarks]
         clips = self.num_clips(parameters["segment"]["clip_seconds"])
         seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
@@ -81,38 +91,35 @@ class Survey:
 
 def survey(directory: Path) -> Survey:
     """Look at a directory; raises UserError, naming it, where it holds nothing that may be a recording."""
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; say where your recordings are: make run CORPUS=DIR")
-    root = directory.resolve()
-    found = inventory.take(root, digests=False)
-    name = registry.detect(found)
-    tables = registry.read(name, found, 1)
+    report = check.check(directory)
+    report.found.check_not_empty()
+    tables = report.tables
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]
-    seconds, unreadable = [], 0
-    for row in probed:
-        try:
-            header = decode.probe(os.path.join(os.fsencode(root), row["raw_path"]), max_seconds=math.inf)
-            seconds.append(header.num_frames / header.sample_rate)
-        except decode.DecodeError:
-            unreadable += 1
+    lengths = check.probe(report.directory, (row["raw_path"] for row in probed))
+    seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
     return Survey(
-        directory=root,
-        format=name,
+        directory=report.directory,
+        format=tables.format,
         recordings=len(rows),
         size=sum(row["size"] for row in rows),
         seconds=mean * len(rows),
-        unreadable=unreadable,
+        unreadable=len(probed) - len(seconds),
         probed=len(probed),
         captions=len(tables.captions),
         labels=tuple(sorted({label for row in [*rows, *tables.captions] for label in row["labels"]})),
         splits=dict(Counter(row["split"] for row in rows if row["split"])),
         folds=len({row["fold"] for row in rows if row["fold"] is not None}),
         collisions=len(tables.collisions),
-        rejected=tuple(found.rejected + tables.rejected),
-        ignored=sum(found.ignored.values()),
+        matched=len(tables.matched),
+        missing=len(tables.missing),
+        orphans=len(tables.orphans),
+        ambiguous=len(tables.ambiguous),
+        remarks=tuple(tables.remarks),
+        rejected=tuple(report.damaged),
+        ignored=sum(report.found.ignored.values()),
     )
 
 

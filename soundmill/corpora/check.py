@@ -1,0 +1,255 @@
+"""What a corpus would give, without touching it: which clips have files, which do not, and what cannot be told apart."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundmill import shards
+from soundmill.audio import decode
+from soundmill.corpora import inventory, registry
+from soundmill.corpora.resolver import TOLERANCE
+from soundmill.corpora.sources import Sources
+from soundmill.corpora.tables import CorpusTables
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LISTED = 10  # of each kind that the report names; the JSON names all
+AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found below one directory. Paths are escaped and relative to it."""
+
+    directory: Path
+    detected: bool  # the format was not given
+    found: inventory.Inventory
+    tables: CorpusTables
+    damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the described clips that have a file; None where nothing is described."""
+        described = len(self.tables.matched) + len(self.tables.missing)
+        return len(self.tables.matched) / described if described else None
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "recordings": len(self.tables.recordings),
+            "captions": len(self.tables.captions),
+            **{name: len(entries) for name, entries in self._lists().items()},
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "path": escape_path(bytes(self.directory)),
+            "format": self.tables.format,
+            "detected": self.detected,
+            "coverage": self.coverage,
+            "counts": self.counts(),
+            **self._lists(),
+            "remarks": self.tables.remarks,
+        }
+
+    def _lists(self) -> dict[str, list[dict[str, Any]]]:
+        tables = self.tables
+        return {
+            "matched": tables.matched,
+            "missing": tables.missing,
+            "orphans": tables.orphans,
+            "collisions": tables.collisions,
+            "ambiguous": tables.ambiguous,
+            "damaged": self.damaged,
+        }
+
+
+def check(
+    directory: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
+) -> Report:
+    """Look at a corpus; UserError where the path is none.
+
+    No recording is opened but those of which a row wants a later second than they begin at: such a row is missing if they end
+    before. `headers`: the header of every recording is read, and what cannot be decoded is among the damaged.
+    """
+    if not directory.is_dir():
+        what = "is a file, not a directory" if directory.exists() else "no such directory"
+        raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
+    root = directory.resolve()
+    found = inventory.take(root, digests=False)
+    name = registry.detect(found) if format == registry.AUTO else format
+    tables = registry.read(name, found, 1, needs_audio=False)
+    begins = {row["recording_id"]: row for row in tables.recordings}
+    late = defaultdict(list)  # recording_id → clips that it may be too short for
+    for clip in tables.matched:
+        if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
+            late[clip["id"]].append(clip)
+    wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
+    damaged = found.rejected + tables.rejected
+    for row, seconds in zip(wanted, probe(root, (row["raw_path"] for row in wanted), progress), strict=True):
+        if isinstance(seconds, decode.DecodeError):
+            damaged.append({"path": row["path"], "reason": seconds.reason, "detail": seconds.detail})
+        else:
+            clips = late[row["recording_id"]]
+            _move_to_missing([clip for clip in clips if clip["start_time"] - row["start_time"] >= seconds], row, tables)
+    return Report(root, format == registry.AUTO, found, tables, damaged)
+
+
+def probe(
+    root: Path, raw_paths: Iterable[bytes], progress: Callable[[int], None] = lambda n: None
+) -> list[float | decode.DecodeError]:
+    """Seconds of recordings by their headers, or what is wrong with them, in the order of `raw_paths`."""
+    sources = Sources({b"": bytes(root)})
+
+    def seconds(raw_path: bytes) -> float | decode.DecodeError:
+        try:
+            with sources.open(raw_path, scratch) as path:
+                header = decode.probe(path, max_seconds=math.inf)
+            return header.num_frames / header.sample_rate
+        except decode.DecodeError as error:
+            return error
+
+    results = []
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for result in pool.map(seconds, raw_paths):
+            results.append(result)
+            progress(1)
+    return results
+
+
+def _move_to_missing(clips: list[dict[str, Any]], recording: dict[str, Any], tables: CorpusTables) -> None:
+    gone = {clip["start_time"] for clip in clips}
+    if not gone:
+        return
+    rows = defaultdict(list)
+    for row in tables.captions:
+        if row["recording_id"] == recording["recording_id"] and row["start_time"] in gone:
+            rows[row["start_time"]].append(row)
+    tables.matched = [clip for clip in tables.matched if clip["id"] != recording["recording_id"] or clip["start_time"] not in gone]
+    tables.missing.extend(
+        {
+            "id": recording["group"],
+            "youtube_id": recording["group"],
+            "start_time": start,
+            "captions": [row["caption"] for row in own],
+            "origins": [row["origin"] for row in own],
+            "audiocap_ids": [""] * len(own),
+        }
+        for start, own in sorted(rows.items())
+    )
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the whole report; readers see the old file or the new one."""
+    text = json.dumps(report.as_json(), ensure_ascii=False, indent=1)
+    _write(path, text + "\n")
+
+
+def write_missing(report: Report, path: Path) -> int:
+    """Write one csv row per caption of a clip without file, for a downloader; returns the number of rows.
+
+    With AudioCaps' columns where all are YouTube's, else with what the manifest calls them.
+    """
+    import io
+
+    youtube = all(entry.get("youtube_id") for entry in report.tables.missing)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(AUDIOCAPS_COLUMNS if youtube else ("id", "caption", "origin"))
+    count = 0
+    for entry in report.tables.missing:
+        start = "" if entry.get("start_time") is None else f"{entry['start_time']:.10g}"
+        captions = entry.get("captions") or [""]
+        numbers = entry.get("audiocap_ids") or [""] * len(captions)
+        origins = entry.get("origins") or [""] * len(captions)
+        for number, caption, origin in zip(numbers, captions, origins, strict=False):
+            writer.writerow((number, entry["youtube_id"], start, caption) if youtube else (entry["id"], caption, origin))
+            count += 1
+    _write(path, text.getvalue())
+    return count
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a file that can be written") from None
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report for a person."""
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = report.tables
+    about = registry.ADAPTERS[tables.format].FORMAT
+    said = "found by what it looks like: " if report.detected else "as asked for: "
+    _say(console, f"corpus    {escape_path(bytes(report.directory))}")
+    _say(console, f"format    {tables.format} ({said}{about.layout})")
+    covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
+    of = f"{len(tables.matched)} of {len(tables.matched) + len(tables.missing)} described clips have a file"
+    _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
+    meanings = {
+        "recordings": "files that may be recordings",
+        "captions": "with and without a file",
+        "matched": "described clips with their file",
+        "missing": "described clips without a file",
+        "orphans": "files that nothing describes",
+        "collisions": "ids that several files or rows have",
+        "ambiguous": "what may mean several things",
+        "damaged": "files and rows that cannot be used",
+    }
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(justify="left")
+    grid.add_column(justify="right")
+    for name, count in report.counts().items():
+        bad = count and name in ("missing", "collisions", "ambiguous", "damaged")
+        grid.add_row(name, Text(f"{count:,}", style="yellow" if bad else ""), Text(meanings[name], style="dim"))
+    console.print(grid)
+    lines = {
+        "missing": [f"{_clip_of(entry)}  {(entry.get('origins') or [''])[0]}" for entry in tables.missing[:LISTED]],
+        "orphans": [entry["path"] for entry in tables.orphans[:LISTED]],
+        "collisions": [f"{entry['id']}  {_listed(entry)}" for entry in tables.collisions[:LISTED]],
+        "ambiguous": [
+            f"{entry['id']}  {entry['reason']}: {_listed(entry)}" + (f"; taken: {entry['taken']}" if entry.get("taken") else "")
+            for entry in tables.ambiguous[:LISTED]
+        ],
+        "damaged": [f"{row['path']}  {row['reason']}: {row['detail']}" for row in report.damaged[:LISTED]],
+    }
+    counts = report.counts()
+    for name, shown in lines.items():
+        if shown:
+            _say(console, f"\n{name}" + (f" (the first {LISTED} of {counts[name]:,})" if counts[name] > LISTED else ""), "bold")
+            for line in shown:
+                _say(console, f"  {line}")
+    for remark in tables.remarks:
+        _say(console, f"\n{remark}", "yellow")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: names are no markup, and are not wrapped."""
+    from rich.text import Text
+
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _clip_of(entry: dict[str, Any]) -> str:
+    start = entry.get("start_time")
+    return f"{entry['id']} at {start:g} s" if start is not None and entry["id"] == entry["youtube_id"] else str(entry["id"])
+
+
+def _listed(entry: dict[str, Any]) -> str:
+    names = entry.get("paths") or entry.get("origins") or []
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
