@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
 from soundmill.audio import decode, resample
+from soundmill.audio.quality import RecordingMeter, measure_clip
+from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
@@ -33,12 +38,15 @@ def run(
     params: ResampleParams, ctx: stage.Context, corpus: stage.Input, segments: stage.Input, clips: stage.Output
 ) -> dict[str, Any]:
     """Write `clips/shard-*.parquet`; a recording that fails anywhere goes to quarantine whole, with its reason."""
-    rows = shards.read_table(segments, manifest.SEGMENTS).to_pylist()
-    _check_rate(rows, params, segments)
-    root = os.fsencode(ctx.corpus_root(corpus))
-    by_shard = [(shard, list(cuts)) for shard, cuts in groupby(rows, key=lambda row: row["shard"])]
-    jobs = [shards.Job(shards.shard_name(shard), (cuts, root, params), weight=len(cuts)) for shard, cuts in by_shard]
-    report = ctx.map_shards(resample_shard, jobs, clips)
+    cuts = shards.read_table(segments, manifest.SEGMENTS)
+    _check_rate(cuts, params, segments)
+    sources = Sources.of(corpus, ctx.root, ctx.home)
+    jobs = [
+        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows)
+        for shard in pc.unique(cuts["shard"]).to_pylist()
+        for rows in [cuts.filter(pc.equal(cuts["shard"], shard))]
+    ]
+    report = ctx.map_shards(resample_shard, jobs, clips, reuse=True)
     for name in report.details:  # of shards that no clip survived in
         (clips / name).unlink()
     reasons = Counter(row["reason"] for row in report.quarantine)
@@ -51,51 +59,86 @@ def run(
         "seconds": report.counts["samples"] / params.sample_rate,
         "attenuated_recordings": report.counts.get("attenuated_recordings", 0),
         "length_adjusted_recordings": report.counts.get("length_adjusted_recordings", 0),
-        "lost_clips": len(rows) - report.counts["clips"],
+        "lost_clips": cuts.num_rows - report.counts["clips"],
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
     }
 
 
-def _check_rate(rows: list[dict[str, Any]], params: ResampleParams, segments: Path) -> None:
+def _check_rate(cuts: pa.Table, params: ResampleParams, segments: Path) -> None:
     """The cuts are in samples of the rate that `segment` planned for; another rate here would cut elsewhere."""
-    for row in rows:
-        if not math.isclose(row["start"] * params.sample_rate, row["start_sample"], abs_tol=0.5):
-            raise UserError(
-                f"params.yaml: resample.sample_rate is {params.sample_rate}, but {segments} was cut for another rate; "
-                "set it to segment.sample_rate"
-            )
+    starts = cuts["start"].to_numpy() * params.sample_rate
+    if not np.allclose(starts, cuts["start_sample"].to_numpy(), rtol=0, atol=0.5):
+        raise UserError(
+            f"params.yaml: resample.sample_rate is {params.sample_rate}, but {segments} was cut for another rate; "
+            "set it to segment.sample_rate"
+        )
 
 
-def resample_shard(cuts: list[dict[str, Any]], root: bytes, params: ResampleParams, output: Path) -> shards.Report:
+def resample_shard(
+    cuts: pa.Table, sources: Sources, params: ResampleParams, output: Path, previous: Path | None = None
+) -> shards.Report:
     """Write the clips of one shard's recordings, in the order of the plan."""
-    report = shards.Report()
-    with shards.ShardWriter(output, manifest.CLIPS) as writer:
-        for _, recording in groupby(cuts, key=lambda cut: cut["raw_path"]):
-            _write_recording(list(recording), root, params, writer, report)
-        report.count("clips", writer.num_rows)
+    with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
+        planned = [list(recording) for _, recording in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
+        keyed = [(recording, _key(recording)) for recording in planned]
+        places = (_unchanged(recording[0], sources, output.parent) for recording, key in keyed if key not in writer)
+        with closing(decode.open_all(places, params.max_seconds)) as opened:
+            for recording, key in keyed:
+                if not writer.copy(key):
+                    with writer.item(key) as report:
+                        _write_recording(recording, next(opened), params, output.parent, writer, report)
     if writer.num_rows == 0:
-        report.details.append(output.name)
-    return report
+        writer.report.details.append(output.name)
+    return writer.report
+
+
+def _key(cuts: list[dict[str, Any]]) -> str:
+    first = cuts[0]
+    ranges = [[cut["clip_id"], cut["start"], cut["start_sample"], cut["num_samples"], cut["pad_samples"]] for cut in cuts]
+    return shards.digest(
+        first["raw_path"], first["source"], first["digest"], first["recording_id"], first["recording_samples"], ranges
+    )
+
+
+@contextmanager
+def _unchanged(cut: dict[str, Any], sources: Sources, scratch: Path) -> Iterator[bytes]:
+    """The path of a cut's recording, which must be what it was when the corpus was scanned."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(sources.open(cut["raw_path"], scratch))
+            with decode.open_regular(path) as file:
+                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        except decode.DecodeError as error:
+            found = str(error)
+        if found != cut["digest"]:
+            raise UserError(f"{cut['source']}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
+        yield path
 
 
 def _write_recording(
-    cuts: list[dict[str, Any]], root: bytes, params: ResampleParams, writer: shards.ShardWriter, report: shards.Report
+    cuts: list[dict[str, Any]],
+    recording: decode.Recording | decode.DecodeError,
+    params: ResampleParams,
+    scratch: Path,
+    writer: shards.ItemWriter,
+    report: shards.Report,
 ) -> None:
     first = cuts[0]
-    path = os.path.join(root, first["raw_path"])
-    _check_unchanged(path, first)
     # Kept whole before anything is written: its level and its end are known only then, and half a recording must not stay.
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=writer.path.parent) as spool:
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=scratch) as spool:
         try:
-            num_samples, peak = _decode(path, params, spool)
+            if isinstance(recording, decode.DecodeError):
+                raise recording
+            meter = RecordingMeter(recording.sample_rate)
+            num_samples, peak = _decode(recording, meter, params, spool)
             _check_sound(num_samples, peak, first["recording_samples"], params)
         except decode.DecodeError as error:
             report.reject(first["source"], error.reason, error.detail)
             return
         gain = np.float32(1.0 / peak) if peak > 1.0 else np.float32(1.0)
         for cut in cuts:
-            wave = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples) * gain
-            wave = np.pad(wave, (0, cut["num_samples"] + cut["pad_samples"] - len(wave)))
+            sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples)
+            wave = np.pad(sound * gain, (0, cut["num_samples"] + cut["pad_samples"] - len(sound)))
             writer.write(
                 {
                     "clip_id": cut["clip_id"],
@@ -107,37 +150,33 @@ def _write_recording(
                     ),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
-                    "quality": None,
+                    "quality": measure_clip(sound, params.sample_rate, meter, cut["start"]),
                 }
             )
             report.count("samples", len(wave))
+    report.count("clips", len(cuts))
     report.count("recordings")
     report.count("attenuated_recordings", int(peak > 1.0))
     report.count("length_adjusted_recordings", int(num_samples != first["recording_samples"]))
 
 
-def _check_unchanged(path: bytes, cut: dict[str, Any]) -> None:
-    try:
-        with decode.open_regular(path) as file:
-            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except decode.DecodeError as error:
-        found = str(error)
-    if found != cut["digest"]:
-        raise UserError(f"{cut['source']}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
-
-
-def _decode(path: bytes, params: ResampleParams, spool: IO[bytes]) -> tuple[int, float]:
+def _decode(recording: decode.Recording, meter: RecordingMeter, params: ResampleParams, spool: IO[bytes]) -> tuple[int, float]:
     """Write the recording to `spool` as mono float32 at the project's rate; returns (number of samples, peak)."""
-    rate, blocks = decode.decode_blocks(path, params.max_seconds)
+
+    def mono() -> Iterator[np.ndarray]:
+        for block in recording.blocks:
+            meter.add(block)
+            yield decode.mix_down(block)
+
     num_samples, peak = 0, 0.0
-    for block in resample.resample_blocks(blocks, rate, params.sample_rate):
+    for block in resample.resample_blocks(mono(), recording.sample_rate, params.sample_rate):
         if len(block):
-            highest = float(np.abs(block).max())
+            highest = max(float(block.max()), -float(block.min()))
             if not math.isfinite(highest):
                 raise decode.DecodeError("nan", "samples too large for any number")
             peak = max(peak, highest)
             num_samples += len(block)
-            spool.write(block.astype("<f4").tobytes())
+            spool.write(block.astype("<f4", copy=False).tobytes())
     return num_samples, peak
 
 

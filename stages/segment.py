@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from itertools import groupby
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
 from soundmill.audio import decode, segment
 from soundmill.audio.resample import resampled_length
+from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
 from soundmill.params import SampleRate, Seconds, StageParams
 
@@ -28,107 +31,141 @@ class SegmentParams(StageParams):
 def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments: stage.Output) -> dict[str, Any]:
     """Plan the cuts of every recording; one that cannot be decoded, or gives no clip, goes to quarantine with its reason."""
     table = corpus / "recordings.parquet"
-    recordings = shards.read_table(table, manifest.RECORDINGS).to_pylist()
-    if not recordings:
+    recordings = shards.read_table(table, manifest.RECORDINGS)
+    if not recordings.num_rows:
         raise UserError(f"{table}: no recordings; put audio files where `corpus.path` in params.yaml points")
-    recordings.sort(key=lambda row: (row["shard"], row["raw_path"]))
-    root = os.fsencode(ctx.corpus_root(corpus))
-    by_shard = [(shard, list(rows)) for shard, rows in groupby(recordings, key=lambda row: row["shard"])]
-    jobs = [shards.Job(shards.shard_name(shard), (rows, root, params), weight=len(rows)) for shard, rows in by_shard]
-    with ctx.progress(len(recordings), ctx.name, unit="recording") as tick:
-        report = shards.map_shards(plan_shard, jobs, ctx.scratch / "plans", workers=ctx.workers, progress=tick)
-    ctx.quarantine.extend(report.quarantine)
-
-    rows = [row for job in jobs for row in shards.read_rows(ctx.scratch / "plans" / job.name, manifest.SEGMENTS)]
+    sources = Sources.of(corpus, ctx.root, ctx.home)
+    jobs = [
+        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows) for shard, rows in by_shard(recordings)
+    ]
+    report = ctx.make_shards(plan_shard, jobs, "plans", unit="recording", reuse=True)
     reasons = Counter(row["reason"] for row in report.quarantine)
-    if not rows:
+    if not report.counts.get("clips"):
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
-            f"none of the {len(recordings)} recordings gives a clip: {found}. "
+            f"none of the {recordings.num_rows} recordings gives a clip: {found}. "
             "Look at their files, or at `segment.min_seconds`, `segment.tail` and `segment.max_seconds`"
         )
-    renamed = name_clips(rows, {row["recording_id"]: row["start_time"] for row in recordings})
-    shards.write_rows(rows, segments, manifest.SEGMENTS)
+    names = ClipNames()
+    with shards.ShardWriter(segments, manifest.SEGMENTS) as writer:
+        for job in jobs:
+            for row in shards.read_rows(ctx.scratch / "plans" / job.name, manifest.SEGMENTS):
+                writer.write(row | {"clip_id": names.settle(row)})
     return {
-        "recordings": len(recordings),
+        "recordings": recordings.num_rows,
         "recordings_cut": report.counts["recordings"],
         "decoded_by": {name: report.counts.get(name, 0) for name in ("libsndfile", "ffmpeg")},
         "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats decode alike in one version
-        "clips": len(rows),
-        "seconds": sum(row["num_samples"] for row in rows) / params.sample_rate,
-        "padded_clips": sum(row["pad_samples"] > 0 for row in rows),
+        "clips": report.counts["clips"],
+        "seconds": report.counts["samples"] / params.sample_rate,
+        "padded_clips": report.counts.get("padded_clips", 0),
         "dropped_remainders": report.counts.get("dropped_remainders", 0),
         "dropped_seconds": report.counts.get("dropped_samples", 0) / params.sample_rate,
-        "renamed_clips": renamed,
+        "renamed_clips": names.renamed,
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
     }
 
 
-def plan_shard(recordings: list[dict[str, Any]], root: bytes, params: SegmentParams, output: Path) -> shards.Report:
-    """Probe the recordings of one shard and write their cuts; clip ids are still those of the recordings."""
-    report = shards.Report()
+def by_shard(recordings: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """(shard, its recordings in the order of their paths), the shards in order."""
+    ordered = recordings.sort_by([("shard", "ascending"), ("raw_path", "ascending")])
+    for shard in pc.unique(ordered["shard"]).to_pylist():
+        yield shard, ordered.filter(pc.equal(ordered["shard"], shard))
+
+
+def plan_shard(
+    recordings: pa.Table, sources: Sources, params: SegmentParams, output: Path, previous: Path | None = None
+) -> shards.Report:
+    """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have."""
+    with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
+        rows = [(row, _key(row)) for row in recordings.to_pylist()]
+        places = (sources.open(row["raw_path"], output.parent) for row, key in rows if key not in writer)
+        with closing(decode.open_all(places, params.max_seconds)) as opened:
+            for row, key in rows:
+                if not writer.copy(key):
+                    with writer.item(key) as report:
+                        _plan(row, next(opened), params, writer, report)
+    return writer.report
+
+
+def _key(recording: dict[str, Any]) -> str:
+    fields = ("recording_id", "path", "digest", "shard", "start_time")
+    return shards.digest(recording["raw_path"], *(recording[name] for name in fields))
+
+
+def _plan(
+    row: dict[str, Any],
+    recording: decode.Recording | decode.DecodeError,
+    params: SegmentParams,
+    writer: shards.ItemWriter,
+    report: shards.Report,
+) -> None:
     clip_samples = segment.to_samples(params.clip_seconds, params.sample_rate)
     min_samples = segment.to_samples(params.min_seconds, params.sample_rate)
-    with shards.ShardWriter(output, manifest.SEGMENTS) as writer:
-        for recording in recordings:
-            try:
-                probed = decode.probe(os.path.join(root, recording["raw_path"]), params.max_seconds)
-                length = resampled_length(probed.num_frames, probed.sample_rate, params.sample_rate)
-                cuts = segment.plan_cuts(length, clip_samples, params.tail, min_samples)
-                if not cuts:
-                    raise decode.DecodeError(
-                        "too short", f"{length / params.sample_rate:.3f} s gives no clip ({_why_none(params)})"
-                    )
-            except decode.DecodeError as error:
-                report.reject(recording["path"], error.reason, error.detail)
-                continue
-            dropped = segment.dropped_samples(length, cuts)
-            report.count("recordings")
-            report.count(probed.backend)
-            report.count("dropped_remainders", int(dropped > 0))
-            report.count("dropped_samples", dropped)
-            for cut in cuts:
-                writer.write(
-                    {
-                        "clip_id": recording["recording_id"],
-                        "recording_id": recording["recording_id"],
-                        "source": recording["path"],
-                        "raw_path": recording["raw_path"],
-                        "digest": recording["digest"],
-                        "shard": recording["shard"],
-                        "start": cut.start_sample / params.sample_rate,
-                        "start_sample": cut.start_sample,
-                        "num_samples": cut.num_samples,
-                        "pad_samples": cut.pad_samples,
-                        "recording_samples": length,
-                    }
-                )
-    return report
+    try:
+        if isinstance(recording, decode.DecodeError):
+            raise recording
+        probed = recording.probe()
+        length = resampled_length(probed.num_frames, probed.sample_rate, params.sample_rate)
+        cuts = segment.plan_cuts(length, clip_samples, params.tail, min_samples)
+        if not cuts:
+            raise decode.DecodeError("too short", f"{length / params.sample_rate:.3f} s gives no clip ({_why_none(params)})")
+    except decode.DecodeError as error:
+        report.reject(row["path"], error.reason, error.detail)
+        return
+    dropped = segment.dropped_samples(length, cuts)
+    report.count("recordings")
+    report.count(probed.backend)
+    report.count("clips", len(cuts))
+    report.count("samples", length - dropped)
+    report.count("padded_clips", sum(cut.pad_samples > 0 for cut in cuts))
+    report.count("dropped_remainders", int(dropped > 0))
+    report.count("dropped_samples", dropped)
+    stem = manifest.naming_stem(row["recording_id"])
+    for cut in cuts:
+        start = cut.start_sample / params.sample_rate
+        writer.write(
+            {
+                "clip_id": manifest.clip_name(stem, row["start_time"] + start),
+                "recording_id": row["recording_id"],
+                "source": row["path"],
+                "raw_path": row["raw_path"],
+                "digest": row["digest"],
+                "shard": row["shard"],
+                "start": start,
+                "start_sample": cut.start_sample,
+                "num_samples": cut.num_samples,
+                "pad_samples": cut.pad_samples,
+                "recording_samples": length,
+            }
+        )
 
 
 def _why_none(params: SegmentParams) -> str:
     return f"clips last {params.clip_seconds:g} s, tail is {params.tail}, min_seconds {params.min_seconds:g}"
 
 
-def name_clips(rows: list[dict[str, Any]], start_times: dict[str, float]) -> int:
-    """Give every row its AudioCaps name; returns how many had to take a longer one.
+class ClipNames:
+    """Every clip's AudioCaps name, once.
 
     Two recordings of one YouTube video can meet in a name (…_30 cut at 5 s, and …_35): the later one in order is then named
     after its recording's own id, which is unique.
     """
-    taken: set[str] = set()
-    renamed = 0
-    for row in rows:
-        recording_id = row["recording_id"]
-        name = manifest.clip_name(manifest.naming_stem(recording_id), start_times[recording_id] + row["start"])
-        if name in taken:
-            renamed += 1
-            name = manifest.clip_name(recording_id, row["start"])
-            if name in taken:
+
+    def __init__(self) -> None:
+        self.renamed = 0
+        self._taken: set[str] = set()
+
+    def settle(self, row: dict[str, Any]) -> str:
+        """The name of a row of manifest.SEGMENTS: the one it has, or where that is taken a longer one."""
+        name = row["clip_id"]
+        if name in self._taken:
+            self.renamed += 1
+            name = manifest.clip_name(row["recording_id"], row["start"])
+            if name in self._taken:
                 raise UserError(f"clip id {name!r} comes twice; recording ids in the inventory must be unique: rerun the scan")
-        row["clip_id"] = manifest.check_clip_id(name)
-        taken.add(name)
-    return renamed
+        self._taken.add(name)
+        return manifest.check_clip_id(name)
 
 
 if __name__ == "__main__":

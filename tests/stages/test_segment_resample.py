@@ -13,14 +13,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from soundmill import manifest, shards
 from soundmill.audio import decode
+from soundmill.corpora.sources import Sources
 from stages.resample import ResampleParams, resample_shard
-from stages.segment import name_clips
+from stages.segment import ClipNames
 
 PARAMS = {
     "execution": {"workers": 2, "dask": None},
@@ -398,7 +400,8 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     soundfile.write(tmp_path / "a.wav", noise(1.0, 16_000), 16_000)
     params = ResampleParams.model_validate(PARAMS["resample"])
     cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), planned)
-    report = resample_shard([cut], os.fsencode(tmp_path), params, tmp_path / "out" / "s.parquet")
+    table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
+    report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
     rows = list(shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS))
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
     assert [row["num_samples"] for row in rows] == ([] if reason else [planned])
@@ -409,9 +412,14 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
 
 def test_clip_names_are_audiocaps_names_and_never_meet():
     starts = {"abcdefghijk_30": 30.0, "abcdefghijk_35": 35.0, "0123456789ab": 0.0}
-    rows = [{"recording_id": key, "start": start} for key in starts for start in (0.0, 5.0, 7.5)]
-    assert name_clips(rows, starts) == 1
-    assert [row["clip_id"] for row in rows] == [
+    names = ClipNames()
+    found = []
+    for key in starts:
+        for start in (0.0, 5.0, 7.5):
+            wished = manifest.clip_name(manifest.naming_stem(key), starts[key] + start)
+            found.append(names.settle({"clip_id": wished, "recording_id": key, "start": start}))
+    assert names.renamed == 1
+    assert found == [
         "abcdefghijk_30",
         "abcdefghijk_35",
         "abcdefghijk_37.5",
