@@ -33,7 +33,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -80,41 +80,57 @@ def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int
     With a `cache` (an SQLite file), only files that `stat` tells changed are read: size, times (ctime too, which no program
     sets) and inode count. A file that changed in the last two seconds is not trusted to change its time when it changes again.
     """
-    known: dict[bytes, tuple[Any, ...]] = {}
-    found: list[tuple[Any, ...]] = []
-    with closing(sqlite3.connect(cache, timeout=60)) if cache else nullcontext() as store:
-        if store:
-            store.execute("CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, facts TEXT, digest TEXT) WITHOUT ROWID")
-            for path in paths:
-                row = store.execute("SELECT facts, digest FROM digests WHERE path = ?", (os.path.abspath(path),)).fetchone()
-                if row:
-                    known[path] = row
-
-        def find(path: bytes) -> tuple[str | OSError, tuple[Any, ...] | None]:
-            try:
-                facts, changed = _facts(path)
-                if path in known and known[path][0] == facts:
-                    return known[path][1], None
-                value = file_digest(path)
-                settled = time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts
-                return value, (os.path.abspath(path), facts, value) if settled else None
-            except OSError as error:
-                return error, None
-
-        def keep() -> None:
-            if store and found:
-                with store:
-                    store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", found)
-            found.clear()
-
-        with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
-            for value, news in pool.map(find, paths):
-                if news:
-                    found.append(news)
-                if len(found) >= 1000:  # killed, a first look at a large corpus does not start anew
-                    keep()
+    with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = paths[start : start + _PATHS_AT_ONCE]
+            names = [os.path.abspath(path) for path in some]
+            query = f"SELECT path, facts, digest FROM digests WHERE path IN ({','.join('?' * len(names))})"
+            known = {path: found for path, *found in store.execute(query, names)} if store else {}
+            found = [_known_digest(path, known.get(name)) for path, name in zip(some, names, strict=True)]
+            # Hashing releases the GIL.
+            found = [pool.submit(_fresh_digest, path) if value is None else value for path, value in zip(some, found, strict=True)]
+            news = []
+            for name, value in zip(names, found, strict=True):
+                if isinstance(value, Future):
+                    value, facts = value.result()
+                    if facts:
+                        news.append((name, facts, value))
                 yield value
-        keep()
+            if store and news:
+                with suppress(sqlite3.OperationalError), store:  # no room for it: nothing but time is lost
+                    store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", news)
+
+
+_PATHS_AT_ONCE = 500
+
+
+def _open_cache(path: Path) -> sqlite3.Connection:
+    table = "CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, facts TEXT, digest TEXT) WITHOUT ROWID"
+    try:
+        store = sqlite3.connect(path, timeout=60)
+        store.execute(table)
+    except sqlite3.DatabaseError:  # torn by a crash, or on a disk without room: do without what it knew
+        path.unlink(missing_ok=True)
+        store = sqlite3.connect(":memory:")
+        store.execute(table)
+    return store
+
+
+def _known_digest(path: bytes, known: list[str] | None) -> str | OSError | None:
+    try:
+        return known[1] if known and known[0] == _facts(path)[0] else None
+    except OSError as error:
+        return error
+
+
+def _fresh_digest(path: bytes) -> tuple[str | OSError, str | None]:
+    """Digest of a file, and the facts to know it by if it can be known by them."""
+    try:
+        facts, changed = _facts(path)
+        value = file_digest(path)
+        return value, facts if time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts else None
+    except OSError as error:
+        return error, None
 
 
 def _facts(path: bytes) -> tuple[str, int]:
