@@ -275,6 +275,34 @@ def check_corpus(
         typer.echo(f"{missing}: {check.write_missing(report, missing)} rows to download")
 
 
+@corpus_app.command("duplicates", cls=Command)
+def corpus_duplicates(
+    path: Annotated[Path, typer.Argument(help="Any folder of audio files; what lies below it counts too.")],
+    json: Annotated[Path | None, typer.Option(help="Write the pairs to this file: a list of {a, b, score}.")] = None,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Least score of a pair: the share they have in common.")] = 0.4,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
+) -> None:
+    """List files that are one sound twice, also after a gain, a shift, a cut, a resampling or a lossy coder."""
+    import os
+
+    from tqdm import tqdm
+
+    from soundmill.corpora import duplicates
+
+    with tqdm(desc="fingerprints", unit="file", disable=not sys.stderr.isatty()) as bar:
+        found, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update)
+    for pair in found.pairs:
+        typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
+    if json:
+        duplicates.write_json(found.pairs, json)
+    for row in unreadable:
+        typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
+    summary = f"{len(found.pairs)} pairs among {found.clips} files"
+    if found.featureless:
+        summary += f"; {len(found.featureless)} are too short or too steady to tell but by their bytes"
+    typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)
+
+
 @corpus_app.command("export", cls=Command)
 def export_corpus(
     format: Annotated[

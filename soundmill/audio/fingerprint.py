@@ -38,7 +38,11 @@ def fingerprint(wave: np.ndarray) -> np.ndarray:
 
 def fingerprint_blocks(blocks: Iterable[np.ndarray]) -> np.ndarray:
     """`fingerprint` of a sound that comes in blocks, in memory that grows by 8 kB a second."""
-    energies = np.concatenate([np.zeros((0, BANDS), dtype=np.float32), *_energies(blocks)])
+    return from_energies(np.concatenate([np.zeros((0, BANDS), dtype=np.float32), *_energies(blocks)]))
+
+
+def from_energies(energies: np.ndarray) -> np.ndarray:
+    """`fingerprint` of the energies of a sound's bands, float32 [spectra, BANDS]."""
     count = len(energies) - SMOOTHING + 1
     if count <= LAG:
         return np.zeros((0, 2), dtype=np.uint32)

@@ -8,6 +8,7 @@ follow it, so hum and noise cost no more than anything else, and many copies of 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -79,11 +80,11 @@ def find(
 
 
 def find_in_folder(
-    root: Path, workers: int, threshold: float = THRESHOLD, progress: Callable[[int, int], None] = lambda done, total: None
+    root: Path, workers: int, threshold: float = THRESHOLD, progress: Callable[[int], object] = lambda n: None
 ) -> tuple[Found, list[dict[str, str]]]:
-    """Duplicates among the audio files below `root`, by their relative paths (escaped), and the files that are none.
+    """Duplicates among the audio files below `root`, by their relative paths (escaped), and the files that could not be read.
 
-    The second is rows of manifest.QUARANTINE. `progress(done, total)` is called as files are done.
+    The second are rows of manifest.QUARANTINE.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
@@ -94,19 +95,18 @@ def find_in_folder(
         shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
         for number, batch in enumerate(batches)
     ]
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, len(taken.audio))
-
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
-        scratch = Path(name)
-        prints = scratch / "fingerprints"
-        report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=tick)
-        found = _find([prints / job.name for job in jobs], threshold, scratch, {})
+        prints = Path(name) / "fingerprints"
+        report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
+        found = _find([prints / job.name for job in jobs], threshold, Path(name), {})
     return found, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
+
+
+def write_json(pairs: list[Pair], path: Path) -> None:
+    """Write a list of {a, b, score}."""
+    plain = [{name: pair[name] for name in ("a", "b", "score")} for pair in pairs]
+    text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:
