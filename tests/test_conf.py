@@ -21,7 +21,7 @@ def accepted(stage: str) -> type[params.StageParams]:
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
-@pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps"])
+@pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"

@@ -80,11 +80,7 @@ class CorpusTables:
         weight: float = 1.0,
     ) -> str:
         """Add one recording and return its id: the one given if it is free, else a hash of the path."""
-        if recording_id in self._ids:
-            self.collisions.append({"id": recording_id, "paths": [self._ids[recording_id], file.path]})
-            recording_id = None
-        recording_id = recording_id or self._hash_id(file.raw_path)
-        self._ids[recording_id] = file.path
+        recording_id = self.take_id(recording_id, file.raw_path, file.path)
         self.recordings.append(
             {
                 "recording_id": recording_id,
@@ -104,11 +100,17 @@ class CorpusTables:
         )
         return recording_id
 
-    def _hash_id(self, raw_path: bytes) -> str:
-        """12 hex digits of the path's hash; hashed again in the (10⁻⁹ at 500 files) case that another path has them."""
-        while (found := hashlib.blake2b(raw_path, digest_size=6).hexdigest()) in self._ids:
-            raw_path += b"\0"
-        return found
+    def take_id(self, recording_id: str | None, raw_path: bytes, path: str) -> str:
+        """The id given if it is free, else a hash of the path; that it was not free is a collision."""
+        if recording_id in self._ids:
+            self.collisions.append({"id": recording_id, "paths": [self._ids[recording_id], path]})
+            recording_id = None
+        while recording_id is None:
+            # Hashed again in the (10⁻⁹ at 500 files) case that another path has it.
+            found, raw_path = id_of_path(raw_path), raw_path + b"\0"
+            recording_id = found if found not in self._ids else None
+        self._ids[recording_id] = path
+        return recording_id
 
     def add_caption(
         self, recording_id: str, caption: str, origin: str, start_time: float | None = None, labels: Iterable[str] = ()
@@ -144,6 +146,11 @@ class CorpusTables:
                 self.matched.append({"id": row["recording_id"], "path": row["path"], "start_time": None, "captions": 0})
             elif row["recording_id"] not in with_captions and row["path"] not in reported:
                 self.orphans.append({"path": row["path"]})
+
+
+def id_of_path(raw_path: bytes) -> str:
+    """The id of a recording that has none of its own: 12 hex digits of its path's hash."""
+    return hashlib.blake2b(raw_path, digest_size=6).hexdigest()
 
 
 def _clean(text: str) -> str:

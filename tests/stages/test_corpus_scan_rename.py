@@ -35,6 +35,7 @@ RENAME = {
     "caption_template": "the sound of {label}",
     "valid_fraction": 0.1,
     "test_fraction": 0.1,
+    "duplicates": "fail",
     "seed": 0,
 }
 SEGMENT = {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 1.0, "sample_rate": 16_000, "max_seconds": 600.0}
@@ -156,7 +157,7 @@ def call_rename() -> dict:
 
 
 def external(path: str | None, name: str = "folder") -> dict:
-    return {"format": name, "path": path, "embedded": [], "external": [name], "shards": 4}
+    return {"format": name, "path": path, "parts": {}, "embedded": [], "external": [name], "shards": 4}
 
 
 def test_scan_counts_quarantines_and_repeats_itself(project):
@@ -307,12 +308,12 @@ def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small
     settle(small, 2, rename=RENAME)
     call_rename()
     assert tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()} == first
-    output = small / "work" / "shard-00000"
-    partial = output.with_name(".shard-00000.partial")
+    partial = small / "work" / "shard-00000.attempt-x"
     partial.mkdir(parents=True)
     (partial / "half.wav").write_bytes(b"RI")
-    rename.name_clips(small / "data/clips" / shards.shard_name(0), output)
-    assert {path.name for path in output.iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
+    job = shards.Job("shard-00000", (small / "data/clips" / shards.shard_name(0), set()))
+    shards.map_shards(rename.name_clips, [job], small / "work", workers=1)
+    assert {path.name for path in (small / "work" / "shard-00000").iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
     assert not partial.exists()
 
 
@@ -327,7 +328,7 @@ def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys
     assert "no clip at all" in failure(capsys, rename, *argv)
     with pytest.raises(Exception, match="cannot be a file name"):
         shards.write_rows([clip("../x", "bbbbbbbbbbb", 0.0)], small / "evil.parquet", manifest.CLIPS)
-        rename.name_clips(small / "evil.parquet", small / "out")
+        rename.name_clips(small / "evil.parquet", set(), small / "out")
 
 
 @pytest.mark.parametrize(

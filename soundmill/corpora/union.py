@@ -1,0 +1,104 @@
+"""A union of corpora is a corpus: the parts' tables under one roof, every path beginning with its part's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.tables import CorpusTables, id_of_path
+
+NAME = "union"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One corpus of a union, read by its adapter. `name` is a path's first component, see sources.PART_NAME."""
+
+    name: str
+    weight: float  # expected number of draws of each of its clips per epoch of training
+    inventory: Inventory
+    tables: CorpusTables
+
+
+def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
+    """The union of corpora, whatever their order, as if it were one.
+
+    Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording
+    gets a hash of its path; that both are the same video keeps them in one split, for they keep one group. Captions describe
+    recordings of their own part alone. A part's folds become its splits (the highest is test), so that they stand beside
+    the splits that others bring.
+    """
+    inventory, tables = Inventory(Path()), CorpusTables()
+    for part in sorted(parts, key=lambda part: part.name):
+        ids = _add_recordings(part, tables)
+        _add_captions(part, ids, tables)
+        _add_reports(part, inventory, tables)
+    tables.settle(NAME)
+    return inventory, tables
+
+
+def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
+    """Add a part's recordings; returns their ids in the union by those in the part."""
+    splits = _splits(part.tables.recordings)
+    ids = {}
+    for row in part.tables.recordings:
+        old, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
+        # Files of one name in two corpora have the same hash and nothing else in common.
+        ids[old] = tables.take_id(None if old == id_of_path(row["raw_path"]) else old, raw_path, path)
+        tables.recordings.append(
+            {
+                **row,
+                "recording_id": ids[old],
+                "path": path,
+                "raw_path": raw_path,
+                "split": splits.get(old),
+                "corpus": part.name,
+                "weight": row["weight"] * part.weight,
+            }
+        )
+    return ids
+
+
+def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
+    """Given splits by recording id; without any, test for the highest of several folds and train for the others."""
+    given = {row["recording_id"]: row["split"] for row in recordings if row["split"]}
+    folds = {row["recording_id"]: row["fold"] for row in recordings if row["fold"] is not None}
+    if given or len(set(folds.values())) < 2:
+        return given
+    last = max(folds.values())
+    return {recording_id: "test" if fold == last else "train" for recording_id, fold in folds.items()}
+
+
+def _add_captions(part: Part, ids: dict[str, str], tables: CorpusTables) -> None:
+    for row in part.tables.captions:
+        # An id without recording must not meet one of another part: no id has a slash.
+        owner = ids.get(row["recording_id"]) or f"{part.name}/{row['recording_id']}"
+        tables.captions.append({**row, "recording_id": owner, "origin": f"{part.name}/{row['origin']}"})
+
+
+def _add_reports(part: Part, inventory: Inventory, tables: CorpusTables) -> None:
+    tables.rejected.extend(_below(part.name, row) for row in part.tables.rejected)
+    inventory.rejected.extend(_below(part.name, row) for row in part.inventory.rejected)
+    for report in ("missing", "collisions", "ambiguous"):
+        getattr(tables, report).extend(_below(part.name, entry) for entry in getattr(part.tables, report))
+    tables.remarks.extend(f"{part.name}: {remark}" for remark in part.tables.remarks)
+    for key, count in part.tables.counts.items():
+        tables.count(key, count)
+    for kind, count in part.inventory.ignored.items():
+        inventory.ignored[kind] = inventory.ignored.get(kind, 0) + count
+    inventory.num_files += part.inventory.num_files
+
+
+def _below(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a report, with its paths and origins below the part's name."""
+    entry = dict(entry)
+    for key in ("path", "taken"):
+        if isinstance(entry.get(key), str) and (key == "path" or entry[key] in entry.get("paths", ())):
+            entry[key] = f"{name}/{entry[key]}"
+    for key in ("paths", "origins"):
+        if key in entry:
+            entry[key] = [f"{name}/{value}" for value in entry[key]]
+    return entry
