@@ -174,6 +174,8 @@ QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail
 def escape_path(raw: bytes) -> str:
     """A relative path for people and tables: UTF-8, with undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
     text = raw.decode("utf-8", "surrogateescape")
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
     out = []
     for char in text:
         code = ord(char)

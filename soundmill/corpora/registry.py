@@ -26,6 +26,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first whose `detect` says yes is it; a plain folder is what remains.
@@ -61,7 +62,7 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
     if name == AUTO:
         name = detect(inventory)
     if name not in ADAPTERS:
-        raise UserError(f"corpus.format: {name!r} is not known; choose one of {', '.join(sorted(NAMES))}")
+        raise UserError(f"corpus.format: {name!r} is not known{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}")
     tables = ADAPTERS[name].read(inventory, num_shards)
     if needs_audio and not tables.recordings:
         raise UserError(

@@ -56,7 +56,7 @@ def key_problem(key: str) -> str | None:
         return "empty"
     if len(key) > MAX_KEY:
         return f"{len(key)} characters"
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
+    if not key.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
         return "has control characters"
     return None
 

@@ -194,8 +194,9 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
         if window:
             begins[window[0]].add(window[1])
     wanted = {
-        raw_path: (video if len(begins[video]) == 1 else f"{video}_{start:g}")
-        for raw_path, (video, start) in ((path, window) for path, window in windows.items() if window)
+        raw_path: window[0] if len(begins[window[0]]) == 1 else f"{window[0]}_{window[1]:g}"
+        for raw_path, window in windows.items()
+        if window
     }
     bearers: dict[str, list[AudioFile]] = defaultdict(list)  # described ones first, else in the order of paths
     for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):

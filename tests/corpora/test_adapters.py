@@ -128,8 +128,8 @@ def test_esc_of_something_else_is_an_error_that_says_what_esc_is(tmp_path):
 
 
 def test_unknown_format_names_the_choices(tmp_path):
-    with pytest.raises(UserError, match=r"corpus\.format.*audiocaps, auto, esc, folder"):
-        registry.read("wavcaps", make(tmp_path, "a.wav"), 1)
+    with pytest.raises(UserError, match=r"corpus\.format: 'wavecaps'.*did you mean 'wavcaps'.*auto,.*audiocaps.*folder"):
+        registry.read("wavecaps", make(tmp_path, "a.wav"), 1)
 
 
 def detect(directory):

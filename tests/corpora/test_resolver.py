@@ -1,0 +1,178 @@
+"""Manifest rows find their files under every naming convention, by id, and never a file of another id."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill.corpora import resolver
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.resolver import FileIndex, clip_of_name, youtube_clip
+
+CHARACTERS = "ABCXYZabcxyz0189_-"
+VIDEOS = st.text(CHARACTERS, min_size=11, max_size=11) | st.text("Y_-0", min_size=11, max_size=11)
+STARTS = st.integers(0, 99_999)
+# How a file of (video, start) may be called; `{e}` is ten seconds later, `{ms}` the start in milliseconds.
+NAMINGS = (
+    "{v}_{s}",
+    "Y{v}_{s}",
+    "{v}_{s}_{e}",
+    "{v}_{ms}_{ems}",
+    "Y{v}_{ms}_{ems}",
+    "{v}_{s}.000_{e}.000",
+    "{v}_{s}.0",
+    "{v}",
+    "Y{v}",
+)
+EXTENSIONS = (".wav", ".flac", ".mp3", ".m4a", ".WAV", ".webm", "")
+FOLDERS = ("", "audio/", "a b/c.d/", "train/Y/")
+
+
+def index(*names: str) -> FileIndex:
+    return FileIndex(Inventory(Path("/corpus"), audio=[AudioFile(name.encode(), 1, "") for name in sorted(names)]))
+
+
+def paths(found: resolver.Resolution) -> list[str]:
+    return [file.raw_path.decode() for file in found.files]
+
+
+def named(naming: str, video: str, start: int) -> str:
+    return naming.format(v=video, s=start, e=start + 10, ms=start * 1000, ems=(start + 10) * 1000)
+
+
+@given(VIDEOS, STARTS, st.sampled_from(NAMINGS))
+def test_every_naming_tells_its_clip(video, start, naming):
+    # Milliseconds are known by their distance, so that no name has two readings.
+    clip = clip_of_name(named(naming, video, start))
+    assert clip == (video, None if naming in ("{v}", "Y{v}") else float(start))
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(VIDEOS, STARTS, min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, rng: random.Random):
+    kept = {video: start for video, start in clips.items() if rng.random() < 0.7}
+    files = {
+        video: rng.choice(FOLDERS) + named(rng.choice(NAMINGS), video, start) + rng.choice(EXTENSIONS)
+        for video, start in kept.items()
+    }
+    found = index(*files.values())
+    for video, start in clips.items():
+        expected = [files[video]] if video in files else []
+        assert paths(found.resolve_clip(video, float(start))) == expected
+        assert paths(found.resolve(f"/elsewhere/{video}_{start}.wav")) == expected
+        assert paths(found.resolve(f"{video}_{start * 1000}_{(start + 10) * 1000}")) == expected
+        assert paths(found.resolve(f"Y{video}.wav")) == expected
+
+
+@given(
+    st.text(max_size=40), st.lists(st.text(min_size=1, max_size=12).filter(lambda n: "/" not in n and "\0" not in n), max_size=8)
+)
+def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
+    known = {name.encode("utf-8", "surrogatepass") for name in names if name not in (".", "..")}
+    files = [AudioFile(name, 1, "") for name in sorted(known)]
+    found = FileIndex(Inventory(Path("/corpus"), audio=files)).resolve(key)
+    assert set(found.files) <= set(files)
+    assert bool(found.files) == (found.how != "none")
+
+
+@pytest.mark.parametrize(
+    ("stem", "clip"),
+    [
+        ("Yabcdefghij", ("Yabcdefghij", None)),  # eleven characters: the Y is one of them
+        ("Yabcdefghijk", ("abcdefghijk", None)),
+        ("YYabcdefghij", ("Yabcdefghij", None)),
+        ("Yabcdefghij_30", ("Yabcdefghij", 30.0)),
+        ("Yabcdefghijk_30", ("abcdefghijk", 30.0)),
+        ("-bcdefghij_", ("-bcdefghij_", None)),
+        ("abcdefghij__80.000_90.000", ("abcdefghij_", 80.0)),
+        ("abcdefgh_10", ("abcdefgh_10", None)),  # what looks like a start belongs to the id
+        ("abcdefghijk_30000_40000", ("abcdefghijk", 30.0)),
+        ("abcdefghijk_30_40", ("abcdefghijk", 30.0)),
+        ("abcdefghijk_0_10000", ("abcdefghijk", 0.0)),
+        ("abcdefghijk_1500.5", ("abcdefghijk", 1500.5)),
+        ("abcdefghijkl", None),
+        ("abcdefghij", None),
+        ("abcdefghijk_", None),
+        ("abcdefghijk_3x", None),
+        ("abcdefghijk_١٢", None),  # digits, but of no number that a tool writes
+        ("abcdefghijk_-3", None),
+    ],
+)
+def test_readings(stem, clip):
+    assert clip_of_name(stem) == clip
+
+
+def test_a_path_is_taken_at_its_word_before_names_are_looked_at():
+    found = index("a/x.wav", "b/x.wav", "b/y.flac", "meta/c/z.wav", "c/z.wav")
+    assert (paths(found.resolve("b/x.wav")), found.resolve("b/x.wav").how) == (["b/x.wav"], "path")
+    assert paths(found.resolve("./b//x.wav")) == ["b/x.wav"]
+    assert paths(found.resolve("c/z.wav", base=b"meta")) == ["meta/c/z.wav"]
+    assert paths(found.resolve("../b/x.wav", base=b"meta")) == ["b/x.wav"]
+    assert paths(found.resolve("b/y.wav")) == ["b/y.flac"]
+
+
+def test_an_absolute_path_of_another_machine_is_told_apart_by_its_folders():
+    found = index("train/x.wav", "test/x.wav", "only.wav")
+    assert paths(found.resolve("/home/me/data/test/x.wav")) == ["test/x.wav"]
+    assert paths(found.resolve(r"C:\data\train\x.wav")) == ["train/x.wav"]
+    assert paths(found.resolve("/home/me/only.wav")) == ["only.wav"]
+    both = found.resolve("/home/me/x.wav")
+    assert (paths(both), both.same_clip) == (["test/x.wav", "train/x.wav"], False)
+
+
+def test_what_lies_in_another_folder_than_a_relative_path_says_is_told():
+    found = index("dog/1.wav")
+    assert found.resolve("cat/1.wav").elsewhere
+    assert not found.resolve("1.wav").elsewhere
+    assert not found.resolve("data/dog/1.wav").elsewhere
+    assert not found.resolve("/cat/1.wav").elsewhere
+
+
+@pytest.mark.parametrize(
+    "key", ["../x.wav", "a/../../x.wav", "../../etc/passwd", "", "  ", "x.wav\0", "x\n.wav", "\ud800", "x" * 5000]
+)
+def test_what_climbs_or_is_no_name_means_nothing(key):
+    assert index("x.wav", "etc/passwd", "passwd").resolve(key, base=b"") is resolver.NOTHING
+
+
+def test_an_absolute_path_is_only_a_name():
+    assert paths(index("passwd").resolve("/etc/passwd")) == ["passwd"]
+    assert paths(index("etc/passwd").resolve("/etc/passwd")) == ["etc/passwd"]
+
+
+def test_extensions_do_not_matter_and_decimals_are_none():
+    found = index("dog.v2.flac", "abcdefghijk_80.000_90.000", "no extension")
+    assert paths(found.resolve("dog.v2.wav")) == ["dog.v2.flac"]
+    assert paths(found.resolve("dog.v2")) == ["dog.v2.flac"]
+    assert paths(found.resolve("dog")) == []
+    assert paths(found.resolve("dog.v3")) == []
+    assert paths(found.resolve("abcdefghijk_80.000_90.000.wav")) == ["abcdefghijk_80.000_90.000"]
+    assert paths(found.resolve("no extension.wav")) == ["no extension"]
+
+
+def test_composed_and_decomposed_letters_are_the_same_name():
+    assert paths(index("cafe\u0301.wav").resolve("caf\u00e9.wav")) == ["cafe\u0301.wav"]
+
+
+def test_files_of_one_clip_are_told_from_files_of_one_name():
+    found = index("a/r1nicOVtvkQ_30.wav", "b/r1nicOVtvkQ_30.mp3", "a/drum_kick_a.wav", "b/drum_kick_a.wav")
+    assert found.resolve("r1nicOVtvkQ_30.wav").files[0].raw_path == b"a/r1nicOVtvkQ_30.wav"
+    assert found.resolve("r1nicOVtvkQ_30").same_clip
+    assert not found.resolve("drum_kick_a.wav").same_clip  # eleven letters, but words
+    assert youtube_clip("x/drum_kick_a.wav") is None
+
+
+def test_starts_within_half_a_second_are_the_same_and_the_closest_wins():
+    found = index("r1nicOVtvkQ_29.999.wav", "r1nicOVtvkQ_30.4.wav", "r1nicOVtvkQ_40.wav")
+    assert paths(found.resolve_clip("r1nicOVtvkQ", 30.0)) == ["r1nicOVtvkQ_29.999.wav"]
+    assert paths(found.resolve_clip("r1nicOVtvkQ", 31.0)) == []
+    assert paths(found.resolve_clip("r1nicOVtvkQ")) == sorted(
+        ["r1nicOVtvkQ_29.999.wav", "r1nicOVtvkQ_30.4.wav", "r1nicOVtvkQ_40.wav"]
+    )
+    assert not found.resolve_clip("r1nicOVtvkQ").same_clip
+    assert paths(found.resolve_inside("r1nicOVtvkQ", 35.0)) == ["r1nicOVtvkQ_30.4.wav"]
+    assert paths(found.resolve_inside("r1nicOVtvkQ", 3.0)) == []
