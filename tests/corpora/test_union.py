@@ -1,0 +1,107 @@
+"""Several corpora as one: paths, ids, groups, splits and weights of the parts, and everything reported once."""
+
+from __future__ import annotations
+
+import pytest
+
+from soundmill.corpora import inventory, registry, sources
+from soundmill.corpora.union import Part, unite
+from tests.corpora.tiny import captions, cell, put, recordings, write, write_table
+
+HEADER = "audiocap_id,youtube_id,start_time,caption\n"
+
+
+def part(root, name: str, weight: float = 1.0, format: str = "auto") -> Part:
+    found = inventory.take(root)
+    return Part(name, weight, found, registry.read(format, found, 8))
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """ESC's folds, AudioCaps' csv files and a plain folder; the last two have a video in common."""
+    put(tmp_path / "esc", "001 - Dog bark/1-100-A.wav", "001 - Dog bark/2-200-A.wav", "002 - Rain/3-300-A.wav")
+    put(tmp_path / "caps", "audio/r1nicOVtvkQ_30.wav", "audio/aBcDeFgHiJk_0.wav")
+    write(tmp_path, "caps/train.csv", HEADER + "1,r1nicOVtvkQ,30,A woman talks\n2,zZcDeFgHiJk,0,Lost\n")
+    write(tmp_path, "caps/test.csv", HEADER + "3,aBcDeFgHiJk,0,Rain falls\n")
+    put(tmp_path / "mine", "a/r1nicOVtvkQ_30.wav", "a/r1nicOVtvkQ_90.wav", "b/zZcDeFgHiJk_0.wav")
+    write(tmp_path, "mine/b/notes.pdf", b"%PDF")
+    (tmp_path / "mine" / "b" / "empty.wav").touch()
+    return [part(tmp_path / "esc", "esc", 2.0), part(tmp_path / "caps", "caps", 0.5), part(tmp_path / "mine", "mine")]
+
+
+def test_every_part_keeps_what_it_knows(parts):
+    found, tables = unite(parts)
+    assert recordings(tables, "split", "fold", "weight", "corpus") == {
+        "caps/audio/aBcDeFgHiJk_0.wav": ("test", None, 0.5, "caps"),
+        "caps/audio/r1nicOVtvkQ_30.wav": ("train", None, 0.5, "caps"),
+        "esc/001 - Dog bark/1-100-A.wav": ("train", 1, 2.0, "esc"),
+        "esc/001 - Dog bark/2-200-A.wav": ("train", 2, 2.0, "esc"),
+        "esc/002 - Rain/3-300-A.wav": ("test", 3, 2.0, "esc"),
+        "mine/a/r1nicOVtvkQ_30.wav": (None, None, 1.0, "mine"),
+        "mine/a/r1nicOVtvkQ_90.wav": (None, None, 1.0, "mine"),
+        "mine/b/zZcDeFgHiJk_0.wav": (None, None, 1.0, "mine"),
+    }
+    assert [row["path"] for row in found.rejected] == ["mine/b/empty.wav"]
+    assert found.ignored == {".csv": 2, ".pdf": 1}
+    assert found.num_files == sum(part.inventory.num_files for part in parts) == 12
+    assert tables.format == "union"
+
+
+def test_a_video_in_two_parts_is_one_group_under_two_ids(parts):
+    _, tables = unite(parts)
+    rows = {row["path"]: row for row in tables.recordings}
+    first, second = rows["caps/audio/r1nicOVtvkQ_30.wav"], rows["mine/a/r1nicOVtvkQ_30.wav"]
+    assert first["group"] == second["group"] == "r1nicOVtvkQ"
+    assert (first["recording_id"], second["recording_id"]) == ("r1nicOVtvkQ", "r1nicOVtvkQ_30")
+    assert first["split"] == "train"
+
+
+def test_ids_that_collide_are_resolved_and_reported(tmp_path):
+    names = ("x/r1nicOVtvkQ_30.wav",)
+    parts = [part(put(tmp_path / name, *names), name) for name in ("one", "two")]
+    _, tables = unite(parts)
+    assert [row["recording_id"] == "r1nicOVtvkQ_30" for row in tables.recordings] == [True, False]
+    assert tables.collisions == [{"id": "r1nicOVtvkQ_30", "paths": ["one/x/r1nicOVtvkQ_30.wav", "two/x/r1nicOVtvkQ_30.wav"]}]
+    assert {row["group"] for row in tables.recordings} == {"r1nicOVtvkQ"}
+
+
+def test_files_of_one_name_are_no_collision(tmp_path):
+    parts = [part(put(tmp_path / name, "dog/1.wav"), name) for name in ("one", "two")]
+    _, tables = unite(parts)
+    assert len({row["recording_id"] for row in tables.recordings}) == 2
+    assert not tables.collisions
+
+
+def test_captions_describe_recordings_of_their_own_part_alone(parts):
+    _, tables = unite(parts)
+    found = captions(tables)
+    assert found.pop("caps/audio/r1nicOVtvkQ_30.wav") == ["A woman talks"]
+    assert found.pop("caps/audio/aBcDeFgHiJk_0.wav") == ["Rain falls"]
+    assert list(found.values()) == [["Lost"]]  # its video lies in another part, cut by somebody else
+    assert [entry["origins"] for entry in tables.missing] == [["caps/train.csv:3"]]
+    assert {entry["path"] for entry in tables.matched} >= {"caps/audio/r1nicOVtvkQ_30.wav", "esc/002 - Rain/3-300-A.wav"}
+
+
+def test_the_order_of_parts_does_not_matter(parts):
+    _, first = unite(parts)
+    _, second = unite(reversed(parts))
+    assert first == second
+
+
+def test_recordings_in_tables_stay_where_they_are(tmp_path):
+    write_table(tmp_path / "hf" / "data" / "train.parquet", [cell(0), cell(1)], text=["A", "B"])
+    parts = [part(tmp_path / "hf", "hf"), part(put(tmp_path / "mine", "a/x.wav"), "mine")]
+    _, tables = unite(parts)
+    raw_path = sources.embedded_path(b"hf/data/train.parquet", 1)
+    assert [row["path"] for row in tables.recordings if row["raw_path"] == raw_path] == ["hf/data/train.parquet#1"]
+    places = sources.Sources({b"hf": bytes(tmp_path / "hf"), b"mine": bytes(tmp_path / "mine")})
+    with places.open(raw_path, tmp_path) as path, open(path, "rb") as file:
+        assert file.read() == cell(1)["bytes"]
+
+
+@pytest.mark.parametrize(("folds", "splits"), [((1, 2, 3), ["train", "train", "test"]), ((2, 2, 2), [None] * 3)])
+def test_folds_become_splits_where_they_can(tmp_path, folds, splits):
+    names = [f"001 - Dog/{fold}-{number}00-A.wav" for number, fold in enumerate(folds, start=1)]
+    _, tables = unite([part(put(tmp_path, *names), "esc", format="esc")])
+    assert [row["split"] for row in tables.recordings] == splits
+    assert [row["fold"] for row in tables.recordings] == list(folds)
