@@ -33,7 +33,7 @@ KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sou
 KEY_BITS_LATER = np.uint32(0x0000FF00)
 QUIET_FRAMES = 2  # before and after one in which a band is silent, and not just undecided
 KEYS, KEYS_PER_SECOND = 64, 16  # of a clip in the index: so many in all and so many more for each second
-LEAST_HEARD = 16  # bits of a key that are certain because something moves
+LEAST_HEARD = 8  # bits of a key that are certain because something moves
 MOST_UNCERTAIN = 12  # bits of a key in the index
 PROBES, PROBES_PER_SECOND = 256, 64  # keys looked up for a clip
 MOST_FLIPPED = 7  # uncertain bits of a key that is looked up both ways
@@ -187,11 +187,11 @@ class Index:
 
     def add(self, clip_id: str, owner: str, words: np.ndarray) -> None:
         """Take in one clip (uint32 [frames, 2]); clips of one owner are not compared with each other."""
-        if fingerprint.num_certain(words) < fingerprint.MIN_BITS:
+        keys, frames = keys_of(words)
+        if fingerprint.num_certain(words) < fingerprint.MIN_BITS or len(keys) < MIN_KEYS:
             self.featureless.append(clip_id)
             return
         self._file.write(words.tobytes())
-        keys, frames = keys_of(words)
         self._ids.append(clip_id)
         self._owners.append(owner)
         self._starts.append(self._starts[-1] + len(words))
