@@ -76,6 +76,29 @@ def assign(
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
+def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The rows with a `group` that holds together what `pairs` of recording ids, or the groups that rows have, hold together.
+
+    Given splits and folds win: where they part a pair, it stays parted, for else one duplicate in test would take the other there.
+    """
+    rows = list(recordings)
+    key_of = {row["recording_id"]: row["group"] or row["recording_id"] for row in rows}
+    given, _ = assign(rows, {}, set(), valid_fraction=0, test_fraction=0, seed=0)
+    above: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while key in above:
+            above[key] = above.get(above[key], above[key])
+            key = above[key]
+        return key
+
+    for a, b in pairs:
+        first, second = sorted((top(key_of[a]), top(key_of[b])))
+        if first != second and given[a] == given[b]:
+            above[second] = first
+    return [{**row, "group": top(key)} for row, key in zip(rows, key_of.values(), strict=True)]
+
+
 def _share(units: list[_Unit], fraction: float) -> list[str]:
     """Keys of units with a share of the recordings, at least one if the fraction is not 0, spread evenly over strata; never all.
 

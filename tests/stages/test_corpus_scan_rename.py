@@ -236,7 +236,7 @@ def small(project) -> Path:
             "recording_id": name,
             "path": f"{name}.wav",
             "raw_path": name.encode(),
-            "shard": number,
+            "shard": min(number, 1),
             "start_time": start,
             "labels": [],
             "split": split,
