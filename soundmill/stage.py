@@ -101,16 +101,6 @@ class Context:
         self.quarantine.extend(report.quarantine)
         return report
 
-    def corpus_root(self, corpus: Path) -> Path:
-        """Where the recordings named in `corpus/recordings.parquet` lie: beside it (embedded), or at `corpus.path`."""
-        beside = corpus / "audio"
-        if beside.is_dir():
-            return beside
-        path = params.section(params.read_yaml(self.root / "params.yaml"), "corpus", "params.yaml").get("path")
-        if not path:
-            raise UserError("params.yaml: corpus.path is not set, and the corpus brings no recordings of its own")
-        return (self.home / path).resolve()
-
 
 def project_home(root: Path) -> Path:
     """The person's checkout: `root` itself, or the one whose `dvc exp run --temp` made this copy."""
