@@ -23,6 +23,7 @@ FORMAT = Format(
     label="none",
     split="the manifest's name",
 )
+_PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
 LOOKED_AT = 50  # rows, to tell YouTube names from free text: Clotho has the same columns
 
 
@@ -37,7 +38,9 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of all such csv and JSON files; where some JSON has five captions an entry and some one, both are read."""
     tables = CorpusTables()
     rows = [row for name in _csv_files(inventory) for row in _rows(inventory, name)]
-    rows += [row for name in wavcaps.manifests(inventory, b'"caption') for row in wavcaps.entries(inventory, name, tables)]
+    rows += [
+        row for name in wavcaps.manifests(inventory, b'"caption') for row in wavcaps.entries(inventory, name, tables, of_video=True)
+    ]
     if not rows:
         raise UserError(
             f"corpus.path: no csv with `file_name,caption_1` and no JSON with `id` and `caption_1` below "
@@ -52,11 +55,11 @@ def _csv_files(inventory: Inventory) -> list[bytes]:
 
 def _is_of_videos(inventory: Inventory, name: bytes) -> bool:
     keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
-    return 2 * sum(youtube_clip(key) is not None for key in keys) > len(keys)
+    return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
 
 def _rows(inventory: Inventory, name: bytes) -> Iterator[Row]:
     split = split_of_file(name)
     for line, cells in read_csv(inventory, name):
         captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
-        yield Row(name, line, cells["file_name"].strip(), captions=captions, split=split)
+        yield Row(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)

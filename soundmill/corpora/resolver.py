@@ -61,10 +61,13 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def youtube_clip(key: str) -> tuple[str, float | None] | None:
-    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: with a start, or random."""
+def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] | None:
+    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: with a start, or random.
+
+    `of_video`: it is known that the name is one of a video.
+    """
     clip = clip_of_name(key_stem(_fold(_slashes(key)).rpartition("/")[2]))
-    return clip if clip and (clip[1] is not None or looks_random(clip[0])) else None
+    return clip if clip and (of_video or clip[1] is not None or looks_random(clip[0])) else None
 
 
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:

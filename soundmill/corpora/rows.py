@@ -40,6 +40,7 @@ class Row:
     group: str | None = None  # recordings of one group never part; a YouTube video is one by itself
     number: str = ""  # AudioCaps' own id of the row, after which some name the file
     part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
+    of_video: bool = False  # the key is named after a YouTube video, though its id may look like words
     bare: bool = False  # the format may list recordings that it says nothing of: no captions and no labels are no fault
 
     @property
@@ -49,7 +50,7 @@ class Row:
     @property
     def clip(self) -> tuple[str, float | None] | None:
         """(YouTube id, start) where the row is about a video."""
-        return (self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key)
+        return (self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key, self.of_video)
 
 
 @dataclass

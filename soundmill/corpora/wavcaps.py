@@ -65,8 +65,8 @@ def manifests(inventory: Inventory, caption: bytes) -> Iterator[bytes]:
                 yield name
 
 
-def entries(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
-    """Rows of one such file; an entry without id is quarantined."""
+def entries(inventory: Inventory, name: bytes, tables: CorpusTables, of_video: bool = False) -> Iterator[Row]:
+    """Rows of one such file; an entry without id is quarantined. `of_video`: all ids are names of YouTube videos."""
     value = read_json(inventory, name)
     found = value.get("data") if isinstance(value, dict) else value
     if not isinstance(found, list):
@@ -76,7 +76,7 @@ def entries(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator
         at = f"data[{number}]" if isinstance(value, dict) else f"[{number}]"
         key = _key(entry) if isinstance(entry, dict) else ""
         if key:
-            yield Row(name, at, key, captions=_captions(entry), split=split, part=part)
+            yield Row(name, at, key, captions=_captions(entry), split=split, part=part, of_video=of_video or part == "audioset")
         else:
             tables.reject(name, "bad entry", f"{at}: no `id`")
 

@@ -1,0 +1,35 @@
+"""Amphion's lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from soundmill.corpora import registry
+from soundmill.errors import UserError
+
+
+def entry(uid, caption="a dog barks"):
+    return {"Dataset": "AudioCaps", "Uid": uid, "Caption": caption}
+
+
+def test_uids_are_found_under_their_own_and_other_names(lay, told):
+    rows = [
+        entry("r1nicOVtvkQ_30000_40000"),
+        entry("-bcdefghij__0_10000", "two"),
+        entry("r1nicOVtvkQ_30000_40000", "again"),
+        entry(7),
+    ]
+    found = lay("r1nicOVtvkQ_30000_40000.wav", "Y-bcdefghij_.flac", **{"test.json": rows})
+    assert registry.detect(found) == "amphion"
+    tables = registry.read("auto", found, 4)
+    assert told(tables) == {"r1nicOVtvkQ_30000_40000.wav": ["a dog barks", "again"], "Y-bcdefghij_.flac": ["two"]}
+    assert {row["recording_id"]: (row["start_time"], row["split"]) for row in tables.recordings} == {
+        "r1nicOVtvkQ": (30.0, "test"),
+        "-bcdefghij_": (0.0, "test"),
+    }
+    assert [(row["reason"], row["detail"]) for row in tables.rejected] == [("bad entry", "[3]: no `Uid`")]
+
+
+def test_another_list_is_an_error_that_says_what_it_looks_for(lay):
+    with pytest.raises(UserError, match=r"no JSON list of `Uid` and `Caption`"):
+        registry.read("amphion", lay("x.wav", **{"a.json": [{"id": "x"}]}), 4)

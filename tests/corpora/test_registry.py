@@ -1,0 +1,60 @@
+"""The formats: their documentation, and that each is told from every other."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from soundmill.corpora import inventory, registry
+from soundmill.corpora.tables import Format
+
+
+def table_row(about: Format) -> str:
+    return f"| `{about.name}` | {about.layout} | {about.id} | {about.caption} | {about.label} | {about.split} |"
+
+
+def test_the_documentation_has_the_row_of_every_format(root):
+    """To mend it, put these rows into the table of docs/corpora.md."""
+    text = (root / "docs" / "corpora.md").read_text(encoding="utf-8")
+    assert [row for row in (table_row(module.FORMAT) for module in registry.ADAPTERS.values()) if row not in text] == []
+
+
+def test_every_format_says_where_all_it_knows_comes_from():
+    for name, module in registry.ADAPTERS.items():
+        assert all(getattr(module.FORMAT, field.name) for field in fields(Format)), name
+
+
+MANIFESTS = {
+    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,r1nicOVtvkQ,30,a dog\n"},
+    "tango_json": {"train.json": '{"dataset": "a", "location": "/x/r1nicOVtvkQ_30.wav", "captions": "a dog"}\n'},
+    "panns": {"train.csv": "file_name,caption_1,caption_2\nYr1nicOVtvkQ.wav,a,b\n"},
+    "clotho": {"clotho_captions_development.csv": "file_name,caption_1,caption_2\nRadio Garble (2).wav,a,b\n"},
+    "wavcaps": {"sb_final.json": '[{"id": "r1nicOVtvkQ", "caption": "a"}]'},
+    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "r1nicOVtvkQ_30000_40000", "Caption": "a"}]'},
+    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\nr1nicOVtvkQ,30,40,[],a\n"},
+    "audiocraft": {"data.jsonl": '{"path": "r1nicOVtvkQ.wav", "duration": 1.0, "sample_rate": 16000}\n'},
+    "audiofolder": {"metadata.csv": "file_name,text\nr1nicOVtvkQ.wav,a\n"},
+    "esc": {"esc50.csv": "filename,fold,target,category\nr1nicOVtvkQ.wav,1,0,dog\n"},
+    "folder": {"notes.txt": "x", "other.json": "{}", "list.csv": "a,b\n"},
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_format_is_known_by_what_its_metadata_says_whatever_that_is_called(lay, name):
+    found = lay("r1nicOVtvkQ.wav", **MANIFESTS[name])
+    assert registry.detect(found) == name
+    tables = registry.read("auto", found, 4)
+    assert (tables.format, tables.recordings[0]["corpus"]) == (name, name)
+
+
+def test_detection_opens_no_recording(lay, monkeypatch):
+    found = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
+    opened = []
+    real = open
+    monkeypatch.setattr(
+        inventory, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
+    )
+    assert registry.detect(found) == "audiocaps"
+    assert opened
+    assert not [path for path in opened if bytes(path).endswith(b".wav")]

@@ -1,0 +1,236 @@
+"""Rows and files joined: what describes what, and what is reported instead of guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.rows import MAX_CAPTION, Row, join
+
+VIDEO = "r1nicOVtvkQ"
+
+
+def inventory(*names: str) -> Inventory:
+    return Inventory(Path("/corpus"), audio=[AudioFile(name.encode(), 1, "") for name in sorted(names)])
+
+
+def row(key: str, caption: str = "a sound", at: int = 2, source: bytes = b"m.csv", **rest) -> Row:
+    return Row(source, at, key, captions=[caption], **rest)
+
+
+def joined(names, rows, **options):
+    tables = join(inventory(*names), rows, 4, **options)
+    tables.settle("test")
+    return tables
+
+
+def told(tables):
+    """Captions by path; `None` are those without a recording."""
+    of = {recording["recording_id"]: recording["path"] for recording in tables.recordings}
+    found: dict[str | None, list[str]] = {}
+    for caption in tables.captions:
+        found.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
+    return found
+
+
+def test_rows_of_one_file_add_up():
+    tables = joined(
+        ["x.flac"],
+        [
+            row("x.wav", "one", labels=["dog"]),
+            row("/a/x.wav", "two", split="test", labels=["dog", "rain"]),
+            row("x", "three", split="train"),
+        ],
+    )
+    assert told(tables) == {"x.flac": ["one", "two", "three"]}
+    (recording,) = tables.recordings
+    assert (recording["labels"], recording["split"], recording["corpus"]) == (["dog", "rain"], "test", "test")
+    assert tables.counts["recordings_in_two_splits"] == 1
+    assert [(entry["path"], entry["captions"]) for entry in tables.matched] == [("x.flac", 3)]
+
+
+def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
+    tables = joined(["a/x.wav", "b/x.wav", "c.wav"], [row("x.wav"), row("x.wav", "again", at=3), row("c.wav", "sea")])
+    assert told(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
+    assert tables.ambiguous == [
+        {
+            "id": "x.wav",
+            "paths": ["a/x.wav", "b/x.wav"],
+            "origins": ["m.csv:2", "m.csv:3"],
+            "reason": "several files bear this name",
+            "taken": None,
+        }
+    ]
+    assert not tables.orphans
+    assert not tables.missing
+
+
+def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
+    tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
+    assert told(tables) == {None: ["one", "two"]}
+    assert tables.ambiguous[0]["reason"] == "rows of different names find only this file"
+    assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
+
+
+def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
+    tables = joined(["cat/1.wav"], [row("dog/1.wav", "barks"), row("cat/1.wav", "meows", at=3)])
+    assert told(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
+    assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
+
+
+def test_a_file_in_another_folder_than_its_row_says_is_taken_and_told():
+    tables = joined(["sounds/dog.wav"], [row("audio/dog.wav")])
+    assert told(tables) == {"sounds/dog.wav": ["a sound"]}
+    assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "sounds/dog.wav")]
+
+
+def test_files_of_one_clip_collide_and_the_first_is_described():
+    names = [f"b/{VIDEO}_30.wav", f"a/Y{VIDEO}_30.mp3", f"{VIDEO}.flac", "7.ogg"]
+    tables = joined(names, [row(VIDEO, start_time=30.0, number="7")])
+    assert tables.collisions == [{"id": VIDEO, "paths": [f"a/Y{VIDEO}_30.mp3", "7.ogg", f"b/{VIDEO}_30.wav", f"{VIDEO}.flac"]}]
+    assert told(tables) == {f"a/Y{VIDEO}_30.mp3": ["a sound"]}
+    assert {recording["group"] for recording in tables.recordings} == {VIDEO}
+    assert not tables.orphans
+
+
+def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_told():
+    one = joined([f"{VIDEO}.wav"], [row(VIDEO, start_time=30.0)])
+    assert one.recordings[0]["start_time"] == 30.0
+    assert not one.ambiguous
+    two = joined([f"{VIDEO}.wav"], [row(VIDEO, "a", start_time=30.0), row(VIDEO, "b", at=3, start_time=60.0)])
+    assert two.recordings[0]["start_time"] == 0.0
+    assert two.ambiguous[0]["reason"] == "rows tell 2 starts, the file's name none"
+
+
+def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
+    names = ["FreeSound_flac/12.flac", "SoundBible_flac/12.flac", "FreeSound_flac/13.flac"]
+    rows = [
+        row("12", "free", part="freesound"),
+        row("12", "bible", source=b"sb.json", part="soundbible"),
+        row("13", "none", source=b"sb.json", part="soundbible"),
+    ]
+    tables = joined(names, rows, unique=True)
+    assert told(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["none"]}
+    assert [entry["path"] for entry in tables.orphans] == ["FreeSound_flac/13.flac"]
+    assert not tables.collisions
+
+
+def test_repeated_ids_are_told_where_each_may_be_there_once():
+    rows = [row("x", "one"), row("x", "two", at=9)]
+    assert joined(["x.wav"], rows, unique=True).collisions == [{"id": "x", "origins": ["m.csv:2", "m.csv:9"]}]
+    assert joined(["x.wav"], rows).collisions == []
+
+
+def test_missing_clips_are_told_once_with_all_their_captions():
+    rows = [
+        row(VIDEO, "one", start_time=30.0, number="7"),
+        row(VIDEO, "two", at=3, start_time=30.0, number="8"),
+        row("dog.wav", at=4),
+    ]
+    tables = joined(["other.wav"], rows)
+    assert tables.missing == [
+        {
+            "id": VIDEO,
+            "youtube_id": VIDEO,
+            "start_time": 30.0,
+            "captions": ["one", "two"],
+            "origins": ["m.csv:2", "m.csv:3"],
+            "audiocap_ids": ["7", "8"],
+        },
+        {
+            "id": "dog.wav",
+            "youtube_id": None,
+            "start_time": None,
+            "captions": ["a sound"],
+            "origins": ["m.csv:4"],
+            "audiocap_ids": [""],
+        },
+    ]
+    assert tables.orphans == [{"path": "other.wav"}]
+
+
+def test_a_missing_rows_caption_can_never_be_another_recordings():
+    (recording,) = joined(["x.wav"], []).recordings
+    tables = joined(["x.wav"], [row(recording["recording_id"], "not mine")])
+    assert told(tables) == {None: ["not mine"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "caption", "reason"),
+    [
+        ("", "x", "bad id"),
+        ("a\x1b.wav", "x", "bad id"),
+        ("\udce9.wav", "x", "bad id"),
+        ("x" * 5000, "x", "bad id"),
+        ("x.wav", " \n", "empty caption"),
+        ("x.wav", "x" * (MAX_CAPTION + 1), "caption too long"),
+    ],
+)
+def test_rows_that_are_none_are_quarantined_with_their_line(key, caption, reason):
+    tables = joined(["x.wav"], [row(key, caption, at=7)])
+    assert [(entry["path"], entry["reason"]) for entry in tables.rejected] == [("m.csv", reason)]
+    assert tables.rejected[0]["detail"].startswith("line 7: ")
+    assert not tables.captions
+
+
+def test_ids_that_climb_are_missing():
+    tables = joined(["x.wav", "etc/passwd"], [row("../x.wav"), row("../../etc/passwd", at=3)])
+    assert [entry["id"] for entry in tables.missing] == ["../x.wav", "../../etc/passwd"]
+    assert told(tables) == {None: ["a sound", "a sound"]}
+
+
+def test_half_characters_do_not_reach_the_tables():
+    tables = joined(["x.wav"], [row("x.wav", "a \ud800 b", labels=["\udfff"])])
+    assert (tables.captions[0]["caption"], tables.recordings[0]["labels"]) == ("a ? b", ["?"])
+
+
+NAMES = st.sampled_from(["x.wav", "a/x.wav", "b/x.mp3", f"{VIDEO}_30.wav", f"Y{VIDEO}.wav", f"b/{VIDEO}_60.flac", "7.wav", "y.wav"])
+ROWS = st.sampled_from(
+    [
+        ("x.wav", None),
+        ("a/x", None),
+        ("/p/b/x.wav", None),
+        (VIDEO, 30.0),
+        (VIDEO, 60.0),
+        (VIDEO, 65.0),
+        (f"Y{VIDEO}.wav", None),
+        ("z", None),
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(st.sets(NAMES, min_size=1), st.lists(ROWS, max_size=7), st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng):
+    rows = [
+        row(key, f"caption {n}", at=n, start_time=start, number="7" if start == 30 else "") for n, (key, start) in enumerate(keys)
+    ]
+    first = joined(names, list(rows))
+    rng.shuffle(rows)
+    again = joined(names, rows)
+
+    def outcome(tables):
+        return (
+            tables.recordings,
+            {path: sorted(captions) for path, captions in told(tables).items()},
+            sorted(entry["path"] for entry in tables.orphans),
+            sorted((entry["id"], *entry["paths"]) for entry in tables.collisions),
+            sorted(str(entry["paths"]) + entry["reason"] for entry in tables.ambiguous),
+            sorted((entry["id"], str(entry["start_time"]), len(entry["captions"])) for entry in tables.missing),
+        )
+
+    assert outcome(first) == outcome(again)
+    assert sorted(recording["path"] for recording in first.recordings) == sorted(names)
+    assert len(first.captions) == len(keys)
+    # Every file is described, an orphan, or reported; every row is matched, missing or reported.
+    shown = {path for entry in first.collisions + first.ambiguous for path in entry["paths"]}
+    described = {entry["path"] for entry in first.matched}
+    assert described | shown | {entry["path"] for entry in first.orphans} == names
+    assert not described & {entry["path"] for entry in first.orphans}
+    without = {origin for entry in first.missing + first.ambiguous for origin in entry["origins"]}
+    owned = {recording["recording_id"] for recording in first.recordings}
+    assert {caption["origin"] for caption in first.captions if caption["recording_id"] not in owned} <= without
