@@ -12,7 +12,7 @@ from soundmill import params
 from soundmill.models import registry
 from tests.imports import ROOT
 
-SINGLE = ("segment", "resample", "rename", "mixup", "tagger", "evaluate")
+SINGLE = ("segment", "resample", "quality", "rename", "mixup", "tagger", "evaluate")
 
 
 def accepted(stage: str) -> type[params.StageParams]:

@@ -1,0 +1,371 @@
+"""The page that shows how good a corpus's clips are: how the measures are spread, what the rules refuse, what is there twice."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from soundmill import manifest, shards
+from soundmill.corpora.verdicts import MEASURES, Limit, Survey
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {
+    "seconds": ("Length", "s", "without padding"),
+    "peak": ("Peak", "of full scale", "above 1: the recording had to be made softer"),
+    "level_db": ("Level", "dB", "A-weighted, of the loudest 128 ms"),
+    "silence_ratio": ("Silence", "of the time", "windows below −60 dB of full scale"),
+    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s ceiling"),
+    "dc_offset": ("DC offset", "of full scale", "mean of the samples"),
+    "bandwidth_hz": ("Bandwidth", "Hz", "where the spectrum ends"),
+    "channel_correlation": ("Channel correlation", "", "first channel and the one that agrees least"),
+}
+SHOWN_PERCENTILES = ("p0", "p5", "p50", "p95", "p100")
+BARS = 48
+PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100
+PICTURE_RANGE_DB = 80.0
+INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK stands for the page's own, light or dark
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a clip lies, and what it was cut from."""
+
+    shard: Path
+    row: int
+    clip_id: str
+    recording_id: str
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A clip to show; `flac` is None where it did not fit on the page."""
+
+    clip_id: str
+    source: str
+    start: float
+    quality: Mapping[str, float | None]
+    flac: bytes | None
+
+
+def places(survey: Survey, clip_ids: set[str]) -> dict[str, Place]:
+    """Where the clips of these ids lie; one shard's names in memory at a time."""
+    found = {}
+    for path in survey.shards if clip_ids else ():
+        table = shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"])
+        for row, clip_id in enumerate(table["clip_id"].to_pylist()):
+            if clip_id in clip_ids:
+                found[clip_id] = Place(path, row, clip_id, table["recording_id"][row].as_py())
+    return found
+
+
+def write(
+    path: Path, survey: Survey, pairs: Sequence[Mapping[str, Any]], found: Mapping[str, Place], examples: int, num_bytes: int
+) -> None:
+    """Write the page: at most `examples` clips of each rule, the worst first, and pairs of duplicates; `num_bytes` of sound."""
+    worst = {limit: [survey.place(number) for number in survey.worst(limit, examples)] for limit in survey.limits}
+    shown = _choose(pairs, examples)
+    twice = [tuple((found[pair[side]].shard, found[pair[side]].row) for side in "ab") for pair in shown]
+    ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
+    order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
+    sounds = _read(list(dict.fromkeys(order)), num_bytes)
+    page = PAGE.substitute(
+        summary=_summary(survey, pairs),
+        corpora=_corpora(survey),
+        rules=_rules(survey),
+        histograms="".join(_histogram(survey, name) for name in MEASURES),
+        quarantined=_quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
+        duplicates=_duplicates(
+            pairs, [(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)]
+        ),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Of both kinds in turn, the surest first."""
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in sorted(pairs, key=lambda pair: (-pair["score"], pair["a"], pair["b"])):
+        by_kind.setdefault(pair["kind"], []).append(pair)
+    ranked = [(rank, kind, pair) for kind, some in by_kind.items() for rank, pair in enumerate(some)]
+    return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
+
+
+def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
+    """The clips at these places, with sound as far as the bytes go, in this order."""
+    rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
+    heard, left = [], num_bytes
+    for place in order:
+        size = 2 * rows[place]["num_samples"]  # FLAC of 16 bits is hardly ever longer
+        if size <= left:
+            heard.append(place)
+            left -= size
+    audio = _rows(heard, ["audio"])
+    return {
+        place: Sound(
+            row["clip_id"], row["source"], row["start"], row["quality"], audio[place]["audio"]["bytes"] if place in audio else None
+        )
+        for place, row in rows.items()
+    }
+
+
+def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
+    by_shard: dict[Path, list[int]] = {}
+    for path, row in wanted:
+        by_shard.setdefault(path, []).append(row)
+    return {
+        (path, number): row
+        for path, numbers in by_shard.items()
+        for number, row in zip(sorted(numbers), shards.read_rows(path, manifest.CLIPS, columns, numbers), strict=True)
+    }
+
+
+def _summary(survey: Survey, pairs: Sequence[Mapping[str, Any]]) -> str:
+    rejected = int((survey.rejected >= 0).sum())
+    hours = survey.measures["seconds"].sum() / 3600
+    return (
+        f"{_count(len(survey), 'clip')} of {hours:.2f} hours · <b>{_count(rejected, 'clip')} quarantined</b>"
+        f" ({rejected / len(survey):.1%}) · <b>{_count(len(pairs), 'pair')} of duplicates</b>"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _corpora(survey: Survey) -> str:
+    rows = []
+    for number, name in enumerate(survey.corpora):
+        of = survey.corpus == number
+        rejected = int((survey.rejected[of] >= 0).sum())
+        share = f"{rejected / of.sum():.1%}" if of.any() else "–"
+        hours = survey.measures["seconds"][of].sum() / 3600
+        rows.append([html.escape(name), f"{of.sum():,}", f"{hours:.2f}", f"{rejected:,}", share])
+    return _table(["corpus", "clips", "hours", "quarantined", "share"], rows)
+
+
+def _rules(survey: Survey) -> str:
+    """One row per measure: how it is spread, and each of its limits with the clips beyond."""
+    broken = survey.broken()
+    rows = []
+    for name, spread in survey.spread().items():
+        limits = [limit for limit in survey.limits if limit.measure == name]
+        said = "<br>".join(f"{limit.name} {limit.value:g}" for limit in limits) or '<span class="soft">no rule</span>'
+        beyond = "<br>".join(_refused(broken[limit.name]) for limit in limits)
+        numbers = [f"{spread[key]:.4g}" if key in spread else "–" for key in SHOWN_PERCENTILES]
+        title, unit, _ = TITLES[name]
+        rows.append([f"{title} <small>{unit}</small>", *numbers, f"{spread.get('none', 0):,}", said, beyond])
+    return _table(["measure", "lowest", "5 %", "median", "95 %", "highest", "no value", "rule", "beyond it"], rows)
+
+
+def _refused(count: int) -> str:
+    return f'<b class="hot">{count:,}</b>' if count else "0"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML."""
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _histogram(survey: Survey, name: str) -> str:
+    """A card with the number of clips over the values of one measure, and its limits."""
+    from matplotlib.figure import Figure
+
+    title, unit, meaning = TITLES[name]
+    limits = [limit for limit in survey.limits if limit.measure == name]
+    values = survey.measures[name]
+    beyond = np.any([limit.excess(survey.measures) > 0 for limit in limits], axis=0) if limits else np.zeros(len(values), bool)
+    known = ~np.isnan(values)
+    if known.any():
+        figure = Figure(figsize=(4.6, 2.1), layout="constrained")
+        _draw_histogram(figure.add_subplot(), values[known & ~beyond], values[known & beyond], limits)
+        picture = _svg(figure, title)
+    else:
+        picture = '<p class="soft">No clip has a value.</p>'
+    said = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits) or "no rule"
+    return (
+        f"<article><h3>{title} <small>{unit}</small></h3>"
+        f'<p>{meaning} · {_refused(int(beyond.sum()))} beyond <span class="soft">({said})</span></p>{picture}</article>'
+    )
+
+
+def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
+    marks = [sign * limit.value for limit in limits for sign in ((1, -1) if limit.measure == "dc_offset" else (1,))]
+    drawn = np.concatenate([kept, refused, marks])
+    low, high = float(drawn.min()), float(drawn.max())
+    margin = 0.03 * (high - low) or max(abs(low), 1e-3) * 0.1
+    bins = np.linspace(low - margin, high + margin, BARS + 1)
+    axes.hist([kept, refused], bins=bins, stacked=True, color=[KEPT, REFUSED], log=True)
+    for mark in marks:
+        axes.axvline(mark, color=REFUSED, linewidth=1.3, linestyle=(0, (4, 2)))
+    axes.set_xlim(bins[0], bins[-1])
+    axes.set_ylim(bottom=0.7)
+    axes.set_ylabel("clips", color=INK, fontsize=8)
+    axes.tick_params(colors=INK, labelsize=8, which="both")
+    axes.minorticks_off()
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("bottom", "left"))
+        spine.set_color(INK)
+
+
+def _svg(figure: Any, title: str) -> str:
+    """The figure as SVG text in the page's own ink, equal bytes every time."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return "<svg" + buffer.getvalue().partition("<svg")[2].replace(INK, "var(--ink)")
+
+
+def _quarantined(survey: Survey, worst: Mapping[Limit, Sequence[Sound]]) -> str:
+    broken = survey.broken()
+    sections = []
+    for limit, sounds in worst.items():
+        if broken[limit.name]:
+            cards = "".join(f"<article>{_figure(sound)}<p>{_escape(_why(limit, sound))}</p></article>" for sound in sounds)
+            shown = f"the worst {len(sounds)} of {broken[limit.name]:,}" if len(sounds) < broken[limit.name] else "all of them"
+            sections.append(f'<h3>{limit.name} {limit.value:g} <small>{shown}</small></h3><div class="grid">{cards}</div>')
+    return "".join(sections) or '<section class="panel">No clip breaks a rule.</section>'
+
+
+def _why(limit: Limit, sound: Sound) -> str:
+    value = sound.quality[limit.measure]
+    return limit.say(np.nan if value is None else value)
+
+
+def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> str:
+    if not pairs:
+        return '<section class="panel">No clip was found twice.</section>'
+    kinds = {"sound": "the same by ear", "video": "the same seconds of one video"}
+    cards = "".join(
+        f'<article><div class="pair">{_figure(first)}{_figure(second)}</div>'
+        f"<p>{_escape(kinds.get(pair['kind'], pair['kind']))}, score {pair['score']:.2f}</p></article>"
+        for pair, first, second in shown
+    )
+    said = (
+        f"<p class='soft'>{len(shown):,} of {_count(len(pairs), 'pair')}, the surest of each kind</p>"
+        if len(shown) < len(pairs)
+        else ""
+    )
+    return f'{said}<div class="pairs">{cards}</div>'
+
+
+def _figure(sound: Sound) -> str:
+    """Name, picture and player of one clip."""
+    name = (
+        f"<figcaption><b>{_escape(sound.source)}</b> <small>{_escape(sound.clip_id)} · from {sound.start:g} s</small></figcaption>"
+    )
+    if sound.flac is None:
+        return f'<figure>{name}<p class="soft">Its sound did not fit on this page (quality.report.megabytes).</p></figure>'
+    data = base64.b64encode(sound.flac).decode()
+    return (
+        f'<figure>{name}<img alt="wave and spectrogram" src="{_picture(sound.flac)}">'
+        f'<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio></figure>'
+    )
+
+
+def _escape(text: str) -> str:
+    """File names and ids are other people's: text, never markup."""
+    return html.escape(text, quote=True)
+
+
+def _picture(flac: bytes) -> str:
+    """The wave from -1 to 1 above its spectrogram, low frequencies at the bottom, as a data URI."""
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    from soundmill.audio.decode import decode_flac
+
+    wave = decode_flac(flac)
+    wave = np.pad(wave, (0, max(0, PICTURE_COLUMNS - len(wave))))
+    edges = np.linspace(0, len(wave), PICTURE_COLUMNS + 1).astype(int)[:-1]
+    heights = np.linspace(1, -1, WAVE_ROWS)[:, None]
+    inside = (heights <= np.maximum.reduceat(wave, edges) + 1 / WAVE_ROWS) & (
+        heights >= np.minimum.reduceat(wave, edges) - 1 / WAVE_ROWS
+    )
+    colours = colormaps["magma"](np.concatenate([inside * 0.78, np.zeros((3, PICTURE_COLUMNS)), _spectrogram(wave)]), bytes=True)
+    buffer = io.BytesIO()
+    imsave(buffer, np.ascontiguousarray(colours[..., :3]), format="jpg", pil_kwargs={"quality": 85})
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _spectrogram(wave: np.ndarray) -> np.ndarray:
+    """[SPECTRUM_ROWS, PICTURE_COLUMNS] from 0, 80 dB below the loudest, to 1; frequencies are linear, so a cut-off shows."""
+    size = 512
+    padded = np.pad(wave, size // 2)
+    frames = padded[np.linspace(0, len(wave) - 1, PICTURE_COLUMNS).astype(int)[:, None] + np.arange(size)]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
+    rows = np.linspace(0, power.shape[1], SPECTRUM_ROWS + 1).astype(int)
+    level = 10 * np.log10(np.maximum.reduceat(power, rows[:-1], axis=1) + 1e-12)
+    return np.clip((level - max(level.max(), -40)) / PICTURE_RANGE_DB + 1, 0, 1).T[::-1]
+
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:">
+<title>Quality of the clips — Soundmill</title>
+<style>
+:root { color-scheme: light dark; --ink: #212529; --soft: #5c6670; --line: #e3e7eb; --card: #fff; }
+:root { --ground: #f4f6f8; --hot: #c2255c; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #31383f; --card: #1c2126; }
+  :root { --ground: #12161a; --hot: #f783ac; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0; }
+h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 0; }
+main > h3 { margin: 1.5rem 0 .6rem; }
+small, .soft { color: var(--soft); font-weight: 400; }
+.hot { color: var(--hot); }
+.panel, article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.2rem; }
+article { min-width: 0; }
+article p { margin: .2rem 0 0; font-size: .88rem; overflow-wrap: anywhere; }
+article svg { width: 100%; height: auto; display: block; margin-top: .5rem; }
+.scroll { overflow-x: auto; }
+table { font-size: .9rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; vertical-align: top; }
+th { font-weight: 600; color: var(--soft); font-size: .82rem; }
+tr > :first-child { text-align: left; }
+tbody tr:last-child > * { border-bottom: 0; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 1rem; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 1rem; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .82rem; line-height: 1.35; overflow-wrap: anywhere; }
+figcaption small { display: block; }
+figure img { width: 100%; height: 150px; border-radius: 6px; display: block; margin-top: .4rem; }
+audio { width: 100%; height: 34px; margin-top: .4rem; }
+</style>
+</head>
+<body><main>
+<h1>Quality of the clips</h1>
+<p class="soft">$summary</p>
+<section class="panel scroll">$corpora</section>
+<h2>Measures and rules</h2>
+<section class="panel scroll">$rules</section>
+<h2>How the measures are spread <small>number of clips, on a logarithmic scale; dashed: the limit</small></h2>
+<section class="grid">$histograms</section>
+<h2>Quarantined <small>all of them, with their reasons: data/quarantine/quality.parquet</small></h2>
+$quarantined
+<h2>Duplicates <small>all of them: data/duplicates.parquet</small></h2>
+$duplicates
+</main></body>
+</html>
+""")

@@ -1,0 +1,144 @@
+"""What the rules of quality say of a corpus's clips: who breaks which limit, how the measures are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+
+MEASURES = tuple(column.name for column in manifest.QUALITY)
+PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+SIGNED = ("dc_offset",)  # limited on both sides of zero
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One rule, `min_<measure>` or `max_<measure>`, that is on."""
+
+    name: str
+    value: float
+
+    @property
+    def measure(self) -> str:
+        return self.name.partition("_")[2]
+
+    def excess(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How far each clip [N] is beyond the limit: positive where it breaks it, infinite for the level of digital silence."""
+        values = measures[self.measure]
+        if self.measure == "level_db":
+            values = np.nan_to_num(values, nan=-np.inf, neginf=-np.inf)
+        elif self.measure in SIGNED:
+            values = np.abs(values)
+        beyond = self.value - values if self.name.startswith("min_") else values - self.value
+        return np.nan_to_num(beyond, nan=-np.inf, posinf=np.inf, neginf=-np.inf)  # nothing measured, nothing broken
+
+    def say(self, value: float) -> str:
+        """The measured value beside the limit: `clipping_ratio 0.31 > max_clipping_ratio 0.1`."""
+        sign = "<" if self.name.startswith("min_") else ">"
+        what = f"|{self.measure}|" if self.measure in SIGNED else self.measure
+        number = "of digital silence" if np.isnan(value) else f"{abs(value) if self.measure in SIGNED else value:.5g}"
+        return f"{what} {number} {sign} {self.name} {self.value:g}"
+
+
+@dataclass
+class Survey:
+    """The measures of all clips, in the order of the shards: 80 bytes a clip, its name stays on disk."""
+
+    limits: list[Limit]
+    shards: list[Path]
+    corpora: list[str]
+    starts: list[int] = field(default_factory=lambda: [0])  # of each shard's clips
+    measures: dict[str, np.ndarray] = field(default_factory=dict)  # [N] each, NaN where there is no value
+    corpus: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [N], into `corpora`
+    rejected: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))  # [N], into `limits`; -1: kept
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def broken(self) -> dict[str, int]:
+        """Clips that break each limit; one may break several."""
+        return {limit.name: int((limit.excess(self.measures) > 0).sum()) for limit in self.limits}
+
+    def rejected_for(self) -> dict[str, int]:
+        """Clips by the first limit they break."""
+        return {limit.name: int((self.rejected == number).sum()) for number, limit in enumerate(self.limits)}
+
+    def spread(self) -> dict[str, dict[str, float]]:
+        """Percentiles of every measure, and the number of clips without a value where there are any."""
+        found: dict[str, dict[str, float]] = {}
+        for name, values in self.measures.items():
+            known = values[~np.isnan(values)]
+            found[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(known), strict=False)}
+            if len(known) < len(values):
+                found[name]["none"] = len(values) - len(known)
+        return found
+
+    def worst(self, limit: Limit, count: int) -> list[int]:
+        """Numbers of the clips that are furthest beyond a limit, the worst first."""
+        excess = limit.excess(self.measures)
+        broken = np.flatnonzero(excess > 0)
+        return broken[np.argsort(-excess[broken], kind="stable")[:count]].tolist()
+
+    def place(self, number: int) -> tuple[Path, int]:
+        """Shard and row of a clip."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[shard], number - self.starts[shard]
+
+
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    return np.round(np.percentile(values, PERCENTILES), 6) if len(values) else np.zeros(0)
+
+
+def judge(
+    clips: Path, corpus_of: Mapping[str, str], limits: Iterable[Limit], verdicts: Path
+) -> tuple[Survey, list[dict[str, str]]]:
+    """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their survey and the rejected as rows of
+    manifest.QUARANTINE. Of the shards only names and measures are read. `corpus_of` is by recording id.
+    """
+    survey = Survey(list(limits), shards.shard_paths(clips), sorted(set(corpus_of.values())))
+    numbers = {name: number for number, name in enumerate(survey.corpora)}
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "corpus", "rejected")}
+    rows: list[dict[str, str]] = []
+    with shards.ShardWriter(verdicts, manifest.VERDICTS) as writer:
+        for path in survey.shards:
+            table = shards.read_table(path, manifest.CLIPS, ["clip_id", "source", "start", "recording_id", "quality"])
+            measures = _measures(table, path)
+            broken = np.stack([limit.excess(measures) > 0 for limit in survey.limits] or [np.zeros(table.num_rows, bool)])
+            first = np.where(broken.any(axis=0), broken.argmax(axis=0), -1)
+            details: list[str | None] = [None] * table.num_rows
+            for row in np.flatnonzero(first >= 0).tolist():
+                said = [
+                    limit.say(measures[limit.measure][row]) for limit, hit in zip(survey.limits, broken[:, row], strict=True) if hit
+                ]
+                details[row] = "; ".join(said)
+                clip_id, source = table["clip_id"][row].as_py(), table["source"][row].as_py()
+                reason = survey.limits[first[row]].name
+                rows.append({"path": source, "reason": reason, "detail": f"{details[row]} (clip {clip_id})"})
+            names = [survey.limits[number].name if number >= 0 else None for number in first.tolist()]
+            verdict = table.append_column("rejected", pa.array(names, pa.string())).append_column(
+                "detail", pa.array(details, pa.string())
+            )
+            writer.write_table(verdict)
+            survey.starts.append(len(survey) + table.num_rows)
+            for name, values in measures.items():
+                collected[name].append(values)
+            collected["corpus"].append(np.array([numbers[corpus_of[name]] for name in table["recording_id"].to_pylist()], np.int32))
+            collected["rejected"].append(first.astype(np.int16))
+    joined = {name: np.concatenate(parts) for name, parts in collected.items()}
+    survey.corpus, survey.rejected = joined.pop("corpus"), joined.pop("rejected")
+    survey.measures = joined
+    return survey, rows
+
+
+def _measures(table: pa.Table, path: Path) -> dict[str, np.ndarray]:
+    quality = table["quality"].combine_chunks()
+    if quality.null_count:
+        raise UserError(f"{path}: {quality.null_count} clips were never measured; remake it: `dvc repro -f resample`")
+    return {name: pc.struct_field(quality, name).to_numpy(zero_copy_only=False).astype(np.float64) for name in MEASURES}
