@@ -63,6 +63,12 @@ class _Join:
     twins: dict[bytes, tuple[str, float | None]] = field(default_factory=dict)  # further files of a claimed clip
     told: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
 
+    def disown(self, lost: list[int], numbers: list[int]) -> None:
+        """Take rows from those (`numbers`) of a file."""
+        for number in lost:
+            del self.owners[number]
+        numbers[:] = [number for number in numbers if number in self.owners]
+
     def tell_ambiguous(
         self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None
     ) -> None:
@@ -89,8 +95,7 @@ def join(
     index = FileIndex(inventory)
     files = {file.raw_path: file for file in inventory.audio}
     state = _Join(tables)
-    if unique:
-        _report_repeated(kept, tables)
+    _report_repeated(kept, unique, tables)
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
@@ -162,20 +167,26 @@ def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
 
 def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: _Join) -> None:
     """Rows that mean different recordings cannot all have the one file: those whose folders agree with it do, if they are one."""
-    named = {number: folders_of_key(rows[number].key) for number in numbers if not rows[number].clip}
+    clips = {number: clip[0] for number in numbers if (clip := rows[number].clip)}
+    if len(set(clips.values())) > 1:  # found by a number that rows of several videos have
+        return _give_up(file, list(clips), numbers, rows, state)
+    named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
     if _are_one(named.values()):
         return
     agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
     lost = [number for number in named if number not in agreeing]
     if agreeing and _are_one(agreeing.values()):
         state.absent.extend(lost)
+        state.disown(lost, numbers)
     else:
-        lost = list(named)
-        origins = [rows[number].origin for number in lost]
-        state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file")
-    for number in lost:
-        del state.owners[number]
-    numbers[:] = [number for number in numbers if number in state.owners]
+        _give_up(file, list(named), numbers, rows, state)
+
+
+def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Row], state: _Join) -> None:
+    """Rows of different recordings find this file alone, and nothing tells whose it is."""
+    origins = [rows[number].origin for number in lost]
+    state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file")
+    state.disown(lost, numbers)
 
 
 def _are_one(paths: Iterable[list[str]]) -> bool:
@@ -263,10 +274,14 @@ def _add_captions(row: Row, recording_id: str | None, tables: CorpusTables) -> N
         tables.count("captions_with_audio" if recording_id else "captions_without_audio", len(row.captions))
 
 
-def _report_repeated(rows: list[Row], tables: CorpusTables) -> None:
-    origins: dict[tuple[str, str, float | None], list[str]] = defaultdict(list)
+def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> None:
+    """Ids that two rows have and only one may: AudioCaps' numbers, and where a format has one row per recording its key."""
+    origins: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for row in rows:
-        origins[row.part, row.key, row.start_time].append(row.origin)
+        if row.number:
+            origins["", row.number, None].append(row.origin)
+        if unique:
+            origins[row.part, row.key, row.start_time].append(row.origin)
     tables.collisions.extend({"id": key, "origins": found} for (_, key, _), found in origins.items() if len(found) > 1)
 
 
