@@ -1,4 +1,4 @@
-"""One sound twice: pairs of clips that are the same by ear (their fingerprints) or by video, and what follows from them.
+"""One sound twice: pairs of clips that are the same by ear (their fingerprints) or by video.
 
 Not all are compared with all. Two successive moments of a fingerprint make a key; clips that have keys in common at one offset
 are candidates, and only those are compared. In a bucket (all that have one key) each entry is paired with a few that
@@ -348,35 +348,3 @@ def _by_video(rows: list[dict[str, Any]], recordings: Mapping[str, Mapping[str, 
                 if other_recording != recording_id:
                     share = (min(end, stop) - begin) / min(end - start, stop - begin)
                     yield min(clip_id, other), max(clip_id, other), round(share, 4)
-
-
-def leaks(pairs: Iterable[Pair], split_of: Mapping[str, str]) -> list[Pair]:
-    """The pairs whose two clips are in different splits; a clip that `split_of` does not know is in none."""
-    return [pair for pair in pairs if {pair["a"], pair["b"]} <= split_of.keys() and split_of[pair["a"]] != split_of[pair["b"]]]
-
-
-def grouped(recordings: Iterable[dict[str, Any]], pairs: Iterable[Pair], recording_of: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows of manifest.RECORDINGS whose `group` also joins recordings that share a sound, for splits.assign never to part them.
-
-    `recording_of` tells the recording of a clip; pairs with clips that it does not know join nothing.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = list(recordings)
-    key_of = {row["recording_id"]: row["group"] or row["recording_id"] for row in rows}
-    numbers = {key: number for number, key in enumerate(sorted(set(key_of.values())))}
-    owners = [(recording_of.get(pair["a"]), recording_of.get(pair["b"])) for pair in pairs]
-    edges = [(numbers[key_of[a]], numbers[key_of[b]]) for a, b in owners if a in key_of and b in key_of]
-    if not edges:
-        return rows
-    heads, tails = np.array(edges).T
-    graph = coo_array((np.ones(len(edges), dtype=bool), (heads, tails)), shape=(len(numbers), len(numbers)))
-    _, label = connected_components(graph, directed=False)
-    names = np.array(sorted(numbers))
-    first = {int(part): str(names[index]) for part, index in zip(*np.unique(label, return_index=True), strict=True)}
-    joined = np.bincount(label)[label] > 1
-    return [
-        {**row, "group": first[int(label[number])]} if joined[number := numbers[key_of[row["recording_id"]]]] else row
-        for row in rows
-    ]

@@ -1,0 +1,264 @@
+"""Planted duplicates are found, unlike recordings are not, in any order; what cannot be told is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from soundmill import manifest, shards
+from soundmill.audio import decode, fingerprint, resample
+from soundmill.cli import app
+from soundmill.corpora import duplicates
+from soundmill.errors import UserError
+
+RATE = fingerprint.SAMPLE_RATE
+
+
+def noise(seed: int, seconds: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+
+
+def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None, threshold: float = 0.4):
+    with duplicates.Index(scratch) as index:
+        for name, wave in sounds.items():
+            index.add(name, (owners or {}).get(name, name), fingerprint.fingerprint(wave))
+        return sorted(index.pairs(threshold)), index.featureless
+
+
+# ---- the index ----
+
+
+def test_copies_are_found_among_others_whatever_the_order(tmp_path):
+    sounds = {f"{seed:03d}": noise(seed) for seed in range(60)}
+    sounds |= {f"{seed:03d}-copy": noise(seed)[4321:] * np.float32(0.5) for seed in range(0, 60, 10)}
+    forward, featureless = indexed(sounds, tmp_path)
+    assert [(a, b) for a, b, _ in forward] == [(f"{seed:03d}", f"{seed:03d}-copy") for seed in range(0, 60, 10)]
+    assert not featureless
+    names = list(sounds)
+    np.random.default_rng(0).shuffle(names)
+    assert indexed({name: sounds[name] for name in names}, tmp_path)[0] == forward
+
+
+def test_one_owners_clips_are_not_compared(tmp_path):
+    sounds = {name: noise(0) for name in ("a", "b", "c")}
+    pairs, _ = indexed(sounds, tmp_path, {"a": "x", "b": "x", "c": "y"})
+    assert pairs == [("a", "c", 1.0), ("b", "c", 1.0)]
+
+
+def test_many_copies_hang_together_without_being_paired_all_with_all(tmp_path):
+    count = 200
+    pairs, _ = indexed({f"{number:03d}": noise(0, 2.0) for number in range(count)}, tmp_path)
+    assert len(pairs) <= 2 * duplicates.NEIGHBOURS * count
+    reached = {"000"}
+    for a, b, _ in pairs:  # sorted, so each a is reached before its b
+        if a in reached:
+            reached.add(b)
+    assert len(reached) == count
+
+
+def test_what_has_no_features_is_named(tmp_path):
+    pairs, featureless = indexed({"silence": np.zeros(RATE, dtype=np.float32), "click": noise(0, 0.02), "a": noise(1)}, tmp_path)
+    assert pairs == []
+    assert sorted(featureless) == ["click", "silence"]
+
+
+def test_an_empty_index_has_no_pairs(tmp_path):
+    assert indexed({}, tmp_path) == ([], [])
+
+
+def test_probes_turn_uncertain_bits_both_ways():
+    words = fingerprint.fingerprint(noise(0))
+    keys, frames = duplicates.probes_of(words)
+    assert len(keys) == len(frames) <= duplicates.PROBES + 3 * duplicates.PROBES_PER_SECOND
+    plain = dict(zip(*reversed(duplicates.keys_of(words)), strict=True))
+    assert len({*zip(keys.tolist(), frames.tolist(), strict=True)}) == len(keys)
+    assert all(plain[frame] in keys[frames == frame] for frame in np.unique(frames))
+
+
+# ---- a folder ----
+
+
+@pytest.fixture(scope="module")
+def planted(shared, tmp_path_factory) -> Path:
+    """A fifth of ESC-10 and, of each, one copy at 64 kbit/s, 6 dB softer and 0.3 s later."""
+    folder = tmp_path_factory.mktemp("planted")
+    for number, source in enumerate(sorted((shared / "data" / "esc10").glob("*/*.ogg"))[::5]):
+        wave, rate = soundfile.read(source, dtype="float32")
+        (folder / f"{number:03d}.ogg").symlink_to(source)
+        copy = np.concatenate([np.zeros(round(0.3 * rate), dtype=np.float32), wave]) / 2
+        soundfile.write(folder / f"{number:03d}-copy.wav", copy, rate, subtype="PCM_16")
+    # One ffmpeg for all of them: starting it costs more than its work.
+    copies = sorted(folder.glob("*-copy.wav"))
+    inputs = [part for copy in copies for part in ("-i", copy)]
+    outputs = [
+        part
+        for number, copy in enumerate(copies)
+        for part in ("-map", f"{number}:a", "-c:a", "libmp3lame", "-b:a", "64k", copy.with_suffix(".mp3"))
+    ]
+    subprocess.run([decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", *inputs, *outputs], check=True)
+    for copy in copies:
+        copy.unlink()
+    return folder
+
+
+def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(planted):
+    found, unreadable = duplicates.find_in_folder(planted, workers=2)
+    assert not unreadable
+    assert found.clips == 96
+    pairs = {(pair["a"], pair["b"]) for pair in found.pairs}
+    truth = {(f"{number:03d}-copy.mp3", f"{number:03d}.ogg") for number in range(48)}
+    assert len(pairs & truth) >= 0.95 * len(truth)
+    assert len(pairs - truth) <= 0.01 * len(truth)
+    assert all(0.4 <= pair["score"] <= 1 for pair in found.pairs)
+
+
+def test_a_duplicate_inside_esc10_is_found(shared, tmp_path):
+    # FireBurning.wav and FireBurning_v2.wav of one author: one recording under two Freesound numbers.
+    for name in ("2-28314-A.ogg", "2-30322-A.ogg", "2-30322-B.ogg"):
+        (tmp_path / name).symlink_to(shared / "data" / "esc10" / "010 - Fire crackling" / name)
+    found, _ = duplicates.find_in_folder(tmp_path, workers=1)
+    assert [(pair["a"], pair["b"]) for pair in found.pairs] == [("2-28314-A.ogg", "2-30322-A.ogg")]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    root = tmp_path / "folder"
+    (root / "sub").mkdir(parents=True)
+    for number in range(3):
+        soundfile.write(root / f"{number}.wav", noise(number), RATE)
+    soundfile.write(root / "sub" / "rén 1.flac", resample.resample(noise(1) / 2, RATE, 44_100), 44_100)
+    (root / "sub" / "same bytes.wav").write_bytes((root / "2.wav").read_bytes())
+    soundfile.write(root / "click.wav", noise(9, 0.03), RATE)
+    (root / "sub" / "click again.wav").write_bytes((root / "click.wav").read_bytes())
+    (root / "broken.wav").write_bytes((root / "0.wav").read_bytes()[:500])
+    (root / "empty.wav").touch()
+    (root / "playlist.mp3").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    (root / "notes.txt").write_text("no sound")
+    return root
+
+
+def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_path):
+    out = tmp_path / "pairs.json"
+    done = CliRunner().invoke(app, ["corpus", "duplicates", str(folder), "--json", str(out), "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    pairs = json.loads(out.read_text(encoding="utf-8"))
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [
+        ("1.wav", "sub/rén 1.flac"),
+        ("2.wav", "sub/same bytes.wav"),
+        ("click.wav", "sub/click again.wav"),
+    ]
+    assert [set(pair) for pair in pairs] == [{"a", "b", "score"}] * 3
+    assert pairs[0]["score"] > 0.8
+    assert [pair["score"] for pair in pairs[1:]] == [1.0, 1.0]
+    for name in ("broken.wav: truncated", "empty.wav: empty", "playlist.mp3: playlist"):
+        assert f"not read: {name}" in done.output
+    assert "3 pairs among 7 files; 2 are too short or too steady to tell but by their bytes; 3 not read" in done.output
+
+
+def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
+    for path, words in ((tmp_path / "absent", "no such directory"), (tmp_path, "no recording")):
+        done = CliRunner().invoke(app, ["corpus", "duplicates", str(path)])
+        assert done.exit_code == 1
+        assert words in done.output
+
+
+def test_the_number_of_workers_changes_nothing(folder):
+    assert duplicates.find_in_folder(folder, 1) == duplicates.find_in_folder(folder, 2)
+
+
+# ---- prepared clips ----
+
+
+def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dict:
+    return {
+        "clip_id": clip_id,
+        "audio": {"bytes": decode.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+        "source": recording_id,
+        "start": start,
+        "digest": shards.digest(clip_id, wave.tobytes()),
+        "recording_id": recording_id,
+        "num_samples": len(wave),
+        "quality": None,
+    }
+
+
+def recording(recording_id: str, group: str | None = None, start_time: float = 0.0) -> dict:
+    return {"recording_id": recording_id, "group": group, "start_time": start_time}
+
+
+def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> duplicates.Found:
+    clips, scratch = root / "clips", root / "scratch"
+    for number in range(2):
+        shards.write_rows(rows[number::2], clips / shards.shard_name(number), manifest.CLIPS)
+
+    def map_shards(function, jobs, output):
+        return shards.map_shards(function, jobs, output, workers=1, **options)
+
+    scratch.mkdir(exist_ok=True)
+    return duplicates.find(clips, recordings, map_shards, scratch)
+
+
+def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tmp_path):
+    rows = [
+        clip("a_0", "a", 0, noise(0)),
+        clip("a_3", "a", 3, noise(0)),
+        clip("b_0", "b", 0, noise(0)[5000:]),
+        clip("c_0", "c", 0, noise(1)),
+    ]
+    found = find(rows, [recording(name) for name in "abc"], tmp_path)
+    assert [(pair["a"], pair["b"], pair["kind"]) for pair in found.pairs] == [("a_0", "b_0", "sound"), ("a_3", "b_0", "sound")]
+    assert found.clips == 4
+    table = tmp_path / "duplicates.parquet"
+    shards.write_rows(found.pairs, table, manifest.DUPLICATES)
+    assert list(shards.read_rows(table, manifest.DUPLICATES)) == found.pairs
+
+
+VIDEO, OTHER = "-abcdefghi_", "Yabcdefghij"
+
+
+def test_windows_of_one_video_are_paired_where_they_overlap(tmp_path):
+    recordings = [
+        recording(f"{VIDEO}_10", VIDEO, 10.0),
+        recording("5f00d5f00d5f00d5", VIDEO, 12.0),  # of another corpus: the id was taken
+        recording(f"{VIDEO}_40", VIDEO, 40.0),
+        recording(f"{OTHER}_10", OTHER, 10.0),
+        recording("cellar door 1", "cellar door", 0.0),  # a group of eleven characters that is no video
+        recording("cellar door 2", "cellar door", 0.0),
+    ]
+    rows = [clip(f"clip{number}", row["recording_id"], 0, noise(number)) for number, row in enumerate(recordings)]
+    found = find(rows, recordings, tmp_path)
+    assert found.pairs == [{"a": "clip0", "b": "clip1", "score": pytest.approx(1 / 3, abs=1e-3), "kind": "video"}]
+
+
+def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
+    rows = [clip(f"clip{number}", f"r{number}", 0, noise(number)) for number in range(6)]
+    clips, prints = tmp_path / "clips.parquet", [tmp_path / f"{name}.parquet" for name in ("first", "second", "afresh")]
+    keep = partial(_write_with_report, source=clips)
+    shards.write_rows(rows, clips, manifest.CLIPS)
+    keep(prints[0], None)
+    rows[2] = clip("clip2", "r2", 0, noise(77))
+    shards.write_rows(rows, clips, manifest.CLIPS)
+    keep(prints[2], None)
+    seen = []
+    plain = fingerprint.fingerprint
+    monkeypatch.setattr(fingerprint, "fingerprint", lambda wave: (seen.append(len(wave)), plain(wave))[1])
+    keep(prints[1], prints[0])
+    assert len(seen) == 1
+    assert prints[1].read_bytes() == prints[2].read_bytes()
+
+
+def _write_with_report(output: Path, previous: Path | None, source: Path) -> None:
+    report = duplicates.fingerprint_shard(source, output, previous)
+    shards.report_path(output).write_text(json.dumps({"items": report.items}), encoding="utf-8")
+
+
+def test_a_missing_shard_is_said(tmp_path):
+    with pytest.raises(UserError, match="no shards"):
+        duplicates.find(tmp_path, [], lambda *_: None, tmp_path / "scratch")
