@@ -1,0 +1,198 @@
+"""`soundmill corpus check`: coverage of a corpus, told without touching it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from soundmill.corpora import check, inventory, registry, survey
+from soundmill.errors import UserError
+
+HEADER = "audiocap_id,youtube_id,start_time,caption\n"
+ROWS = """1,r1nicOVtvkQ,30,a dog
+2,r1nicOVtvkQ,30,it barks
+3,-bcdefghijk,0,rain
+4,YYYYYYYYYYY,7,"wind, and
+more"
+5,GONEgoneGON,12,lost
+6,GONEgoneGON,12,lost again
+7,bad id,3,x
+"""
+
+
+@pytest.fixture
+def corpus(lay, tmp_path):
+    lay(
+        "a/r1nicOVtvkQ_30.wav",
+        "Y-bcdefghijk.flac",
+        "b/Y-bcdefghijk_0.mp3",
+        "4.ogg",
+        "[red]stray[/red].wav",
+        **{"train.csv": HEADER + ROWS, "empty.wav": b""},
+    )
+    return tmp_path
+
+
+def snapshot(directory) -> list[tuple[str, bytes, int]]:
+    return sorted((str(path), path.read_bytes(), path.stat().st_mtime_ns) for path in directory.rglob("*") if path.is_file())
+
+
+def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
+    before = snapshot(corpus)
+    report = check.check(corpus)
+    told = report.as_json()
+    assert snapshot(corpus) == before
+    assert (told["format"], told["detected"], told["coverage"]) == ("audiocaps", True, 3 / 4)
+    assert [(clip["id"], clip["path"], clip["start_time"], clip["captions"]) for clip in told["matched"]] == [
+        ("r1nicOVtvkQ", "a/r1nicOVtvkQ_30.wav", 30.0, 2),
+        ("-bcdefghijk", "b/Y-bcdefghijk_0.mp3", 0.0, 1),
+        ("YYYYYYYYYYY", "4.ogg", 7.0, 1),
+    ]
+    assert told["missing"] == [
+        {
+            "id": "GONEgoneGON",
+            "youtube_id": "GONEgoneGON",
+            "start_time": 12.0,
+            "captions": ["lost", "lost again"],
+            "origins": ["train.csv:7", "train.csv:8"],
+            "audiocap_ids": ["5", "6"],
+        }
+    ]
+    assert told["orphans"] == [{"path": "[red]stray[/red].wav"}]
+    assert told["collisions"] == [{"id": "-bcdefghijk", "paths": ["b/Y-bcdefghijk_0.mp3", "Y-bcdefghijk.flac"]}]
+    assert told["ambiguous"] == []
+    assert [(row["path"], row["reason"]) for row in told["damaged"]] == [("empty.wav", "empty"), ("train.csv", "bad id")]
+    assert told["counts"] == {
+        "recordings": 5,
+        "captions": 6,
+        "matched": 3,
+        "missing": 1,
+        "orphans": 1,
+        "collisions": 1,
+        "ambiguous": 0,
+        "damaged": 2,
+    }
+
+
+def test_the_csv_of_what_is_missing_is_one_of_audiocaps(corpus, tmp_path):
+    report = check.check(corpus)
+    path = tmp_path / "out" / "missing.csv"
+    assert check.write_missing(report, path) == 2
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"audiocap_id": "5", "youtube_id": "GONEgoneGON", "start_time": "12", "caption": "lost"},
+        {"audiocap_id": "6", "youtube_id": "GONEgoneGON", "start_time": "12", "caption": "lost again"},
+    ]
+
+
+def test_the_csv_of_missing_files_of_other_names_says_what_the_manifest_calls_them(lay, tmp_path):
+    lay("x.wav", **{"metadata.csv": 'file_name,text\nx.wav,one\n"gone, too.wav",two\n'})
+    path = tmp_path / "missing.csv"
+    check.write_missing(check.check(tmp_path), path)
+    assert path.read_text(encoding="utf-8") == 'id,caption,origin\n"gone, too.wav",two,metadata.csv:3\n'
+
+
+def test_a_manifest_without_any_audio_is_all_missing(lay, tmp_path):
+    lay(**{"train.csv": HEADER + ROWS})
+    report = check.check(tmp_path)
+    assert (report.coverage, len(report.tables.missing), report.tables.recordings) == (0.0, 4, [])
+    with pytest.raises(UserError, match="no recording"):
+        registry.read("auto", inventory.take(tmp_path), 4)
+
+
+@pytest.mark.parametrize("name", ["nothing", "file.wav", "empty"])
+def test_what_is_no_corpus_is_an_error(tmp_path, name):
+    (tmp_path / "file.wav").write_bytes(b"RIFF")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        check.check(tmp_path / name)
+
+
+def test_a_second_beyond_the_end_of_its_recording_is_missing(lay, tmp_path):
+    lay(**{"train.csv": HEADER + "1,r1nicOVtvkQ,30,a\n2,r1nicOVtvkQ,31,b\n3,r1nicOVtvkQ,35,c\n4,r1nicOVtvkQ,35,d\n"})
+    soundfile.write(tmp_path / "r1nicOVtvkQ_30.wav", np.zeros(32_000), 8000)
+    report = check.check(tmp_path)
+    assert [clip["start_time"] for clip in report.tables.matched] == [30.0, 31.0]
+    assert [(entry["start_time"], entry["captions"]) for entry in report.tables.missing] == [(35.0, ["c", "d"])]
+
+
+def test_headers_are_opened_when_asked_for(lay, tmp_path):
+    lay("noise.wav", **{"text.wav": "#EXTM3U\nhttp://example.invalid/x.mp3\n"})
+    soundfile.write(tmp_path / "good.wav", np.zeros(8000), 8000)
+    assert check.check(tmp_path).damaged == []
+    seen = []
+    report = check.check(tmp_path, headers=True, progress=seen.append)
+    assert [row["path"] for row in report.damaged] == ["noise.wav", "text.wav"]
+    assert all(row["reason"] for row in report.damaged)
+    assert sum(seen) == 3
+
+
+def test_the_report_for_a_person_names_what_is_wrong(corpus):
+    console = Console(record=True, width=60, file=open(os.devnull, "w"))
+    check.show(check.check(corpus), console)
+    text = console.export_text()
+    assert "75.0 % (3 of 4 described clips have a file)" in text
+    for line in (
+        "  GONEgoneGON at 12 s  train.csv:7",
+        "  [red]stray[/red].wav",
+        "  -bcdefghijk  b/Y-bcdefghijk_0.mp3, Y-bcdefghijk.flac",
+        "  empty.wav  empty: zero bytes",
+    ):
+        assert line in text.splitlines()
+
+
+def test_the_survey_has_the_same_numbers(corpus):
+    report, found = check.check(corpus), survey.survey(corpus)
+    assert (found.matched, found.missing, found.orphans) == (3, 1, 1)
+    assert (found.format, found.collisions) == ("audiocaps", len(report.tables.collisions))
+    parameters = {"segment": {"clip_seconds": 5.0}, "mixup": {"ratio": 0.5}}
+    text = "\n".join(found.describe(parameters, 0.0))
+    assert "3 clips with a file, 1 without (missing); 1 files have neither" in text
+    assert "soundmill corpus check" in text
+
+
+def command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "soundmill.cli", "corpus", "check", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(corpus, tmp_path, root):
+    report, missing = tmp_path / "report.json", tmp_path / "missing.csv"
+    done = command(corpus, "--json", report, "--missing", missing, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "75.0 %" in done.stdout
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert all(isinstance(told[name], list) for name in ("matched", "missing", "orphans", "collisions", "ambiguous"))
+    assert len(missing.read_text(encoding="utf-8").splitlines()) == 3
+    for arguments, said in (
+        ((tmp_path / "none",), "no such directory"),
+        ((corpus, "--format", "audiocap"), "did you mean 'audiocaps'"),
+    ):
+        wrong = command(*arguments, cwd=root)
+        assert wrong.returncode == 1
+        assert said in wrong.stderr.replace("\n", " ")
+        assert "Traceback" not in wrong.stderr
+
+
+def test_real_recordings_and_captions(shared, tmp_path):
+    esc = check.check(shared / "data" / "esc10")
+    assert (esc.tables.format, esc.coverage, len(esc.tables.matched), esc.tables.orphans) == ("esc", 1.0, 240, [])
+    for name in ("train.csv", "val.csv", "test.csv"):
+        (tmp_path / name).symlink_to(shared / "data" / "audiocaps" / name)
+    report = check.check(tmp_path)
+    assert len(report.tables.missing) == 49_838 + 495 + 975
+    assert check.write_missing(report, tmp_path / "missing.csv") == 57_188
