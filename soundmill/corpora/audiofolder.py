@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -103,7 +102,7 @@ class _Description:
             captions,
             labels,
             SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None,
-            int(fold) if str(fold).isdecimal() and int(fold) < 10_000 else None,
+            int(fold) if str(fold).isdecimal() and len(str(fold)) <= 4 else None,
             (video, _seconds(values.get("start_time"))) if isinstance(video, str) and VIDEO_ID.fullmatch(video) else None,
         )
 
@@ -172,7 +171,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
         key,
         captions=_bounded(about.captions, name, at, tables),
         labels=about.labels,
-        split=about.split or _split_of(os.fsencode(key)) or _split_of(name),
+        split=about.split or _split_of(key.encode("utf-8", "replace")) or _split_of(name),
         fold=about.fold,
         group=about.clip[0] if about.clip else None,
         bare=True,

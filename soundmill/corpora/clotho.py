@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
-from soundmill.corpora.resolver import FileIndex, youtube_clip
+from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
@@ -87,6 +87,8 @@ def _rows(
 
 def _key(written: str, index: FileIndex) -> str:
     """The name that a file bears: as written, or with HTML's characters (`&#39;`) and outer spaces as people mean them."""
+    if len(written) > MAX_KEY:
+        return written
     forms = dict.fromkeys((written, html.unescape(written), html.unescape(written).strip()))
     return next((form for form in forms if index.resolve(form).files), written)
 

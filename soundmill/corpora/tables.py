@@ -93,7 +93,7 @@ class CorpusTables:
                 "labels": [_clean(label) for label in labels],
                 "fold": fold,
                 "split": split,
-                "group": group,
+                "group": _clean(group) if group else None,
                 "corpus": corpus,
                 "weight": float(weight),
             }

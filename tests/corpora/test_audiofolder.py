@@ -148,3 +148,17 @@ def test_tables_without_recordings_are_no_dataset(tmp_path):
         scan(tmp_path, "audiofolder")
     with pytest.raises(UserError, match=r"corpus\.path: no recording in"):
         scan(tmp_path)
+
+
+def test_half_characters_and_endless_numbers_cost_themselves_alone(tmp_path):
+    put(tmp_path, "a.wav", "b.wav")
+    rows = [
+        {"file_name": "\ud800.wav", "text": "x"},
+        {"file_name": "a.wav", "text": "half \ud800 a character", "fold": "9" * 5000},
+        {"file_name": "b.wav", "text": "B", "fold": "7", "split": "\ud800"},
+    ]
+    write(tmp_path, "metadata.jsonl", "\n".join(json.dumps(row) for row in rows))
+    tables = scan(tmp_path)
+    assert captions(tables) == {"a.wav": ["half ? a character"], "b.wav": ["B"]}
+    assert recordings(tables, "fold") == {"a.wav": None, "b.wav": 7}
+    assert [row["reason"] for row in tables.rejected] == ["bad id"]

@@ -72,3 +72,10 @@ def test_lists_of_youtube_clips_with_the_same_columns_are_not_clotho(tmp_path):
 def test_another_layout_is_told_what_clotho_is(tmp_path):
     with pytest.raises(UserError, match=r"caption_1, file_name.*clotho_captions_development\.csv"):
         scan(put(tmp_path, "a.wav"), "clotho")
+
+
+def test_a_name_that_no_file_can_have_costs_itself_alone(corpus):
+    write(corpus, "clotho_captions_validation.csv", HEADER + f"&#{'9' * 5000};.wav,a,b,c,d,e\ndoor.wav,Another door,a,b,c,d\n")
+    tables = scan(corpus, "clotho")
+    assert captions(tables)["validation/door.wav"][0] == "Another door"
+    assert [row["reason"] for row in tables.rejected] == ["bad id"]
