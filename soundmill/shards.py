@@ -538,6 +538,8 @@ def _put(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
         shutil.rmtree(target)
     os.replace(source, target)
+    if source.is_file():  # both were names of one file, as of a shard in which nothing changed: then it does nothing
+        source.unlink()
 
 
 def _forget(kept: Path, names: set[str]) -> None:
