@@ -187,16 +187,14 @@ def _histogram(survey: Survey, name: str) -> str:
     beyond = np.any([limit.excess(survey.measures) > 0 for limit in limits], axis=0) if limits else np.zeros(len(values), bool)
     known = ~np.isnan(values)
     if known.any():
-        figure = Figure(figsize=(4.6, 2.1), layout="constrained")
+        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
         _draw_histogram(figure.add_subplot(), values[known & ~beyond], values[known & beyond], limits)
         picture = _svg(figure, title)
     else:
         picture = '<p class="soft">No clip has a value.</p>'
-    said = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits) or "no rule"
-    return (
-        f"<article><h3>{title} <small>{unit}</small></h3>"
-        f'<p>{meaning} · {_refused(int(beyond.sum()))} beyond <span class="soft">({said})</span></p>{picture}</article>'
-    )
+    said = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
+    said = f"{_refused(int(beyond.sum()))} beyond {said}" if limits else "no rule"
+    return f'<article><h3>{title} <small>{unit}</small></h3><p><span class="soft">{meaning}</span><br>{said}</p>{picture}</article>'
 
 
 def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
@@ -210,6 +208,7 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
         axes.axvline(mark, color=REFUSED, linewidth=1.3, linestyle=(0, (4, 2)))
     axes.set_xlim(bins[0], bins[-1])
     axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("clips", color=INK, fontsize=8)
     axes.tick_params(colors=INK, labelsize=8, which="both")
     axes.minorticks_off()
@@ -291,10 +290,13 @@ def _picture(flac: bytes) -> str:
     wave = np.pad(wave, (0, max(0, PICTURE_COLUMNS - len(wave))))
     edges = np.linspace(0, len(wave), PICTURE_COLUMNS + 1).astype(int)[:-1]
     heights = np.linspace(1, -1, WAVE_ROWS)[:, None]
+    zero = np.where(np.arange(WAVE_ROWS)[:, None] == WAVE_ROWS // 2, 0.4, 0.0)
     inside = (heights <= np.maximum.reduceat(wave, edges) + 1 / WAVE_ROWS) & (
         heights >= np.minimum.reduceat(wave, edges) - 1 / WAVE_ROWS
     )
-    colours = colormaps["magma"](np.concatenate([inside * 0.78, np.zeros((3, PICTURE_COLUMNS)), _spectrogram(wave)]), bytes=True)
+    colours = colormaps["magma"](
+        np.concatenate([np.where(inside, 0.78, zero), np.zeros((3, PICTURE_COLUMNS)), _spectrogram(wave)]), bytes=True
+    )
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours[..., :3]), format="jpg", pil_kwargs={"quality": 85})
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -344,7 +346,7 @@ th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid var(
 th { font-weight: 600; color: var(--soft); font-size: .82rem; }
 tr > :first-child { text-align: left; }
 tbody tr:last-child > * { border-bottom: 0; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 1rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 1rem; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 1rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; }
 figure { margin: 0; min-width: 0; }

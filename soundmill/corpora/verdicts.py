@@ -120,7 +120,7 @@ def judge(
                 details[row] = "; ".join(said)
                 clip_id, source = table["clip_id"][row].as_py(), table["source"][row].as_py()
                 reason = survey.limits[first[row]].name
-                rows.append({"path": source, "reason": reason, "detail": f"{details[row]} (clip {clip_id})"})
+                rows.append({"path": source, "reason": reason, "detail": f"{details[row]}, clip {clip_id}"})
             names = [survey.limits[number].name if number >= 0 else None for number in first.tolist()]
             verdict = table.append_column("rejected", pa.array(names, pa.string())).append_column(
                 "detail", pa.array(details, pa.string())
