@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 SPEC_KEY = b"mel_spec"  # in the schema metadata of every spectrogram shard
@@ -115,38 +116,36 @@ def read_spec(directory: Path) -> MelSpec:
     return found
 
 
+def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
+    """`clip_id`, `num_mels`, `num_frames` and `digest` of every row below `directory`, in the order of `iterate_log_mels`."""
+    for path in _shard_paths(directory):
+        for table in _row_groups(path, ["clip_id", "num_mels", "num_frames", "digest"]):
+            yield from table.to_pylist()
+
+
 def iterate_log_mels(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(clip id, log-mel float16 [n_mels, frames]) of every row below `directory`, shard by shard in bounded memory."""
+    for path in _shard_paths(directory):
+        for table in _row_groups(path, ["clip_id", "log_mel", "num_mels", "num_frames"]):
+            for row in table.to_pylist():
+                size = row["num_mels"], row["num_frames"]
+                values = np.frombuffer(row["log_mel"], dtype="<f2")
+                if len(values) != size[0] * size[1]:
+                    raise UserError(f"{path}: the spectrogram of clip {row['clip_id']!r} is not {size}; remake it: `dvc repro`")
+                yield row["clip_id"], values.reshape(size)
+
+
+def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in _shard_paths(directory):
+    try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                for row in file.read_row_group(group, columns=["clip_id", "log_mel", "num_mels", "num_frames"]).to_pylist():
-                    values = np.frombuffer(row["log_mel"], dtype="<f2")
-                    yield row["clip_id"], values.reshape(row["num_mels"], row["num_frames"])
-
-
-def read_log_mels(directory: Path, clip_ids: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
-    """Log-mels of the clips asked for, in that order (None: all, by id): ids and float32 [N, n_mels, frames].
-
-    A missing clip, or clips of unequal length, is a UserError.
-    """
-    wanted = None if clip_ids is None else set(clip_ids)
-    found = {clip_id: values for clip_id, values in iterate_log_mels(directory) if wanted is None or clip_id in wanted}
-    ids = sorted(found) if clip_ids is None else list(clip_ids)
-    missing = [clip_id for clip_id in ids if clip_id not in found]
-    if missing:
-        raise UserError(f"{directory}: no spectrogram of {len(missing)} clips, the first {missing[0]!r}; remake it: `dvc repro`")
-    if not ids:
-        raise UserError(f"{directory}: no spectrograms asked for or none there")
-    lengths = {found[clip_id].shape[1] for clip_id in ids}
-    if len(lengths) > 1:
-        raise UserError(
-            f"{directory}: clips of unequal length ({min(lengths)} to {max(lengths)} frames) where equal ones are needed; "
-            "set segment.tail to `pad` or `drop`"
-        )
-    return ids, np.stack([found[clip_id] for clip_id in ids]).astype(np.float32)
+                yield file.read_row_group(group, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason}); remake it: `dvc repro`") from None
 
 
 def _shard_paths(directory: Path) -> list[Path]:

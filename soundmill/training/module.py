@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import warnings
@@ -13,20 +12,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from soundmill.errors import UserError
 from soundmill.params import Seed
 from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
 from soundmill.training.ema import Ema
+from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+from soundmill.training.seeds import seed_of
 
 
 class TrainingModule(pl.LightningModule):
     """A net, its optimiser and its average; a family says in `loss` what one step of it is.
 
-    `loss(step)` must take all its randomness from `self.rng(step)` and `order`, so that it depends on (seed, step) only.
+    `loss` must take all its randomness from (seed, step), as `self.rng(step)` does.
     """
 
     def __init__(self, net: nn.Module, optimiser: OptimiserParams, ema: EmaParams, steps: int, seed: Seed):
@@ -35,17 +35,19 @@ class TrainingModule(pl.LightningModule):
         self.ema = Ema(net, ema)
 
     @abstractmethod
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of step `step` (from 0), of this rank's share of its batch."""
 
     def rng(self, *key: Any) -> torch.Generator:
         """A generator on the training device, seeded by (seed, rank, key)."""
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, self.global_rank, *key))
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step
+        if batch.step != step:  # the loader resumes from its own state in the checkpoint
+            raise RuntimeError(f"step {step} was given the batch of step {batch.step}")
         torch.manual_seed(seed_of(self.seed, self.global_rank, "net", step))  # dropout draws from the global generator
-        return self.loss(step)
+        return self.loss(step, batch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -87,41 +89,6 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
     return warm
 
 
-def seed_of(*key: Any) -> int:
-    """A 63-bit seed from plain values: equal on every machine, unrelated for neighbouring keys."""
-    digest = hashlib.blake2b("\0".join(str(part) for part in key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def order(seed: Seed, step: int, batch_size: int, num_items: int) -> Tensor:
-    """Items [batch_size] of step `step`: places step·batch_size… of one shuffle of all items after another."""
-    places = range(step * batch_size, (step + 1) * batch_size)
-    shuffles = {
-        epoch: torch.randperm(num_items, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))
-        for epoch in {place // num_items for place in places}
-    }
-    return torch.stack([shuffles[place // num_items][place % num_items] for place in places])
-
-
-def share(items: Tensor, rank: int, world_size: int) -> Tensor:
-    """This rank's part of a batch."""
-    size = len(items) // world_size
-    return items[rank * size : (rank + 1) * size]
-
-
-class _Steps(Dataset):
-    """Counts: every step makes its own batch from its number."""
-
-    def __init__(self, steps: int):
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
 def use_threads(threads: int) -> None:
     """Fix the number of CPU threads: sums are split among them, so it shows in the last bits."""
     torch.set_num_threads(threads)
@@ -129,6 +96,7 @@ def use_threads(threads: int) -> None:
 
 def fit(
     module: TrainingModule,
+    loader: Loader,
     *,
     hardware: HardwareParams,
     scratch: Path,
@@ -138,7 +106,7 @@ def fit(
     curve: Curve,
     callbacks: list[pl.Callback],
 ) -> dict[str, Any]:
-    """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
+    """Train for `module.steps` steps of `loader`, from the last checkpoint in `scratch` if there is one; `module` ends trained.
 
     `curve` ends with all points. Returns what the hardware came to: device and number of them.
     """
@@ -168,7 +136,8 @@ def fit(
             default_root_dir=scratch,
         )
         start = resume_point(scratch)
-        trainer.fit(module, DataLoader(_Steps(module.steps), batch_size=None), ckpt_path=start, weights_only=True)
+        with worker_deaths_explained():
+            trainer.fit(module, loader, ckpt_path=start, weights_only=True)
     if hardware.devices > 1:  # trained in other processes: what they left is the last checkpoint
         last = AtomicCheckpointIO().load_checkpoint(scratch / LAST)
         module.load_state_dict(last["state_dict"])

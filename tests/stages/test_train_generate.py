@@ -76,7 +76,7 @@ def data(tmp_path_factory, composed) -> Path:
         wave = _wave(labels[0], index, 40_000 if index == 17 else 80_000)
         clip_id = f"clip-{index:02d}_0"
         common = {"clip_id": clip_id, "recording_id": f"clip-{index:02d}", "source": f"{index}.wav", "start": 0.0}
-        catalog.append({**common, "shard": 0, "split": split, "captions": [labels[0]], "labels": labels})
+        catalog.append({**common, "shard": 0, "split": split, "captions": [labels[0]], "labels": labels, "weight": 1.0})
         clips.append({**common, "audio": {"bytes": _flac(wave), "path": f"{clip_id}.flac"}, "digest": "", "num_samples": len(wave)})
         values = log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2")
         size = {"num_mels": values.shape[0], "num_frames": values.shape[1]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.training import callbacks, module
+from soundmill.training.loader import Loader, Order, gather
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
 
 OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
@@ -16,13 +17,32 @@ EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
 CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 
+@pytest.fixture
+def loader(tmp_path):
+    """Makes loaders over twenty spectrograms."""
+    ids = [f"clip-{item:02d}" for item in range(20)]
+    values = np.random.default_rng(0).standard_normal((20, 4, 6)).astype("<f2")
+    size = {"num_mels": 4, "num_frames": 6, "digest": ""}
+    rows = [{"clip_id": clip_id, "log_mel": one.tobytes(), **size} for clip_id, one in zip(ids, values, strict=True)]
+    shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
+
+    def make(steps):
+        log_mels = gather(tmp_path / "mels", ids, tmp_path / "flat")
+        return Loader(log_mels, Order(5, dict.fromkeys(ids, 1.0), 8), places, frames=1, fill=0.0, steps=steps)
+
+    return make
+
+
+def places(step):
+    return torch.rand(8, generator=torch.Generator().manual_seed(step))
+
+
 class Regression(module.TrainingModule):
     """Learn to double numbers, with dropout, so that every source of randomness takes part."""
 
-    def loss(self, step):
-        x = torch.randn(8, 4, generator=self.rng("x", step))
-        picked = module.order(self.seed, step, 8, 20).float()[:, None]
-        return (self.net(x + picked / 20) - 2 * x).square().mean()
+    def loss(self, step, batch):
+        x = batch.log_mel[..., 0].float() + 0.1 * torch.randn(len(batch.items), 4, generator=self.rng("x", step))
+        return (self.net(x) - 2 * x).square().mean()
 
 
 class _Killed(Exception):
@@ -43,11 +63,12 @@ def _net():
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(scratch, hardware=CPU, extra=(), steps=23):
+def _fit(loader, scratch, hardware=CPU, extra=(), steps=23):
     trained = Regression(_net(), OPTIMISER, EMA, steps, seed=5)
     curve = callbacks.Curve(4)
     module.fit(
         trained,
+        loader(steps),
         hardware=hardware,
         scratch=scratch,
         label="test",
@@ -65,62 +86,67 @@ def _same(one, other):
 
 
 @pytest.mark.parametrize("killed_at", [1, 10, 23])
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, killed_at, capsys):
-    whole, whole_curve = _fit(tmp_path / "whole")
+def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at, capsys):
+    whole, whole_curve = _fit(loader, tmp_path / "whole")
     with pytest.raises(_Killed):
-        _fit(tmp_path / "killed", extra=[Kill(killed_at)])
-    resumed, resumed_curve = _fit(tmp_path / "killed")
+        _fit(loader, tmp_path / "killed", extra=[Kill(killed_at)])
+    resumed, resumed_curve = _fit(loader, tmp_path / "killed")
     assert _same(whole, resumed)
     assert whole_curve == resumed_curve
     assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
     assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3)
 
 
-def test_a_finished_training_is_taken_as_it_is(tmp_path):
-    first, first_curve = _fit(tmp_path)
-    again, again_curve = _fit(tmp_path)
+def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
+    first, first_curve = _fit(loader, tmp_path)
+    again, again_curve = _fit(loader, tmp_path)
     assert _same(first, again)
     assert first_curve == again_curve
 
 
-def test_it_learns(tmp_path):
-    _, points = _fit(tmp_path, steps=200)
+def test_it_learns(loader, tmp_path):
+    _, points = _fit(loader, tmp_path, steps=200)
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
 
 
-def test_a_loss_that_is_no_number_ends_it_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(Regression, "loss", lambda self, step: self.net(torch.full((1, 4), float("nan"))).mean())
+def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(Regression, "loss", lambda self, *_: self.net(torch.full((1, 4), float("nan"))).mean())
     with pytest.raises(UserError, match=r"step 4: lower optimiser\.learning_rate"):
-        _fit(tmp_path)
+        _fit(loader, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_devices_share_the_work_and_end_with_one_model(tmp_path):
+def test_two_devices_share_the_work_and_end_with_one_model(loader, tmp_path):
     hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-    trained, points = _fit(tmp_path, hardware)
+    trained, points = _fit(loader, tmp_path, hardware)
     assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
     assert not torch.equal(trained.net[0].weight, _net()[0].weight)
 
 
-def test_a_missing_gpu_is_named(tmp_path):
+def test_a_batch_of_another_step_is_refused(loader, tmp_path):
+    """A loader that lost its place must not go unnoticed."""
+
+    class Forgetful(Loader):
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(_Killed):
+        _fit(loader, tmp_path, extra=[Kill(10)])
+
+    def forgetful(steps):
+        made = loader(steps)
+        made.__class__ = Forgetful
+        return made
+
+    with pytest.raises(RuntimeError, match="step 9 was given the batch of step 0"):
+        _fit(forgetful, tmp_path)
+
+
+def test_a_missing_gpu_is_named(loader, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=r"hardware\.accelerator"):
-        _fit(tmp_path, HardwareParams(accelerator="gpu", devices=1, precision="32", threads=1))
-
-
-@given(seed=st.integers(0, 100), batch_size=st.integers(1, 13), num_items=st.integers(1, 17))
-@settings(max_examples=50, deadline=None)
-def test_every_item_is_seen_once_in_every_pass(seed, batch_size, num_items):
-    steps = -(-3 * num_items // batch_size)
-    seen = torch.cat([module.order(seed, step, batch_size, num_items) for step in range(steps)])
-    for epoch in range(3):
-        assert sorted(seen[epoch * num_items : (epoch + 1) * num_items].tolist()) == list(range(num_items))
-
-
-def test_shares_make_up_the_batch():
-    batch = module.order(0, 3, 12, 50)
-    assert torch.equal(torch.cat([module.share(batch, rank, 3) for rank in range(3)]), batch)
+        _fit(loader, tmp_path, HardwareParams(accelerator="gpu", devices=1, precision="32", threads=1))
 
 
 def test_rate_rises_and_falls():

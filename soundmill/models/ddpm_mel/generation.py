@@ -21,7 +21,8 @@ from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import GenerateParams
 from soundmill.models.ddpm_mel.sample import pick_device, sample_log_mels, to_waves
 from soundmill.params import did_you_mean
-from soundmill.training.module import seed_of, use_threads
+from soundmill.training.module import use_threads
+from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking

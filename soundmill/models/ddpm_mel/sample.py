@@ -14,7 +14,7 @@ from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.samplers import sample
 from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import SamplingParams
-from soundmill.training.module import seed_of
+from soundmill.training.seeds import seed_of
 
 GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
 

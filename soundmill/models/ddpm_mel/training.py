@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.sample import autocast, evaluating, pick_device, sample_log_mels
 from soundmill.training.callbacks import Curve, Every, write_curve
-from soundmill.training.module import TrainingModule, fit, order, seed_of, share, use_threads
+from soundmill.training.loader import Batch, Loader, LogMels, Order, gather, share
+from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.seeds import seed_of
 
 VALID_ROUNDS = 4  # noises per held-out clip in the final loss
 VALID_BATCH = 32
@@ -31,110 +34,114 @@ VALID_BATCH = 32
 
 @dataclass
 class Clips:
-    """Spectrograms [n_mels, at least `frames`] of one split in stable order, with label weights [N, num_labels]."""
+    """Clips of one split in stable order: spectrograms, label weights [N, num_labels], and how a picture is cut from one."""
 
-    log_mels: list[np.ndarray]
-    weights: Tensor
+    log_mels: LogMels
+    label_weights: Tensor
     frames: int
+    silence: float
 
     def __len__(self) -> int:
         return len(self.log_mels)
 
-    def batch(self, items: list[int], starts: list[int]) -> Tensor:
-        """log_mel [B, n_mels, frames], float32: `frames` of each item from its start."""
-        cut = [self.log_mels[item][:, start : start + self.frames] for item, start in zip(items, starts, strict=True)]
-        return torch.from_numpy(np.stack(cut).astype(np.float32))
-
     def beginnings(self, size: int) -> Iterator[Tensor]:
+        """log_mel [B, n_mels, frames] of all clips in order, from their beginnings."""
         for first in range(0, len(self), size):
-            items = list(range(first, min(first + size, len(self))))
-            yield self.batch(items, [0] * len(items))
+            items = range(first, min(first + size, len(self)))
+            yield self.log_mels.crops(items, [0.0] * len(items), self.frames, self.silence).float()
 
 
-def read_catalog(catalog: Path, split: str) -> dict[str, list[str]]:
-    """Labels by clip id of one split, sorted by id."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])
-    rows = [row for row in table.to_pylist() if row["split"] == split]
-    return {row["clip_id"]: sorted(set(row["labels"] or [])) for row in sorted(rows, key=lambda row: row["clip_id"])}
+def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Labels and weight by clip id of one split, sorted by id."""
+    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels", "weight"])
+    rows = sorted((row for row in table.to_pylist() if row["split"] == split), key=lambda row: row["clip_id"])
+    labels = {row["clip_id"]: sorted(set(row["labels"] or [])) for row in rows}
+    return labels, {row["clip_id"]: row["weight"] for row in rows}
 
 
-def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec) -> Clips:
-    """Spectrograms of the clips named; a shorter one than a picture is followed by silence, a longer one is cropped later."""
-    found = {clip_id: values for clip_id, values in mel.iterate_log_mels(mels) if clip_id in clip_labels}
-    missing = sorted(set(clip_labels) - set(found))
-    if missing:
-        raise UserError(f"{mels}: no spectrogram of {len(missing)} clips, the first {missing[0]!r}; remake it: `dvc repro`")
-    log_mels = []
-    for clip_id in clip_labels:
-        values = found[clip_id]
-        short = max(0, picture.frames - values.shape[1])
-        log_mels.append(np.pad(values, ((0, 0), (0, short)), constant_values=picture.silence))
+def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec, scratch: Path) -> Clips:
+    """Spectrograms of the clips named; a shorter one than a picture is followed by silence, a longer one is cropped."""
     weights = [checkpoint.label_weights(labels, known) for labels in clip_labels.values()]
-    return Clips(log_mels, torch.stack(weights) if weights else torch.zeros(0, len(known)), picture.frames)
+    log_mels = gather(mels, list(clip_labels), scratch)
+    return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
+
+
+class Draws(NamedTuple):
+    """What chance decides of a step's whole batch, whichever rank an item goes to."""
+
+    places: Tensor  # [B] of the crop, in [0, 1)
+    shifts: Tensor  # [B] frames rolled
+    gains: Tensor  # [B, 1, 1] dB
+    kept: Tensor  # [B, 1] whether the label is
+    timesteps: Tensor  # [B]
+
+
+def draws(params: TrainParams, frames: int, step: int) -> Draws:
+    rng = torch.Generator().manual_seed(seed_of(params.seed, 0, "clip", step))
+    count, augmentation, diffusion = params.batch_size, params.augmentation, params.diffusion
+    places = torch.rand(count, generator=rng)
+    shifts = torch.randint(frames, (count,), generator=rng)
+    gains = (2 * torch.rand(count, 1, 1, generator=rng) - 1) * augmentation.gain_db
+    kept = torch.rand(count, 1, generator=rng) >= augmentation.label_dropout
+    if diffusion.stratified:
+        time = (torch.arange(count) + torch.rand((), generator=rng)) / count
+    else:
+        time = torch.rand(count, generator=rng)
+    span = diffusion.num_timesteps - diffusion.first_timestep
+    return Draws(places, shifts, gains, kept, diffusion.first_timestep + (time * span).long().clamp(max=span - 1))
+
+
+def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
+    return draws(params, frames, step).places
 
 
 class DdpmModule(TrainingModule):
-    """A step: clips of the step's number, rolled, made louder or softer, put as pictures, noised, predicted."""
+    """A step: its clips, rolled, made louder or softer, put as pictures, noised, predicted."""
 
-    def __init__(self, params: TrainParams, model: Model, clips: Clips, steps: int):
+    def __init__(self, params: TrainParams, model: Model, label_weights: Tensor, steps: int):
         super().__init__(model.net, params.optimiser, params.ema, steps, params.seed)
-        self.params, self.model, self.clips = params, model, clips
+        self.params, self.model, self.label_weights = params, model, label_weights
         self.table = model.alpha_bar()
         self.picture = model.picture
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, batch: Batch) -> Tensor:
         params, diffusion = self.params, self.params.diffusion
-        items = share(order(params.seed, step, params.batch_size, len(self.clips)), self.global_rank, self.trainer.world_size)
-        draw = torch.Generator().manual_seed(seed_of(params.seed, self.global_rank, "clip", step))
-        log_mel = self._augment(items.tolist(), draw).to(self.device)
-        condition = self.clips.weights[items] * (torch.rand(len(items), 1, generator=draw) >= params.augmentation.label_dropout)
-        t = self._timesteps(len(items), draw).to(self.device)
+        mine = Draws(
+            *(share(drawn, self.global_rank, self.trainer.world_size) for drawn in draws(params, self.picture.frames, step))
+        )
+        condition = (self.label_weights[batch.items] * mine.kept).to(self.device)
+        t = mine.timesteps.to(self.device)
 
         with torch.autocast(self.device.type, enabled=False):
-            x0 = self.picture.encode(log_mel)[0]
+            x0 = self.picture.encode(self._augment(batch.log_mel.float(), mine))[0]
         if params.network.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
-        condition = condition.to(self.device)
         importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
         answer = partial(_answer, self.net, condition)
         losses = per_item_loss(answer, diffusion.objective, self.table, x0, t, noise, importance)
         return weighted_loss(losses, diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma, self.table, t)
 
-    def _augment(self, items: list[int], draw: torch.Generator) -> Tensor:
-        """log_mel [B, n_mels, frames], cropped where longer, rotated in time, with another gain."""
-        frames, augmentation = self.clips.frames, self.params.augmentation
-        room = [self.clips.log_mels[item].shape[1] - frames + 1 for item in items]
-        starts = (torch.rand(len(items), generator=draw) * torch.tensor(room)).long().tolist()
-        log_mel = self.clips.batch(items, starts)
-        shifts = torch.randint(frames, (len(items),), generator=draw).tolist()
-        gains = (2 * torch.rand(len(items), 1, 1, generator=draw) - 1) * augmentation.gain_db
-        if augmentation.time_roll:
-            log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, shifts, strict=True)])
-        louder = log_mel + gains * (math.log(10) / 20 * self.model.spec.power)
+    def _augment(self, log_mel: Tensor, mine: Draws) -> Tensor:
+        """log_mel [b, n_mels, frames], rotated in time, with another gain."""
+        if self.params.augmentation.time_roll:
+            log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, mine.shifts.tolist(), strict=True)])
+        louder = log_mel + mine.gains.to(log_mel) * (math.log(10) / 20 * self.model.spec.power)
         return louder.clamp_min(self.picture.silence)
-
-    def _timesteps(self, count: int, draw: torch.Generator) -> Tensor:
-        diffusion = self.params.diffusion
-        if diffusion.stratified:
-            place = (torch.arange(count) + torch.rand((), generator=draw)) / count
-        else:
-            place = torch.rand(count, generator=draw)
-        span = diffusion.num_timesteps - diffusion.first_timestep
-        return diffusion.first_timestep + (place * span).long().clamp(max=span - 1)
 
 
 def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: Path, curves: Path, grid: Path) -> dict[str, Any]:
     """Train and write the checkpoint directory, the curve (CSV) and a grid of samples (PNG); returns metrics."""
     use_threads(params.hardware.threads)
-    clip_labels = read_catalog(catalog, "train")
+    clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
         raise UserError(f"{catalog}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
     labels = _labels(clip_labels, params.conditional)
     spec = mel.read_spec(mels)
     picture = PictureCodec(params.picture, spec)
-    clips = read_clips(mels, clip_labels, labels, picture)
-    steps = params.steps or math.ceil(params.epochs * len(clips) / params.batch_size)
+    clips = read_clips(mels, clip_labels, labels, picture, ctx.scratch)
+    order = Order(params.seed, weights, params.batch_size)
+    steps = params.steps or order.steps(params.epochs)
     picture.fit(clips.beginnings(VALID_BATCH))
 
     torch.manual_seed(params.seed)
@@ -148,7 +155,7 @@ def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: P
         net,
         picture,
         levels[:1].clone() if one_level else levels,
-        torch.zeros(1, len(labels)) if one_level else clips.weights,
+        torch.zeros(1, len(labels)) if one_level else clips.label_weights,
     )
     parameters = sum(weight.numel() for weight in net.parameters())
     print(
@@ -160,16 +167,29 @@ def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: P
     ctx.tracking.log_dataset(
         "training clips", shards.digest(clip_labels), len(clips), catalog, "training", {"clip_id": "string", "labels": "string"}
     )
-    module = DdpmModule(params, model, clips, steps)
+    module = DdpmModule(params, model, clips.label_weights, steps)
+    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
+    loader = Loader(
+        clips.log_mels,
+        order,
+        partial(crop_places, params, clips.frames),
+        frames=clips.frames,
+        fill=clips.silence,
+        steps=steps,
+        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
+        workers=max(1, ctx.workers // params.hardware.devices) if on_gpu else 0,
+        pinned=on_gpu,
+    )
     # Other processes train when there are several devices, and tracking stays in this one.
     alone = params.hardware.devices == 1
     curve = Curve(params.log_every_steps, ctx.tracking.log_curve if alone else None)
     samples = []
     if alone and params.grid.every_epochs is not None:
-        every = max(1, math.ceil(params.grid.every_epochs * len(clips) / params.batch_size))
+        every = order.steps(params.grid.every_epochs)
         samples.append(Every(every, partial(_log_grid, ctx.tracking)))
     facts = fit(
         module,
+        loader,
         hardware=params.hardware,
         scratch=ctx.scratch / "training",
         label=ctx.name,
@@ -196,9 +216,9 @@ def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: P
         "parameters": parameters,
         "threads": params.hardware.threads,
     }
-    held_out = read_catalog(catalog, "valid")
+    held_out, _ = read_catalog(catalog, "valid")
     if held_out:
-        metrics["valid_loss"] = valid_loss(module, read_clips(mels, held_out, labels, picture))
+        metrics["valid_loss"] = valid_loss(module, read_clips(mels, held_out, labels, picture, ctx.scratch))
     _log_model(ctx, model, model_out)
     return metrics
 
@@ -220,12 +240,12 @@ def valid_loss(module: DdpmModule, clips: Clips) -> float:
     rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
     losses = []
     with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
-        for first, log_mel in list(enumerate(clips.beginnings(VALID_BATCH))) * VALID_ROUNDS:
+        for first, log_mel in chain.from_iterable(enumerate(clips.beginnings(VALID_BATCH)) for _ in range(VALID_ROUNDS)):
             x0 = picture.encode(log_mel)[0]
             noise = torch.randn(x0.shape, generator=rng)
             span = len(table) - params.diffusion.first_timestep
             t = params.diffusion.first_timestep + (torch.rand(len(x0), generator=rng) * span).long()
-            condition = clips.weights[first * VALID_BATCH :][: len(x0)].to(device)
+            condition = clips.label_weights[first * VALID_BATCH :][: len(x0)].to(device)
             answer = partial(_answer, net, condition)
             losses.append(per_item_loss(answer, params.diffusion.objective, table, x0.to(device), t.to(device), noise.to(device)))
     return float(torch.cat(losses).mean())

@@ -1,0 +1,326 @@
+"""The loader: every clip once an epoch, in one order, whatever the ranks, the workers and the kills."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+from soundmill.training.loader import Loader, Order, gather, share, worker_deaths_explained
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAMES, BANDS, FILL = 8, 4, -23.0
+
+
+def log_mel_of(item: int, frames: int) -> np.ndarray:
+    """Whole numbers, which float16 holds exactly, unlike in every clip and place."""
+    return (np.arange(BANDS * frames, dtype="<f2") + 40 * item).reshape(BANDS, frames)
+
+
+def write_shards(directory: Path, lengths: dict[str, int], shard_count: int = 3) -> Path:
+    for index in range(shard_count):
+        rows = [
+            {
+                "clip_id": clip_id,
+                "log_mel": values.tobytes(),
+                "num_mels": BANDS,
+                "num_frames": frames,
+                "digest": f"{clip_id} {frames}",
+            }
+            for item, (clip_id, frames) in enumerate(lengths.items())
+            if item % shard_count == index
+            for values in [log_mel_of(item, frames)]
+        ]
+        with shards.ShardWriter(directory / shards.shard_name(index), manifest.SPECTROGRAMS, rows_per_group=2) as writer:
+            for row in rows:
+                writer.write(row)
+    return directory
+
+
+def random_places(size: int, step: int) -> torch.Tensor:
+    return torch.rand(size, generator=torch.Generator().manual_seed(step))
+
+
+def make_loader(home: Path, count: int = 11, batch_size: int = 4, steps: int = 9, **options) -> Loader:
+    ids = [f"clip-{item:02d}" for item in range(count)]
+    directory = home / "mels"
+    if not directory.exists():
+        write_shards(directory, {clip_id: FRAMES - 3 + item for item, clip_id in enumerate(ids)})
+    order = Order(7, dict.fromkeys(ids, 1.0), batch_size)
+    log_mels = gather(directory, ids, home)
+    return Loader(log_mels, order, partial(random_places, batch_size), frames=FRAMES, fill=FILL, steps=steps, **options)
+
+
+def contents(batches) -> list[tuple]:
+    return [(batch.step, batch.items.tolist(), batch.log_mel.tolist()) for batch in batches]
+
+
+# the flat file
+
+
+def test_clips_are_what_the_shards_hold_in_the_order_asked_for(tmp_path):
+    lengths = {f"c{item}": 5 + item for item in range(9)}
+    write_shards(tmp_path / "mels", lengths)
+    ids = ["c7", "c0", "c4", "c3"]
+    log_mels = gather(tmp_path / "mels", ids, tmp_path)
+    assert len(log_mels) == 4
+    for item, clip_id in enumerate(ids):
+        number = int(clip_id[1])
+        np.testing.assert_array_equal(log_mels.read(item), log_mel_of(number, 5 + number))
+    assert log_mels.path.stat().st_size == sum(2 * BANDS * (5 + int(clip_id[1])) for clip_id in ids)
+
+
+def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_path):
+    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
+    first = gather(tmp_path / "mels", ["a", "b"], tmp_path).path
+    made = first.stat().st_ino
+    assert gather(tmp_path / "mels", ["b", "a"], tmp_path).path.stat().st_ino == made
+    first.write_bytes(first.read_bytes()[:-2])
+    np.testing.assert_array_equal(gather(tmp_path / "mels", ["a", "b"], tmp_path).read(1), log_mel_of(1, 9))
+    write_shards(tmp_path / "mels", {"a": 8, "b": 10})
+    np.testing.assert_array_equal(gather(tmp_path / "mels", ["a", "b"], tmp_path).read(1), log_mel_of(1, 10))
+
+
+def test_a_missing_or_doubled_clip_is_named(tmp_path):
+    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
+    with pytest.raises(UserError, match=r"no spectrogram of 2 clips, the first 'lost'"):
+        gather(tmp_path / "mels", ["a", "lost", "gone"], tmp_path)
+    write_shards(tmp_path / "mels" / "again", {"b": 9})
+    with pytest.raises(UserError, match=r"two spectrograms of clip 'b'"):
+        gather(tmp_path / "mels", ["a", "b"], tmp_path)
+    gather(tmp_path / "mels", ["a"], tmp_path)
+
+
+def test_clips_with_other_bands_and_damaged_shards_are_named(tmp_path):
+    row = {"clip_id": "tall", "log_mel": bytes(2 * 5 * 3), "num_mels": 5, "num_frames": 3, "digest": ""}
+    write_shards(tmp_path / "mels", {"a": 8})
+    shards.write_rows([row], tmp_path / "mels" / "shard-00009.parquet", manifest.SPECTROGRAMS)
+    with pytest.raises(UserError, match=r"'a' has 4, 'tall' has 5"):
+        gather(tmp_path / "mels", ["a", "tall"], tmp_path)
+    shards.write_rows([{**row, "num_frames": 4}], tmp_path / "mels" / "shard-00009.parquet", manifest.SPECTROGRAMS)
+    with pytest.raises(UserError, match=r"shard-00009\.parquet: the spectrogram of clip 'tall' is not \(5, 4\)"):
+        gather(tmp_path / "mels", ["tall"], tmp_path)
+    (tmp_path / "mels" / "shard-00009.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(UserError, match=r"shard-00009\.parquet: cannot be read"):
+        gather(tmp_path / "mels", ["a"], tmp_path)
+
+
+def test_crops_begin_where_asked_and_short_clips_are_filled(tmp_path):
+    write_shards(tmp_path / "mels", {"short": 6, "equal": 8, "long": 10})
+    log_mels = gather(tmp_path / "mels", ["short", "equal", "long"], tmp_path)
+    crops = log_mels.crops([0, 1, 2, 2, 2, 2], [0.9, 0.9, 0.0, 0.34, 0.66, 0.67], FRAMES, FILL).numpy()
+    assert crops.dtype == np.float16
+    np.testing.assert_array_equal(crops[0, :, :6], log_mel_of(0, 6))
+    assert (crops[0, :, 6:] == FILL).all()
+    np.testing.assert_array_equal(crops[1], log_mel_of(1, 8))
+    for crop, start in zip(crops[2:], [0, 1, 1, 2], strict=True):
+        np.testing.assert_array_equal(crop, log_mel_of(2, 10)[:, start : start + FRAMES])
+
+
+# the order
+
+
+def even(count: int) -> dict[str, float]:
+    return {f"c{item}": 1.0 for item in range(count)}
+
+
+def test_the_order_of_a_seed_never_changes():
+    """Trained weights hang on it: with another order, no result could be had again."""
+    order = Order(0, even(12), 4)
+    assert [order.batch(step).tolist() for step in range(4)] == [[8, 9, 7, 11], [1, 6, 5, 2], [4, 3, 10, 0], [10, 2, 5, 9]]
+
+
+@given(seed=st.integers(0, 100), batch_size=st.integers(1, 13), count=st.integers(1, 17))
+@settings(max_examples=50, deadline=None)
+def test_every_clip_comes_once_in_every_epoch(seed, batch_size, count):
+    order = Order(seed, even(count), batch_size)
+    seen = np.concatenate([order.batch(step) for step in range(order.steps(3))])
+    for epoch in range(3):
+        assert sorted(seen[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 50])  # fewer than ranks, than a batch, as many, and not a multiple
+def test_ranks_deal_out_one_order(count):
+    order = Order(3, even(count), 8)
+    for step in range(20):
+        whole = order.batch(step)
+        for world_size in (1, 2, 4, 8):
+            dealt = [share(whole, rank, world_size) for rank in range(world_size)]
+            assert len({len(part) for part in dealt}) == 1
+            np.testing.assert_array_equal(np.concatenate(dealt), whole)
+
+
+WEIGHTS = {"twice": 2.0, "never": 0.0, "once": 1.0, "seldom": 0.25, "often": 2.6}
+
+
+def test_a_weight_is_how_often_a_clip_is_drawn():
+    order = Order(1, WEIGHTS, 4)
+    epochs = 500
+    drawn = np.stack([np.bincount(order.epoch(epoch), minlength=5) for epoch in range(epochs)])
+    assert (drawn[:, :3] == [2, 0, 1]).all()
+    assert set(drawn[:, 3]) == {0, 1}
+    assert set(drawn[:, 4]) == {2, 3}
+    # Within four standard deviations.
+    assert drawn[:, 3].mean() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / epochs) ** 0.5)
+    assert drawn[:, 4].mean() == pytest.approx(2.6, abs=4 * (0.6 * 0.4 / epochs) ** 0.5)
+
+
+def test_batches_follow_epochs_of_unequal_length_from_any_step():
+    whole = np.concatenate([Order(1, WEIGHTS, 4).epoch(epoch) for epoch in range(12)])
+    steps = len(whole) // 4
+    forwards, backwards = Order(1, WEIGHTS, 4), Order(1, WEIGHTS, 4)
+    np.testing.assert_array_equal(np.concatenate([forwards.batch(step) for step in range(steps)]), whole[: 4 * steps])
+    np.testing.assert_array_equal(
+        np.concatenate([backwards.batch(step) for step in reversed(range(steps))][::-1]), whole[: 4 * steps]
+    )
+    assert forwards.end(11) == len(whole)
+    assert forwards.steps(12) == -(-len(whole) // 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"a": 1.0, "b": -1.0}, "clip 'b' has weight -1"),
+        ({"a": float("nan")}, "clip 'a' has weight nan"),
+        ({"a": None}, "clip 'a' has weight None"),
+        ({"a": 0.0, "b": 0.0}, "weights of 2 clips add up to less than one"),
+        ({}, "weights of 0 clips"),
+    ],
+)
+def test_weights_that_make_no_order_are_refused(weights, said):
+    with pytest.raises(UserError, match=said):
+        Order(0, weights, 4)
+
+
+# the loader
+
+
+def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(tmp_path):
+    whole = contents(make_loader(tmp_path))
+    assert [step for step, _, _ in whole] == list(range(9))
+    for workers, others, stop in ((0, 1, 4), (2, 0, 5)):
+        begun = make_loader(tmp_path, workers=workers)
+        batches = iter(begun)
+        assert contents(next(batches) for _ in range(stop)) == whole[:stop]
+        state = json.loads(json.dumps(begun.state_dict()))
+        assert (state["step"], state["epoch"], state["place"]) == (stop, 4 * stop // 11, 4 * stop % 11)
+        batches.close()
+        resumed = make_loader(tmp_path, workers=others)
+        resumed.load_state_dict(state)
+        assert contents(resumed) == whole[stop:]
+
+
+def test_a_state_of_other_clips_is_refused(tmp_path):
+    state = make_loader(tmp_path).state_dict()
+    with pytest.raises(UserError, match="other clips, weights, batch size or seed"):
+        make_loader(tmp_path, count=10).load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_copy_that_is_cut_short_names_the_clip(tmp_path, workers):
+    loader = make_loader(tmp_path, workers=workers)
+    path = loader.crops.log_mels.path
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"^[^\n]*\.f16: ends within clip 'clip-\d\d'; remove the file and run it again$"):
+        list(loader)
+
+
+def _kill_a_worker(home: Path) -> None:
+    """Like a training: the loop runs within `worker_deaths_explained`, because torch raises wherever the main thread is."""
+    try:
+        with worker_deaths_explained():
+            for batch in make_loader(home, workers=1, steps=1_000_000):
+                if batch.step == 3:
+                    (worker,) = multiprocessing.active_children()
+                    os.kill(worker.pid, signal.SIGKILL)
+    except UserError as error:
+        print(error)
+
+
+def test_a_killed_worker_is_explained(tmp_path):
+    # In a process of its own: torch's handler may raise in the midst of whatever pytest does.
+    code = f"from pathlib import Path; from tests.training.test_loader import _kill_a_worker as kill; kill(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"a process that reads spectrograms .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared evenly by 3"):
+        next(make_loader(tmp_path)._plan(0, 3))
+
+
+def _train_regression(home: Path, steps: int, start: int = 0) -> tuple[list[int], torch.Tensor]:
+    """Items of this rank, and the weights of a data-parallel regression that they train."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(BANDS * FRAMES, 1)
+    if torch.distributed.is_initialized():
+        net = torch.nn.parallel.DistributedDataParallel(net)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    loader, items = make_loader(home, count=7, batch_size=6, steps=steps), []
+    for batch in loader:
+        items.append(batch.items.tolist())
+        x = batch.log_mel.float().flatten(1) / 300
+        optimiser.zero_grad()
+        (net(x) - x.mean(1, keepdim=True)).square().mean().backward()
+        optimiser.step()
+    return items, torch.cat([weight.detach().flatten() for weight in net.parameters()])
+
+
+def _train_in_rank(rank: int, home: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{home}/meet", rank=rank, world_size=2)
+    items, weights = _train_regression(home, steps=7)
+    torch.save({"items": items, "weights": weights}, home / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    """Real data parallelism: each clip goes to one of the ranks, and the mean of their gradients is the batch's."""
+    items, weights = _train_regression(tmp_path, steps=7)
+    torch.multiprocessing.spawn(_train_in_rank, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert [first + second for first, second in zip(*(rank["items"] for rank in ranks), strict=True)] == items
+    assert sorted(np.concatenate(items).tolist()) == sorted(list(range(7)) * 6)
+    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
+    torch.testing.assert_close(ranks[0]["weights"], weights)
+
+
+def test_real_spectrograms_come_back_bit_for_bit(shared, tmp_path):
+    """Through the project's own stage format: a real recording's log-mel, by shard and by loader."""
+    import soundfile
+
+    from soundmill.audio.mel import MelSpec, log_mel
+
+    spec = MelSpec(
+        sample_rate=44_100, n_fft=1024, win_length=1024, hop_length=313, n_mels=64, f_min=0.0, f_max=8000.0,
+        mel_scale="htk", norm="slaney", power=2.0, floor=1e-10,
+    )  # fmt: skip
+    paths = sorted((shared / "data" / "esc10").rglob("*.ogg"))[:3]
+    rows, values = [], {}
+    for path in paths:
+        wave = torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0][:, 0])
+        values[path.stem] = log_mel(wave[None], spec)[0].half()
+        size = dict(zip(("num_mels", "num_frames"), values[path.stem].shape, strict=True))
+        rows.append({"clip_id": path.stem, "log_mel": values[path.stem].numpy().tobytes(), **size, "digest": ""})
+    shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
+    assert pq.read_metadata(tmp_path / "mels" / "shard-00000.parquet").num_rows == 3
+    log_mels = gather(tmp_path / "mels", list(values), tmp_path)
+    for item, expected in enumerate(values.values()):
+        frames = expected.shape[1]
+        assert torch.equal(log_mels.crops([item], [0.5], frames, FILL)[0], expected)
+        assert torch.equal(log_mels.crops([item], [0.999999], 100, FILL)[0], expected[:, -100:])
