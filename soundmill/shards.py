@@ -19,6 +19,7 @@ that it would have without one. `key in writer` tells beforehand what will be co
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import json
@@ -456,8 +457,7 @@ def map_shards(
     are the same.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    for attempt in scratch.glob(f"*{_ATTEMPT}*"):  # of killed workers
-        shutil.rmtree(attempt, ignore_errors=True)
+    _forget_attempts(scratch)
     todo = []
     for job in jobs:
         if report_path(scratch / job.name).exists() and (scratch / job.name).exists():
@@ -468,6 +468,7 @@ def map_shards(
         _run_on_cluster(function, todo, scratch, kept, cluster, progress)
     elif todo:
         _run_here(function, todo, scratch, kept, workers, progress)
+    _forget_attempts(scratch)
     total = Report()
     for job in jobs:
         total.add(_read_report(scratch / job.name))
@@ -477,6 +478,12 @@ def map_shards(
 
 
 _ATTEMPT = ".attempt-"
+
+
+def _forget_attempts(scratch: Path) -> None:
+    """Remove what killed workers left."""
+    for attempt in scratch.glob(f"*{_ATTEMPT}*"):
+        shutil.rmtree(attempt, ignore_errors=True)
 
 
 def _read_report(shard: Path) -> Report:
@@ -624,14 +631,15 @@ def _run_on_cluster(
 
     start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
     try:
+        asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:  # MemoryError: another server's greeting, taken for a length
         raise UserError(
             f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
             "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"
         ) from None
     scratch, kept = scratch.resolve(), kept and kept.resolve()
-    with client, tempfile.NamedTemporaryFile(dir=scratch, prefix=".site-") as token:
+    with client, client.as_current(), tempfile.NamedTemporaryFile(dir=scratch, prefix=".site-") as token:
         site = _Site(Path.cwd(), scratch, os.path.basename(token.name), software(function))
         queue, running = jobs[::-1], {}
         last_seen = time.monotonic()  # workers
@@ -652,19 +660,35 @@ def _run_on_cluster(
                     distributed.wait(futures, timeout=1.0, return_when="FIRST_COMPLETED") if futures else time.sleep(0.5)
                 for key in [key for key, (future, _) in running.items() if future.done()]:
                     future, job = running.pop(key)
-                    try:
-                        future.result()
+                    # The result itself, None, is not fetched: it may have died with its worker, when the shard is there.
+                    if future.status == "finished":
                         progress(job.weight)
-                    except distributed.KilledWorker:
-                        queue.append(job)  # it stood in line at workers that others killed; what it did itself is counted there
-        except ImportError as error:
-            raise UserError(f"execution.dask: a worker at {address} cannot import {error.name}; {start}") from None
+                    elif future.status == "lost" or isinstance(future.exception(), distributed.KilledWorker):
+                        queue.append(job)  # it stood in line at workers that others killed; of its own deaths there is a count
+                    else:
+                        raise future.exception()
+        except (ImportError, RuntimeError) as error:
+            absent = error if isinstance(error, ImportError) else error.__cause__  # the scheduler unpacks tasks too
+            if not isinstance(absent, ImportError):
+                raise
+            raise UserError(
+                f"execution.dask: the scheduler or a worker at {address} cannot import {absent.name}; start the scheduler in this "
+                f"environment (`dask scheduler`), and the workers: `dask worker {address} --nworkers N --nthreads 1`"
+            ) from None
         except (distributed.CancelledError, distributed.comm.CommClosedError):
             raise UserError(
                 f"execution.dask: the scheduler at {address} is gone; finished shards are kept: start it, and run again"
             ) from None
         finally:
             client.cancel([future for future, _ in running.values()])
+
+
+async def _reach(address: str) -> None:
+    import distributed
+
+    security = distributed.Security().get_connection_args("client")
+    comm = await distributed.comm.connect(address, timeout=CONNECT_SECONDS, **security)
+    await comm.close()
 
 
 def _run_on_worker(function: Callable[..., Report], job: Job, scratch: Path, kept: Path | None, site: _Site) -> None:

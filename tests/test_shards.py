@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,9 +22,17 @@ SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 
 
 def square(number: int, output: Path) -> shards.Report:
+    """Writes `number` and counts its square; files in the scratch directory make it slow, or kill its process."""
+    scratch = output.parents[1]
     if os.environ.get("SOUNDMILL_TEST_DIE") == str(number):
         os.kill(os.getpid(), signal.SIGKILL)
-    if (output.parents[1] / "slow").exists():
+    if (scratch / f"die-once-{number}").exists() or (scratch / f"die-{number}").exists():
+        output.write_bytes(b"half a sha")
+        (scratch / f"die-once-{number}").unlink(missing_ok=True)
+        with (scratch / "deaths").open("a") as deaths:
+            deaths.write(f"{number}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (scratch / "slow").exists():
         time.sleep(0.3)
     shards.write_rows([{"name": str(number), "data": bytes([number]) * number}], output, SCHEMA)
     report = shards.Report()
@@ -104,6 +115,100 @@ def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
     report = shards.map_shards(square, jobs(7), tmp_path / "work", workers=2)
     assert report.details == list(range(7))
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+@dataclass
+class Cluster:
+    """A Dask scheduler and its workers, each a process of its own."""
+
+    directory: Path
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> None:
+        # Two paths: to find this module here, and under the name that pytest gave it.
+        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+        log = (self.directory / "log").open("ab")
+        command = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
+        env = {**os.environ, "PYTHONPATH": paths}
+        self.processes.append(
+            subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True)
+        )
+
+    @property
+    def address(self) -> str:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError, ValueError):
+                return json.loads((self.directory / "scheduler.json").read_text())["address"]
+            time.sleep(0.1)
+        raise AssertionError((self.directory / "log").read_text())
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("scheduler"))
+    cluster.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def two_workers(scheduler):
+    workers = "--nworkers 2 --nthreads 1 --host 127.0.0.1 --no-dashboard --memory-limit 0 --local-directory spill"
+    scheduler.start("worker", *workers.split())
+    return scheduler.address
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_or_without_scheduler_is_named(scheduler, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "WORKERLESS_SECONDS", 0.5)
+    monkeypatch.setattr(shards, "CONNECT_SECONDS", 1.0)
+    with pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"):
+        shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster=scheduler.address)
+    with pytest.raises(UserError, match=r"execution\.dask: no Dask scheduler answers at tcp://127\.0\.0\.1:1 .* start one"):
+        shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster="tcp://127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bytes_also_when_a_worker_is_killed_in_a_shard(two_workers, tmp_path):
+    here = shards.map_shards(square, jobs(9), tmp_path / "here", workers=2)
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "die-once-4").touch()
+    ticks: list[int] = []
+    report = shards.map_shards(square, jobs(9), there, workers=1, cluster=two_workers, progress=ticks.append)
+    assert (there / "deaths").read_text() == "4\n"
+    assert report == here
+    assert contents(there) == contents(tmp_path / "here")
+    assert sum(ticks) == 9
+    assert not list(there.glob("*.attempt-*"))
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_three_workers_is_named_and_the_rest_resumes(two_workers, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "die-2").touch()
+    with pytest.raises(UserError, match=r"shard-00002\.parquet: 3 workers died while they worked on this shard"):
+        shards.map_shards(square, jobs(5), work, workers=1, cluster=two_workers)
+    assert (work / "deaths").read_text() == "2\n" * 3
+    (work / "die-2").unlink()
+    done = {path: path.stat().st_mtime_ns for path in work.glob("*.parquet")}
+    assert shards.map_shards(square, jobs(5), work, workers=1, cluster=two_workers).details == list(range(5))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+@pytest.mark.slow
+def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "software", lambda function: {"Python": "2.7", "a package only here": "1"})
+    with pytest.raises(UserError, match=r"worker tcp://.*: has other software \(Python 3\.\d+\.\d+, not 2\.7\); restart it"):
+        shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers)
 
 
 def test_workers_die_with_a_killed_parent(tmp_path):
