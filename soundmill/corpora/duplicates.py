@@ -40,7 +40,7 @@ MOST_FLIPPED = 7  # uncertain bits of a key that is looked up both ways
 NEIGHBOURS = 8  # that are taken from a bucket before and after a clip's own place, and of exact copies after each
 MIN_KEYS = 2  # in common, at offsets that differ by OFFSET_SLACK frames at most
 OFFSET_SLACK = 2  # a copy's frames lie between those of the original
-BLOCK_CLIPS = 4096  # whose candidates are held at once
+BLOCK_FRAMES = 1 << 20  # of the clips that are looked up at once
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MAX_SECONDS = 7200.0  # longer files are no clips
@@ -225,40 +225,57 @@ class Index:
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         if not order:
             return
-        names = {owner: number for number, owner in enumerate(sorted(set(self._owners)))}
-        owner = np.array([names[self._owners[number]] for number in order], dtype=np.int32)
-        # Sorted by key, then clip: a clip has its own place even in buckets that none of its keys is in.
+        _, owner = np.unique([self._owners[number] for number in order], return_inverse=True)
         places = np.concatenate([_places(self._keys[number], rank) for rank, number in enumerate(order)])
         frames = np.concatenate([self._frames[number] for number in order])
         by_place = np.argsort(places, kind="stable")
         places, frames = places[by_place], frames[by_place]
-        for start in range(0, len(order), BLOCK_CLIPS):
-            found = [probes_of(self.words(number)) for number in order[start : start + BLOCK_CLIPS]]
-            wanted = np.concatenate([_places(keys, rank) for rank, (keys, _) in enumerate(found, start)])
-            when = np.concatenate([frames for _, frames in found])
-            by_place = np.argsort(wanted, kind="stable")  # neighbours in the index are looked up one after the other
-            wanted, when = wanted[by_place], when[by_place]
+        for ranks in self._blocks(order):
+            found = [probes_of(self.words(order[rank])) for rank in ranks]
+            wanted = np.concatenate([_places(keys, rank) for rank, (keys, _) in zip(ranks, found, strict=True)])
+            at = np.concatenate([probed for _, probed in found])
             hits = [np.zeros(0, dtype=np.int64)]
-            for side, step in (("right", 1), ("left", -1)):
-                entries = np.searchsorted(places, wanted, side=side) - (side == "left")
-                looked, at = wanted, when
-                for _ in range(NEIGHBOURS):
-                    inside = (entries >= 0) & (entries < len(places))
-                    inside[inside] = places[entries[inside]] >> RANK_BITS == looked[inside] >> RANK_BITS
-                    entries, looked, at = entries[inside], looked[inside], at[inside]
-                    first, second = (looked & RANKS).astype(np.int64), (places[entries] & RANKS).astype(np.int64)
-                    apart = owner[first] != owner[second]
-                    pair = (first[apart] - start) * len(order) + second[apart]
-                    hits.append(pair * (2 * LARGEST_OFFSET) + (frames[entries] - at)[apart] + LARGEST_OFFSET)
-                    entries = entries + step
+            for first, second, offset in _neighbours(places, frames, wanted, at):
+                pair = (first - ranks.start) * len(order) + second
+                hits.append((pair * (2 * LARGEST_OFFSET) + offset + LARGEST_OFFSET)[owner[first] != owner[second]])
             for code in _best_offsets(np.concatenate(hits)):
                 pair, offset = divmod(int(code), 2 * LARGEST_OFFSET)
                 first, second = divmod(pair, len(order))
-                yield order[start + first], order[second], offset - LARGEST_OFFSET
+                yield order[ranks.start + first], order[second], offset - LARGEST_OFFSET
+
+    def _blocks(self, order: list[int]) -> Iterator[range]:
+        """Ranges of ranks whose clips have some BLOCK_FRAMES frames together."""
+        start, frames = 0, 0
+        for rank, number in enumerate(order, start=1):
+            frames += self._starts[number + 1] - self._starts[number]
+            if frames >= BLOCK_FRAMES or rank == len(order):
+                yield range(start, rank)
+                start, frames = rank, 0
 
 
 def _places(keys: np.ndarray, rank: int) -> np.ndarray:
+    """Where entries of one clip stand in the index: uint64 [n], by key, then by the clip's rank."""
     return keys.astype(np.uint64) << RANK_BITS | np.uint64(rank)
+
+
+def _neighbours(
+    places: np.ndarray, frames: np.ndarray, wanted: np.ndarray, at: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rank looked up, rank found, offset) of the NEIGHBOURS entries on either side of every wanted place in its bucket.
+
+    A clip has its own place even in buckets that none of its keys is in, so that not all clips are given the same few entries.
+    """
+    by_place = np.argsort(wanted, kind="stable")  # close places are looked up one after the other
+    wanted, at = wanted[by_place], at[by_place]
+    for side, step in (("right", 1), ("left", -1)):
+        entries = np.searchsorted(places, wanted, side=side) - (side == "left")
+        looked, when = wanted, at
+        for _ in range(NEIGHBOURS):
+            inside = (entries >= 0) & (entries < len(places))
+            inside[inside] = places[entries[inside]] >> RANK_BITS == looked[inside] >> RANK_BITS
+            entries, looked, when = entries[inside], looked[inside], when[inside]
+            yield (looked & RANKS).astype(np.int64), (places[entries] & RANKS).astype(np.int64), frames[entries] - when
+            entries = entries + step
 
 
 def keys_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
