@@ -1,0 +1,139 @@
+"""Rules held against measures whose verdict is known, over shards written for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill import manifest, shards
+from soundmill.corpora.verdicts import MEASURES, Limit, Survey, judge
+from soundmill.errors import UserError
+
+GOOD = {
+    "seconds": 5.0,
+    "peak": 0.5,
+    "level_db": 40.0,
+    "silence_ratio": 0.1,
+    "clipping_ratio": 0.0,
+    "dc_offset": 0.0,
+    "bandwidth_hz": 7900.0,
+    "channel_correlation": None,
+}
+LIMITS = [
+    Limit("min_level_db", -40.0),
+    Limit("max_clipping_ratio", 0.1),
+    Limit("max_dc_offset", 0.2),
+    Limit("min_channel_correlation", -0.95),
+]
+
+
+def write_clips(directory: Path, *by_shard: list[dict | None]) -> Path:
+    """Shards of clips `0`, `1`, … with these measures (what is not given is good); None: never measured."""
+    number = 0
+    for index, measured in enumerate(by_shard):
+        rows = []
+        for changes in measured:
+            rows.append(
+                {
+                    "clip_id": str(number),
+                    "audio": {"bytes": b"fLaC", "path": f"{number}.flac"},
+                    "source": f"sound {number}.wav",
+                    "start": 0.0,
+                    "digest": str(number),
+                    "recording_id": f"r{number}",
+                    "num_samples": 80_000,
+                    "quality": None if changes is None else GOOD | changes,
+                }
+            )
+            number += 1
+        shards.write_rows(rows, directory / shards.shard_name(index), manifest.CLIPS)
+    return directory
+
+
+def verdicts_of(
+    tmp_path: Path, *by_shard: list[dict | None], limits: list[Limit] = LIMITS
+) -> tuple[Survey, list[dict], list[dict]]:
+    clips = write_clips(tmp_path / "clips", *by_shard)
+    corpus_of = {f"r{number}": "even" if number % 2 == 0 else "odd" for number in range(100)}
+    survey, rejected = judge(clips, corpus_of, limits, tmp_path / "verdicts.parquet")
+    table = pq.read_table(tmp_path / "verdicts.parquet")
+    assert table.schema.equals(manifest.VERDICTS)
+    return survey, rejected, table.to_pylist()
+
+
+def test_every_clip_has_a_verdict_and_the_rejected_a_reason(tmp_path):
+    survey, rejected, rows = verdicts_of(
+        tmp_path,
+        [{}, {"clipping_ratio": 0.31}, {"dc_offset": -0.25, "clipping_ratio": 0.1}],
+        [{"level_db": None}, {"channel_correlation": -1.0, "dc_offset": 0.5}, {"channel_correlation": -0.95}],
+    )
+    assert [row["rejected"] for row in rows] == [
+        None, "max_clipping_ratio", "max_dc_offset", "min_level_db", "max_dc_offset", None,
+    ]  # fmt: skip
+    assert rows[4]["quality"] == GOOD | {"channel_correlation": -1.0, "dc_offset": 0.5}
+    assert rejected == [
+        {"path": "sound 1.wav", "reason": "max_clipping_ratio", "detail": "clipping_ratio 0.31 > max_clipping_ratio 0.1, clip 1"},
+        {"path": "sound 2.wav", "reason": "max_dc_offset", "detail": "|dc_offset| 0.25 > max_dc_offset 0.2, clip 2"},
+        {"path": "sound 3.wav", "reason": "min_level_db", "detail": "level_db of digital silence < min_level_db -40, clip 3"},
+        {
+            "path": "sound 4.wav",
+            "reason": "max_dc_offset",
+            "detail": "|dc_offset| 0.5 > max_dc_offset 0.2; channel_correlation -1 < min_channel_correlation -0.95, clip 4",
+        },
+    ]
+    assert survey.broken() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 1}
+    assert survey.rejected_for() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 0}
+    assert [survey.corpora[number] for number in survey.corpus] == ["even", "odd"] * 3
+
+
+def test_the_spread_and_the_worst_are_of_all_shards_together(tmp_path):
+    ratios = [0.2, 0.0, 0.9, 0.4, 0.05, 0.9]
+    survey, _, _ = verdicts_of(
+        tmp_path, [{"clipping_ratio": ratio} for ratio in ratios[:2]], [{"clipping_ratio": ratio} for ratio in ratios[2:]]
+    )
+    assert len(survey) == 6
+    spread = survey.spread()
+    assert spread["clipping_ratio"]["p50"] == 0.3
+    assert (spread["clipping_ratio"]["p0"], spread["clipping_ratio"]["p100"]) == (0.0, 0.9)
+    assert spread["channel_correlation"] == {"none": 6}
+    assert survey.worst(LIMITS[1], 3) == [2, 5, 3]
+    assert survey.worst(LIMITS[1], 99) == [2, 5, 3, 0]
+    assert [(path.name, row) for path, row in map(survey.place, (0, 1, 2, 5))] == [
+        ("shard-00000.parquet", 0), ("shard-00000.parquet", 1), ("shard-00001.parquet", 0), ("shard-00001.parquet", 3),
+    ]  # fmt: skip
+
+
+def test_without_rules_nothing_is_rejected(tmp_path):
+    survey, rejected, rows = verdicts_of(tmp_path, [{"level_db": None}, {"clipping_ratio": 1.0}], limits=[])
+    assert rejected == []
+    assert [row["rejected"] for row in rows] == [None, None]
+    assert survey.broken() == {}
+
+
+def test_clips_that_were_never_measured_are_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"shard-00000.*1 clips were never measured.*dvc repro -f resample"):
+        verdicts_of(tmp_path, [{}, None])
+
+
+@given(
+    st.sampled_from(MEASURES),
+    st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=20),
+    st.floats(-1e3, 1e3),
+    st.sampled_from(["min", "max"]),
+)
+def test_a_limit_is_broken_by_what_lies_beyond_it_and_by_nothing_else(measure, values, value, side):
+    limit = Limit(f"{side}_{measure}", value)
+    measured = np.array([math.nan if one is None else one for one in values])
+    broken = limit.excess({measure: measured}) > 0
+    for one, hit in zip(values, broken, strict=True):
+        if one is None:
+            assert hit == (measure == "level_db" and side == "min")  # digital silence is below every level
+            continue
+        one = abs(one) if measure == "dc_offset" else one
+        assert hit == (one < value if side == "min" else one > value)
