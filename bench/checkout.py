@@ -93,4 +93,4 @@ def commands_of(root: Path) -> dict[str, str]:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        return {stage.addressing: stage.cmd for stage in repo.index.stages}
+        return {stage.name: stage.cmd for stage in repo.index.stages}

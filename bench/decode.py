@@ -43,7 +43,7 @@ def main() -> None:
             mapping.append(working)
             return seconds
 
-        seconds = measure.in_turns(
+        rounds = measure.in_turns(
             {
                 "soundmill": ours,
                 "shell loop of ffmpeg": lambda: shell_loop(source, work / "shell"),
@@ -54,6 +54,7 @@ def main() -> None:
             },
             args.repetitions,
         )
+        seconds = rounds.seconds
         seconds["soundmill, started processes"] = mapping
         mine, started = seconds["soundmill"], mapping
         measure.write(
@@ -72,6 +73,7 @@ def main() -> None:
             ],
             recordings=what,
             workers=WORKERS,
+            cpu_seconds=rounds.cpu_seconds,
         )
 
 

@@ -40,9 +40,10 @@ def main() -> None:
         both_stages()  # a first time, for the plan
         planning.clear()
         mapping.clear()
-        seconds = measure.in_turns(
+        rounds = measure.in_turns(
             {"soundmill, resample": ours, "one ffmpeg per file": lambda: one_by_one(source, work / "one")}, args.repetitions
         )
+        seconds = rounds.seconds
         seconds["soundmill, resample, started processes"] = list(mapping)
         other = seconds["one ffmpeg per file"]
         planning.extend(timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions))
@@ -58,6 +59,7 @@ def main() -> None:
             ],
             recordings=what,
             workers=WORKERS,
+            cpu_seconds=rounds.cpu_seconds,
         )
 
 

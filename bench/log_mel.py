@@ -35,7 +35,7 @@ def main() -> None:
             mapping[spec].append(working)
             return seconds
 
-        seconds = measure.in_turns(
+        rounds = measure.in_turns(
             {
                 "soundmill": lambda: ours("like lhotse"),
                 "soundmill, ddpm_mel": lambda: ours("ddpm_mel"),
@@ -44,6 +44,7 @@ def main() -> None:
             },
             args.repetitions,
         )
+        seconds = rounds.seconds
         seconds["soundmill, started processes"] = mapping["like lhotse"]
         seconds["soundmill, ddpm_mel, started processes"] = mapping["ddpm_mel"]
         measure.write(
@@ -61,6 +62,7 @@ def main() -> None:
             ],
             recordings=what,
             workers=WORKERS,
+            cpu_seconds=rounds.cpu_seconds,
         )
 
 

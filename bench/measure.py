@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -61,18 +62,35 @@ def _version(name: str) -> str | None:
         return None
 
 
-def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of every competitor in every round; each round runs all of them, so a slow minute of the machine hits all alike.
+@dataclass(frozen=True)
+class Rounds:
+    """Of every competitor and round: wall seconds, and the CPU seconds of its processes, their start and imports included, which
+    others who use the machine hardly change."""
+
+    seconds: dict[str, list[float]]
+    cpu_seconds: dict[str, list[float]]
+
+
+def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> Rounds:
+    """Run every competitor in every round, so that a slow minute of the machine hits all alike.
 
     A competitor returns its own seconds: what it prepares and clears away is not counted. Every second round runs backwards.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    rounds = Rounds({name: [] for name in competitors}, {name: [] for name in competitors})
     for number in range(repetitions):
         names = list(competitors)
         for name in names if number % 2 == 0 else reversed(names):
-            seconds[name].append(competitors[name]())
-            print(f"round {number + 1}/{repetitions}: {name} {seconds[name][-1]:.2f} s", flush=True)
-    return seconds
+            before = _cpu_of_children()
+            rounds.seconds[name].append(competitors[name]())
+            rounds.cpu_seconds[name].append(_cpu_of_children() - before)
+            wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
+            print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    return rounds
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:

@@ -1,0 +1,187 @@
+"""Shuffled crops of spectrograms for a training: the loader, against Hugging Face datasets on the same Parquet shards.
+
+Both read their own uncompressed copy at random, cut 256 of 512 frames and hand batches of 64 to the process that trains.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import measure, recordings
+from bench.measure import Target, in_fresh_process, ratio
+from soundmill import manifest, params, shards
+
+BANDS, FRAMES, CROP, BATCH = 64, 512, 256, 64
+PER_SHARD = 1024  # clips
+SOURCES = 64  # recordings that all clips are cut and joined from
+
+
+def main() -> None:
+    args = measure.parser(__doc__, clips=12_000, repetitions=3).parse_args()
+    with measure.workplace(args.work) as place:
+        work = Path(place)
+        found, what = recordings.find(args.audio, work)
+        in_fresh_process(write_spectrograms, found[:SOURCES], args.clips, work / "mels")
+        details: dict[str, dict[str, Any]] = {}
+
+        def run(name: str, function: Any, workers: int, clips: int = args.clips) -> float:
+            seconds, details[name] = in_fresh_process(function, work, clips, workers)
+            return seconds
+
+        rounds = measure.in_turns(
+            {
+                "soundmill": partial(run, "soundmill", soundmill, 0),
+                "soundmill, 1 worker": partial(run, "soundmill, 1 worker", soundmill, 1),
+                "soundmill, 2 workers": partial(run, "soundmill, 2 workers", soundmill, 2),
+                "datasets": partial(run, "datasets", datasets, 0),
+                "datasets, 2 workers": partial(run, "datasets, 2 workers", datasets, 2),
+            },
+            args.repetitions,
+        )
+        run("soundmill, 2 workers, a quarter of the clips", soundmill, 2, args.clips // 4)
+        fastest = {who: min(seconds) for who, seconds in rounds.seconds.items()}
+        print(json.dumps({who: round(args.clips / seconds) for who, seconds in fastest.items()}))
+        medians = {who: sorted(seconds)[len(seconds) // 2] for who, seconds in rounds.seconds.items()}
+        peak = max(details["soundmill, 2 workers"]["peak_bytes"])
+        measure.write(
+            "loader",
+            args.results,
+            args.clips,
+            rounds.seconds,
+            [
+                Target("loader: crops of 64 × 256 with 2 workers", args.clips / medians["soundmill, 2 workers"], 3000, unit="/s"),
+                Target("… without workers", args.clips / medians["soundmill"], 3000, unit="/s"),
+                Target("… most memory of one process", peak / 1e9, 1.5, at_least=False, unit=" GB"),
+            ],
+            cpu_seconds=rounds.cpu_seconds,
+            times_datasets=ratio(rounds.seconds["datasets, 2 workers"], rounds.seconds["soundmill, 2 workers"]),
+            details=details,
+            recordings=what,
+        )
+
+
+def write_spectrograms(sources: list[Path], count: int, directory: Path) -> None:
+    """`count` unlike log-mels [64, 512] made of real ones: two recordings one after the other, rotated."""
+    import torch
+
+    from soundmill.audio.decode import read_mono
+    from soundmill.audio.mel import MelSpec, log_mel
+
+    spec = MelSpec(**params.compose(measure.ROOT / "conf", [])["spectrogram"]["ddpm_mel"])
+    real = [
+        log_mel(torch.from_numpy(read_mono(path, spec.sample_rate, 60.0))[None], spec)[0].numpy().astype("<f2") for path in sources
+    ]
+    rng = np.random.default_rng(0)
+    for start in range(0, count, PER_SHARD):
+        rows = []
+        for number in range(start, min(start + PER_SHARD, count)):
+            parts = [real[index] for index in rng.integers(len(real), size=2)]
+            values = np.roll(np.concatenate(parts, axis=1), rng.integers(FRAMES), axis=1)
+            values = np.resize(values.T, (FRAMES, BANDS)).T
+            size = {"num_mels": BANDS, "num_frames": FRAMES}
+            rows.append({"clip_id": clip_id(number), "log_mel": values.tobytes(), **size, "digest": str(number)})
+        shards.write_rows(rows, directory / shards.shard_name(start // PER_SHARD), manifest.SPECTROGRAMS)
+
+
+def clip_id(number: int) -> str:
+    return f"clip-{number:06d}"
+
+
+def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of one epoch once batches come, and what came before and after it."""
+    import torch
+
+    from soundmill.training.loader import Loader, Order, gather
+
+    torch.set_num_threads(1)
+    ids = [clip_id(number) for number in range(clips)]
+    start = time.perf_counter()
+    log_mels = gather(work / "mels", ids, work / f"flat-{clips}")
+    copying = time.perf_counter() - start
+
+    def make() -> Loader:
+        order = Order(0, dict.fromkeys(ids, 1.0), BATCH)
+        return Loader(log_mels, order, random_places, frames=CROP, fill=0.0, steps=order.steps(1), workers=workers)
+
+    loader = make()
+    seconds, details = drain((batch.log_mel for batch in loader), len(loader))
+
+    state = {**make().state_dict(), "step": len(loader) // 2}
+    start = time.perf_counter()
+    gather(work / "mels", ids, work / f"flat-{clips}")
+    resumed = make()
+    resumed.load_state_dict(state)
+    next(iter(resumed))
+    return seconds, {**details, "seconds_to_copy_or_find": copying, "seconds_to_resume": time.perf_counter() - start}
+
+
+def random_places(step: int) -> Any:
+    import torch
+
+    return torch.rand(BATCH, generator=torch.Generator().manual_seed(step))
+
+
+def datasets(work: Path, clips: int, workers: int) -> tuple[float, dict[str, Any]]:
+    """datasets' way: its Arrow copy, mapped; torch's own shuffling, batches of rows, cropped in `collate_fn`."""
+    import torch
+    from datasets import disable_progress_bars, load_dataset
+    from torch.utils.data import DataLoader
+
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    start = time.perf_counter()
+    files = [str(path) for path in shards.shard_paths(work / "mels")]
+    table = load_dataset("parquet", data_files=files, split="train", cache_dir=str(work / "datasets"))
+    copying = time.perf_counter() - start
+    rows = table.select_columns(["log_mel", "num_mels", "num_frames"])
+    context = "spawn" if workers else None
+    loader = DataLoader(
+        rows, BATCH, shuffle=True, num_workers=workers, collate_fn=crop_rows, drop_last=False, multiprocessing_context=context
+    )
+    seconds, details = drain(loader, len(loader))
+    return seconds, {**details, "seconds_to_copy_or_find": copying}
+
+
+def crop_rows(rows: list[dict[str, Any]]) -> Any:
+    import torch
+
+    crops = []
+    for row in rows:
+        values = np.frombuffer(row["log_mel"], "<f2").reshape(row["num_mels"], row["num_frames"])
+        start = int(torch.randint(values.shape[1] - CROP + 1, ()))
+        crops.append(values[:, start : start + CROP])
+    return torch.from_numpy(np.stack(crops))
+
+
+def drain(batches: Iterable[Any], count: int) -> tuple[float, dict[str, Any]]:
+    """Take all batches, as float32; seconds per batch after the first, times all; the peak memory of every process."""
+    start = time.perf_counter()
+    stream: Iterator[Any] = iter(batches)
+    next(stream).float()
+    first = time.perf_counter()
+    peaks: list[int] = []
+    for number, log_mel in enumerate(stream, start=2):
+        log_mel.float()
+        if number == count - 1:  # before the last, while the workers still live
+            peaks = [peak_bytes(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
+    seconds = (time.perf_counter() - first) * count / (count - 1)
+    return seconds, {"seconds_to_first_batch": first - start, "peak_bytes": peaks}
+
+
+def peak_bytes(pid: int) -> int:
+    """Most memory that was ever resident in a process, pages of mapped files included."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Every measurement, shrunken: it runs with the real competitors and writes the figures it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import audiocaps_generator as generator
+from bench import measure, picture
+from bench.measure import Target
+
+
+def bench(root: Path, results: Path, name: str, *arguments: str) -> dict:
+    command = [sys.executable, "-m", f"bench.{name}", "--results", str(results), *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    document = json.loads((results / f"{name}.json").read_text())
+    assert {"name", "machine", "items", "repetitions", "seconds", "medians", "items_per_second", "targets"} <= set(document)
+    assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert all(value > 0 for values in document["seconds"].values() for value in values)
+    for target in document["targets"]:
+        below, above = sorted((target["value"], target["limit"]))
+        assert target["met"] == (below == above or target["at_least"] == (target["value"] == above))
+    return document
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small AudioCaps: train with one caption a clip, val and test with five."""
+    directory = tmp_path_factory.mktemp("captions")
+    number = 0
+    for table, clips, each in (("train", 60, 1), ("val", 8, 5), ("test", 8, 5)):
+        lines = ["audiocap_id,youtube_id,start_time,caption"]
+        for clip in range(clips):
+            for _ in range(each):
+                number += 1
+                lines.append(f'{number},-{table[:2]}_{clip:07d},{10 * clip},"A sound, and number {number}"')
+        (directory / f"{table}.csv").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+def test_rounds_run_all_competitors_and_turn_around():
+    order = []
+    made = {name: (lambda name=name: (order.append(name), float(len(order)))[1]) for name in ("a", "b", "c")}
+    seconds = measure.in_turns(made, 3).seconds
+    assert order == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
+    assert seconds == {"a": [1.0, 6.0, 7.0], "b": [2.0, 5.0, 8.0], "c": [3.0, 4.0, 9.0]}
+    assert measure.ratio([10.0, 40.0, 90.0], [10.0, 20.0, 10.0]) == 2.0  # the median of 1, 2, 9; of the sums it would be 3.5
+
+
+def test_a_target_knows_whether_it_is_met():
+    assert Target("", 3.0, 3.0).met
+    assert not Target("", 2.9, 3.0).met
+    assert Target("", 5.9, 6.0, at_least=False).met
+    assert not Target("", 6.1, 6.0, at_least=False).met
+
+
+def test_generated_sounds_are_each_ids_own(captions, tmp_path):
+    clips = generator.read_clips(captions)
+    assert len(clips) == 76
+    assert sum(len(clip.captions) for clip in clips) == 60 + 16 * 5
+    assert len({clip.path for clip in clips}) == 76
+    assert {Path(clip.path).suffix for clip in clips} == {".flac", ".wav", ".ogg"}
+    generator.generate(clips[:6], tmp_path / "one", 1.0, 1)
+    generator.generate(clips[:6], tmp_path / "other", 1.0, 2)
+    made = [(tmp_path / "one" / clip.path).read_bytes() for clip in clips[:6]]
+    assert len(set(made)) == 6
+    for clip, raw in zip(clips, made, strict=False):
+        if not clip.path.endswith(".ogg"):  # a stream of which has a random serial number
+            assert (tmp_path / "other" / clip.path).read_bytes() == raw
+
+
+def test_decode(root, tmp_path):
+    pytest.importorskip("lhotse", reason="lhotse is measured against: pip install -e '.[bench]'")
+    document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
+    assert {"soundmill", "lhotse", "bare loop", "shell loop of ffmpeg"} <= set(document["seconds"])
+    assert [target["limit"] for target in document["targets"]] == [10, 1.8, 1.8, 0.85, 0.85]
+
+
+def test_ffmpeg_formats(root, tmp_path):
+    document = bench(root, tmp_path, "ffmpeg_formats", "--clips", "3", "--repetitions", "1")
+    assert {"soundmill, resample", "one ffmpeg per file", "soundmill, scan and segment"} <= set(document["seconds"])
+
+
+@pytest.mark.slow
+def test_log_mel(root, tmp_path):
+    pytest.importorskip("lhotse", reason="lhotse is measured against: pip install -e '.[bench]'")
+    document = bench(root, tmp_path, "log_mel", "--clips", "4", "--repetitions", "1")
+    assert {"soundmill", "lhotse", "lhotse, started processes"} <= set(document["seconds"])
+
+
+@pytest.mark.slow
+def test_scale(root, tmp_path, captions):
+    document = bench(root, tmp_path, "scale", "--captions", str(captions), "--sizes", "20", "40")
+    for size in ("20", "40"):
+        stages = document["sizes"][size]["stages"]
+        assert {name.partition("@")[0] for name in stages} >= {
+            "scan",
+            "segment",
+            "resample",
+            "rename",
+            "mixup",
+            "spectrogram_clips",
+        }
+        assert all(usage["peak_bytes"] > 1e7 and usage["cpu_seconds"] > 0 and usage["bytes"] > 0 for usage in stages.values())
+
+
+@pytest.mark.slow
+def test_incremental(root, tmp_path, captions):
+    document = bench(root, tmp_path, "incremental", "--captions", str(captions), "--clips", "50")
+    assert document["added"] == 1
+    assert document["files"] > 20
+    assert document["different_first"] == []
+
+
+def test_the_picture_shows_every_target(tmp_path):
+    pytest.importorskip("matplotlib")
+    targets = [Target("a thing", 12.0, 10.0), Target("another", 7.0, 6.0, at_least=False, unit=" s"), Target("none", 0, 0, False)]
+    measure.write("some", tmp_path, 10, {"one": [1.0, 3.0, 2.0]}, targets)
+    assert json.loads((tmp_path / "some.json").read_text())["items_per_second"] == {"one": 5.0}
+    assert [row["met"] for row in picture.targets(tmp_path)] == [True, False, True]
+    picture.draw(tmp_path, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
