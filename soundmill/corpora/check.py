@@ -98,12 +98,17 @@ def check(
             late[clip["id"]].append(clip)
     wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = found.rejected + tables.rejected
+    beyond: dict[tuple[str, float], dict[str, Any]] = {}  # clips after the end of their recording, as entries of `missing`
     for row, seconds in zip(wanted, probe(root, (row["raw_path"] for row in wanted), progress), strict=True):
         if isinstance(seconds, decode.DecodeError):
             damaged.append({"path": row["path"], "reason": seconds.reason, "detail": seconds.detail})
         else:
-            clips = late[row["recording_id"]]
-            _move_to_missing([clip for clip in clips if clip["start_time"] - row["start_time"] >= seconds], row, tables)
+            for clip in late[row["recording_id"]]:
+                if clip["start_time"] - row["start_time"] >= seconds:
+                    entry = {"id": row["group"], "youtube_id": row["group"], "start_time": clip["start_time"]}
+                    beyond[clip["id"], clip["start_time"]] = {**entry, "captions": [], "origins": [], "audiocap_ids": []}
+    if beyond:
+        _move_to_missing(beyond, tables)
     return Report(root, format == registry.AUTO, found, tables, damaged)
 
 
@@ -129,26 +134,14 @@ def probe(
     return results
 
 
-def _move_to_missing(clips: list[dict[str, Any]], recording: dict[str, Any], tables: CorpusTables) -> None:
-    gone = {clip["start_time"] for clip in clips}
-    if not gone:
-        return
-    rows = defaultdict(list)
+def _move_to_missing(beyond: dict[tuple[str, float], dict[str, Any]], tables: CorpusTables) -> None:
     for row in tables.captions:
-        if row["recording_id"] == recording["recording_id"] and row["start_time"] in gone:
-            rows[row["start_time"]].append(row)
-    tables.matched = [clip for clip in tables.matched if clip["id"] != recording["recording_id"] or clip["start_time"] not in gone]
-    tables.missing.extend(
-        {
-            "id": recording["group"],
-            "youtube_id": recording["group"],
-            "start_time": start,
-            "captions": [row["caption"] for row in own],
-            "origins": [row["origin"] for row in own],
-            "audiocap_ids": [""] * len(own),
-        }
-        for start, own in sorted(rows.items())
-    )
+        if entry := beyond.get((row["recording_id"], row["start_time"])):
+            entry["captions"].append(row["caption"])
+            entry["origins"].append(row["origin"])
+            entry["audiocap_ids"].append("")
+    tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in beyond]
+    tables.missing.extend(beyond.values())
 
 
 def write_json(report: Report, path: Path) -> None:

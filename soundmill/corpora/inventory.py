@@ -33,7 +33,7 @@ METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
-MAX_MANIFEST_BYTES = 256 << 20  # of a csv or JSON file: as rows in memory it is some times as large
+MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
 MAX_UNPACKED_BYTES = 4 << 30  # of a packed manifest
 

@@ -6,14 +6,17 @@ import os
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Literal
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 
 TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ: tools write 80, 80.0 or 79.999
+MANY = 20  # files of one name, of which a row is told
 MAX_KEY = 4096  # characters of a row's path, name or id
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -35,7 +38,7 @@ How = Literal["path", "name", "stem", "youtube id", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The files that a key may mean, in the order of their paths; one file is an answer, several are for a person to tell apart.
+    """The files that a key may mean; one file is an answer, several (MANY at most) are for a person to tell apart.
 
     `same_clip`: the files bear the same YouTube id and start, so any of them is right.
     `elsewhere`: the file lies in another folder than the key says, and only its name agrees.
@@ -48,6 +51,7 @@ class Resolution:
 
 
 NOTHING = Resolution((), "none")
+NO_FILES: tuple[list[float], list[AudioFile]] = ([], [])
 
 
 def key_problem(key: str) -> str | None:
@@ -94,22 +98,35 @@ class FileIndex:
         self._paths: dict[str, list[AudioFile]] = defaultdict(list)
         self._names: dict[str, list[AudioFile]] = defaultdict(list)
         self._stems: dict[str, list[AudioFile]] = defaultdict(list)
-        self._clips: dict[str, list[tuple[float | None, AudioFile]]] = defaultdict(list)
+        self._nested: dict[tuple[str, str], list[AudioFile]] = defaultdict(list)  # by last folder and stem
+        self._bare: dict[str, list[AudioFile]] = defaultdict(list)  # by YouTube id, without a start in their name
+        timed: dict[str, list[tuple[float, bytes, AudioFile]]] = defaultdict(list)
         for file in inventory.audio:
             path = _fold(os.fsdecode(file.raw_path))
-            name = path.rpartition("/")[2]
+            folders, _, name = path.rpartition("/")
+            stem = file_stem(name)
             self._paths[path].append(file)
             self._names[name].append(file)
-            self._stems[file_stem(name)].append(file)
-            if clip := clip_of_name(file_stem(name)):
-                self._clips[clip[0]].append((clip[1], file))
+            self._stems[stem].append(file)
+            self._nested[folders.rpartition("/")[2], stem].append(file)
+            if clip := clip_of_name(stem):
+                video, start = clip
+                if start is None:
+                    self._bare[video].append(file)
+                else:
+                    timed[video].append((start, file.raw_path, file))
+        # In the order of their starts: a day may be one video in pieces of a second.
+        self._timed = {
+            video: ([start for start, _, _ in clips], [file for _, _, file in clips])
+            for video, clips in ((video, sorted(clips, key=lambda clip: clip[:2])) for video, clips in timed.items())
+        }
 
     def resolve(self, key: str, base: bytes = b"") -> Resolution:
         """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
 
-        In this order, the first that finds any: the path itself; its name; its name with any extension; the YouTube id
-        (and start) in its name. Of several files of one name, those with most of the key's folders stay. A key that climbs
-        out of the corpus means nothing.
+        In this order, the first that finds any: the path itself; its name with this or any extension; the YouTube id (and start)
+        in its name. Of several files of one name those stay that agree best with the key's folders and extension. A key that
+        climbs out of the corpus means nothing.
         """
         if key_problem(key):
             return NOTHING
@@ -122,38 +139,46 @@ class FileIndex:
         *folders, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
         stem = key_stem(name)
         clip = clip_of_name(stem)
-        ways: tuple[tuple[How, list[AudioFile]], ...] = (
-            ("name", self._names.get(name, [])),
-            ("stem", self._stems.get(name, []) or self._stems.get(stem, [])),
-        )
-        for how, found in ways:
-            if found:
-                near = _nearest(found, folders)
-                same = len(near) > 1 and youtube_clip(key) is not None
-                stray = not path.startswith("/") and clip is None and not compatible(near[0], folders)
-                return Resolution(tuple(near), how, same, stray and len(near) == 1)
+        if found := _nearest(self._namesakes(name, stem, folders), folders, name):
+            same = len(found) > 1 and youtube_clip(key) is not None
+            stray = len(found) == 1 and clip is None and not path.startswith("/") and not compatible(found[0], folders)
+            return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
+
+    def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
+        """Files of this name, with this or any extension; of more than MANY, those in the key's last folder or at the root.
+
+        Where thousands of files bear one name, no row may look at all of them.
+        """
+        stem = name if name in self._stems else stem
+        found = dict.fromkeys(islice(chain(self._names.get(name, ()), self._stems.get(stem, ())), MANY + 1))
+        if len(found) > MANY and folders:
+            near = chain(self._nested.get((folders[-1], stem), ()), self._nested.get(("", stem), ()))
+            found = dict.fromkeys(islice(near, MANY)) or found
+        return list(found)[:MANY]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
         """Files named after a YouTube video that begin at `start`, else those whose name tells no start; without it, all."""
-        known = self._clips.get(video, [])
+        starts, files = self._timed.get(video, NO_FILES)
+        bare = self._bare.get(video, [])
         if start is None:
-            starts = {begin for begin, _ in known}
-            return _resolution([file for _, file in known], same_clip=len(starts) == 1)
-        exact = [(abs(begin - start), file) for begin, file in known if begin is not None and abs(begin - start) <= TOLERANCE]
-        closest = min((distance for distance, _ in exact), default=0.0)
-        found = [file for distance, file in exact if distance == closest]
-        return _resolution(found or [file for begin, file in known if begin is None], same_clip=True)
+            return _resolution(bare + files[:MANY], same_clip=not (bare and files) and len(set(starts[:1] + starts[-1:])) < 2)
+        first, end = bisect_left(starts, start - TOLERANCE), bisect_right(starts, start + TOLERANCE)
+        end = min(end, first + 50 * MANY)
+        closest = min((abs(begin - start) for begin in starts[first:end]), default=0.0)
+        found = [file for begin, file in zip(starts[first:end], files[first:end], strict=True) if abs(begin - start) == closest]
+        return _resolution(found or bare, same_clip=True)
 
     def resolve_inside(self, video: str, start: float) -> Resolution:
         """The file of a YouTube video that begins last before `start`: it holds that second, if it is long enough."""
-        begins = [(begin, file) for begin, file in self._clips.get(video, []) if begin is not None and begin <= start]
-        last = max((begin for begin, _ in begins), default=0.0)
-        return _resolution([file for begin, file in begins if begin == last], same_clip=True)
+        starts, files = self._timed.get(video, NO_FILES)
+        end = bisect_right(starts, start)
+        first = bisect_left(starts, starts[end - 1]) if end else 0
+        return _resolution(files[first : min(end, first + MANY)], same_clip=True)
 
 
 def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
-    return Resolution(tuple(files), "youtube id", same_clip) if files else NOTHING
+    return Resolution(tuple(files[:MANY]), "youtube id", same_clip) if files else NOTHING
 
 
 def looks_random(video: str) -> bool:
@@ -211,11 +236,16 @@ def _shared(file: AudioFile, folders: Sequence[str]) -> int:
     return count
 
 
-def _nearest(files: list[AudioFile], folders: Sequence[str]) -> list[AudioFile]:
-    if len(files) == 1:
+def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[AudioFile]:
+    """The files that agree best with a key: in its folders, then in its name with extension, then in more of its folders."""
+    if len(files) < 2:
         return files
-    shared = [_shared(file, folders) for file in files]
-    return [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
+    ranks = [(compatible(file, folders), _name(file) == name, _shared(file, folders)) for file in files]
+    return [file for file, rank in zip(files, ranks, strict=True) if rank == max(ranks)]
+
+
+def _name(file: AudioFile) -> str:
+    return _fold(os.fsdecode(file.name))
 
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:

@@ -88,8 +88,7 @@ def join(
     Rows that mean the same file add up. A row without file is `missing`. A row that may mean several files, or several rows
     that mean different recordings and find but one file, are `ambiguous` and describe nothing. Several files of one YouTube clip
     collide: one whose name tells the start, else the first in the order of paths, is described; the others are recordings
-    without captions. `unique`: the format
-    has one row per recording, so a second one is a collision too (both describe it).
+    without captions. `unique`: the format has one row per recording, so a second one is a collision too (both describe it).
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.corpora import audiocaps, inventory
+from soundmill.corpora import audiocaps, inventory, registry
 from soundmill.corpora.resolver import clip_of_name, looks_random
 from soundmill.errors import UserError
 
@@ -140,6 +140,15 @@ def test_headers_of_all_versions(tmp_path, header):
     cells = "1," * header.count("audiocap_id") + "r1nicOVtvkQ,30,a"
     tables = corpus(tmp_path, ["r1nicOVtvkQ_30.wav"], train=f"{header}\r\n{cells}\r\n")
     assert captions(tables) == [("r1nicOVtvkQ", 30.0, "a")]
+
+
+def test_a_csv_of_two_encodings_loses_no_row_and_is_told(tmp_path):
+    rows = (HEADER + "1,r1nicOVtvkQ,30,a café\r\n").encode() + "2,AAAAAAAAAAA,0,“naïve”\r\n".encode("cp1252")
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + rows)
+    (tmp_path / "r1nicOVtvkQ.wav").write_bytes(b"RIFF")
+    tables = registry.read("auto", inventory.take(tmp_path), 8)
+    assert [row[2] for row in captions(tables)] == ["a café", "“naïve”"]
+    assert tables.remarks == ["train.csv: 1 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
 
 
 def test_a_csv_that_lacks_a_column_is_an_error_that_names_file_and_column(tmp_path):

@@ -124,6 +124,36 @@ def test_an_absolute_path_of_another_machine_is_told_apart_by_its_folders():
     assert (paths(both), both.same_clip) == (["test/x.wav", "train/x.wav"], False)
 
 
+@pytest.mark.parametrize(
+    ("key", "files", "chosen"),
+    [
+        ("a/x.wav", ["a/x.flac", "b/x.wav"], "a/x.flac"),  # the folder says more than the extension
+        ("x.wav", ["a/x.flac", "b/x.wav"], "b/x.wav"),
+        ("/m/x.wav", ["a/x.flac", "b/x.wav"], "b/x.wav"),
+        ("audio/x.wav", ["old/audio/x.mp3", "x.wav"], "x.wav"),
+        ("/p/q/x.wav", ["p/x.wav", "q/x.wav", "x.wav"], "q/x.wav"),
+        ("x", ["x.wav", "x.wav.flac"], "x.wav"),
+    ],
+)
+def test_of_several_files_of_a_name_the_one_that_agrees_best_is_meant(key, files, chosen):
+    assert paths(index(*files).resolve(key)) == [chosen]
+
+
+def test_thousands_of_files_of_one_name_are_told_apart_by_folders_without_looking_at_all():
+    found = index(*(f"{n // 100}/{n}/audio.wav" for n in range(3000)), "audio.wav")
+    looked_at = []
+    resolver_name = resolver.compatible
+    resolver.compatible = lambda file, folders: looked_at.append(file) or resolver_name(file, folders)
+    try:
+        for n in range(0, 3000, 7):
+            assert paths(found.resolve(f"/m/{n // 100}/{n}/audio.mp3")) == [f"{n // 100}/{n}/audio.wav"]
+        assert len(found.resolve("/m/nowhere/audio.flac").files) == 1  # the one at the root agrees
+        assert len(found.resolve("audio.flac").files) == resolver.MANY
+    finally:
+        resolver.compatible = resolver_name
+    assert len(looked_at) < 3 * 3000
+
+
 def test_what_lies_in_another_folder_than_a_relative_path_says_is_told():
     found = index("dog/1.wav")
     assert found.resolve("cat/1.wav").elsewhere
@@ -164,6 +194,14 @@ def test_files_of_one_clip_are_told_from_files_of_one_name():
     assert found.resolve("r1nicOVtvkQ_30").same_clip
     assert not found.resolve("drum_kick_a.wav").same_clip  # eleven letters, but words
     assert youtube_clip("x/drum_kick_a.wav") is None
+
+
+def test_a_video_in_thousands_of_pieces():
+    found = index(*(f"r1nicOVtvkQ_{n}.wav" for n in range(0, 9000, 3)))
+    assert paths(found.resolve_clip("r1nicOVtvkQ", 2997.0)) == ["r1nicOVtvkQ_2997.wav"]
+    assert paths(found.resolve_inside("r1nicOVtvkQ", 2999.0)) == ["r1nicOVtvkQ_2997.wav"]
+    assert paths(found.resolve_inside("r1nicOVtvkQ", 1e6)) == ["r1nicOVtvkQ_8997.wav"]
+    assert len(found.resolve_clip("r1nicOVtvkQ").files) == resolver.MANY
 
 
 def test_starts_within_half_a_second_are_the_same_and_the_closest_wins():
