@@ -23,6 +23,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -629,6 +630,7 @@ def _run_on_cluster(
 ) -> None:
     import distributed
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, without tracebacks
     start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
     try:
         asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
@@ -645,6 +647,8 @@ def _run_on_cluster(
         last_seen = time.monotonic()  # workers
         try:
             while queue or running:
+                if client.status != "running":
+                    raise distributed.CancelledError
                 slots = sum(client.nthreads().values())
                 if slots:
                     last_seen = time.monotonic()
@@ -680,7 +684,8 @@ def _run_on_cluster(
                 f"execution.dask: the scheduler at {address} is gone; finished shards are kept: start it, and run again"
             ) from None
         finally:
-            client.cancel([future for future, _ in running.values()])
+            if client.status == "running":
+                client.cancel([future for future, _ in running.values()])
 
 
 async def _reach(address: str) -> None:

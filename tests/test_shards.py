@@ -117,6 +117,9 @@ def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
 
 
+WORKERS = "--nworkers 2 --nthreads 1 --host 127.0.0.1 --no-dashboard --memory-limit 0 --local-directory spill".split()
+
+
 @dataclass
 class Cluster:
     """A Dask scheduler and its workers, each a process of its own."""
@@ -160,8 +163,7 @@ def scheduler(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_workers(scheduler):
-    workers = "--nworkers 2 --nthreads 1 --host 127.0.0.1 --no-dashboard --memory-limit 0 --local-directory spill"
-    scheduler.start("worker", *workers.split())
+    scheduler.start("worker", *WORKERS)
     return scheduler.address
 
 
@@ -202,6 +204,28 @@ def test_a_shard_that_kills_three_workers_is_named_and_the_rest_resumes(two_work
     done = {path: path.stat().st_mtime_ns for path in work.glob("*.parquet")}
     assert shards.map_shards(square, jobs(5), work, workers=1, cluster=two_workers).details == list(range(5))
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "CONNECT_SECONDS", 2.0)
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        cluster.start("worker", *WORKERS)
+        work = tmp_path / "work"
+        work.mkdir()
+        (work / "slow").touch()
+
+        def kill_after_three(_: int) -> None:
+            if len(list(work.glob("*.report.json"))) >= 3 and cluster.processes[0].poll() is None:
+                os.killpg(cluster.processes[0].pid, signal.SIGKILL)
+
+        with pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ is gone; finished shards are kept"):
+            shards.map_shards(square, jobs(20), work, workers=1, cluster=cluster.address, progress=kill_after_three)
+    finally:
+        cluster.stop()
+    assert shards.map_shards(square, jobs(20), work, workers=2).details == list(range(20))
 
 
 @pytest.mark.slow
