@@ -1,8 +1,8 @@
 """One sound twice: pairs of clips that are the same by ear (their fingerprints) or by video.
 
 Not all are compared with all. Two successive moments of a fingerprint make a key; clips that have keys in common at one offset
-are candidates, and only those are compared. In a bucket (all that have one key) each entry is paired with a few that
-follow it, so hum and noise cost no more than anything else, and many copies of one sound still hang together as a chain.
+are candidates, and only those are compared. In a bucket (all that have one key) a clip meets a few of the entries around its
+own place, so hum and noise cost no more than anything else, and many copies of one sound still hang together as a chain.
 """
 
 from __future__ import annotations
