@@ -68,7 +68,7 @@ def test_params_yaml_is_the_composition_of_conf():
     assert params.read_yaml(ROOT / "params.yaml") == params.compose(ROOT / "conf", []), "run `soundmill params`"
 
 
-@pytest.mark.parametrize("corpus", ["synthetic", "folder", "esc", "audiocaps"])
+@pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_every_group_composes(corpus, scale):
     document = params.compose(ROOT / "conf", [f"corpus={corpus}", f"scale={scale}"])
