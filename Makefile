@@ -47,7 +47,7 @@ bench: $(VENV)/.bench  ## measure the data plane beside other tools; results in 
 
 bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more costs (an hour)
 	@$(BIN)/python -m bench.scale
-	@$(BIN)/python -m bench.incremental
+	@$(BIN)/python -m bench.incremental --clips 20000
 	@$(BIN)/python -m bench.picture
 
 # What is measured against is no dependency of the project.

@@ -185,7 +185,7 @@ def grow(clips: int) -> dict[str, Any]:
         rng = np.random.default_rng(number)
         spectra = CLIP_SECONDS * fingerprint.SAMPLE_RATE // fingerprint.HOP - 3
         # Windows overlap by three quarters; a band adds up some ten bins.
-        raw = rng.gamma(3.0, size=(spectra + 3, fingerprint.BANDS)).astype(np.float32)
+        raw = rng.standard_gamma(3.0, (spectra + 3, fingerprint.BANDS), dtype=np.float32)
         return raw[:-3] + raw[1:-2] + raw[2:-1] + raw[3:]
 
     def words() -> Iterable[tuple[str, np.ndarray]]:

@@ -16,16 +16,19 @@ from soundmill.errors import UserError
 def main() -> None:
     parser = measure.parser(__doc__, clips=5_000)
     parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' csv files")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length of every recording and clip (default: 10, as in AudioCaps)"
+    )
     args = parser.parse_args()
     clips = generator.read_clips(args.captions)
     added = max(1, args.clips // 100)
     with measure.workplace(args.work) as place:
         corpus = Path(place) / "corpus"
-        grow(clips[: args.clips], corpus)
-        overrides = settings(corpus, args.clips)
+        grow(clips[: args.clips], corpus, args.seconds)
+        overrides = settings(corpus, args.clips, args.seconds)
         grown = Checkout.make(Path(place) / "grown", overrides)
         usages = {"built": grown.dvc("repro"), "nothing to do": grown.dvc("repro")}
-        grow(clips[: args.clips + added], corpus)
+        grow(clips[: args.clips + added], corpus, args.seconds)
         usages["one per cent added"] = grown.dvc("repro")
         afresh = Checkout.make(Path(place) / "afresh", overrides)
         usages["built afresh"] = afresh.dvc("repro")
@@ -43,6 +46,8 @@ def main() -> None:
             Target("files that differ from building afresh", len(different), 0, at_least=False, unit=""),
         ],
         added=added,
+        clip_seconds=args.seconds,
+        share_of_cpu=usages["one per cent added"].cpu_seconds / usages["built afresh"].cpu_seconds,
         files=len(other),
         different_first=different[:20],
         usage={name: asdict(usage) for name, usage in usages.items()},
@@ -51,9 +56,9 @@ def main() -> None:
         raise UserError(f"{len(different)} of {len(other)} files differ from a fresh build, first {different[0]}")
 
 
-def grow(clips: list[generator.Clip], corpus: Path) -> None:
+def grow(clips: list[generator.Clip], corpus: Path, seconds: float) -> None:
     generator.write_tables(clips, corpus)
-    generator.generate([clip for clip in clips if not (corpus / clip.path).exists()], corpus, 1.0, WORKERS)
+    generator.generate([clip for clip in clips if not (corpus / clip.path).exists()], corpus, seconds, WORKERS)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Of every stage: wall and CPU seconds, the most memory of any process, bytes on d
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,7 @@ def measure_size(clips: list[generator.Clip], work: Path) -> dict[str, Any]:
     corpus = work / "corpus"
     generator.write_tables(clips, corpus)
     generating = timed(lambda: generator.generate(clips, corpus, SECONDS, WORKERS))
-    checkout = Checkout.make(work / "checkout", settings(corpus, len(clips)))
+    checkout = Checkout.make(work / "checkout", settings(corpus, len(clips), SECONDS))
     stages: dict[str, Any] = {}
     for name, command in checkout.stages():
         usage = run(["sh", "-c", command], checkout.root)
@@ -54,6 +55,9 @@ def measure_size(clips: list[generator.Clip], work: Path) -> dict[str, Any]:
     for name in stages:
         stages[name]["bytes"], stages[name]["files"] = on_disk(checkout.root, dvc.outputs_of(checkout.root, name))
     return {
+        "counts": {
+            name: counts_of(checkout.root / f"data/metrics/{name}.json") for name in ("scan", "resample", "quality", "rename")
+        },
         "recordings_bytes": on_disk(work, ["corpus"])[0],
         "generating_seconds": generating,
         "stages": stages,
@@ -64,19 +68,25 @@ def measure_size(clips: list[generator.Clip], work: Path) -> dict[str, Any]:
     }
 
 
-def settings(corpus: Path, count: int) -> list[str]:
+def settings(corpus: Path, count: int, seconds: float) -> list[str]:
     num_shards = max(1, count // CLIPS_PER_SHARD)
     return [
         "corpus=audiocaps",
         f"corpus.path='{corpus}'",
         f"corpus.shards={num_shards}",
-        f"segment.clip_seconds={SECONDS}",
+        f"segment.clip_seconds={seconds}",
         "segment.min_seconds=0.1",
+        "rename.duplicates=drop",  # two made sounds that are taken for one must not end the measurement; they are counted
     ]
 
 
 def soundmill() -> list[str]:
     return [str(Path(dvc.executable()).parent / "soundmill")]
+
+
+def counts_of(metrics: Path) -> dict[str, int]:
+    """The whole numbers that a stage wrote of itself."""
+    return {key: value for key, value in json.loads(metrics.read_text()).items() if isinstance(value, int)}
 
 
 def on_disk(root: Path, names: list[str]) -> tuple[int, int]:

@@ -112,7 +112,7 @@ def test_scale(root, tmp_path, captions):
 
 @pytest.mark.slow
 def test_incremental(root, tmp_path, captions):
-    document = bench(root, tmp_path, "incremental", "--captions", str(captions), "--clips", "50")
+    document = bench(root, tmp_path, "incremental", "--captions", str(captions), "--clips", "50", "--seconds", "1")
     assert document["added"] == 1
     assert document["files"] > 20
     assert document["different_first"] == []
