@@ -337,9 +337,9 @@ main > h3 { margin: 1.5rem 0 .6rem; }
 small, .soft { color: var(--soft); font-weight: 400; }
 .hot { color: var(--hot); }
 .panel, article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.2rem; }
-article { min-width: 0; }
+article { min-width: 0; display: flex; flex-direction: column; }
 article p { margin: .2rem 0 0; font-size: .88rem; overflow-wrap: anywhere; }
-article svg { width: 100%; height: auto; display: block; margin-top: .5rem; }
+article svg { width: 100%; height: auto; display: block; margin-top: auto; padding-top: .5rem; }
 .scroll { overflow-x: auto; }
 table { font-size: .9rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; vertical-align: top; }
@@ -348,7 +348,7 @@ tr > :first-child { text-align: left; }
 tbody tr:last-child > * { border-bottom: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 1rem; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 1rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; align-items: end; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .82rem; line-height: 1.35; overflow-wrap: anywhere; }
 figcaption small { display: block; }

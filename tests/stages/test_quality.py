@@ -1,0 +1,232 @@
+"""Real recordings with bad ones among them, from the scan to the quarantine, the table of duplicates and the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import soxr
+
+from soundmill import manifest, params, stage
+from soundmill.audio import decode
+from stages import quality, resample, scan, segment
+
+HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name
+RULES = {
+    "min_seconds": 0.5,
+    "min_level_db": -40.0,
+    "max_level_db": None,
+    "max_silence_ratio": 0.98,
+    "max_clipping_ratio": 0.1,
+    "max_dc_offset": 0.2,
+    "min_bandwidth_hz": 4500.0,
+    "min_channel_correlation": -0.95,
+}
+PARAMS = {
+    "execution": {"workers": 2, "dask": None},
+    "segment": {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 0.1, "sample_rate": 16_000, "max_seconds": 60.0},
+    "resample": {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 60.0},
+    "quality": {"rules": RULES, "duplicates": {"threshold": 0.4}, "report": {"examples": 8, "megabytes": 10.0}},
+}
+ARGUMENTS = {
+    scan: ["--corpus", "data/corpus"],
+    segment: ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
+    resample: ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
+    quality: [
+        *("--corpus", "data/corpus", "--clips", "data/clips", "--verdicts", "data/quality.parquet"),
+        *("--duplicates", "data/duplicates.parquet", "--report", "data/quality.html"),
+    ],
+}
+
+
+def settle(project: Path, corpus: Path, **changes) -> None:
+    """Write params.yaml; `changes` are of the rules, but `report` and `workers`."""
+    sections = {name: dict(values) for name, values in PARAMS.items()}
+    sections["execution"]["workers"] = changes.pop("workers", 2)
+    sections["quality"]["report"] = changes.pop("report", sections["quality"]["report"])
+    sections["quality"]["rules"] = RULES | changes
+    where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
+    params.write_yaml({"corpus": where, **sections}, project / "params.yaml")
+
+
+def call(module) -> dict:
+    """Run a stage in the working directory; returns its metrics."""
+    name = module.__name__.rpartition(".")[2]
+    kept = ["--metrics", f"data/metrics/{name}.json", "--quarantine", f"data/quarantine/{name}.parquet"]
+    stage.main(module.run, "corpus" if module is scan else name, [*ARGUMENTS[module], *kept])
+    return json.loads(Path(f"data/metrics/{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project(shared, tmp_path_factory) -> Path:
+    """Clips of six real recordings, one copy of the first, and six that are broken; measured, not yet judged."""
+    project = tmp_path_factory.mktemp("quality")
+    corpus = project / "recordings"
+    good, bad = corpus / "good", corpus / HOSTILE
+    good.mkdir(parents=True)
+    bad.mkdir()
+    # Of different sounds: what is planted of one and the same would be duplicates.
+    paths = [sorted(folder.glob("*.ogg"))[0] for folder in sorted((shared / "data/esc10").iterdir()) if folder.is_dir()]
+    for path in paths[:6]:
+        shutil.copy(path, good)
+    waves = [decode.read_mono(path, 44_100, 60.0) for path in paths]
+    waves = [wave / np.abs(wave).max() for wave in waves]
+    soundfile.write(bad / "copy.ogg", 0.5 * waves[1], 44_100)
+    soundfile.write(bad / "clipped.wav", np.clip(20 * waves[6], -0.9, 0.9), 44_100)
+    upsampled = soxr.resample(soxr.resample(waves[7], 44_100, 8_000), 8_000, 16_000)
+    soundfile.write(bad / "upsampled.flac", 0.8 * upsampled, 16_000)
+    soundfile.write(bad / "offset.wav", 0.3 * waves[8] + 0.3, 44_100)
+    mostly = np.zeros(5 * 44_100)
+    mostly[:1500] = waves[4][np.argmax(np.abs(waves[4])) :][:1500]
+    soundfile.write(bad / "silent.wav", mostly, 44_100)
+    soundfile.write(bad / "inverted.wav", np.stack([0.9 * waves[9], -0.8 * waves[9]], axis=1), 44_100)
+    soundfile.write(bad / "short.wav", waves[5][:8_000], 44_100)
+    settle(project, corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        patch.chdir(project)
+        for module in (scan, segment, resample):
+            call(module)
+    return project
+
+
+@pytest.fixture(scope="module")
+def judged(project) -> Path:
+    """The same project after the stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        patch.chdir(project)
+        call(quality)
+    return project
+
+
+@pytest.fixture
+def here(project, tmp_path, monkeypatch) -> Path:
+    """A project of one's own with the measured clips."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("corpus", "clips"):
+        shutil.copytree(project / "data" / name, tmp_path / "data" / name)
+    settle(tmp_path, project / "recordings")
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, and what they load."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.handlers: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_broken_clips_are_quarantined_with_value_and_limit_and_good_ones_kept(judged):
+    metrics = json.loads((judged / "data/metrics/quality.json").read_text())
+    rows = pq.read_table(judged / "data/quarantine/quality.parquet").to_pylist()
+    details = {row["path"].rpartition("/")[2]: (row["reason"], row["detail"]) for row in rows}
+    assert {name: reason for name, (reason, _) in details.items()} == {
+        "clipped.wav": "max_clipping_ratio",
+        "upsampled.flac": "min_bandwidth_hz",
+        "offset.wav": "max_dc_offset",
+        "silent.wav": "max_silence_ratio",
+        "inverted.wav": "min_channel_correlation",
+        "short.wav": "min_seconds",
+    }
+    for reason, detail in details.values():
+        value, limit = detail.partition(",")[0].partition(" > " if reason.startswith("max_") else " < ")[::2]
+        assert limit.startswith(f"{reason} {RULES[reason]:g}")
+        assert float(value.split()[-1]) != pytest.approx(RULES[reason])
+    assert metrics["clips"] == 13
+    assert metrics["kept"] == 7
+    assert metrics["quarantined"] == 6
+    assert metrics["rejected_for"] == {name: int(name in dict(details.values())) for name in RULES if RULES[name] is not None}
+    assert metrics["measures"]["clipping_ratio"]["p100"] > 0.1
+    assert metrics["measures"]["channel_correlation"]["none"] == 12
+
+    table = pq.read_table(judged / "data/quality.parquet")
+    assert table.schema.equals(manifest.VERDICTS)
+    verdicts = {row["source"].rpartition("/")[2]: row for row in table.to_pylist()}
+    assert len(verdicts) == 13
+    assert {name for name, row in verdicts.items() if row["rejected"]} == set(details)
+    assert verdicts["upsampled.flac"]["quality"]["bandwidth_hz"] == pytest.approx(4000, abs=200)
+    assert verdicts["silent.wav"]["quality"]["seconds"] == 5.0
+    assert verdicts["short.wav"]["quality"]["seconds"] == pytest.approx(8_000 / 44_100, abs=1e-4)
+    assert verdicts["inverted.wav"]["quality"]["channel_correlation"] == -1.0
+
+    pairs = pq.read_table(judged / "data/duplicates.parquet")
+    assert pairs.schema.equals(manifest.DUPLICATES)
+    source = {row["clip_id"]: row["source"] for row in table.to_pylist()}
+    (pair,) = pairs.to_pylist()
+    original = sorted(path.name for path in (judged / "recordings/good").iterdir())[1]
+    assert {source[pair["a"]], source[pair["b"]]} == {f"{HOSTILE}/copy.ogg", f"good/{original}"}
+    assert metrics["duplicates"]["pairs"] == metrics["duplicates"]["within_a_corpus"] == 1
+    assert metrics["duplicates"]["across_corpora"] == 0
+
+
+def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_text(judged):
+    text = (judged / "data/quality.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags["audio"] == page.tags["img"] == 6 + 2  # a clip of each broken rule, a pair of duplicates
+    assert page.tags["svg"] == 8
+    assert page.handlers == []
+    assert "script" not in page.tags
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert f"{HOSTILE}/clipped.wav" in page.text
+    assert "max_clipping_ratio 0.1" in page.text
+    sounds = [source for source in page.sources if source.startswith("data:audio/flac")]
+    for source in sounds:
+        wave, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert (len(wave), rate) == (80_000, 16_000)
+    assert "<img src=x" not in text
+
+
+def test_the_page_stays_within_its_bounds(here, project):
+    settle(here, project / "recordings", report={"examples": 1, "megabytes": 0.5})
+    call(quality)
+    page = Page(Path("data/quality.html").read_text(encoding="utf-8"))
+    assert page.tags["audio"] == 3  # of 160 kB each, before they are packed
+    assert page.text.count("did not fit on this page") == 5
+
+
+def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, project):
+    settle(here, project / "recordings", workers=1)
+    for _ in range(2):  # the second takes over the fingerprints of the first
+        call(quality)
+        for name in ("quality.parquet", "duplicates.parquet", "quality.html", "quarantine/quality.parquet", "metrics/quality.json"):
+            assert Path("data", name).read_bytes() == (judged / "data" / name).read_bytes()
+
+
+def test_rules_that_leave_nothing_are_an_error_that_names_the_rule(here, project):
+    settle(here, project / "recordings", min_seconds=9.0)
+    with pytest.raises(
+        SystemExit, match=r"quality: every one of the 13 clips.*quality\.rules\.min_seconds 9 .*median of seconds: 5\.0"
+    ):
+        call(quality)
+    assert not Path("data/quality.parquet").exists()
+
+
+@pytest.mark.parametrize("change", [{"max_clipping_ratio": 1.5}, {"min_channel_correlation": -2.0}, {"max_dc": 0.1}])
+def test_impossible_rules_are_refused(here, project, change):
+    settle(here, project / "recordings", **change)
+    with pytest.raises(SystemExit, match=rf"quality\.rules\.{next(iter(change))}"):
+        call(quality)
