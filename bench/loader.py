@@ -173,7 +173,8 @@ def drain(batches: Iterable[Any], count: int) -> tuple[float, dict[str, Any]]:
         log_mel.float()
         if number == count - 1:  # before the last, while the workers still live
             peaks = [peak_bytes(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    seconds = (time.perf_counter() - first) * count / (count - 1)
+        last = time.perf_counter()  # the workers' end is not counted
+    seconds = (last - first) * count / (count - 1)
     return seconds, {"seconds_to_first_batch": first - start, "peak_bytes": peaks}
 
 

@@ -154,9 +154,10 @@ class Order:
     def epoch(self, epoch: int) -> np.ndarray:
         """All items of one epoch, shuffled."""
         if self._last is None or self._last[0] != epoch:
-            items = torch.repeat_interleave(self._draws(epoch))
+            draws = self._draws(epoch).numpy()
+            items = np.repeat(np.arange(len(draws)), draws)
             shuffle = torch.randperm(len(items), generator=_rng(self.seed, "order", epoch))
-            self._last = epoch, items[shuffle].numpy()
+            self._last = epoch, items[shuffle.numpy()]
         return self._last[1]
 
     def end(self, epoch: int) -> int:
