@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -101,18 +101,20 @@ def _key(cuts: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def _unchanged(cut: dict[str, Any], sources: Sources, scratch: Path) -> Iterator[bytes]:
-    """The path of a cut's recording, which must be what it was when the corpus was scanned."""
+def _unchanged(cut: dict[str, Any], sources: Sources, scratch: Path) -> Iterator[BinaryIO]:
+    """The file of a cut's recording, which must be what it was when the corpus was scanned."""
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(sources.open(cut["raw_path"], scratch))
-            with decode.open_regular(path) as file:
-                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            file = stack.enter_context(decode.open_regular(stack.enter_context(sources.open(cut["raw_path"], scratch))))
+            state = hashlib.blake2b(digest_size=16)
+            while data := file.read(1 << 20):
+                state.update(data)
+            found = state.hexdigest()
         except decode.DecodeError as error:
             found = str(error)
         if found != cut["digest"]:
             raise UserError(f"{cut['source']}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
-        yield path
+        yield file
 
 
 def _write_recording(
@@ -138,7 +140,8 @@ def _write_recording(
         gain = np.float32(1.0 / peak) if peak > 1.0 else np.float32(1.0)
         for cut in cuts:
             sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples)
-            wave = np.pad(sound * gain, (0, cut["num_samples"] + cut["pad_samples"] - len(sound)))
+            wave = np.zeros(cut["num_samples"] + cut["pad_samples"], np.float32)
+            wave[: len(sound)] = sound * gain
             writer.write(
                 {
                     "clip_id": cut["clip_id"],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,13 +79,19 @@ def plan_shard(
     """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have."""
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row)) for row in recordings.to_pylist()]
-        places = (sources.open(row["raw_path"], output.parent) for row, key in rows if key not in writer)
+        places = (_open(row["raw_path"], sources, output.parent) for row, key in rows if key not in writer)
         with closing(decode.open_all(places, params.max_seconds)) as opened:
             for row, key in rows:
                 if not writer.copy(key):
                     with writer.item(key) as report:
                         _plan(row, next(opened), params, writer, report)
     return writer.report
+
+
+@contextmanager
+def _open(raw_path: bytes, sources: Sources, scratch: Path) -> Iterator[BinaryIO]:
+    with sources.open(raw_path, scratch) as path, decode.open_regular(path) as file:
+        yield file
 
 
 def _key(recording: dict[str, Any]) -> str:

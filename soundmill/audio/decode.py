@@ -12,7 +12,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -42,9 +42,10 @@ __all__ = [
     "write_wav",
 ]
 
-BLOCK_SAMPLES = 1 << 17  # of all channels together, held at once
+BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once
 BATCH_FILES = 32  # that one ffmpeg decodes together
 LOOKAHEAD = 64  # files that are opened to fill a batch
+READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
 ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known
 ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # where not even that: 32 kbit/s
 
@@ -113,7 +114,7 @@ def open_regular(path: bytes | str | Path) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _cannot_open(path, error) from None
-    file = os.fdopen(handle, "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else None
+    file = os.fdopen(handle, "rb", READ_AHEAD) if stat.S_ISREG(os.fstat(handle).st_mode) else None
     if file is None:
         kind = _kind_of(os.fstat(handle).st_mode)
         os.close(handle)
@@ -147,7 +148,7 @@ def _kind_of(mode: int) -> str:
 def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
     """Rate, channels and exact length of a file; raises DecodeError. Decodes only where the header cannot be relied on."""
     with ExitStack() as stack:
-        return _open(_look_into(nullcontext(path), max_seconds, stack), max_seconds).probe()
+        return _open(_look_into(open_regular(path), max_seconds, stack), max_seconds).probe()
 
 
 def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
@@ -156,7 +157,7 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
     DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
     """
     with ExitStack() as stack:
-        recording = _open(_look_into(nullcontext(path), max_seconds, stack), max_seconds)
+        recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
         kept = stack.pop_all()
 
     def mono() -> Iterator[np.ndarray]:
@@ -207,7 +208,7 @@ def open_all(places: Iterable[AbstractContextManager[bytes | str | Path]], max_s
             except DecodeError as error:
                 found = error
             else:
-                stack.pop_all()
+                found.release = stack.pop_all()
         ahead.append(found)
         return True
 
@@ -269,8 +270,8 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
         file.release.callback(samples.data.close)
 
 
-def _look_into(place: AbstractContextManager[bytes | str | Path], max_seconds: float, stack: ExitStack) -> _File:
-    file = stack.enter_context(open_regular(stack.enter_context(place)))
+def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stack: ExitStack) -> _File:
+    file = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
         kind = containers.sniff(file, size)
@@ -315,7 +316,7 @@ def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: flo
     most = max(1, BLOCK_SAMPLES // sound.channels)
     total = 0
     while True:
-        block = np.empty((most, sound.channels), dtype=np.float32)
+        block = np.empty((min(most, max(1, sound.frames - total)), sound.channels), dtype=np.float32)
         try:
             count = sound.buffer_read_into(block, "float32")
         except soundfile.SoundFileError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 QUALITY = "HQ"
-BLOCK_SAMPLES = 1 << 20  # of input or output, whichever is more: an upsampled block must not outgrow memory
+BLOCK_SAMPLES = 1 << 16  # of input or output, whichever is more: stays in the cache, and an upsampled block in memory
 
 
 def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
@@ -36,8 +36,11 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -
             given += len(made)
             yield made
     left = resampled_length(taken, rate_in, rate_out) - given
-    tail = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)[:left] if taken else np.zeros(0, dtype=np.float32)
-    yield np.pad(tail, (0, left - len(tail)))
+    tail = np.zeros(left, dtype=np.float32)
+    if taken:
+        rest = stream.resample_chunk(tail[:0], last=True)[:left]
+        tail[: len(rest)] = rest
+    yield tail
 
 
 def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
