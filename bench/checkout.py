@@ -75,6 +75,11 @@ class Usage:
 
 def run(command: list[str], where: Path) -> Usage:
     """Run a command to its end; what it says is shown only when it fails."""
+    # From a small process: Linux counts the memory of whoever started a process to that process's peak.
+    return in_fresh_process(_run, command, where)
+
+
+def _run(command: list[str], where: Path) -> Usage:
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         process = subprocess.Popen(
