@@ -103,6 +103,23 @@ def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int
                     store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", news)
 
 
+def told_of_file(path: bytes, what: str, make: Callable[[], str], cache: Path | None = None) -> str:
+    """What `make()` tells of a file; with a `cache`, kept there as `what` while `stat` tells no change (see file_digests)."""
+    if cache is None:
+        return make()
+    name = os.path.abspath(path) + b"\0" + what.encode()
+    with closing(_open_cache(cache)) as store:
+        facts, changed = _facts(path)
+        found = store.execute("SELECT digest FROM digests WHERE path = ? AND facts = ?", (name, facts)).fetchone()
+        if found:
+            return found[0]
+        text = make()
+        if time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts:
+            with suppress(sqlite3.OperationalError), store:  # no room for it: nothing but time is lost
+                store.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (name, facts, text))
+        return text
+
+
 _PATHS_AT_ONCE = 500
 
 
@@ -572,7 +589,7 @@ def _run_here(
     os.environ.update(dict.fromkeys(threads, "1"))
     queue = iter(jobs)
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
             running = {}
             try:
                 for job in queue:
@@ -596,6 +613,25 @@ def _run_here(
 
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def _start_worker(parent: int) -> None:
+    die_with_parent(parent)
+    sys.meta_path.insert(0, _NoPandas)
+    pa.array([0])
+    sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """pyarrow imports pandas (half a second) at the first list it is given, to see whether it is one of its series; none here is.
+
+    It asks once; where pandas is needed (`to_pandas`) it is imported then.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 def _collect(running: dict[Any, Job], progress: Callable[[int], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from soundmill import shards
 from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv, read_head, read_json_lines
@@ -187,7 +191,8 @@ def _read_table(inventory: Inventory, name: bytes, embedded: dict[Any, _Embedded
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
                 tables.count("columns_of_recordings_left_out", len(others))
-            for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, inventory.digests), start=1):
+            cells = json.loads(_digests(inventory, name, file)) if inventory.digests else None
+            for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
                     if (
@@ -203,6 +208,11 @@ def _read_table(inventory: Inventory, name: bytes, embedded: dict[Any, _Embedded
                     _add_embedded(file_or_error, _Description.of(values, names), embedded, tables)
     except DecodeError as error:
         tables.reject(name, error.reason, f"after {count} rows: {error.detail}")
+
+
+def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
+    what = f"recordings of at most {sources.MAX_BYTES} bytes"
+    return shards.told_of_file(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
 
 
 def _add_embedded(file: sources.EmbeddedFile, about: _Description, embedded: dict[Any, _Embedded], tables: CorpusTables) -> None:

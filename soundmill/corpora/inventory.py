@@ -81,6 +81,7 @@ class Inventory:
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, what) → a sentence for reports
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
+    cache: Path | None = None  # of what files' bytes tell, as in shards.file_digests
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
         """Note what is odd about a metadata file and was read all the same."""
@@ -124,7 +125,7 @@ def take(
     a directory above it, or to one already seen) is quarantined, as are dangling links, FIFOs, sockets and devices.
     Dot files and known metadata are no recordings: they are counted as ignored. `cache` as in shards.file_digests.
     """
-    inventory = Inventory(root, digests=digests)
+    inventory = Inventory(root, digests=digests, cache=cache)
     top = os.fsencode(root)
     candidates: list[tuple[bytes, int]] = []
     for raw_path, size in _walk(top, inventory):

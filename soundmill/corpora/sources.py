@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -256,33 +257,48 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
     return check_cell(cursor.read(row))
 
 
+def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
+    """[size, digest] of every recording in a table, [reason, detail] of one that cannot be used; plain values."""
+    found: list[list[Any]] = []
+    for group in range(file.num_row_groups):
+        end = len(found) + file.metadata.row_group(group).num_rows
+        problem = ["unreadable table", f"row group {group} ends before its last row"]
+        try:
+            for data in itertools.islice(read_cells(file, group), end - len(found)):
+                try:
+                    found.append([check_cell(data).size, hashlib.blake2b(data, digest_size=16).hexdigest()])
+                except DecodeError as error:
+                    found.append([error.reason, error.detail])
+        except DecodeError as error:
+            problem = [error.reason, error.detail]
+        found.extend(problem for _ in range(end - len(found)))
+    return found
+
+
 def embedded_files(
-    table: bytes, file: pq.ParquetFile, digests: bool
+    table: bytes, file: pq.ParquetFile, cells: list[list[Any]] | None
 ) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
     """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
 
-    A cell without usable bytes gives a DecodeError instead, and what the table calls it under the recordings' column. Without
-    `digests` no cell is opened: sizes are then shares of their row groups'. DecodeError is raised where the table breaks.
+    `cells` are those of digest_cells; one that cannot be used gives a DecodeError instead, and what the table calls it under the
+    recordings' column. None: nothing is said of them, and sizes are shares of their row groups'. DecodeError is raised where the
+    rest of the table is damaged.
     """
     column = audio_column(file.schema_arrow)
     row, end = 0, 0
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         end += about.num_rows
-        cells = read_cells(file, group) if digests else iter(())
-        for values in read_rows(file, group):
+        for values in itertools.islice(read_rows(file, group), end - row):
             inner = (values.pop(column, None) or {}).get("path") or ""
-            try:
-                size, digest = about.total_byte_size // about.num_rows, ""
-                if digests:
-                    data = check_cell(next(cells, None))
-                    size, digest = data.size, hashlib.blake2b(data, digest_size=16).hexdigest()
+            size, digest = cells[row] if cells is not None else (about.total_byte_size // about.num_rows, "")
+            if isinstance(size, int):
                 yield EmbeddedFile(embedded_path(table, row), size, digest, row, group, inner), values
-            except DecodeError as error:
-                yield error, {**values, column: inner}
+            else:
+                yield DecodeError(size, digest), {**values, column: inner}
             row += 1
         if row != end:
-            raise DecodeError("unreadable table", f"row group {group} ends at row {row} instead of {end}")
+            raise DecodeError("unreadable table", f"row group {group} ends before its last row")
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from soundmill import shards
 from soundmill.corpora import inventory, registry, sources
 from soundmill.errors import UserError
 from tests.corpora.tiny import AUDIO, captions, cell, detected, put, recordings, scan, sound, write, write_table
@@ -162,3 +163,24 @@ def test_half_characters_and_endless_numbers_cost_themselves_alone(tmp_path):
     assert captions(tables) == {"a.wav": ["half ? a character"], "b.wav": ["B"]}
     assert recordings(tables, "fold") == {"a.wav": None, "b.wav": 7}
     assert [row["reason"] for row in tables.rejected] == ["bad id"]
+
+
+def test_recordings_are_read_again_only_where_their_table_changed(tmp_path, monkeypatch):
+    corpus, cache = tmp_path / "corpus", tmp_path / "digests.sqlite"
+    for number, name in enumerate(("train", "test")):
+        write_table(corpus / f"{name}.parquet", [cell(number)], text=[name])
+        os.utime(corpus / f"{name}.parquet", ns=(1, 1))
+    monkeypatch.setattr(shards.time, "time_ns", lambda: (corpus / "test.parquet").stat().st_ctime_ns + 3_000_000_000)
+    read = []
+    digest_cells = sources.digest_cells
+    monkeypatch.setattr(sources, "digest_cells", lambda file: read.append(file.metadata.num_rows) or digest_cells(file))
+
+    def scanned() -> list[dict]:
+        return registry.read("audiofolder", inventory.take(corpus, cache=cache), 4).recordings
+
+    first = scanned()
+    assert scanned() == first
+    assert len(read) == 2
+    write_table(corpus / "test.parquet", [cell(0), cell(5)], text=["x", "y"])
+    assert [row["digest"] for row in scanned()][:2] != [row["digest"] for row in first]
+    assert read == [1, 1, 2]

@@ -43,7 +43,7 @@ def cell(number: int) -> dict:
 
 def embedded(path, name=b"t.parquet", digests=True):
     with sources.open_table(bytes(path)) as file:
-        return list(sources.embedded_files(name, file, digests))
+        return list(sources.embedded_files(name, file, sources.digest_cells(file) if digests else None))
 
 
 @pytest.fixture
@@ -214,3 +214,18 @@ def test_sources_of_a_project(tmp_path):
         Sources.of(corpus, root, home)
     (corpus / "audio").mkdir()
     assert Sources.of(corpus, root, home).roots == {b"": bytes(corpus / "audio")}
+
+
+def test_a_damaged_row_group_costs_itself_alone(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, [cell(n) for n in range(8)], text=list("abcdefgh"))
+    with sources.open_table(bytes(path)) as file:
+        about = file.metadata.row_group(0).column(0)
+        assert about.path_in_schema == "audio.bytes"
+        start = about.dictionary_page_offset or about.data_page_offset
+    raw = path.read_bytes()
+    path.write_bytes(raw[:start] + bytes(about.total_compressed_size) + raw[start + about.total_compressed_size :])
+    found = embedded(path)
+    assert [getattr(file, "reason", "") for file, _ in found] == ["unreadable table"] * 4 + [""] * 4
+    assert [values["text"] for _, values in found] == list("abcdefgh")
+    assert found[5][0].digest == hashlib.blake2b(wav(5), digest_size=16).hexdigest()
