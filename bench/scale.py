@@ -19,7 +19,6 @@ from bench.measure import ROOT, WORKERS, Target, timed
 from flows import dvc
 
 CAPTIONS = ROOT.parent / "shared" / "data" / "audiocaps"
-SECONDS = 1.0
 CLIPS_PER_SHARD = 500
 GIGABYTE = 1e9
 
@@ -28,21 +27,22 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' csv files")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 50_000], help="numbers of clips")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of every recording and clip (default: 1)")
     args = parser.parse_args()
     clips = generator.read_clips(args.captions)
     sizes: dict[str, Any] = {}
     with measure.workplace(args.work) as place:
         for size in args.sizes:
-            sizes[str(size)] = measure_size(clips[:size], Path(place) / str(size))
-            write(sizes, args.results)  # after every size: the largest may take long
+            sizes[str(size)] = measure_size(clips[:size], args.seconds, Path(place) / str(size))
+            write(sizes, args.seconds, args.results)  # after every size: the largest may take long
 
 
-def measure_size(clips: list[generator.Clip], work: Path) -> dict[str, Any]:
+def measure_size(clips: list[generator.Clip], seconds: float, work: Path) -> dict[str, Any]:
     """Build the corpus of `clips` stage by stage; then what DVC adds, and what it takes to do nothing."""
     corpus = work / "corpus"
     generator.write_tables(clips, corpus)
-    generating = timed(lambda: generator.generate(clips, corpus, SECONDS, WORKERS))
-    checkout = Checkout.make(work / "checkout", settings(corpus, len(clips), SECONDS))
+    generating = timed(lambda: generator.generate(clips, corpus, seconds, WORKERS))
+    checkout = Checkout.make(work / "checkout", settings(corpus, len(clips), seconds))
     stages: dict[str, Any] = {}
     for name, command in checkout.stages():
         usage = run(["sh", "-c", command], checkout.root)
@@ -97,7 +97,7 @@ def on_disk(root: Path, names: list[str]) -> tuple[int, int]:
     return sum(path.stat().st_size for path in files), len(files)
 
 
-def write(sizes: dict[str, Any], results: Path) -> None:
+def write(sizes: dict[str, Any], seconds: float, results: Path) -> None:
     largest, small = sizes[max(sizes, key=int)], sizes[min(sizes, key=int)]
     rename = next(usage for name, usage in largest["stages"].items() if name.startswith("rename"))
 
@@ -117,8 +117,19 @@ def write(sizes: dict[str, Any], results: Path) -> None:
                 "dvc repro with nothing to do", median(one["seconds"] for one in largest["no_op"]), 6, at_least=False, unit=" s"
             ),
         ],
+        clip_seconds=seconds,
         sizes=sizes,
+        per_1000_more=per_thousand_more(small, largest, max(map(int, sizes)) - min(map(int, sizes))) if len(sizes) > 1 else None,
     )
+
+
+def per_thousand_more(small: dict[str, Any], large: dict[str, Any], clips: int) -> dict[str, dict[str, float]]:
+    """CPU seconds, bytes and peak memory that a thousand more clips cost in each stage; what every run costs is not in it."""
+    kinds = ("cpu_seconds", "bytes", "peak_bytes")
+    return {
+        name: {kind: (usage[kind] - small["stages"][name][kind]) / clips * 1000 for kind in kinds}
+        for name, usage in large["stages"].items()
+    }
 
 
 if __name__ == "__main__":
