@@ -14,7 +14,7 @@ NOISE_DBFS = -101.1  # of 16 bits: a step of 2^-15 has the power 2^-30 / 12
 NOISE_MARGIN_DB = 10.0  # above which a band holds sound; dither alone adds 4.8
 SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and lossy coders leak, not sound
 BANDS = 128  # of equal width, in which the end of the spectrum is looked for
-STFT_WINDOWS = 256  # held at once: an hour of sound must not become one matrix
+STFT_WINDOWS = 16  # held at once: they stay in the processor's cache, and an hour of sound becomes no matrix
 
 CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
 CEILING_RUN = 3  # samples; a peak that touches the ceiling once or twice is no clipping
@@ -103,24 +103,26 @@ class RecordingMeter:
         """Count by bin the samples [channels, n] in runs at the ceiling; a higher ceiling than before makes all before it none."""
         num_frames = channels.shape[1]
         bins = -(-(self._frames + num_frames) // self._bin)
-        self._clipped = np.pad(self._clipped, (0, bins - len(self._clipped)))
-        peak = max(float(channels.max()), -float(channels.min()))
+        if bins > len(self._clipped):
+            self._clipped = np.concatenate([self._clipped, np.zeros(bins - len(self._clipped), np.int64)])
+        highest, lowest = float(channels.max()), float(channels.min())
+        peak = max(highest, -lowest)
         ceiling = 1.0 if 1.0 <= peak <= HIGHEST_OVERSHOOT else peak
         if ceiling * (1 - CEILING_TOLERANCE) > self._ceiling:
             self._ceiling = ceiling
             self._clipped[:] = 0
-        lowest = self._ceiling * (1 - CEILING_TOLERANCE)
-        if peak < lowest or self._ceiling < LOWEST_CEILING:
+        if self._ceiling < LOWEST_CEILING:
             return
-        samples = channels.reshape(-1)
-        for side in (samples >= lowest, samples <= -lowest):
-            at = np.flatnonzero(side)
-            if len(at) < CEILING_RUN:
-                continue
-            breaks = np.flatnonzero((np.diff(at) != 1) | (at[1:] % num_frames == 0)) + 1
-            lengths = np.diff(breaks, prepend=0, append=len(at))
-            frames = at[np.repeat(lengths >= CEILING_RUN, lengths)] % num_frames + self._frames
-            self._clipped += np.bincount(frames // self._bin, minlength=bins)
+        threshold = self._ceiling * (1 - CEILING_TOLERANCE)
+        for at in (
+            np.flatnonzero(channels >= threshold) if highest >= threshold else (),
+            np.flatnonzero(channels <= -threshold) if lowest <= -threshold else (),
+        ):
+            if len(at) >= CEILING_RUN:
+                breaks = np.flatnonzero((np.diff(at) != 1) | (at[1:] % num_frames == 0)) + 1  # a channel follows another
+                lengths = np.diff(breaks, prepend=0, append=len(at))
+                frames = at[np.repeat(lengths >= CEILING_RUN, lengths)] % num_frames + self._frames
+                self._clipped += np.bincount(frames // self._bin, minlength=len(self._clipped))
 
 
 def measure_clip(wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float) -> dict[str, float | None]:
@@ -137,7 +139,7 @@ def measure_clip(wave: np.ndarray, sample_rate: int, recording: RecordingMeter, 
         "level_db": level,
         "silence_ratio": _silence_ratio(wave, size // 2),
         "clipping_ratio": recording.clipping_ratio(start, seconds),
-        "dc_offset": _plain(wave.mean(dtype=np.float64), 5) if len(wave) else 0.0,
+        "dc_offset": _plain(wave.mean(), 5) if len(wave) else 0.0,
         "bandwidth_hz": _bandwidth(spectrum, sample_rate),
         "channel_correlation": recording.channel_correlation(),
     }
@@ -147,7 +149,7 @@ def _silence_ratio(wave: np.ndarray, size: int) -> float:
     """Share of windows of `size` samples without sound; the last one may be shorter. A constant is no sound."""
     whole = len(wave) // size * size
     windows = wave[:whole].reshape(-1, size)
-    power = np.einsum("ns,ns->n", windows, windows) / size - windows.mean(axis=1) ** 2
+    power = np.einsum("ns,ns->n", windows, windows) / size - (windows @ np.full(size, 1 / size, np.float32)) ** 2
     silent = int((power < 10 ** (SILENCE_DBFS / 10)).sum())
     count = len(windows)
     if whole < len(wave):
@@ -167,16 +169,18 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
-    count = 1 + max(0, -(-(len(wave) - size) // hop))
-    padded = np.pad(wave, (0, (count - 1) * hop + size - len(wave)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    windows = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop] if whole else np.zeros((0, size), np.float32)
+    batches = [windows[start : start + STFT_WINDOWS] for start in range(0, whole, STFT_WINDOWS)]
+    rest = wave[whole * hop :]
+    if len(rest) > hop or not whole:  # half a window is in the one before
+        batches.append(np.concatenate([rest, np.zeros(size - len(rest), np.float32)])[None])
     loudest, total = 0.0, np.zeros(size + 2)
-    for start in range(0, count, STFT_WINDOWS):
-        transform = fft.rfft(frames[start : start + STFT_WINDOWS] * window, overwrite_x=True)
-        squares = transform.view(np.float32)  # real and imaginary parts in turn
+    for number, batch in enumerate(batches):
+        squares = fft.rfft(batch * window, overwrite_x=True).view(np.float32)  # of real and imaginary parts in turn
         np.square(squares, out=squares)
         loudest = max(loudest, float((squares @ weights).max()))
-        total += squares[: max(whole - start, 0)].sum(axis=0) if whole else squares[0]
+        if number * STFT_WINDOWS < whole or not whole:
+            total += squares.sum(axis=0)
     mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
     return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
 
@@ -184,9 +188,8 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
 def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:
     """Hz at which the highest band ends that holds more than the noise of 16 bits and the leakage of a filter; 0: none does."""
     size = 2 * (len(spectrum) - 1)
-    edges = np.linspace(1, len(spectrum), min(BANDS, len(spectrum) - 1) + 1).astype(int)  # the constant apart
-    bands = np.add.reduceat(spectrum, edges[:-1]) / np.diff(edges)
-    noise = 10 ** ((NOISE_DBFS + NOISE_MARGIN_DB) / 10) * float(np.square(_window(size), dtype=np.float64).sum())
+    edges, widths, noise = _bands(size)
+    bands = np.add.reduceat(spectrum, edges[:-1]) / widths
     held = np.flatnonzero(bands > max(noise, float(bands.max()) * 10 ** (-SPECTRUM_RANGE_DB / 10)))
     return _plain(min((edges[held[-1] + 1] - 0.5) / size, 0.5) * sample_rate, 1) if len(held) else 0.0
 
@@ -194,6 +197,14 @@ def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:
 @functools.lru_cache(maxsize=4)
 def _window(size: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _bands(size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """First bins of the bands (the constant apart) and the one after the last, their widths, and the power of noise in a bin."""
+    edges = np.linspace(1, size // 2 + 1, min(BANDS, size // 2) + 1).astype(int)
+    noise = 10 ** ((NOISE_DBFS + NOISE_MARGIN_DB) / 10) * float(np.square(_window(size), dtype=np.float64).sum())
+    return edges, np.diff(edges), noise
 
 
 @functools.lru_cache(maxsize=4)
