@@ -49,7 +49,7 @@ class Limit:
 
 @dataclass
 class Survey:
-    """The measures of all clips, in the order of the shards: 80 bytes a clip, its name stays on disk."""
+    """The measures of all clips, in the order of the shards: 70 bytes a clip, names stay on disk."""
 
     limits: list[Limit]
     shards: list[Path]
