@@ -32,7 +32,8 @@ from soundmill.manifest import escape_path
 
 MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
 PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
-ROWS = 64  # of plain values, read at once
+MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, to be read ROWS at once; of more, one by one
+ROWS = 64  # that may all repeat the group's longest text: a table says it once
 _MARK = b"\0"
 
 
@@ -145,6 +146,8 @@ def open_table(path: bytes) -> pq.ParquetFile:
             raise DecodeError("unreadable table", _one_line(error)) from None
         if table.metadata.num_rows > os.fstat(file.fileno()).st_size:
             raise DecodeError("unreadable table", f"it claims {table.metadata.num_rows} rows, more than it has bytes")
+        if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
+            raise DecodeError("unreadable table", "two columns have one name")
         return table
 
 
@@ -168,17 +171,31 @@ def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
     """
     schema = file.schema_arrow
     column = audio_column(schema)
-    columns = [field.name for field in schema if _is_plain(field.type)]
+    # A dot in a name is taken for the way into a struct.
+    names = [field.name for field in schema if _is_plain(field.type) and "." not in field.name]
+    columns = list(names)
     if column and schema.field(column).type.get_field_index("path") >= 0:
+        names.append(column)
         columns.append(f"{column}.path")
     try:
         if not columns:
             yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
             return
-        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns, use_threads=False):
-            yield from batch.to_pylist()
+        rows = ROWS if _plain_bytes(file, group, columns) <= MAX_PLAIN_BYTES else 1
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
+            yield from batch.select(names).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError("unreadable table", _one_line(error)) from None
+
+
+def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
+    about = file.metadata.row_group(group)
+    chunks = (about.column(index) for index in range(about.num_columns))
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema in columns or chunk.path_in_schema.partition(".")[0] in columns
+    )
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -196,7 +213,7 @@ def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
         raise DecodeError("unreadable table", "no column of recordings")
     try:
         for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False):
-            yield from (value.as_buffer() for value in batch.column(0).field("bytes"))
+            yield from (value.as_buffer() for value in batch.column(column).field("bytes"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError("unreadable table", _one_line(error)) from None
 

@@ -229,3 +229,27 @@ def test_a_damaged_row_group_costs_itself_alone(tmp_path):
     assert [getattr(file, "reason", "") for file, _ in found] == ["unreadable table"] * 4 + [""] * 4
     assert [values["text"] for _, values in found] == list("abcdefgh")
     assert found[5][0].digest == hashlib.blake2b(wav(5), digest_size=16).hexdigest()
+
+
+def test_columns_named_to_mislead_do_not(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, [cell(0), cell(1)], **{"audio.bytes": ["x", "y"], "audio.path": ["p", "q"], "text": ["a", "b"]})
+    (first, values), _ = embedded(path)
+    assert (first.digest, first.inner_path) == (hashlib.blake2b(wav(0), digest_size=16).hexdigest(), "sound 0.wav")
+    assert values == {"text": "a"}
+    twice = pa.table([pa.array([cell(0)], AUDIO), pa.array([cell(1)], AUDIO)], names=["audio", "audio"])
+    pq.write_table(twice, path)
+    with pytest.raises(DecodeError, match="two columns have one name"):
+        embedded(path)
+
+
+def test_a_long_text_that_a_table_says_once_is_not_held_for_every_row(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    write_table(path, [cell(n) for n in range(40)], rows_per_group=40, text=["x" * (5 << 20)] * 40)
+    assert path.stat().st_size < 1 << 20
+    held = []
+    monkeypatch.setattr(sources, "ROWS", 40)
+    with sources.open_table(bytes(path)) as file:
+        for _ in sources.read_rows(file, 0):
+            held.append(pa.total_allocated_bytes())
+    assert max(held) < 40 << 20  # all at once would be 200 MB
