@@ -229,6 +229,12 @@ def show(report: Report, console: Console) -> None:
                 _say(console, f"  {line}")
     for remark in tables.remarks:
         _say(console, f"\n{remark}", "yellow")
+    if any(counts[name] > LISTED for name in lines):
+        _say(
+            console,
+            "\n--json FILE names all of them" + ("; --missing FILE.csv lists what to download" if tables.missing else ""),
+            "dim",
+        )
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
