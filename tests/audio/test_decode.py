@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -364,6 +365,59 @@ def test_a_small_file_that_expands_without_end_is_stopped(tmp_path):
         decode.probe(tmp_path / "bomb.m4a", MAX_SECONDS)
 
 
+def declared_flac(data: bytes, total: int) -> bytes:
+    """FLAC whose header declares `total` samples (0: it does not know) and signs none of them."""
+    info = bytearray(data[:42])
+    info[21] = info[21] & 0xF0 | total >> 32
+    info[22:26] = (total & 0xFFFFFFFF).to_bytes(4, "big")
+    info[26:42] = bytes(16)
+    return bytes(info) + data[42:]
+
+
+def sparse_rf64(path: Path, seconds: int, rate: int) -> None:
+    """A WAV of any length that takes no room."""
+    size = 2 * seconds * rate
+    head = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<IQQQI", 28, size + 72, size, seconds * rate, 0)
+    head += b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16) + b"data\xff\xff\xff\xff"
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + size)
+
+
+LOOK = """
+import resource, sys
+from soundmill.audio import decode
+def told(act):
+    try:
+        return act()
+    except decode.DecodeError as error:
+        return error.reason
+for path in sys.argv[1:]:
+    print(told(lambda: decode.probe(path, 7200.0).num_frames), told(lambda: sum(map(len, decode.decode_blocks(path, 7200.0)[1]))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_hours_of_sound_take_little_memory(tmp_path, root):
+    with soundfile.SoundFile(tmp_path / "ten hours.flac", "w", 8000, 1) as file:
+        for _ in range(600):
+            file.write(np.zeros(8000 * 60, dtype=np.int16))
+    data = (tmp_path / "ten hours.flac").read_bytes()
+    assert len(data) < 2_000_000
+    (tmp_path / "unsaid.flac").write_bytes(declared_flac(data, 0))
+    (tmp_path / "understated.flac").write_bytes(declared_flac(data, 8000))
+    (tmp_path / "huge.flac").write_bytes(declared_flac(data[:100_000], 2**32))
+    sparse_rf64(tmp_path / "200 hours.wav", 200 * 3600, 16_000)
+    sparse_rf64(tmp_path / "two hours.wav", 7200, 16_000)
+    names = ["ten hours.flac", "unsaid.flac", "understated.flac", "huge.flac", "200 hours.wav", "two hours.wav"]
+    command = [sys.executable, "-c", LOOK, *(tmp_path / name for name in names)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=True)
+    *lines, memory = done.stdout.splitlines()
+    refused, whole = "too long too long", f"{7200 * 16_000} {7200 * 16_000}"
+    assert lines == [refused, refused, "8000 8000", refused, refused, whole]
+    assert max(map(int, memory.split())) < 200_000  # KiB, of this process and of ffmpeg
+
+
 def test_many_channels_count_against_the_bound(tmp_path):
     soundfile.write(tmp_path / "wide.wav", np.zeros((48_000, 200), dtype=np.int16), 48_000)
     assert decode.probe(tmp_path / "wide.wav", 60.0).channels == 200
@@ -477,6 +531,84 @@ def test_ffmpeg_may_read_one_file_and_nothing_else():
         "tty",
         "webm_dash_manifest",
     }
+
+
+def outcome(recording: decode.Recording | DecodeError) -> tuple[object, ...]:
+    """What one file came to: its samples, or the whole error."""
+    try:
+        if isinstance(recording, DecodeError):
+            raise recording
+        blocks = list(recording.blocks)
+    except DecodeError as error:
+        return error.reason, error.detail
+    samples = np.concatenate(blocks)
+    assert recording.num_frames in (None, len(samples))
+    return recording.format, recording.sample_rate, recording.channels, recording.backend, samples.tobytes()
+
+
+def outcomes(paths: list[Path]) -> list[tuple[object, ...]]:
+    return [outcome(recording) for recording in decode.open_all((decode.open_regular(path) for path in paths), MAX_SECONDS)]
+
+
+@pytest.fixture(scope="module")
+def mixed(made, tmp_path_factory) -> dict[Path, tuple[object, ...]]:
+    """Good and damaged files of many kinds, each with what it comes to when it is decoded alone."""
+    directory = tmp_path_factory.mktemp("mixed")
+    names = ["a.m4a", "fast.m4a", "fragments.mp4", "alac.m4a", "surround.m4a", "a.webm", "a.wma", "a.aac", "a.avi", "film.mp4"]
+    for name in [*names, "film.mkv", "a.ts", "a.ac3", "a.amr", "a.flv", "yamaha.wav", "pcm16.wav", "a.ogg"]:
+        data = (made / name).read_bytes()
+        (directory / name).write_bytes(data)
+        if name in ("a.m4a", "a.webm", "film.mp4", "a.aac", "a.wma", "a.ogg"):
+            (directory / f"cut-{name}").write_bytes(data[: len(data) * 2 // 3])
+            middle = len(data) // 2
+            noise = random.Random(0).randbytes(600)
+            (directory / f"noisy-{name}").write_bytes(data[:middle] + noise + data[middle + 600 :])
+    (directory / "mute.mp4").write_bytes((made / "mute-film.mp4").read_bytes())
+    (directory / "junk").write_bytes(random.Random(1).randbytes(5000))
+    (directory / "page.m4a").write_text("<html>not found</html>")
+    return {path: outcomes([path])[0] for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_files_decoded_together_come_to_what_they_do_alone(mixed, seed):
+    paths = list(mixed)
+    random.Random(seed).shuffle(paths)
+    paths = paths[: len(paths) - 5 * seed]
+    assert outcomes(paths) == [mixed[path] for path in paths]
+
+
+def test_good_files_share_one_process(mixed, monkeypatch):
+    started = []
+    compile_command = ffmpeg_module.compile_command
+    monkeypatch.setattr(
+        ffmpeg_module, "compile_command", lambda inputs, outputs: started.append(len(inputs)) or compile_command(inputs, outputs)
+    )
+    good = [path for path, found in mixed.items() if found[-2] == "ffmpeg"]
+    assert len(good) >= 12
+    assert outcomes(good) == [mixed[path] for path in good]
+    assert started == [len(good)]
+
+
+def test_a_file_that_lies_about_its_length_bursts_its_batch_and_no_other_file(made, mixed, tmp_path, monkeypatch):
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "90", tmp_path / "long.m4a")
+    data = (tmp_path / "long.m4a").read_bytes()
+    at = data.index(b"mvhd") + 16
+    scale = int.from_bytes(data[at : at + 4], "big")
+    (tmp_path / "bomb.m4a").write_bytes(data[: at + 4] + struct.pack(">I", scale) + data[at + 8 :])
+    monkeypatch.setattr(ffmpeg_module, "BATCH_BYTES", 2 << 20)  # 65 s of it
+    others = [path for path in mixed if path.name in ("a.m4a", "a.webm", "fast.m4a")]
+    found = outcomes([others[0], tmp_path / "bomb.m4a", *others[1:]])
+    assert found[1][0] == "too long"
+    assert [found[0], *found[2:]] == [mixed[path] for path in others]
+
+
+def test_what_was_opened_is_closed(mixed):
+    before = set(os.listdir("/proc/self/fd"))
+    outcomes(list(mixed))
+    some = decode.open_all((decode.open_regular(path) for path in mixed), MAX_SECONDS)
+    next(some)
+    some.close()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_mix_is_the_mean_of_the_channels(tmp_path):
