@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from soundmill import params, shards
 from soundmill.audio import decode
@@ -19,26 +16,7 @@ from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
-
-AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def wav(number: int, seconds: float = 0.1, rate: int = 8000) -> bytes:
-    """A tone of its own frequency for every number."""
-    out = io.BytesIO()
-    tone = 0.5 * np.sin(2 * np.pi * (200 + 10 * number) * np.arange(int(seconds * rate)) / rate)
-    soundfile.write(out, tone, rate, format="WAV", subtype="PCM_16")
-    return out.getvalue()
-
-
-def write_table(path, cells, rows_per_group=4, column="audio", **columns):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {column: pa.array(cells, AUDIO), **{name: pa.array(values) for name, values in columns.items()}}
-    pq.write_table(pa.table(arrays), path, row_group_size=rows_per_group)
-
-
-def cell(number: int) -> dict:
-    return {"bytes": wav(number), "path": f"sound {number}.wav"}
+from tests.corpora.tiny import AUDIO, cell, sound, write_table
 
 
 def embedded(path, name=b"t.parquet", digests=True):
@@ -81,8 +59,8 @@ def test_cells_are_read_back_as_decodable_files_that_vanish(tmp_path):
         with found.open(raw_path, scratch) as path:
             assert os.path.dirname(path) == bytes(scratch)
             with open(path, "rb") as file:
-                assert file.read() == wav(row)
-            assert decode.probe(path, 10.0).num_frames == 800
+                assert file.read() == sound(row)
+            assert decode.probe(path, 10.0).num_frames == 2000
         assert sources.shown(raw_path) == rf"t/a\x0ab.parquet#{row}"
     assert not list(scratch.iterdir())
 
@@ -92,9 +70,9 @@ def test_consecutive_recordings_of_one_row_group_cost_one_read(tmp_path, reads):
     found = Sources({b"": bytes(tmp_path)})
     paths = [sources.embedded_path(b"t.parquet", row) for row in range(12)]
     assert sorted(paths) == paths  # the order of bytes, in which stages go, is that of rows
-    assert [content(found, path, tmp_path) for path in paths] == [wav(n) for n in range(12)]
+    assert [content(found, path, tmp_path) for path in paths] == [sound(n) for n in range(12)]
     assert reads == [0, 1, 2]
-    assert content(found, paths[10], tmp_path) == wav(10)  # backwards: read again, and right
+    assert content(found, paths[10], tmp_path) == sound(10)  # backwards: read again, and right
     assert reads == [0, 1, 2, 2]
 
 
@@ -108,9 +86,9 @@ def test_the_members_of_a_row_group_share_a_shard(tmp_path):
 
 
 def test_recordings_are_digested_like_files(tmp_path):
-    write_table(tmp_path / "t.parquet", [cell(0), {"bytes": wav(1), "path": None}], text=["one", None], year=[1, 2])
+    write_table(tmp_path / "t.parquet", [cell(0), {"bytes": sound(1), "path": None}], text=["one", None], year=[1, 2])
     (first, values), (second, _) = embedded(tmp_path / "t.parquet", b"d/t.parquet")
-    assert (first.size, first.digest) == (len(wav(0)), hashlib.blake2b(wav(0), digest_size=16).hexdigest())
+    assert (first.size, first.digest) == (len(sound(0)), hashlib.blake2b(sound(0), digest_size=16).hexdigest())
     assert (first.path, first.stem, first.folders) == ("d/t.parquet#0", "sound 0", [b"d"])
     assert second.name == b"t.parquet#1"
     assert values == {"text": "one", "year": 1}
@@ -119,8 +97,8 @@ def test_recordings_are_digested_like_files(tmp_path):
 
 
 def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 2000)
-    cells = [cell(0), None, {"bytes": None, "path": "x.wav"}, {"bytes": b"", "path": "e.wav"}, {"bytes": b"0" * 2001, "path": "h"}]
+    monkeypatch.setattr(sources, "MAX_BYTES", 5000)
+    cells = [cell(0), None, {"bytes": None, "path": "x.wav"}, {"bytes": b"", "path": "e.wav"}, {"bytes": b"0" * 5001, "path": "h"}]
     write_table(tmp_path / "t.parquet", [*cells, cell(5)], rows_per_group=2)
     found = embedded(tmp_path / "t.parquet")
     assert [getattr(file, "reason", "") for file, _ in found] == ["", "empty", "empty", "empty", "too large", ""]
@@ -178,10 +156,10 @@ def test_a_table_that_is_written_anew_is_read_anew(tmp_path):
     path, found = tmp_path / "t.parquet", Sources({b"": bytes(tmp_path)})
     raw_path = sources.embedded_path(b"t.parquet", 1)
     write_table(path, [cell(n) for n in range(3)])
-    assert content(found, raw_path, tmp_path) == wav(1)
+    assert content(found, raw_path, tmp_path) == sound(1)
     path.unlink()
     write_table(path, [cell(n + 20) for n in range(3)])
-    assert content(found, raw_path, tmp_path) == wav(21)
+    assert content(found, raw_path, tmp_path) == sound(21)
 
 
 def test_the_column_is_found_by_its_type():
@@ -196,7 +174,7 @@ def test_a_union_leads_below_its_parts(tmp_path):
     found = Sources({b"esc": b"/data/esc", b"hf": bytes(tmp_path)})
     assert found.locate(b"esc/001 - Dog/a.ogg") == (b"/data/esc/001 - Dog/a.ogg", None)
     write_table(tmp_path / "hf" / "t.parquet", [cell(0)])
-    assert content(found, sources.embedded_path(b"hf/hf/t.parquet", 0), tmp_path) == wav(0)
+    assert content(found, sources.embedded_path(b"hf/hf/t.parquet", 0), tmp_path) == sound(0)
     with pytest.raises(UserError, match=r"gone/a\.wav: corpus\.parts has no 'gone'"):
         found.locate(b"gone/a.wav")
 
@@ -228,14 +206,14 @@ def test_a_damaged_row_group_costs_itself_alone(tmp_path):
     found = embedded(path)
     assert [getattr(file, "reason", "") for file, _ in found] == ["unreadable table"] * 4 + [""] * 4
     assert [values["text"] for _, values in found] == list("abcdefgh")
-    assert found[5][0].digest == hashlib.blake2b(wav(5), digest_size=16).hexdigest()
+    assert found[5][0].digest == hashlib.blake2b(sound(5), digest_size=16).hexdigest()
 
 
 def test_columns_named_to_mislead_do_not(tmp_path):
     path = tmp_path / "t.parquet"
     write_table(path, [cell(0), cell(1)], **{"audio.bytes": ["x", "y"], "audio.path": ["p", "q"], "text": ["a", "b"]})
     (first, values), _ = embedded(path)
-    assert (first.digest, first.inner_path) == (hashlib.blake2b(wav(0), digest_size=16).hexdigest(), "sound 0.wav")
+    assert (first.digest, first.inner_path) == (hashlib.blake2b(sound(0), digest_size=16).hexdigest(), "sound 0.wav")
     assert values == {"text": "a"}
     twice = pa.table([pa.array([cell(0)], AUDIO), pa.array([cell(1)], AUDIO)], names=["audio", "audio"])
     pq.write_table(twice, path)
