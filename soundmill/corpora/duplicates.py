@@ -27,7 +27,7 @@ from soundmill.corpora import inventory
 from soundmill.corpora.audiocaps import VIDEO_ID
 from soundmill.errors import UserError
 
-THRESHOLD = 0.4  # of the score of two duplicates; docs/corpora.md says how it was measured
+THRESHOLD = 0.4  # of the score of two duplicates; docs/duplicates.md says how it was measured
 KEY_LATER = 4  # frames between the two moments of a key
 KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sound once sampled at 8 kHz has too
 KEY_BITS_LATER = np.uint32(0x0000FF00)
