@@ -46,20 +46,25 @@ def get(tables: Tables, clip_id: str) -> dict[str, Any]:
     rows = {row["clip_id"]: row for row in find(tables)}
     if clip_id not in rows:
         raise UserError(f"no clip {clip_id!r}{params.did_you_mean(clip_id, list(rows))}; `soundmill clips list` shows all")
-    for found in with_audio(tables, {clip_id}):
-        return {**rows[clip_id], **found}
-    raise UserError(f"{tables.clips}: clip {clip_id!r} is in the catalog but not in the shards; run `dvc repro`")
+    return {**rows[clip_id], **next(with_audio(tables, {clip_id}))}
 
 
 def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the shards (clip_id, audio, digest, num_samples) for the wanted ids, in shard order; one row group in memory."""
-    for path in shards.shard_paths(tables.clips):
-        ids = [row["clip_id"] for row in shards.read_rows(path, manifest.CLIPS, ["clip_id"])]
-        if wanted.isdisjoint(ids):
-            continue
-        for row in shards.read_rows(path, manifest.CLIPS):
-            if row["clip_id"] in wanted:
-                yield row
+    """Rows of manifest.CLIPS for the wanted ids of the catalog, in shard order; only row groups that hold one are read."""
+    catalog = shards.read_table(tables.catalog, manifest.CATALOG, ["clip_id", "shard"])
+    by_shard: dict[int, set[str]] = {}
+    for clip_id, shard in zip(catalog["clip_id"].to_pylist(), catalog["shard"].to_pylist(), strict=True):
+        if clip_id in wanted:
+            by_shard.setdefault(shard, set()).add(clip_id)
+    for shard, ids in sorted(by_shard.items()):
+        path = tables.clips / shards.shard_name(shard)
+        numbers = {}
+        if path.exists():
+            rows = shards.read_rows(path, manifest.CLIPS, ["clip_id"])
+            numbers = {row["clip_id"]: number for number, row in enumerate(rows) if row["clip_id"] in ids}
+        if missing := sorted(ids - numbers.keys()):
+            raise UserError(f"{path}: clip {missing[0]!r} is in the catalog but not in the shard; run `dvc repro`")
+        yield from shards.read_rows(path, manifest.CLIPS, wanted=numbers.values())
 
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
