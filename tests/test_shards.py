@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundmill import shards
+from soundmill import manifest, shards
 from soundmill.errors import UserError
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
@@ -259,3 +262,138 @@ def test_workers_die_with_a_killed_parent(tmp_path):
     before = len(list(work.glob("*")))
     time.sleep(1.5)
     assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"
+
+
+@st.composite
+def changes(draw) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Items (name, number of rows) of two runs: some stay, some go, come, change or move."""
+    names = st.lists(st.sampled_from([f"item {n}" for n in range(60)]), unique=True, max_size=40)
+    before = [(name, draw(st.integers(0, 5))) for name in draw(names)]
+    after = [(name, dict(before).get(name, draw(st.integers(0, 5)))) for name in draw(names)]
+    return before, [(name, count + draw(st.sampled_from([0, 0, 0, 1]))) for name, count in after]
+
+
+def write_items(items: list[tuple[str, int]], output: Path, previous: Path | None, made: list[str]) -> shards.Report:
+    with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
+        for name, count in items:
+            key = f"{name}/{count}"
+            assert (key in writer) == (previous is not None and key in {item[0] for item in shards.read_items(previous)})
+            if not writer.copy(key):
+                made.append(name)
+                with writer.item(key) as report:
+                    report.count("rows", count)
+                    report.details.append(name)
+                    if count == 5:
+                        report.reject(name, "bad")
+                        continue
+                    for number in range(count):
+                        rng = random.Random(f"{key}/{number}")
+                        audio = {"bytes": rng.randbytes(300), "path": f"{name}.flac"}
+                        words = {
+                            "clip_id": f"{name}_{number}",
+                            "caption": None if number else "é",
+                            "labels": ["a"] * number or None,
+                        }
+                        writer.write({"audio": audio, "ratio": rng.random() if number % 2 else None, **words})
+    return writer.report
+
+
+def finished(output: Path, report: shards.Report) -> Path:
+    shards.report_path(output).write_text(json.dumps(asdict(report)))
+    return output
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes())
+def test_reused_items_give_the_bytes_and_the_report_of_a_run_from_scratch(items):
+    before, after = items
+    with tempfile.TemporaryDirectory() as folder:
+        old, new, fresh = (Path(folder) / name for name in ("old.parquet", "new.parquet", "fresh.parquet"))
+        finished(old, write_items(before, old, None, []))
+        made: list[str] = []
+        report = write_items(after, new, old, made)
+        assert report == write_items(after, fresh, None, [])
+        assert new.read_bytes() == fresh.read_bytes()
+        assert sorted(made) == sorted(name for name, count in after if (name, count) not in before or count == 5)
+        if before == after and all(count < 5 for _, count in before):
+            assert new.samefile(old)
+
+
+def test_many_items_are_copied_over_row_groups(tmp_path):
+    before = [(f"item {number}", 1 + number % 3) for number in range(300)]
+    after = [*before[:100], ("new", 3), *before[101:250], *reversed(before[250:])]
+    old, new, fresh = (tmp_path / name for name in ("old.parquet", "new.parquet", "fresh.parquet"))
+    finished(old, write_items(before, old, None, []))
+    made: list[str] = []
+    assert write_items(after, new, old, made) == write_items(after, fresh, None, [])
+    assert made == ["new"]
+    assert new.read_bytes() == fresh.read_bytes()
+    assert pq.read_metadata(new).num_row_groups > 8
+
+
+def test_only_wanted_rows_are_read(tmp_path):
+    shards.write_rows([{"name": str(n), "data": b"x"} for n in range(200)], tmp_path / "a.parquet", SCHEMA)
+    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], wanted=[199, 3, 64, 3])
+    assert [row["name"] for row in rows] == ["3", "64", "199"]
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, wanted=[])) == []
+
+
+def lines(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
+    with shards.ItemWriter(output, SCHEMA, previous) as writer:
+        for word in words:
+            if not writer.copy(word):
+                with writer.item(word) as report:
+                    report.details.append(f"made {word}") if previous else None
+                    writer.write({"name": word, "data": b""})
+    return writer.report
+
+
+def test_kept_shards_are_given_to_the_next_run_unless_somebody_wrote_to_them(tmp_path):
+    def run(name: str, *words: list[str]) -> list[str]:
+        jobs = [shards.Job(shards.shard_name(index), (some,)) for index, some in enumerate(words)]
+        report = shards.map_shards(lines, jobs, tmp_path / name, workers=1, kept=tmp_path / "kept")
+        for job in jobs:
+            assert (tmp_path / name / job.name).samefile(tmp_path / "kept" / job.name)
+        assert len(list((tmp_path / "kept").iterdir())) == 2 * len(jobs)
+        return report.details
+
+    assert run("first", ["a", "b"], ["c"]) == []
+    assert run("second", ["a", "b"], ["c", "d"]) == ["made d"]
+    assert (tmp_path / "first" / shards.shard_name(0)).samefile(tmp_path / "second" / shards.shard_name(0))
+    assert run("third", ["a", "b", "e"]) == ["made e"]
+    shards.write_rows([{"name": "evil", "data": b""}] * 4, tmp_path / "other.parquet", SCHEMA)
+    (tmp_path / "kept" / shards.shard_name(0)).write_bytes((tmp_path / "other.parquet").read_bytes())  # through the link
+    assert run("fourth", ["a", "b", "e"]) == []  # made anew, without a previous one
+    names = shards.read_rows(tmp_path / "fourth" / shards.shard_name(0), SCHEMA, ["name"])
+    assert [row["name"] for row in names] == ["a", "b", "e"]
+
+
+def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch):
+    files = [os.fsencode(tmp_path / f"{n}.wav") for n in range(1200)]
+    for path in files:
+        Path(os.fsdecode(path)).write_bytes(path)
+    read: list[bytes] = []
+    real = shards.file_digest
+    monkeypatch.setattr(shards, "file_digest", lambda path: [real(path), read.append(path)][0])
+    cache = tmp_path / "digests.sqlite"
+    fresh = list(shards.file_digests(files, cache, 2))
+    assert fresh == [real(path) for path in files]
+    assert len(read) == 1200
+    read.clear()
+    assert list(shards.file_digests(files[:3], cache)) == fresh[:3]
+    assert len(read) == 3  # changed too short a time ago to be known by their times
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(shards.time, "time_ns", lambda: later)
+    assert list(shards.file_digests(files, cache)) == fresh
+    read.clear()
+    Path(os.fsdecode(files[7])).write_bytes(b"another size")
+    stamp = os.stat(files[9])
+    Path(os.fsdecode(files[9])).write_bytes(files[9][::-1])
+    os.utime(files[9], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the same size and time, as a restored backup has
+    os.unlink(files[11])
+    found = list(shards.file_digests(files, cache, 2))
+    assert read == [files[7], files[9]]
+    assert [found[7], found[9]] == [real(files[7]), real(files[9])]
+    assert isinstance(found[11], FileNotFoundError)
+    cache.write_bytes(b"no database" * 1000)
+    assert list(shards.file_digests(files[:5], cache)) == found[:5]
