@@ -20,7 +20,8 @@ CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
 CEILING_RUN = 3  # samples; a peak that touches the ceiling once or twice is no clipping
 LOWEST_CEILING = 10 ** (-40 / 20)  # below it the steps of 16 bits look like a ceiling
 HIGHEST_OVERSHOOT = 4.0  # lossy coders give a clipped wave back beyond full scale; what is further beyond was only scaled
-METER_FRAMES = 1 << 16  # sums are made over blocks of this size, however the decoder cuts: equal bits every time
+METER_SAMPLES = 1 << 16  # of all channels: sums are made over blocks of this size, however the decoder cuts, so bits are equal
+MIN_METER_FRAMES = 256  # but no shorter ones, which would cut runs
 BINS_PER_SECOND = 10  # resolution at which clipping is told apart between the clips of a recording
 
 
@@ -43,15 +44,16 @@ class RecordingMeter:
 
     def add(self, block: np.ndarray) -> None:
         """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled."""
+        size = max(MIN_METER_FRAMES, METER_SAMPLES // block.shape[1])
         while len(block):
-            room = METER_FRAMES - self._waiting
+            room = size - self._waiting
             part, block = block[:room], block[room:]
-            if not self._waiting and len(part) == METER_FRAMES:
+            if not self._waiting and len(part) == size:
                 self._measure(part)
                 continue
             self._pending.append(part.copy())
             self._waiting += len(part)
-            if self._waiting == METER_FRAMES:
+            if self._waiting == size:
                 self._finish()
 
     def channel_correlation(self) -> float | None:
