@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,9 +21,9 @@ import soundfile
 
 from soundmill import manifest, shards
 from soundmill.audio import decode
-from soundmill.corpora.sources import Sources
+from soundmill.corpora.sources import Sources, embedded_path
 from stages.resample import ResampleParams, resample_shard
-from stages.segment import ClipNames
+from stages.segment import ClipNames, SegmentParams, plan_shard
 
 PARAMS = {
     "execution": {"workers": 2, "dask": None},
@@ -144,6 +145,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     soundfile.write(audio / "whole.wav", noise(4.0, 16_000), 16_000)
     soundfile.write(audio / "remainder.wav", noise(4.001, 48_000), 48_000)
     soundfile.write(audio / "loud.wav", noise(2.0, 16_000) * 100, 16_000, subtype="FLOAT")
+    soundfile.write(audio / "pair.wav", noise(2.0, 16_000)[:, None] * [1.0, 0.5], 16_000)
     (audio / "link.wav").symlink_to(audio / "plain.wav")
 
     (audio / "zero.wav").touch()
@@ -270,6 +272,16 @@ def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
     assert json.loads((everything / "data/metrics/resample.json").read_text())["attenuated_recordings"] == 1
 
 
+def test_clips_are_measured_before_padding_and_attenuation(everything):
+    clips = clips_of(everything)
+    assert [clip["quality"]["seconds"] for clip in clips["plain.wav"]] == [2.0, 2.0, 0.6]
+    assert clips["loud.wav"][0]["quality"]["peak"] > 10
+    assert clips["plain.wav"][0]["quality"]["channel_correlation"] is None
+    assert clips["pair.wav"][0]["quality"]["channel_correlation"] == 1.0
+    assert all(7000 < clip["quality"]["bandwidth_hz"] <= 8000 for clip in clips["whole.wav"])
+    assert abs(clips["\\xe9.m4a"][0]["quality"]["level_db"] - clips["film.mp4"][0]["quality"]["level_db"]) < 0.5
+
+
 def test_clips_have_digests_of_what_they_were_made_from(everything):
     clips = clips_of(everything)
     digests = [clip["digest"] for source in ("whole.wav", "remainder.wav", "a.ogg") for clip in clips[source]]
@@ -323,6 +335,67 @@ def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, tmp_path, 
         again = run(killed, root, stage)
         assert again.returncode == 0, again.stderr
     assert fingerprints(killed) == fingerprints(reference)
+
+
+@pytest.mark.slow
+def test_only_what_is_new_is_made_and_the_bytes_are_those_of_a_fresh_build(many, tmp_path, root):
+    audio = tmp_path / "audio"
+    shutil.copytree(many, audio)
+    project = project_over(audio, tmp_path / "grown", workers=2)
+    run_both(project, root)
+
+    ffmpeg("-i", many / "07.flac", audio / "new.m4a")
+    soundfile.write(audio / "new.flac", noise(3.5, 44_100, 99), 44_100)
+    (audio / "01.flac").unlink()
+    inventory(project, audio, count=20)
+    fresh = project_over(audio, tmp_path / "fresh", workers=1)
+    run_both(fresh, root)
+    # Proof that the rest is not looked at: it is gone. (The damaged one is, every time.)
+    for path in audio.iterdir():
+        if path.name not in ("new.m4a", "new.flac", "cut.flac"):
+            path.unlink()
+    run_both(project, root)
+    assert fingerprints(project) == fingerprints(fresh)
+    assert reasons_of(project, "segment") | reasons_of(project, "resample") == {"cut.flac": "truncated"}
+
+
+def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(3.0, 44_100), 44_100)
+    ffmpeg("-i", tmp_path / "a.wav", tmp_path / "a.m4a")
+    ffmpeg("-i", tmp_path / "a.wav", "-t", "2", tmp_path / "b.m4a")
+    files = [tmp_path / name for name in ("a.wav", "a.m4a", "b.m4a")]
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
+    pq.write_table(pa.table({"audio": pa.array(cells, manifest.AUDIO)}), tmp_path / "t.parquet")
+    params = {
+        name: model.model_validate(PARAMS[name]) for name, model in (("segment", SegmentParams), ("resample", ResampleParams))
+    }
+    sources = Sources({b"": os.fsencode(tmp_path)})
+
+    def clips(raw_paths: list[bytes], name: str) -> list[dict]:
+        rows = [
+            {
+                "recording_id": f"r{index}",
+                "path": "x",
+                "raw_path": raw,
+                "digest": shards.file_digest(file),
+                "shard": 0,
+                "start_time": 0.0,
+            }
+            for index, (raw, file) in enumerate(zip(raw_paths, files, strict=True))
+        ]
+        made = tmp_path / name
+        made.mkdir()
+        assert not plan_shard(
+            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params["segment"], made / "plan.parquet"
+        ).quarantine
+        plan = shards.read_table(made / "plan.parquet", manifest.SEGMENTS)
+        assert not resample_shard(plan, sources, params["resample"], made / "clips.parquet").quarantine
+        assert sorted(os.listdir(made)) == ["clips.parquet", "plan.parquet"]
+        return [{**row, "source": None} for row in shards.read_rows(made / "clips.parquet", manifest.CLIPS)]
+
+    inside = clips([embedded_path(b"t.parquet", row) for row in range(3)], "inside")
+    assert len(inside) == 5
+    assert inside == clips([os.fsencode(path.name) for path in files], "outside")
 
 
 def refusal(project: Path, root: Path, stage: str) -> str:
