@@ -276,11 +276,16 @@ class Loader:
             pin_memory=self.pinned,
         )
         with worker_deaths_explained():
-            for batch in source:
-                if isinstance(batch, UserError):
-                    raise batch
-                self.step = batch.step + 1
-                yield batch
+            try:
+                for batch in source:
+                    if isinstance(batch, UserError):
+                        raise batch
+                    self.step = batch.step + 1
+                    yield batch
+            except (OSError, EOFError) as error:  # the sender of a batch is gone, and torch has not noticed yet
+                if not self.workers:
+                    raise
+                raise _worker_death(error) from None
 
     def _plan(self, rank: int, world_size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         if self.order.batch_size % world_size:
@@ -329,7 +334,11 @@ def worker_deaths_explained() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError(
-            f"a process that reads spectrograms for the training died ({str(error).splitlines()[0]}): out of memory, or killed. "
-            "Run it again: it resumes from its last checkpoint; with a smaller `execution.workers` if memory was short"
-        ) from None
+        raise _worker_death(error) from None
+
+
+def _worker_death(error: Exception) -> UserError:
+    return UserError(
+        f"a process that reads spectrograms for the training died ({str(error).partition(chr(10))[0]}): out of memory, or killed. "
+        "Run it again: it resumes from its last checkpoint; with a smaller `execution.workers` if memory was short"
+    )
