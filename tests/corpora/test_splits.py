@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.corpora.splits import assign
+from soundmill.corpora.splits import assign, join
 
 
 def recording(number, split=None, fold=None, group=None):
@@ -131,3 +131,41 @@ def test_growing_a_corpus_moves_few():
     before, _ = deal([recording(number) for number in range(100)])
     after, _ = deal([recording(number) for number in range(110)])
     assert sum(before[key] != after[key] for key in before) <= 6
+
+
+def test_duplicates_share_a_split_that_is_dealt():
+    rows = [recording(number, group=f"video {number // 2}") for number in range(60)]
+    pairs = [(f"r{number}", f"r{number + 7}") for number in range(0, 50, 10)]
+    for seed in range(20):
+        splits, source = deal(join(rows, pairs), seed=seed, valid=0.3, test=0.3)
+        assert source == "hash"
+        assert set(splits.values()) == {"train", "valid", "test"}
+        assert all(splits[a] == splits[b] for a, b in pairs)
+        assert all(splits[f"r{number}"] == splits[f"r{number + 1}"] for number in range(0, 60, 2))
+
+
+def test_duplicates_move_nothing_over_given_splits_or_folds():
+    rows = [recording(0, "train"), recording(1, "test"), recording(2), recording(3, "train"), *map(recording, range(4, 40))]
+    splits, source = deal(join(rows, [("r0", "r1"), ("r0", "r2"), ("r2", "r3")]), valid=0.3)
+    assert source == "given"
+    assert (splits["r0"], splits["r1"]) != ("test", "test")
+    assert splits["r1"] == "test"
+    assert splits["r0"] == splits["r2"] == splits["r3"]
+    folds = [recording(number, fold=number % 2) for number in range(20)]
+    splits, source = deal(join(folds, [("r0", "r1"), ("r2", "r4")]))
+    assert source == "folds"
+    assert Counter(splits.values()) == {"test": 10, "train": 9, "valid": 1}
+
+
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
+def test_joined_groups_are_the_connected_parts(count, numbers):
+    pairs = [(f"r{a % count}", f"r{b % count}") for a, b in numbers]
+    rows = [recording(number) for number in range(count)]
+    group = {row["recording_id"]: row["group"] for row in join(rows, pairs)}
+    near = {name: {name} for name in group}
+    for _ in range(count):
+        for a, b in pairs:
+            near[a] |= near[b]
+            near[b] |= near[a]
+    assert all((group[a] == group[b]) == (b in near[a]) for a in group for b in group)
+    assert {row["recording_id"]: row["group"] for row in join(rows, pairs[::-1])} == group

@@ -148,9 +148,10 @@ def from_corpus_to_names() -> dict:
     return call_rename()
 
 
-def call_rename() -> dict:
+def call_rename(*argv: str) -> dict:
     return call(
         rename,
+        *argv,
         *("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"),
         *("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet"),
     )
@@ -315,6 +316,70 @@ def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small
     shards.map_shards(rename.name_clips, [job], small / "work", workers=1)
     assert {path.name for path in (small / "work" / "shard-00000").iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
     assert not partial.exists()
+
+
+def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_factory):
+    call_rename()
+    audio = small / "data/audiocaps/audio"
+    before = {path.name: path.stat().st_ino for path in audio.iterdir()}
+    (audio / "bbbbbbbbbbb_0.wav").write_bytes(b"somebody's")  # who writes through the link must not be handed on
+    shards.write_rows(
+        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0), {**clip("-aaaaaaaaaa_35", "-aaaaaaaaaa", 5.0, 0.2), "digest": "another"}],
+        small / "data/clips" / shards.shard_name(0),
+        manifest.CLIPS,
+    )
+    shards.write_rows([clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    settle(small, 2, rename=RENAME)
+    fresh = tmp_path_factory.mktemp("fresh")
+    shutil.copytree(small / "data", fresh / "data", ignore=shutil.ignore_patterns(".work", "audiocaps"))
+    call_rename()
+    same = {name for name, inode in before.items() if (audio / name).exists() and (audio / name).stat().st_ino == inode}
+    assert same == {"-aaaaaaaaaa_30.wav"}
+    os.chdir(fresh)
+    settle(fresh, 1, rename=RENAME)
+    call_rename()
+    assert tree(fresh / "data/audiocaps") == tree(small / "data/audiocaps")
+    assert (fresh / "data/catalog.parquet").read_bytes() == (small / "data/catalog.parquet").read_bytes()
+
+
+def verdicts(**rejected: str) -> list[dict]:
+    ids = ("-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0")
+    return [{"clip_id": clip_id, "rejected": rejected.get(clip_id.replace("-", "").replace("_", ""))} for clip_id in ids]
+
+
+def test_rejected_clips_are_left_out_everywhere_and_their_captions_are_not_missing(small):
+    shards.write_rows(verdicts(aaaaaaaaaa30="clipping"), small / "data/quality.parquet", manifest.VERDICTS)
+    metrics = call_rename("--quality", "data/quality.parquet")
+    assert metrics["rejected"] == 1
+    assert (metrics["matched"], metrics["missing"]) == (4, 1)
+    assert metrics["clips"] == 3
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_30.wav").exists()
+    assert [row["captions"] for row in json_rows("train")] == ["second"]
+
+
+def duplicate(a: str, b: str) -> dict:
+    return {"a": min(a, b), "b": max(a, b), "score": 1.0, "kind": "sound"}
+
+
+def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test(small, capsys):
+    pairs = [duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("-aaaaaaaaaa_30", "-aaaaaaaaaa_35")]
+    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
+    ports = ("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
+    outputs = ("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet", "--duplicates", "data/duplicates.parquet")
+    said = failure(capsys, rename, *ports, *outputs)
+    assert "1 pairs of clips are the same sound in two splits" in said
+    assert "-aaaaaaaaaa_35 (train) and bbbbbbbbbbb_0 (test)" in said
+    assert "`rename.duplicates: drop`" in said
+    settle(small, rename={**RENAME, "duplicates": "drop"})
+    metrics = call_rename("--duplicates", "data/duplicates.parquet")
+    assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_35.wav").exists()
+    (rejected,) = table("data/quarantine/rename.parquet")
+    assert rejected["path"] == "-aaaaaaaaaa.wav"
+    assert rejected["reason"] == "duplicate"
+    assert "the same sound as bbbbbbbbbbb_0 (test)" in rejected["detail"]
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):

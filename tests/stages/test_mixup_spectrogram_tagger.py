@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,51 @@ def test_another_rate_and_an_empty_corpus_are_named(project):
     for path in (project / "data/clips").iterdir():
         shards.write_rows([], path, manifest.CLIPS)
     with pytest.raises(SystemExit, match="no clips"):
+        make(project, "spectrogram")
+
+
+def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_factory):
+    """Clips added, taken away, changed; with other numbers of workers, and after a stage was killed."""
+    write_corpus(project / "data", count=18)
+    for name in ("mixup", "spectrogram"):
+        make(project, name)
+    before = mixes_of(project)
+    write_corpus(project / "data", count=24)
+    for path in sorted((project / "data/clips").iterdir())[:2]:
+        rows = list(shards.read_rows(path, manifest.CLIPS))
+        rows[0]["audio"]["bytes"] = encode_flac(sound(1, 99), 16_000)
+        rows[0]["digest"] = "changed"
+        shards.write_rows(rows[:-1], path, manifest.CLIPS)
+    left = {row["clip_id"] for path in (project / "data/clips").iterdir() for row in shards.read_rows(path, manifest.CLIPS)}
+    catalog = [row for row in pq.read_table(project / "data/catalog.parquet").to_pylist() if row["clip_id"] in left]
+    shards.write_rows(catalog, project / "data/catalog.parquet", manifest.CATALOG)
+    # What a killed run leaves: its scratch, with half an attempt, and here and there a shard.
+    for work in (project / "data/.work").glob("*/kept/*/*"):
+        (work.parents[2] / "0123" / work.name / f"{shards.shard_name(0)}.attempt-x").mkdir(parents=True)
+    fresh = tmp_path_factory.mktemp("fresh")
+    shutil.copytree(project / "data/clips", fresh / "data/clips")
+    for path in ("params.yaml", "data/catalog.parquet"):
+        shutil.copy(project / path, fresh / path)
+    change(project, "execution", workers=2)
+    for name in ("mixup", "spectrogram"):
+        assert make(project, name) == make(fresh, name)
+    assert contents(project / "data") == contents(fresh / "data")
+    assert before.keys() & mixes_of(project).keys()
+
+
+def test_what_did_not_change_is_not_made_again(project):
+    """Told by sound that changed behind the back of its digest, which no stage does."""
+    make(project, "spectrogram")
+    first = contents(project / "data/spectrograms")
+    for path in (project / "data/clips").iterdir():
+        rows = [{**row, "audio": {"bytes": b"no sound", "path": ""}} for row in shards.read_rows(path, manifest.CLIPS)]
+        shards.write_rows(rows, path, manifest.CLIPS)
+    make(project, "spectrogram")
+    assert contents(project / "data/spectrograms") == first
+    document = read_yaml(project / "params.yaml")
+    document["spectrogram"]["tagger"]["n_mels"] = 32
+    write_yaml(document, project / "params.yaml")
+    with pytest.raises(SystemExit):  # other parameters: nothing of the kind is left
         make(project, "spectrogram")
 
 
