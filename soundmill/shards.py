@@ -517,7 +517,7 @@ def _run_job(function: Callable[..., Report], job: Job, scratch: Path, kept: Pat
         output, final = attempt / job.name, scratch / job.name
         options = {} if kept is None else {"previous": _previous(kept / job.name)}
         report = function(*job.args, output, **options)
-        values = asdict(report) | {"shard": _signature(output)}
+        values = asdict(report) | {"shard": signature(output)}
         text = report_path(output)
         text.write_text(json.dumps(values), encoding="utf-8")
         sync_file(text)
@@ -533,8 +533,8 @@ def _run_job(function: Callable[..., Report], job: Job, scratch: Path, kept: Pat
         shutil.rmtree(attempt, ignore_errors=True)
 
 
-def _signature(shard: Path) -> list[int] | None:
-    """Tells a shard's file from any other of its name, and from itself after somebody wrote to it; of a folder, nothing."""
+def signature(shard: Path) -> list[int] | None:
+    """Tells a file from any other of its name, and from itself after somebody wrote to it; of a folder, nothing."""
     status = shard.stat()
     return None if shard.is_dir() else [status.st_size, status.st_mtime_ns]
 
@@ -543,7 +543,7 @@ def _previous(shard: Path) -> Path | None:
     """The kept shard, if it is the one that its report speaks of."""
     try:
         report = json.loads(report_path(shard).read_text(encoding="utf-8"))
-        return shard if report["shard"] == _signature(shard) else None
+        return shard if report["shard"] == signature(shard) else None
     except (OSError, ValueError, KeyError):
         return None
 

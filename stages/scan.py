@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +20,7 @@ from soundmill.corpora.sources import PART_NAME
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 
+TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # how many of each the metrics name; `soundmill corpus check` names all
 
 
@@ -35,15 +42,59 @@ class ScanParams(StageParams):
 
 
 def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
-    """Write the tables of recordings and captions; what cannot be a recording goes to quarantine, unopened."""
-    parts = _read_parts(params, ctx)
-    found, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
-    ctx.quarantine.extend(found.rejected + tables.rejected)
+    """Write the tables of recordings and captions; what cannot be a recording goes to quarantine, unopened.
 
+    It runs in every `dvc repro`: where no file is another than the last time, the last time's tables are linked.
+    """
+    sources = _take(params, ctx)
+    kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources])
     corpus.mkdir(parents=True)
+    try:
+        outcome = json.loads((kept / "outcome.json").read_text(encoding="utf-8"))
+        same = all(shards.signature(kept / name) == facts for name, facts in outcome["tables"].items())
+    except (OSError, ValueError):
+        same = False
+    if same:
+        for name in TABLES:
+            os.link(kept / name, corpus / name)
+    else:
+        rejected, metrics = _write_tables(params, sources, corpus)
+        outcome = {"rejected": rejected, "metrics": metrics}
+        _keep(outcome, corpus, kept)
+    ctx.quarantine.extend(outcome["rejected"])
+    return outcome["metrics"]
+
+
+def _facts(found: inventory.Inventory, ctx: stage.Context) -> list[Any]:
+    """All that the tables are made from."""
+    audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in found.audio]
+    names = sorted(found.metadata)
+    digests = shards.file_digests([found.metadata[name] for name in names], ctx.digests, ctx.workers)
+    metadata = [[os.fsdecode(name), str(value)] for name, value in zip(names, digests, strict=True)]
+    return [audio, metadata, found.rejected, found.ignored, found.num_files]
+
+
+def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
+    """Link the tables to where the next run looks for them, in place of the last ones."""
+    shutil.rmtree(kept.parent, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for name in TABLES:
+        os.link(corpus / name, kept / name)
+    text = json.dumps({**outcome, "tables": {name: shards.signature(kept / name) for name in TABLES}})
+    shards.write_atomically(kept / "outcome.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Read captions and labels, write the tables; returns what was rejected, and the metrics."""
+    parts = []
+    for source in sources:
+        with _named(source.name):
+            tables = registry.read(source.format, source.inventory, params.shards)
+        parts.append(union.Part(source.name, source.weight, source.inventory, tables))
+    found, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
-    return {
+    return found.rejected + tables.rejected, {
         "files": found.num_files,
         "recordings": len(tables.recordings),
         "bytes": sum(row["size"] for row in tables.recordings),
@@ -79,32 +130,46 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     }
 
 
-def _read_parts(params: ScanParams, ctx: stage.Context) -> list[union.Part]:
+@dataclass(frozen=True)
+class Source:
+    """One directory of recordings; `name` is empty where it is the whole corpus."""
+
+    name: str
+    format: str
+    weight: float
+    inventory: inventory.Inventory
+
+
+def _take(params: ScanParams, ctx: stage.Context) -> list[Source]:
     """The corpus, or those that it is the union of."""
     if params.format != union.NAME:
         if params.parts:
             raise UserError("params.yaml: corpus.parts is of a union alone; set corpus.format to union, or corpus.parts to {}")
-        return [_read("", params.format, corpus_directory(params.path, ctx.home), 1.0, params.shards, ctx)]
+        return [_take_one("", params.format, params.path, 1.0, ctx)]
     if params.path is not None or not params.parts:
         raise UserError(
             "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
             "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
         )
-    parts = []
-    for name, part in sorted(params.parts.items()):
-        try:
-            root = corpus_directory(part.path, ctx.home)
-            parts.append(_read(name, part.format, root, part.weight, params.shards, ctx))
-        except UserError as error:
-            raise UserError(f"corpus.parts.{name}: {error}") from None
-    return parts
+    return [_take_one(name, part.format, part.path, part.weight, ctx) for name, part in sorted(params.parts.items())]
 
 
-def _read(name: str, format: str, root: Path, weight: float, num_shards: int, ctx: stage.Context) -> union.Part:
-    with ctx.progress(0, f"scan {name}".strip(), "file") as tick:
-        found = inventory.take(root, ctx.workers, cache=ctx.digests, progress=tick)
-    found.check_not_empty()
-    return union.Part(name, weight, found, registry.read(format, found, num_shards))
+def _take_one(name: str, format: str, path: str | None, weight: float, ctx: stage.Context) -> Source:
+    with _named(name):
+        root = corpus_directory(path, ctx.home)
+        with ctx.progress(0, f"scan {name}".strip(), "file") as tick:
+            found = inventory.take(root, ctx.workers, cache=ctx.digests, progress=tick)
+        found.check_not_empty()
+    return Source(name, format, weight, found)
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say which part of a union an error is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"corpus.parts.{part}: {error}" if part else str(error)) from None
 
 
 def corpus_directory(path: str | None, home: Path) -> Path:
