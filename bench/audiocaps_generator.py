@@ -26,13 +26,12 @@ FILES_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of AudioCaps: ten seconds of a video, and which csv it is in."""
+    """Ten seconds of a video, and which csv it is in."""
 
     table: str
-    audiocap_id: str
     youtube_id: str
     start: int
-    captions: tuple[str, ...]
+    captions: tuple[tuple[str, str], ...]  # audiocap_id, text
 
     @property
     def choice(self) -> int:
@@ -50,7 +49,7 @@ class Clip:
 
 def read_clips(captions: Path) -> list[Clip]:
     """Every clip of AudioCaps' train, val and test csv in an order that mixes them, so that a prefix is a smaller AudioCaps."""
-    rows: dict[tuple[str, str, int], tuple[str, list[str]]] = {}
+    rows: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
     for table in ("train", "val", "test"):
         path = captions / f"{table}.csv"
         if not path.is_file():
@@ -60,8 +59,8 @@ def read_clips(captions: Path) -> list[Clip]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 key = table, row["youtube_id"], int(row["start_time"])
-                rows.setdefault(key, (row["audiocap_id"], []))[1].append(row["caption"])
-    clips = [Clip(*key[:1], number, *key[1:], tuple(texts)) for key, (number, texts) in rows.items()]
+                rows.setdefault(key, []).append((row["audiocap_id"], row["caption"]))
+    clips = [Clip(*key, tuple(captions)) for key, captions in rows.items()]
     return sorted(clips, key=lambda clip: (clip.choice, clip.table))
 
 
@@ -84,7 +83,7 @@ def write_tables(clips: list[Clip], directory: Path) -> None:
             writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
             for clip in clips:
                 if clip.table == table:
-                    writer.writerows([clip.audiocap_id, clip.youtube_id, clip.start, caption] for caption in clip.captions)
+                    writer.writerows([number, clip.youtube_id, clip.start, caption] for number, caption in clip.captions)
 
 
 def write_sounds(clips: list[Clip], directory: Path, seconds: float) -> None:

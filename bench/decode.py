@@ -7,9 +7,11 @@ import io
 import shutil
 import subprocess
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from bench import measure, recordings
 from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
@@ -107,15 +109,15 @@ def shell_loop(source: Path, output: Path) -> float:
 
 def lhotse(source: Path, output: Path, started: bool) -> float:
     """lhotse's way, as its documentation has it; `started`: with processes that have lhotse imported already."""
-    from lhotse import CutSet, RecordingSet, audio
+    from lhotse import CutSet, Recording, RecordingSet
 
     shutil.rmtree(output, ignore_errors=True)
-    audio.Recording.from_file(next(source.iterdir()))  # what it loads at the first file
-    found = RecordingSet.from_dir(source, f"*{next(source.iterdir()).suffix}")
+    found = RecordingSet.from_recordings(Recording.from_file(path) for path in sorted(source.iterdir()))
     cuts = CutSet.from_manifests(recordings=found).resample(RATE)
-    assert len(cuts) == len(list(source.iterdir())), "lhotse does not see all recordings"
-    executor = started_pool("lhotse", "soundfile", "torchaudio") if started else None
-    return timed(lambda: cuts.save_audios(output, format="flac", num_jobs=WORKERS, executor=executor, progress_bar=False))
+    return in_pool(
+        lambda pool: cuts.save_audios(output, format="flac", num_jobs=WORKERS, executor=pool, progress_bar=False),
+        ["lhotse", "soundfile", "torchaudio"] if started else [],
+    )
 
 
 def bare_loop(source: Path, output: Path, started: bool) -> float:
@@ -124,13 +126,7 @@ def bare_loop(source: Path, output: Path, started: bool) -> float:
     output.mkdir()
     paths = sorted(source.iterdir())
     parts = [(paths[index::WORKERS], output) for index in range(WORKERS)]
-    if started:
-        pool = started_pool("soundfile", "soxr")
-        return timed(lambda: list(pool.map(convert, *zip(*parts, strict=True))))
-    start = time.perf_counter()
-    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
-        list(pool.map(convert, *zip(*parts, strict=True)))
-    return time.perf_counter() - start
+    return in_pool(lambda pool: list(pool.map(convert, *zip(*parts, strict=True))), ["soundfile", "soxr"] if started else [])
 
 
 def convert(paths: list[Path], output: Path) -> None:
@@ -145,15 +141,20 @@ def convert(paths: list[Path], output: Path) -> None:
         (output / f"{path.stem}.flac").write_bytes(flac.getvalue())
 
 
-def started_pool(*modules: str) -> ProcessPoolExecutor:
-    """Spawned processes that have started and imported `modules`; they end with this process."""
-    pool = ProcessPoolExecutor(WORKERS, get_context("spawn"))
-    for future in [pool.submit(import_and_wait, modules) for _ in range(WORKERS)]:
-        future.result()
-    return pool
+def in_pool(work: Callable[[Executor], Any], imported: list[str]) -> float:
+    """Seconds of `work` in spawned processes, starting and ending them included; not, where they are to have modules `imported`."""
+    start = time.perf_counter()
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+        if not imported:
+            work(pool)
+        else:
+            for future in [pool.submit(import_and_wait, imported) for _ in range(WORKERS)]:
+                future.result()
+            return timed(work, pool)
+    return time.perf_counter() - start
 
 
-def import_and_wait(modules: tuple[str, ...]) -> None:
+def import_and_wait(modules: list[str]) -> None:
     for name in modules:
         importlib.import_module(name)
     time.sleep(0.5)  # so that every process gets one

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from bench import measure, recordings
-from bench.decode import plan, resample, started_pool
-from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from bench.decode import in_pool, plan, resample
+from bench.measure import WORKERS, Target, in_fresh_process, ratio
 from bench.project import Project
 from soundmill import manifest, params, shards
 
@@ -99,8 +99,10 @@ def fbank(source: Path, output: Path, started: bool) -> float:
     torch.set_num_threads(1)
     shutil.rmtree(output, ignore_errors=True)
     cuts = CutSet.from_manifests(recordings=RecordingSet.from_dir(source, "*.flac"))
-    executor = started_pool("lhotse", "soundfile", "torchaudio") if started else None
-    return timed(lambda: cuts.compute_and_store_features(Fbank(), output, num_jobs=WORKERS, executor=executor, progress_bar=False))
+    return in_pool(
+        lambda pool: cuts.compute_and_store_features(Fbank(), output, num_jobs=WORKERS, executor=pool, progress_bar=False),
+        ["lhotse", "soundfile", "torchaudio"] if started else [],
+    )
 
 
 if __name__ == "__main__":

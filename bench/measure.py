@@ -99,7 +99,11 @@ def ratio(slower: list[float], faster: list[float]) -> float:
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a new interpreter: what an earlier competitor imported, cached or started counts for nobody."""
+    """`function(*args)` in a new interpreter: what an earlier competitor imported, cached or started counts for nobody.
+
+    It and what it starts have one thread each: two processes with two on two cores wait for each other.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
