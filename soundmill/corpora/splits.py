@@ -116,13 +116,15 @@ def _share(units: list[_Unit], fraction: float) -> list[str]:
         seen += sum(unit.size for unit in members)
         _take(members, math.floor(seen * wanted / total + 0.5) - before, len(members) - 1, taken)
     left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
+    missing = wanted - sum(unit.size for unit in taken.values())
     for at_least in (2, 1):  # what a stratum must still have to give one more
         for unit in units:
-            lacking = wanted - sum(other.size for other in taken.values()) if len(taken) < len(units) - 1 else 0
+            lacking = missing if len(taken) < len(units) - 1 else 0
             if lacking < 1:
                 return sorted(taken)
             if unit.key not in taken and left[unit.stratum] >= at_least and (unit.size <= lacking or not taken):
                 taken[unit.key] = unit
+                missing -= unit.size
                 left[unit.stratum] -= 1
     return sorted(taken)
 
@@ -130,9 +132,11 @@ def _share(units: list[_Unit], fraction: float) -> list[str]:
 def _take(members: list[_Unit], due: int, most: int, taken: dict[str, _Unit]) -> None:
     """Take units of one stratum with `due` recordings in all, or the smallest one if each has more; `most` units at most."""
     fitting = []
+    room = due
     for unit in members:
-        if unit.size <= due - sum(other.size for other in fitting) and len(fitting) < most:
+        if unit.size <= room and len(fitting) < most:
             fitting.append(unit)
+            room -= unit.size
     if not fitting and due > 0 and most > 0:
         fitting = [min(members, key=lambda unit: (unit.size, unit.order))]
     taken.update((unit.key, unit) for unit in fitting)
