@@ -19,7 +19,7 @@ from bench.project import Project
 from soundmill.audio.decode import ffmpeg_executable
 
 RATE = 16_000
-SHARDS = 8
+SHARDS = 4
 
 # One ffmpeg after the other, as a shell script does it. $1: ffmpeg, $2: recordings, $3: output.
 SHELL_LOOP = """
@@ -31,7 +31,7 @@ done
 
 
 def main() -> None:
-    args = measure.parser(__doc__, clips=400, repetitions=3).parse_args()
+    args = measure.parser(__doc__, clips=800, repetitions=3).parse_args()
     with measure.workplace(args.work) as place:
         work = Path(place)
         found, what = recordings.find(args.audio, work)
@@ -96,7 +96,7 @@ def resample(planned: Path, root: Path) -> tuple[float, float]:
     project = Project(root)
     importlib.import_module("stages.resample")
     start = time.perf_counter()
-    working = project.run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
+    working = project.run("resample", imported=("scipy.fft",), corpus=planned / "data/corpus", segments=planned / "data/segments")
     return time.perf_counter() - start, working
 
 

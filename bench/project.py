@@ -28,9 +28,9 @@ class Project:
         params.write_yaml(params.compose(ROOT / "conf", [*overrides, f"execution.workers={WORKERS}"]), root / "params.yaml")
         return cls(root)
 
-    def run(self, module: str, section: str | None = None, **ports: Path) -> float:
+    def run(self, module: str, section: str | None = None, imported: tuple[str, ...] = (), **ports: Path) -> float:
         """Run `stages.<module>`; ports not named here lie below `data/`. Returns the seconds its workers were at it: from the
-        first shard's start to the last one's end."""
+        first shard's start to the last one's end, without importing the modules `imported` (stages do so when they need them)."""
         run = importlib.import_module(f"stages.{module}").run
         hints = get_type_hints(run, include_extras=True)
         names = {name: self.root / "data" / name for name, hint in hints.items() if hint in (stage.Input, stage.Output)}
@@ -47,6 +47,7 @@ class Project:
             cluster=None,
             tracking=None,
             times=work / "times",
+            imported=imported,
         )
         context.times.mkdir(parents=True)
         run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
@@ -59,12 +60,17 @@ class TimedContext(stage.Context):
     """Notes when the work on every shard began and ended, so that starting the processes can be told from the work."""
 
     times: Path = field(kw_only=True)
+    imported: tuple[str, ...] = field(kw_only=True)
 
     def make_shards(self, function: Callable[..., shards.Report], *args: Any, **options: Any) -> shards.Report:
-        return super().make_shards(functools.partial(note_times, function, self.times), *args, **options)
+        return super().make_shards(functools.partial(note_times, function, self.times, self.imported), *args, **options)
 
 
-def note_times(function: Callable[..., shards.Report], times: Path, *args: Any, **options: Any) -> shards.Report:
+def note_times(
+    function: Callable[..., shards.Report], times: Path, imported: tuple[str, ...], *args: Any, **options: Any
+) -> shards.Report:
+    for name in imported:
+        importlib.import_module(name)
     start = time.monotonic()  # of the machine, the same in every process
     report = function(*args, **options)
     (times / uuid.uuid4().hex).write_text(json.dumps([start, time.monotonic()]))
