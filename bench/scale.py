@@ -104,6 +104,7 @@ def write(sizes: dict[str, Any], seconds: float, results: Path) -> None:
     def peak(size: dict[str, Any]) -> float:
         return max(usage["peak_bytes"] for usage in size["stages"].values()) / GIGABYTE
 
+    growth = max(usage["peak_bytes"] / small["stages"][name]["peak_bytes"] for name, usage in largest["stages"].items())
     measure.write(
         "scale",
         results,
@@ -111,7 +112,8 @@ def write(sizes: dict[str, Any], seconds: float, results: Path) -> None:
         {f"{name}, {size} clips": [usage["seconds"]] for size, one in sizes.items() for name, usage in one["stages"].items()},
         [
             Target("most memory of any process", peak(largest), 1.5, at_least=False, unit=" GB"),
-            Target("… against that of the smallest corpus", peak(largest) / peak(small), 1.1, at_least=False),
+            # Stage by stage: what torch takes, whatever the corpus, would hide one that grows.
+            *([Target("… of any one stage, against the smallest corpus", growth, 1.1, at_least=False)] if len(sizes) > 1 else []),
             Target("rename + corpus check", rename["seconds"] + largest["check"]["seconds"], 30, at_least=False, unit=" s"),
             Target(
                 "dvc repro with nothing to do", median(one["seconds"] for one in largest["no_op"]), 6, at_least=False, unit=" s"
