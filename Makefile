@@ -16,7 +16,7 @@ demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded co
 test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
 	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest
 
 fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/audio/test_decode.py -k damage

@@ -9,8 +9,9 @@ import bisect
 import errno
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -285,6 +286,8 @@ class Loader:
             except (OSError, EOFError) as error:  # the sender of a batch is gone, and torch has not noticed yet
                 if not self.workers:
                     raise
+                with suppress(RuntimeError):  # torch's own word on it comes in the midst of anything: let it be this
+                    time.sleep(1.0)
                 raise _worker_death(error) from None
 
     def _plan(self, rank: int, world_size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
