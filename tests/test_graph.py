@@ -69,10 +69,50 @@ def tree(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
+# stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
+KILLED = [
+    ("corpus@synthetic", "corpus", "*/*/*.report.json", 0.0),
+    ("segment", "segment", "*/*/*.report.json", 0.0),
+    ("resample", "resample", "*/*/*.report.json", 0.0),
+    ("quality", "quality", "*/*/*.report.json", 0.0),
+    ("rename", "rename", "*/named/*.report.json", 0.0),
+    ("mixup", "mixup", "*/*/*.report.json", 0.0),
+    ("spectrogram_clips@tagger", "spectrogram-clips_tagger", "*/*/*.report.json", 0.0),
+    ("tagger", "tagger", "*/outputs", 2.0),
+    ("train@ddpm_mel", "train-ddpm_mel", "*/training", 2.0),
+    ("generate@ddpm_mel", "generate-ddpm_mel", "*/outputs", 2.0),
+    ("evaluate@ddpm_mel", "evaluate-ddpm_mel", "*/outputs", 2.0),
+]
+
+
+def kill_in_every_stage(checkout: Path) -> None:
+    """`kill -9` of `dvc repro` in the midst of each stage in turn."""
+    killed = []
+    for stage, scratch, sign, delay in KILLED:
+        process = subprocess.Popen(
+            [BIN / "dvc", "repro", stage], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 300
+        while process.poll() is None and not list((checkout / "data/.work" / scratch).glob(sign)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(delay)
+        killed += [stage] if process.poll() is None else []
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(killed) > len(KILLED) / 2, killed  # a fast machine may be done with some before the signal comes
+
+
+def outputs(checkout: Path) -> dict[str, bytes]:
+    """Everything that stages made: tables, sounds, models, metrics, reports."""
+    return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
+
+
 @pytest.mark.slow
-def test_embedded_corpus_from_recordings_to_scores(checkout):
-    document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=2"])
+def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkout):
+    document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
     params.write_yaml(document, checkout / "params.yaml")
+    kill_in_every_stage(checkout)
     done = dvc(checkout, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
@@ -116,59 +156,17 @@ def test_embedded_corpus_from_recordings_to_scores(checkout):
     status = json.loads(dvc(checkout, "status", "--json").stdout)
     assert set(status) == {"mixup"}
 
-
-# stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
-KILLED = [
-    ("corpus@synthetic", "corpus", "*/*/*.report.json", 0.0),
-    ("segment", "segment", "*/*/*.report.json", 0.0),
-    ("resample", "resample", "*/*/*.report.json", 0.0),
-    ("quality", "quality", "*/*/*.report.json", 0.0),
-    ("rename", "rename", "*/named/*.report.json", 0.0),
-    ("mixup", "mixup", "*/*/*.report.json", 0.0),
-    ("spectrogram_clips@tagger", "spectrogram-clips_tagger", "*/*/*.report.json", 0.0),
-    ("tagger", "tagger", "*/outputs", 2.0),
-    ("train@ddpm_mel", "train-ddpm_mel", "*/training", 2.0),
-    ("generate@ddpm_mel", "generate-ddpm_mel", "*/outputs", 2.0),
-    ("evaluate@ddpm_mel", "evaluate-ddpm_mel", "*/outputs", 2.0),
-]
-
-
-@pytest.mark.slow
-def test_kill_9_of_dvc_in_any_stage_and_a_rerun_give_the_same_bytes(checkout):
-    document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
-    params.write_yaml(document, checkout / "params.yaml")
-    killed = []
-    for stage, scratch, sign, delay in KILLED:
-        process = subprocess.Popen(
-            [BIN / "dvc", "repro", stage], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 300
-        while process.poll() is None and not list((checkout / "data/.work" / scratch).glob(sign)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(delay)
-        killed += [stage] if process.poll() is None else []
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(killed) > len(KILLED) / 2, killed  # a fast machine may be done with some before the signal comes
-    done = dvc(checkout, "repro")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    broken = outputs(checkout)
-
     # Not from any cache, nor from rows that were kept: every stage runs again, in one worker.
-    shutil.rmtree(checkout / "data/.work")
+    document["mixup"]["pairing"] = "pressure"
     document["execution"]["workers"] = 1
     params.write_yaml(document, checkout / "params.yaml")
+    broken = outputs(checkout)
+    shutil.rmtree(checkout / "data/.work")
     done = dvc(checkout, "repro", "--force", "--no-run-cache")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    again = outputs(checkout)
-    assert [name for name in broken if again.get(name) != broken[name]] == []
-    assert set(again) == set(broken)
-
-
-def outputs(checkout: Path) -> dict[str, bytes]:
-    """Everything that stages made: tables, sounds, models, metrics, reports."""
-    return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
+    afresh = outputs(checkout)
+    assert [name for name in broken if afresh.get(name) != broken[name]] == []
+    assert set(afresh) == set(broken)
 
 
 @pytest.mark.slow
