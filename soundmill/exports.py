@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tarfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -69,18 +70,20 @@ class Export:
     left_out: list[tuple[str, str]] = field(default_factory=list)  # clip id, reason
 
 
-class Target:
+class Target(ABC):
     """A directory in the making: gets every clip once, in the order of the shards, then `finish`."""
 
     def __init__(self, directory: Path, final: Path):
         self.directory = directory  # where to write
         self.final = final  # where it will lie: for manifests that name their files by absolute paths
 
+    @abstractmethod
     def add(self, clip: Clip, flac: bytes) -> None:
-        raise NotImplementedError  # abstract
+        """Take one clip; NotExpressible where the format has no place for it."""
 
+    @abstractmethod
     def finish(self) -> None:
-        raise NotImplementedError  # abstract
+        """Write what can be written only when every clip is known."""
 
 
 @dataclass(frozen=True)
