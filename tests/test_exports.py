@@ -17,6 +17,7 @@ import soundfile
 from soundmill import cli, clips, exports, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
+from soundmill.exports import classes
 from tests.prepared import RATE, ROWS, VIDEO, prepare, wave_of
 
 
@@ -77,9 +78,9 @@ def test_audiocaps_rows_join_by_id_and_count_up(tables, tmp_path):
 def test_labels_never_become_a_path_outside(tables, tmp_path):
     exports.export(tables, "folder", tmp_path / "out", RATE)
     assert (tmp_path / "out/valid/rain_shower/Yabcdefghij_10.wav").exists()
-    assert exports.folder_of("../../etc") == "_.._etc"
-    assert exports.folder_of("..") == "_"
-    assert exports.folder_of("dog bark") == "dog bark"
+    assert classes.folder_of("../../etc") == "_.._etc"
+    assert classes.folder_of("..") == "_"
+    assert classes.folder_of("dog bark") == "dog bark"
 
 
 def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):

@@ -1,0 +1,249 @@
+"""Formats that tell captions; and lhotse, whose supervisions are captions here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from soundmill import manifest
+from soundmill.exports.target import (
+    HUGGING_FACE,
+    Clip,
+    by_split,
+    plain_number,
+    write_csv,
+    write_json,
+    write_lines,
+)
+
+AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are columns even where there are fewer
+
+
+def _numbered(captions: tuple[str, ...], width: int) -> list[str]:
+    return [*captions, *[""] * (width - len(captions))]
+
+
+def _caption_columns(placed: list[tuple[Clip, str]]) -> list[str]:
+    most = max(AUDIOCAPS_CAPTIONS, *(len(clip.captions) for clip, _ in placed))
+    return [f"caption_{number}" for number in range(1, most + 1)]
+
+
+def write_audiocaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    names = {"train": "train", "valid": "val", "test": "test"}
+    number = 0
+    for split, rows in by_split(placed):
+        table = []
+        for clip, _ in rows:
+            stem, start = clip.stem_and_start
+            for caption in clip.captions:
+                table.append([number, stem, plain_number(start), caption])
+                number += 1
+        write_csv(directory / f"{names[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
+
+
+def write_tango(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    for split, rows in by_split(placed):
+        lines = (
+            {"dataset": "audiocaps", "location": str(final / place), "captions": caption}
+            for clip, place in rows
+            for caption in clip.captions
+        )
+        manifest.write_tango_json(lines, directory / f"{split}.json")
+
+
+def write_panns(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    columns = _caption_columns(placed)
+    names = {"train": "train", "valid": "val", "test": "test"}
+    for split, rows in by_split(placed):
+        table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
+        write_csv(directory / f"{names[split]}.csv", ["file_name", *columns], table)
+
+
+def write_clotho(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    columns = _caption_columns(placed)
+    for split, rows in by_split(placed):
+        table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
+        write_csv(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
+
+
+CLOTHO = {"train": "development", "valid": "validation", "test": "evaluation"}
+
+
+def write_wavcaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    for split, rows in by_split(placed):
+        data = [
+            {
+                "id": clip.clip_id,
+                "title": clip.source,
+                "description": ", ".join(clip.labels),
+                "author": "",
+                "href": "",
+                "caption": caption,
+                "duration": clip.seconds,
+            }
+            for clip, _ in rows
+            for caption in clip.captions
+        ]
+        write_json(directory / f"{split}.json", {"num_captions_per_audio": 1, "data": data})
+
+
+def write_amphion(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    for split, rows in by_split(placed):
+        write_json(
+            directory / f"{split}.json",
+            [
+                {"Dataset": "AudioCaps", "Uid": Path(place).stem, "Caption": caption}
+                for clip, place in rows
+                for caption in clip.captions
+            ],
+        )
+
+
+def amphion_place(clip: Clip) -> str:
+    stem, start = clip.stem_and_start
+    return f"wav/{stem}_{round(start * 1000)}_{round((start + clip.seconds) * 1000)}.wav"
+
+
+def write_musiccaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    columns = [
+        "ytid",
+        "start_s",
+        "end_s",
+        "audioset_positive_labels",
+        "aspect_list",
+        "caption",
+        "author_id",
+        "is_balanced_subset",
+        "is_audioset_eval",
+    ]
+    table = []
+    for clip, _ in placed:
+        stem, start = clip.stem_and_start
+        for caption in clip.captions:
+            aspects = str(list(clip.labels))
+            table.append(
+                [
+                    stem,
+                    plain_number(start),
+                    plain_number(start + clip.seconds),
+                    "",
+                    aspects,
+                    caption,
+                    "",
+                    False,
+                    clip.split == "test",
+                ]
+            )
+    write_csv(directory / "musiccaps.csv", columns, table)
+
+
+def write_audioldm(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    names = {"train": "train", "valid": "val", "test": "test"}
+    paths = {}
+    for split, rows in by_split(placed):
+        data = []
+        for clip, place in rows:
+            numbered = {f"caption_{number}": text for number, text in enumerate(clip.captions[1:], start=2)}
+            wav = str(Path(place).relative_to("audio"))
+            data.append({"wav": wav, "seg_label": "", "labels": ";".join(clip.labels), "caption": clip.captions[0], **numbered})
+        paths[names[split]] = f"./metadata/{names[split]}.json"
+        write_json(directory / paths[names[split]], {"data": data})
+    labels = sorted({label for clip, _ in placed for label in clip.labels})
+    write_csv(
+        directory / "metadata/class_labels_indices.csv",
+        ["index", "mid", "display_name"],
+        [[index, label, label] for index, label in enumerate(labels)],
+    )
+    paths["class_label_indices"] = "./metadata/class_labels_indices.csv"
+    write_json(
+        directory / "metadata/dataset_root.json",
+        {"soundmill": "./audio", "comments": {}, "metadata": {"path": {"soundmill": paths}}},
+    )
+
+
+def write_audiocraft(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    names = {"train": "train", "valid": "valid", "test": "evaluate"}
+    for split, rows in by_split(placed):
+        lines = []
+        for clip, place in rows:
+            sidecar = {
+                "description": clip.captions[0],
+                "captions": list(clip.captions),
+                "keywords": ", ".join(clip.labels),
+                "name": clip.clip_id,
+                "duration": clip.seconds,
+                "sample_rate": clip.sample_rate,
+                "file_extension": "wav",
+            }
+            write_json((directory / place).with_suffix(".json"), sidecar)
+            lines.append(
+                {
+                    "path": str(final / place),
+                    "duration": clip.seconds,
+                    "sample_rate": clip.sample_rate,
+                    "amplitude": None,
+                    "weight": None,
+                    "info_path": None,
+                }
+            )
+        write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
+
+
+def write_stable_audio(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    for clip, place in placed:
+        pair = {
+            "prompt": clip.captions[0],
+            "captions": list(clip.captions),
+            "labels": list(clip.labels),
+            "seconds_total": clip.seconds,
+        }
+        write_json((directory / place).with_suffix(".json"), pair)
+
+
+def audiofolder_place(clip: Clip) -> str:
+    return f"{HUGGING_FACE[clip.split]}/{clip.clip_id}.wav"
+
+
+def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    for split, rows in by_split(placed):
+        lines = (
+            {"file_name": Path(place).name, "captions": list(clip.captions), "labels": list(clip.labels)} for clip, place in rows
+        )
+        write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
+
+
+def write_audiofolder_csv(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    columns = _caption_columns(placed)
+    for split, rows in by_split(placed):
+        table = [[Path(place).name, ";".join(clip.labels), *_numbered(clip.captions, len(columns))] for clip, place in rows]
+        write_csv(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
+
+
+def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    """Recordings and supervisions, as lhotse's own recipes name them; one supervision per caption."""
+    for split, rows in by_split(placed):
+        recordings, supervisions = [], []
+        for clip, place in rows:
+            recordings.append(
+                {
+                    "id": clip.clip_id,
+                    "sources": [{"type": "file", "channels": [0], "source": str(final / place)}],
+                    "sampling_rate": clip.sample_rate,
+                    "num_samples": clip.num_samples,
+                    "duration": clip.seconds,
+                    "channel_ids": [0],
+                }
+            )
+            for number, caption in enumerate(clip.captions or ("",)):
+                supervisions.append(
+                    {
+                        "id": f"{clip.clip_id}-{number}",
+                        "recording_id": clip.clip_id,
+                        "start": 0.0,
+                        "duration": clip.seconds,
+                        "channel": 0,
+                        "text": caption,
+                        "custom": {"labels": list(clip.labels), "source": clip.source, "source_start": clip.start},
+                    }
+                )
+        write_lines(directory / f"soundmill_recordings_{split}.jsonl.gz", recordings)
+        write_lines(directory / f"soundmill_supervisions_{split}.jsonl.gz", supervisions)

@@ -1,0 +1,110 @@
+"""Formats that pack the sound with what is said of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from soundmill import manifest, shards
+from soundmill.exports.target import (
+    HUGGING_FACE,
+    Clip,
+    Target,
+)
+
+CLIPS_PER_TAR = 1000
+
+
+class WebDataset(Target):
+    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, labels, origin) and `<id>.txt` (first caption)."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(directory, final)
+        self.counts: Counter[str] = Counter()
+        self.open: dict[str, tarfile.TarFile] = {}
+
+    def add(self, clip: Clip, flac: bytes) -> None:
+        number, place = divmod(self.counts[clip.split], CLIPS_PER_TAR)
+        if place == 0:
+            if clip.split in self.open:
+                self.open.pop(clip.split).close()
+            self.open[clip.split] = tarfile.open(
+                self.directory / f"{clip.split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT
+            )
+        self.counts[clip.split] += 1
+        # A key ends at the first dot of a member's name.
+        key = clip.clip_id.replace(".", "p")
+        facts = {
+            "clip_id": clip.clip_id,
+            "captions": list(clip.captions),
+            "labels": list(clip.labels),
+            "source": clip.source,
+            "start": clip.start,
+            "seconds": clip.seconds,
+            "sample_rate": clip.sample_rate,
+        }
+        members = {"flac": flac, "json": json.dumps(facts, ensure_ascii=False).encode()}
+        if clip.captions:
+            members["txt"] = clip.captions[0].encode()
+        for suffix, data in members.items():
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size, member.mode = len(data), 0o644
+            self.open[clip.split].addfile(member, io.BytesIO(data))
+
+    def finish(self) -> None:
+        for archive in self.open.values():
+            archive.close()
+
+
+PARQUET = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("audio", manifest.AUDIO),
+        ("captions", pa.list_(pa.string())),
+        ("labels", pa.list_(pa.string())),
+    ]
+)
+
+
+class HuggingFaceParquet(Target):
+    """`data/<split>-*.parquet` with the audio embedded, as `datasets.load_dataset(directory)` reads it."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(directory, final)
+        self.writers: dict[str, shards.ShardWriter] = {}
+
+    def add(self, clip: Clip, flac: bytes) -> None:
+        split = HUGGING_FACE[clip.split]
+        if split not in self.writers:
+            schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
+            self.writers[split] = shards.ShardWriter(self.directory / f"data/{split}-00000-of-00001.parquet", schema)
+        self.writers[split].write(
+            {
+                "clip_id": clip.clip_id,
+                "audio": {"bytes": flac, "path": f"{clip.clip_id}.flac"},
+                "captions": list(clip.captions),
+                "labels": list(clip.labels),
+            }
+        )
+
+    def finish(self) -> None:
+        for writer in self.writers.values():
+            writer.__exit__(None, None)
+
+
+_TEXT = {"dtype": "string", "_type": "Value"}
+_FEATURES = {
+    "info": {
+        "features": {
+            "clip_id": _TEXT,
+            "audio": {"_type": "Audio"},
+            "captions": {"feature": _TEXT, "_type": "List"},
+            "labels": {"feature": _TEXT, "_type": "List"},
+        }
+    }
+}
