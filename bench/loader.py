@@ -71,15 +71,11 @@ def main() -> None:
 
 def write_spectrograms(sources: list[Path], count: int, directory: Path) -> None:
     """`count` unlike log-mels [64, 512] made of real ones: two recordings one after the other, rotated."""
-    import torch
-
     from soundmill.audio.decode import read_mono
     from soundmill.audio.mel import MelSpec, log_mel
 
     spec = MelSpec(**params.compose(measure.ROOT / "conf", [])["spectrogram"]["ddpm_mel"])
-    real = [
-        log_mel(torch.from_numpy(read_mono(path, spec.sample_rate, 60.0))[None], spec)[0].numpy().astype("<f2") for path in sources
-    ]
+    real = [log_mel(read_mono(path, spec.sample_rate, 60.0), spec).astype("<f2") for path in sources]
     rng = np.random.default_rng(0)
     for start in range(0, count, PER_SHARD):
         rows = []

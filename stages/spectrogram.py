@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.mel import SPEC_KEY, MelSpec
+from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 
@@ -59,18 +59,14 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
 def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
     """Log-mel of one row, float16 [n_mels, num_frames]."""
     import soundfile
-    import torch
 
-    from soundmill.audio.mel import log_mel
-
-    torch.set_num_threads(1)
     wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
     if sample_rate != spec.sample_rate:
         raise UserError(
             f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
             "set its sample_rate to segment.sample_rate"
         )
-    return np.ascontiguousarray(log_mel(torch.from_numpy(wave)[None], spec)[0].numpy().astype("<f2"))
+    return np.ascontiguousarray(log_mel(wave, spec).astype("<f2"))
 
 
 if __name__ == "__main__":

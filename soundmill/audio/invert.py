@@ -21,7 +21,7 @@ def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
     Non-negative least squares in the Kullback-Leibler sense by multiplicative updates (Lee & Seung 2001, eq. 5): starts from
     the bands spread by their own filters, so it never leaves x >= 0 and bins outside all filters stay zero.
     """
-    bank = mel_filterbank(spec).to(log_mel)
+    bank = torch.tensor(mel_filterbank(spec)).to(log_mel)
     # Scaled to one per bin and started from the transpose, an update cannot overflow however loud the picture.
     mel = log_mel.clamp(math.log(spec.floor), 60.0).exp()
     cover = bank.sum(1)[:, None].clamp_min(1e-12)

@@ -331,8 +331,6 @@ def _sound(wave: np.ndarray, sample_rate: int) -> str:
 
 def _level(wave: np.ndarray, sample_rate: int) -> np.ndarray:
     """Mel spectrogram for the eye [mels, about 320 frames], in dB."""
-    import torch
-
     from soundmill.audio.mel import MelSpec, log_mel
 
     spec = MelSpec(
@@ -348,7 +346,7 @@ def _level(wave: np.ndarray, sample_rate: int) -> np.ndarray:
         power=2.0,
         floor=1e-10,
     )
-    return log_mel(torch.from_numpy(np.array(wave, np.float32))[None], spec)[0].numpy() * (10 / np.log(10))
+    return log_mel(wave, spec) * (10 / np.log(10))
 
 
 def _picture(wave: np.ndarray, sample_rate: int, top: float) -> str:

@@ -121,8 +121,8 @@ class TaggerModel:
             for same in lengths.values():
                 for start in range(0, len(same), CLIPS_AT_ONCE):
                     some = same[start : start + CLIPS_AT_ONCE]
-                    batch = torch.from_numpy(np.stack([np.asarray(waves[index], np.float32) for index in some]))
-                    patches, scores = self.net(log_mel(batch, self.spec))
+                    mels = log_mel(np.stack([waves[index] for index in some]), self.spec)
+                    patches, scores = self.net(torch.from_numpy(mels))
                     for index, patch, score in zip(some, patches.numpy(), scores.numpy(), strict=True):
                         embeddings[index], logits[index] = patch.copy(), score
         return embeddings, logits

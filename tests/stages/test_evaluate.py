@@ -47,7 +47,6 @@ def corpus() -> list[dict]:
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory):
     """A small tagger, really trained on the training clips; about a second."""
-    import torch
 
     from soundmill.audio.mel import MelSpec, log_mel
     from soundmill.training import tagger
@@ -87,8 +86,8 @@ def tagger(tmp_path_factory):
     }
     rows = corpus()
     training = [row["clip_id"] for row in rows if row["split"] == "train"]
-    waves = {row["clip_id"]: torch.from_numpy(sound(row["labels"][0], index)) for index, row in enumerate(rows)}
-    mels = {clip_id: log_mel(wave[None], spec)[0].numpy().astype(np.float16) for clip_id, wave in waves.items()}
+    waves = {row["clip_id"]: sound(row["labels"][0], index) for index, row in enumerate(rows)}
+    mels = {clip_id: log_mel(wave, spec).astype(np.float16) for clip_id, wave in waves.items()}
     targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
     settings = params.parse(tagger.TaggerParams, values, "tagger")
     net, _ = tagger.train_tagger(settings, spec, mels, targets, training, [], lambda *_: None, lambda _: None)

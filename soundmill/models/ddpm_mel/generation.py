@@ -121,7 +121,7 @@ def _round_trip(params: GenerateParams, ctx: Any, model: Model, clips: Path, wan
             fitted = np.zeros(picture.num_samples, dtype=np.float32)
             kept = min(len(wave), len(fitted))
             fitted[:kept] = wave[:kept]
-            values = log_mel(torch.from_numpy(fitted)[None], model.spec)
+            values = torch.from_numpy(log_mel(fitted[None], model.spec))
             back = to_waves(picture.decode(*picture.encode(values)), model, picture.num_samples, params.sampling)[0, :kept]
             write_wav(output / f"{manifest.check_clip_id(clip_id)}.wav", back.numpy(), model.spec.sample_rate)
             tick(1)
