@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from soundmill import shards
-from soundmill.exports.target import (
-    Clip,
-    plain_number,
-    write_csv,
-)
+from soundmill.exports.target import Clip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
 
 
 def folder_of(label: str) -> str:
@@ -65,6 +62,50 @@ def write_urbansound(placed: list[tuple[Clip, str]], directory: Path, final: Pat
     ]
     columns = ["slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class"]
     write_csv(directory / "metadata/UrbanSound8K.csv", columns, rows)
+
+
+class Gtzan(Files):
+    """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` says which clip that is."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(Layout(self._place, write_gtzan, needs="label"), directory, final)
+        self._count: Counter[str] = Counter()
+
+    def _place(self, clip: Clip) -> str:
+        genre = clip.labels[0]
+        if not re.fullmatch("[a-z]+", genre):
+            raise NotExpressible(f"label {genre!r} where the format has one word of small letters")
+        if self._count[genre] > 99_999:
+            raise NotExpressible(f"more than 100000 clips of {genre}")
+        self._count[genre] += 1
+        return f"genres_original/{genre}/{genre}.{self._count[genre] - 1:05d}.wav"
+
+
+def write_gtzan(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
+    (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def nsynth_place(clip: Clip) -> str:
+    return f"nsynth-{clip.split}/audio/{clip.clip_id}.wav"
+
+
+def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    """A note for each clip: its class is the instrument's family, its recording the instrument; pitch and velocity are unknown."""
+    families = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+    for split, rows in by_split(placed):
+        notes = {
+            clip.clip_id: {
+                "note_str": clip.clip_id,
+                "instrument_str": clip.recording_id,
+                "instrument_family": families[clip.labels[0]],
+                "instrument_family_str": clip.labels[0].replace(" ", "_"),
+                "qualities_str": [],
+                "sample_rate": clip.sample_rate,
+            }
+            for clip, _ in rows
+        }
+        write_json(directory / f"nsynth-{split}/examples.json", notes)
 
 
 def folder_place(clip: Clip) -> str:
