@@ -11,7 +11,7 @@ from torch import Tensor
 from soundmill.diffusion.schedules import alpha_sigma, signal_to_noise
 
 Objective = Literal["eps", "x0", "v"]
-Weighting = Literal["none", "min_snr"]
+Weighting = Literal["none", "min_snr", "min_snr_tango"]
 Net = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -50,11 +50,14 @@ def to_eps(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigm
 def weights(objective: Objective, weighting: Weighting, snr: Tensor, gamma: float) -> Tensor:
     """Per-item loss weights [B]; Min-SNR is min(SNR, gamma) on the x0 error, put in terms of the objective's own error.
 
-    Hang et al. 2023: ÷ SNR for eps, ÷ (SNR + 1) for v, nothing for x0.
+    Hang et al. 2023: ÷ SNR for eps, ÷ (SNR + 1) for v, nothing for x0. `min_snr_tango` is ÷ SNR for all of them, as TANGO's
+    training has it: with v, it counts errors at high noise up to (SNR + 1) / SNR times as much.
     """
     if weighting == "none":
         return torch.ones_like(snr)
     clipped = snr.clamp(max=gamma)
+    if weighting == "min_snr_tango":
+        return clipped / snr
     return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[objective]
 
 

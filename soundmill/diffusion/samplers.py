@@ -10,8 +10,10 @@ from torch import Tensor
 
 from soundmill.diffusion.objectives import Net, Objective, to_x0
 from soundmill.diffusion.schedules import alpha_bar_to_betas, alpha_sigma
+from soundmill.errors import UserError
 
-Sampler = Literal["ddpm", "ddim", "dpm++"]
+Sampler = Literal["ddpm", "ddim", "dpm++", "unipc"]
+Spacing = Literal["trailing", "leading"]
 
 
 def sample(
@@ -24,51 +26,71 @@ def sample(
     num_steps: int,
     clip: float | None,
     rngs: list[torch.Generator],
+    spacing: Spacing = "trailing",
     callback: Callable[[int], Any] = lambda step: None,
 ) -> Tensor:
     """Denoise `noise` [B, C, H, W] in `num_steps` calls of `net(xt, t [B])`; returns x0, float32.
 
     `table` is alpha_bar [T]. `ddpm` draws its noise from one generator per item, so an item's result does not hang on its
     neighbours; sigma² = beta_t (Ho et al. 2020). `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep
-    solver of Lu et al. 2022. Every answer of the net is put as x0, held to ±`clip` if that is given, and stepped from.
+    solver of Lu et al. 2022, `unipc` the second-order predictor and corrector of Zhao et al. 2023. Every answer of the net is
+    put as x0, held to ±`clip` if that is given, and stepped from. More steps than there are timesteps are a UserError.
     """
-    scheduler = _scheduler(sampler, table)
-    if sampler == "ddpm":  # its own rule for the timestep before this one is off where num_steps does not divide T
-        scheduler.set_timesteps(timesteps=trailing_timesteps(len(table), num_steps), device=noise.device)
-    else:
-        scheduler.set_timesteps(num_steps, device=noise.device)
+    visited = timesteps(len(table), num_steps, spacing)
+    scheduler = _scheduler(sampler, table[visited[::-1]])
+    scheduler.set_timesteps(num_steps, device=noise.device)
     extra = {"generator": rngs} if sampler == "ddpm" else {}
-    xt = noise.float() * scheduler.init_noise_sigma
-    for step, t in enumerate(scheduler.timesteps):
-        times = t.long().expand(len(xt))
+    xt = noise.float()
+    for step, t in enumerate(visited):
+        times = torch.full((len(xt),), t, device=xt.device)
         alpha, sigma = alpha_sigma(table, times, xt.ndim)
         x0 = to_x0(objective, net(xt, times).float(), xt, alpha, sigma)
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
         callback(step)
-        if step + 1 < len(scheduler.timesteps):
-            xt = scheduler.step(x0, t, xt, **extra).prev_sample
+        if step + 1 < num_steps:
+            xt = scheduler.step(x0, scheduler.timesteps[step], xt, **extra).prev_sample
     return x0
 
 
-def trailing_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """`num_steps` evenly spaced timesteps, falling, that begin at the last one (Lin et al. 2024, table 2)."""
-    return [round(num_timesteps * (num_steps - step) / num_steps) - 1 for step in range(num_steps)]
+def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing) -> list[int]:
+    """`num_steps` evenly spaced timesteps, falling (Lin et al. 2024, table 2).
+
+    `trailing` begins at the last, where training ended: pure noise. `leading` ends at timestep 1, as Stable Diffusion and TANGO
+    sample, and begins below the last.
+    """
+    if num_steps > num_timesteps:
+        raise UserError(f"{num_steps} sampling steps of a model with {num_timesteps} timesteps: take at most so many")
+    if spacing == "trailing":
+        return [round(num_timesteps * (num_steps - step) / num_steps) - 1 for step in range(num_steps)]
+    stride = num_timesteps // num_steps
+    offset = min(1, num_timesteps - 1 - (num_steps - 1) * stride)  # 0 where every timestep is visited
+    return [offset + stride * step for step in reversed(range(num_steps))]
 
 
-def _scheduler(sampler: Sampler, table: Tensor) -> Any:
-    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+def _scheduler(sampler: Sampler, visited: Tensor) -> Any:
+    """diffusers' scheduler of the process that has only the visited timesteps, alpha_bar [num_steps].
+
+    So all samplers share our spacing: their own rules differ, and some are off where num_steps does not divide T.
+    """
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     common = {
-        "num_train_timesteps": len(table),
-        "trained_betas": alpha_bar_to_betas(table).numpy(),
+        "num_train_timesteps": len(visited),
+        "trained_betas": alpha_bar_to_betas(visited).numpy(),
         "prediction_type": "sample",
-        "timestep_spacing": "trailing",  # begins at the last timestep, where training ended: pure noise
+        "timestep_spacing": "trailing",
     }
     if sampler == "ddpm":
-        return DDPMScheduler(**common, variance_type="fixed_large", clip_sample=False)
-    if sampler == "ddim":
-        return DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
-    if sampler == "dpm++":
-        return DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=2)
-    raise ValueError(f"unknown sampler {sampler!r}")
+        scheduler = DDPMScheduler(**common, variance_type="fixed_large", clip_sample=False)
+    elif sampler == "ddim":
+        scheduler = DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+    elif sampler == "dpm++":
+        scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=2)
+    elif sampler == "unipc":
+        scheduler = UniPCMultistepScheduler(**common, solver_order=2, solver_type="bh2")
+    else:
+        raise ValueError(f"unknown sampler {sampler!r}")
+    # Theirs is multiplied up in float32, where a large step's beta of 1 − 1e-9 is 1 and all signal lost.
+    scheduler.alphas_cumprod = visited.float()
+    return scheduler

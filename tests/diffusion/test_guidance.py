@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from soundmill.diffusion.guidance import guided
 
 
-def _net(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    return xt * 0.5 + condition.sum(1)[:, None] + t[:, None] * 0.01
+def _net(xt: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """An answer that hangs on states [B, L, D] where mask [B, L] is true."""
+    return xt * 0.5 + (states * mask[..., None]).sum((1, 2))[:, None] + t[:, None] * 0.01
+
+
+XT, T = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
+TEXT = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(1)), torch.arange(5) < torch.tensor([[2], [5], [3]])
+NULL = torch.ones(3, 5, 2), (torch.arange(5) < 1).expand(3, 5)
 
 
 def test_line_through_conditional_and_unconditional():
-    xt, t = torch.randn(3, 4), torch.tensor([1, 2, 3])
-    condition, null = torch.rand(3, 2), torch.zeros(3, 2)
-    conditional, unconditional = _net(xt, t, condition), _net(xt, t, null)
-    assert torch.equal(guided(_net, xt, t, condition, null, 1), conditional)
-    torch.testing.assert_close(guided(_net, xt, t, condition, null, 0.0), unconditional)
-    torch.testing.assert_close(guided(_net, xt, t, condition, null, 3.0), 3 * conditional - 2 * unconditional)
+    conditional, unconditional = _net(XT, T, *TEXT), _net(XT, T, *NULL)
+    assert torch.equal(guided(_net, XT, T, TEXT, NULL, 1), conditional)
+    torch.testing.assert_close(guided(_net, XT, T, TEXT, NULL, 0.0), unconditional)
+    torch.testing.assert_close(guided(_net, XT, T, TEXT, NULL, 3.0), 3 * conditional - 2 * unconditional)
+
+
+def test_masks_stay_boolean_and_what_they_hide_changes_nothing():
+    kinds = []
+
+    def looking(xt: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        kinds.append(mask.dtype)
+        return _net(xt, t, states, mask)
+
+    states, mask = TEXT
+    hidden = torch.where(mask[..., None], states, 1e3)
+    torch.testing.assert_close(guided(looking, XT, T, (hidden, mask), NULL, 2.0), guided(looking, XT, T, TEXT, NULL, 2.0))
+    assert set(kinds) == {torch.bool}
 
 
 def test_one_pass_of_the_net():
     calls = []
 
-    def counting(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def counting(xt: torch.Tensor, t: torch.Tensor, label_weights: torch.Tensor) -> torch.Tensor:
         calls.append(len(xt))
-        return _net(xt, t, condition)
+        return xt + label_weights.sum(1, keepdim=True)
 
-    arguments = torch.randn(3, 4), torch.ones(3), torch.rand(3, 2), torch.zeros(3, 2)
+    arguments = XT, T, (torch.rand(3, 2),), (torch.zeros(3, 2),)
     guided(counting, *arguments, 2.0)
     guided(counting, *arguments, 1)
     assert calls == [6, 3]
+
+
+def test_conditions_of_other_kinds_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        guided(_net, XT, T, TEXT, NULL[:1], 2.0)

@@ -59,6 +59,20 @@ def test_min_snr_weights_are_one_error_in_three_languages():
         torch.testing.assert_close(weighted, snr.clamp(max=5.0))
 
 
+def test_min_snr_of_tango_divides_by_snr_whatever_is_predicted():
+    """Known answers on both sides of gamma = 5, at TANGO's schedule: SNR > 5 exactly up to t = 146."""
+    table = schedules.scaled_linear(1000, 0.00085, 0.012)
+    snr = schedules.signal_to_noise(table, torch.tensor([0, 146, 147, 500, 999]))
+    for objective in ("eps", "v", "x0"):
+        theirs = objectives.weights(objective, "min_snr_tango", snr, gamma=5.0)
+        assert (theirs[:2] < 1).all()
+        torch.testing.assert_close(theirs[:2], 5 / snr[:2])
+        torch.testing.assert_close(theirs[2:], torch.ones(3, dtype=torch.float64))
+    ours = objectives.weights("v", "min_snr", snr, gamma=5.0)
+    torch.testing.assert_close(theirs / ours, (snr + 1) / snr)
+    torch.testing.assert_close(objectives.weights("eps", "min_snr", snr, gamma=5.0), theirs)
+
+
 def test_plain_weighting_is_the_mean():
     losses, t = torch.tensor([1.0, 3.0]), torch.tensor([1, 900])
     assert objectives.weighted_loss(losses, "eps", "none", 5.0, TABLE, t).item() == 2

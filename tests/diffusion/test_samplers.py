@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from soundmill.diffusion import objectives, samplers, schedules
+from soundmill.errors import UserError
 
-TABLES = {"linear": schedules.linear(1000, 1e-4, 0.02), "cosine": schedules.cosine(1000)}
+TABLES = {
+    "linear": schedules.linear(1000, 1e-4, 0.02),
+    "cosine": schedules.cosine(1000),
+    "tango": schedules.scaled_linear(1000, 0.00085, 0.012),
+}
+SAMPLERS = ["ddpm", "ddim", "dpm++", "unipc"]
 X0 = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -17,9 +23,9 @@ def _rngs(*seeds: int) -> list[torch.Generator]:
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("objective", ["eps", "v", "x0"])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
-@pytest.mark.parametrize("num_steps", [2, 7, 10])
-def test_perfect_net_leads_to_x0(sampler, objective, num_steps, table):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("num_steps", "spacing"), [(1, "trailing"), (2, "trailing"), (7, "trailing"), (10, "leading")])
+def test_perfect_net_leads_to_x0(sampler, objective, num_steps, spacing, table):
     def perfect(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         alpha, sigma = schedules.alpha_sigma(TABLES[table], t, xt.ndim)
         return objectives.target(objective, X0, (xt - alpha * X0) / sigma, alpha, sigma)
@@ -31,13 +37,14 @@ def test_perfect_net_leads_to_x0(sampler, objective, num_steps, table):
         objective=objective,
         sampler=sampler,
         num_steps=num_steps,
+        spacing=spacing,
         clip=None,
         rngs=_rngs(2, 3),
     )
     torch.testing.assert_close(made, X0, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gaussian_data_keep_their_mean_and_spread(sampler):
     """For data N(m, s²) the best answer is known in closed form; the sampler must end at that distribution."""
     table, mean, spread = TABLES["linear"], 0.5, 0.3
@@ -86,7 +93,55 @@ def test_clip_holds_the_picture():
     assert made.abs().max() <= 1
 
 
-def test_timesteps_of_200_and_1000_steps():
-    assert samplers.trailing_timesteps(1000, 1000) == list(range(999, -1, -1))
-    assert samplers.trailing_timesteps(1000, 200)[:2] == [999, 994]
-    assert samplers.trailing_timesteps(1000, 200)[-1] == 4
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_net_is_asked_at_the_spaced_timesteps(sampler):
+    asked = []
+
+    def net(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(t.unique().item())
+        return torch.zeros_like(xt)
+
+    arguments = {"table": TABLES["tango"], "objective": "v", "sampler": sampler, "num_steps": 3, "clip": None, "rngs": _rngs(0, 1)}
+    samplers.sample(net, torch.randn(2, 1, 4, 4), **arguments, spacing="leading")
+    assert asked == [667, 334, 1]
+
+
+def test_ddim_lands_on_the_next_timestep_where_steps_do_not_divide():
+    """An item's xt after a step is alpha·x0 + sigma·noise at the very timestep that the net is asked at next."""
+    noise, seen = torch.randn(X0.shape, generator=torch.Generator().manual_seed(1)), []
+
+    def net(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = schedules.alpha_sigma(TABLES["linear"], t, xt.ndim)
+        seen.append((xt, alpha, sigma))
+        return (xt - sigma * noise) / alpha
+
+    samplers.sample(net, noise, table=TABLES["linear"], objective="x0", sampler="ddim", num_steps=7, clip=None, rngs=_rngs(0, 1))
+    first_x0 = (seen[0][0] - seen[0][2] * noise) / seen[0][1]
+    for xt, alpha, sigma in seen[1:]:
+        torch.testing.assert_close(xt, alpha * first_x0 + sigma * noise, atol=1e-4, rtol=1e-4)
+
+
+def test_trailing_timesteps():
+    assert samplers.timesteps(1000, 1000, "trailing") == list(range(999, -1, -1))
+    assert samplers.timesteps(1000, 200, "trailing")[:2] == [999, 994]
+    assert samplers.timesteps(1000, 200, "trailing")[-1] == 4
+
+
+def test_leading_timesteps_of_tango():
+    assert samplers.timesteps(1000, 200, "leading") == list(range(996, 0, -5))
+    assert samplers.timesteps(1000, 1000, "leading") == list(range(999, -1, -1))
+    assert samplers.timesteps(1000, 999, "leading") == list(range(999, 0, -1))
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("num_steps", [1, 3, 25, 150, 600, 1000])
+def test_timesteps_fall_and_exist(spacing, num_steps):
+    visited = samplers.timesteps(1000, num_steps, spacing)
+    assert len(visited) == num_steps
+    assert visited == sorted(set(visited), reverse=True)
+    assert 0 <= visited[-1] <= visited[0] <= 999
+
+
+def test_more_steps_than_timesteps_are_refused():
+    with pytest.raises(UserError, match=r"1001 .* 1000"):
+        samplers.timesteps(1000, 1001, "trailing")

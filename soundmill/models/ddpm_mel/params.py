@@ -87,7 +87,7 @@ class DiffusionParams(StageParams):
     beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
     shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
     objective: Literal["eps", "x0", "v"]
-    weighting: Literal["none", "min_snr"]
+    weighting: Literal["none", "min_snr", "min_snr_tango"]
     min_snr_gamma: float = Field(gt=0)
     first_timestep: int = Field(ge=0, description="timesteps below are not trained on (1 in the seed)")
     errors_in: Literal["latent", "picture"] = Field(
@@ -105,7 +105,7 @@ class AugmentationParams(StageParams):
 class SamplingParams(StageParams):
     """From noise to sound."""
 
-    sampler: Literal["ddpm", "ddim", "dpm++"]
+    sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
     num_steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
     guidance_interval: list[Probability] = Field(

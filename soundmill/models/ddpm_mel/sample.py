@@ -67,7 +67,7 @@ def _sample_latents(
         within = first <= int(t[0]) / len(table) <= last
         scale = sampling.guidance_scale if within and model.labels else 1.0
         with autocast(device, precision):
-            return guided(net, xt, t, condition, torch.zeros_like(condition), scale).float()
+            return guided(net, xt, t, (condition,), (torch.zeros_like(condition),), scale).float()
 
     # Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding.
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
