@@ -82,6 +82,39 @@ def browse(
 
 
 @app.command(cls=Command)
+def families(
+    json: Annotated[Path | None, typer.Option(help="Write them to this file, too: {FAMILY: {SCALE: {PART: parameters}}}.")] = None,
+    project: Project = None,
+) -> None:
+    """List the model families: what each is, its paper, and how many parameters its parts have at each scale.
+
+    Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Conditioning by label
+    adds an embedding for each label of the corpus.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from soundmill.models import registry
+
+    described = registry.describe(project_root(project) / "conf")
+    console = Console(highlight=False)
+    for name, facts in described.items():
+        console.print(f"[bold]{name}[/bold]: {facts['what']}")
+        console.print(facts["source"], style="dim")
+        table = Table("part", box=box.SIMPLE, pad_edge=False)
+        scales = {scale: counts for scale, counts in facts.items() if isinstance(counts, dict)}
+        for scale in scales:
+            table.add_column(f"scale={scale}", justify="right")
+        for part in dict.fromkeys(part for counts in scales.values() for part in counts):
+            table.add_row(part, *(f"{counts[part]:,}" if part in counts else "–" for counts in scales.values()))
+        console.print(table)
+    console.print("Numbers of parameters. `soundmill params scale=paper` chooses a scale, `dvc repro train@FAMILY` trains.")
+    if json:
+        registry.write_json(described, json)
+
+
+@app.command(cls=Command)
 def generate(
     family: Annotated[str, typer.Option(help="Model family, as listed under `families` in params.yaml.")] = "ddpm_mel",
     label: Annotated[list[str] | None, typer.Option(help="What to make; give it again to mix labels. Without: any sound.")] = None,

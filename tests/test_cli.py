@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import soundfile
 from soundmill import clips, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
+from soundmill.models import registry
 
 
 def soundmill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -45,7 +47,7 @@ def project(tmp_path, root, monkeypatch):
 def test_help_teaches(root):
     done = soundmill("--help", cwd=root)
     assert done.returncode == 0
-    for command in ("doctor", "generate", "run", "reproduce", "clips", "params"):
+    for command in ("doctor", "families", "generate", "run", "reproduce", "clips", "params"):
         assert command in done.stdout
 
 
@@ -109,6 +111,17 @@ def test_params_prints_a_composition(root):
     done = soundmill("params", "--print", "segment.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
     assert "segmnt" in soundmill("params", "--print", "segmnt.x=1", cwd=root).stderr
+
+
+def test_families_are_told_with_their_sizes_and_written(root, tmp_path):
+    done = soundmill("families", "--json", str(tmp_path / "families.json"), cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "23,331,457" in done.stdout
+    assert "arXiv:2006.11239" in done.stdout
+    described = json.loads((tmp_path / "families.json").read_text())
+    assert list(described) == registry.names()
+    assert described["ddpm_mel"]["paper"] == {"unet": 23_331_457}
+    assert described["ddpm_mel"]["laptop"]["unet"] > 0
 
 
 def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):

@@ -1,7 +1,12 @@
 """Model families by name: each is a package beside this file, imported only when it is asked for.
 
-A family offers `TrainParams`, `GenerateParams` (StageParams), `train`, `generate`, `generate_sounds` and
-`seconds` (what both will take on this machine).
+A family offers
+- `TITLE` and `PAPER`: what it is, and where it comes from, a line each;
+- `TrainParams`, `GenerateParams`: the parameters (StageParams) of `<family>.train` and `<family>.generate`;
+- `train`, `generate`: what the two stages run; `generate_sounds`: sounds from its checkpoint, as below;
+- `seconds(train_params, generate_params, num_clips, num_labels)`: what both stages will take on this machine;
+- `networks(document)`: its nets by part (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors
+  have no memory (torch's meta device), so that sizes of any scale can be told; it must not read a weight's value.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.params import StageParams, did_you_mean, parse, section
+from soundmill.params import StageParams, compose, did_you_mean, parse, section
 
 
 def names() -> list[str]:
@@ -43,6 +49,36 @@ def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_la
     train = parse(train_params(name), section(document, f"{name}.train", "params.yaml"), f"params.yaml: {name}.train")
     generate = parse(generate_params(name), section(document, f"{name}.generate", "params.yaml"), f"params.yaml: {name}.generate")
     return family(name).seconds(train, generate, num_clips, num_labels)
+
+
+def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
+    """Number of trained or loaded parameters of each part of a family, as the content of a params.yaml has it."""
+    import torch
+
+    with torch.device("meta"):
+        parts = family(name).networks(document)
+    return {part: sum(weight.numel() for weight in net.parameters()) for part, net in parts.items()}
+
+
+def describe(conf: Path) -> dict[str, dict[str, Any]]:
+    """Every family: `what` it is, its `source`, and for each scale below `conf` (Hydra's groups) its parameters by part.
+
+    So `["ddpm_mel"]["paper"]["unet"]` is the size of that net as it was published.
+    """
+    scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml"))
+    return {
+        name: {
+            "what": family(name).TITLE,
+            "source": family(name).PAPER,
+            **{scale: parameter_counts(name, compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales},
+        }
+        for name in names()
+    }
+
+
+def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.params import StageParams
@@ -19,7 +21,17 @@ def test_offers_the_families_with_their_interface():
         package = registry.family(name)
         assert issubclass(registry.train_params(name), StageParams)
         assert issubclass(registry.generate_params(name), StageParams)
-        assert all(callable(getattr(package, function)) for function in ("train", "generate", "generate_sounds"))
+        assert all(callable(getattr(package, name)) for name in ("train", "generate", "generate_sounds", "seconds", "networks"))
+        assert all(line and "\n" not in line for line in (package.TITLE, package.PAPER))
+
+
+def test_counts_follow_the_parameters_and_allocate_nothing(root):
+    changes = ["scale=paper", "ddpm_mel.train.network.widths=[4096,8192,8192,8192]"]
+    document = params.compose(root / "conf", changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count = registry.parameter_counts("ddpm_mel", document)["unet"]
+    assert count > 20_000_000_000  # 80 GB of weights
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB: torch may be imported here
 
 
 def test_parameters_are_read_without_torch():

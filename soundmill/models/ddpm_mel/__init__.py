@@ -7,7 +7,10 @@ from typing import Any
 
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 
-__all__ = ["GenerateParams", "TrainParams", "generate", "generate_sounds", "seconds", "train"]
+__all__ = ["PAPER", "TITLE", "GenerateParams", "TrainParams", "generate", "generate_sounds", "networks", "seconds", "train"]
+
+TITLE = "diffusion on pictures of mel spectrograms, unconditional or by label; phases by Griffin-Lim"
+PAPER = "Ho, Jain & Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239)"
 
 
 def train(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -32,3 +35,9 @@ def seconds(*args, **kwargs):
     from soundmill.models.ddpm_mel.cost import seconds
 
     return seconds(*args, **kwargs)
+
+
+def networks(*args, **kwargs):
+    from soundmill.models.ddpm_mel.checkpoint import networks
+
+    return networks(*args, **kwargs)

@@ -72,6 +72,12 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last) if network.channels_last else net
 
 
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """The interface of models/registry.py; without labels, each of which adds an embedding."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    return {"unet": build_net(params, num_labels=0)}
+
+
 def save(model: Model, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint into `directory` (made anew); `facts` are added to its config for people to read."""
     from safetensors.torch import save_file
