@@ -8,8 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
+from tests.cluster import Cluster
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 
@@ -120,53 +120,17 @@ def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
 
 
-WORKERS = "--nworkers 2 --nthreads 1 --host 127.0.0.1 --no-dashboard --memory-limit 0 --local-directory spill".split()
-
-
-@dataclass
-class Cluster:
-    """A Dask scheduler and its workers, each a process of its own."""
-
-    directory: Path
-    processes: list[subprocess.Popen] = field(default_factory=list)
-
-    def start(self, *arguments: str) -> None:
-        # Two paths: to find this module here, and under the name that pytest gave it.
-        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-        log = (self.directory / "log").open("ab")
-        command = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
-        env = {**os.environ, "PYTHONPATH": paths}
-        self.processes.append(
-            subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True)
-        )
-
-    @property
-    def address(self) -> str:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(FileNotFoundError, ValueError):
-                return json.loads((self.directory / "scheduler.json").read_text())["address"]
-            time.sleep(0.1)
-        raise AssertionError((self.directory / "log").read_text())
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
     cluster = Cluster(tmp_path_factory.mktemp("scheduler"))
-    cluster.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    cluster.start_scheduler()
     yield cluster
     cluster.stop()
 
 
 @pytest.fixture(scope="module")
 def two_workers(scheduler):
-    scheduler.start("worker", *WORKERS)
+    scheduler.start_two_workers()
     return scheduler.address
 
 
@@ -214,8 +178,8 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
     monkeypatch.setattr(shards, "CONNECT_SECONDS", 2.0)
     cluster = Cluster(tmp_path)
     try:
-        cluster.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        cluster.start("worker", *WORKERS)
+        cluster.start_scheduler()
+        cluster.start_two_workers()
         work = tmp_path / "work"
         work.mkdir()
         (work / "slow").touch()
@@ -249,7 +213,7 @@ def test_workers_die_with_a_killed_parent(tmp_path):
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     parent = subprocess.Popen([sys.executable, str(script), str(work), str(Path(__file__).parent)], env=env)
     deadline = time.monotonic() + 60
     while len(list(work.glob("*.parquet"))) < 3:

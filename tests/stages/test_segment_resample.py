@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from soundmill.audio import decode
 from soundmill.corpora.sources import Sources, embedded_path
 from stages.resample import ResampleParams, resample_shard
 from stages.segment import ClipNames, SegmentParams, plan_shard
+from tests.cluster import Cluster
 
 PARAMS = {
     "execution": {"workers": 2, "dask": None},
@@ -309,12 +311,17 @@ def project_over(audio: Path, directory: Path, workers: int) -> Path:
     return directory
 
 
-@pytest.mark.slow
-def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, tmp_path, root):
-    reference = project_over(many, tmp_path / "one", workers=1)
-    run_both(reference, root)
-    assert reasons_of(reference, "resample") == {"cut.flac": "truncated"}
+@pytest.fixture(scope="module")
+def reference(many, tmp_path_factory, root) -> Path:
+    """A project in which one worker has done all."""
+    project = project_over(many, tmp_path_factory.mktemp("reference") / "one", workers=1)
+    run_both(project, root)
+    assert reasons_of(project, "resample") == {"cut.flac": "truncated"}
+    return project
 
+
+@pytest.mark.slow
+def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, reference, tmp_path, root):
     pair = project_over(many, tmp_path / "two", workers=2)
     run_both(pair, root)
     assert fingerprints(pair) == fingerprints(reference)
@@ -335,6 +342,33 @@ def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, tmp_path, 
         again = run(killed, root, stage)
         assert again.returncode == 0, again.stderr
     assert fingerprints(killed) == fingerprints(reference)
+
+
+@pytest.mark.slow
+def test_the_same_bytes_on_a_dask_cluster_named_in_the_params_or_the_environment(many, reference, tmp_path, root, monkeypatch):
+    from distributed import Client
+
+    there = project_over(many, tmp_path / "there", workers=1)
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start_scheduler()
+        cluster.start_two_workers()
+        settle(there, corpus={"path": str(many)}, execution={"workers": 1, "dask": cluster.address})
+        with Client(cluster.address) as client:
+            run(there, root, "segment").check_returncode()
+            planned = sum(client.run(steps_taken).values())
+            assert planned > 0
+            settle(there, corpus={"path": str(many)}, execution={"workers": 1, "dask": None})
+            monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.address)
+            run(there, root, "resample").check_returncode()
+            assert sum(client.run(steps_taken).values()) > planned
+    finally:
+        cluster.stop()
+    assert fingerprints(there) == fingerprints(reference)
+
+
+def steps_taken(dask_worker: Any) -> int:
+    return dask_worker.state.transition_counter
 
 
 @pytest.mark.slow
