@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -58,18 +59,19 @@ def run(
     report: stage.Output,
 ) -> dict[str, Any]:
     """Write a verdict on every clip, all pairs of duplicates and the page; clips that break a rule go to quarantine."""
-    corpus_of = _corpus_of(corpus)
-    survey, rejected = judge(clips, corpus_of, params.rules.limits(), verdicts)
+    columns = ["recording_id", "group", "start_time", "corpus"]
+    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
+    survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
     _check_left(survey, len(rejected))
     ctx.quarantine.extend(rejected)
 
-    recordings = shards.read_rows(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "group", "start_time"])
     scratch = ctx.scratch / "duplicates"
     scratch.mkdir(exist_ok=True)
     found = find(clips, recordings, partial(ctx.map_shards, reuse=True), scratch, params.duplicates.threshold)
     shards.write_rows(found.pairs, duplicates, manifest.DUPLICATES)
 
     places = quality_report.places(survey, {clip for pair in found.pairs for clip in (pair["a"], pair["b"])})
+    corpus_of = _corpus_of({place.recording_id for place in places.values()}, recordings)
     across = sum(corpus_of[places[pair["a"]].recording_id] != corpus_of[places[pair["b"]].recording_id] for pair in found.pairs)
     metrics = {
         "clips": len(survey),
@@ -102,9 +104,9 @@ def _check_left(survey: Survey, rejected: int) -> None:
         )
 
 
-def _corpus_of(corpus: Path) -> dict[str, str]:
-    table = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
-    return dict(zip(table["recording_id"].to_pylist(), table["corpus"].to_pylist(), strict=True))
+def _corpus_of(ids: set[str], recordings: pa.Table) -> dict[str, str]:
+    found = recordings.filter(pc.is_in(recordings["recording_id"], pa.array(ids, pa.string())))
+    return dict(zip(found["recording_id"].to_pylist(), found["corpus"].to_pylist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,29 @@
 Not all are compared with all. Two successive moments of a fingerprint make a key; clips that have keys in common at one offset
 are candidates, and only those are compared. In a bucket (all that have one key) a clip meets a few of the entries around its
 own place, so hum and noise cost no more than anything else, and many copies of one sound still hang together as a chain.
+
+No process holds the keys of all clips. A bucket is looked at by itself, so keys, and what is looked up among them, are dealt by key
+into parts on disk, what they have in common by pair; of each as many parts are in memory at once as have some RECORDS.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from soundmill import manifest, shards
@@ -40,9 +47,12 @@ MOST_FLIPPED = 7  # uncertain bits of a key that is looked up both ways
 NEIGHBOURS = 8  # that are taken from a bucket before and after a clip's own place, and of exact copies after each
 MIN_KEYS = 2  # in common, at offsets that differ by OFFSET_SLACK frames at most
 OFFSET_SLACK = 2  # a copy's frames lie between those of the original
-BLOCK_FRAMES = 1 << 20  # of the clips that are looked up at once
+RECORDS = 1 << 18  # of keys, of looked-up keys and of what they have in common, that are in memory at once
+PARTS = 1 << 9  # that they are dealt to: each is held whole, so more than so many times RECORDS take more memory
+SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing: keys of sounds crowd, their products' highest bits do not
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
+MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
 MAX_SECONDS = 7200.0  # longer files are no clips
 FILES_PER_JOB = 32
 
@@ -60,12 +70,12 @@ class Found:
 
 def find(
     clips: Path,
-    recordings: Iterable[Mapping[str, Any]],
+    recordings: pa.Table,
     map_shards: Callable[[Callable[..., shards.Report], list[shards.Job], Path], shards.Report],
     scratch: Path,
     threshold: float = THRESHOLD,
 ) -> Found:
-    """Duplicates among the clips of the shards below `clips`, cut from `recordings` (rows of manifest.RECORDINGS).
+    """Duplicates among the clips of the shards below `clips`, cut from `recordings` (`recording_id`, `group`, `start_time`).
 
     `map_shards` is that of stage.Context, `scratch` a directory below the stage's own. Clips of one recording are not compared:
     they never part.
@@ -75,8 +85,11 @@ def find(
     sources = shards.shard_paths(clips)
     jobs = [shards.Job(path.name, (path,), weight=pq.read_metadata(path).num_rows) for path in sources]
     map_shards(fingerprint_shard, jobs, prints)
-    by_id = {row["recording_id"]: row for row in recordings}
-    return _find([prints / job.name for job in jobs], threshold, scratch, by_id)
+    names = _names([prints / job.name for job in jobs])
+    pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)
+    for a, b, score in _by_video(names, recordings):
+        pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
+    return Found([pairs[key] for key in sorted(pairs)], names.num_rows, featureless)
 
 
 def find_in_folder(
@@ -98,7 +111,10 @@ def find_in_folder(
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
         prints = Path(name) / "fingerprints"
         report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
-        found = _find([prints / job.name for job in jobs], threshold, Path(name), {})
+        files = [prints / job.name for job in jobs]
+        names = _names(files)
+        pairs, featureless = _by_sound(files, names, threshold, Path(name))
+    found = Found([pairs[key] for key in sorted(pairs)], names.num_rows, featureless)
     return found, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
 
 
@@ -145,117 +161,189 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
     return report
 
 
-def _find(prints: list[Path], threshold: float, scratch: Path, recordings: Mapping[str, Mapping[str, Any]]) -> Found:
-    with Index(scratch) as index:
-        for path in prints:
-            for row in shards.read_rows(path, manifest.FINGERPRINTS):
-                words = np.frombuffer(row.pop("fingerprint"), dtype="<u4").reshape(-1, 2)
-                index.add(row["clip_id"], row["recording_id"], words.astype(np.uint32))
-        rows = [
-            row
-            for path in prints
-            for row in shards.read_rows(path, manifest.FINGERPRINTS, ["clip_id", "recording_id", "start", "seconds", "digest"])
-        ]
-        pairs = {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in index.pairs(threshold)}
-    for a, b in _exact_copies(rows):
-        pairs[a, b] = {"a": a, "b": b, "score": 1.0, "kind": "sound"}
-    for a, b, score in _by_video(rows, recordings):
-        pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
-    return Found([pairs[key] for key in sorted(pairs)], len(rows), sorted(index.featureless))
+def _names(prints: list[Path]) -> pa.Table:
+    """All that is known of the clips but their fingerprints, in the order of the shards."""
+    columns = [name for name in manifest.FINGERPRINTS.names if name != "fingerprint"]
+    return pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
+
+
+def _by_sound(
+    prints: list[Path], names: pa.Table, threshold: float, scratch: Path
+) -> tuple[dict[tuple[str, str], Pair], list[str]]:
+    """Pairs of clips that sound alike or have the same bytes, and the ids of those without features, sorted."""
+    with Index(scratch, names["clip_id"], names["recording_id"]) as index:
+        rows = (row for path in prints for row in shards.read_rows(path, manifest.FINGERPRINTS, ["fingerprint"]))
+        for number, row in enumerate(rows):
+            index.add(number, np.frombuffer(row["fingerprint"], dtype="<u4").reshape(-1, 2).astype(np.uint32))
+        found = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
+    return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in found}, sorted(index.featureless)
 
 
 class Index:
-    """Fingerprints of many clips: the words in a file without a name below `scratch`, keys in memory (16 bytes each).
+    """Fingerprints of many clips (`ids`, and `owners` whose clips are not compared with each other), found again by their keys.
 
-    What is found does not depend on the order in which clips are added.
+    Words and keys are in files without names below `scratch`; in memory are the names, 40 bytes a clip, and a bounded number of
+    keys. What is found does not depend on the order of the clips.
     """
 
-    def __init__(self, scratch: Path):
+    def __init__(self, scratch: Path, ids: pa.ChunkedArray, owners: pa.ChunkedArray):
+        if len(ids) ** 2 > PARTS * MOST_CODES:
+            raise UserError(f"{len(ids)} clips: more than {math.isqrt(PARTS * MOST_CODES)} are not compared; split the corpus")
         self.featureless: list[str] = []
+        self._ids = ids
+        self._order = pc.sort_indices(ids).to_numpy()  # clips by rank
+        self._ranks = np.empty(len(ids), dtype=np.uint32)  # and the reverse
+        self._ranks[self._order] = np.arange(len(ids), dtype=np.uint32)
+        self._owners = pc.dictionary_encode(owners).combine_chunks().indices.to_numpy()[self._order]  # by rank
+        self._places = np.zeros((len(ids), 2), dtype=np.int64)  # where each clip's words begin in the file, and their number
+        self._scratch = scratch
         self._file = tempfile.TemporaryFile(dir=scratch)
-        self._ids: list[str] = []
-        self._owners: list[str] = []
-        self._starts = [0]  # of each clip's words in the file, in frames
-        self._keys: list[np.ndarray] = []
-        self._frames: list[np.ndarray] = []
+        self._keys, self._probes = _Dealt(scratch, KEY_RECORD), _Dealt(scratch, KEY_RECORD)
 
     def __enter__(self) -> Index:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        for file in (self._file, self._keys, self._probes):
+            file.close()
 
-    def add(self, clip_id: str, owner: str, words: np.ndarray) -> None:
-        """Take in one clip (uint32 [frames, 2]); clips of one owner are not compared with each other."""
-        keys, frames = keys_of(words)
+    def add(self, number: int, words: np.ndarray) -> None:
+        """Take in the fingerprint (uint32 [frames, 2]) of the clip `number` of the ids."""
+        keys, uncertain, frames = certain_keys(words)
         if fingerprint.num_certain(words) < fingerprint.MIN_BITS or len(keys) < MIN_KEYS:
-            self.featureless.append(clip_id)
+            self.featureless.append(self._ids[number].as_py())
             return
+        self._places[number] = self._file.tell(), len(words)
         self._file.write(words.tobytes())
-        self._ids.append(clip_id)
-        self._owners.append(owner)
-        self._starts.append(self._starts[-1] + len(words))
-        self._keys.append(keys)
-        self._frames.append(frames)
+        seconds = len(words) / fingerprint.FRAMES_PER_SECOND
+        probes, at = turned(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
+        self._probes.add(_records(KEY_RECORD, probes, self._ranks[number], at), _part_of_key(probes))
+        most = KEYS + int(KEYS_PER_SECOND * seconds)
+        keys, frames = keys[:most], frames[:most]
+        self._keys.add(_records(KEY_RECORD, keys, self._ranks[number], frames), _part_of_key(keys))
 
     def words(self, number: int) -> np.ndarray:
-        """Fingerprint uint32 [frames, 2] of the clip that came as `number`."""
-        start, end = self._starts[number], self._starts[number + 1]
-        data = os.pread(self._file.fileno(), (end - start) * 8, start * 8)
-        return np.frombuffer(data, dtype=np.uint32).reshape(-1, 2)
+        """Fingerprint uint32 [frames, 2] of the clip `number`."""
+        start, frames = self._places[number].tolist()
+        return np.frombuffer(os.pread(self._file.fileno(), frames * 8, start), dtype=np.uint32).reshape(-1, 2)
 
     def pairs(self, threshold: float) -> Iterator[tuple[str, str, float]]:
         """(id, id, score) of clips whose score reaches the threshold; the lesser id first."""
         self._file.flush()
         scores: dict[tuple[int, int], float] = {}
         for first, second, offset in self.candidates():
-            a, b = self.words(first), self.words(second)
+            a, b = (self.words(int(self._order[rank])) for rank in (first, second))
             score = max(fingerprint.similarity(a, b, offset + shift) for shift in range(-1, OFFSET_SLACK + 2))
             if score >= threshold:
-                pair = (first, second) if self._ids[first] < self._ids[second] else (second, first)
+                pair = min(first, second), max(first, second)
                 scores[pair] = max(score, scores.get(pair, 0.0))
-        for (first, second), score in scores.items():
-            yield self._ids[first], self._ids[second], round(score, 4)
+        for pair, score in scores.items():
+            a, b = (self._ids[int(self._order[rank])].as_py() for rank in pair)
+            yield a, b, round(score, 4)
 
     def candidates(self) -> Iterator[tuple[int, int, int]]:
-        """(number, number, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have.
+        """(rank, rank, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have.
 
         The first clip of each was looked up; a pair comes once or twice.
         """
-        order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
-        if not order:
-            return
-        _, owner = np.unique([self._owners[number] for number in order], return_inverse=True)
-        places = np.concatenate([_places(self._keys[number], rank) for rank, number in enumerate(order)])
-        frames = np.concatenate([self._frames[number] for number in order])
-        by_place = np.argsort(places, kind="stable")
-        places, frames = places[by_place], frames[by_place]
-        for ranks in self._blocks(order):
-            found = [probes_of(self.words(order[rank])) for rank in ranks]
-            wanted = np.concatenate([_places(keys, rank) for rank, (keys, _) in zip(ranks, found, strict=True)])
-            at = np.concatenate([probed for _, probed in found])
-            hits = [np.zeros(0, dtype=np.int64)]
-            for first, second, offset in _neighbours(places, frames, wanted, at):
-                pair = (first - ranks.start) * len(order) + second
-                hits.append((pair * (2 * LARGEST_OFFSET) + offset + LARGEST_OFFSET)[owner[first] != owner[second]])
-            for code in _best_offsets(np.concatenate(hits)):
-                pair, offset = divmod(int(code), 2 * LARGEST_OFFSET)
-                first, second = divmod(pair, len(order))
-                yield order[ranks.start + first], order[second], offset - LARGEST_OFFSET
-
-    def _blocks(self, order: list[int]) -> Iterator[range]:
-        """Ranges of ranks whose clips have some BLOCK_FRAMES frames together."""
-        start, frames = 0, 0
-        for rank, number in enumerate(order, start=1):
-            frames += self._starts[number + 1] - self._starts[number]
-            if frames >= BLOCK_FRAMES or rank == len(order):
-                yield range(start, rank)
-                start, frames = rank, 0
+        count = len(self._ids)
+        with closing(_Dealt(self._scratch, HIT_RECORD)) as hits:
+            for parts in self._keys.groups():
+                keys = np.concatenate([np.zeros(0, KEY_RECORD), *self._keys.read(parts)])
+                places = _places(keys)
+                by_place = np.argsort(places, kind="stable")
+                places, frames = places[by_place], keys["frame"][by_place]
+                for probes in self._probes.read(parts):
+                    for first, second, offset in _neighbours(places, frames, _places(probes), probes["frame"]):
+                        apart = self._owners[first] != self._owners[second]
+                        first, second, offset = first[apart], second[apart], offset[apart]
+                        hits.add(_records(HIT_RECORD, first, second, offset), first * PARTS // count)
+            for parts in hits.groups(most_parts=max(1, MOST_CODES * PARTS // max(1, count**2))):
+                base = parts.start * count // PARTS  # no first clip's rank in these parts is less
+                found = np.concatenate([np.zeros(0, HIT_RECORD), *hits.read(parts)])
+                pair = (found["first"].astype(np.int64) - base) * count + found["second"]
+                for code in _best_offsets(pair * (2 * LARGEST_OFFSET) + found["offset"] + LARGEST_OFFSET).tolist():
+                    pair, offset = divmod(code, 2 * LARGEST_OFFSET)
+                    first, second = divmod(pair, count)
+                    yield base + first, second, offset - LARGEST_OFFSET
 
 
-def _places(keys: np.ndarray, rank: int) -> np.ndarray:
-    """Where entries of one clip stand in the index: uint64 [n], by key, then by the clip's rank."""
-    return keys.astype(np.uint64) << RANK_BITS | np.uint64(rank)
+KEY_RECORD = np.dtype([("key", np.uint32), ("rank", np.uint32), ("frame", np.int32)])
+HIT_RECORD = np.dtype([("first", np.uint32), ("second", np.uint32), ("offset", np.int32)])
+
+
+class _Dealt:
+    """Records dealt to PARTS parts in a file without a name, and read back by part, in the order in which they came."""
+
+    def __init__(self, scratch: Path, dtype: np.dtype):
+        self._file = tempfile.TemporaryFile(dir=scratch)
+        self._dtype = dtype
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._num_waiting = 0
+        self._runs: list[np.ndarray] = []  # where in the file, in records, the parts of what was written at once begin and end
+
+    def add(self, records: np.ndarray, parts: np.ndarray) -> None:
+        self._waiting.append((records, parts.astype(np.uint16)))
+        self._num_waiting += len(records)
+        if self._num_waiting >= RECORDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            records, parts = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
+            order = np.argsort(parts, kind="stable")
+            start = int(self._runs[-1][-1]) if self._runs else 0
+            self._runs.append(start + np.searchsorted(parts[order], np.arange(PARTS + 1)))
+            self._file.write(records[order].data)
+            self._waiting, self._num_waiting = [], 0
+
+    def groups(self, most_parts: int = PARTS) -> Iterator[range]:
+        """Parts that are held at once: some RECORDS together, or one part."""
+        self._write()
+        self._file.flush()
+        sizes = sum((np.diff(run) for run in self._runs), np.zeros(PARTS, np.int64)).tolist()
+        start, total = 0, 0
+        for part, size in enumerate(sizes):
+            if part > start and (total + size > RECORDS or part - start == most_parts):
+                yield range(start, part)
+                start, total = part, 0
+            total += size
+        yield range(start, PARTS)
+
+    def read(self, parts: range) -> Iterator[np.ndarray]:
+        """The records of some parts, some RECORDS at once."""
+        self._write()
+        self._file.flush()
+        read, total = [], 0
+        for run in self._runs:
+            start, end = int(run[parts.start]), int(run[parts.stop])
+            raw = os.pread(self._file.fileno(), (end - start) * self._dtype.itemsize, start * self._dtype.itemsize)
+            read.append(np.frombuffer(raw, dtype=self._dtype))
+            total += end - start
+            if total >= RECORDS:
+                yield np.concatenate(read)
+                read, total = [], 0
+        if total:
+            yield np.concatenate(read)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _records(dtype: np.dtype, *columns: np.ndarray) -> np.ndarray:
+    records = np.empty(len(columns[0]), dtype=dtype)
+    for name, column in zip(dtype.names, columns, strict=True):
+        records[name] = column
+    return records
+
+
+def _part_of_key(keys: np.ndarray) -> np.ndarray:
+    return (keys * SPREAD) >> np.uint32(32 - PARTS.bit_length() + 1)
+
+
+def _places(keys: np.ndarray) -> np.ndarray:
+    """Where records of keys stand in the index: uint64 [n], by key, then by the clip's rank."""
+    return keys["key"].astype(np.uint64) << RANK_BITS | keys["rank"]
 
 
 def _neighbours(
@@ -278,36 +366,12 @@ def _neighbours(
             entries = entries + step
 
 
-def keys_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys uint32 [n] of a fingerprint for the index, the most certain ones, and their frames int32 [n]."""
-    keys, _, frames = _certain_first(words, MOST_UNCERTAIN)
-    most = KEYS + int(KEYS_PER_SECOND * len(words) / fingerprint.FRAMES_PER_SECOND)
-    return keys[:most], frames[:most]
-
-
-def probes_of(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys uint32 [n] to look up for a fingerprint, and their frames int32 [n]: the most certain ones, uncertain bits both ways.
-
-    A coder turns few bits but uncertain ones, so most of these keys are in the index as they stand.
-    """
-    keys, uncertain, frames = _certain_first(words, MOST_FLIPPED)
-    most = PROBES + int(PROBES_PER_SECOND * len(words) / fingerprint.FRAMES_PER_SECOND)
-    count = int(np.searchsorted(np.cumsum(1 << np.bitwise_count(uncertain).astype(np.int64)), most, side="right"))
-    keys, uncertain, frames = keys[:count], uncertain[:count], frames[:count]
-    for _ in range(MOST_FLIPPED):
-        rest = uncertain & (uncertain - np.uint32(1))
-        turned = uncertain != 0
-        keys = np.concatenate([keys, (keys ^ uncertain ^ rest)[turned]])
-        frames = np.concatenate([frames, frames[turned]])
-        uncertain = np.concatenate([rest, rest[turned]])
-    return keys, frames
-
-
-def _certain_first(words: np.ndarray, most_uncertain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def certain_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keys uint32 [n] of a fingerprint, their uncertain bits uint32 [n] and frames int32 [n], those with the fewest first."""
     count = max(0, len(words) - KEY_LATER)
     signs, certain = words.T
-    near = np.pad(signs | certain, QUIET_FRAMES)
+    near = np.zeros(len(words) + 2 * QUIET_FRAMES, dtype=np.uint32)
+    near[QUIET_FRAMES : QUIET_FRAMES + len(words)] = signs | certain
     active = np.bitwise_or.reduce([near[shift : shift + len(words)] for shift in range(2 * QUIET_FRAMES + 1)])
     # A band that is not heard for so long will not be heard in a copy either.
     keys, heard, certain = (
@@ -315,11 +379,28 @@ def _certain_first(words: np.ndarray, most_uncertain: int) -> tuple[np.ndarray, 
         for word in (signs, certain, certain | ~active)
     )
     number = np.bitwise_count(~certain)
-    usable = (number <= most_uncertain) & (np.bitwise_count(heard) >= LEAST_HEARD)
+    usable = (number <= MOST_UNCERTAIN) & (np.bitwise_count(heard) >= LEAST_HEARD)
     usable[1:] &= keys[1:] != keys[:-1]  # what stands still is in the index once
     frames = np.flatnonzero(usable).astype(np.int32)
     frames = frames[np.argsort(number[frames], kind="stable")]
     return keys[frames], ~certain[frames], frames
+
+
+def turned(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys uint32 [n] to look up and their frames int32 [n]: of these (see certain_keys) the first, uncertain bits both ways.
+
+    A coder turns few bits but uncertain ones, so most keys of a copy are in the index as they stand. `most` in all.
+    """
+    bits = np.bitwise_count(uncertain)
+    count = int(np.searchsorted(np.cumsum(1 << bits[bits <= MOST_FLIPPED].astype(np.int64)), most, side="right"))
+    keys, uncertain, frames = keys[:count], uncertain[:count], frames[:count]
+    for _ in range(MOST_FLIPPED):
+        rest = uncertain & (uncertain - np.uint32(1))
+        either = uncertain != 0
+        keys = np.concatenate([keys, (keys ^ uncertain ^ rest)[either]])
+        frames = np.concatenate([frames, frames[either]])
+        uncertain = np.concatenate([rest, rest[either]])
+    return keys, frames
 
 
 def _best_offsets(hits: np.ndarray) -> np.ndarray:
@@ -332,10 +413,10 @@ def _best_offsets(hits: np.ndarray) -> np.ndarray:
     return hits[best][np.diff(pair[best], prepend=-1) > 0]
 
 
-def _exact_copies(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _exact_copies(names: pa.Table) -> Iterator[tuple[str, str]]:
     """Ids of clips of different recordings that were made from the same bytes."""
     by_digest: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for row in names.take(_shared(names["digest"])).select(["digest", "clip_id", "recording_id"]).to_pylist():
         by_digest[row["digest"]].append(row)
     for copies in by_digest.values():
         copies.sort(key=lambda row: row["clip_id"])
@@ -345,17 +426,18 @@ def _exact_copies(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
                     yield first["clip_id"], second["clip_id"]
 
 
-def _by_video(rows: list[dict[str, Any]], recordings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
+def _by_video(names: pa.Table, recordings: pa.Table) -> Iterator[tuple[str, str, float]]:
     """(id, id, share of the shorter) of clips whose windows of one YouTube video overlap."""
+    grouped = recordings.filter(pc.is_valid(recordings["group"]))
+    rows = grouped.take(_shared(grouped["group"])).to_pylist()
     # A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
-    groups = {row["group"] for row in recordings.values() if manifest.naming_stem(row["recording_id"]) == row["group"]}
-    videos = {group for group in groups if VIDEO_ID.fullmatch(group)}
+    videos = {row["group"] for row in rows if manifest.naming_stem(row["recording_id"]) == row["group"]}
+    of_video = {row["recording_id"]: row for row in rows if row["group"] in videos and VIDEO_ID.fullmatch(row["group"])}
     windows: dict[str, list[tuple[float, float, str, str]]] = defaultdict(list)
-    for row in rows:
-        recording = recordings.get(row["recording_id"])
-        if recording and recording["group"] in videos:
-            start = recording["start_time"] + row["start"]
-            windows[recording["group"]].append((start, start + row["seconds"], row["recording_id"], row["clip_id"]))
+    for row in names.filter(pc.is_in(names["recording_id"], pa.array(of_video, pa.string()))).to_pylist():
+        recording = of_video[row["recording_id"]]
+        start = recording["start_time"] + row["start"]
+        windows[recording["group"]].append((start, start + row["seconds"], row["recording_id"], row["clip_id"]))
     for cuts in windows.values():
         cuts.sort()
         for number, (start, end, recording_id, clip_id) in enumerate(cuts):
@@ -365,3 +447,9 @@ def _by_video(rows: list[dict[str, Any]], recordings: Mapping[str, Mapping[str, 
                 if other_recording != recording_id:
                     share = (min(end, stop) - begin) / min(end - start, stop - begin)
                     yield min(clip_id, other), max(clip_id, other), round(share, 4)
+
+
+def _shared(values: pa.ChunkedArray) -> np.ndarray:
+    """Numbers of the rows whose value another row has too."""
+    codes = pc.dictionary_encode(values).combine_chunks().indices.to_numpy()
+    return np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)

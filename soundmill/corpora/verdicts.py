@@ -96,15 +96,13 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     return np.round(np.percentile(values, PERCENTILES), 6) if len(values) else np.zeros(0)
 
 
-def judge(
-    clips: Path, corpus_of: Mapping[str, str], limits: Iterable[Limit], verdicts: Path
-) -> tuple[Survey, list[dict[str, str]]]:
+def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path) -> tuple[Survey, list[dict[str, str]]]:
     """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their survey and the rejected as rows of
-    manifest.QUARANTINE. Of the shards only names and measures are read. `corpus_of` is by recording id.
+    manifest.QUARANTINE. Of the shards only names and measures are read. `recordings` has `recording_id` and `corpus`.
     """
-    survey = Survey(list(limits), shards.shard_paths(clips), sorted(set(corpus_of.values())))
-    numbers = {name: number for number, name in enumerate(survey.corpora)}
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "corpus", "rejected")}
+    survey = Survey(list(limits), shards.shard_paths(clips), sorted(pc.unique(recordings["corpus"]).to_pylist()))
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "rejected")}
+    owners: list[pa.Array] = []
     rows: list[dict[str, str]] = []
     with shards.ShardWriter(verdicts, manifest.VERDICTS) as writer:
         for path in survey.shards:
@@ -129,12 +127,22 @@ def judge(
             survey.starts.append(len(survey) + table.num_rows)
             for name, values in measures.items():
                 collected[name].append(values)
-            collected["corpus"].append(np.array([numbers[corpus_of[name]] for name in table["recording_id"].to_pylist()], np.int32))
+            owners += table["recording_id"].chunks
             collected["rejected"].append(first.astype(np.int16))
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}
-    survey.corpus, survey.rejected = joined.pop("corpus"), joined.pop("rejected")
-    survey.measures = joined
+    survey.rejected, survey.measures = joined.pop("rejected"), joined
+    survey.corpus = _corpus_numbers(pa.chunked_array(owners, pa.string()), recordings, survey.corpora, clips)
     return survey, rows
+
+
+def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list[str], clips: Path) -> np.ndarray:
+    """Of every clip, by the recording that it is of, the number int32 [N] of its corpus."""
+    # One look-up for all: each makes a table of all recordings anew.
+    found = pc.index_in(owners, recordings["recording_id"].combine_chunks())
+    if found.null_count:
+        stray = owners.filter(pc.is_null(found))[0]
+        raise UserError(f"{clips}: no recording has the id {stray} of a clip's; remake it: `dvc repro -f segment resample`")
+    return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(found).to_numpy().astype(np.int32)
 
 
 def _measures(table: pa.Table, path: Path) -> dict[str, np.ndarray]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tracemalloc
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -26,10 +29,16 @@ def noise(seed: int, seconds: float = 3.0) -> np.ndarray:
 
 
 def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None, threshold: float = 0.4):
-    with duplicates.Index(scratch) as index:
-        for name, wave in sounds.items():
-            index.add(name, (owners or {}).get(name, name), fingerprint.fingerprint(wave))
+    with index_of({name: fingerprint.fingerprint(wave) for name, wave in sounds.items()}, scratch, owners) as index:
         return sorted(index.pairs(threshold)), index.featureless
+
+
+def index_of(words: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None) -> duplicates.Index:
+    names = [[*words], [(owners or {}).get(name, name) for name in words]]
+    index = duplicates.Index(scratch, *(pa.chunked_array([column], pa.string()) for column in names))
+    for number, found in enumerate(words.values()):
+        index.add(number, found)
+    return index
 
 
 # ---- the index ----
@@ -73,13 +82,93 @@ def test_an_empty_index_has_no_pairs(tmp_path):
     assert indexed({}, tmp_path) == ([], [])
 
 
-def test_probes_turn_uncertain_bits_both_ways():
-    words = fingerprint.fingerprint(noise(0))
-    keys, frames = duplicates.probes_of(words)
-    assert len(keys) == len(frames) <= duplicates.PROBES + 3 * duplicates.PROBES_PER_SECOND
-    plain = dict(zip(*reversed(duplicates.keys_of(words)), strict=True))
-    assert len({*zip(keys.tolist(), frames.tolist(), strict=True)}) == len(keys)
-    assert all(plain[frame] in keys[frames == frame] for frame in np.unique(frames))
+def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
+    keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
+    keys, at = duplicates.turned(keys, uncertain, frames, 7)
+    assert sorted(zip(at.tolist(), keys.tolist(), strict=True)) == [
+        (10, 1),
+        (10, 3),
+        (20, 8),
+        (20, 9),
+        (20, 12),
+        (20, 13),
+        (30, 16),
+    ]
+    assert duplicates.turned(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
+
+
+def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
+    keys, uncertain, frames = duplicates.certain_keys(fingerprint.fingerprint(noise(0)))
+    bits = np.bitwise_count(uncertain).astype(int)
+    assert len(keys) == len(frames) == len({*frames.tolist()}) > 100
+    assert (np.diff(bits) >= 0).all()
+    assert bits.max() <= duplicates.MOST_UNCERTAIN
+
+
+# ---- the parts on disk ----
+
+
+def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> set[tuple[str, str, int]]:
+    """What `Index.candidates` finds, by the rule alone: every key's bucket is a list, every pair's offsets are counted."""
+    buckets, offsets = defaultdict(list), defaultdict(Counter)
+    ranked = [(name, words[name], duplicates.certain_keys(words[name])) for name in sorted(words)]
+    for name, found, (keys, _, frames) in ranked:
+        most = duplicates.KEYS + int(duplicates.KEYS_PER_SECOND * len(found) / fingerprint.FRAMES_PER_SECOND)
+        for key, frame in zip(keys[:most].tolist(), frames[:most].tolist(), strict=True):
+            buckets[key].append((name, frame))
+    for name, found, certain in ranked:
+        most = duplicates.PROBES + int(duplicates.PROBES_PER_SECOND * len(found) / fingerprint.FRAMES_PER_SECOND)
+        for key, frame in zip(*(column.tolist() for column in duplicates.turned(*certain, most)), strict=True):
+            before = [entry for entry in buckets[key] if entry[0] < name][-duplicates.NEIGHBOURS :]
+            after = [entry for entry in buckets[key] if entry[0] > name][: duplicates.NEIGHBOURS]
+            for other, at in before + after:
+                if owners[name] != owners[other]:
+                    offsets[name, other][at - frame] += 1
+    result = set()
+    for pair, counts in offsets.items():
+        crowd = {at: sum(counts[at + shift] for shift in range(duplicates.OFFSET_SLACK + 1)) for at in counts}
+        best = max(crowd, key=lambda at: (crowd[at], -at))
+        if crowd[best] >= duplicates.MIN_KEYS:
+            result.add((*pair, best))
+    return result
+
+
+@pytest.mark.parametrize(("records", "parts"), [(1 << 18, 1 << 9), (500, 64), (7, 2)])
+def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path, monkeypatch, records, parts):
+    monkeypatch.setattr(duplicates, "RECORDS", records)
+    monkeypatch.setattr(duplicates, "PARTS", parts)
+    hum = 0.3 * np.sin(2 * np.pi * 120 * np.arange(RATE) / RATE)
+    sounds = {f"{seed * 7 % 20:02d}": noise(seed, 1.0) for seed in range(20)}
+    sounds |= {f"{seed:02d}-copy": noise(seed, 1.0)[3000:] for seed in range(0, 20, 4)}
+    sounds |= {f"same {number:02d}": noise(99, 0.5) for number in range(25)}
+    sounds |= {f"hum {number:02d}": (hum + noise(number, 1.0) / 50).astype(np.float32) for number in range(20)}
+    words = {name: fingerprint.fingerprint(wave) for name, wave in sounds.items()}
+    owners = {name: f"same {number // 2}" if name.startswith("same") else name for number, name in enumerate(sounds)}
+    expected = candidates_by_rule(words, owners)
+    assert len(expected) > 300
+    with index_of(words, tmp_path, owners) as index:
+        names = sorted(words)
+        assert {(names[first], names[second], offset) for first, second, offset in index.candidates()} == expected
+
+
+def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "RECORDS", 1 << 12)
+    peaks = []
+    for count in (100, 800):
+        words = {f"{seed:04d}": fingerprint.fingerprint(noise(seed, 1.0)) for seed in range(count)}
+        with index_of(words, tmp_path) as index:
+            tracemalloc.start()
+            list(index.candidates())
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_more_clips_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST_CODES", 1)
+    names = pa.chunked_array([[f"{number}" for number in range(30)]])
+    with pytest.raises(UserError, match="30 clips: more than 22 are not compared"):
+        duplicates.Index(tmp_path, names, names)
 
 
 # ---- a folder ----
@@ -189,6 +278,9 @@ def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dic
     }
 
 
+GROUPS = pa.schema([manifest.RECORDINGS.field(name) for name in ("recording_id", "group", "start_time")])
+
+
 def recording(recording_id: str, group: str | None = None, start_time: float = 0.0) -> dict:
     return {"recording_id": recording_id, "group": group, "start_time": start_time}
 
@@ -202,7 +294,7 @@ def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> dup
         return shards.map_shards(function, jobs, output, workers=1, **options)
 
     scratch.mkdir(exist_ok=True)
-    return duplicates.find(clips, recordings, map_shards, scratch)
+    return duplicates.find(clips, pa.Table.from_pylist(recordings, GROUPS), map_shards, scratch)
 
 
 def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tmp_path):
@@ -261,4 +353,4 @@ def _write_with_report(output: Path, previous: Path | None, source: Path) -> Non
 
 def test_a_missing_shard_is_said(tmp_path):
     with pytest.raises(UserError, match="no shards"):
-        duplicates.find(tmp_path, [], lambda *_: None, tmp_path / "scratch")
+        duplicates.find(tmp_path, GROUPS.empty_table(), lambda *_: None, tmp_path / "scratch")

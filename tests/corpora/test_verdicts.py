@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -60,8 +61,8 @@ def verdicts_of(
     tmp_path: Path, *by_shard: list[dict | None], limits: list[Limit] = LIMITS
 ) -> tuple[Survey, list[dict], list[dict]]:
     clips = write_clips(tmp_path / "clips", *by_shard)
-    corpus_of = {f"r{number}": "even" if number % 2 == 0 else "odd" for number in range(100)}
-    survey, rejected = judge(clips, corpus_of, limits, tmp_path / "verdicts.parquet")
+    recordings = pa.table({"recording_id": [f"r{number}" for number in range(100)], "corpus": ["even", "odd"] * 50})
+    survey, rejected = judge(clips, recordings, limits, tmp_path / "verdicts.parquet")
     table = pq.read_table(tmp_path / "verdicts.parquet")
     assert table.schema.equals(manifest.VERDICTS)
     return survey, rejected, table.to_pylist()
