@@ -119,6 +119,8 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     clips = pd.read_parquet(checkout / "data/clips")
     assert {"clip_id", "audio", "source", "start", "digest"} <= set(clips.columns)
     assert set(clips.audio.iloc[0]) == {"bytes", "path"}
+    shard = next((checkout / "data/clips").iterdir())
+    assert shard.stat().st_nlink == 3  # the output, DVC's cache and what the next run reuses: one file
     catalog = pd.read_parquet(checkout / "data/catalog.parquet").set_index("clip_id")
     assert sorted(catalog.index) == sorted(clips.clip_id)
     for split in manifest.SPLITS:
