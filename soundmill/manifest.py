@@ -168,6 +168,18 @@ SPECTROGRAMS = pa.schema(
     ]
 )
 
+# One row per distinct caption, "" among them. `states` is float16 [num_tokens, width] row by row; which encoder's they are is in
+# the schema's metadata (soundmill/text.py).
+TEXT_STATES = pa.schema(
+    [
+        ("digest", pa.string()),  # of encoder and caption
+        ("caption", pa.string()),
+        ("states", pa.binary()),
+        ("num_tokens", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
-from soundmill import params
+from soundmill import params, text
 from soundmill.models import registry
 from tests.imports import ROOT
 
@@ -35,3 +35,11 @@ def test_every_stage_accepts_every_choice(corpus, scale):
         assert wants["mel"] in document["spectrogram"]
         params.parse(registry.train_params(family), document[family]["train"], where)
         params.parse(registry.generate_params(family), document[family]["generate"], where)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))
+def test_text_encoders_are_added_by_name(name):
+    assert params.compose(ROOT / "conf", [])["text"] == {}
+    document = params.compose(ROOT / "conf", [f"+text={name}"])
+    chosen = params.parse(accepted("encode_text"), document["text"][name], name)
+    assert (chosen.revision is None) == (chosen.encoder == text.SCRATCH)

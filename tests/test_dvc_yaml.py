@@ -52,7 +52,7 @@ def test_every_input_on_the_command_is_a_dep_and_every_output_an_out(name):
 def test_params_are_exactly_the_section(name):
     stage = STAGES[name]
     module = re.search(r"-m stages\.(\w+)", stage["cmd"]).group(1)
-    section = {"scan": "corpus"}.get(module, module)
+    section = {"scan": "corpus", "encode_text": "text"}.get(module, module)
     variants = {section, f"{section}.${{key}}", f"${{key}}.{section}"}
     assert len(stage["params"]) == 1
     assert stage["params"][0] in variants

@@ -1,0 +1,102 @@
+"""Hidden states of every distinct caption, of clips and mixes, by a frozen text encoder: once, so that no training runs it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from soundmill import manifest, shards, stage, text
+from soundmill.params import Seed, StageParams
+from soundmill.stage import Context, Input, Output
+
+NULL = ""  # what guidance calls unconditional: always encoded
+
+
+class ScratchParams(StageParams):
+    """Sizes of the encoder with random weights."""
+
+    width: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ScratchParams:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be split among {self.heads} heads")
+        return self
+
+
+class EncodeTextParams(StageParams):
+    encoder: str = Field(min_length=1, description="id on the Hugging Face hub, a directory, or `byt5-scratch`")
+    revision: str | None = Field(description="of the hub: the commit, 40 hex digits")
+    max_tokens: int = Field(ge=1, le=4096, description="longer captions are cut there, and counted")
+    scratch: ScratchParams = Field(description="of `byt5-scratch`")
+
+
+def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, states: Output) -> dict[str, Any]:
+    """Write the states of every distinct caption, and of the empty one, in shards by the caption's hash; computes only new ones."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["shard", "captions"]).to_pylist()
+    captions = {NULL, *(caption for row in rows for caption in row["captions"]), *_captions_of_mixes(mixes)}
+    if params.encoder == text.SCRATCH:
+        encoder = text.make_scratch(ctx.scratch / "encoder", **params.scratch.model_dump())
+        print(
+            f"{ctx.name}: WARNING: {text.SCRATCH} has random weights: it tells captions apart but knows nothing of what they mean, "
+            "and no model that is trained on it will understand a new one. Set `encoder` to a pretrained one",
+            flush=True,
+        )
+    else:
+        encoder = text.find(params.encoder, params.revision, ctx.home, ctx.digests)
+
+    count = 1 + max((row["shard"] for row in rows), default=0)
+    by_shard: dict[int, list[str]] = defaultdict(list)
+    for caption in sorted(captions):
+        by_shard[shards.shard_of(caption, count)].append(caption)
+    jobs = [
+        shards.Job(shards.shard_name(index), (by_shard[index], encoder, params.max_tokens), len(by_shard[index]))
+        for index in sorted(by_shard)
+    ]
+    report = ctx.map_shards(encode_shard, jobs, states, unit="caption", reuse=True)
+    truncated = report.counts.get("truncated", 0)
+    if truncated:
+        print(f"{ctx.name}: {truncated} of {len(captions)} captions are longer than {params.max_tokens} tokens and were cut there")
+    return {
+        "captions": len(captions),
+        "tokens": report.counts["tokens"],
+        "truncated": truncated,
+        "encoder": encoder.identity(),
+    }
+
+
+def _captions_of_mixes(mixes: Path) -> Iterator[str]:
+    for path in shards.shard_paths(mixes):
+        for row in shards.read_rows(path, manifest.MIXES, ["caption"]):
+            yield row["caption"]
+
+
+def encode_shard(
+    captions: list[str], encoder: text.Encoder, max_tokens: int, output: Path, previous: Path | None = None
+) -> shards.Report:
+    """Write the states of one shard's captions; the shard says which encoder's they are."""
+    about = {**encoder.identity(), "max_tokens": max_tokens}
+    schema = manifest.TEXT_STATES.with_metadata({text.ENCODER_KEY: json.dumps(about, sort_keys=True).encode()})
+    with shards.ItemWriter(output, schema, previous) as writer:
+        for caption in captions:
+            digest = shards.digest(encoder.digest, max_tokens, caption)
+            if not writer.copy(digest):
+                values, truncated = text.load(encoder, max_tokens)(caption)
+                with writer.item(digest) as report:
+                    row = {"digest": digest, "caption": caption, "states": values.tobytes()}
+                    writer.write({**row, "num_tokens": values.shape[0], "width": values.shape[1]})
+                    report.count("tokens", values.shape[0])
+                    report.count("truncated", int(truncated))
+    return writer.report
+
+
+if __name__ == "__main__":
+    stage.main(run, section="text")

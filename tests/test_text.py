@@ -1,0 +1,167 @@
+"""Text encoders: found, identified, loaded without running anybody's code, and what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from soundmill import text
+from soundmill.errors import UserError
+
+MINILM = "models/all-MiniLM-L6-v2"
+SIZES = {"width": 16, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> text.Encoder:
+    return text.make_scratch(tmp_path_factory.mktemp("encoder"), **SIZES, seed=0)
+
+
+@pytest.fixture(scope="module")
+def minilm(shared) -> text.TextEncoder:
+    if not (shared / MINILM).is_dir():
+        pytest.skip(f"needs {MINILM} in ../shared")
+    return text.TextEncoder(shared / MINILM, 128)
+
+
+def test_bytes_and_an_end_are_the_tokens_of_the_scratch_encoder(scratch):
+    encoder = text.load(scratch, 32)
+    assert encoder("a dog").values.shape == (6, 16)
+    assert encoder("").values.shape == (1, 16)
+    assert encoder("übel").values.shape == (6, 16)
+    assert encoder("a dog").values.dtype == np.float16
+
+
+def test_long_captions_are_cut_and_said_to_be(scratch):
+    encoder = text.load(scratch, 8)
+    assert not encoder("a dog b").truncated
+    states, truncated = encoder("a dog barks")
+    assert (states.shape, truncated) == ((8, 16), True)
+
+
+def test_seeds_tell_scratch_encoders_apart(scratch, tmp_path):
+    same = text.make_scratch(tmp_path / "same", **SIZES, seed=0)
+    other = text.make_scratch(tmp_path / "other", **SIZES, seed=1)
+    assert same.digest == scratch.digest != other.digest
+    assert not same.identity()["pretrained"]
+    said = [text.TextEncoder(encoder.directory, 32)("rain").values for encoder in (scratch, same, other)]
+    assert np.array_equal(said[0], said[1])
+    assert not np.array_equal(said[0], said[2])
+
+
+def test_making_one_leaves_the_random_numbers_of_others_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    text.make_scratch(tmp_path / "scratch", **SIZES, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_of_a_model_with_a_decoder_the_encoder_speaks(tmp_path):
+    """As of FLAN-T5: the checkpoint holds both, its encoder's last states are what counts."""
+    from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = ByT5Tokenizer()
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+    whole = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes)).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = text.find(str(tmp_path), None, tmp_path)
+    with torch.no_grad():
+        expected = whole.encoder(**tokenizer(["a dog barks"], return_tensors="pt")).last_hidden_state[0]
+    said = text.TextEncoder(encoder.directory, 32)
+    assert type(said.net).__name__ == "T5EncoderModel"
+    np.testing.assert_allclose(said("a dog barks").values, expected.numpy(), atol=2e-3)
+
+
+def test_minilm_knows_what_words_mean(minilm):
+    captions = ["a dog barks", "a puppy is barking", "heavy rain falls on a roof"]
+    means = [minilm(caption).values.astype(np.float32).mean(0) for caption in captions]
+    dog, puppy, rain = (mean / np.linalg.norm(mean) for mean in means)
+    assert dog @ puppy > 0.6 > 0.3 > dog @ rain
+
+
+def test_padding_and_neighbours_move_only_last_bits(minilm):
+    """Why captions are encoded singly: in a padded batch the same states come out, but for their last bits."""
+    captions = ["a dog barks", "heavy rain falls on a roof while a siren passes by and somebody shouts", ""]
+    batch = minilm.tokenizer(captions, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = minilm.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.numpy()
+    for caption, padded, mask in zip(captions, states, batch["attention_mask"].bool().numpy(), strict=True):
+        said = minilm(caption).values
+        assert said.shape == (mask.sum(), 384)
+        np.testing.assert_allclose(said, padded[mask], atol=2e-3)
+
+
+def test_more_tokens_than_the_encoder_reads_are_refused(minilm, shared):
+    with pytest.raises(UserError, match="512 tokens at most, max_tokens is 513"):
+        text.TextEncoder(shared / MINILM, 513)
+
+
+@pytest.mark.parametrize("name", ["../nowhere", "google/flan-t5-large"])
+def test_a_missing_model_is_named_with_both_remedies(name, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError) as raised:
+        text.find(name, "0" * 40, tmp_path)
+    assert str(raised.value).startswith(name)
+    assert "into a directory" in str(raised.value)
+    assert "byt5-scratch" in str(raised.value)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "0613663"])
+def test_a_model_of_the_hub_needs_a_commit(revision, tmp_path):
+    with pytest.raises(UserError, match="40 hex digits"):
+        text.find("google/flan-t5-large", revision, tmp_path)
+
+
+def test_a_directory_counts_from_home_and_by_its_content(scratch, tmp_path):
+    shutil.copytree(scratch.directory, tmp_path / "home" / "mine")
+    found = text.find("mine", "main", tmp_path / "home")
+    assert (found.digest, found.revision, found.pretrained) == (scratch.digest, None, True)
+    config = json.loads((found.directory / "config.json").read_text())
+    (found.directory / "config.json").write_text(json.dumps(config | {"dropout_rate": 0.0}))
+    assert text.find("mine", None, tmp_path / "home").digest != scratch.digest
+
+
+def test_pickled_weights_are_not_read(scratch, tmp_path):
+    directory = shutil.copytree(scratch.directory, tmp_path / "pickled")
+    (directory / "model.safetensors").unlink()
+    torch.save({}, directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        text.find(str(directory), None, tmp_path)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        text.find(str(tmp_path), None, tmp_path)
+
+
+def test_code_that_comes_with_a_model_is_not_run(scratch, tmp_path):
+    directory = shutil.copytree(scratch.directory, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UserError, match="cannot be loaded as a text encoder"):
+        text.TextEncoder(directory, 32)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_missing_or_torn_are_no_random_ones(scratch, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    directory = shutil.copytree(scratch.directory, tmp_path / "model")
+    weights = load_file(directory / "model.safetensors")
+    removed = next(name for name in weights if "SelfAttention.q" in name)
+    save_file(
+        {name: value for name, value in weights.items() if name != removed}, directory / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="lack 1 of the net's"):
+        text.TextEncoder(directory, 32)
+    (directory / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        text.TextEncoder(directory, 32)
