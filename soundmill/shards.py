@@ -49,7 +49,7 @@ import pyarrow.parquet as pq
 from soundmill.errors import UserError
 
 ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reach one clip
-TABLE_ROWS_PER_GROUP = 65_536  # of plain rows
+TABLE_ROWS_PER_GROUP = 8_192  # of plain rows: what a writer holds at once
 
 
 def shard_of(key: str | bytes, count: int) -> int:
