@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bench.measure import ROOT, WORKERS
-from soundmill import params, shards, stage
+from soundmill import params, shards, stage, tracking
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Project:
             digests=work / "digests.sqlite",
             workers=WORKERS,
             cluster=None,
-            tracking=None,
+            tracking=tracking.StageRun(),
             times=work / "times",
             imported=imported,
         )

@@ -116,13 +116,15 @@ def main(
     section: str,
     argv: list[str] | None = None,
     params_of_family: Callable[[str], type[BaseModel]] | None = None,
+    always_runs: bool = False,
 ) -> None:
     """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
 
     The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
+    Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
     """
     try:
-        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family)
+        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs)
     except UserError as error:
         sys.exit(f"{section}: {error}")
     except KeyboardInterrupt:
@@ -144,7 +146,11 @@ def _by_name(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 
 
 def _main(
-    run: Callable[..., dict[str, Any]], section: str, argv: list[str], params_of_family: Callable[[str], type[BaseModel]] | None
+    run: Callable[..., dict[str, Any]],
+    section: str,
+    argv: list[str],
+    params_of_family: Callable[[str], type[BaseModel]] | None,
+    always_runs: bool,
 ) -> None:
     from soundmill import tracking
 
@@ -184,7 +190,8 @@ def _main(
         for path in staged.values():
             path.parent.mkdir(parents=True)
 
-        with tracking.stage_run(project_home(root), name, values.model_dump(mode="json"), root, args.family) as tracked:
+        made_with = values.model_dump(mode="json")
+        with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
             cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
             ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)

@@ -44,7 +44,7 @@ class ScanParams(StageParams):
 def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
     """Write the tables of recordings and captions; what cannot be a recording goes to quarantine, unopened.
 
-    It runs in every `dvc repro`: where no file is another than the last time, the last time's tables are linked.
+    It runs in every `dvc repro`: where no file is another than the last time, its tables are linked, and no run is recorded.
     """
     sources = _take(params, ctx)
     kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources])
@@ -58,6 +58,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
         for name in TABLES:
             os.link(kept / name, corpus / name)
     else:
+        ctx.tracking.begin()
         rejected, metrics = _write_tables(params, sources, corpus)
         outcome = {"rejected": rejected, "metrics": metrics}
         _keep(outcome, corpus, kept)
@@ -186,4 +187,4 @@ def corpus_directory(path: str | None, home: Path) -> Path:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="corpus")
+    stage.main(run, section="corpus", always_runs=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 
 from soundmill import provenance, tracking
 from soundmill.errors import UserError
-from soundmill.tracking import writer
+from soundmill.tracking import recorder, writer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,9 +72,6 @@ with tracking.stage_run(home, name, {"seed": 1}) as run:
     run._writer.wait_until_open()
     print("open", flush=True)
     if then == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if then == "die with its writer":
-        run._writer._process.kill()
         os.kill(os.getpid(), signal.SIGKILL)
     if then == "wait":
         sys.stdin.readline()
@@ -192,28 +190,114 @@ def test_a_moved_project_records_where_it_is_now(home: Path, tmp_path: Path) -> 
 # --- killed --------------------------------------------------------------------------------------------------------------
 
 
+def recorders(home: Path) -> list[int]:
+    """The processes that record this project's runs."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"soundmill.tracking.recorder" in words and os.fsencode(tracking.store(home).scratch) in words[-2]:
+                found.append(int(process.name))
+    return found
+
+
 @pytest.mark.slow
 def test_runs_of_killed_stages_are_closed_and_those_of_living_ones_are_not(home: Path) -> None:
+    orphan = child(home, "killed with its recorder", "wait")
+    assert orphan.stdout.readline() == "open\n"
+    (process,) = recorders(home)
+    os.kill(process, signal.SIGKILL)
+    orphan.kill()
+    orphan.wait()
+    assert runs(home)["killed with its recorder"].info.status == "RUNNING"  # nobody was left to say so
+
     living = child(home, "living", "wait")
     assert living.stdout.readline() == "open\n"
     assert child(home, "killed", "die").wait() == -signal.SIGKILL
-    assert child(home, "killed with its writer", "die with its writer").wait() == -signal.SIGKILL
     deadline = time.monotonic() + 60
     while runs(home)["killed"].info.status == "RUNNING" and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.1)
     found = runs(home)
     assert found["killed"].info.status == "KILLED"  # by the process that outlived it
-    assert found["killed with its writer"].info.status == "RUNNING"  # nobody was left to say so
-
-    with tracking.stage_run(home, "next", {}):
-        pass
-    found = runs(home)
-    assert found["killed with its writer"].info.status == "KILLED"
-    assert "killed" in found["killed with its writer"].data.tags["end_reason"]
+    assert found["killed with its recorder"].info.status == "KILLED"  # by the next one
+    assert "killed" in found["killed with its recorder"].data.tags["end_reason"]
     assert found["living"].info.status == "RUNNING"
     living.communicate("\n")
     assert runs(home)["living"].info.status == "FINISHED"
+    assert len(recorders(home)) == 1
     assert not list((home / "mlflow.db.state" / "spool").iterdir())
+    assert not list((home / "mlflow.db.state" / "alive").iterdir())
+
+
+def test_a_recorder_that_is_killed_stops_no_stage(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.stage_run(home, "segment", {}) as run:
+        run._writer.wait_until_open()
+        (process,) = recorders(home)
+        os.kill(process, signal.SIGKILL)
+        run.log_metrics_tree({"clips": 1})
+    said = capsys.readouterr().err
+    assert said.count("its process ended early") == said.count("going on without it; metrics files are kept") == 1
+
+
+def test_stages_share_a_recorder_that_holds_nothing_of_theirs(home: Path) -> None:
+    first = child(home, "first", "end")
+    assert first.communicate() == ("open\n", None)  # which ends when nobody has our pipe any more
+    (process,) = recorders(home)
+    assert os.getsid(process) == process
+    assert child(home, "second", "end").wait() == 0
+    assert recorders(home) == [process]
+    database = home / "mlflow.db"
+    database.unlink()  # and what it has open is another file from now on
+    assert child(home, "third", "end").wait() == 0
+    assert [name for name in runs(home) if not name.startswith("dvc repro")] == ["third"]
+    assert len(recorders(home)) == 2
+
+
+def test_a_recorder_serves_whoever_it_is_the_same_for(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(where: Path = home) -> str:
+        return writer._identity(tracking.store(where))
+
+    other = tmp_path / "other"
+    other.mkdir()
+    first = identity()
+    monkeypatch.setenv("DVC_STAGE", "segment")
+    assert identity() == first
+    assert identity(other) != first
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    assert identity() != first
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+    (home / "mlflow.db").rename(home / "old.db")
+    assert identity() != first
+
+
+def test_a_call_that_comes_while_the_recorder_ends_is_answered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.0)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as line:
+        listener.bind("")  # the kernel finds a name
+        listener.listen()
+        name = listener.getsockname()
+        line.connect(name)
+        listener.shutdown(socket.SHUT_RDWR)
+        store = {"uri": f"http://127.0.0.1:{free_port()}", "artifacts": None, "scratch": str(home / "scratch")}
+        line.sendall(json.dumps({"op": "open", "token": "1", "store": store}).encode() + b"\n")
+        recorder.serve(listener)
+        assert b"is unreachable" in line.makefile("rb").read()
+        with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as late:
+            late.connect(name)
+
+
+def test_a_stage_that_finds_nothing_to_do_is_no_run_unless_it_fails(home: Path) -> None:
+    with tracking.stage_run(home, "scan", {}, begin=False) as run:
+        run.log_metrics_tree({"files": 1})
+    assert [path.name for path in home.iterdir()] == ["params.yaml"]
+    with pytest.raises(UserError), tracking.stage_run(home, "scan", {"path": "x"}, begin=False):
+        raise UserError("no such directory")
+    failed = runs(home)["scan"]
+    assert (failed.info.status, failed.data.params) == ("FAILED", {"path": "x"})
+    with tracking.stage_run(home, "scan", {}, begin=False) as run:
+        run.begin()
+        run.log_metrics_tree({"files": 1})
+    assert (runs(home)["scan"].info.status, runs(home)["scan"].data.metrics) == ("FINISHED", {"files": 1.0})
 
 
 @pytest.mark.slow

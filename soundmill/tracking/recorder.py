@@ -1,4 +1,7 @@
-"""The process that talks to MLflow: reads operations from standard input and carries them out, whatever becomes of the stage."""
+"""The process that talks to MLflow: takes the words of every stage that calls, and carries them out, whatever becomes of the stage.
+
+One serves all stages of a `dvc repro`, since importing mlflow and opening its store take three seconds of processor.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,14 @@ import logging
 import os
 import queue
 import shutil
+import signal
+import socket
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from soundmill.tracking.stores import (
     DIED,
@@ -23,18 +30,24 @@ from soundmill.tracking.stores import (
     PARENT,
     Store,
     locked,
+    owner,
     unreachable,
 )
 
+# From one stage to the next DVC takes a second, and longer where it hashes large outputs. A recorder that nobody calls any more
+# holds 240 MB and no processor; one that ended too early costs three seconds of processor again: little beside 15 s of hashing.
+IDLE_SECONDS = 15.0
+HOPELESS_SECONDS = 1200.0  # without a word from MLflow, after the stage is gone
+_fluent = threading.Lock()  # what mlflow keeps for the whole process: store and active experiment
+
 
 class Recorder:
-    """Carries out what comes down the line, against MLflow; one per stage or flow, in a process of its own."""
+    """Carries out against MLflow what one stage or flow says."""
 
-    def __init__(self, opening: dict[str, Any]):
+    def __init__(self, opening: dict[str, Any], where: Store, say: Callable[..., None]):
         from mlflow import MlflowClient
 
-        self.where = Store(**opening["store"] | {"scratch": Path(opening["store"]["scratch"])})
-        self.process = opening["token"]
+        self.where, self.process, self.say = where, opening["token"], say
         # MLflow makes and upgrades its tables when a client first looks at them: not safe beside another that does.
         with locked(self.where.scratch, "store"):
             self.client = MlflowClient(self.where.uri, self.where.uri)
@@ -82,7 +95,7 @@ class Recorder:
         try:
             self.experiment = self.client.get_run(run_id).info.experiment_id
         except MlflowException:
-            emit("warning", message=f"{PARENT}={run_id}: no such run in {self.where.uri}; this stage's run stands alone")
+            self.say("warning", message=f"{PARENT}={run_id}: no such run in {self.where.uri}; this stage's run stands alone")
             return None
         return run_id
 
@@ -160,22 +173,23 @@ class Recorder:
 
         package = Path(__file__).resolve().parents[1]
         path = Path(operation["path"])
-        mlflow.set_tracking_uri(self.where.uri)
-        mlflow.set_experiment(experiment_id=self.experiment)  # a model is stored with the active experiment, not with its run's
         outputs = Schema([TensorSpec(numpy.dtype(operation["dtype"]), (-1, *operation["shape"][1:]))])
-        logged = Model.log(
-            artifact_path=None,
-            name=operation["name"],
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=str(package / "models" / "serving.py"),
-            artifacts={"model": str(path)},
-            code_paths=[str(package)],
-            signature=ModelSignature(infer_signature(pandas.DataFrame(operation["inputs"])).inputs, outputs),
-            pip_requirements=_requirements(),
-            registered_model_name=operation["registered"],
-            await_registration_for=0,
-        )
+        with _fluent:
+            mlflow.set_tracking_uri(self.where.uri)
+            mlflow.set_experiment(experiment_id=self.experiment)  # a model is stored with the active experiment, not with its run's
+            logged = Model.log(
+                artifact_path=None,
+                name=operation["name"],
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                python_model=str(package / "models" / "serving.py"),
+                artifacts={"model": str(path)},
+                code_paths=[str(package)],
+                signature=ModelSignature(infer_signature(pandas.DataFrame(operation["inputs"])).inputs, outputs),
+                pip_requirements=_requirements(),
+                registered_model_name=operation["registered"],
+                await_registration_for=0,
+            )
         if logged.registered_model_version is not None:
             version = str(logged.registered_model_version)
             self.client.set_registered_model_alias(operation["registered"], "newest", version)
@@ -183,11 +197,6 @@ class Recorder:
                 if key in self.tags:
                     self.client.set_model_version_tag(operation["registered"], version, key, self.tags[key])
         shutil.rmtree(path.parent)
-
-    def clean_up(self) -> None:
-        """Remove what the stage would have removed, had it lived."""
-        shutil.rmtree(self.where.scratch / "spool" / self.process, ignore_errors=True)
-        (self.where.scratch / "alive" / self.process).unlink(missing_ok=True)
 
     def end(self, status: str, reason: str) -> None:
         self._end(self.run_id, status, reason)
@@ -231,101 +240,167 @@ def dead_tokens(scratch: Path) -> list[str]:
     return dead
 
 
-_events: IO[str] | None = None
+@contextlib.contextmanager
+def _alive(scratch: Path, token: str) -> Iterator[None]:
+    """Keep others from ending the run of this token as one that nobody records any more; unless this fails, then they shall."""
+    path = scratch / "alive" / token
+    with locked(scratch, "alive"):  # whoever looks for the dead must not see the file before it is locked
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with file:
+        yield
+        path.unlink(missing_ok=True)
 
 
-def emit(event: str, **values: Any) -> None:
-    """One word back to the stage; it may be gone."""
-    if _events:
+class Down(Exception):
+    """This run is not recorded any further, for the reason given."""
+
+
+class Line:
+    """The recorder's end of the line to one stage or flow; a thread of its own carries out what comes down it."""
+
+    def __init__(self, connection: socket.socket):
+        self._connection = connection
+        self._pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._all_read = False
+        self._last_word = time.monotonic()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_open(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether a stage is long gone and its last words are still not recorded."""
+        return self._all_read and time.monotonic() - self._last_word > HOPELESS_SECONDS
+
+    def say(self, event: str, **values: Any) -> None:
+        """One word back to the stage; it may be gone."""
+        self._last_word = time.monotonic()
         with contextlib.suppress(OSError):
-            print(json.dumps({"event": event, **values}), file=_events, flush=True)
+            self._connection.sendall(json.dumps({"event": event, **values}).encode() + b"\n")
 
-
-def main() -> None:
-    """Read operations from standard input until the end, or until the stage is gone."""
-    import signal
-
-    global _events
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # meant for the stage, and sent to us with it: we end after it
-    _events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between our words
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin.buffer:
-            pending.put(json.loads(line))
-        pending.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    opening = pending.get()
-    if opening is None:
-        return
-    uri = opening["store"]["uri"]
-    if uri.startswith(("http://", "https://")) and (why := unreachable(uri)):
-        emit("down", message=f"tracking server {uri} is unreachable ({why})")
-        return
-    # Whatever MLflow, its database or the network raise ends tracking and never the stage: nothing narrower would do.
-    try:
-        recorder = Recorder(opening)
-    except Exception as error:
-        emit("down", message=f"tracking store {uri} cannot be used ({_one_line(error)})")
-        return
-    emit("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
-    _record(recorder, pending)
-
-
-def _record(recorder: Recorder, pending: queue.SimpleQueue[dict[str, Any] | None]) -> None:
-    failures = 0
-    while True:
-        operations, end = _take(pending)
-        work: list[list[dict[str, Any]]] = []  # runs of metrics together, everything else alone
-        for operation in operations:
-            if work and operation["op"] == "metrics" == work[-1][-1]["op"]:
-                work[-1].append(operation)
+    def _serve(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+        if opening := self._pending.get():
+            where = Store(**opening["store"] | {"scratch": Path(opening["store"]["scratch"])})
+            # Whatever MLflow, its database or the network raise ends tracking and never the stage: nothing narrower would do.
+            try:
+                with _alive(where.scratch, opening["token"]):
+                    self._record(opening, where)
+            except Down as error:
+                self.say("down", message=str(error))
+            except Exception as error:
+                self.say("down", message=f"tracking store {where.uri} cannot be used ({_one_line(error)})")
             else:
-                work.append([operation])
-        for batch in work:
-            try:
-                recorder.carry_out(batch)
-                failures = 0
-                emit("progress")
-            except Exception as error:
-                failures += 1
-                uri = recorder.where.uri
-                if recorder.where.is_server and (why := unreachable(uri)):
-                    emit("down", message=f"tracking server {uri} is unreachable ({why})")
-                    return
-                if failures == 3:
-                    emit("down", message=f"tracking store {uri} fails again and again ({_one_line(error)})")
-                    return
-                emit("warning", message=f"{batch[0]['op']} could not be recorded: {_one_line(error)}")
-        if end:
-            try:
-                recorder.end(end["status"], end["reason"])
-            except Exception as error:
-                emit("down", message=f"the run could not be ended in {recorder.where.uri} ({_one_line(error)})")
+                self.say("ended")
+            shutil.rmtree(where.scratch / "spool" / opening["token"], ignore_errors=True)
+        with contextlib.suppress(OSError):  # the other thread may be reading from it: closing alone would not end it
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError), self._connection.makefile("rb") as stream:
+            for line in stream:  # the last one of a killed stage may be torn
+                self._pending.put(json.loads(line))
+        self._all_read = True
+        self._pending.put(None)
+
+    def _record(self, opening: dict[str, Any], where: Store) -> None:
+        if where.is_server and (why := unreachable(where.uri)):
+            raise Down(f"tracking server {where.uri} is unreachable ({why})")
+        recorder = Recorder(opening, where, self.say)
+        self.say("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
+        failures = 0
+        while True:
+            operations, end = self._take()
+            work: list[list[dict[str, Any]]] = []  # runs of metrics together, everything else alone
+            for operation in operations:
+                if work and operation["op"] == "metrics" == work[-1][-1]["op"]:
+                    work[-1].append(operation)
+                else:
+                    work.append([operation])
+            for batch in work:
+                try:
+                    recorder.carry_out(batch)
+                    failures = 0
+                    self.say("progress")
+                except Exception as error:
+                    failures += 1
+                    if where.is_server and (why := unreachable(where.uri)):
+                        raise Down(f"tracking server {where.uri} is unreachable ({why})") from None
+                    if failures == 3:
+                        raise Down(f"tracking store {where.uri} fails again and again ({_one_line(error)})") from None
+                    self.say("warning", message=f"{batch[0]['op']} could not be recorded: {_one_line(error)}")
+            if end:
+                try:
+                    recorder.end(end["status"], end["reason"])
+                except Exception as error:
+                    raise Down(f"the run could not be ended in {where.uri} ({_one_line(error)})") from None
                 return
-            emit("ended")
-            if end["reason"] == DIED:
-                recorder.clean_up()
-            return
 
-
-def _take(pending: queue.SimpleQueue[dict[str, Any] | None]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """All that waits in the line, and how the run ends if it does; without a word of it, the stage was killed."""
-    operations = []
-    operation = pending.get()
-    while operation is not None and operation["op"] != "end":
-        operations.append(operation)
-        if pending.empty():
-            return operations, None
-        operation = pending.get()
-    return operations, operation or {"status": "KILLED", "reason": DIED}
+    def _take(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """All that waits in the line, and how the run ends if it does; without a word of it, the stage was killed."""
+        operations = []
+        operation = self._pending.get()
+        while operation is not None and operation["op"] != "end":
+            operations.append(operation)
+            if self._pending.empty():
+                return operations, None
+            operation = self._pending.get()
+        return operations, operation or {"status": "KILLED", "reason": DIED}
 
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def serve(listener: socket.socket) -> None:
+    """Record the runs of all who call, until nobody has for IDLE_SECONDS.
+
+    Nobody's call is lost: after `shutdown`, who called before is still answered, and who calls later is refused and starts
+    another recorder (the name is free once the socket is closed).
+    """
+    listener.settimeout(1.0)
+    lines: list[Line] = []
+    last_open = time.monotonic()
+    listening = True
+    while listening or lines:
+        try:
+            if listening:
+                connection, _ = listener.accept()
+                if owner(connection) == os.getuid():
+                    lines.append(Line(connection))
+            else:
+                time.sleep(1.0)
+        except TimeoutError:
+            pass
+        except OSError:
+            listener.close()
+            listening = False
+        lines = [line for line in lines if line.is_open]
+        if lines:
+            last_open = time.monotonic()
+        elif listening and time.monotonic() - last_open > IDLE_SECONDS:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.setblocking(True)  # accept() gives those who called before, then an error
+        if any(line.is_hopeless for line in lines):
+            os._exit(1)
+
+
+def main() -> None:
+    """`python -m soundmill.tracking.recorder FD LOG`: serve the socket that a stage has opened."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the stages: we end after them
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    Path(sys.argv[2]).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,18 @@ class StageRun:
     Made by `stage_run` and `pipeline_run`; `StageRun()` records nothing.
     """
 
-    def __init__(self, writer: Writer | None = None, stage: str = ""):
-        self._writer, self._stage = writer, stage
+    def __init__(self, open: Callable[[], None] | None = None, stage: str = ""):
+        self._writer: Writer | None = None
+        self._open, self._stage = open, stage
+
+    def begin(self) -> None:
+        """Open this run, where `stage_run` was told to leave that; what is logged before goes nowhere."""
+        if self._open:
+            open, self._open = self._open, None
+            try:
+                open()
+            except OSError as error:
+                say(f"tracking: {error}: going on without it; metrics files are kept")
 
     @property
     def run_id(self) -> str | None:
@@ -174,26 +184,32 @@ def metrics_name(path: Path) -> str:
 
 @contextmanager
 def stage_run(
-    home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None
+    home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None, begin: bool = True
 ) -> Iterator[StageRun]:
     """Record one stage, nested in the pipeline's run, or in the one that the stages of a plain `dvc repro` share.
 
     `home` anchors the store; `root` is where the code, params.yaml and dvc.lock lie (the same, but under `dvc exp run --temp`).
+    With `begin=False`, nothing is recorded unless the stage calls `begin`, or fails.
     """
-    parent_id = os.environ.get(PARENT)
     root = root or home
-    state = None if is_off() else provenance.capture(root)
-    spec: dict[str, Any] = {"name": name, "tags": {"kind": "stage", "stage": name.partition("/")[0]}}
-    spec["tags"]["mlflow.source.name"] = f"stages/{name.partition('/')[0]}.py"
-    if family:
-        spec["tags"]["family"] = family
-    if state:
-        spec["tags"] |= _state_tags(state)["values"]
-        spec["parent"] = {"id": parent_id} if parent_id else _shared_parent(state, root)
-    with _run(StageRun, home, spec, stage=name) as run:
+
+    def open() -> None:
+        parent_id = os.environ.get(PARENT)
+        state = provenance.capture(root)
+        kind = name.partition("/")[0]
+        tags = {"kind": "stage", "stage": kind, "mlflow.source.name": f"stages/{kind}.py"} | _state_tags(state)["values"]
+        if family:
+            tags["family"] = family
+        parent = {"id": parent_id} if parent_id else _shared_parent(state, root)
+        run._writer = Writer(store(home), {"name": name, "tags": tags, "parent": parent})
         run.log_params(params)
-        if state and not parent_id:
+        if not parent_id:
             run._send_state(state, on="parent")
+
+    run = StageRun(None if is_off() else open, name)
+    with _ended(run):
+        if begin:
+            run.begin()
         yield run
 
 
@@ -203,32 +219,35 @@ def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str
     from soundmill import params
 
     root = root or home
-    spec: dict[str, Any] = {"name": name, "tags": {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py", **(tags or {})}}
-    with _run(PipelineRun, home, spec) as run:
-        if run._writer:
-            run._send_state(provenance.capture(root))
-            run.log_params(params.read_yaml(root / "params.yaml"))
-            run._writer.wait_until_open()
+
+    def open() -> None:
+        spec = {"name": name, "tags": {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py", **(tags or {})}}
+        run._writer = Writer(store(home), spec)
+        run._send_state(provenance.capture(root))
+        run.log_params(params.read_yaml(root / "params.yaml"))
+        run._writer.wait_until_open()
+
+    run = PipelineRun(None if is_off() else open)
+    with _ended(run):
+        run.begin()
         yield run
 
 
 @contextmanager
-def _run(kind: type[Any], home: Path, spec: dict[str, Any], stage: str = "") -> Iterator[Any]:
+def _ended(run: StageRun) -> Iterator[None]:
+    """End the run as what happens inside; a failure is recorded in any case."""
     try:
-        writer = None if is_off() else Writer(store(home), spec)
-    except OSError as error:
-        say(f"tracking: {error}: going on without it; metrics files are kept")
-        writer = None
-    try:
-        yield kind(writer, stage)
+        yield
     except BaseException as error:
-        if writer:
+        if isinstance(error, Exception):
+            run.begin()
+        if run._writer:
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
             reason = "interrupted" if stopped else str(error) or type(error).__name__
-            writer.end("KILLED" if stopped else "FAILED", reason)
+            run._writer.end("KILLED" if stopped else "FAILED", reason)
         raise
-    if writer:
-        writer.end(*writer.outcome)
+    if run._writer:
+        run._writer.end(*run._writer.outcome)
 
 
 def _shared_parent(state: provenance.State, root: Path) -> dict[str, Any]:

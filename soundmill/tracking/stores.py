@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +57,11 @@ class Store:
     @property
     def is_server(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, where it is one."""
+        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0]) if self.uri.startswith("sqlite:///") else None
 
 
 def store(home: Path) -> Store:
@@ -119,6 +126,11 @@ def locked(directory: Path, what: str) -> Iterator[None]:
     with (directory / f"{what}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def owner(connection: socket.socket) -> int:
+    """User id of the process at the other end of a Unix socket."""
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[1]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""The stage's end of the line to the process that talks to MLflow."""
+"""The stage's end of the line to the process that talks to MLflow, and how it is found."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import queue
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -15,8 +17,9 @@ import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from soundmill import provenance
 from soundmill.tracking.stores import (
     COPY_LIMIT,
     HTTP,
@@ -24,9 +27,12 @@ from soundmill.tracking.stores import (
     QUIET,
     STUCK_SECONDS,
     Store,
-    locked,
+    owner,
     say,
 )
+
+# No two stages have these alike, and no library that talks to a store reads them.
+OF_ONE_STAGE = re.compile(r"(DVC|SOUNDMILL|PREFECT|GOMP|OMP)_.*|PYTHONUNBUFFERED|PWD|OLDPWD|SHLVL|_")
 
 
 class Writer:
@@ -35,35 +41,16 @@ class Writer:
     def __init__(self, where: Store, spec: dict[str, Any]):
         self.store, self.run_id, self.experiment_id = where, None, None
         self.outcome = ("FINISHED", "")
+        self._line, self._log = _call(where)
         token = uuid.uuid4().hex
         self._spool = where.scratch / "spool" / token
+        self._spool.mkdir(parents=True)
         self._files = 0
         self._down = threading.Event()
         self._opened = threading.Event()
         self._ended = False
         self._last_word = time.monotonic()
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        with locked(where.scratch, "alive"):  # whoever cleans up must not see the file before it is locked
-            alive = where.scratch / "alive" / token
-            alive.parent.mkdir(parents=True, exist_ok=True)
-            self._alive = alive.open("w")
-            fcntl.flock(self._alive, fcntl.LOCK_EX)
-        self._spool.mkdir(parents=True)
-        self._log = (self._spool / "log.txt").open("w+", encoding="utf-8", errors="replace")
-        environment = {**HTTP, **QUIET, **os.environ}
-        environment.pop("MLFLOW_RUN_ID", None)
-        package = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from soundmill.tracking import recorder; recorder.main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=self._spool,
-            env=environment,
-            pass_fds=[self._alive.fileno()],  # the lock lasts until both processes are gone
-        )
         self._sender = threading.Thread(target=self._write, daemon=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._sender.start()
@@ -125,47 +112,119 @@ class Writer:
             self._listener.join(0.1)
         if self._listener.is_alive():
             self._say_down(f"{self.store.uri} took nothing for {STUCK_SECONDS:.0f} s")
-            self._process.kill()
-        self._process.wait()
-        self._log.close()
+        else:
+            shutil.rmtree(self._spool, ignore_errors=True)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._spool)
-            (self.store.scratch / "alive" / self._spool.name).unlink()
-        self._alive.close()
+            self._line.shutdown(socket.SHUT_RDWR)
+        self._line.close()
 
     def _write(self) -> None:
-        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         with contextlib.suppress(OSError):
-            while (line := self._queue.get()) is not None:
-                pipe.write(line.encode() + b"\n")
-                if self._queue.empty():
-                    pipe.flush()
-        with contextlib.suppress(OSError):
-            pipe.close()
+            with self._line.makefile("wb") as stream:
+                while (line := self._queue.get()) is not None:
+                    stream.write(line.encode() + b"\n")
+                    if self._queue.empty():
+                        stream.flush()
+            self._line.shutdown(socket.SHUT_WR)
 
     def _listen(self) -> None:
-        for line in self._process.stdout or ():
-            self._last_word = time.monotonic()
-            event = json.loads(line)
-            if event["event"] == "opened":
-                self.run_id, self.experiment_id = event["run_id"], event["experiment_id"]
-                self._opened.set()
-            elif event["event"] == "warning":
-                say(f"tracking: {event['message']}")
-            elif event["event"] == "down":
-                self._say_down(event["message"])
-            elif event["event"] == "ended":
-                self._ended = True
+        with contextlib.suppress(OSError), self._line.makefile("rb") as stream:
+            for line in stream:
+                self._last_word = time.monotonic()
+                event = json.loads(line)
+                if event["event"] == "opened":
+                    self.run_id, self.experiment_id = event["run_id"], event["experiment_id"]
+                    self._opened.set()
+                elif event["event"] == "warning":
+                    say(f"tracking: {event['message']}")
+                elif event["event"] == "down":
+                    self._say_down(event["message"])
+                elif event["event"] == "ended":
+                    self._ended = True
         if not self._ended and not self._down.is_set():
-            self._log.seek(0)
-            lines = [line for line in self._log.read().splitlines() if line.strip() and " INFO " not in line]
-            self._say_down(f"its process ended early ({lines[-1] if lines else 'no message'})")
+            self._say_down(f"its process ended early ({self._last_words()})")
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            text = self._log.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if line.strip() and " INFO " not in line]
+            return lines[-1] if lines else "no message"
+        return "no message"
 
     def _say_down(self, message: str) -> None:
         if not self._down.is_set():
             self._down.set()
             self._opened.set()
             say(f"tracking: {message}: going on without it; metrics files are kept")
+
+
+def _call(where: Store) -> tuple[socket.socket, Path]:
+    """A line to the recorder of this store, started where there is none; and the file that what goes wrong with it is written to.
+
+    Its socket has a name and no path: that may be as long as it likes, and nothing is left behind by a recorder that was killed.
+    Whoever can bind the name starts the recorder and gives it the listening socket, so there is one, and no call comes too early.
+    """
+    identity = _identity(where)
+    name, log = f"\0soundmill-recorder-{identity}", where.scratch / "recorders" / f"{identity}.log"
+    for _ in range(500):
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(name)
+        except ConnectionRefusedError:
+            line.close()
+        else:
+            if owner(line) == os.getuid():
+                return line, log
+            line.close()
+            raise OSError("another user's process has taken the recorder's name")
+        with socket.socket(socket.AF_UNIX) as listener:
+            try:
+                listener.bind(name)
+                listener.listen()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                time.sleep(0.01)  # it is just beginning, or just ending
+            else:
+                _start(listener, log)
+    raise OSError("the recorder neither answers nor ends")
+
+
+def _identity(where: Store) -> str:
+    """Equal for stages that one recorder can serve: what it has loaded, opened or read is what they would have it be."""
+    package = Path(__file__).parent
+    code = [part for path in sorted(package.glob("*.py")) for part in (path.name, path.read_bytes())]
+    database = ""
+    if where.database:
+        with where.database.open("ab") as file:  # made now, if it is not there: another of its name is another store
+            status = os.fstat(file.fileno())
+            database = f"{status.st_dev} {status.st_ino}"
+    environment = [f"{key}={value}" for key, value in sorted(os.environ.items()) if not OF_ONE_STAGE.fullmatch(key)]
+    store = [where.uri, where.artifacts or "", str(where.scratch), database]
+    parts = [str(package), *code, sys.executable, sys.version, *store, *environment]
+    return provenance.digest_of(*(part if isinstance(part, bytes) else os.fsencode(part) for part in parts))
+
+
+def _start(listener: socket.socket, log: Path) -> None:
+    """Start the recorder: nobody waits for it and it holds nobody's terminal or pipe, for it outlives the stage."""
+    environment = {**HTTP, **QUIET, **os.environ}
+    environment.pop("MLFLOW_RUN_ID", None)
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "soundmill.tracking.recorder", str(listener.fileno()), str(log)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=environment,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie if we outlive it
 
 
 def _link_or_copy(source: str, target: str) -> None:

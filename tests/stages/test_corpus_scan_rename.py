@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from soundmill import manifest, params, shards, stage
+from soundmill import manifest, params, shards, stage, tracking
 from stages import corpus, rename, resample, scan, segment
 
 CORPUS = {
@@ -159,6 +159,17 @@ def call_rename(*argv: str) -> dict:
 
 def external(path: str | None, name: str = "folder") -> dict:
     return {"format": name, "path": path, "parts": {}, "embedded": [], "external": [name], "shards": 4}
+
+
+def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
+    begun = []
+    monkeypatch.setattr(tracking.StageRun, "begin", lambda run: begun.append(run))
+    (project / "sounds").mkdir()
+    settle(project, corpus=external("sounds"))
+    for name, count in (("a", 1), ("a", 1), ("b", 2)):
+        (project / "sounds" / f"{name}.wav").write_bytes(b"RIFF")
+        stage.main(scan.run, "corpus", ["--name", "scan", "--corpus", "data/corpus"], always_runs=True)
+        assert len(table("data/corpus/recordings.parquet")) == len(begun) == count
 
 
 def test_scan_counts_quarantines_and_repeats_itself(project):
