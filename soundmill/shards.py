@@ -19,7 +19,6 @@ that it would have without one. `key in writer` tells beforehand what will be co
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import json
@@ -52,6 +51,9 @@ ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reac
 TABLE_ROWS_PER_GROUP = 8_192  # of plain rows: what a writer holds at once
 
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=True)  # made once: `json.dumps` makes one at every call
+
+
 def shard_of(key: str | bytes, count: int) -> int:
     """The shard of a recording: a stable hash, so adding recordings moves none of the others."""
     raw = key.encode() if isinstance(key, str) else key
@@ -66,7 +68,7 @@ def digest(*parts: Any) -> str:
     """Digest of plain values (numbers, text, bytes, lists, mappings), equal on every machine."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        raw = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, ensure_ascii=True).encode()
+        raw = part if isinstance(part, bytes) else _JSON.encode(part).encode()
         state.update(len(raw).to_bytes(8, "big") + raw)
     return state.hexdigest()
 
@@ -664,6 +666,8 @@ def _run_on_cluster(
     address: str,
     progress: Callable[[int], None],
 ) -> None:
+    import asyncio
+
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, without tracebacks

@@ -25,6 +25,7 @@ from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
 SPOOL_BYTES = 64 << 20  # a decoded recording beyond this waits on disk, not in memory
+DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 
 
 class ResampleParams(StageParams):
@@ -107,7 +108,7 @@ def _unchanged(cut: dict[str, Any], sources: Sources, scratch: Path) -> Iterator
         try:
             file = stack.enter_context(decode.open_regular(stack.enter_context(sources.open(cut["raw_path"], scratch))))
             state = hashlib.blake2b(digest_size=16)
-            while data := file.read(1 << 20):
+            while data := file.read(DIGEST_BYTES):
                 state.update(data)
             found = state.hexdigest()
         except decode.DecodeError as error:
@@ -141,7 +142,7 @@ def _write_recording(
         for cut in cuts:
             sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples)
             wave = np.zeros(cut["num_samples"] + cut["pad_samples"], np.float32)
-            wave[: len(sound)] = sound * gain
+            np.multiply(sound, gain, out=wave[: len(sound)])
             writer.write(
                 {
                     "clip_id": cut["clip_id"],
@@ -179,7 +180,7 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: Resample
                 raise decode.DecodeError("nan", "samples too large for any number")
             peak = max(peak, highest)
             num_samples += len(block)
-            spool.write(block.astype("<f4", copy=False).tobytes())
+            spool.write(block)
     return num_samples, peak
 
 
@@ -195,7 +196,7 @@ def _check_sound(num_samples: int, peak: float, planned: int, params: ResamplePa
 def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int) -> np.ndarray:
     """Samples [start, start + count) as far as the recording goes; it may end within the tolerance before its plan."""
     spool.seek(4 * min(start, num_samples))
-    return np.frombuffer(spool.read(4 * count), dtype="<f4").astype(np.float32)
+    return np.frombuffer(spool.read(4 * count), np.float32)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ __all__ = [
     "write_wav",
 ]
 
-BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once
+BLOCK_SAMPLES = 1 << 16  # of all channels together, held at once: stays in the cache
 BATCH_FILES = 32  # that one ffmpeg decodes together
 LOOKAHEAD = 64  # files that are opened to fill a batch
 READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
@@ -315,8 +315,8 @@ def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: flo
     checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
     most = max(1, BLOCK_SAMPLES // sound.channels)
     total = 0
-    while True:
-        block = np.empty((min(most, max(1, sound.frames - total)), sound.channels), dtype=np.float32)
+    while total < sound.frames:
+        block = np.empty((min(most, sound.frames - total), sound.channels), dtype=np.float32)
         try:
             count = sound.buffer_read_into(block, "float32")
         except soundfile.SoundFileError as error:
