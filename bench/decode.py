@@ -1,25 +1,24 @@
-"""From 5 s ogg at 44.1 kHz to 16 kHz mono FLAC: the resample stage, against one ffmpeg per file, lhotse and a bare loop."""
+"""From 5 s ogg at 44.1 kHz to 16 kHz mono FLAC: the resample stage, against a shell loop of ffmpeg, lhotse and a bare loop."""
 
 from __future__ import annotations
 
+import functools
 import importlib
-import io
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from bench import measure, recordings
-from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio, timed
 from bench.project import Project
-from soundmill.audio.decode import ffmpeg_executable
+from soundmill.audio.ffmpeg import ffmpeg_executable, version_of
 
-RATE = 16_000
 SHARDS = 4
+STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where a script finds its ffmpeg
 
 # One ffmpeg after the other, as a shell script does it. $1: ffmpeg, $2: recordings, $3: output.
 SHELL_LOOP = """
@@ -45,29 +44,29 @@ def main() -> None:
             mapping.append(working)
             return seconds
 
+        loops = with_each_ffmpeg("shell loop of", lambda ffmpeg: shell_loop(ffmpeg, source, work / "shell"))
         rounds = measure.in_turns(
             {
                 "soundmill": ours,
-                "shell loop of ffmpeg": lambda: shell_loop(source, work / "shell"),
-                "lhotse": lambda: in_fresh_process(lhotse, source, work / "lhotse", False),
-                "lhotse, started processes": lambda: in_fresh_process(lhotse, source, work / "lhotse", True),
-                "bare loop": lambda: in_fresh_process(bare_loop, source, work / "bare", False),
-                "bare loop, started processes": lambda: in_fresh_process(bare_loop, source, work / "bare", True),
+                **loops,
+                "lhotse": lambda: peer("lhotse", source, work / "lhotse"),
+                "lhotse, started processes": lambda: peer("lhotse", source, work / "lhotse", "--started"),
+                "bare loop": lambda: peer("bare loop", source, work / "bare"),
+                "bare loop, started processes": lambda: peer("bare loop", source, work / "bare", "--started"),
             },
             args.repetitions,
         )
         seconds = rounds.seconds
         seconds["soundmill, started processes"] = mapping
         mine, started = seconds["soundmill"], mapping
+        judged, *others = ((name, ratio(seconds[name], mine)) for name in loops)
         measure.write(
             "decode",
             args.results,
             args.clips,
             seconds,
             [
-                Target(
-                    "decode + resample + FLAC, against the shell loop of ffmpeg", ratio(seconds["shell loop of ffmpeg"], mine), 10
-                ),
+                Target(f"decode + resample + FLAC, against a {judged[0]}", judged[1], 10),
                 Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], mine), 1.8),
                 Target("… with started processes", ratio(seconds["lhotse, started processes"], started), 1.8),
                 Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], mine), 0.85),
@@ -76,7 +75,31 @@ def main() -> None:
             recordings=what,
             workers=WORKERS,
             cpu_seconds=rounds.cpu_seconds,
+            **about_ffmpegs(others),
         )
+
+
+def with_each_ffmpeg(what: str, competitor: Callable[[Path], float]) -> dict[str, Callable[[], float]]:
+    """A competitor for every ffmpeg, by name; the targets are held against the first."""
+    return {f"{what} {name}": functools.partial(competitor, executable) for name, executable in ffmpegs().items()}
+
+
+def ffmpegs() -> dict[str, Path]:
+    """The system's ffmpeg, if it has one, which is what others' scripts find; and the pinned one that we decode with.
+
+    They differ: a distribution's links a hundred libraries and takes three times as long to start as a static one.
+    """
+    found = shutil.which("ffmpeg", path=STANDARD_PATH)
+    system = {"the system's ffmpeg": Path(found)} if found else {}
+    pinned = ffmpeg_executable()
+    return system if found and os.path.samefile(found, pinned) else {**system, "the pinned ffmpeg": pinned}
+
+
+def about_ffmpegs(others: list[tuple[str, float]]) -> dict[str, object]:
+    """What a result has to say of them: versions, and the ratios that no target was set for."""
+    for name, value in others:
+        print(f"against {name}: {value:.3g}×")
+    return {"ffmpegs": {name: version_of(path) for name, path in ffmpegs().items()}, "other_ratios": dict(others)}
 
 
 def plan(source: Path, root: Path) -> Path:
@@ -96,68 +119,23 @@ def resample(planned: Path, root: Path) -> tuple[float, float]:
     project = Project(root)
     importlib.import_module("stages.resample")
     start = time.perf_counter()
-    working = project.run("resample", imported=("scipy.fft",), corpus=planned / "data/corpus", segments=planned / "data/segments")
+    working = project.run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
     return time.perf_counter() - start, working
 
 
-def shell_loop(source: Path, output: Path) -> float:
+def shell_loop(ffmpeg: Path, source: Path, output: Path) -> float:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
-    command = ["sh", "-c", SHELL_LOOP, "sh", str(ffmpeg_executable()), str(source), str(output)]
+    command = ["sh", "-c", SHELL_LOOP, "sh", str(ffmpeg), str(source), str(output)]
     return timed(lambda: subprocess.run(command, check=True))
 
 
-def lhotse(source: Path, output: Path, started: bool) -> float:
-    """lhotse's way, as its documentation has it; `started`: with processes that have lhotse imported already."""
-    from lhotse import CutSet, Recording, RecordingSet
-
-    shutil.rmtree(output, ignore_errors=True)
-    found = RecordingSet.from_recordings(Recording.from_file(path) for path in sorted(source.iterdir()))
-    cuts = CutSet.from_manifests(recordings=found).resample(RATE)
-    return in_pool(
-        lambda pool: cuts.save_audios(output, format="flac", num_jobs=WORKERS, executor=pool, progress_bar=False),
-        ["lhotse", "soundfile", "torchaudio"] if started else [],
-    )
-
-
-def bare_loop(source: Path, output: Path, started: bool) -> float:
-    """The least that does the same work: whole files through libsndfile and soxr, FLAC to a file each, no checks."""
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir()
-    paths = sorted(source.iterdir())
-    parts = [(paths[index::WORKERS], output) for index in range(WORKERS)]
-    return in_pool(lambda pool: list(pool.map(convert, *zip(*parts, strict=True))), ["soundfile", "soxr"] if started else [])
-
-
-def convert(paths: list[Path], output: Path) -> None:
-    import soundfile
-    import soxr
-
-    for path in paths:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
-        flac = io.BytesIO()
-        soundfile.write(flac, soxr.resample(mono, rate, RATE, "HQ"), RATE, format="FLAC", subtype="PCM_16")
-        (output / f"{path.stem}.flac").write_bytes(flac.getvalue())
-
-
-def in_pool(work: Callable[[Executor], Any], imported: list[str]) -> float:
-    """Seconds of `work` in spawned processes, starting and ending them included; not, where they are to have modules `imported`."""
-    start = time.perf_counter()
-    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
-        if not imported:
-            work(pool)
-        else:
-            for future in [pool.submit(import_and_wait, imported) for _ in range(WORKERS)]:
-                future.result()
-            return timed(work, pool)
-    return time.perf_counter() - start
-
-
-def import_and_wait(modules: list[str]) -> None:
-    for name in modules:
-        importlib.import_module(name)
-    time.sleep(0.5)  # so that every process gets one
+def peer(name: str, source: Path, output: Path, *options: str) -> float:
+    """Seconds that one of bench/peers.py took."""
+    command = [sys.executable, "-m", "bench.peers", name, source, output, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as `in_fresh_process` does
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What only ffmpeg reads (m4a, webm, mp4): the resample stage, against one ffmpeg per file, two at a time."""
+"""What only ffmpeg reads (m4a, webm, mp4): the resample stage, against one ffmpeg process per file, two at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import measure, recordings
-from bench.decode import RATE, plan, resample
+from bench.decode import about_ffmpegs, plan, resample, with_each_ffmpeg
 from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from bench.peers import RATE
 from soundmill.audio.decode import ffmpeg_executable
 
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}
@@ -40,12 +41,12 @@ def main() -> None:
         both_stages()  # a first time, for the plan
         planning.clear()
         mapping.clear()
-        rounds = measure.in_turns(
-            {"soundmill, resample": ours, "one ffmpeg per file": lambda: one_by_one(source, work / "one")}, args.repetitions
-        )
+        singles = with_each_ffmpeg("one process per file of", lambda ffmpeg: one_by_one(ffmpeg, source, work / "one"))
+        rounds = measure.in_turns({"soundmill, resample": ours, **singles}, args.repetitions)
         seconds = rounds.seconds
         seconds["soundmill, resample, started processes"] = list(mapping)
-        other = seconds["one ffmpeg per file"]
+        mine, started = seconds["soundmill, resample"], seconds["soundmill, resample, started processes"]
+        judged, *others = ((name, ratio(seconds[name], mine)) for name in singles)
         planning.extend(timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions))
         seconds["soundmill, scan and segment"] = planning
         measure.write(
@@ -54,12 +55,13 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target("m4a, webm, mp4: against one ffmpeg per file", ratio(other, seconds["soundmill, resample"]), 3),
-                Target("… with started processes", ratio(other, seconds["soundmill, resample, started processes"]), 3),
+                Target(f"m4a, webm, mp4: against {judged[0]}", judged[1], 3),
+                Target("… with started processes", ratio(seconds[judged[0]], started), 3),
             ],
             recordings=what,
             workers=WORKERS,
             cpu_seconds=rounds.cpu_seconds,
+            **about_ffmpegs(others),
         )
 
 
@@ -82,13 +84,13 @@ def encode(found: list[Path], count: int, directory: Path) -> None:
         list(pool.map(one, range(count)))
 
 
-def one_by_one(source: Path, output: Path) -> float:
+def one_by_one(ffmpeg: Path, source: Path, output: Path) -> float:
     """A process for every file, two at a time, to the same rate and format."""
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
 
     def one(path: Path) -> None:
-        command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"file:{path}"]
+        command = [ffmpeg, "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"file:{path}"]
         subprocess.run([*command, "-ar", str(RATE), "-ac", "1", f"file:{output}/{path.stem}.flac"], check=True)
 
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from bench import measure, recordings
-from bench.decode import in_pool, plan, resample
+from bench.decode import plan, resample
 from bench.measure import WORKERS, Target, in_fresh_process, ratio
+from bench.peers import in_pool
 from bench.project import Project
 from soundmill import manifest, params, shards
 

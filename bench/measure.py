@@ -18,11 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.peers import WORKERS as WORKERS
 from soundmill.audio.decode import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "bench"
-WORKERS = 2  # of every competitor: the figures of others that we compare with are of two processes
 LIBRARIES = ("numpy", "scipy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "lhotse", "dvc")
 
 

@@ -61,7 +61,7 @@ def ffmpeg_executable() -> Path:
         found = None
     if found:
         executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
-        if _version_of(executable):
+        if version_of(executable):
             return executable
     problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
     raise UserError(
@@ -72,11 +72,11 @@ def ffmpeg_executable() -> Path:
 
 def ffmpeg_version() -> str:
     """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
-    return _version_of(ffmpeg_executable())
+    return version_of(ffmpeg_executable())
 
 
 @functools.cache
-def _version_of(executable: Path) -> str:
+def version_of(executable: Path) -> str:
     """What ffmpeg calls itself; empty if it does not run."""
     try:
         done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
