@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,8 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took, with all that it started: wall and CPU seconds, and the most memory that one process of it held."""
+    """What a command took: wall seconds to its end; and of all that it started, even if it outlived it, CPU seconds and the most
+    memory that one process held."""
 
     seconds: float
     cpu_seconds: float
@@ -80,6 +83,8 @@ def run(command: list[str], where: Path) -> Usage:
 
 
 def _run(command: list[str], where: Path) -> Usage:
+    PR_SET_CHILD_SUBREAPER = 36  # what outlives the command (the recorder of its runs) becomes our child, and is counted
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -91,7 +96,11 @@ def _run(command: list[str], where: Path) -> Usage:
         if process.returncode:
             log.seek(0)
             raise UserError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-4000:]}")
-    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    usages = [usage]
+    with suppress(ChildProcessError):
+        while True:
+            usages.append(os.wait4(-1, 0)[2])
+    return Usage(seconds, sum(one.ru_utime + one.ru_stime for one in usages), max(one.ru_maxrss for one in usages) * 1024)
 
 
 def commands_of(root: Path) -> dict[str, str]:

@@ -591,6 +591,7 @@ def _run_here(
     os.environ.update(dict.fromkeys(threads, "1"))
     queue = iter(jobs)
     try:
+        workers = min(workers, len(jobs))  # all are started at once, however little there is to do
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
             running = {}
             try:
@@ -619,16 +620,21 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def _start_worker(parent: int) -> None:
     die_with_parent(parent)
+    forgo_pandas()
+
+
+def forgo_pandas() -> None:
+    """Let pyarrow not import pandas (half a second) at the first list it is given, to see whether it is one of its series.
+
+    It asks once. For processes in which none is; where pandas is needed (`to_pandas`) it is imported then.
+    """
     sys.meta_path.insert(0, _NoPandas)
     pa.array([0])
     sys.meta_path.remove(_NoPandas)
 
 
 class _NoPandas:
-    """pyarrow imports pandas (half a second) at the first list it is given, to see whether it is one of its series; none here is.
-
-    It asks once; where pandas is needed (`to_pandas`) it is imported then.
-    """
+    """Finds nothing else, and of pandas that it is not there."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> None:

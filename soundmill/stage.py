@@ -158,6 +158,7 @@ def _main(
     ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
     args = _parse(run, section, ports, argv)
     _die_with_ancestors()
+    shards.forgo_pandas()
 
     if args.family and _has_family_section(args.params, args.family, section):
         where = f"{args.family}.{section}"

@@ -361,3 +361,18 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     assert isinstance(found[11], FileNotFoundError)
     cache.write_bytes(b"no database" * 1000)
     assert list(shards.file_digests(files[:5], cache)) == found[:5]
+
+
+def test_pandas_is_imported_where_it_is_needed_and_not_before():
+    code = """
+import sys
+import pyarrow as pa
+from soundmill import shards
+
+shards.forgo_pandas()
+table = pa.Table.from_pylist([{"a": 1}])
+assert table.to_pylist() == [{"a": 1}]
+assert "pandas" not in sys.modules
+assert table.to_pandas().shape == (1, 1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
