@@ -33,7 +33,7 @@ MEMORY = 4 << 30  # address space of the child
 BATCH_BYTES = 128 << 20  # of decoded samples in one batch, in memory: 32 times 10 s of stereo
 POLL_SECONDS = 0.05  # how often that is looked at
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
-BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once
+BLOCK_SAMPLES = 1 << 16  # of all channels together, held at once: stays in the cache
 FRAMES_AT_ONCE = 8192  # that ffmpeg hands from thread to thread; codecs' own frames are of a thousand
 
 # What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.
@@ -172,10 +172,14 @@ class _Child:
         return data
 
     def finish(self, watch: Callable[[], None] = lambda: None, every: float = math.inf) -> None:
-        """Read the pipes to their ends and take note of how the process ended; `watch` is called at least that often meanwhile."""
+        """Read the pipes to their ends and take note of how the process ended; `watch` is called that often meanwhile, and then."""
+        due = time.monotonic() + every
         while self._open_pipes():
-            self._wait(every)
-            watch()
+            self._wait(max(0.0, min(every, due - time.monotonic())))
+            if time.monotonic() >= due:  # not at every line that it says
+                watch()
+                due = time.monotonic() + every
+        watch()
         self.log.ended(self._process.wait())
 
     def _open_pipes(self) -> list[object]:
