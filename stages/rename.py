@@ -8,9 +8,11 @@ import wave
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -125,20 +127,21 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
     columns = ["recording_id", "shard", "start_time", "labels", "split", "corpus", "weight"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
-    shard_of = dict(zip(_values(recordings, "recording_id"), _values(recordings, "shard"), strict=True))
     # A caption whose recording is absent goes with none of the shards, at the end.
-    captions = captions.append_column("shard", pa.array([shard_of.get(name, -1) for name in _values(captions, "recording_id")]))
+    owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
+    captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
+    recordings_of, captions_of = _by_shard(recordings), _by_shard(captions)
+    planned_of = _by_shard(shards.read_table(segments, manifest.SEGMENTS, columns=["clip_id", "shard"]))
     paths = {path.name: path for path in shards.shard_paths(clips)}
-    planned = shards.read_table(segments, manifest.SEGMENTS, columns=["clip_id"])["clip_id"]
     found = _Described(UNSPLIT.empty_table(), 0, [], Counter(), pc.any(pc.is_valid(recordings["split"])).as_py() or False)
     tables, strange = [], []
-    for shard in [*sorted(set(shard_of.values())), -1]:
-        own = recordings.filter(pc.equal(recordings["shard"], shard)).to_pylist()
+    for shard in [*recordings_of, -1]:
+        own = _rows(recordings_of.get(shard))
         origin = {row["recording_id"]: row for row in own}
-        rows = _clip_rows(paths.pop(shards.shard_name(shard), None), planned, clips)
+        rows = _clip_rows(paths.pop(shards.shard_name(shard), None), planned_of.get(shard), clips)
         strange += [row["clip_id"] for row in rows if row["recording_id"] not in origin]
         rows = [row for row in rows if row["recording_id"] in origin]
-        matched = matching.match(own, captions.filter(pc.equal(captions["shard"], shard)).to_pylist(), rows, template)
+        matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
         found.matched += matched.matched
         found.missing += matched.missing
         entries = []
@@ -158,12 +161,25 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
     return found
 
 
-def _clip_rows(path: Path | None, planned: pa.ChunkedArray, clips: Path) -> list[dict[str, Any]]:
+def _by_shard(table: pa.Table) -> dict[int, pa.Table]:
+    """The rows of every shard, in their order, the shards in theirs."""
+    by_shard = table.take(np.argsort(table["shard"].to_numpy(), kind="stable"))
+    found, starts = np.unique(by_shard["shard"].to_numpy(), return_index=True)
+    bounds = pairwise([*starts.tolist(), table.num_rows])
+    return {shard: by_shard.slice(start, end - start) for shard, (start, end) in zip(found.tolist(), bounds, strict=True)}
+
+
+def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
+    return [] if table is None else table.to_pylist()
+
+
+def _clip_rows(path: Path | None, planned: pa.Table | None, clips: Path) -> list[dict[str, Any]]:
     """Names and places of the clips of one shard, each of which must be planned; `path` None: no clip survived in it."""
     if path is None:
         return []
     table = pq.read_table(path, columns=["clip_id", "recording_id", "source", "start"])
-    strangers = table.filter(pc.invert(pc.is_in(table["clip_id"], planned.combine_chunks())))
+    ids = pa.array([], pa.string()) if planned is None else planned["clip_id"].combine_chunks()
+    strangers = table.filter(pc.invert(pc.is_in(table["clip_id"], ids)))
     if strangers.num_rows:
         raise UserError(
             f"{clips}: {strangers.num_rows} clips are in no plan (first: {strangers['clip_id'][0]}); "
@@ -227,7 +243,7 @@ def _assign(
     described = set(names.filter(pc.greater(pc.list_value_length(captions), 0)).to_pylist())
     joined = [(names[a].as_py(), names[b].as_py()) for a, b in pairs]
     return splits.assign(
-        splits.join(usable, joined),
+        splits.join(usable, joined) if joined else usable,
         main,
         described,
         valid_fraction=params.valid_fraction,

@@ -49,7 +49,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             line,
             video,
             captions=[row["caption"]],
-            labels=labels.get((video, start), []),
+            labels=labels.get((video, start), ()),
             start_time=start,
             split=split_of_file(name),
             number=row.get("audiocap_id", "") if row.get("audiocap_id", "").isdecimal() else "",

@@ -38,7 +38,7 @@ REPEATED_KEYS = "objects with a key twice, of which the last holds"
 MAX_UNPACKED_BYTES = 4 << 30  # of a packed manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AudioFile:
     """A regular, non-empty file that may hold a recording; `raw_path` is relative to the corpus."""
 

@@ -10,8 +10,9 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 
@@ -91,28 +92,40 @@ def clip_of_name(stem: str) -> tuple[str, float | None] | None:
     return match["video"], start
 
 
+class _Files(dict[Any, AudioFile | list[AudioFile]]):
+    """Files by something that they may have in common; a list, which takes 90 bytes, only where they do."""
+
+    def add(self, key: Any, file: AudioFile) -> None:
+        found = self.setdefault(key, file)
+        if isinstance(found, list):
+            found.append(file)
+        elif found is not file:
+            self[key] = [found, file]
+
+    def of(self, key: Any) -> list[AudioFile]:
+        found = self.get(key, [])
+        return found if isinstance(found, list) else [found]
+
+
 class FileIndex:
     """The recordings of an inventory by path, name, name without extension, and YouTube id; each look-up takes constant time."""
 
     def __init__(self, inventory: Inventory) -> None:
-        self._paths: dict[str, list[AudioFile]] = defaultdict(list)
-        self._names: dict[str, list[AudioFile]] = defaultdict(list)
-        self._stems: dict[str, list[AudioFile]] = defaultdict(list)
-        self._nested: dict[tuple[str, str], list[AudioFile]] = defaultdict(list)  # by last folder and stem
-        self._bare: dict[str, list[AudioFile]] = defaultdict(list)  # by YouTube id, without a start in their name
+        self._files = inventory.audio
+        self._paths, self._names, self._stems = _Files(), _Files(), _Files()
+        self._bare = _Files()  # by YouTube id, without a start in their name
         timed: dict[str, list[tuple[float, bytes, AudioFile]]] = defaultdict(list)
         for file in inventory.audio:
             path = _fold(os.fsdecode(file.raw_path))
-            folders, _, name = path.rpartition("/")
+            name = path.rpartition("/")[2]
             stem = file_stem(name)
-            self._paths[path].append(file)
-            self._names[name].append(file)
-            self._stems[stem].append(file)
-            self._nested[folders.rpartition("/")[2], stem].append(file)
+            self._paths.add(path, file)
+            self._names.add(name, file)
+            self._stems.add(stem, file)
             if clip := clip_of_name(stem):
                 video, start = clip
                 if start is None:
-                    self._bare[video].append(file)
+                    self._bare.add(video, file)
                 else:
                     timed[video].append((start, file.raw_path, file))
         # In the order of their starts: a day may be one video in pieces of a second.
@@ -120,6 +133,15 @@ class FileIndex:
             video: ([start for start, _, _ in clips], [file for _, _, file in clips])
             for video, clips in ((video, sorted(clips, key=lambda clip: clip[:2])) for video, clips in timed.items())
         }
+
+    @cached_property
+    def _nested(self) -> _Files:
+        """By last folder and stem: made where many files bear one name."""
+        found = _Files()
+        for file in self._files:
+            folders, _, name = _fold(os.fsdecode(file.raw_path)).rpartition("/")
+            found.add((folders.rpartition("/")[2], file_stem(name)), file)
+        return found
 
     def resolve(self, key: str, base: bytes = b"") -> Resolution:
         """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
@@ -132,7 +154,7 @@ class FileIndex:
             return NOTHING
         path = _fold(_slashes(key))
         for start in dict.fromkeys((os.fsdecode(base), "")):
-            if found := self._paths.get(posixpath.normpath(posixpath.join(start, path))):
+            if found := self._paths.of(posixpath.normpath(posixpath.join(start, path))):
                 return Resolution(tuple(found), "path")
         if ".." in path.split("/"):
             return NOTHING
@@ -151,16 +173,16 @@ class FileIndex:
         Where thousands of files bear one name, no row may look at all of them.
         """
         stem = name if name in self._stems else stem
-        found = dict.fromkeys(islice(chain(self._names.get(name, ()), self._stems.get(stem, ())), MANY + 1))
+        found = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MANY + 1))
         if len(found) > MANY and folders:
-            near = chain(self._nested.get((folders[-1], stem), ()), self._nested.get(("", stem), ()))
+            near = chain(self._nested.of((folders[-1], stem)), self._nested.of(("", stem)))
             found = dict.fromkeys(islice(near, MANY)) or found
         return list(found)[:MANY]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
         """Files named after a YouTube video that begin at `start`, else those whose name tells no start; without it, all."""
         starts, files = self._timed.get(video, NO_FILES)
-        bare = self._bare.get(video, [])
+        bare = self._bare.of(video)
         if start is None:
             return _resolution(bare + files[:MANY], same_clip=not (bare and files) and len(set(starts[:1] + starts[-1:])) < 2)
         first, end = bisect_left(starts, start - TOLERANCE), bisect_right(starts, start + TOLERANCE)

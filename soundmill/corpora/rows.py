@@ -92,28 +92,35 @@ def join(
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]
-    index = FileIndex(inventory)
-    files = {file.raw_path: file for file in inventory.audio}
     state = _Join(tables)
     _report_repeated(kept, unique, tables)
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
-    parts = {row.part for row in kept if row.part}
-    for number, row in enumerate(kept):
-        _claim(number, row, _in_part(row, parts, _resolve(index, row)), state)
-    for raw_path, numbers in state.claims.items():
-        _settle_claims(files[raw_path], numbers, kept, state)
+    _claim_all(inventory, kept, state)
     ids = _add_recordings(inventory, kept, num_shards, state)
-    for number, row in enumerate(kept):
-        _add_captions(row, ids.get(state.owners.get(number, b"")), tables)
-    _report_missing([kept[number] for number in sorted(state.absent)], tables)
+    absent = [kept[number] for number in sorted(state.absent)]
+    kept.reverse()
+    for number in range(len(kept)):  # each row's room goes to its captions
+        _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), tables)
+    _report_missing(absent, tables)
     return tables
+
+
+def _claim_all(inventory: Inventory, rows: list[Row], state: _Join) -> None:
+    """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
+    index = FileIndex(inventory)
+    parts = {row.part for row in rows if row.part}
+    for number, row in enumerate(rows):
+        _claim(number, row, _in_part(row, parts, _resolve(index, row)), state)
+    files = {file.raw_path: file for file in inventory.audio}
+    for raw_path, numbers in state.claims.items():
+        _settle_claims(files[raw_path], numbers, rows, state)
 
 
 def _is_usable(row: Row, tables: CorpusTables) -> bool:
     at = f"line {row.at}" if isinstance(row.at, int) else row.at
-    row.captions = [caption for caption in row.captions if caption.strip()]
+    row.captions = tuple(caption for caption in row.captions if caption.strip())
     if problem := key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
     elif any(len(caption) > MAX_CAPTION for caption in row.captions):
@@ -201,27 +208,27 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
     windows = {
         file.raw_path: _window(file, [rows[n] for n in state.claims.get(file.raw_path, [])], state) for file in inventory.audio
     }
-    begins: dict[str, set[float]] = defaultdict(set)
-    for window in windows.values():
-        if window:
-            begins[window[0]].add(window[1])
-    wanted = {
-        raw_path: window[0] if len(begins[window[0]]) == 1 else f"{window[0]}_{window[1]:g}"
-        for raw_path, window in windows.items()
-        if window
-    }
-    bearers: dict[str, list[AudioFile]] = defaultdict(list)  # described ones first, else in the order of paths
+    begins: dict[str, float] = {}
+    in_pieces = {video for video, start in filter(None, windows.values()) if begins.setdefault(video, start) != start}
+
+    def wanted_id(file: AudioFile) -> str | None:
+        if window := windows[file.raw_path]:
+            video, start = window
+            return f"{video}_{start:g}" if video in in_pieces else video
+        return None
+
+    bearers: dict[str, AudioFile] = {}  # a described one, else the first in the order of paths
+    collisions: dict[str, list[AudioFile]] = {}
     for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):
-        if recording_id := wanted.get(file.raw_path):
-            bearers[recording_id].append(file)
-    for recording_id, same in bearers.items():
-        if len(same) > 1:
-            tables.collisions.append({"id": recording_id, "paths": [file.path for file in same]})
+        if (recording_id := wanted_id(file)) and bearers.setdefault(recording_id, file) is not file:
+            collisions.setdefault(recording_id, [bearers[recording_id]]).append(file)
+    for recording_id in filter(collisions.__contains__, bearers):
+        tables.collisions.append({"id": recording_id, "paths": [file.path for file in collisions[recording_id]]})
 
     ids = {}
     for file in inventory.audio:
         own = [rows[number] for number in state.claims.get(file.raw_path, [])]
-        recording_id, window = wanted.get(file.raw_path), windows[file.raw_path]
+        recording_id, window = wanted_id(file), windows[file.raw_path]
         if window is None:
             tables.count("without_id")
         splits = {row.split for row in own if row.split}
@@ -230,7 +237,7 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
         ids[file.raw_path] = tables.add_recording(
             file,
             num_shards,
-            recording_id=recording_id if recording_id and bearers[recording_id][0] is file else None,
+            recording_id=recording_id if recording_id and bearers[recording_id] is file else None,
             start_time=window[1] if window else 0.0,
             labels=dict.fromkeys(label for row in own if row.start_time is None for label in row.labels),
             fold=next((row.fold for row in own if row.fold is not None), None),

@@ -15,7 +15,7 @@ PROTECTED = ("test", "valid", "train")  # of a source with recordings in several
 Source = Literal["given", "folds", "hash"]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Unit:
     """Recordings that must not part: cuts of one video or one original."""
 
@@ -49,7 +49,8 @@ def assign(
     key_of: dict[str, str] = {}
     for row in recordings:
         key = key_of[row["recording_id"]] = row["group"] or row["recording_id"]
-        unit = units.setdefault(key, _Unit(key, order=shards.digest(seed, key)))
+        if (unit := units.get(key)) is None:
+            unit = units[key] = _Unit(key, order=shards.digest(seed, key))
         unit.size += 1
         unit.described |= row["recording_id"] in described
         unit.stratum = unit.stratum or labels.get(row["recording_id"], "")
