@@ -339,6 +339,7 @@ def test_a_stage_goes_on_without_the_server(
     said = capsys.readouterr().err
     assert said.count("is unreachable") == said.count("going on without it; metrics files are kept") == 1
     assert run.run_id is None
+    assert not [path for path in (home / "mlflow.db.state").rglob("*") if path.parent.name in ("alive", "spool")]
 
 
 def make_checkpoint(home: Path) -> Path:

@@ -240,21 +240,28 @@ def dead_tokens(scratch: Path) -> list[str]:
     return dead
 
 
+class Down(Exception):
+    """This run is not recorded any further, for the reason given."""
+
+
 @contextlib.contextmanager
 def _alive(scratch: Path, token: str) -> Iterator[None]:
-    """Keep others from ending the run of this token as one that nobody records any more; unless this fails, then they shall."""
+    """Keep others from ending the run of this token as one that nobody records any more; after `Down`, somebody shall."""
     path = scratch / "alive" / token
     with locked(scratch, "alive"):  # whoever looks for the dead must not see the file before it is locked
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
+    left_open = False
     with file:
-        yield
-        path.unlink(missing_ok=True)
-
-
-class Down(Exception):
-    """This run is not recorded any further, for the reason given."""
+        try:
+            yield
+        except Down:
+            left_open = True
+            raise
+        finally:
+            if not left_open:
+                path.unlink(missing_ok=True)
 
 
 class Line:
@@ -289,6 +296,8 @@ class Line:
             where = Store(**opening["store"] | {"scratch": Path(opening["store"]["scratch"])})
             # Whatever MLflow, its database or the network raise ends tracking and never the stage: nothing narrower would do.
             try:
+                if where.is_server and (why := unreachable(where.uri)):
+                    raise Down(f"tracking server {where.uri} is unreachable ({why})")
                 with _alive(where.scratch, opening["token"]):
                     self._record(opening, where)
             except Down as error:
@@ -310,8 +319,6 @@ class Line:
         self._pending.put(None)
 
     def _record(self, opening: dict[str, Any], where: Store) -> None:
-        if where.is_server and (why := unreachable(where.uri)):
-            raise Down(f"tracking server {where.uri} is unreachable ({why})")
         recorder = Recorder(opening, where, self.say)
         self.say("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
         failures = 0
