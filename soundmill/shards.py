@@ -484,6 +484,7 @@ def map_shards(
             progress(job.weight)
         else:
             todo.append(job)
+    todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
     if todo and cluster:
         _run_on_cluster(function, todo, scratch, kept, cluster, progress)
     elif todo:
