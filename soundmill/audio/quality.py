@@ -166,6 +166,8 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
     would be heard at all frequencies.
     """
+    from scipy import fft  # in float32; twice as fast as numpy's, which from a thousand clips on pays for the import
+
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
@@ -176,7 +178,7 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         batches.append(np.concatenate([rest, np.zeros(size - len(rest), np.float32)])[None])
     loudest, total = 0.0, np.zeros(size + 2)
     for number, batch in enumerate(batches):
-        squares = np.fft.rfft(batch * window).view(np.float32)  # of real and imaginary parts in turn
+        squares = fft.rfft(batch * window, overwrite_x=True).view(np.float32)  # of real and imaginary parts in turn
         np.square(squares, out=squares)
         loudest = max(loudest, float((squares @ weights).max()))
         if number * STFT_WINDOWS < whole or not whole:
