@@ -96,24 +96,24 @@ def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, An
     """Seconds of one epoch once batches come, and what came before and after it."""
     import torch
 
-    from soundmill.training.loader import Loader, Order, gather
+    from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
 
     torch.set_num_threads(1)
     ids = [clip_id(number) for number in range(clips)]
     start = time.perf_counter()
-    log_mels = gather(work / "mels", ids, work / f"flat-{clips}")
+    log_mels = gather_log_mels(work / "mels", ids, work / f"flat-{clips}")
     copying = time.perf_counter() - start
 
     def make() -> Loader:
         order = Order(0, dict.fromkeys(ids, 1.0), BATCH)
-        return Loader(log_mels, order, random_places, frames=CROP, fill=0.0, steps=order.steps(1), workers=workers)
+        return Loader(Crops(log_mels, CROP, 0.0), order, random_places, steps=order.steps(1), workers=workers)
 
     loader = make()
-    seconds, details = drain((batch.log_mel for batch in loader), len(loader))
+    seconds, details = drain((batch.values[0] for batch in loader), len(loader))
 
     state = {**make().state_dict(), "step": len(loader) // 2}
     start = time.perf_counter()
-    gather(work / "mels", ids, work / f"flat-{clips}")
+    gather_log_mels(work / "mels", ids, work / f"flat-{clips}")
     resumed = make()
     resumed.load_state_dict(state)
     next(iter(resumed))

@@ -180,6 +180,21 @@ TEXT_STATES = pa.schema(
     ]
 )
 
+# What a family's autoencoder makes of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and
+# ln(variance) of the latent. Whose they are is in the schema's metadata (soundmill/models/tango/latents.py).
+LATENTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("split", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("posterior", pa.binary()),
+        ("channels", pa.int32()),
+        ("frames", pa.int32()),
+        ("bands", pa.int32()),
+        ("digest", pa.string()),
+    ]
+)
+
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 

@@ -235,11 +235,19 @@ def _has_family_section(path: Path, family: str, section: str) -> bool:
 
 
 def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
-    """Digest of a file's content, or of a directory's names and contents; `cache` as in shards.file_digests."""
+    """Digest of a file's content, or of a directory's names and contents; `cache` as in shards.file_digests.
+
+    `.gitignore` is DVC's, where outputs lie within the directory: no content.
+    """
     if path.is_file():
         names = [""]
     else:
-        names = sorted(os.path.relpath(os.path.join(where, name), path) for where, _, files in os.walk(path) for name in files)
+        names = sorted(
+            os.path.relpath(os.path.join(where, name), path)
+            for where, _, files in os.walk(path)
+            for name in files
+            if name != ".gitignore"
+        )
     found = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers))
     for value in found:
         if isinstance(value, OSError):

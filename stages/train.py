@@ -11,10 +11,10 @@ from soundmill.stage import Context, Input, Output
 
 
 def run(
-    params: StageParams, ctx: Context, mels: Input, catalog: Input, model: Output, curves: Output, grid: Output
+    params: StageParams, ctx: Context, inputs: Input, catalog: Input, model: Output, curves: Output, grid: Output
 ) -> dict[str, Any]:
-    """Train `--family` on spectrograms of the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
-    return registry.family(ctx.family).train(params, ctx, mels, catalog, model, curves, grid)
+    """Train `--family` on its inputs, the training split of them; writes the checkpoint, its curve (CSV) and samples (PNG)."""
+    return registry.family(ctx.family).train(params, ctx, inputs, catalog, model, curves, grid)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from soundmill import params
 from tests.imports import ROOT, closure
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+DATA = ("data/", "${item.inputs}")
 STAGES = {name: stage.get("do", stage) for name, stage in DVC.items()}
 
 
 def code_deps(stage: dict) -> set[str]:
-    return {dep for dep in stage["deps"] if not dep.startswith("data/")}
+    return {dep for dep in stage["deps"] if not dep.startswith(DATA)}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -44,8 +45,8 @@ def test_every_input_on_the_command_is_a_dep_and_every_output_an_out(name):
         for out in stage.get(kind, [])
         for key in ([out] if isinstance(out, str) else out)
     ]
-    on_command = set(re.findall(r"(data/\S+)", stage["cmd"]))
-    assert on_command == {dep for dep in stage["deps"] if dep.startswith("data/")} | set(outs)
+    on_command = set(re.findall(r"(data/\S+|\$\{item\.inputs\})", stage["cmd"]))
+    assert on_command == {dep for dep in stage["deps"] if dep.startswith(DATA)} | set(outs)
 
 
 @pytest.mark.parametrize("name", STAGES)

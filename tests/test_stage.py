@@ -214,3 +214,12 @@ def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
     temporary.mkdir(parents=True)
     assert stage.project_home(temporary) == tmp_path
     assert stage.project_home(tmp_path) == tmp_path
+
+
+def test_the_digest_of_a_directory_is_of_names_and_contents_and_not_of_what_dvc_puts_there(tmp_path):
+    (tmp_path / "a").write_text("one")
+    digest = stage.tree_digest(tmp_path)
+    (tmp_path / ".gitignore").write_text("/below")
+    assert stage.tree_digest(tmp_path) == digest
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert stage.tree_digest(tmp_path) != digest

@@ -30,7 +30,7 @@ def main() -> None:
                     names = {str(used.relative_to(ROOT)) for used in closure(source)}
                     code |= {name for name in names if not name.startswith(f"soundmill/models/{family.name}")}
             code.add("soundmill/models/${key}")
-        data = [dep for dep in stage["deps"] if str(dep).startswith("data/")]
+        data = [dep for dep in stage["deps"] if str(dep).startswith(("data/", "${"))]
         stage["deps"] = data + sorted(code)
     yaml.dump(document, path)
 

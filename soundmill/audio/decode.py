@@ -361,12 +361,15 @@ def decode_flac(data: bytes) -> np.ndarray:
     return wave
 
 
-def write_wav(path: Path, wave: np.ndarray, sample_rate: int) -> None:
-    """Write mono float32 [T] as WAV of 16 bits; the file appears whole or not at all."""
+def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:
+    """Write mono float32 [T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:
-        soundfile.write(file, to_pcm16(wave), sample_rate, format="WAV", subtype="PCM_16")
+        with soundfile.SoundFile(file, "w", sample_rate, 1, format="WAV", subtype="PCM_16") as sound:
+            if comment is not None:
+                sound.comment = comment
+            sound.write(to_pcm16(wave))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

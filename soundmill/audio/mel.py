@@ -40,6 +40,7 @@ class MelSpec(BaseModel):
     norm: Literal["slaney", "none"]
     power: float = Field(description="1: magnitude, 2: power")
     floor: float = Field(gt=0, description="smallest mel value before the logarithm")
+    peak: float | None = Field(gt=0, description="a wave's mean is subtracted and its peak brought here first; null: as it is")
 
     @model_validator(mode="after")
     def _consistent(self) -> MelSpec:
@@ -124,11 +125,19 @@ def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
     found = np.empty((math.prod(batch), spec.n_mels, num_frames(spec, num_samples)), np.float32)
     for bands, wave in zip(found, waves.reshape(len(found), num_samples), strict=True):
         start = 0
-        for block in spectra(wave, spec):
+        for block in spectra(levelled(wave, spec), spec):
             bands[:, start : start + len(block)] = bank @ block.T
             start += len(block)
     np.maximum(found, np.float32(spec.floor), out=found)
     return np.log(found, out=found).reshape(*batch, *found.shape[1:])
+
+
+def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
+    """The wave [T] as the spec wants it before it is transformed; one that never moves stays at zero."""
+    if spec.peak is None:
+        return wave
+    centred = wave - np.float32(wave.mean(dtype=np.float64))
+    return centred * np.float32(spec.peak / max(float(np.abs(centred).max()), 1e-8))
 
 
 @functools.lru_cache(maxsize=16)

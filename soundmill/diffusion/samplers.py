@@ -14,6 +14,7 @@ from soundmill.errors import UserError
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "unipc"]
 Spacing = Literal["trailing", "leading"]
+Variance = Literal["large", "small"]
 
 
 def sample(
@@ -27,17 +28,19 @@ def sample(
     clip: float | None,
     rngs: list[torch.Generator],
     spacing: Spacing = "trailing",
+    variance: Variance = "large",
     callback: Callable[[int], Any] = lambda step: None,
 ) -> Tensor:
     """Denoise `noise` [B, C, H, W] in `num_steps` calls of `net(xt, t [B])`; returns x0, float32.
 
     `table` is alpha_bar [T]. `ddpm` draws its noise from one generator per item, so an item's result does not hang on its
-    neighbours; sigma² = beta_t (Ho et al. 2020). `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep
+    neighbours; its sigma² is beta_t (`large`) or beta_t·(1 − alpha_bar_{t−1}) / (1 − alpha_bar_t) (`small`; Ho et al. 2020, section
+    3.2). `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep
     solver of Lu et al. 2022, `unipc` the second-order predictor and corrector of Zhao et al. 2023. Every answer of the net is
     put as x0, held to ±`clip` if that is given, and stepped from. More steps than there are timesteps are a UserError.
     """
     visited = timesteps(len(table), num_steps, spacing)
-    scheduler = _scheduler(sampler, table[visited[::-1]])
+    scheduler = _scheduler(sampler, table[visited[::-1]], variance)
     scheduler.set_timesteps(num_steps, device=noise.device)
     extra = {"generator": rngs} if sampler == "ddpm" else {}
     xt = noise.float()
@@ -68,7 +71,7 @@ def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing) -> list[int]
     return [offset + stride * step for step in reversed(range(num_steps))]
 
 
-def _scheduler(sampler: Sampler, visited: Tensor) -> Any:
+def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
     """diffusers' scheduler of the process that has only the visited timesteps, alpha_bar [num_steps].
 
     So all samplers share our spacing: their own rules differ, and some are off where num_steps does not divide T.
@@ -82,7 +85,7 @@ def _scheduler(sampler: Sampler, visited: Tensor) -> Any:
         "timestep_spacing": "trailing",
     }
     if sampler == "ddpm":
-        scheduler = DDPMScheduler(**common, variance_type="fixed_large", clip_sample=False)
+        scheduler = DDPMScheduler(**common, variance_type=f"fixed_{variance}", clip_sample=False)
     elif sampler == "ddim":
         scheduler = DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
     elif sampler == "dpm++":

@@ -345,6 +345,7 @@ def _level(wave: np.ndarray, sample_rate: int) -> np.ndarray:
         norm="none",
         power=2.0,
         floor=1e-10,
+        peak=None,
     )
     return log_mel(wave, spec) * (10 / np.log(10))
 

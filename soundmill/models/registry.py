@@ -21,6 +21,7 @@ from typing import Any
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.params import StageParams, compose, did_you_mean, parse, section
+from soundmill.stage import tree_digest
 
 
 def names() -> list[str]:
@@ -98,19 +99,29 @@ def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str,
     return config
 
 
+def comments(checkpoint_dir: Path, prompts: list[str], seed: int) -> list[str]:
+    """What the WAVs made of `prompts`, one each, say of themselves: JSON of family, checkpoint, prompt, seed and number."""
+    family_and_digest = {"family": checkpoint_config(checkpoint_dir)["family"], "checkpoint": tree_digest(checkpoint_dir)}
+    return [
+        json.dumps({**family_and_digest, "prompt": prompt, "seed": seed, "number": number}, ensure_ascii=False)
+        for number, prompt in enumerate(prompts, start=1)
+    ]
+
+
 def generate_sounds(
     checkpoint_dir: Path,
-    labels: list[str],
+    prompts: list[str],
     count: int,
     seed: int,
     output_dir: Path,
     steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Path]:
-    """Make `count` sounds of `labels` (none: unconditional) with a trained checkpoint of any family.
+    """Make `count` sounds of `prompts` (none: unconditional) with a trained checkpoint of any family.
 
-    Writes WAVs and a picture, `spectrograms.png`, into `output_dir`; returns the WAVs. `steps` and `guidance` replace the
-    checkpoint's own sampling. An unknown label is a UserError that lists the known ones.
+    Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
+    known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
+    `spectrograms.png`, into `output_dir`; returns the WAVs. `steps` and `guidance` replace the checkpoint's own sampling.
     """
     config = checkpoint_config(checkpoint_dir)
-    return family(config["family"]).generate_sounds(checkpoint_dir, labels, count, seed, output_dir, steps, guidance)
+    return family(config["family"]).generate_sounds(checkpoint_dir, prompts, count, seed, output_dir, steps, guidance)

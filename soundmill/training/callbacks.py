@@ -18,6 +18,11 @@ from soundmill.training.checkpoint import LAST
 LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
 
 
+def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a batch was the last of its step: gradients of `accumulate_grad_batches` add up in one."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Curve(pl.Callback):
     """Mean loss (and whatever the module reports) over every `every` steps; part of the checkpoint, so a resumed curve is whole."""
 
@@ -27,7 +32,9 @@ class Curve(pl.Callback):
         self._losses: list[Any] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning divides by it
+        if not step_ended(trainer, batch_idx):
+            return
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             losses = [float(loss) for loss in self._losses]
             self._losses = []
@@ -69,7 +76,8 @@ class TimedCheckpoint(pl.Callback):
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+        # Between the batches of a step there are gradients, which no checkpoint holds.
+        if step_ended(trainer, batch_idx) and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             # Every rank takes part in a save: the first one's clock decides.
             if trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.seconds):
                 trainer.save_checkpoint(self.path)
@@ -100,9 +108,9 @@ class Progress(pl.Callback):
             print(f"{self.label}: resuming at step {trainer.global_step} of {trainer.max_steps}", flush=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero and step_ended(trainer, batch_idx)):
             return
-        loss = outputs["loss"].detach()
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
         now, (then, step) = time.monotonic(), self._since
         if self._bar is not None:
@@ -132,5 +140,6 @@ class Every(pl.Callback):
         self.every, self.action = every, action
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps and trainer.is_global_zero:
+        due = step_ended(trainer, batch_idx) and trainer.global_step % self.every == 0
+        if due and trainer.global_step < trainer.max_steps and trainer.is_global_zero:
             self.action(module, trainer.global_step)

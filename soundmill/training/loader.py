@@ -1,4 +1,4 @@
-"""What feeds a training: log-mels read at random from one flat file, in an endless shuffled order, by workers ahead of the net.
+"""What feeds a training: arrays read at random from one flat file, in an endless shuffled order, by workers ahead of the net.
 
 Step k's batch follows from (seed, k) alone: not from the number of workers or ranks, nor from where a killed training resumed.
 """
@@ -10,12 +10,12 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from soundmill.training.seeds import seed_of
 
 
 @dataclass(frozen=True)
-class LogMels:
-    """Log-mels of chosen clips in one flat file: float16 [n_mels, frames], one clip after another.
+class Arrays:
+    """Arrays of float16 by id, in one flat file, one after another; each has its own shape.
 
     Read with `pread`, not mapped: what is in use stays in the kernel's page cache, and no process grows with the corpus. Opened
     anew in every process that it is handed to.
@@ -38,9 +38,8 @@ class LogMels:
 
     path: Path
     ids: Sequence[str]
-    num_mels: int
+    shapes: np.ndarray  # [N, D]
     offsets: np.ndarray  # [N] in bytes
-    frames: np.ndarray  # [N]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,24 +52,85 @@ class LogMels:
         return self.path.open("rb", buffering=0)
 
     def read(self, item: int) -> np.ndarray:
-        """Log-mel [n_mels, frames] of one item, float16."""
-        values = np.empty((self.num_mels, self.frames[item]), "<f2")
+        """One item's array, float16."""
+        values = np.empty(self.shapes[item], "<f2")
         try:
             count = os.preadv(self._file.fileno(), [values], self.offsets[item])
         except OSError as error:
-            raise UserError(f"{self.path}: clip {self.ids[item]!r} cannot be read ({error.strerror}); run it again") from None
+            raise UserError(f"{self.path}: {self.ids[item]!r} cannot be read ({error.strerror}); run it again") from None
         if count != values.nbytes:
-            raise UserError(f"{self.path}: ends within clip {self.ids[item]!r}; remove the file and run it again")
+            raise UserError(f"{self.path}: ends within {self.ids[item]!r}; remove the file and run it again")
         return values
+
+
+class Described(NamedTuple):
+    """What is known of a stored array before it is read."""
+
+    id: str
+    shape: tuple[int, ...]
+    digest: str
+
+
+def gather(
+    index: Iterable[Described], contents: Callable[[], Iterable[tuple[str, np.ndarray]]], ids: Sequence[str], path: Path, what: str
+) -> Arrays:
+    """The arrays of `ids`, in that order, out of `contents()`; copied once to a flat file whose name begins with `path`.
+
+    A shard is compressed in groups of rows, so one item at random would cost a whole group. `index` describes the same arrays in
+    the same order. The file's name ends with the digest of its content: another call finds it. An item that is missing or there
+    twice is a UserError that names it, and `what` it lacks (`data/…: spectrogram of clip`).
+    """
+    wanted = {one: item for item, one in enumerate(ids)}
+    shapes: list[tuple[int, ...] | None] = [None] * len(wanted)
+    offsets, stored, end = np.zeros(len(wanted), np.int64), [], 0
+    for row in index:
+        item = wanted.get(row.id)
+        if item is None:
+            continue
+        if shapes[item] is not None:
+            raise UserError(f"{what} {row.id!r} is there twice; remake it: `dvc repro`")
+        shapes[item], offsets[item] = row.shape, end
+        end += 2 * math.prod(row.shape)
+        stored.append(list(row))
+    missing = [one for one, shape in zip(ids, shapes, strict=True) if shape is None]
+    if missing:
+        raise UserError(f"{what} {missing[0]!r} is missing ({len(missing)} in all); remake it: `dvc repro`")
+
+    path = path.with_name(f"{path.name}-{shards.digest(stored)}.f16")
+    if not path.exists() or path.stat().st_size != end:
+        try:
+            shards.write_atomically(path, partial(_copy, contents, wanted))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(f"{path}: the disk is full; training needs {end:,} bytes here for what it reads") from None
+    return Arrays(path, list(ids), np.array(shapes, np.int64), offsets)
+
+
+def _copy(contents: Callable[[], Iterable[tuple[str, np.ndarray]]], wanted: Mapping[str, int], target: Path) -> None:
+    with target.open("wb") as file:
+        for one, values in contents():
+            if one in wanted:
+                file.write(values)
+
+
+class LogMels:
+    """Log-mels of chosen clips, float16 [n_mels, frames] each."""
+
+    def __init__(self, arrays: Arrays):
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
 
     def crops(self, items: Sequence[int], places: Sequence[float], frames: int, fill: float) -> Tensor:
         """`frames` of each item, float16 [B, n_mels, frames].
 
         `places` in [0, 1) say where: 0 is the beginning, all starts are equally wide. A shorter clip is followed by `fill`.
         """
-        batch = np.empty((len(items), self.num_mels, frames), "<f2")
+        batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
         for crop, item, place in zip(batch, items, places, strict=True):
-            values = self.read(item)
+            values = self.arrays.read(item)
             room = values.shape[1] - frames
             if room >= 0:
                 start = int(place * (room + 1))
@@ -81,48 +141,16 @@ class LogMels:
         return torch.from_numpy(batch)
 
 
-def gather(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
-    """The log-mels of `clip_ids`, in that order, from the shards below `directory`; copied once to a flat file in `scratch`.
-
-    A shard is compressed in groups of rows, so one clip at random would cost a whole group. The file's name has the digest of its
-    content: another call finds it. A clip that is missing or there twice is a UserError that names it.
-    """
-    wanted = {clip_id: item for item, clip_id in enumerate(clip_ids)}
-    offsets, frames, stored, end = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.int64), [], 0
-    bands: dict[int, str] = {}
-    for row in mel.iterate_index(directory):
-        item = wanted.get(row["clip_id"])
-        if item is None:
-            continue
-        if frames[item]:
-            raise UserError(f"{directory}: two spectrograms of clip {row['clip_id']!r}; remake it: `dvc repro`")
-        offsets[item], frames[item] = end, row["num_frames"]
-        end += 2 * row["num_mels"] * row["num_frames"]
-        bands.setdefault(row["num_mels"], row["clip_id"])
-        stored.append(list(row.values()))
-    missing = [clip_id for clip_id, length in zip(clip_ids, frames, strict=True) if not length]
-    if missing:
-        raise UserError(f"{directory}: no spectrogram of {len(missing)} clips, the first {missing[0]!r}; remake it: `dvc repro`")
+def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
+    """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
+    index = (Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"]) for row in mel.iterate_index(directory))
+    what = f"{directory}: the spectrogram of clip"
+    arrays = gather(index, partial(mel.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
+    bands = dict(zip(arrays.shapes[::-1, 0].tolist(), clip_ids[::-1], strict=True))
     if len(bands) > 1:
-        listed = ", ".join(f"{clip_id!r} has {count}" for count, clip_id in bands.items())
+        listed = ", ".join(f"{clip_id!r} has {count}" for count, clip_id in sorted(bands.items()))
         raise UserError(f"{directory}: clips with different numbers of bands ({listed}); remake it: `dvc repro`")
-
-    path = scratch / f"log-mels-{shards.digest(stored)}.f16"
-    if not path.exists() or path.stat().st_size != end:
-        try:
-            shards.write_atomically(path, partial(_copy, directory, wanted))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise UserError(f"{path}: the disk is full; training needs {end:,} bytes here for its spectrograms") from None
-    return LogMels(path, list(clip_ids), next(iter(bands), 0), offsets, frames)
-
-
-def _copy(directory: Path, wanted: Mapping[str, int], target: Path) -> None:
-    with target.open("wb") as file:
-        for clip_id, values in mel.iterate_log_mels(directory):
-            if clip_id in wanted:
-                file.write(values)
+    return LogMels(arrays)
 
 
 class Order:
@@ -146,6 +174,7 @@ class Order:
         self._ends: list[int] = []  # of epochs, as places in the endless order
         self._last: tuple[int, np.ndarray] | None = None
         self._weights = weights
+        self.num_items = len(values)
 
     @cached_property
     def digest(self) -> str:
@@ -189,6 +218,12 @@ class Order:
             place += len(parts[-1])
         return np.concatenate(parts)
 
+    def beginning(self, step: int) -> tuple[int, int]:
+        """The epoch in which batch `step` begins, and the place in it."""
+        place = step * self.batch_size
+        epoch = self.epoch_at(place)
+        return epoch, place - self.end(epoch - 1)
+
     def steps(self, epochs: int) -> int:
         """Steps after which so many epochs are through, at least one."""
         return max(1, math.ceil(self.end(epochs - 1) / self.batch_size))
@@ -199,6 +234,30 @@ class Order:
         return self._times + (
             torch.rand(len(self._chance), dtype=torch.float64, generator=_rng(self.seed, "again", epoch)) < self._chance
         )
+
+
+class Joined:
+    """Two orders as one: every one of `devices` gets its share of a batch of the first, then of the second.
+
+    Items of the second are numbered after all of the first's. Epochs are the first's.
+    """
+
+    def __init__(self, first: Order, second: Order, devices: int):
+        self.first, self.second, self.devices = first, second, devices
+        self.batch_size = first.batch_size + second.batch_size
+
+    @cached_property
+    def digest(self) -> str:
+        return shards.digest(self.first.digest, self.second.digest, self.devices)
+
+    def beginning(self, step: int) -> tuple[int, int]:
+        return self.first.beginning(step)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Items [batch_size] of step `step`, of all ranks together."""
+        mine, other = self.first.batch(step), self.second.batch(step) + self.first.num_items
+        dealt = ((share(mine, rank, self.devices), share(other, rank, self.devices)) for rank in range(self.devices))
+        return np.concatenate([part for pair in dealt for part in pair])
 
 
 def _rng(*key: Any) -> torch.Generator:
@@ -215,34 +274,50 @@ def share(batch: Drawn, rank: int, world_size: int) -> Drawn:
 
 
 class Batch(NamedTuple):
-    """One rank's part of a step's batch."""
+    """One rank's part of a batch."""
 
-    step: int
+    step: int  # number of the batch
     items: np.ndarray  # [b]
-    log_mel: Tensor  # [b, n_mels, frames], float16
+    values: tuple[Tensor, ...]  # what the source read, each [b, …]
+
+
+class Source(Protocol):
+    """Where a batch's tensors come from; every worker is handed a copy."""
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        """Each [b, …], of items [b] and of what was drawn for them [b, …]."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A source of `frames` of each log-mel, [b, n_mels, frames]: drawn in [0, 1) is where. A shorter one is followed by `fill`."""
+
+    log_mels: LogMels
+    frames: int
+    fill: float
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        return (self.log_mels.crops(items, drawn, self.frames, self.fill),)
 
 
 class Loader:
-    """Batches of steps 0 … `steps` − 1, this rank's part of each: for a training loop, and for Lightning as it is.
+    """Batches 0 … `steps` − 1, this rank's part of each: for a training loop, and for Lightning as it is.
 
-    `places(step)` [batch_size] in [0, 1) says where clips longer than `frames` are cropped; shorter ones are followed by `fill`.
-    `workers` processes read ahead; 0: read when asked, in this process. `pinned` memory is for copying to a GPU.
-    The state is that of the batches handed out, however far the workers are.
+    `draw(step)` [batch_size, …] is what the source needs of chance. `workers` processes read ahead; 0: read when asked, in this
+    process. `pinned` memory is for copying to a GPU. The state is that of the batches handed out, however far the workers are.
     """
 
     def __init__(
         self,
-        log_mels: LogMels,
-        order: Order,
-        places: Callable[[int], Tensor],
+        source: Source,
+        order: Order | Joined,
+        draw: Callable[[int], Tensor],
         *,
-        frames: int,
-        fill: float,
         steps: int,
         workers: int = 0,
         pinned: bool = False,
     ):
-        self.crops, self.order, self.places = _Crops(log_mels, frames, fill), order, places
+        self.source, self.order, self.draw = source, order, draw
         self.steps, self.workers, self.pinned = steps, workers, pinned
         self.step = 0  # of the next batch
 
@@ -251,9 +326,8 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """The next step, and the epoch and place in it where that begins."""
-        place = self.step * self.order.batch_size
-        epoch = self.order.epoch_at(place)
-        return {"step": self.step, "epoch": epoch, "place": place - self.order.end(epoch - 1), "order": self.order.digest}
+        epoch, place = self.order.beginning(self.step)
+        return {"step": self.step, "epoch": epoch, "place": place, "order": self.order.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; one of other clips, weights, batch size or seed is a UserError."""
@@ -266,7 +340,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         source = DataLoader(
-            self.crops,
+            _Reader(self.source),
             sampler=self._plan(*_rank()),
             batch_size=None,
             collate_fn=_as_it_is,
@@ -294,20 +368,19 @@ class Loader:
         if self.order.batch_size % world_size:
             raise UserError(f"a batch of {self.order.batch_size} cannot be shared evenly by {world_size} processes")
         for step in range(self.step, self.steps):
-            places = self.places(step).numpy()
-            yield step, share(self.order.batch(step), rank, world_size), share(places, rank, world_size)
+            yield step, share(self.order.batch(step), rank, world_size), share(self.draw(step).numpy(), rank, world_size)
 
 
-class _Crops(Dataset):
-    """What a worker does: a planned batch in, crops out."""
+class _Reader(Dataset):
+    """What a worker does: a planned batch in, its tensors out."""
 
-    def __init__(self, log_mels: LogMels, frames: int, fill: float):
-        self.log_mels, self.frames, self.fill = log_mels, frames, fill
+    def __init__(self, source: Source):
+        self.source = source
 
     def __getitem__(self, planned: tuple[int, np.ndarray, np.ndarray]) -> Batch | UserError:
-        step, items, places = planned
+        step, items, drawn = planned
         try:
-            return Batch(step, items, self.log_mels.crops(items, places, self.frames, self.fill))
+            return Batch(step, items, self.source.batch(items, drawn))
         except UserError as error:  # raised here, torch would bury it in the worker's traceback
             return error
 
@@ -342,6 +415,6 @@ def worker_deaths_explained() -> Iterator[None]:
 
 def _worker_death(error: Exception) -> UserError:
     return UserError(
-        f"a process that reads spectrograms for the training died ({str(error).partition(chr(10))[0]}): out of memory, or killed. "
+        f"a process that reads for the training died ({str(error).partition(chr(10))[0]}): out of memory, or killed. "
         "Run it again: it resumes from its last checkpoint; with a smaller `execution.workers` if memory was short"
     )

@@ -24,28 +24,29 @@ from soundmill.training.seeds import seed_of
 
 
 class TrainingModule(pl.LightningModule):
-    """A net, its optimiser and its average; a family says in `loss` what one step of it is.
+    """A net, its optimiser and its average; a family says in `loss` what one batch of it is.
 
-    `loss` must take all its randomness from (seed, step), as `self.rng(step)` does.
+    `loss` must take all its randomness from (seed, number of the batch), as `self.rng(step)` does. A step of the optimiser takes
+    the mean gradient of `accumulate` batches; only where that is 1, its number is the batch's.
     """
 
-    def __init__(self, net: nn.Module, optimiser: OptimiserParams, ema: EmaParams, steps: int, seed: Seed):
+    def __init__(self, net: nn.Module, optimiser: OptimiserParams, ema: EmaParams, steps: int, seed: Seed, accumulate: int = 1):
         super().__init__()
-        self.net, self.optimiser, self.steps, self.seed = net, optimiser, steps, seed
+        self.net, self.optimiser, self.steps, self.seed, self.accumulate = net, optimiser, steps, seed, accumulate
         self.ema = Ema(net, ema)
 
     @abstractmethod
     def loss(self, step: int, batch: Batch) -> Tensor:
-        """Scalar loss of step `step` (from 0), of this rank's share of its batch."""
+        """Scalar loss of this rank's share of batch `step` (from 0)."""
 
     def rng(self, *key: Any) -> torch.Generator:
         """A generator on the training device, seeded by (seed, rank, key)."""
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, self.global_rank, *key))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        step = self.global_step
+        step = self.global_step * self.accumulate + batch_idx % self.accumulate
         if batch.step != step:  # the loader resumes from its own state in the checkpoint
-            raise RuntimeError(f"step {step} was given the batch of step {batch.step}")
+            raise RuntimeError(f"batch {step} was awaited, and batch {batch.step} given")
         torch.manual_seed(seed_of(self.seed, self.global_rank, "net", step))  # dropout draws from the global generator
         return self.loss(step, batch)
 
@@ -106,9 +107,10 @@ def fit(
     curve: Curve,
     callbacks: list[pl.Callback],
 ) -> dict[str, Any]:
-    """Train for `module.steps` steps of `loader`, from the last checkpoint in `scratch` if there is one; `module` ends trained.
+    """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
 
-    `curve` ends with all points. Returns what the hardware came to: device and number of them.
+    `loader` has `module.accumulate` batches for each step. `curve` ends with all points. Returns what the hardware came to: device
+    and number of them.
     """
     use_threads(hardware.threads)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,7 @@ def fit(
             strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
             precision={"32": "32-true", "bf16": "bf16-mixed"}[hardware.precision],
             max_steps=module.steps,
+            accumulate_grad_batches=module.accumulate,
             max_epochs=-1,
             callbacks=[curve, Progress(label), *callbacks, TimedCheckpoint(scratch, checkpoint_seconds, log_every)],
             plugins=[AtomicCheckpointIO()],

@@ -613,6 +613,21 @@ def test_what_was_opened_is_closed(mixed):
     assert set(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_wav_keeps_its_comment_and_its_sound(tmp_path):
+    wave = np.linspace(-0.5, 0.5, 1000, dtype=np.float32)
+    for name, comment in (
+        ("said", 'prompt: "ein Hund bellt, dann Regen – 雨"'),
+        ("again", 'prompt: "ein Hund bellt, dann Regen – 雨"'),
+        ("bare", None),
+    ):
+        decode.write_wav(tmp_path / f"{name}.wav", wave, 16_000, comment)
+    with soundfile.SoundFile(tmp_path / "said.wav") as sound:
+        assert sound.comment == 'prompt: "ein Hund bellt, dann Regen – 雨"'
+    assert (tmp_path / "said.wav").read_bytes() == (tmp_path / "again.wav").read_bytes()
+    for name in ("said", "bare"):
+        np.testing.assert_allclose(soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0], wave, atol=1 / 32_768)
+
+
 def test_the_mix_is_the_mean_of_the_channels(tmp_path):
     wave = np.stack([np.full(1000, 0.5), np.full(1000, -0.25)], axis=1)
     for subtype in ("PCM_16", "FLOAT"):

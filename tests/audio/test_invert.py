@@ -25,6 +25,7 @@ SPEC = MelSpec(
     norm="slaney",
     power=2.0,
     floor=1e-10,
+    peak=None,
 )
 
 

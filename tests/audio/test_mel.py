@@ -22,6 +22,7 @@ TANGO = mel.MelSpec(
     norm="slaney",
     power=1.0,
     floor=1e-5,
+    peak=None,
 )
 HTK = TANGO.model_copy(update={"mel_scale": "htk", "norm": "none", "power": 2.0, "n_mels": 40})
 
@@ -117,6 +118,18 @@ def test_ten_decibels_are_ten_decibels():
     for spec, step in ((TANGO, math.log(10) / 2), (HTK, math.log(10))):
         louder = mel.log_mel(wave * 10**0.5, spec) - mel.log_mel(wave, spec)
         assert np.abs(louder - step).max() < 1e-3
+
+
+def test_every_clip_comes_to_the_same_peak_where_the_spec_says():
+    wave = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    spec = TANGO.model_copy(update={"peak": 0.5})
+    centred = wave - wave.mean()
+    np.testing.assert_allclose(mel.levelled(wave, spec), 0.5 / np.abs(centred).max() * centred, atol=1e-6)
+    quiet = np.stack([wave, 0.01 * wave + 0.2])
+    same = mel.log_mel(quiet, spec)
+    np.testing.assert_allclose(same[0], same[1], atol=1e-3)
+    assert np.abs(mel.log_mel(quiet, TANGO)[0] - mel.log_mel(quiet, TANGO)[1]).max() > 1
+    assert np.unique(mel.log_mel(np.full(16_000, 0.1, np.float32), spec)).tolist() == pytest.approx([math.log(1e-5)])
 
 
 @pytest.mark.parametrize(

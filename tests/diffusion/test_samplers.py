@@ -62,6 +62,25 @@ def test_gaussian_data_keep_their_mean_and_spread(sampler):
     assert made.std().item() == pytest.approx(spread, rel=0.07)
 
 
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_ddpm_adds_noise_of_the_variance_asked_for(variance):
+    """Two steps, of a net that sees nothing but zeros: what is left of xt is its posterior mean and the noise drawn."""
+    table, seen = TABLES["tango"], []
+
+    def net(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(xt)
+        return torch.zeros_like(xt)
+
+    noise = torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(1))
+    common = {"sampler": "ddpm", "objective": "x0", "num_steps": 2, "clip": None, "rngs": _rngs(4)}
+    samplers.sample(net, noise, table=table, variance=variance, **common)
+    before, now = table[499], table[999]
+    kept, beta = now / before, 1 - now / before
+    drawn = seen[1] - kept.sqrt() * (1 - before) / (1 - now) * seen[0]
+    wanted = beta if variance == "large" else beta * (1 - before) / (1 - now)
+    assert drawn.var().item() == pytest.approx(wanted.item(), rel=0.05)
+
+
 def test_an_item_does_not_hang_on_its_neighbours():
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(5))
     made = {}

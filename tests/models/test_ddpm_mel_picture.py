@@ -13,7 +13,7 @@ from soundmill.models.ddpm_mel.picture import PictureCodec
 
 SPEC = MelSpec(
     sample_rate=16000, n_fft=1024, win_length=1024, hop_length=313, n_mels=64, f_min=0.0, f_max=8000.0,
-    mel_scale="htk", norm="slaney", power=2.0, floor=1e-10,
+    mel_scale="htk", norm="slaney", power=2.0, floor=1e-10, peak=None,
 )  # fmt: skip
 PARAMS = PictureParams(
     seconds=5.0, height=64, width=256, level="absolute", top_db=24.0, compression="log", range_db=90.0, exponent=0.25,

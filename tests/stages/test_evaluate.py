@@ -64,6 +64,7 @@ def tagger(tmp_path_factory):
         norm="slaney",
         power=2.0,
         floor=1e-10,
+        peak=None,
     )
     values = {
         "mel": "tagger",

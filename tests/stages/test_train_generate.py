@@ -21,7 +21,8 @@ from soundmill import manifest, params, shards, stage
 from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.models.ddpm_mel.generation import choose_balanced, match_label
+from soundmill.models.catalog import choose_balanced
+from soundmill.models.ddpm_mel.generation import match_label
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
@@ -91,7 +92,7 @@ def data(tmp_path_factory, composed) -> Path:
 
 def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet") -> list[str]:
     return [
-        "--family", "ddpm_mel", "--mels", f"{data}/mels", "--catalog", f"{data}/{catalog}",
+        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--catalog", f"{data}/{catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
@@ -279,6 +280,12 @@ def test_pictures_that_the_network_cannot_halve_are_refused(composed):
 def test_sounds_on_demand(tmp_path, trained):
     paths = registry.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", steps=3, guidance=1.5)
     assert [path.name for path in paths] == ["dog-bark-1-001.wav", "dog-bark-1-002.wav"]
+    with soundfile.SoundFile(paths[1]) as sound:
+        said = json.loads(sound.comment)
+    assert {**said, "checkpoint": None} == {
+        "family": "ddpm_mel", "checkpoint": None, "prompt": "dog bark", "seed": 1, "number": 2,
+    }  # fmt: skip
+    assert said["checkpoint"] == stage.tree_digest(trained / "model")
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     again = registry.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", steps=3, guidance=1.5)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.training.loader import Loader, Order, gather, share, worker_deaths_explained
+from soundmill.training.loader import Crops, Joined, Loader, Order, gather_log_mels, share, worker_deaths_explained
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, BANDS, FILL = 8, 4, -23.0
@@ -62,12 +62,12 @@ def make_loader(home: Path, count: int = 11, batch_size: int = 4, steps: int = 9
     if not directory.exists():
         write_shards(directory, {clip_id: FRAMES - 3 + item for item, clip_id in enumerate(ids)})
     order = Order(7, dict.fromkeys(ids, 1.0), batch_size)
-    log_mels = gather(directory, ids, home)
-    return Loader(log_mels, order, partial(random_places, batch_size), frames=FRAMES, fill=FILL, steps=steps, **options)
+    log_mels = gather_log_mels(directory, ids, home)
+    return Loader(Crops(log_mels, FRAMES, FILL), order, partial(random_places, batch_size), steps=steps, **options)
 
 
 def contents(batches) -> list[tuple]:
-    return [(batch.step, batch.items.tolist(), batch.log_mel.tolist()) for batch in batches]
+    return [(batch.step, batch.items.tolist(), batch.values[0].tolist()) for batch in batches]
 
 
 # the flat file
@@ -77,33 +77,33 @@ def test_clips_are_what_the_shards_hold_in_the_order_asked_for(tmp_path):
     lengths = {f"c{item}": 5 + item for item in range(9)}
     write_shards(tmp_path / "mels", lengths)
     ids = ["c7", "c0", "c4", "c3"]
-    log_mels = gather(tmp_path / "mels", ids, tmp_path)
+    log_mels = gather_log_mels(tmp_path / "mels", ids, tmp_path)
     assert len(log_mels) == 4
     for item, clip_id in enumerate(ids):
         number = int(clip_id[1])
-        np.testing.assert_array_equal(log_mels.read(item), log_mel_of(number, 5 + number))
-    assert log_mels.path.stat().st_size == sum(2 * BANDS * (5 + int(clip_id[1])) for clip_id in ids)
+        np.testing.assert_array_equal(log_mels.arrays.read(item), log_mel_of(number, 5 + number))
+    assert log_mels.arrays.path.stat().st_size == sum(2 * BANDS * (5 + int(clip_id[1])) for clip_id in ids)
 
 
 def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_path):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
-    first = gather(tmp_path / "mels", ["a", "b"], tmp_path).path
+    first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
     made = first.stat().st_ino
-    assert gather(tmp_path / "mels", ["b", "a"], tmp_path).path.stat().st_ino == made
+    assert gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path).arrays.path.stat().st_ino == made
     first.write_bytes(first.read_bytes()[:-2])
-    np.testing.assert_array_equal(gather(tmp_path / "mels", ["a", "b"], tmp_path).read(1), log_mel_of(1, 9))
+    np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
-    np.testing.assert_array_equal(gather(tmp_path / "mels", ["a", "b"], tmp_path).read(1), log_mel_of(1, 10))
+    np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 10))
 
 
 def test_a_missing_or_doubled_clip_is_named(tmp_path):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
-    with pytest.raises(UserError, match=r"no spectrogram of 2 clips, the first 'lost'"):
-        gather(tmp_path / "mels", ["a", "lost", "gone"], tmp_path)
+    with pytest.raises(UserError, match=r"the spectrogram of clip 'lost' is missing \(2 in all\)"):
+        gather_log_mels(tmp_path / "mels", ["a", "lost", "gone"], tmp_path)
     write_shards(tmp_path / "mels" / "again", {"b": 9})
-    with pytest.raises(UserError, match=r"two spectrograms of clip 'b'"):
-        gather(tmp_path / "mels", ["a", "b"], tmp_path)
-    gather(tmp_path / "mels", ["a"], tmp_path)
+    with pytest.raises(UserError, match=r"the spectrogram of clip 'b' is there twice"):
+        gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
+    gather_log_mels(tmp_path / "mels", ["a"], tmp_path)
 
 
 def test_clips_with_other_bands_and_damaged_shards_are_named(tmp_path):
@@ -111,18 +111,18 @@ def test_clips_with_other_bands_and_damaged_shards_are_named(tmp_path):
     write_shards(tmp_path / "mels", {"a": 8})
     shards.write_rows([row], tmp_path / "mels" / "shard-00009.parquet", manifest.SPECTROGRAMS)
     with pytest.raises(UserError, match=r"'a' has 4, 'tall' has 5"):
-        gather(tmp_path / "mels", ["a", "tall"], tmp_path)
+        gather_log_mels(tmp_path / "mels", ["a", "tall"], tmp_path)
     shards.write_rows([{**row, "num_frames": 4}], tmp_path / "mels" / "shard-00009.parquet", manifest.SPECTROGRAMS)
     with pytest.raises(UserError, match=r"shard-00009\.parquet: the spectrogram of clip 'tall' is not \(5, 4\)"):
-        gather(tmp_path / "mels", ["tall"], tmp_path)
+        gather_log_mels(tmp_path / "mels", ["tall"], tmp_path)
     (tmp_path / "mels" / "shard-00009.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UserError, match=r"shard-00009\.parquet: cannot be read"):
-        gather(tmp_path / "mels", ["a"], tmp_path)
+        gather_log_mels(tmp_path / "mels", ["a"], tmp_path)
 
 
 def test_crops_begin_where_asked_and_short_clips_are_filled(tmp_path):
     write_shards(tmp_path / "mels", {"short": 6, "equal": 8, "long": 10})
-    log_mels = gather(tmp_path / "mels", ["short", "equal", "long"], tmp_path)
+    log_mels = gather_log_mels(tmp_path / "mels", ["short", "equal", "long"], tmp_path)
     crops = log_mels.crops([0, 1, 2, 2, 2, 2], [0.9, 0.9, 0.0, 0.34, 0.66, 0.67], FRAMES, FILL).numpy()
     assert crops.dtype == np.float16
     np.testing.assert_array_equal(crops[0, :, :6], log_mel_of(0, 6))
@@ -207,6 +207,24 @@ def test_weights_that_make_no_order_are_refused(weights, said):
         Order(0, weights, 4)
 
 
+def test_two_orders_are_dealt_out_to_every_device():
+    clips, mixes = Order(1, even(10), 4), Order(2, even(7), 2)
+    for devices in (1, 2):
+        joined = Joined(clips, mixes, devices)
+        assert joined.batch_size == 6
+        for step in range(12):
+            whole, beyond = joined.batch(step), []
+            for rank in range(devices):
+                mine = share(whole, rank, devices)
+                assert [item >= 10 for item in mine] == [False] * (4 // devices) + [True] * (2 // devices)
+                beyond.append(mine[4 // devices :])
+            assert sorted(item for item in whole if item < 10) == sorted(clips.batch(step))
+            np.testing.assert_array_equal(np.concatenate(beyond) - 10, mixes.batch(step))
+        assert joined.beginning(7) == clips.beginning(7) == (2, 8)
+    digests = {Joined(clips, mixes, 1).digest, Joined(clips, mixes, 2).digest, Joined(clips, Order(3, even(7), 2), 1).digest}
+    assert len(digests) == 3
+
+
 # the loader
 
 
@@ -234,9 +252,9 @@ def test_a_state_of_other_clips_is_refused(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_copy_that_is_cut_short_names_the_clip(tmp_path, workers):
     loader = make_loader(tmp_path, workers=workers)
-    path = loader.crops.log_mels.path
+    path = loader.source.log_mels.arrays.path
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"^[^\n]*\.f16: ends within clip 'clip-\d\d'; remove the file and run it again$"):
+    with pytest.raises(UserError, match=r"^[^\n]*\.f16: ends within 'clip-\d\d'; remove the file and run it again$"):
         list(loader)
 
 
@@ -257,7 +275,7 @@ def test_a_killed_worker_is_explained(tmp_path):
     code = f"from pathlib import Path; from tests.training.test_loader import _kill_a_worker as kill; kill(Path({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"a process that reads spectrograms .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
+    assert re.fullmatch(r"a process that reads .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
@@ -275,7 +293,7 @@ def _train_regression(home: Path, steps: int, start: int = 0) -> tuple[list[int]
     loader, items = make_loader(home, count=7, batch_size=6, steps=steps), []
     for batch in loader:
         items.append(batch.items.tolist())
-        x = batch.log_mel.float().flatten(1) / 300
+        x = batch.values[0].float().flatten(1) / 300
         optimiser.zero_grad()
         (net(x) - x.mean(1, keepdim=True)).square().mean().backward()
         optimiser.step()
@@ -309,7 +327,7 @@ def test_real_spectrograms_come_back_bit_for_bit(shared, tmp_path):
 
     spec = MelSpec(
         sample_rate=44_100, n_fft=1024, win_length=1024, hop_length=313, n_mels=64, f_min=0.0, f_max=8000.0,
-        mel_scale="htk", norm="slaney", power=2.0, floor=1e-10,
+        mel_scale="htk", norm="slaney", power=2.0, floor=1e-10, peak=None,
     )  # fmt: skip
     paths = sorted((shared / "data" / "esc10").rglob("*.ogg"))[:3]
     rows, values = [], {}
@@ -320,7 +338,7 @@ def test_real_spectrograms_come_back_bit_for_bit(shared, tmp_path):
         rows.append({"clip_id": path.stem, "log_mel": values[path.stem].numpy().tobytes(), **size, "digest": ""})
     shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
     assert pq.read_metadata(tmp_path / "mels" / "shard-00000.parquet").num_rows == 3
-    log_mels = gather(tmp_path / "mels", list(values), tmp_path)
+    log_mels = gather_log_mels(tmp_path / "mels", list(values), tmp_path)
     for item, expected in enumerate(values.values()):
         frames = expected.shape[1]
         assert torch.equal(log_mels.crops([item], [0.5], frames, FILL)[0], expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.training import callbacks, module
-from soundmill.training.loader import Loader, Order, gather
+from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
 
 OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
@@ -27,8 +29,8 @@ def loader(tmp_path):
     shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
 
     def make(steps):
-        log_mels = gather(tmp_path / "mels", ids, tmp_path / "flat")
-        return Loader(log_mels, Order(5, dict.fromkeys(ids, 1.0), 8), places, frames=1, fill=0.0, steps=steps)
+        log_mels = gather_log_mels(tmp_path / "mels", ids, tmp_path / "flat")
+        return Loader(Crops(log_mels, 1, 0.0), Order(5, dict.fromkeys(ids, 1.0), 8), places, steps=steps)
 
     return make
 
@@ -41,7 +43,7 @@ class Regression(module.TrainingModule):
     """Learn to double numbers, with dropout, so that every source of randomness takes part."""
 
     def loss(self, step, batch):
-        x = batch.log_mel[..., 0].float() + 0.1 * torch.randn(len(batch.items), 4, generator=self.rng("x", step))
+        x = batch.values[0][..., 0].float() + 0.1 * torch.randn(len(batch.items), 4, generator=self.rng("x", step))
         return (self.net(x) - 2 * x).square().mean()
 
 
@@ -50,11 +52,13 @@ class _Killed(Exception):
 
 
 class Kill(callbacks.pl.Callback):
-    def __init__(self, step):
-        self.step = step
+    """After so many batches."""
 
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch.step + 1 == self.batches:
             raise _Killed
 
 
@@ -63,12 +67,12 @@ def _net():
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(loader, scratch, hardware=CPU, extra=(), steps=23):
-    trained = Regression(_net(), OPTIMISER, EMA, steps, seed=5)
+def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1):
+    trained = Regression(_net(), OPTIMISER, EMA, steps, seed=5, accumulate=accumulate)
     curve = callbacks.Curve(4)
     module.fit(
         trained,
-        loader(steps),
+        loader(steps * accumulate),
         hardware=hardware,
         scratch=scratch,
         label="test",
@@ -85,16 +89,16 @@ def _same(one, other):
     return all(torch.equal(a, b) for a, b in [*states, *zip(one.ema.shadow, other.ema.shadow, strict=True)])
 
 
-@pytest.mark.parametrize("killed_at", [1, 10, 23])
-def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at, capsys):
-    whole, whole_curve = _fit(loader, tmp_path / "whole")
+@pytest.mark.parametrize(("killed_at", "accumulate"), [(1, 1), (10, 1), (23, 1), (13, 2)])
+def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at, accumulate, capsys):
+    whole, whole_curve = _fit(loader, tmp_path / "whole", accumulate=accumulate)
     with pytest.raises(_Killed):
-        _fit(loader, tmp_path / "killed", extra=[Kill(killed_at)])
-    resumed, resumed_curve = _fit(loader, tmp_path / "killed")
+        _fit(loader, tmp_path / "killed", extra=[Kill(killed_at)], accumulate=accumulate)
+    resumed, resumed_curve = _fit(loader, tmp_path / "killed", accumulate=accumulate)
     assert _same(whole, resumed)
     assert whole_curve == resumed_curve
     assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
-    assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3)
+    assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3 * accumulate)
 
 
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
@@ -102,6 +106,32 @@ def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
     again, again_curve = _fit(loader, tmp_path)
     assert _same(first, again)
     assert first_curve == again_curve
+
+
+def test_gradients_of_two_batches_are_those_of_one_twice_as_large(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Regression, "loss", lambda self, step, batch: (self.net(batch.values[0][..., 0].float()) - 1).square().mean()
+    )
+    monkeypatch.setattr(sys.modules[__name__], "_net", _linear)
+
+    def wider(steps):
+        made = loader(steps)
+        order, made.order = made.order, Order(5, dict.fromkeys(map(str, range(20)), 1.0), 16)
+        made.draw = lambda step: torch.cat([places(2 * step), places(2 * step + 1)])
+        assert (made.order.batch(0) == np.concatenate([order.batch(0), order.batch(1)])).all()
+        return made
+
+    two, two_curve = _fit(loader, tmp_path / "two", accumulate=2)
+    one, one_curve = _fit(wider, tmp_path / "one")
+    torch.testing.assert_close(two.net.weight, one.net.weight)
+    assert [point["step"] for point in two_curve] == [4, 8, 12, 16, 20, 23]
+    for mine, theirs in zip(two_curve, one_curve, strict=True):
+        assert mine == pytest.approx(theirs)
+
+
+def _linear():
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 4)
 
 
 def test_it_learns(loader, tmp_path):
@@ -138,7 +168,7 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         made.__class__ = Forgetful
         return made
 
-    with pytest.raises(RuntimeError, match="step 9 was given the batch of step 0"):
+    with pytest.raises(RuntimeError, match="batch 9 was awaited, and batch 0 given"):
         _fit(forgetful, tmp_path)
 
 

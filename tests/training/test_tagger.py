@@ -34,6 +34,7 @@ SPEC = MelSpec(
     norm="slaney",
     power=2.0,
     floor=1e-10,
+    peak=None,
 )
 PARAMS = TaggerParams(
     mel="tagger",

@@ -9,7 +9,7 @@ import torch
 
 from soundmill.models.ddpm_mel.checkpoint import build_net
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
-from soundmill.models.ddpm_mel.sample import pick_device
+from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
 
 TIMED_STEPS = 3

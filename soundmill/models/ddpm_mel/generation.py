@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
-from soundmill import manifest, shards
-from soundmill.audio.decode import decode_flac, write_wav
+from soundmill import manifest
+from soundmill.audio import figures
+from soundmill.audio.decode import write_wav
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
-from soundmill.models.ddpm_mel import checkpoint, figures
+from soundmill.models import registry
+from soundmill.models.catalog import choose_balanced, lengths_of, let_hear, read_labels, waves_of
+from soundmill.models.ddpm_mel import checkpoint
 from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import GenerateParams
-from soundmill.models.ddpm_mel.sample import pick_device, sample_log_mels, to_waves
+from soundmill.models.ddpm_mel.sample import sample_log_mels, to_waves
 from soundmill.params import did_you_mean
+from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking
-
-
-def choose_balanced(clip_labels: dict[str, list[str]], count: int | None) -> list[str]:
-    """`count` clip ids (None: all), taken in turn from every set of labels in stable order; returned sorted."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for clip_id in sorted(clip_labels):
-        groups.setdefault(tuple(clip_labels[clip_id]), []).append(clip_id)
-    turns = [(place, labels, clip_id) for labels, ids in groups.items() for place, clip_id in enumerate(ids)]
-    return sorted(clip_id for _, _, clip_id in sorted(turns)[:count])
 
 
 def generate(
@@ -43,7 +35,7 @@ def generate(
     """Write a sound for every chosen test clip, with its labels and length, and the codec's real clips; returns metrics."""
     use_threads(params.threads)
     rebuilt = checkpoint.load(model)
-    clip_labels = _catalog(catalog)
+    clip_labels = read_labels(catalog)
     wanted = choose_balanced(clip_labels["test"], params.count)
     if not wanted:
         raise UserError(f"{catalog}: no test clip to generate for; raise rename.test_fraction or give the corpus a test split")
@@ -61,7 +53,7 @@ def generate(
 def _generate(
     params: GenerateParams, ctx: Any, model: Model, clips: Path, wanted: dict[str, list[str]], output: Path
 ) -> dict[str, Any]:
-    lengths = _lengths(clips, wanted)
+    lengths = lengths_of(clips, wanted)
     longest = max(lengths.values())
     if longest > model.picture.num_samples:
         print(
@@ -96,20 +88,9 @@ def _generate(
     ctx.tracking.log_figure(
         figures.draw_log_mels(log_mels[rows].numpy(), titles, model.spec, 4, "generated"), "generated_spectrograms"
     )
-    _let_hear(ctx, model, clips, choose_balanced(wanted, HEARD), output)
+    let_hear(ctx, model.spec.sample_rate, clips, choose_balanced(wanted, HEARD), output)
     conditioned = sum(bool(set(labels) & known) for labels in wanted.values())
     return {"generated": len(wanted), "conditioned": conditioned}
-
-
-def _let_hear(ctx: Any, model: Model, clips: Path, chosen: list[str], output: Path) -> None:
-    """Send some sounds to tracking, each beside the real clip of the same name."""
-    pairs = ctx.scratch / "listen"
-    pairs.mkdir(parents=True, exist_ok=True)
-    for clip_id, wave in _waves(clips, set(chosen)):
-        shutil.copyfile(output / f"{clip_id}.wav", pairs / f"{clip_id}-generated.wav")
-        write_wav(pairs / f"{clip_id}-reference.wav", wave, model.spec.sample_rate)
-        for kind in ("generated", "reference"):
-            ctx.tracking.log_file(pairs / f"{clip_id}-{kind}.wav", "listen")
 
 
 def _round_trip(params: GenerateParams, ctx: Any, model: Model, clips: Path, wanted: list[str], output: Path) -> None:
@@ -117,7 +98,7 @@ def _round_trip(params: GenerateParams, ctx: Any, model: Model, clips: Path, wan
     output.mkdir(parents=True)
     picture = model.picture
     with ctx.progress(len(wanted), f"{ctx.name}: codec") as tick, torch.no_grad():
-        for clip_id, wave in _waves(clips, set(wanted)):
+        for clip_id, wave in waves_of(clips, set(wanted)):
             fitted = np.zeros(picture.num_samples, dtype=np.float32)
             kept = min(len(wave), len(fitted))
             fitted[:kept] = wave[:kept]
@@ -155,8 +136,9 @@ def generate_sounds(
     output_dir.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^a-z0-9]+", "-", " ".join(asked).lower()).strip("-") or "sound"
     paths = [output_dir / f"{stem}-{seed}-{index + 1:03d}.wav" for index in range(count)]
-    for path, wave in zip(paths, waves, strict=True):
-        write_wav(path, wave.numpy(), model.spec.sample_rate)
+    comments = registry.comments(checkpoint_dir, [", ".join(asked)] * count, seed)
+    for path, wave, comment in zip(paths, waves, comments, strict=True):
+        write_wav(path, wave.numpy(), model.spec.sample_rate, comment)
     titles = [path.stem for path in paths]
     figure = figures.draw_log_mels(log_mels.numpy(), titles, model.spec, min(4, count), ", ".join(asked) or "unconditional")
     figures.save_png(figure, output_dir / "spectrograms.png")
@@ -175,31 +157,3 @@ def match_label(asked: str, known: list[str]) -> str:
     if found:
         raise UserError(f"label {asked!r} could be any of: {', '.join(found)}; say which")
     raise UserError(f"unknown label {asked!r}{did_you_mean(asked, known)} (labels: {', '.join(known)})")
-
-
-def _catalog(catalog: Path) -> dict[str, dict[str, list[str]]]:
-    """Labels by clip id by split."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])
-    splits: dict[str, dict[str, list[str]]] = {split: {} for split in manifest.SPLITS}
-    for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
-        splits[row["split"]][row["clip_id"]] = sorted(set(row["labels"] or []))
-    return splits
-
-
-def _lengths(clips: Path, wanted: Iterable[str]) -> dict[str, int]:
-    """Samples of each clip."""
-    found: dict[str, int] = {}
-    for path in shards.shard_paths(clips):
-        for row in pq.read_table(path, columns=["clip_id", "num_samples"]).to_pylist():
-            found[row["clip_id"]] = row["num_samples"]
-    missing = sorted(set(wanted) - set(found))
-    if missing:
-        raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, the first {missing[0]!r}; run `dvc repro`")
-    return {clip_id: found[clip_id] for clip_id in wanted}
-
-
-def _waves(clips: Path, wanted: set[str]) -> Iterable[tuple[str, np.ndarray]]:
-    for path in shards.shard_paths(clips):
-        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
-            if row["clip_id"] in wanted:
-                yield row["clip_id"], decode_flac(row["audio"]["bytes"])

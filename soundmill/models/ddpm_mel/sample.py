@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,17 +13,10 @@ from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.samplers import sample
 from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import SamplingParams
+from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
-
-
-def pick_device(accelerator: str) -> torch.device:
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def sample_log_mels(
@@ -110,13 +102,3 @@ def to_waves(log_mels: Tensor, model: Model, num_samples: int, sampling: Samplin
         ]
     wave = torch.cat(waves)
     return wave / wave.abs().amax(1, keepdim=True).clamp_min(1)
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    was = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(was)

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from soundmill import manifest, shards
-from soundmill.audio import mel
+from soundmill.audio import figures, mel
 from soundmill.diffusion.objectives import per_item_loss, weighted_loss
 from soundmill.errors import UserError
-from soundmill.models.ddpm_mel import checkpoint, figures
+from soundmill.models.ddpm_mel import checkpoint
 from soundmill.models.ddpm_mel.checkpoint import FAMILY, Model
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
-from soundmill.models.ddpm_mel.sample import autocast, evaluating, pick_device, sample_log_mels
+from soundmill.models.ddpm_mel.sample import sample_log_mels
 from soundmill.training.callbacks import Curve, Every, write_curve
-from soundmill.training.loader import Batch, Loader, LogMels, Order, gather, share
+from soundmill.training.device import autocast, evaluating, pick_device
+from soundmill.training.loader import Batch, Crops, Loader, LogMels, Order, gather_log_mels, share
 from soundmill.training.module import TrainingModule, fit, use_threads
 from soundmill.training.seeds import seed_of
 
@@ -62,7 +63,7 @@ def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[
 def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec, scratch: Path) -> Clips:
     """Spectrograms of the clips named; a shorter one than a picture is followed by silence, a longer one is cropped."""
     weights = [checkpoint.label_weights(labels, known) for labels in clip_labels.values()]
-    log_mels = gather(mels, list(clip_labels), scratch)
+    log_mels = gather_log_mels(mels, list(clip_labels), scratch)
     return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
 
 
@@ -113,7 +114,7 @@ class DdpmModule(TrainingModule):
         t = mine.timesteps.to(self.device)
 
         with torch.autocast(self.device.type, enabled=False):
-            x0 = self.picture.encode(self._augment(batch.log_mel.float(), mine))[0]
+            x0 = self.picture.encode(self._augment(batch.values[0].float(), mine))[0]
         if params.network.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
@@ -170,11 +171,9 @@ def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: P
     module = DdpmModule(params, model, clips.label_weights, steps)
     on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
     loader = Loader(
-        clips.log_mels,
+        Crops(clips.log_mels, clips.frames, clips.silence),
         order,
         partial(crop_places, params, clips.frames),
-        frames=clips.frames,
-        fill=clips.silence,
         steps=steps,
         # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
         workers=max(1, ctx.workers // params.hardware.devices) if on_gpu else 0,

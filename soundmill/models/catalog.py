@@ -1,0 +1,63 @@
+"""The real clips that a family makes sounds for, takes through its codec or puts beside its own: chosen, measured, read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from soundmill import manifest, shards
+from soundmill.audio.decode import decode_flac, write_wav
+from soundmill.errors import UserError
+
+
+def choose_balanced(clip_labels: dict[str, list[str]], count: int | None) -> list[str]:
+    """`count` clip ids (None: all), taken in turn from every set of labels in stable order; returned sorted."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for clip_id in sorted(clip_labels):
+        groups.setdefault(tuple(clip_labels[clip_id]), []).append(clip_id)
+    turns = [(place, labels, clip_id) for labels, ids in groups.items() for place, clip_id in enumerate(ids)]
+    return sorted(clip_id for _, _, clip_id in sorted(turns)[:count])
+
+
+def let_hear(ctx: Any, sample_rate: int, clips: Path, chosen: list[str], output: Path) -> None:
+    """Send some sounds to tracking, each beside the real clip of the same name."""
+    pairs = ctx.scratch / "listen"
+    pairs.mkdir(parents=True, exist_ok=True)
+    for clip_id, wave in waves_of(clips, set(chosen)):
+        shutil.copyfile(output / f"{clip_id}.wav", pairs / f"{clip_id}-generated.wav")
+        write_wav(pairs / f"{clip_id}-reference.wav", wave, sample_rate)
+        for kind in ("generated", "reference"):
+            ctx.tracking.log_file(pairs / f"{clip_id}-{kind}.wav", "listen")
+
+
+def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
+    """Labels by clip id by split."""
+    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])
+    splits: dict[str, dict[str, list[str]]] = {split: {} for split in manifest.SPLITS}
+    for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
+        splits[row["split"]][row["clip_id"]] = sorted(set(row["labels"] or []))
+    return splits
+
+
+def lengths_of(clips: Path, wanted: Iterable[str]) -> dict[str, int]:
+    """Samples of each clip."""
+    found: dict[str, int] = {}
+    for path in shards.shard_paths(clips):
+        for row in pq.read_table(path, columns=["clip_id", "num_samples"]).to_pylist():
+            found[row["clip_id"]] = row["num_samples"]
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, the first {missing[0]!r}; run `dvc repro`")
+    return {clip_id: found[clip_id] for clip_id in wanted}
+
+
+def waves_of(clips: Path, wanted: set[str]) -> Iterable[tuple[str, np.ndarray]]:
+    for path in shards.shard_paths(clips):
+        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
+            if row["clip_id"] in wanted:
+                yield row["clip_id"], decode_flac(row["audio"]["bytes"])
