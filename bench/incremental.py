@@ -26,13 +26,12 @@ def main() -> None:
         corpus = Path(place) / "corpus"
         grow(clips[: args.clips], corpus, args.seconds)
         overrides = settings(corpus, args.clips, args.seconds)
-        grown = Checkout.make(Path(place) / "grown", overrides)
+        grown, fresh = (Checkout.make(Path(place) / name, overrides) for name in ("grown", "afresh"))  # of the code as it is now
         usages = {"built": grown.dvc("repro"), "nothing to do": grown.dvc("repro")}
         grow(clips[: args.clips + added], corpus, args.seconds)
         usages["one per cent added"] = grown.dvc("repro")
-        afresh = Checkout.make(Path(place) / "afresh", overrides)
-        usages["built afresh"] = afresh.dvc("repro")
-        one, other = grown.digests(), afresh.digests()
+        usages["built afresh"] = fresh.dvc("repro")
+        one, other = grown.digests(), fresh.digests()
     different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     seconds = {name: [usage.seconds] for name, usage in usages.items()}
     share = usages["one per cent added"].seconds / usages["built afresh"].seconds
