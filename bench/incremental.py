@@ -19,13 +19,19 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="length of every recording and clip (default: 10, as in AudioCaps)"
     )
+    parser.add_argument(
+        "--clips-per-shard",
+        type=int,
+        default=25,
+        help="1 %% more touches a share of 1 - 0.99^n of the shards, each of which is written anew (default: 25, as for AudioCaps)",
+    )
     args = parser.parse_args()
     clips = generator.read_clips(args.captions)
     added = max(1, args.clips // 100)
     with measure.workplace(args.work) as place:
         corpus = Path(place) / "corpus"
         grow(clips[: args.clips], corpus, args.seconds)
-        overrides = settings(corpus, args.clips, args.seconds)
+        overrides = settings(corpus, args.clips, args.seconds, args.clips_per_shard)
         grown, fresh = (Checkout.make(Path(place) / name, overrides) for name in ("grown", "afresh"))  # of the code as it is now
         usages = {"built": grown.dvc("repro"), "nothing to do": grown.dvc("repro")}
         grow(clips[: args.clips + added], corpus, args.seconds)
@@ -46,6 +52,7 @@ def main() -> None:
         ],
         added=added,
         clip_seconds=args.seconds,
+        clips_per_shard=args.clips_per_shard,
         share_of_cpu=usages["one per cent added"].cpu_seconds / usages["built afresh"].cpu_seconds,
         files=len(other),
         different_first=different[:20],

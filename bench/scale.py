@@ -19,7 +19,7 @@ from bench.measure import ROOT, WORKERS, Target, timed
 from flows import dvc
 
 CAPTIONS = ROOT.parent / "shared" / "data" / "audiocaps"
-CLIPS_PER_SHARD = 100  # as conf/corpus/audiocaps.yaml has it
+CLIPS_PER_SHARD = 100
 GIGABYTE = 1e9
 
 
@@ -68,8 +68,8 @@ def measure_size(clips: list[generator.Clip], seconds: float, work: Path) -> dic
     }
 
 
-def settings(corpus: Path, count: int, seconds: float) -> list[str]:
-    num_shards = max(1, count // CLIPS_PER_SHARD)
+def settings(corpus: Path, count: int, seconds: float, clips_per_shard: int = CLIPS_PER_SHARD) -> list[str]:
+    num_shards = max(1, count // clips_per_shard)
     return [
         "corpus=audiocaps",
         f"corpus.path='{corpus}'",
