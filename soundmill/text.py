@@ -5,7 +5,6 @@ Weights come from safetensors only, and no code that comes with a model is run.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import hub
 from soundmill.errors import UserError
 
 SCRATCH = "byt5-scratch"
 ENCODER_KEY = b"text_encoder"  # in the schema metadata of every shard of states
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a model: configuration, tokenizer, weights
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,8 @@ def find(name: str, revision: str | None, home: Path, digests: Path | None = Non
     A model of the hub is taken from its cache, or downloaded. One that is not to be had is a UserError that says what to do.
     `digests` is a cache of file digests, as shards.file_digests takes it.
     """
-    directory = home / Path(name).expanduser()
-    if directory.is_dir():
-        revision = None
-    elif name.startswith(("/", ".", "~")):
-        raise UserError(f"{name}: no such directory (looked for {directory}); {_remedies(name)}")
-    else:
-        directory = _from_hub(name, revision)
-    missing = _missing_files(directory)
-    if missing:
-        raise UserError(f"{name}: {directory} has no {missing}, so it is no text encoder that can be loaded; {_remedies(name)}")
-    return Encoder(directory, name, revision, _digest(directory, digests), pretrained=True)
+    directory, revision = hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
+    return Encoder(directory, name, revision, hub.digest(directory, FILES, digests), pretrained=True)
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:
@@ -80,7 +69,7 @@ def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: 
         torch.manual_seed(seed)
         T5EncoderModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return Encoder(directory, SCRATCH, None, _digest(directory), pretrained=False)
+    return Encoder(directory, SCRATCH, None, hub.digest(directory, FILES), pretrained=False)
 
 
 class States(NamedTuple):
@@ -154,32 +143,6 @@ def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
     return TextEncoder(encoder.directory, max_tokens)
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise UserError(
-            f"{name}: revision {revision!r} must be a commit of its repository on the hub (40 hex digits): "
-            f"a branch may move, and {name!r} would not be the same encoder any more"
-        )
-    wanted = {"revision": revision, "allow_patterns": list(FILES)}
-    try:
-        try:
-            cached = Path(snapshot_download(name, **wanted, local_files_only=True))
-            if not _missing_files(cached):
-                return cached
-        except LocalEntryNotFoundError:
-            pass
-        print(f"{name}: not in the cache of the Hugging Face hub; downloading it", flush=True)
-        return Path(snapshot_download(name, **wanted))
-    except HFValidationError:
-        raise UserError(f"{name}: neither a directory nor an id of the Hugging Face hub; {_remedies(name)}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} at {revision}: not on this machine and not to be had ({reason}); {_remedies(name)}") from None
-
-
 def _remedies(name: str) -> str:
     return (
         f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to that (`encoder: ../models/{Path(name).name}`), "
@@ -193,15 +156,6 @@ def _missing_files(directory: Path) -> str | None:
     if not any(directory.glob("*.safetensors")):
         return "*.safetensors (weights in other formats can run code, and are not read)"
     return None
-
-
-def _digest(directory: Path, digests: Path | None = None) -> str:
-    paths = sorted({path for pattern in FILES for path in directory.glob(pattern)})
-    found = list(shards.file_digests([bytes(path) for path in paths], digests))
-    for value in found:
-        if isinstance(value, OSError):
-            raise value
-    return shards.digest([[path.name, value] for path, value in zip(paths, found, strict=True)])
 
 
 def _be_quiet() -> None:
