@@ -29,12 +29,14 @@ def modules() -> list[Path]:
 
 
 @cache
-def imported(path: Path) -> frozenset[str]:
-    """Every module that a file imports, at the top or inside functions; type-checking-only imports do not count."""
+def imported(path: Path, in_functions: bool = True) -> frozenset[str]:
+    """Every module that a file imports, at the top or (if asked) inside functions; type-checking-only imports do not count."""
     names: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.FunctionDef) and not in_functions:
             return
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
@@ -51,18 +53,21 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def closure(start: Path) -> set[Path]:
-    """The project's files that running `start` can import, itself included (packages' `__init__` with code too)."""
-    found: set[Path] = set()
-    todo = [start.resolve()]
+    """The project's files that running `start` can import, itself included (packages' `__init__` with code too).
+
+    Of a package that is only on the way to one of its modules, `__init__` is run but none of its functions is called.
+    """
+    found: dict[Path, bool] = {}  # whether its functions count
+    todo = [(start.resolve(), True)]
     while todo:
-        path = todo.pop()
-        if path in found:
+        path, called = todo.pop()
+        if found.get(path, False) or (path in found and not called):
             continue
-        found.add(path)
-        for name in imported(path):
+        found[path] = called
+        for name in imported(path, in_functions=called):
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 target = module_path(".".join(parts[:depth]))
                 if target and target.stat().st_size:
-                    todo.append(target)
-    return found
+                    todo.append((target, depth == len(parts)))
+    return set(found)

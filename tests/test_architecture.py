@@ -36,6 +36,8 @@ ALLOWED = {
         "soundmill.manifest",
         "soundmill.shards",
         "soundmill.audio",
+        "soundmill.hub",
+        "soundmill.text",
         "soundmill.diffusion",
         "soundmill.training",
         "soundmill.stage",

@@ -9,6 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
+from soundmill.audio.mel import num_frames
 from soundmill.models import registry
 from tests.imports import ROOT
 
@@ -38,8 +39,22 @@ def test_every_stage_accepts_every_choice(corpus, scale):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))
-def test_text_encoders_are_added_by_name(name):
+def test_text_encoders_are_chosen_by_name(name):
     assert params.compose(ROOT / "conf", [])["text"] == {}
-    document = params.compose(ROOT / "conf", [f"+text={name}"])
-    chosen = params.parse(accepted("encode_text"), document["text"][name], name)
+    document = params.compose(ROOT / "conf", ["model=tango", f"text={name}"])
+    chosen = params.parse(accepted("encode_text"), document["text"]["tango"], name)
     assert (chosen.revision is None) == (chosen.encoder == text.SCRATCH)
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_what_latent_families_need_is_there(scale):
+    assert params.compose(ROOT / "conf", [])["latent_families"] == {}
+    document = params.compose(ROOT / "conf", ["model=tango", f"scale={scale}"])
+    assert set(document["text"]) == set(document["latent_families"]) == {"tango"}
+    for family, wants in document["latent_families"].items():
+        spec = params.parse(accepted("spectrogram"), document["spectrogram"][wants["mel"]], family)
+        autoencoder = params.parse(accepted("autoencoder"), document[family]["autoencoder"], family)
+        latents = params.parse(accepted("latents"), document[family]["latents"], family)
+        params.parse(accepted("encode_text"), document["text"][family], family)
+        assert latents.frames % autoencoder.network.factor == 0
+        assert latents.frames + 1 >= num_frames(spec, int(document["segment"]["clip_seconds"] * spec.sample_rate))

@@ -1,0 +1,192 @@
+"""The autoencoder of log-mels that latents come from, and sound is made with: diffusers' AutoencoderKL, its constants, its vocoder.
+
+On disk it is a directory: `model.safetensors` in diffusers' own names, `vocoder.safetensors` in transformers' where there is one,
+and `config.json` with all else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill import shards
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.tango.params import AutoencoderNetParams, VocoderNetParams
+from soundmill.models.tango.vocoder import build_vocoder
+
+CONFIG, WEIGHTS, VOCODER = "config.json", "model.safetensors", "vocoder.safetensors"
+
+
+def build_autoencoder(params: AutoencoderNetParams) -> Any:
+    """The net over pictures [B, 1, frames, n_mels], initialised from torch's global generator; attention in its middle only.
+
+    55,376,873 parameters at AudioLDM's sizes.
+    """
+    from diffusers import AutoencoderKL
+
+    levels = len(params.widths)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=params.widths,
+        layers_per_block=params.blocks,
+        latent_channels=params.latent_channels,
+        norm_num_groups=params.groups,
+    )
+
+
+class AutoencoderConfig(BaseModel):
+    """What `config.json` says: how the nets are built, what they were made for, and what goes in and comes out of them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    network: AutoencoderNetParams
+    vocoder: VocoderNetParams | None
+    mel_spec: MelSpec
+    mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
+    deviation: float
+    scaling_factor: float  # x0 = scaling_factor · latent
+    source: dict[str, Any]  # `kind`: train | load, and what came of it
+    digest: str  # of weights and constants
+
+
+@dataclass
+class Autoencoder:
+    """The nets, in evaluation mode and float32, and what `config.json` says of them."""
+
+    network: AutoencoderNetParams
+    spec: MelSpec
+    net: nn.Module
+    mean: float
+    deviation: float
+    scaling_factor: float
+    vocoder_params: VocoderNetParams | None = None
+    vocoder: nn.Module | None = None
+    digest: str = ""  # once it is saved
+
+    @property
+    def factor(self) -> int:
+        return self.network.factor
+
+    @property
+    def silence(self) -> float:
+        """The log-mel of silence."""
+        return math.log(self.spec.floor)
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """(channels, frames, bands) of the latent of a log-mel of so many frames."""
+        return self.network.latent_channels, frames // self.factor, self.spec.n_mels // self.factor
+
+    def to(self, device: torch.device | str) -> Autoencoder:
+        self.net.to(device)
+        if self.vocoder is not None:
+            self.vocoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and ln variance of the posterior, [B, channels, frames / factor, n_mels / factor], of log-mels [B, n_mels, frames].
+
+        `frames` must be a multiple of `factor`. Neither is scaled.
+        """
+        posterior = self.net.encode(to_picture(log_mel, self.mean, self.deviation)).latent_dist
+        return posterior.mean.float(), posterior.logvar.float()
+
+    @torch.no_grad()
+    def decode(self, x0: Tensor) -> Tensor:
+        """Log-mels [B, n_mels, frames], not below the spec's floor, of scaled latents [B, channels, frames / factor, bands]."""
+        picture = self.net.decode(x0 / self.scaling_factor).sample.float()
+        return (picture[:, 0].transpose(1, 2) * self.deviation + self.mean).clamp_min(self.silence)
+
+
+def to_picture(log_mel: Tensor, mean: float, deviation: float) -> Tensor:
+    """What the net sees, [B, 1, frames, n_mels], of log-mels [B, n_mels, frames]."""
+    return ((log_mel - mean) / deviation).transpose(1, 2)[:, None]
+
+
+def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
+    """x0: a draw of the posterior by standard normal `noise`, scaled."""
+    return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
+
+
+def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
+    """UserError where the net cannot halve the spec's bands as often as it must."""
+    if spec.n_mels % network.factor:
+        raise UserError(
+            f"mel spec: n_mels {spec.n_mels} must be a multiple of {network.factor}: the autoencoder halves it "
+            f"{len(network.widths) - 1} times"
+        )
+
+
+def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
+    """Write the directory (made anew); returns the digest that tells this autoencoder from others. `source`: plain values."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True)
+    nets = {WEIGHTS: model.net} | ({VOCODER: model.vocoder} if model.vocoder is not None else {})
+    for name, net in nets.items():
+        tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+        save_file(tensors, directory / name, {"format": "pt"})
+    values = {
+        "network": model.network.model_dump(mode="json"),
+        "vocoder": model.vocoder_params and model.vocoder_params.model_dump(mode="json"),
+        "mel_spec": model.spec.model_dump(mode="json"),
+        "mean": model.mean,
+        "deviation": model.deviation,
+        "scaling_factor": model.scaling_factor,
+    }
+    model.digest = shards.digest(values, {name: shards.file_digest(directory / name) for name in sorted(nets)})
+    text = json.dumps(values | {"source": source, "digest": model.digest}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (directory / CONFIG).write_text(text, encoding="utf-8")
+    return model.digest
+
+
+def config(directory: Path) -> AutoencoderConfig:
+    """What a directory that `save` wrote says of itself; UserError where it is none."""
+    path = directory / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory}: no autoencoder here (config.json is missing); `dvc repro` makes one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
+    return strict.parse(AutoencoderConfig, values, str(path))
+
+
+def load(directory: Path) -> Autoencoder:
+    """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
+    found = config(directory)
+    net = _filled(build_autoencoder(found.network), directory / WEIGHTS)
+    vocoder = None
+    if found.vocoder is not None:
+        vocoder = _filled(build_vocoder(found.vocoder, found.mel_spec.n_mels, found.mel_spec.sample_rate), directory / VOCODER)
+    constants = {"mean": found.mean, "deviation": found.deviation, "scaling_factor": found.scaling_factor}
+    return Autoencoder(
+        found.network, found.mel_spec, net, **constants, vocoder_params=found.vocoder, vocoder=vocoder, digest=found.digest
+    )
+
+
+def _filled(net: nn.Module, path: Path) -> nn.Module:
+    """The net with the weights in a file, in evaluation mode."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
+    except RuntimeError as error:
+        first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+        raise UserError(f"{path}: weights of another architecture than config.json says ({first}); `dvc repro`") from None
+    return net.eval()

@@ -1,0 +1,184 @@
+"""Train the autoencoder on the training clips' log-mels, and say how well one rebuilds sounds that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill import shards
+from soundmill.audio import figures, mel
+from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, check_shape, sample_posterior, to_picture
+from soundmill.models.tango.params import AutoencoderParams
+from soundmill.training.callbacks import Curve
+from soundmill.training.device import pick_device
+from soundmill.training.loader import Batch, Crops, Loader, LogMels, Order, gather_log_mels
+from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.seeds import seed_of
+
+POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
+SCALING_CLIPS = 256  # that the scaling factor is measured on, at most
+MEASURED_CLIPS = 64  # held-out ones, at most
+DRAWN_CLIPS = 4
+
+
+class AutoencoderModule(TrainingModule):
+    """A step: crops of log-mels, encoded, drawn from their posteriors, decoded."""
+
+    def __init__(self, params: AutoencoderParams, net: nn.Module, mean: float, deviation: float):
+        weights = params.weights
+        super().__init__(net, weights.optimiser, weights.ema, weights.steps, weights.seed)
+        self.kl_weight, self.mean, self.deviation = weights.kl_weight, mean, deviation
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        picture = to_picture(batch.values[0].float(), self.mean, self.deviation)
+        posterior = self.net.encode(picture).latent_dist
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.empty_like(mean).normal_(generator=self.rng("posterior", step))
+        rebuilt = self.net.decode(sample_posterior(mean, log_variance, noise, 1.0)).sample.float()
+        return reconstruction_error(rebuilt, picture) + self.kl_weight * kl_divergence(mean, log_variance)
+
+
+def reconstruction_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
+    """Mean absolute error of [B, 1, frames, n_mels], plus the mean of those of the same pictures averaged over squares.
+
+    The coarser ones weigh what is wrong for a while and a band's width more than grain, whose errors cancel out.
+    """
+    pool = nn.functional.avg_pool2d
+    sides = [side for side in POOLED if side <= min(picture.shape[2:])]
+    coarse = [(pool(rebuilt, side) - pool(picture, side)).abs().mean() for side in sides]
+    return (rebuilt - picture).abs().mean() + (torch.stack(coarse).mean() if coarse else 0.0)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Of the posterior from the standard normal, in nats, mean over latent values."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def train(
+    params: AutoencoderParams, ctx: Any, mels: Path, weights_of_clips: Mapping[str, float]
+) -> tuple[Autoencoder, list[dict[str, float]], dict[str, Any]]:
+    """The trained autoencoder, its curve, and facts of the training; `weights_of_clips` as `Order` takes them."""
+    wanted, network, spec = params.weights, params.network, mel.read_spec(mels)
+    use_threads(params.hardware.threads)
+    check_shape(network, spec)
+    log_mels = gather_log_mels(mels, list(weights_of_clips), ctx.scratch)
+    mean, deviation = standard(log_mels)
+    torch.manual_seed(wanted.seed)
+    net = build_autoencoder(network)
+    parameters = sum(weight.numel() for weight in net.parameters())
+    print(
+        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {wanted.crop_frames} frames of {spec.n_mels} bands, "
+        f"{wanted.steps} steps of {wanted.batch_size}",
+        flush=True,
+    )
+    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
+    loader = Loader(
+        Crops(log_mels, wanted.crop_frames, math.log(spec.floor)),
+        Order(wanted.seed, weights_of_clips, wanted.batch_size),
+        partial(places, wanted.seed, wanted.batch_size),
+        steps=wanted.steps,
+        workers=max(1, ctx.workers // params.hardware.devices) if on_gpu else 0,
+        pinned=on_gpu,
+    )
+    # Other processes train when there are several devices, and tracking stays in this one.
+    alone = params.hardware.devices == 1
+    curve = Curve(wanted.log_every_steps, ctx.tracking.log_curve if alone else None)
+    module = AutoencoderModule(params, net, mean, deviation)
+    facts = fit(
+        module,
+        loader,
+        hardware=params.hardware,
+        scratch=ctx.scratch / "training",
+        label=ctx.name,
+        log_every=wanted.log_every_steps,
+        checkpoint_seconds=wanted.checkpoint_seconds,
+        curve=curve,
+        callbacks=[],
+    )
+    if not alone:
+        for point in curve.points:
+            ctx.tracking.log_curve({key: value for key, value in point.items() if key != "step"}, int(point["step"]))
+    module.ema.copy_to(net)
+
+    model = Autoencoder(network, spec, net.eval(), mean, deviation, scaling_factor=1.0)
+    model.to(pick_device(params.hardware.accelerator))
+    few = gather_log_mels(mels, chosen(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
+    model.scaling_factor = round(1 / latent_deviation(model, few), 6)
+    facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    return model, curve.points, facts
+
+
+def places(seed: int, batch_size: int, step: int) -> Tensor:
+    """Where in its clip each crop of a whole batch begins, in [0, 1)."""
+    return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "crop", step)))
+
+
+def standard(log_mels: LogMels) -> tuple[float, float]:
+    """Mean and deviation of all values, to digits that do not depend on the processor."""
+    count, total, squares = 0, 0.0, 0.0
+    for item in range(len(log_mels)):
+        values = log_mels.arrays.read(item).astype(np.float64)
+        count, total, squares = count + values.size, total + values.sum(), squares + np.square(values).sum()
+    mean = total / count
+    return round(float(mean), 6), round(math.sqrt(max(squares / count - mean**2, 1e-12)), 6)
+
+
+def chosen(clip_ids: Sequence[str], count: int) -> list[str]:
+    """Of more than `count` clips those with the smallest hash, so a larger corpus keeps most of a choice; sorted."""
+    return sorted(sorted(clip_ids, key=shards.digest)[:count])
+
+
+def wholes(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
+    """Clip after clip [1, n_mels, frames], of a length that the net takes: some last frames are cut, or silence follows."""
+    device = next(model.net.parameters()).device
+    for item, (_, frames) in enumerate(log_mels.arrays.shapes.tolist()):
+        length = max(model.factor, frames // model.factor * model.factor)
+        yield log_mels.crops([item], [0.0], length, model.silence).float().to(device)
+
+
+def latent_deviation(model: Autoencoder, log_mels: LogMels) -> float:
+    """Standard deviation of draws from the posteriors of whole clips, not scaled."""
+    count, total, squares = 0, 0.0, 0.0
+    for log_mel in wholes(model, log_mels):
+        mean, log_variance = (values.double() for values in model.encode(log_mel))
+        count, total = count + mean.numel(), total + float(mean.sum())
+        squares += float((mean.square() + log_variance.exp()).sum())  # of a draw: that of its mean, and its variance
+    return math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
+
+
+def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
+    """Log-mels of the clips to measure on."""
+    return gather_log_mels(mels, chosen(clip_ids, MEASURED_CLIPS), scratch)
+
+
+def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
+    """`l1_db`, mean error of the rebuilt log-mels in dB; `kl`, nats per latent value; `latent_std`, of scaled latents."""
+    errors, divergences = [], []
+    for log_mel in wholes(model, log_mels):
+        mean, log_variance = model.encode(log_mel)
+        errors.append(float((model.decode(model.scaling_factor * mean) - log_mel).abs().mean()))
+        divergences.append(float(kl_divergence(mean, log_variance)))
+    decibels = 20 / model.spec.power / math.log(10)
+    return {
+        "l1_db": decibels * float(np.mean(errors)),
+        "kl": float(np.mean(divergences)),
+        "latent_std": model.scaling_factor * latent_deviation(model, log_mels),
+    }
+
+
+def draw(model: Autoencoder, log_mels: LogMels, heading: str) -> Any:
+    """A figure of some clips, each beside what the autoencoder makes of it."""
+    real = list(islice(wholes(model, log_mels), DRAWN_CLIPS))
+    rebuilt = [model.decode(model.scaling_factor * model.encode(log_mel)[0]) for log_mel in real]
+    frames = min(log_mel.shape[2] for log_mel in real)
+    pictures = [picture[0, :, :frames].cpu().numpy() for pair in zip(real, rebuilt, strict=True) for picture in pair]
+    titles = [title for clip_id in log_mels.arrays.ids[: len(real)] for title in (clip_id, "rebuilt")]
+    return figures.draw_log_mels(np.stack(pictures), titles, model.spec, 2, heading)

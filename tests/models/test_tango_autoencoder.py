@@ -1,0 +1,242 @@
+"""The mel autoencoder: sizes, what goes in and out, what is kept on disk, and those of others."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango import pretrained
+from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, sample_posterior
+from soundmill.models.tango.autoencoder_training import kl_divergence, reconstruction_error
+from soundmill.models.tango.params import AutoencoderNetParams, AutoencoderParams, VocoderNetParams
+from soundmill.models.tango.vocoder import build_vocoder, to_wave
+from soundmill.params import compose, parse
+
+TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)
+VOICE = VocoderNetParams(
+    channels=32, rates=[5, 4, 2, 2, 2], kernels=[16, 16, 8, 4, 4], resblock_kernels=[3], resblock_dilations=[[1, 3]]
+)
+SPEC = MelSpec(
+    sample_rate=16_000,
+    n_fft=1024,
+    win_length=1024,
+    hop_length=160,
+    n_mels=16,
+    f_min=0.0,
+    f_max=8000.0,
+    mel_scale="slaney",
+    norm="slaney",
+    power=1.0,
+    floor=1e-5,
+    peak=0.5,
+)
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.5, deviation=3.0, scaling_factor=0.25)
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A directory as diffusers and transformers write it, with random weights."""
+    torch.manual_seed(1)
+    net = build_autoencoder(TINY)
+    net.register_to_config(scaling_factor=0.93)
+    net.save_pretrained(tmp_path / "audioldm" / "vae")
+    build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "audioldm" / "vocoder")
+    return tmp_path / "audioldm"
+
+
+def load(directory: Path, network=TINY, voice=VOICE, spec=SPEC):
+    return pretrained.load(str(directory), None, network, voice, spec, directory.parent)
+
+
+def size(net: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def test_sizes_of_the_published_nets(root):
+    document = compose(root / "conf", ["model=tango", "scale=paper"])
+    paper = parse(AutoencoderParams, document["tango"]["autoencoder"], "paper")
+    laptop = parse(AutoencoderParams, compose(root / "conf", ["model=tango"])["tango"]["autoencoder"], "laptop")
+    with torch.device("meta"):
+        assert size(build_autoencoder(paper.network)) == 55_376_873
+        assert size(build_vocoder(paper.vocoder, 64, 16_000)) == 55_264_897
+        assert size(build_autoencoder(laptop.network)) == 245_465
+        posterior = build_autoencoder(paper.network).encode(torch.empty(1, 1, 1024, 64)).latent_dist
+    assert posterior.mean.shape == (1, 8, 256, 16)
+
+
+def test_shapes_and_scale(model):
+    log_mel = torch.randn(2, 16, 12)
+    mean, log_variance = model.encode(log_mel)
+    assert mean.shape == log_variance.shape == (2, *model.latent_shape(12)) == (2, 4, 6, 8)
+    rebuilt = model.decode(0.25 * mean)
+    assert rebuilt.shape == log_mel.shape
+    picture = ((log_mel + 5.5) / 3.0).transpose(1, 2)[:, None]
+    with torch.no_grad():
+        expected = model.net.decode(model.net.encode(picture).latent_dist.mean).sample[:, 0].transpose(1, 2) * 3.0 - 5.5
+    torch.testing.assert_close(rebuilt, expected.clamp_min(math.log(1e-5)))
+
+
+def test_nothing_is_softer_than_silence(model):
+    assert model.decode(torch.full((1, 4, 6, 8), -1e3)).min() >= torch.tensor(math.log(1e-5))
+
+
+def test_a_draw_has_the_posteriors_mean_and_deviation():
+    torch.manual_seed(0)
+    draws = sample_posterior(torch.full((100_000,), 2.0), torch.full((100_000,), math.log(9.0)), torch.randn(100_000), 0.5)
+    assert draws.mean() == pytest.approx(1.0, abs=0.02)
+    assert draws.std() == pytest.approx(1.5, rel=0.01)
+
+
+def test_kl_divergence_has_its_known_values():
+    zero = torch.zeros(3, 4)
+    assert kl_divergence(zero, zero) == 0
+    assert kl_divergence(zero + 2, zero) == pytest.approx(2.0)
+    assert kl_divergence(zero, zero + math.log(4.0)) == pytest.approx(0.5 * (4 - 1 - math.log(4)))
+
+
+def test_errors_that_last_cost_more_than_errors_that_cancel():
+    picture = torch.zeros(1, 1, 16, 16)
+    checkered = torch.ones(16, 16)
+    checkered[::2, 1::2] = checkered[1::2, ::2] = -1
+    assert reconstruction_error(picture, picture) == 0
+    assert reconstruction_error(picture + checkered, picture) == pytest.approx(1.0)
+    assert reconstruction_error(picture + 1, picture) == pytest.approx(2.0)
+
+
+def test_what_is_saved_is_loaded_in_diffusers_names(model, tmp_path):
+    digest = autoencoders.save(model, tmp_path / "one", {"kind": "train"})
+    found = autoencoders.load(tmp_path / "one")
+    log_mel = torch.randn(1, 16, 8)
+    assert all(torch.equal(a, b) for a, b in zip(found.encode(log_mel), model.encode(log_mel), strict=True))
+    assert (found.mean, found.deviation, found.scaling_factor, found.spec) == (-5.5, 3.0, 0.25, SPEC)
+    assert found.digest == digest == autoencoders.config(tmp_path / "one").digest
+    assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(build_autoencoder(TINY).state_dict())
+    assert autoencoders.save(model, tmp_path / "same", {"kind": "other words"}) == digest
+    model.scaling_factor = 0.5
+    assert autoencoders.save(model, tmp_path / "other", {"kind": "train"}) != digest
+
+
+def test_weights_of_another_architecture_are_refused(model, tmp_path):
+    autoencoders.save(model, tmp_path / "one", {"kind": "train"})
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    config["network"]["widths"] = [8, 8]
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="weights of another architecture"):
+        autoencoders.load(tmp_path / "one")
+    (tmp_path / "one" / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match="cannot be read"):
+        autoencoders.load(tmp_path / "one")
+    with pytest.raises(UserError, match=r"no autoencoder here \(config.json"):
+        autoencoders.load(tmp_path)
+
+
+def test_one_that_others_trained_is_loaded_with_its_scale_and_vocoder(published, tmp_path):
+    model, source = load(published)
+    assert (model.scaling_factor, model.mean, model.deviation) == (0.93, 0.0, 1.0)
+    assert source["revision"] is None
+    own = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, own[name]) for name, value in model.net.state_dict().items())
+    autoencoders.save(model, tmp_path / "mine", {"kind": "load", **source})
+    again = autoencoders.load(tmp_path / "mine")
+    log_mel = torch.randn(2, 16, 10)
+    assert torch.equal(to_wave(again.vocoder, log_mel, 160), to_wave(model.vocoder, log_mel, 160))
+    assert load(published, voice=None)[0].vocoder is None
+
+
+def test_weights_in_the_names_of_their_time_are_loaded(published):
+    """AudioLDM's are from before diffusers renamed attention."""
+    path = published / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, value in weights.items():
+        for new, former in old.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{former}.")
+        renamed[name] = value
+    assert set(renamed) != set(weights)
+    save_file(renamed, path, {"format": "pt"})
+    found = load(published)[0].net.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def test_another_architecture_than_the_parameters_is_refused(published):
+    with pytest.raises(UserError, match=r"block_out_channels is \[8, 16\], autoencoder.network has \[8, 8\]"):
+        load(published, network=TINY.model_copy(update={"widths": [8, 8]}))
+    with pytest.raises(UserError, match=r"channels is 32, autoencoder.vocoder has 16"):
+        load(published, voice=VOICE.model_copy(update={"channels": 16}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hop_length": 200}, "hop_length 160, not 200"),
+        ({"n_mels": 32}, "n_mels 16, not 32"),
+        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
+    ],
+)
+def test_a_vocoder_for_other_spectrograms_is_refused(published, change, said):
+    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
+        load(published, spec=SPEC.model_copy(update=change))
+
+
+def test_weights_that_are_pickled_torn_or_incomplete_are_refused(published):
+    path = published / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    save_file({name: value for name, value in weights.items() if name != "encoder.conv_in.bias"}, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack what config.json says .*encoder.conv_in.bias"):
+        load(published)
+    path.write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match="vae: cannot be loaded"):
+        load(published)
+    path.unlink()
+    torch.save(weights, path.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(UserError, match=r"has no vae/diffusion_pytorch_model\.safetensors"):
+        load(published)
+
+
+def test_a_scaling_factor_is_never_guessed(published):
+    path = published / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    del config["scaling_factor"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="scaling_factor must be a number above 0, found None"):
+        load(published)
+
+
+def test_a_hub_id_needs_a_commit(tmp_path):
+    with pytest.raises(UserError, match="40 hex digits"):
+        pretrained.load("cvssp/audioldm-s-full-v2", "main", TINY, None, SPEC, tmp_path)
+
+
+def test_a_wave_has_as_many_samples_as_its_frames():
+    vocoder = build_vocoder(VOICE, 16, 16_000).eval()
+    log_mel = torch.randn(2, 16, 10)
+    assert vocoder(log_mel.transpose(1, 2)).shape == (2, 10 * 160 + 32)
+    assert to_wave(vocoder, log_mel, 160).shape == (2, 1600)
+
+
+def test_parameters_that_do_not_fit_are_refused(root):
+    values = compose(root / "conf", ["model=tango"])["tango"]["autoencoder"]
+    voice = VOICE.model_dump()
+    for change, said in (
+        ({"vocoder": voice}, "none is trained here"),
+        ({"weights": values["weights"] | {"crop_frames": 130}}, "must be a multiple of 4"),
+        ({"network": values["network"] | {"groups": 6}}, "cannot be split into 6 groups"),
+        ({"weights": {"kind": "load", "name": "x", "revision": None, "steps": 3}}, "unknown key|Extra inputs"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            AutoencoderParams.model_validate(values | change)

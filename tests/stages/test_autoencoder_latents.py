@@ -1,0 +1,291 @@
+"""An autoencoder of a small corpus and the latents it makes: learnt, kept, the same bytes however they were made."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from soundmill import manifest, shards, stage
+from soundmill.audio.mel import SPEC_KEY
+from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.tango.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
+from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.params import write_yaml
+from stages import autoencoder, latents
+from tests.models.test_tango_autoencoder import SPEC, TINY, VOICE
+
+FRAMES = [21, 21, 16, 21, 21, 21]  # of each clip
+SPLITS = ["train", "train", "train", "train", "valid", "test"]
+PARAMETERS = {
+    "network": TINY.model_dump(),
+    "vocoder": None,
+    "weights": {
+        "kind": "train",
+        "seed": 0,
+        "batch_size": 4,
+        "steps": 60,
+        "crop_frames": 16,
+        "kl_weight": 1e-4,
+        "optimiser": {
+            "learning_rate": 1e-2,
+            "betas": [0.5, 0.9],
+            "weight_decay": 0.0,
+            "warmup_steps": 0,
+            "decay": "cosine",
+            "clip_norm": 1.0,
+        },
+        "ema": {"decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
+        "log_every_steps": 10,
+        "checkpoint_seconds": 60.0,
+    },
+    "hardware": {"accelerator": "cpu", "devices": 1, "precision": "32", "threads": 1},
+}
+
+
+def log_mel(number: int, frames: int) -> np.ndarray:
+    """A band that rises, over a floor."""
+    bands, time = np.mgrid[0:16, 0:frames]
+    return (-9 + 7 * np.exp(-0.1 * (bands - 2 * number - time / 4) ** 2)).astype("<f2")
+
+
+def write_spectrograms(ids: list[str], directory: Path) -> None:
+    """In two shards."""
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: SPEC.model_dump_json().encode()})
+    for shard in range(2):
+        rows = []
+        for number, clip_id in list(enumerate(ids))[shard::2]:
+            values = log_mel(number, FRAMES[number])
+            size = {"num_mels": 16, "num_frames": values.shape[1]}
+            rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": f"row {clip_id}", **size})
+        shards.write_rows(rows, directory / shards.shard_name(shard), schema)
+
+
+def write_catalog(path: Path, caption: str = "a tone rises") -> None:
+    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "labels": [], "corpus": "test", "weight": 1.0}
+    rows = [
+        {"clip_id": f"clip{number}", "split": split, "captions": [caption, f"number {number}"], **fields}
+        for number, split in enumerate(SPLITS)
+    ]
+    shards.write_rows(rows, path, manifest.CATALOG)
+
+
+@pytest.fixture
+def project(tmp_path, root, monkeypatch) -> Path:
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(root)
+    data = tmp_path / "data"
+    write_spectrograms([f"clip{number}" for number in range(6)], data / "mels")
+    write_catalog(data / "catalog.parquet")
+    write_spectrograms(["mix0", "mix1"], data / "mixed_mels")
+    mixes = [{"clip_id": f"mix{number}", "caption": f"two, {number}", "labels": []} for number in range(2)]
+    shards.write_rows(mixes, data / "mixes" / shards.shard_name(0), manifest.MIXES)
+    torch.manual_seed(0)
+    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
+    autoencoders.save(model, data / "autoencoder", {"kind": "train"})
+    return tmp_path
+
+
+def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections) -> list[str]:
+    document = {"autoencoder": PARAMETERS, "latents": LATENTS} | sections
+    write_yaml({"execution": {"workers": workers, "dask": None}, "tango": document}, project / "params.yaml")
+    argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
+    return [*argv, "--family", "tango", "--params", str(project / "params.yaml")]
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Shards are made in this process: starting others, which import torch and diffusers, takes seconds each time."""
+
+    def run(function, jobs, scratch, kept, workers, progress):
+        for job in jobs:
+            shards._run_job(function, job, scratch, kept)
+
+    monkeypatch.setattr(shards, "_run_here", run)
+
+
+LATENTS = {"frames": 24, "batch_size": 2, "accelerator": "cpu", "precision": "32"}
+OF_CLIPS = {"mels": "mels", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
+OF_MIXES = {"mels": "mixed_mels", "mixes": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
+
+
+def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> dict:
+    """Run the stage in this process; returns its metrics."""
+    stage.main(latents.run, "latents", arguments(project, ports, **changes))
+    return json.loads((project / "data/l.json").read_text())
+
+
+def make_autoencoder(project: Path, output: str, **changes) -> dict:
+    ports = {"mels": "mels", "catalog": "catalog.parquet", "autoencoder": output, "curves": "c.csv", "grid": "g.png"}
+    argv = arguments(project, {**ports, "metrics": "a.json"}, autoencoder=PARAMETERS | changes)
+    stage.main(autoencoder.run, "autoencoder", argv)
+    return json.loads((project / "data/a.json").read_text())
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.slow
+def test_training_learns_to_rebuild_and_ends_the_same(project, here):
+    metrics = make_autoencoder(project, "first")
+    again = make_autoencoder(project, "again")
+    assert contents(project / "data/first") == contents(project / "data/again")
+    assert metrics == again
+    untrained = PARAMETERS["weights"] | {"steps": 1}
+    assert metrics["valid_l1_db"] < 0.5 * make_autoencoder(project, "untrained", weights=untrained)["valid_l1_db"]
+    curve = (project / "data/c.csv").read_text().splitlines()
+    assert curve[0].split(",")[:2] == ["step", "loss"]
+    assert (project / "data/g.png").read_bytes().startswith(b"\x89PNG")
+
+    model = autoencoders.load(project / "data/first")
+    values = np.concatenate([log_mel(number, FRAMES[number]).astype(np.float64).ravel() for number in range(4)])
+    assert (model.mean, model.deviation) == pytest.approx((values.mean(), values.std()), abs=1e-5)
+    # The scale is that of the training clips' draws: with silence to frames that none has, it would not be 1.
+    told = make_latents(project, {**OF_CLIPS, "autoencoder": "first"}, latents={**LATENTS, "frames": 20})
+    assert told["latent_std"] == pytest.approx(1.0, rel=0.01)
+    assert told["autoencoder"] == model.digest == metrics["digest"]
+
+
+def test_one_that_others_trained_is_taken_with_its_vocoder(project, capfd):
+    net = build_autoencoder(TINY)
+    net.register_to_config(scaling_factor=0.93)
+    net.save_pretrained(project / "theirs" / "vae")
+    build_vocoder(VOICE, 16, 16_000).save_pretrained(project / "theirs" / "vocoder")
+    loaded = {"kind": "load", "name": "theirs", "revision": None}
+    metrics = make_autoencoder(project, "mine", weights=loaded, vocoder=VOICE.model_dump())
+    assert metrics["scaling_factor"] == 0.93
+    assert "CC BY-NC-SA" in capfd.readouterr().out
+    model = autoencoders.load(project / "data/mine")
+    assert (model.mean, model.deviation) == (0.0, 1.0)
+    assert model.vocoder is not None
+    assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"
+
+
+def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
+    metrics = make_latents(project)
+    directory, model = project / "data/clips", autoencoders.load(project / "data/autoencoder")
+    about = read_about(directory)
+    assert (about.autoencoder, about.frames, about.scaling_factor, about.mel_spec) == (model.digest, 24, 0.5, SPEC)
+    rows = {row["clip_id"]: row for row in iterate_index(directory)}
+    found = dict(iterate_posteriors(directory))
+    assert set(rows) == set(found) == {f"clip{number}" for number in range(6)}
+    for number, split in enumerate(SPLITS):
+        row, posterior = rows[f"clip{number}"], found[f"clip{number}"]
+        assert (row["split"], row["captions"]) == (split, ["a tone rises", f"number {number}"])
+        assert posterior.shape == (2, row["channels"], row["frames"], row["bands"]) == (2, 4, 12, 8)
+        padded = np.full((1, 16, 24), math.log(1e-5), np.float32)
+        padded[0, :, : FRAMES[number]] = log_mel(number, FRAMES[number])
+        expected = torch.stack(model.encode(torch.from_numpy(padded)))[:, 0]
+        np.testing.assert_allclose(posterior, expected.numpy(), rtol=2e-3, atol=2e-3)
+    assert (metrics["clips"], metrics["captions"], metrics["silent_frames"], metrics["cut_frames"]) == (6, 12, 23, 0)
+
+
+def test_the_last_frame_is_cut_and_no_more(project, here):
+    assert make_latents(project, latents={**LATENTS, "frames": 20})["cut_frames"] == 5
+    with pytest.raises(SystemExit, match=r"has 21 frames; raise latents.frames, now 18"):
+        make_latents(project, latents={**LATENTS, "frames": 18})
+    with pytest.raises(SystemExit, match=r"latents.frames 21 must be a multiple of 2"):
+        make_latents(project, latents={**LATENTS, "frames": 21})
+
+
+def test_mixes_bring_their_own_captions_and_may_be_none(project, here):
+    make_latents(project, OF_MIXES)
+    rows = {row["clip_id"]: row for row in iterate_index(project / "data/mixed")}
+    assert {name: (row["split"], row["captions"]) for name, row in rows.items()} == {
+        "mix0": ("train", ["two, 0"]),
+        "mix1": ("train", ["two, 1"]),
+    }
+    for name in ("mixes", "mixed_mels"):
+        for path in (project / "data" / name).iterdir():
+            schema = pq.read_schema(path)
+            shards.write_rows([], path, schema)
+    assert make_latents(project, OF_MIXES)["clips"] == 0
+    assert read_about(project / "data/mixed").frames == 24
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """Notes each clip that was really encoded."""
+    clips, encode = [], Autoencoder.encode
+    monkeypatch.setattr(Autoencoder, "encode", lambda self, values: clips.append(len(values)) or encode(self, values))
+    return clips
+
+
+def encode(project: Path, scratch: str, kept: str, known: dict[str, dict], frames: int = 24) -> dict[str, bytes]:
+    """The latents of one shard, as a stage makes them."""
+    config = autoencoders.config(project / "data/autoencoder")
+    about = latents.LatentsAbout(
+        autoencoder=config.digest, scaling_factor=config.scaling_factor, mel_spec=config.mel_spec, frames=frames
+    )
+    encoding = latents.Encoding(project / "data/autoencoder", about, "cpu", 2, "32")
+    job = shards.Job(shards.shard_name(0), (project / "data/mels" / shards.shard_name(0), known, encoding))
+    (project / scratch).mkdir()
+    shards._run_job(latents.encode_shard, job, project / scratch, project / kept)
+    return {path.name: path.read_bytes() for path in (project / scratch).glob("*.parquet")}
+
+
+def known_clips(*numbers: int, caption: str = "a") -> dict[str, dict]:
+    return {f"clip{number}": {"clip_id": f"clip{number}", "split": "train", "captions": [caption]} for number in numbers}
+
+
+def test_only_what_changed_is_encoded_and_bytes_are_those_from_scratch(project, encoded):
+    encode(project, "before", "kept", known_clips(0, 2))
+    assert encoded == [1, 1]
+    reused = encode(project, "after", "kept", known_clips(0, 2, 4))
+    assert encoded == [1, 1, 1]
+    assert reused == encode(project, "scratch", "none", known_clips(0, 2, 4))
+    assert encode(project, "caption", "kept", known_clips(0, 2, 4, caption="b")) != reused
+
+
+def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
+    """Parameters are the same, and there are kept shards: none may be used, not even one without rows."""
+    before = encode(project, "before", "kept", known_clips(0, 2))
+    empty = encode(project, "empty", "kept_empty", {})
+    torch.manual_seed(1)
+    shutil.rmtree(project / "data/autoencoder")
+    other = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
+    digest = autoencoders.save(other, project / "data/autoencoder", {"kind": "train"})
+    assert encode(project, "after", "kept", known_clips(0, 2)) != before
+    assert encoded == [1, 1, 1, 1]
+    assert encode(project, "still_empty", "kept_empty", {}) != empty
+    for name in ("after", "still_empty"):
+        about = pq.read_schema(project / name / shards.shard_name(0)).metadata[ABOUT_KEY]
+        assert json.loads(about)["autoencoder"] == digest
+
+
+def test_spectrograms_of_another_kind_are_refused(project):
+    other = SPEC.model_copy(update={"floor": 1e-4})
+    for path in shards.shard_paths(project / "data/mels"):
+        rows = list(shards.read_rows(path, manifest.SPECTROGRAMS))
+        shards.write_rows(rows, path, manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: other.model_dump_json().encode()}))
+    with pytest.raises(SystemExit, match="made with another mel spec"):
+        make_latents(project)
+
+
+def test_a_clip_without_a_spectrogram_is_named(project):
+    write_spectrograms([f"other{number}" for number in range(6)], project / "data/mels")
+    with pytest.raises(SystemExit, match="no spectrogram of 6 clips, the first 'clip0'"):
+        make_latents(project)
+
+
+@pytest.mark.slow
+def test_bytes_hang_on_no_worker_and_no_thread(project):
+    make_latents(project)
+    first = contents(project / "data/clips")
+    shutil.rmtree(project / "data/.work")  # what was kept
+    command = [sys.executable, "-m", "stages.latents", *arguments(project, OF_CLIPS, workers=2)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert contents(project / "data/clips") == first
