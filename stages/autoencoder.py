@@ -46,7 +46,10 @@ def run(
     figure = autoencoder_training.draw(model, log_mels, f"autoencoder on {split} clips")
     figures.save_png(figure, grid)
     ctx.tracking.log_figure(figure, "autoencoder")
-    write_curve(points, curves)
+    if points:
+        write_curve(points, curves)
+    else:
+        curves.write_text("step,loss\n", encoding="utf-8")
     digest = autoencoders.save(model, autoencoder, {"kind": weights.kind, **facts})
     return {
         "digest": digest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -67,6 +67,8 @@ def run(
         f"on {pick_device(params.accelerator).type} where they are new",
         flush=True,
     )
+    if pick_device(params.accelerator).type != "cpu":
+        ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its pictures there
     report = ctx.map_shards(encode_shard, jobs, latents, reuse=True)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_frames", "cut_frames")}
     if report.details:
@@ -93,6 +95,12 @@ class Encoding:
     batch_size: int
     precision: str
 
+    @property
+    def at_once(self) -> int:
+        """Clips in a batch. A CPU takes one at a time, since neighbours would move last bits."""
+        return 1 if pick_device(self.accelerator).type == "cpu" else self.batch_size
+
+    @property
     def applied_precision(self) -> str:
         return "32" if pick_device(self.accelerator).type == "cpu" else self.precision
 
@@ -109,7 +117,7 @@ def encode_shard(
 ) -> shards.Report:
     """Write the posteriors of those clips of one shard that are `known`: by id, what the catalog says of them."""
     device, frames = pick_device(encoding.accelerator).type, encoding.about.frames
-    made_by = encoding.about.autoencoder, frames, device, encoding.applied_precision()
+    made_by = encoding.about.autoencoder, frames, device, encoding.applied_precision
     schema = manifest.LATENTS.with_metadata({ABOUT_KEY: encoding.about.model_dump_json().encode()})
     if previous and pq.read_schema(previous).metadata != schema.metadata:
         previous = None  # of another autoencoder: none of its rows would be taken, but an empty shard as it is
@@ -137,16 +145,11 @@ def encode_shard(
 
 
 def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, mels: Path) -> Iterator[np.ndarray]:
-    """Mean and ln variance, float16 [2, channels, frames, bands], of row after row.
-
-    A CPU takes one clip at a time, since in a batch neighbours would move last bits. A GPU takes batches of one fixed shape, whose
-    last is filled up.
-    """
+    """Mean and ln variance, float16 [2, channels, frames, bands], of row after row; the last batch is filled up with silence."""
     device = pick_device(encoding.accelerator)
-    size = 1 if device.type == "cpu" else encoding.batch_size
-    while some := list(islice(rows, size)):
+    while some := list(islice(rows, encoding.at_once)):
         model = _load(encoding.autoencoder, encoding.about.autoencoder, encoding.accelerator)
-        log_mels = np.full((size, model.spec.n_mels, encoding.about.frames), model.silence, np.float32)
+        log_mels = np.full((encoding.at_once, model.spec.n_mels, encoding.about.frames), model.silence, np.float32)
         for log_mel, row in zip(log_mels, some, strict=False):
             values = np.frombuffer(row["log_mel"], "<f2").reshape(row["num_mels"], row["num_frames"])
             # A clip of as many samples as frames · hop has one frame more, at its end.
@@ -157,7 +160,7 @@ def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, mels: Path) -> I
                 )
             values = values[:, : encoding.about.frames]
             log_mel[:, : values.shape[1]] = values
-        with autocast(device, encoding.applied_precision()):
+        with autocast(device, encoding.applied_precision):
             posteriors = model.encode(torch.from_numpy(log_mels).to(device))
         posteriors = torch.stack(posteriors, dim=1).cpu().numpy().astype("<f2")
         for row, posterior in zip(some, posteriors, strict=False):

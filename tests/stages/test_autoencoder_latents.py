@@ -166,6 +166,7 @@ def test_one_that_others_trained_is_taken_with_its_vocoder(project, capfd):
     metrics = make_autoencoder(project, "mine", weights=loaded, vocoder=VOICE.model_dump())
     assert metrics["scaling_factor"] == 0.93
     assert "CC BY-NC-SA" in capfd.readouterr().out
+    assert (project / "data/c.csv").read_text() == "step,loss\n"
     model = autoencoders.load(project / "data/mine")
     assert (model.mean, model.deviation) == (0.0, 1.0)
     assert model.vocoder is not None
@@ -246,6 +247,17 @@ def test_only_what_changed_is_encoded_and_bytes_are_those_from_scratch(project, 
     assert encoded == [1, 1, 1]
     assert reused == encode(project, "scratch", "none", known_clips(0, 2, 4))
     assert encode(project, "caption", "kept", known_clips(0, 2, 4, caption="b")) != reused
+
+
+def test_batches_as_of_a_gpu_change_last_bits_only(project, encoded, monkeypatch):
+    encode(project, "singly", "none", known_clips(0, 2, 4))
+    monkeypatch.setattr(latents.Encoding, "at_once", property(lambda self: self.batch_size))
+    encode(project, "batched", "none_either", known_clips(0, 2, 4))
+    assert encoded == [1, 1, 1, 2, 2]
+    singly, batched = (dict(iterate_posteriors(project / name)) for name in ("singly", "batched"))
+    assert list(singly) == list(batched) == ["clip0", "clip2", "clip4"]
+    for clip_id, posterior in singly.items():
+        np.testing.assert_allclose(posterior, batched[clip_id], rtol=2e-3, atol=2e-3)
 
 
 def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
