@@ -116,8 +116,12 @@ def families(
 
 @app.command(cls=Command)
 def generate(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
+    ] = None,
     family: Annotated[str, typer.Option(help="Model family, as listed under `families` in params.yaml.")] = "ddpm_mel",
-    label: Annotated[list[str] | None, typer.Option(help="What to make; give it again to mix labels. Without: any sound.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: as trained for).")] = None,
@@ -129,10 +133,17 @@ def generate(
     """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
     from soundmill.models import registry
 
-    directory = checkpoint or project_root(project) / "data" / "models" / family
+    try:
+        home = project_root(project)
+    except UserError:
+        if checkpoint is None:
+            raise
+        home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
+    directory = checkpoint or home / "data" / "models" / family
     if not directory.is_dir():
         raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
-    for path in registry.generate_sounds(directory, label or [], number, seed, output, steps=steps, guidance=guidance):
+    prompts = [*(prompt or []), *(label or [])]
+    for path in registry.generate_sounds(directory, prompts, number, seed, output, home, steps=steps, guidance=guidance):
         typer.echo(path)
 
 

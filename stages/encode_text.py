@@ -57,8 +57,11 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     by_shard: dict[int, list[str]] = defaultdict(list)
     for caption in sorted(captions):
         by_shard[shards.shard_of(caption, count)].append(caption)
+    # Whoever encodes a prompt later needs the same encoder: random weights are made again from their sizes and seed.
+    scratch = None if encoder.pretrained else params.scratch.model_dump()
+    about = {**encoder.identity(), "max_tokens": params.max_tokens, "scratch": scratch}
     jobs = [
-        shards.Job(shards.shard_name(index), (by_shard[index], encoder, params.max_tokens), len(by_shard[index]))
+        shards.Job(shards.shard_name(index), (by_shard[index], encoder, about), len(by_shard[index]))
         for index in sorted(by_shard)
     ]
     report = ctx.map_shards(encode_shard, jobs, states, unit="caption", reuse=True)
@@ -80,10 +83,10 @@ def _captions_of_mixes(mixes: Path) -> Iterator[str]:
 
 
 def encode_shard(
-    captions: list[str], encoder: text.Encoder, max_tokens: int, output: Path, previous: Path | None = None
+    captions: list[str], encoder: text.Encoder, about: dict[str, Any], output: Path, previous: Path | None = None
 ) -> shards.Report:
-    """Write the states of one shard's captions; the shard says which encoder's they are."""
-    about = {**encoder.identity(), "max_tokens": max_tokens}
+    """Write the states of one shard's captions; `about`, which encoder's they are, goes with them."""
+    max_tokens = about["max_tokens"]
     schema = manifest.TEXT_STATES.with_metadata({text.ENCODER_KEY: json.dumps(about, sort_keys=True).encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
         for caption in captions:

@@ -4,7 +4,7 @@ A family offers
 - `TITLE` and `PAPER`: what it is, and where it comes from, a line each;
 - `TrainParams`, `GenerateParams`: the parameters (StageParams) of `<family>.train` and `<family>.generate`;
 - `train`, `generate`: what the two stages run; `generate_sounds`: sounds from its checkpoint, as below;
-- `seconds(train_params, generate_params, num_clips, num_labels)`: what both stages will take on this machine;
+- `seconds(document, num_clips, num_labels)`: what both stages will take on this machine, by the content of a params.yaml;
 - `networks(document)`: its nets by part (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors
   have no memory (torch's meta device), so that sizes of any scale can be told; it must not read a weight's value.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.params import StageParams, compose, did_you_mean, parse, section
+from soundmill.params import StageParams, compose, did_you_mean
 from soundmill.stage import tree_digest
 
 
@@ -47,9 +47,7 @@ def generate_params(name: str) -> type[StageParams]:
 
 def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_labels: int) -> float:
     """Seconds that training and generating will take here, by the parameters in a whole params.yaml's content."""
-    train = parse(train_params(name), section(document, f"{name}.train", "params.yaml"), f"params.yaml: {name}.train")
-    generate = parse(generate_params(name), section(document, f"{name}.generate", "params.yaml"), f"params.yaml: {name}.generate")
-    return family(name).seconds(train, generate, num_clips, num_labels)
+    return family(name).seconds(document, num_clips, num_labels)
 
 
 def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
@@ -114,6 +112,7 @@ def generate_sounds(
     count: int,
     seed: int,
     output_dir: Path,
+    home: Path,
     steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Path]:
@@ -121,7 +120,8 @@ def generate_sounds(
 
     Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
     known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
-    `spectrograms.png`, into `output_dir`; returns the WAVs. `steps` and `guidance` replace the checkpoint's own sampling.
+    `spectrograms.png`, into `output_dir`; returns the WAVs. `home` is where relative paths of text encoders start. `steps`
+    and `guidance` replace the checkpoint's own sampling.
     """
     config = checkpoint_config(checkpoint_dir)
-    return family(config["family"]).generate_sounds(checkpoint_dir, prompts, count, seed, output_dir, steps, guidance)
+    return family(config["family"]).generate_sounds(checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance)

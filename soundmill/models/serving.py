@@ -23,11 +23,15 @@ def load(directory: Path) -> Path:
 
 
 def predict(checkpoint: Path, rows: Any) -> np.ndarray:
-    """One sound per row; `label` may be empty (any sound), `seed` makes it repeatable."""
+    """One sound per row; `label` may be empty (any sound) where the family knows labels, and is the prompt of one that reads text.
+
+    `seed` makes it repeatable.
+    """
     waves = []
     for label, seed in zip(rows["label"], rows["seed"], strict=True):
         with tempfile.TemporaryDirectory(prefix="soundmill-serve-") as folder:
-            (path,) = registry.generate_sounds(checkpoint, [label] if label else [], 1, int(seed), Path(folder))
+            prompts = [label] if label else []
+            (path,) = registry.generate_sounds(checkpoint, prompts, 1, int(seed), Path(folder), home=checkpoint)
             waves.append(soundfile.read(path, dtype="float32")[0])
     return np.stack(waves)
 

@@ -81,7 +81,7 @@ def test_every_distinct_caption_once_and_the_null_text(project, capfd):
     assert (metrics["captions"], metrics["tokens"], metrics["truncated"]) == (5, 65, 1)
     for path in shards.shard_paths(project / "data/text/mine"):
         about = json.loads(pq.read_schema(path).metadata[text.ENCODER_KEY])
-        assert about == {**metrics["encoder"], "max_tokens": 24}
+        assert about == {**metrics["encoder"], "max_tokens": 24, "scratch": {**SIZES, "seed": 0}}
         for row in shards.read_rows(path, manifest.TEXT_STATES):
             assert path.name == shards.shard_name(shards.shard_of(row["caption"], 3))
 
@@ -105,7 +105,7 @@ def asked(monkeypatch) -> list[str]:
 def encode(captions: list[str], encoder: text.Encoder, scratch: Path, kept: Path) -> dict[str, bytes]:
     """One shard, as a stage makes it."""
     scratch.mkdir()
-    job = shards.Job(shards.shard_name(0), (captions, encoder, 24))
+    job = shards.Job(shards.shard_name(0), (captions, encoder, {"max_tokens": 24}))
     shards._run_job(encode_text.encode_shard, job, scratch, kept)
     return contents(scratch)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import torch
 
-from soundmill.models.ddpm_mel.checkpoint import build_net
+from soundmill import params as strict
+from soundmill.models.ddpm_mel.checkpoint import FAMILY, build_net
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
@@ -16,8 +18,11 @@ TIMED_STEPS = 3
 INVERSION_SECONDS = 0.3  # a sound's mel inversion and Griffin-Lim; small beside the net's steps
 
 
-def seconds(train: TrainParams, generate: GenerateParams, num_clips: int, num_labels: int) -> float:
+def seconds(document: dict[str, Any], num_clips: int, num_labels: int) -> float:
     """Seconds of wall time for training on `num_clips` clips and generating after it; the fastest of TIMED_STEPS steps counts."""
+    section = strict.section(document, FAMILY, "params.yaml")
+    train = strict.parse(TrainParams, strict.section(section, "train", "params.yaml"), f"params.yaml: {FAMILY}.train")
+    generate = strict.parse(GenerateParams, strict.section(section, "generate", "params.yaml"), f"params.yaml: {FAMILY}.generate")
     use_threads(train.hardware.threads)
     device = pick_device(train.hardware.accelerator)
     net = build_net(train, num_labels).to(device)

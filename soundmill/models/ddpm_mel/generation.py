@@ -114,6 +114,7 @@ def generate_sounds(
     count: int,
     seed: int,
     output_dir: Path,
+    home: Path,
     steps: int | None = None,
     guidance: float | None = None,
 ) -> list[Path]:

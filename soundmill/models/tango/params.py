@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.params import Seconds, Seed, StageParams
+from soundmill.params import Probability, Seconds, Seed, StageParams
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
 
 
@@ -101,3 +101,98 @@ class LatentsParams(StageParams):
     batch_size: int = Field(ge=1, description="of a GPU; a CPU takes clips one at a time")
     accelerator: Literal["cpu", "gpu", "auto"]
     precision: Literal["32", "bf16"] = Field(description="of a GPU")
+
+
+class UNetParams(StageParams):
+    """The text-conditioned U-Net (TANGO's: 320, 640, 1280, 1280, text on levels 0 to 2, heads 5, 10, 20, 20)."""
+
+    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
+    heads: list[int] = Field(description="attention heads of each level")
+    text_levels: list[int] = Field(description="levels that attend to themselves and to the text; the middle always does")
+    blocks: int = Field(ge=1, description="residual blocks per level")
+    groups: int = Field(ge=1, description="of the group norms")
+    text_width: int = Field(ge=1, description="of the text encoder's states; conf/text/ sets it with the encoder")
+    gradient_checkpointing: bool = Field(description="compute activations again on the way back: less memory, a third more time")
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> UNetParams:
+        if len(self.heads) != len(self.widths):
+            raise ValueError(f"heads {self.heads} must be one for each of widths {self.widths}")
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            if heads < 1 or width % heads or width % self.groups:
+                raise ValueError(f"width {width} must be a multiple of its {heads} heads and of {self.groups} groups")
+        beyond = [level for level in self.text_levels if not 0 <= level < len(self.widths)]
+        if beyond:
+            raise ValueError(f"text_levels {beyond} do not exist: there are levels 0 to {len(self.widths) - 1}")
+        return self
+
+
+class DiffusionParams(StageParams):
+    """The noise schedule, what is predicted and how errors are weighted (soundmill/diffusion)."""
+
+    num_timesteps: int = Field(ge=2)
+    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
+    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
+    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
+    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
+    objective: Literal["eps", "x0", "v"]
+    weighting: Literal["none", "min_snr", "min_snr_tango"]
+    min_snr_gamma: float = Field(gt=0)
+    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
+
+
+class SamplingParams(StageParams):
+    """From noise and a prompt to sound."""
+
+    sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
+    spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
+    variance: Literal["large", "small"] = Field(description="of ddpm's noise")
+    num_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
+    griffin_lim_iterations: int = Field(ge=1, description="where the autoencoder has no vocoder")
+    griffin_lim_momentum: float = Field(ge=0, lt=1)
+
+
+class GridParams(StageParams):
+    """The picture of samples that is drawn at the end of a training."""
+
+    columns: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
+class TrainParams(StageParams):
+    seed: Seed
+    real_items: int = Field(ge=1, description="clips in a batch of one device")
+    mixed_items: int = Field(ge=0, description="mixes in a batch of one device, beside the clips")
+    accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
+    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
+    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
+    text_dropout: Probability = Field(description="share of items trained with the null text, as guidance needs")
+    null_text: Literal["empty", "zeros"] = Field(description="the encoder's states of the empty caption, or one state of zeros")
+    log_every_steps: int = Field(ge=1)
+    checkpoint_seconds: Seconds
+    hardware: HardwareParams
+    network: UNetParams
+    diffusion: DiffusionParams
+    optimiser: OptimiserParams
+    ema: EmaParams
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainParams:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of steps and epochs, and the other to null")
+        return self
+
+
+class GenerateParams(StageParams):
+    seed: Seed
+    count: int | None = Field(ge=1, description="sounds for so many test clips, by their first caption; null: for all")
+    batch_size: int = Field(ge=1)
+    accelerator: Literal["cpu", "gpu", "auto"]
+    precision: Literal["32", "bf16"]
+    threads: int = Field(ge=1)
+    codec_count: int | None = Field(ge=1, description="real clips sent through the autoencoder and back; null: all")
+    codec_split: Literal["train", "valid", "test"]
+    sampling: SamplingParams

@@ -1,0 +1,124 @@
+"""What the net is told: states of captions that a stage encoded, or of prompts that are encoded now by the same encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from soundmill import manifest, shards, text
+from soundmill.errors import UserError
+from soundmill.params import parse
+from soundmill.training.loader import Arrays, Described, gather
+
+LENGTHS = 8  # states are padded to a multiple of it: few shapes, which a GPU likes
+Condition = tuple[Tensor, Tensor]  # states float32 [B, L, width], mask boolean [B, L]
+
+
+class TextConfig(BaseModel):
+    """Which encoder's states a model knows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    revision: str | None
+    digest: str
+    pretrained: bool
+    max_tokens: int
+    scratch: dict[str, int] | None  # sizes and seed of one with random weights
+
+
+def read_config(directory: Path) -> TextConfig:
+    """Which encoder made the shards below `directory`; shards that disagree are a UserError."""
+    found: TextConfig | None = None
+    for path in shards.shard_paths(directory):
+        said = (pq.read_schema(path).metadata or {}).get(text.ENCODER_KEY)
+        if said is None:
+            raise UserError(f"{path}: not a shard of text states (no {text.ENCODER_KEY.decode()} in its metadata); `dvc repro`")
+        config = parse(TextConfig, json.loads(said), str(path))
+        if found not in (None, config):
+            raise UserError(f"{path}: of another text encoder than its neighbours; remake {directory}: `dvc repro`")
+        found = config
+    assert found is not None  # shard_paths gives at least one
+    return found
+
+
+@dataclass(frozen=True)
+class Texts:
+    """States of captions by their number, and those of no text at all."""
+
+    states: Arrays
+    null: np.ndarray  # [tokens, width]
+
+    def padded(self, numbers: Sequence[int | None]) -> Condition:
+        """States of captions, None: the null text; in float16, as they are stored."""
+        return pad([self.null if number is None else self.states.read(number) for number in numbers])
+
+
+def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, scratch: Path) -> Texts:
+    """States of `captions` ("" not among them), in that order; `scratch` holds their copy. Another width is a UserError."""
+    what = f"{directory}: the state of caption"
+    states = gather(_index(directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
+    found = int(states.shapes[0, 1])
+    if found != width:
+        raise UserError(f"{directory}: text states are {found} wide; set train.network.text_width to that, it is {width}")
+    return Texts(states, null_of(null_text, states.read(len(captions))))
+
+
+def null_of(null_text: str, empty: np.ndarray) -> np.ndarray:
+    """States of no text, out of those of the empty caption [tokens, width]."""
+    return empty if null_text == "empty" else np.zeros((1, empty.shape[1]), empty.dtype)
+
+
+def pad(states: Sequence[np.ndarray]) -> Condition:
+    """States [tokens, width] each as one [B, L, width], and the mask of what are tokens [B, L]."""
+    longest = -(-max(len(one) for one in states) // LENGTHS) * LENGTHS
+    values = np.zeros((len(states), longest, states[0].shape[1]), states[0].dtype)
+    mask = np.zeros((len(states), longest), bool)
+    for row, hidden, one in zip(values, mask, states, strict=True):
+        row[: len(one)] = one
+        hidden[: len(one)] = True
+    return torch.from_numpy(values), torch.from_numpy(mask)
+
+
+def _index(directory: Path) -> Iterator[Described]:
+    for path in shards.shard_paths(directory):
+        for row in shards.read_rows(path, manifest.TEXT_STATES, ["digest", "caption", "num_tokens", "width"]):
+            yield Described(row["caption"], (row["num_tokens"], row["width"]), row["digest"])
+
+
+def _contents(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in shards.shard_paths(directory):
+        for row in shards.read_rows(path, manifest.TEXT_STATES, ["caption", "states"]):
+            yield row["caption"], np.frombuffer(row["states"], "<f2")
+
+
+def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path, digests: Path | None = None) -> list[np.ndarray]:
+    """States float16 [tokens, width] of each prompt, by the encoder that a model was trained with; any other is a UserError.
+
+    `home` is where relative names of encoders start; below `scratch` one with random weights is made again.
+    """
+    if config.pretrained:
+        encoder = text.find(config.name, config.revision, home, digests)
+    else:
+        encoder = text.make_scratch(scratch / "encoder", **(config.scratch or {}))
+    if encoder.digest != config.digest:
+        raise UserError(
+            f"the text encoder {config.name!r} is not the one this model was trained with (its files differ): "
+            "bring that one back, or encode the captions anew and retrain: `dvc repro`"
+        )
+    threads = torch.get_num_threads()
+    try:
+        read = text.load(encoder, config.max_tokens)
+        known = {prompt: read(prompt).values for prompt in set(prompts)}
+    finally:
+        torch.set_num_threads(threads)
+    return [known[prompt] for prompt in prompts]

@@ -1,0 +1,298 @@
+"""Train the family on latents and text states: noise and a caption in, latents out. Neither autoencoder nor text encoder is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import manifest, shards
+from soundmill.audio import figures
+from soundmill.diffusion.objectives import per_item_loss, weighted_loss
+from soundmill.errors import UserError
+from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango import checkpoint, conditions
+from soundmill.models.tango.autoencoder import sample_posterior
+from soundmill.models.tango.checkpoint import FAMILY, Model
+from soundmill.models.tango.conditions import Texts
+from soundmill.models.tango.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
+from soundmill.models.tango.params import TrainParams
+from soundmill.models.tango.sample import sample_latents, to_log_mels
+from soundmill.training.callbacks import Curve, write_curve
+from soundmill.training.device import autocast, evaluating, pick_device
+from soundmill.training.loader import Arrays, Batch, Described, Joined, Loader, Order, gather, share
+from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.seeds import seed_of
+
+VALID_CLIPS = 128  # at most, in the final loss
+VALID_BATCH = 16
+
+
+class Listing:
+    """What a directory of latents has, without the numbers: captions and split by clip id."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.about = directory, read_about(directory)
+        self.captions: dict[str, list[str]] = {}
+        self.splits: dict[str, str] = {}
+        self.described: list[Described] = []
+        for row in iterate_index(directory):
+            self.captions[row["clip_id"]] = [caption for caption in row["captions"] or [] if caption]
+            self.splits[row["clip_id"]] = row["split"]
+            self.described.append(Described(row["clip_id"], (2, row["channels"], row["frames"], row["bands"]), row["digest"]))
+
+    def of(self, split: str) -> list[str]:
+        """Ids of one split, sorted."""
+        return sorted(clip_id for clip_id, its in self.splits.items() if its == split)
+
+
+@dataclass(frozen=True)
+class LatentsAndTexts:
+    """A source of posteriors [b, 2, channels, frames, bands], and of the states of one caption of each (conditions.Condition).
+
+    Drawn for each item, in [0, 1): which of its captions, and what is below `dropout` where it is told nothing.
+    """
+
+    posteriors: Arrays
+    captions: Sequence[Sequence[int]]  # their numbers, of each item
+    texts: Texts
+    dropout: float
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        told = [self._caption(item, *chances) for item, chances in zip(items, drawn.tolist(), strict=True)]
+        posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
+        return posteriors, *self.texts.padded(told)
+
+    def _caption(self, item: int, which: float, dropped: float) -> int | None:
+        captions = self.captions[item]
+        return captions[int(which * len(captions))] if captions and dropped >= self.dropout else None
+
+
+def draw_texts(seed: int, batch_size: int, step: int) -> Tensor:
+    """[batch_size, 2] in [0, 1), for LatentsAndTexts."""
+    return torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
+
+
+def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
+    """[batch_size], of all ranks together."""
+    rng = torch.Generator().manual_seed(seed_of(params.seed, "timesteps", step))
+    if params.diffusion.stratified:
+        # In any order: a batch has its clips before its mixes, and each kind must see all of time.
+        time = (torch.randperm(batch_size, generator=rng) + torch.rand((), generator=rng)) / batch_size
+    else:
+        time = torch.rand(batch_size, generator=rng)
+    last = params.diffusion.num_timesteps - 1
+    return (time * (last + 1)).long().clamp(max=last)
+
+
+class TangoModule(TrainingModule):
+    """A batch: latents drawn from their posteriors, noised, predicted from what is left and the text."""
+
+    def __init__(self, params: TrainParams, model: Model, batch_size: int, steps: int):
+        super().__init__(model.net, params.optimiser, params.ema, steps, params.seed, params.accumulate)
+        self.params, self.model, self.batch_size = params, model, batch_size
+        self.table = model.alpha_bar()
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        diffusion = self.params.diffusion
+        posterior, states, mask = batch.values
+        x0 = draw_x0(posterior, self.model.autoencoder.scaling_factor, self.rng("posterior", step))
+        noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
+        t = share(draw_timesteps(self.params, self.batch_size, step), self.global_rank, self.trainer.world_size).to(self.device)
+        answer = partial(_answer, self.net, states.float(), mask)
+        losses = per_item_loss(answer, diffusion.objective, self.table, x0, t, noise)
+        return weighted_loss(losses, diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma, self.table, t)
+
+
+def draw_x0(posterior: Tensor, scaling_factor: float, rng: torch.Generator) -> Tensor:
+    """Scaled latents [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
+    mean, log_variance = posterior.float().unbind(1)
+    return sample_posterior(mean, log_variance, torch.empty_like(mean).normal_(generator=rng), scaling_factor)
+
+
+def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    return net(xt, t, states, mask)
+
+
+def train(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, model_out: Path, curves: Path, grid: Path) -> dict[str, Any]:
+    """Train on `inputs` (autoencoder/, latents/, text/) and write the checkpoint directory, the curve (CSV) and samples (PNG)."""
+    use_threads(params.hardware.threads)
+    devices = params.hardware.devices
+    clips, mixes, about = _listings(params, inputs)
+    clip_ids, mix_ids = clips.of("train"), mixes.of("train") if mixes else []
+    if not clip_ids:
+        raise UserError(f"{clips.directory}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+    order: Order | Joined = Order(params.seed, _weights(catalog, clip_ids), params.real_items * devices)
+    batches = params.steps * params.accumulate if params.steps else order.steps(params.epochs)
+    if mixes:
+        second = Order(seed_of(params.seed, "mixes"), dict.fromkeys(mix_ids, 1.0), params.mixed_items * devices)
+        order = Joined(order, second, devices)
+    steps = -(-batches // params.accumulate)
+
+    held_out = clips.of("valid")[:VALID_CLIPS]
+    spoken = {caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one}
+    captions = sorted(spoken)
+    texts = conditions.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
+
+    autoencoder = autoencoders.load(inputs / "autoencoder")
+    torch.manual_seed(params.seed)
+    net = checkpoint.build_net(params, autoencoder.latent_shape(about.frames))
+    model = Model(params, net, autoencoder, about.frames, conditions.read_config(inputs / "text"))
+    parameters = sum(weight.numel() for weight in net.parameters())
+    print(
+        f"{ctx.name}: {len(clip_ids)} clips, {len(mix_ids)} mixes, {len(captions)} captions, {parameters:,} parameters on latents "
+        f"{model.latent_shape}, {steps} steps of {order.batch_size * params.accumulate}",
+        flush=True,
+    )
+    ctx.tracking.log_dataset(
+        "training clips", shards.digest(clip_ids), len(clip_ids), catalog, "training", {"clip_id": "string", "captions": "string"}
+    )
+    module = TangoModule(params, model, order.batch_size, steps)
+    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
+    loader = Loader(
+        source,
+        order,
+        partial(draw_texts, params.seed, order.batch_size),
+        steps=steps * params.accumulate,
+        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
+        workers=max(1, ctx.workers // devices) if on_gpu else 0,
+        pinned=on_gpu,
+    )
+    # Other processes train when there are several devices, and tracking stays in this one.
+    alone = devices == 1
+    curve = Curve(params.log_every_steps, ctx.tracking.log_curve if alone else None)
+    facts = fit(
+        module,
+        loader,
+        hardware=params.hardware,
+        scratch=ctx.scratch / "training",
+        label=ctx.name,
+        log_every=params.log_every_steps,
+        checkpoint_seconds=params.checkpoint_seconds,
+        curve=curve,
+        callbacks=[],
+    )
+    if not alone:
+        for point in curve.points:
+            ctx.tracking.log_curve({key: value for key, value in point.items() if key != "step"}, int(point["step"]))
+    module.ema.copy_to(net)
+
+    write_curve(curve.points, curves)
+    figure = draw_samples(model, texts, captions, steps)
+    figures.save_png(figure, grid)
+    ctx.tracking.log_figure(figure, "samples/final")
+    facts = {"steps": steps, "training_clips": len(clip_ids), "training_mixes": len(mix_ids), "parameters": parameters, **facts}
+    checkpoint.save(model, inputs / "autoencoder", model_out, facts)
+    metrics = {
+        "loss": curve.points[-1]["loss"],
+        "steps": steps,
+        "clips": len(clip_ids),
+        "mixes": len(mix_ids),
+        "captions": len(captions),
+        "parameters": parameters,
+        "threads": params.hardware.threads,
+    }
+    if held_out:
+        metrics["valid_loss"] = valid_loss(module, _source([clips], held_out, texts, numbers, params, ctx.scratch))
+    inputs_example = {"label": [captions[0] if captions else ""], "seed": [0]}
+    ctx.tracking.log_model(model_out, FAMILY, inputs_example, np.zeros((1, model.num_samples), np.float32))
+    return metrics
+
+
+def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:
+    """Latents of clips and (where they are asked for) of mixes, which must be of one autoencoder: the one beside them."""
+    clips = Listing(inputs / "latents" / "clips")
+    mixes = Listing(inputs / "latents" / "mixes") if params.mixed_items else None
+    if mixes and not mixes.of("train"):
+        raise UserError(
+            f"{mixes.directory}: no mix, and train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
+            "`pressure` or `random`"
+        )
+    digest = autoencoders.config(inputs / "autoencoder").digest
+    for listing in (clips, mixes):
+        if listing and (listing.about.autoencoder != digest or listing.about != clips.about):
+            raise UserError(
+                f"{listing.directory}: latents of another autoencoder than {inputs} has, or of other lengths: `dvc repro`"
+            )
+    return clips, mixes, clips.about
+
+
+def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
+    """How often each clip is drawn in an epoch."""
+    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "weight"]).to_pylist()
+    known = {row["clip_id"]: row["weight"] for row in table}
+    missing = [clip_id for clip_id in clip_ids if clip_id not in known]
+    if missing:
+        raise UserError(f"{catalog}: no clip {missing[0]!r}, of which there are latents ({len(missing)} such); `dvc repro`")
+    return {clip_id: known[clip_id] for clip_id in clip_ids}
+
+
+def _source(
+    listings: Sequence[Listing], ids: Sequence[str], texts: Texts, numbers: dict[str, int], params: TrainParams, scratch: Path
+) -> LatentsAndTexts:
+    index = chain.from_iterable(listing.described for listing in listings)
+    what = f"{listings[0].directory.parent}: the latent of clip"
+    posteriors = gather(index, partial(_posteriors, [listing.directory for listing in listings]), ids, scratch / "latents", what)
+    captions = {clip_id: of_one for listing in listings for clip_id, of_one in listing.captions.items()}
+    return LatentsAndTexts(posteriors, [[numbers[text] for text in captions[one]] for one in ids], texts, params.text_dropout)
+
+
+def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    for directory in directories:
+        yield from iterate_posteriors(directory)
+
+
+def valid_loss(module: TangoModule, source: LatentsAndTexts) -> float:
+    """Mean unweighted error of the averaged net on held-out clips, told their first caption, at timesteps and noise of always."""
+    params, table = module.params, module.table
+    device = pick_device(params.hardware.accelerator)
+    net, told = module.net.to(device), np.array([[0.0, 1.0]])
+    rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
+    count, losses = len(source.posteriors), []
+    with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
+        for start in range(0, count, VALID_BATCH):
+            items = np.arange(start, min(start + VALID_BATCH, count))
+            posterior, states, mask = source.batch(items, told.repeat(len(items), 0))
+            x0 = draw_x0(posterior, module.model.autoencoder.scaling_factor, rng)
+            noise = torch.randn(x0.shape, generator=rng)
+            t = ((torch.from_numpy(items) + torch.rand((), generator=rng)) / count * len(table)).long().clamp(max=len(table) - 1)
+            answer = partial(_answer, net, states.float().to(device), mask.to(device))
+            losses.append(
+                per_item_loss(answer, params.diffusion.objective, table, x0.to(device), t.to(device), noise.to(device)).cpu()
+            )
+    return float(torch.cat(losses).mean())
+
+
+def draw_samples(model: Model, texts: Texts, captions: Sequence[str], step: int) -> Any:
+    """A figure of rows × columns samples, of captions spread evenly over all in alphabetic order."""
+    params = model.params
+    count, device = params.grid.rows * params.grid.columns, pick_device(params.hardware.accelerator)
+    chosen = [index * len(captions) // count for index in range(count)] if captions else [None] * count
+    latents = sample_latents(
+        model,
+        [texts.null if number is None else texts.states.read(number) for number in chosen],
+        texts.null,
+        [seed_of(params.seed, "grid", cell) for cell in range(count)],
+        params.sampling,
+        device=device,
+        precision=params.hardware.precision,
+        batch_size=params.real_items + params.mixed_items,
+    )
+    titles = [shorten(captions[number]) if number is not None else "no text" for number in chosen]
+    heading = f"{FAMILY}: samples after {step} steps"
+    log_mels = to_log_mels(model, latents, device)
+    return figures.draw_log_mels(log_mels.numpy(), titles, model.autoencoder.spec, params.grid.columns, heading)
+
+
+def shorten(prompt: str) -> str:
+    """For a title in a picture."""
+    return prompt if len(prompt) <= 36 else prompt[:35] + "…"

@@ -1,0 +1,168 @@
+"""The family's net and what feeds it: sizes, masks, captions and their absence, timesteps, guidance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from soundmill import params
+from soundmill.models import registry
+from soundmill.models.tango import conditions, training
+from soundmill.models.tango.checkpoint import Model
+from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
+from soundmill.models.tango.sample import sample_latents
+from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
+from soundmill.models.tango.unet import TextUNet
+from soundmill.training.loader import Arrays, Joined, Order, share
+from tests.imports import ROOT
+
+TINY = UNetParams(widths=[16, 32], heads=[2, 4], text_levels=[1], blocks=1, groups=8, text_width=12, gradient_checkpointing=False)
+
+
+@pytest.fixture(scope="module")
+def laptop() -> TrainParams:
+    document = params.compose(ROOT / "conf", ["model=tango"])
+    return params.parse(TrainParams, document["tango"]["train"], "tango.train")
+
+
+@pytest.fixture
+def net() -> TextUNet:
+    torch.manual_seed(0)
+    return TextUNet(TINY, 8).eval()
+
+
+def test_sizes_are_the_published_ones():
+    paper = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])
+    assert registry.parameter_counts("tango", paper) == {"unet": 865_933_768, "vae": 55_376_873, "vocoder": 55_264_897}
+    laptop = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]"])
+    assert set(laptop["families"]) == {"ddpm_mel", "tango"}
+    assert registry.parameter_counts("tango", laptop) == {"unet": 1_689_960, "vae": 245_465}
+
+
+def test_the_schedule_is_the_published_one(laptop):
+    table = Model(laptop, None, None, 0, None).alpha_bar()
+    assert [round(table[t].item(), 7) for t in (0, 500, 999)] == pytest.approx([0.99915, 0.27633, 0.0046601], rel=1e-4)
+
+
+def test_hidden_tokens_change_nothing_and_visible_ones_do(net):
+    xt, t, states = torch.randn(2, 8, 16, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], dtype=torch.bool)
+    with torch.no_grad():
+        answer = net(xt, t, states, mask)
+        torch.testing.assert_close(answer, net(xt, t, torch.where(mask[..., None], states, 1e3), mask))
+        assert not torch.allclose(answer, net(xt, t, states.flip(1), mask))
+        longer = torch.cat([states, torch.zeros(2, 4, 12)], 1), torch.cat([mask, torch.zeros(2, 4, dtype=torch.bool)], 1)
+        torch.testing.assert_close(answer, net(xt, t, *longer), atol=1e-5, rtol=1e-5)
+    assert answer.shape == xt.shape
+
+
+def test_states_are_padded_with_a_mask():
+    values, mask = conditions.pad([np.ones((3, 2), "<f2"), 2 * np.ones((9, 2), "<f2")])
+    assert values.shape == (2, 16, 2)
+    assert mask.sum(1).tolist() == [3, 9]
+    assert values[0, :, 0].tolist() == [1.0] * 3 + [0.0] * 13
+    assert (values[mask].sum() == values.sum()).item()
+
+
+def test_no_text_is_named_in_two_ways():
+    empty = np.full((2, 4), 0.5, "<f2")
+    assert conditions.null_of("empty", empty) is empty
+    zeros = conditions.null_of("zeros", empty)
+    assert zeros.shape == (1, 4)  # one token that can be seen: a mask that hides all would spread attention over the padding
+    assert not zeros.any()
+
+
+def flat(path: Path, arrays: list[np.ndarray]) -> Arrays:
+    path.write_bytes(b"".join(array.astype("<f2").tobytes() for array in arrays))
+    offsets = np.cumsum([0, *(2 * array.size for array in arrays)])[:-1]
+    return Arrays(path, [str(number) for number in range(len(arrays))], np.array([array.shape for array in arrays]), offsets)
+
+
+def test_an_item_is_told_one_of_its_captions_or_nothing(tmp_path):
+    """Captions 0 and 1 are the first item's, none the second's; the chance drawn says which, and below the share, none."""
+    posteriors = flat(tmp_path / "latents", [np.full((2, 4, 2, 2), number) for number in range(2)])
+    texts = conditions.Texts(
+        flat(tmp_path / "texts", [np.full((number + 1, 3), number + 1) for number in range(2)]), np.full((1, 3), 9)
+    )
+    source = LatentsAndTexts(posteriors, [[0, 1], []], texts, dropout=0.1)
+    drawn = np.array([[0.0, 0.5], [0.49, 0.1], [0.5, 0.9], [0.99, 0.5], [0.99, 0.0999], [0.5, 0.5]])
+    latents, states, mask = source.batch(np.array([0, 0, 0, 0, 0, 1]), drawn)
+    assert latents[:, 0, 0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1]
+    assert states[:, 0, 0].tolist() == [1, 1, 2, 2, 9, 9]
+    assert mask.sum(1).tolist() == [1, 1, 2, 2, 1, 1]
+
+
+def test_the_share_of_items_without_text_is_the_one_asked_for():
+    dropped = torch.cat([draw_texts(0, 50, step)[:, 1] < 0.1 for step in range(200)]).float()
+    assert dropped.mean().item() == pytest.approx(0.1, abs=4 * (0.09 / 10_000) ** 0.5)
+    assert torch.equal(draw_texts(0, 50, 3), draw_texts(0, 50, 3))
+    assert not torch.equal(draw_texts(0, 50, 3), draw_texts(0, 50, 4))
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_clips_and_mixes_both_see_all_of_time(laptop, stratified):
+    diffusion = laptop.diffusion.model_copy(update={"stratified": stratified})
+    changed = laptop.model_copy(update={"diffusion": diffusion})
+    drawn = torch.stack([draw_timesteps(changed, 4, step) for step in range(500)])
+    assert (drawn.min().item(), drawn.max().item()) == pytest.approx((0, 999), abs=15)
+    means = drawn.float().mean(0)
+    assert ((means - 499.5).abs() < 4 * 289 / 500**0.5).all()
+    assert bool((drawn.sort(1).values // 250 == torch.arange(4)).all()) == stratified
+
+
+def test_two_devices_see_the_batches_of_one_order(laptop):
+    """Twice as many items on one device, or on two: the same clips and mixes, captions and timesteps for each of them."""
+    joined = Joined(Order(0, dict.fromkeys("abcdef", 1.0), 4), Order(1, dict.fromkeys("xyz", 1.0), 2), 2)
+    for step in range(4):
+        whole = joined.batch(step), draw_texts(0, 6, step), draw_timesteps(laptop, 6, step)
+        for drawn in whole:
+            assert len(share(drawn, 0, 2)) == len(share(drawn, 1, 2)) == 3
+        assert [sum(item >= 6 for item in share(whole[0], rank, 2)) for rank in (0, 1)] == [1, 1]
+
+
+def test_latents_are_drawn_from_their_posterior():
+    posterior = torch.stack([torch.full((4, 32, 32), 2.0), torch.full((4, 32, 32), -1.0)])[None].half()
+    x0 = draw_x0(posterior, 0.5, torch.Generator().manual_seed(0))
+    assert x0.dtype == torch.float32
+    assert x0.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert x0.std().item() == pytest.approx(0.5 * np.exp(-0.5), rel=0.05)
+    assert torch.equal(x0, draw_x0(posterior, 0.5, torch.Generator().manual_seed(0)))
+
+
+class Shaped:
+    """Of an autoencoder, what drawing latents needs."""
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        return 8, frames // 4, 8
+
+
+def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
+    sampling = SamplingParams(
+        sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0,
+        griffin_lim_iterations=1, griffin_lim_momentum=0.0,
+    )  # fmt: skip
+    model = Model(laptop, net, Shaped(), 32, None)
+    rng = np.random.default_rng(0)
+    texts, null = [rng.standard_normal((length, 12)).astype("<f2") for length in (3, 9)], rng.standard_normal((1, 12)).astype("<f2")
+    common = {"device": torch.device("cpu"), "precision": "32", "batch_size": 2}
+
+    def make(chosen: list[int], null: np.ndarray, scale: float) -> torch.Tensor:
+        changed = sampling.model_copy(update={"guidance_scale": scale})
+        return sample_latents(model, [texts[one] for one in chosen], null, [10 + one for one in chosen], changed, **common)
+
+    conditional = make([0, 1], null, 1.0)
+    torch.testing.assert_close(conditional, make([0, 1], 3 * null, 1.0), rtol=0, atol=0)  # no other text has a say
+    guided = make([0, 1], null, 3.0)
+    assert not torch.allclose(guided, conditional, atol=1e-3)
+    assert not torch.allclose(guided, make([0, 1], 3 * null, 3.0), atol=1e-3)
+    torch.testing.assert_close(make([1], null, 3.0), guided[1:], atol=1e-4, rtol=1e-4)
+    same_text_as_null = make([0], texts[0], 3.0)
+    torch.testing.assert_close(same_text_as_null, conditional[:1], atol=1e-4, rtol=1e-4)
+
+
+def test_long_prompts_are_shortened_in_titles():
+    assert training.shorten("rain") == "rain"
+    assert len(training.shorten("a dog barks " * 10)) == 36

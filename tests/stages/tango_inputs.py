@@ -1,0 +1,65 @@
+"""What the family `tango` trains on, in small: an autoencoder, latents of clips and mixes, and states of their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from soundmill import manifest, shards, text
+from soundmill.audio import decode
+from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.tango.latents import ABOUT_KEY, LatentsAbout
+from soundmill.shards import shard_name
+from stages.encode_text import encode_shard
+from tests.models.test_tango_autoencoder import SPEC, TINY
+
+FRAMES = 32  # of a log-mel; latents are [4, 16, 8]
+SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
+CAPTIONS = {
+    "clip-0": ["a dog barks", "a hound is heard"], "clip-1": ["rain falls"], "clip-2": [], "clip-3": ["a bell"],
+    "held-0": ["rain falls"], "test-0": ["a bell"], "test-1": ["a dog barks, then rain"],
+}  # fmt: skip
+SPLITS = {"clip": "train", "held": "valid", "test": "test"}
+MIXES = {"mix-0": ["a dog barks and rain falls"], "mix-1": ["a bell and rain falls"]}
+
+
+def write(directory: Path) -> Path:
+    """`tango/`, which a training takes, `catalog.parquet`, and `clips/` for the generating."""
+    torch.manual_seed(0)
+    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
+    digest = autoencoders.save(model, directory / "tango" / "autoencoder", {"kind": "train"})
+    about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, mel_spec=SPEC, frames=FRAMES)
+    write_latents(directory / "tango" / "latents" / "clips", CAPTIONS, about)
+    write_latents(directory / "tango" / "latents" / "mixes", MIXES, about)
+    encoder = text.make_scratch(directory / "encoder", **SCRATCH)
+    spoken = sorted({"", *(one for its in [*CAPTIONS.values(), *MIXES.values()] for one in its)})
+    config = {**encoder.identity(), "max_tokens": 64, "scratch": SCRATCH}
+    (directory / "tango" / "text").mkdir()
+    encode_shard(spoken, encoder, config, directory / "tango" / "text" / shard_name(0))
+
+    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "labels": [], "corpus": "test", "weight": 1.0}
+    catalog = [{"clip_id": one, "split": SPLITS[one[:4]], "captions": captions, **fields} for one, captions in CAPTIONS.items()]
+    shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
+    rng, clips = np.random.default_rng(0), []
+    for one in CAPTIONS:
+        wave = (0.1 * rng.standard_normal(4000)).astype(np.float32)
+        audio = {"bytes": decode.encode_flac(wave, SPEC.sample_rate), "path": f"{one}.flac"}
+        common = {"clip_id": one, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
+        clips.append({**common, "audio": audio, "num_samples": len(wave)})
+    shards.write_rows(clips, directory / "clips" / shard_name(0), manifest.CLIPS)
+    return directory
+
+
+def write_latents(directory: Path, captions: dict[str, list[str]], about: LatentsAbout) -> None:
+    schema = manifest.LATENTS.with_metadata({ABOUT_KEY: about.model_dump_json().encode()})
+    rows = []
+    for number, (one, its) in enumerate(captions.items()):
+        posterior = np.stack([np.full((4, 16, 8), number), np.full((4, 16, 8), -4.0)]).astype("<f2")
+        size = {"channels": 4, "frames": 16, "bands": 8, "digest": f"{one} {about.autoencoder}"}
+        rows.append(
+            {"clip_id": one, "split": SPLITS.get(one[:4], "train"), "captions": its, "posterior": posterior.tobytes(), **size}
+        )
+    shards.write_rows(rows, directory / shard_name(0), schema)

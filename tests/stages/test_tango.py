@@ -1,0 +1,217 @@
+"""Train and generate of the family `tango` on the real configuration, shrunk: kills, prompts, and what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import stages.generate
+import stages.train
+from soundmill import params, stage
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.tango.latents import read_about
+from soundmill.training import callbacks
+from tests.imports import ROOT
+from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
+
+SHRUNK = [
+    "model=tango",
+    "text.tango.scratch.width=16",
+    "tango.train.steps=4",
+    "tango.train.real_items=2",
+    "tango.train.accumulate=2",
+    "tango.train.log_every_steps=1",
+    "tango.train.checkpoint_seconds=0",
+    "tango.train.hardware.accelerator=cpu",
+    "tango.train.hardware.threads=1",
+    "tango.train.network.widths=[8,16]",
+    "tango.train.network.heads=[2,2]",
+    "tango.train.network.text_levels=[1]",
+    "tango.train.grid.columns=2",
+    "tango.train.sampling.num_steps=2",
+    "tango.train.sampling.griffin_lim_iterations=2",
+    "tango.generate.codec_count=1",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracking():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        yield
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict:
+    return params.compose(ROOT / "conf", SHRUNK)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("inputs"))
+
+
+def train(home: Path, data: Path, composed: dict, **changes) -> dict:
+    document = json.loads(json.dumps(composed))
+    document["tango"]["train"] |= changes
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--family", "tango", "--inputs", f"{data}/tango", "--catalog", f"{data}/catalog.parquet",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stage.main(stages.train.run, "train", arguments, registry.train_params)
+    return json.loads((home / "train.json").read_text())
+
+
+def generate(home: Path, data: Path, composed: dict) -> dict:
+    params.write_yaml(composed, home / "params.yaml")
+    arguments = [
+        "--family", "tango", "--model", f"{home}/model", "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
+        "--generated", f"{home}/generated", "--codec", f"{home}/codec",
+        "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stage.main(stages.generate.run, "generate", arguments, registry.generate_params)
+    return json.loads((home / "generate.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data, composed) -> Path:
+    home = tmp_path_factory.mktemp("whole")
+    train(home, data, composed)
+    return home
+
+
+def test_trains_on_latents_and_states_alone(trained, data):
+    metrics = json.loads((trained / "train.json").read_text())
+    assert (metrics["clips"], metrics["mixes"], metrics["captions"], metrics["steps"]) == (4, 2, 7, 4)
+    assert metrics["valid_loss"] > 0
+    assert len((trained / "curve.csv").read_text().splitlines()) == 5
+    config = json.loads((trained / "model" / "config.json").read_text())
+    assert (config["family"], config["frames"], config["text"]["name"]) == ("tango", 32, "byt5-scratch")
+    within = {path.relative_to(trained / "model").as_posix() for path in (trained / "model").rglob("*") if path.is_file()}
+    assert within == {"config.json", "unet.safetensors", "autoencoder/config.json", "autoencoder/model.safetensors"}
+    assert (trained / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_training_with_accumulation_ends_like_an_unbroken_one(tmp_path, trained, data, composed, capfd, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(self, trainer, module, outputs, batch, batch_idx):
+        if batch.step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(tmp_path, data, composed)
+    train(tmp_path, data, composed)
+    assert "resuming at step" in capfd.readouterr().out
+    for name in ("model/unet.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, composed, capfd):
+    made = []
+    for turn in ("one", "two"):
+        home = tmp_path / turn
+        home.mkdir()
+        shutil.copytree(trained / "model", home / "model")
+        document = json.loads(json.dumps(composed))
+        document["tango"]["train"]["network"]["widths"] = [64, 128]  # today's; the checkpoint has its own
+        metrics = generate(home, data, composed if turn == "one" else document)
+        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").iterdir())})
+    assert made[0] == made[1]
+    assert list(made[0]) == ["test-0.wav", "test-1.wav"]
+    assert made[0]["test-0.wav"] != made[0]["test-1.wav"]
+    assert (metrics["generated"], metrics["conditioned"], metrics["codec"]) == (2, 2, 1)
+    for path in [*(tmp_path / "one" / "generated").iterdir(), *(tmp_path / "one" / "codec").iterdir()]:
+        assert soundfile.info(path).frames == 4000
+
+
+def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
+    prompts = ["A dog barks, then rain", "a bell"]
+    paths = registry.generate_sounds(trained / "model", prompts, 2, 5, tmp_path / "a", tmp_path, steps=3, guidance=2.0)
+    assert [path.name for path in paths] == [
+        "a-dog-barks-then-rain-5-001.wav", "a-dog-barks-then-rain-5-002.wav", "a-bell-5-003.wav", "a-bell-5-004.wav",
+    ]  # fmt: skip
+    with soundfile.SoundFile(paths[2]) as sound:
+        said = json.loads(sound.comment)
+    assert said == {
+        "family": "tango", "checkpoint": stage.tree_digest(trained / "model"), "prompt": "a bell", "seed": 5, "number": 3,
+    }  # fmt: skip
+    assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    assert len({path.read_bytes() for path in paths}) == 4
+    alone = registry.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, steps=3, guidance=2.0)
+    one, other = (soundfile.read(path)[0] for path in (alone[0], paths[2]))
+    np.testing.assert_allclose(one, other, atol=1e-2)  # an item's sound does not hang on the others', but for rounding
+    assert np.abs(one).max() > 0.05
+    with pytest.raises(UserError, match="give a prompt"):
+        registry.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
+
+
+def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["text"]["scratch"]["seed"] = 1
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="not the one this model was trained with"):
+        registry.generate_sounds(tmp_path / "model", ["a bell"], 1, 0, tmp_path / "sounds", tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["params"]["network"]["widths"] = [8, 8]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match="another architecture"):
+        generate(tmp_path, data, composed)
+    (tmp_path / "model" / "unet.safetensors").write_bytes(b"torn")
+    with pytest.raises(SystemExit, match="weights cannot be read"):
+        generate(tmp_path, data, composed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "one of steps and epochs"),
+        ({"real_items": 0}, r"tango\.train\.real_items"),
+        ({"mixed_itms": 1}, "did you mean 'mixed_items'"),
+    ],
+)
+def test_wrong_parameters_are_named(tmp_path, data, composed, changes, message):
+    with pytest.raises(SystemExit, match=message):
+        train(tmp_path, data, composed, **changes)
+
+
+def test_inputs_that_do_not_belong_together_are_refused(tmp_path, data, composed):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    mixes = tmp_path / "tango" / "latents" / "mixes"
+    about = read_about(mixes)
+    write_latents(mixes, MIXES, about.model_copy(update={"autoencoder": "another"}))
+    with pytest.raises(SystemExit, match="latents of another autoencoder"):
+        train(tmp_path, tmp_path, composed)
+    write_latents(mixes, {}, about)
+    with pytest.raises(SystemExit, match=r"no mix, and train\.mixed_items is 1; set it to 0, or `mixup\.pairing`"):
+        train(tmp_path, tmp_path, composed)
+    write_latents(tmp_path / "tango" / "latents" / "clips", {**CAPTIONS, "clip-0": ["never encoded"]}, about)
+    with pytest.raises(SystemExit, match="the state of caption 'never encoded' is missing"):
+        train(tmp_path, tmp_path, composed, mixed_items=0)
+    network = {**composed["tango"]["train"]["network"], "text_width": 8}
+    with pytest.raises(SystemExit, match=r"16 wide; set train\.network\.text_width to that"):
+        train(tmp_path, data, composed, network=network)
+    network = {**composed["tango"]["train"]["network"], "widths": [8] * 5, "heads": [2] * 5}
+    with pytest.raises(SystemExit, match="cannot be halved 4 times"):
+        train(tmp_path, data, composed, network=network)
+
+
+def test_without_mixes_it_trains_on_clips_alone(tmp_path, data, composed):
+    metrics = train(tmp_path, data, composed, mixed_items=0, steps=None, epochs=3, accumulate=1, null_text="zeros")
+    assert (metrics["mixes"], metrics["steps"]) == (0, 6)
