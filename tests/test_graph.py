@@ -217,3 +217,48 @@ def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path
     assert ruler["codec"] < ruler["noise"]
     listed = dvc(checkout, "exp", "show", "--json")
     assert "fad_yamnet" in listed.stdout
+
+
+TANGO = [
+    "model=tango",
+    "tagger.epochs=1",
+    "evaluate.embedders=[tagger]",
+    "evaluate.bootstrap=0",
+    "evaluate.examples=1",
+    "evaluate.reference=all",
+    "corpus.recordings=6",
+    "corpus.shards=1",
+    "mixup.ratio=0.5",
+    "tango.autoencoder.weights.steps=3",
+    "tango.train.steps=3",
+    "tango.train.accumulate=2",
+    "tango.train.grid.columns=1",
+    "tango.train.sampling.num_steps=2",
+    "tango.train.sampling.griffin_lim_iterations=2",
+    "tango.generate.count=2",
+    "tango.generate.codec_count=1",
+]
+
+
+@pytest.mark.slow
+def test_a_family_over_latents_from_recordings_to_scores(checkout):
+    """Six recordings, text in random states: every stage that only such families have, and a prompt at the end."""
+    params.write_yaml(params.compose(checkout / "conf", TANGO), checkout / "params.yaml")
+    done = dvc(checkout, "repro", "evaluate@tango")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "random weights" in done.stdout
+    clips, mixes = (metrics(checkout, f"latents/{kind}_tango") for kind in ("clips", "mixes"))
+    trained, scores = metrics(checkout, "train/tango"), metrics(checkout, "evaluate/tango")
+    assert clips["latents"] >= trained["clips"] > 0
+    assert mixes["latents"] == trained["mixes"] > 0
+    assert trained["steps"] == 3
+    assert len(list((checkout / "data/generated/tango").glob("*.wav"))) == metrics(checkout, "generate/tango")["generated"] > 0
+    assert scores["fad_tagger"] >= 0
+    again = dvc(checkout, "repro", "evaluate@tango")
+    assert "Running stage" not in again.stdout
+
+    command = [BIN / "soundmill", "generate", "a dog barks, then rain", "--family", "tango", "-n", "1", "--output", "made"]
+    said = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(checkout)})
+    assert said.returncode == 0, said.stderr
+    with soundfile.SoundFile(checkout / said.stdout.strip()) as sound:
+        assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"

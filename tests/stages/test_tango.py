@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 import stages.generate
 import stages.train
-from soundmill import params, stage
+from soundmill import cli, params, stage
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.tango.latents import read_about
@@ -155,6 +156,17 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     assert np.abs(one).max() > 0.05
     with pytest.raises(UserError, match="give a prompt"):
         registry.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
+
+
+def test_the_command_line_takes_a_prompt(tmp_path, trained):
+    arguments = ["generate", "a dog barks, then rain", "--family", "tango", "--steps", "3", "--guidance", "3", "-n", "2"]
+    arguments += ["--checkpoint", str(trained / "model"), "--output", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    made = sorted(tmp_path.glob("*.wav"))
+    assert [str(path) for path in made] == done.output.split()
+    with soundfile.SoundFile(made[0]) as sound:
+        assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"
 
 
 def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):
