@@ -61,8 +61,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     scratch = None if encoder.pretrained else params.scratch.model_dump()
     about = {**encoder.identity(), "max_tokens": params.max_tokens, "scratch": scratch}
     jobs = [
-        shards.Job(shards.shard_name(index), (by_shard[index], encoder, about), len(by_shard[index]))
-        for index in sorted(by_shard)
+        shards.Job(shards.shard_name(index), (by_shard[index], encoder, about), len(by_shard[index])) for index in sorted(by_shard)
     ]
     report = ctx.map_shards(encode_shard, jobs, states, unit="caption", reuse=True)
     truncated = report.counts.get("truncated", 0)
