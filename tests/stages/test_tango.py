@@ -190,6 +190,20 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
         generate(tmp_path, data, composed)
 
 
+@pytest.mark.slow
+def test_two_devices_share_clips_and_mixes(tmp_path, data, composed):
+    hardware = {**composed["tango"]["train"]["hardware"], "devices": 2}
+    metrics = train(tmp_path, data, composed, hardware=hardware, steps=2, real_items=1)
+    assert metrics["steps"] == 2
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["devices"] == 2
+
+
+def test_its_cost_is_told_before_it_runs(composed):
+    document = json.loads(json.dumps(composed))
+    few, document["tango"]["train"]["steps"] = registry.estimate_seconds("tango", document, 100, 0), 4_000_000
+    assert 0 < few < registry.estimate_seconds("tango", document, 100, 0) / 1000
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

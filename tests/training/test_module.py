@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypa
 @pytest.mark.slow
 def test_two_devices_share_the_work_and_end_with_one_model(loader, tmp_path):
     hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-    trained, points = _fit(loader, tmp_path, hardware)
+    trained, points = _fit(loader, tmp_path, hardware, accumulate=2)
     assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
     assert not torch.equal(trained.net[0].weight, _net()[0].weight)
 
