@@ -108,6 +108,14 @@ def test_log_mel(root, tmp_path):
 
 
 @pytest.mark.slow
+def test_tango_loop(root, tmp_path):
+    small = ["tango.train.network.widths=[8,16]", "tango.train.network.heads=[2,2]", "tango.train.network.text_levels=[1]"]
+    document = bench(root, tmp_path, "tango_loop", "--clips", "2", "--steps", "1", "--repetitions", "2", *small)
+    assert set(document["seconds"]) == {"cached", "in the loop"}
+    assert document["targets"][0]["value"] > 1
+
+
+@pytest.mark.slow
 def test_scale(root, tmp_path, captions):
     document = bench(root, tmp_path, "scale", "--captions", str(captions), "--sizes", "20", "40")
     for size in ("20", "40"):

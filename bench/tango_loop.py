@@ -1,0 +1,213 @@
+"""Steps of a text-to-sound training from cached latents and text states, against the same net with both encoders in the loop.
+
+One process, one U-Net, the same clips and captions; a few steps of each in turn. Sizes are those of `--scale`; weights are random,
+which changes no time. What reads recordings and makes spectrograms is counted for neither.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import measure, recordings
+from bench.measure import Target, ratio
+from soundmill import params, text
+from soundmill.params import parse
+
+MINILM = measure.ROOT.parent / "shared" / "models" / "all-MiniLM-L6-v2"
+CAPTIONS = ("a dog barks", "rain falls on a roof while a car passes by", "a crowd cheers and claps", "someone types on a keyboard")
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, clips=32, steps=4, repetitions=5)
+    parser.add_argument("--scale", choices=["laptop", "paper"], default="laptop")
+    parser.add_argument(
+        "--encoder", type=Path, help="directory of the text encoder (default: MiniLM beside the checkout, else random)"
+    )
+    parser.add_argument("overrides", nargs="*", help="of the parameters: tango.train.real_items=2")
+    args = parser.parse_args()
+    with measure.workplace(args.work) as place:
+        found, what = recordings.find(args.audio, Path(place))
+        training = Training(args.scale, args.overrides, args.encoder, found, args.clips, args.steps, Path(place))
+        training.cached()  # the first steps choose kernels and fill caches
+        training.in_the_loop()
+        seconds: dict[str, list[float]] = {"cached": [], "in the loop": []}
+        memory: dict[str, int] = {}
+        for number in range(args.repetitions):
+            sides = [("cached", training.cached), ("in the loop", training.in_the_loop)]
+            for name, run in sides if number % 2 == 0 else reversed(sides):
+                spent, memory[name] = training.timed(run)
+                seconds[name].append(spent)
+        for name, values in seconds.items():
+            rate = args.steps / statistics.median(values)
+            print(f"{name}: {rate:.3g} steps/s" + (f", {memory[name] / 1e9:.2f} GB of GPU memory" if memory[name] else ""))
+        promised = ratio(seconds["in the loop"], seconds["cached"])
+        measure.write(
+            "tango_loop",
+            args.results,
+            args.steps,
+            seconds,
+            [Target(f"tango at {args.scale} scale: steps without encoders in the loop", promised, 2)],
+            gpu_memory_bytes=memory,
+            device=training.about,
+            recordings=what,
+        )
+
+
+class Training:
+    """A net that is trained in two ways on the same clips."""
+
+    def __init__(
+        self, scale: str, overrides: list[str], encoder: Path | None, found: list[Path], count: int, steps: int, work: Path
+    ):
+        import torch
+
+        from soundmill.audio.mel import MelSpec
+        from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
+        from soundmill.models.tango.checkpoint import build_net
+        from soundmill.models.tango.params import AutoencoderNetParams, LatentsParams, TrainParams
+        from soundmill.training.device import pick_device
+        from soundmill.training.module import use_threads
+
+        directory = encoder or (MINILM if MINILM.is_dir() else None)
+        if directory is None:
+            directory = text.make_scratch(work / "encoder", width=384, layers=6, heads=12, seed=0).directory
+        self.encoder = text.TextEncoder(directory, 64)
+        width = self.encoder("a dog").values.shape[1]
+        document = params.compose(measure.ROOT / "conf", ["model=tango", f"scale={scale}", *overrides])
+        section = document["tango"]
+        section["train"]["network"]["text_width"] = width
+        self.params = parse(TrainParams, section["train"], "tango.train")
+        network = parse(AutoencoderNetParams, section["autoencoder"]["network"], "tango.autoencoder.network")
+        self.frames = parse(LatentsParams, section["latents"], "tango.latents").frames
+        use_threads(self.params.hardware.threads)
+        self.device = pick_device(self.params.hardware.accelerator)
+        self.steps, self.items = steps, self.params.real_items + self.params.mixed_items
+
+        torch.manual_seed(0)
+        spec = MelSpec(**document["spectrogram"]["tango"])
+        constants = {"mean": -5.0, "deviation": 3.0, "scaling_factor": 0.5}
+        self.autoencoder = Autoencoder(network, spec, build_autoencoder(network).eval(), **constants).to(self.device)
+        self.encoder.net.to(self.device)
+        self.net = build_net(self.params, self.autoencoder.latent_shape(self.frames)).to(self.device)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=1e-5, fused=True)
+        self.log_mels = torch.stack([self._log_mel(found[index % len(found)]) for index in range(min(count, len(found)))])
+        self.source = self._source(work)
+        self.about = (
+            f"{self.device.type}, {self.params.hardware.precision}, {self.items} items, text {width} wide of {directory.name}"
+        )
+
+    def _log_mel(self, path: Path) -> Any:
+        import torch
+
+        from soundmill.audio.decode import read_mono
+        from soundmill.audio.mel import log_mel
+
+        spec = self.autoencoder.spec
+        values = torch.from_numpy(log_mel(read_mono(path, spec.sample_rate, 60.0), spec))[:, : self.frames]
+        return torch.nn.functional.pad(values, (0, self.frames - values.shape[1]), value=self.autoencoder.silence)
+
+    def _source(self, work: Path) -> Any:
+        """Latents and states in flat files, as a training reads them."""
+        from soundmill.models.tango.conditions import Texts
+        from soundmill.models.tango.training import LatentsAndTexts
+        from soundmill.training.loader import Described, gather
+
+        def flat(arrays: list[np.ndarray], name: str) -> Any:
+            described = [Described(str(number), array.shape, "") for number, array in enumerate(arrays)]
+            ids = [one.id for one in described]
+            return gather(described, partial(zip, ids, arrays, strict=True), ids, work / name, name)
+
+        posteriors = [
+            np.stack([half[0].cpu().numpy() for half in self.autoencoder.encode(log_mel[None].to(self.device))]).astype("<f2")
+            for log_mel in self.log_mels
+        ]
+        self.encoder.net.cpu()
+        states = [self.encoder(caption).values for caption in CAPTIONS]
+        self.encoder.net.to(self.device)
+        told = [[item % len(CAPTIONS)] for item in range(len(posteriors))]
+        return LatentsAndTexts(flat(posteriors, "latents"), told, Texts(flat(states, "states"), states[0]), dropout=0.0)
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        for step in range(self.steps):
+            yield (np.arange(self.items) + step * self.items) % len(self.log_mels)
+
+    def cached(self) -> None:
+        """As the stage trains: posteriors and states are read, and the posterior is drawn from."""
+        import torch
+
+        from soundmill.models.tango.training import draw_x0
+
+        rng = torch.Generator(self.device).manual_seed(0)
+        for items in self._batches():
+            posterior, states, mask = (
+                value.to(self.device) for value in self.source.batch(items, np.tile([0.0, 1.0], (self.items, 1)))
+            )
+            self._step(draw_x0(posterior, self.autoencoder.scaling_factor, rng), states.float(), mask)
+
+    def in_the_loop(self) -> None:
+        """As the original trains: the autoencoder and the text encoder are run on every batch."""
+        import torch
+
+        from soundmill.models.tango.autoencoder import sample_posterior
+        from soundmill.training.device import autocast
+
+        rng = torch.Generator(self.device).manual_seed(0)
+        for items in self._batches():
+            captions = [CAPTIONS[item % len(CAPTIONS)] for item in items]
+            with torch.no_grad(), autocast(self.device, self.params.hardware.precision):
+                mean, log_variance = self.autoencoder.encode(self.log_mels[items].to(self.device))
+                tokens = self.encoder.tokenizer(captions, padding=True, return_tensors="pt").to(self.device)
+                told = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+                states = self.encoder.net(**told).last_hidden_state.float()
+            noise = torch.empty_like(mean).normal_(generator=rng)
+            x0 = sample_posterior(mean, log_variance, noise, self.autoencoder.scaling_factor)
+            self._step(x0, states, tokens["attention_mask"].bool())
+
+    def _step(self, x0: Any, states: Any, mask: Any) -> None:
+        import torch
+
+        from soundmill.diffusion.objectives import per_item_loss
+        from soundmill.diffusion.schedules import alpha_bar
+        from soundmill.training.device import autocast
+
+        diffusion = self.params.diffusion
+        table = alpha_bar(diffusion.schedule, diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end, diffusion.shift)
+        t = torch.arange(len(x0), device=self.device) * 100
+        with autocast(self.device, self.params.hardware.precision):
+            answer = partial(_answer, self.net, states, mask)
+            loss = per_item_loss(answer, diffusion.objective, table, x0, t, torch.randn_like(x0)).mean()
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def timed(self, run: Any) -> tuple[float, int]:
+        """Seconds, and the most GPU memory that was allocated meanwhile."""
+        import torch
+
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            place = self.device if run == self.in_the_loop else torch.device("cpu")  # its memory is that of the net alone
+            self.autoencoder.to(place)
+            self.encoder.net.to(place)
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start, torch.cuda.max_memory_allocated() if on_gpu else 0
+
+
+def _answer(net: Any, states: Any, mask: Any, xt: Any, t: Any) -> Any:
+    return net(xt, t, states, mask)
+
+
+if __name__ == "__main__":
+    main()
