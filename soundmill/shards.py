@@ -42,6 +42,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -323,6 +324,17 @@ def read_rows(
                 table = file.read_row_group(group, columns=columns)
                 yield from (table if inside is None else table.take(inside)).to_pylist()
             first += size
+
+
+def by_shard(table: pa.Table) -> dict[int, pa.Table]:
+    """The rows of every shard (column `shard`), in their order, the shards in theirs; each a table of its own, light to send."""
+    whole = table.combine_chunks()  # rows taken from many chunks at once would cost all of the table each time
+    numbers = whole["shard"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    return {
+        shard: whole.take(rows) for shard, rows in zip(found.tolist(), np.split(order, starts[1:]), strict=False)
+    }  # one empty part of no rows
 
 
 def _check(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:

@@ -8,11 +8,9 @@ import wave
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -130,8 +128,8 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
     # A caption whose recording is absent goes with none of the shards, at the end.
     owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
     captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
-    recordings_of, captions_of = _by_shard(recordings), _by_shard(captions)
-    planned_of = _by_shard(shards.read_table(segments, manifest.SEGMENTS, columns=["clip_id", "shard"]))
+    recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
+    planned_of = shards.by_shard(shards.read_table(segments, manifest.SEGMENTS, columns=["clip_id", "shard"]))
     paths = {path.name: path for path in shards.shard_paths(clips)}
     found = _Described(UNSPLIT.empty_table(), 0, [], Counter(), pc.any(pc.is_valid(recordings["split"])).as_py() or False)
     tables, strange = [], []
@@ -159,14 +157,6 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
     found.clips = pa.concat_tables(tables).combine_chunks()
     _check_clips(found.clips, clips, len(rejected))
     return found
-
-
-def _by_shard(table: pa.Table) -> dict[int, pa.Table]:
-    """The rows of every shard, in their order, the shards in theirs."""
-    by_shard = table.take(np.argsort(table["shard"].to_numpy(), kind="stable"))
-    found, starts = np.unique(by_shard["shard"].to_numpy(), return_index=True)
-    bounds = pairwise([*starts.tolist(), table.num_rows])
-    return {shard: by_shard.slice(start, end - start) for shard, (start, end) in zip(found.tolist(), bounds, strict=True)}
 
 
 def _rows(table: pa.Table | None) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -44,8 +43,7 @@ def run(
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
         shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows)
-        for shard in pc.unique(cuts["shard"]).to_pylist()
-        for rows in [cuts.filter(pc.equal(cuts["shard"], shard))]
+        for shard, rows in shards.by_shard(cuts).items()
     ]
     report = ctx.map_shards(resample_shard, jobs, clips, reuse=True)
     for name in report.details:  # of shards that no clip survived in

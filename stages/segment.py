@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -36,7 +35,8 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         raise UserError(f"{table}: no recordings; put audio files where `corpus.path` in params.yaml points")
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
-        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows) for shard, rows in by_shard(recordings)
+        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows)
+        for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items()
     ]
     report = ctx.make_shards(plan_shard, jobs, "plans", unit="recording", reuse=True)
     reasons = Counter(row["reason"] for row in report.quarantine)
@@ -64,13 +64,6 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         "renamed_clips": names.renamed,
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
     }
-
-
-def by_shard(recordings: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """(shard, its recordings in the order of their paths), the shards in order."""
-    ordered = recordings.sort_by([("shard", "ascending"), ("raw_path", "ascending")])
-    for shard in pc.unique(ordered["shard"]).to_pylist():
-        yield shard, ordered.filter(pc.equal(ordered["shard"], shard))
 
 
 def plan_shard(

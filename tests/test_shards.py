@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -376,3 +377,15 @@ assert "pandas" not in sys.modules
 assert table.to_pandas().shape == (1, 1)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
+    table = pa.concat_tables(
+        pa.table({"shard": pa.array([2, 0, 2, 5], pa.int32()), "name": [f"{part}{row}" for row in range(4)]})
+        for part in "abc" * 500
+    )
+    found = shards.by_shard(table)
+    assert list(found) == [0, 2, 5]
+    assert found[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
+    assert len(pickle.dumps(found[0])) < len(pickle.dumps(table)) / 3
+    assert shards.by_shard(table.slice(0, 0)) == {}
