@@ -11,7 +11,7 @@ import torch
 from soundmill import params
 from soundmill.models import registry
 from soundmill.models.tango import conditions, training
-from soundmill.models.tango.checkpoint import Model
+from soundmill.models.tango.checkpoint import Model, build_net
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
@@ -57,6 +57,26 @@ def test_hidden_tokens_change_nothing_and_visible_ones_do(net):
         longer = torch.cat([states, torch.zeros(2, 4, 12)], 1), torch.cat([mask, torch.zeros(2, 4, dtype=torch.bool)], 1)
         torch.testing.assert_close(answer, net(xt, t, *longer), atol=1e-5, rtol=1e-5)
     assert answer.shape == xt.shape
+
+
+def test_activations_computed_again_give_the_same_gradients(net):
+    thrifty = TextUNet(TINY.model_copy(update={"gradient_checkpointing": True}), 8)
+    thrifty.load_state_dict(net.state_dict())
+    rng = torch.Generator().manual_seed(1)
+    xt, states = torch.randn(1, 8, 16, 8, generator=rng), torch.randn(1, 5, 12, generator=rng)
+    for one in (net, thrifty):
+        one.train()(xt, torch.tensor([3]), states, torch.ones(1, 5, dtype=torch.bool)).square().mean().backward()
+    for mine, theirs in zip(net.parameters(), thrifty.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_the_published_net_takes_latents_of_ten_seconds():
+    paper = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])["tango"]
+    frames = paper["latents"]["frames"] // 4
+    with torch.device("meta"):
+        published = build_net(params.parse(TrainParams, paper["train"], "tango.train"), (8, frames, 16))
+        answer = published(torch.empty(1, 8, frames, 16), torch.zeros(1), torch.empty(1, 9, 1024), torch.ones(1, 9).bool())
+    assert answer.shape == (1, 8, 256, 16)
 
 
 def test_states_are_padded_with_a_mask():
