@@ -22,6 +22,8 @@ from soundmill.models.tango.params import LatentsParams
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device
 
+MANY = 500  # clips: fewer are encoded before it is told what each takes, which costs four seconds of importing
+
 
 def run(
     params: LatentsParams,
@@ -62,11 +64,12 @@ def run(
         jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine)))
     if known:
         raise UserError(f"{mels}: no spectrogram of {len(known)} clips, the first {min(known)!r}; remake it: `dvc repro`")
-    print(
-        f"{ctx.name}: {len(rows)} clips, {_gigaflops(config, params.frames):.1f} GFLOP each, "
-        f"on {pick_device(params.accelerator).type} where they are new",
-        flush=True,
-    )
+    if len(rows) >= MANY:
+        print(
+            f"{ctx.name}: {len(rows)} clips, {_gigaflops(config, params.frames):.1f} GFLOP each, "
+            f"on {pick_device(params.accelerator).type} where they are new",
+            flush=True,
+        )
     if pick_device(params.accelerator).type != "cpu":
         ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its pictures there
     report = ctx.map_shards(encode_shard, jobs, latents, reuse=True)

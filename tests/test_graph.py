@@ -249,7 +249,7 @@ TANGO = [
 
 @pytest.mark.slow
 def test_a_family_over_latents_from_recordings_to_scores(checkout, tmp_path):
-    """Six recordings, text in random states: every stage that only such families have, and a prompt at the end."""
+    """Six recordings, text in random states: every stage that only such families have."""
     for number in range(6):
         time = np.arange(80_000) / 16_000
         wave = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time) * np.exp(-time * (number % 3))
@@ -267,11 +267,4 @@ def test_a_family_over_latents_from_recordings_to_scores(checkout, tmp_path):
     assert (trained["clips"], trained["mixes"], trained["steps"]) == (6 - made["generated"], mixes["clips"], 2)
     assert len(list((checkout / "data/generated/tango").glob("*.wav"))) == made["generated"] > 1
     assert metrics(checkout, "evaluate/tango")["fad_tagger"] >= 0
-    again = dvc(checkout, "repro", "evaluate@tango")
-    assert "Running stage" not in again.stdout.replace("scan@folder", "")
-
-    command = [BIN / "soundmill", "generate", "a dog barks, then rain", "--family", "tango", "-n", "1", "--output", "made"]
-    said = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(checkout)})
-    assert said.returncode == 0, said.stderr
-    with soundfile.SoundFile(checkout / said.stdout.strip()) as sound:
-        assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"
+    assert json.loads(dvc(checkout, "status", "--json", "generate@tango", "train@tango").stdout) == {}  # nothing is left to do
