@@ -9,7 +9,7 @@ from bench import audiocaps_generator as generator
 from bench import measure
 from bench.checkout import Checkout
 from bench.measure import WORKERS, Target
-from bench.scale import CAPTIONS, settings
+from bench.scale import CAPTIONS, CLIPS_PER_SHARD, settings
 from soundmill.errors import UserError
 
 
@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument(
         "--clips-per-shard",
         type=int,
-        default=25,
-        help="1 %% more touches a share of 1 - 0.99^n of the shards, each of which is written anew (default: 25, as for AudioCaps)",
+        default=CLIPS_PER_SHARD,
+        help="1 %% more touches a share of 1 - 0.99^n of the shards, each of which is written anew (default: %(default)s)",
     )
     args = parser.parse_args()
     clips = generator.read_clips(args.captions)
