@@ -185,4 +185,4 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
 
 def test_long_prompts_are_shortened_in_titles():
     assert training.shorten("rain") == "rain"
-    assert len(training.shorten("a dog barks " * 10)) == 36
+    assert len(training.shorten("a dog barks " * 10)) == 28

@@ -295,4 +295,4 @@ def draw_samples(model: Model, texts: Texts, captions: Sequence[str], step: int)
 
 def shorten(prompt: str) -> str:
     """For a title in a picture."""
-    return prompt if len(prompt) <= 36 else prompt[:35] + "…"
+    return prompt if len(prompt) <= 28 else prompt[:27] + "…"
