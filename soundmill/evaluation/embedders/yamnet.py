@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embeddings
 
 WEIGHTS = "yamnet.tflite"
+CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow Lite model are a zip at its end
 SHA256 = "10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de"
 VARIABLE = "SOUNDMILL_WEIGHTS"
 
@@ -70,6 +72,8 @@ class YamnetEmbedder:
     def __init__(self, path: Path):
         from ai_edge_litert.interpreter import Interpreter
 
+        with zipfile.ZipFile(path) as metadata:
+            self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's display names, in the order of the logits
         with _quiet():
             # One thread: more give other last bits. Inner tensors are read, so they must outlive the invocation.
             self._network = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)

@@ -20,7 +20,7 @@ from soundmill.models import registry
 from soundmill.models.catalog import choose_balanced, lengths_of, let_hear, read_labels, waves_of
 from soundmill.models.tango import checkpoint, conditions
 from soundmill.models.tango.checkpoint import Model
-from soundmill.models.tango.params import GenerateParams
+from soundmill.models.tango.params import GenerateParams, SamplingParams
 from soundmill.models.tango.sample import sample_latents, to_log_mels, to_waves
 from soundmill.models.tango.training import shorten
 from soundmill.training.device import pick_device
@@ -98,17 +98,21 @@ def _generate(params: GenerateParams, ctx: Any, model: Model, clips: Path, promp
 
 
 def _round_trip(params: GenerateParams, ctx: Any, model: Model, clips: Path, wanted: list[str], output: Path) -> None:
-    """Real clips → log-mel → latent → log-mel → wave: what the family could at best make of them."""
     output.mkdir(parents=True)
-    autoencoder, device = model.autoencoder, pick_device(params.accelerator)
+    device = pick_device(params.accelerator)
     with ctx.progress(len(wanted), f"{ctx.name}: codec") as tick:
         for clip_id, wave in waves_of(clips, set(wanted)):
-            kept = min(len(wave), model.num_samples)
-            mean, _ = autoencoder.to(device).encode(fitted_log_mel(wave, model).to(device))
-            rebuilt = autoencoder.decode(mean * autoencoder.scaling_factor).cpu()
-            back = to_waves(model, rebuilt, params.sampling, device)[0, :kept]
-            write_wav(output / f"{manifest.check_clip_id(clip_id)}.wav", back.numpy(), autoencoder.spec.sample_rate)
+            back = through_codec(model, wave, params.sampling, device)
+            write_wav(output / f"{manifest.check_clip_id(clip_id)}.wav", back, model.autoencoder.spec.sample_rate)
             tick(1)
+
+
+def through_codec(model: Model, wave: np.ndarray, sampling: SamplingParams, device: torch.device) -> np.ndarray:
+    """A real clip [T] → log-mel → latent → log-mel → wave, at most as long: what the family could at best make of it."""
+    autoencoder = model.autoencoder.to(device)
+    mean, _ = autoencoder.encode(fitted_log_mel(wave, model).to(device))
+    rebuilt = autoencoder.decode(mean * autoencoder.scaling_factor).cpu()
+    return to_waves(model, rebuilt, sampling, device)[0, : len(wave)].numpy()
 
 
 def fitted_log_mel(wave: np.ndarray, model: Model) -> Tensor:

@@ -1,0 +1,308 @@
+"""Do prompts steer? Sounds of a trained text-to-sound checkpoint, judged by YAMNet, against the same sounds with prompts shuffled.
+
+One prompt for each kind of sound that soundmill/evaluation/steering.py knows, as captions of the test clips of a prepared ESC-10
+or ESC-50 have it; sounds of each by the family's own `generate`, under two guidance scales from the same noise. Beside them the
+real clips that the prompts are of, and those through the family's autoencoder and back: no sound of the family's can be expected
+to be heard better. KL is that of the evaluation: to a real test clip of the same prompt, sound by sound.
+
+SOUNDMILL_WEIGHTS=../shared/models python -m bench.steering data/models/tango --reference data
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench import measure
+from bench.picture import GRID, INK, MET, MISSED, MUTED
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, features, steering
+from soundmill.evaluation.divergence import paired_kl
+from soundmill.evaluation.steering import Heard
+
+if TYPE_CHECKING:
+    from soundmill.models.tango.checkpoint import Model
+
+REAL, CODEC = "real clips", "through the codec"
+SHOWN = 4  # generated sounds of each prompt in the picture, beside a real one
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, sounds=8, seed=0, replicates=10_000)
+    parser.add_argument("checkpoint", type=Path, help="directory of a tango checkpoint")
+    parser.add_argument(
+        "--reference", type=Path, default=measure.ROOT / "data", help="data directory of a pipeline: clips/, catalog.parquet"
+    )
+    parser.add_argument("--guidance", type=float, nargs=2, default=[3.0, 1.0], help="the two that are compared (default: 3 1)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
+    args = parser.parse_args()
+
+    from soundmill.models import registry
+    from soundmill.models.tango import checkpoint
+
+    model = checkpoint.load(args.checkpoint)
+    rate = model.autoencoder.spec.sample_rate
+    asked = prompts(args.reference, args.sounds)
+    waves = {REAL: real_waves(args.reference, asked)}
+    waves[CODEC] = through_codec(model, waves[REAL])
+    seconds = {}
+    with measure.workplace(args.work) as place:
+        for scale in args.guidance:
+            start = time.perf_counter()
+            texts = [one.text for one in asked.values()]
+            paths = registry.generate_sounds(
+                args.checkpoint, texts, args.sounds, args.seed, Path(place) / f"{scale:g}", measure.ROOT, args.steps, scale
+            )
+            seconds[who(scale)] = [time.perf_counter() - start]
+            made = iter(paths)
+            waves[who(scale)] = {
+                family: [features.read_file(next(made), rate)[: len(real)] for real in waves[REAL][family]] for family in asked
+            }
+    judged = judge(waves, rate)
+    found = judged.compare(who(args.guidance[0]), who(args.guidance[1]), args.replicates, args.seed)
+    show(found)
+    measure.write(
+        "steering",
+        args.results,
+        args.sounds * len(asked),
+        seconds,
+        [],
+        prompts={family: {"text": one.text, "clips": one.clips} for family, one in asked.items()},
+        checkpoint=registry.comments(args.checkpoint, [""], args.seed)[0],
+        steps=args.steps or model.params.sampling.num_steps,
+        sampler=model.params.sampling.sampler,
+        seed=args.seed,
+        **found,
+    )
+    judged.draw(found, who(args.guidance[0]), args.results / "steering.png")
+    draw_spectrograms(model, waves, who(args.guidance[0]), judged, asked, args.results / "steering_spectrograms.png")
+
+
+def who(scale: float) -> str:
+    return f"guidance {scale:g}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked for, and the real clips that it describes: as many as there are sounds, in turn where there are fewer."""
+
+    text: str
+    clips: list[str]
+
+
+def prompts(reference: Path, count: int) -> dict[str, Prompt]:
+    """For each kind of sound among the labels of the test clips its caption, and `count` clips."""
+    columns = ["clip_id", "split", "labels", "captions"]
+    rows = shards.read_table(reference / "catalog.parquet", manifest.CATALOG, columns).to_pylist()
+    found: dict[str, list[tuple[str, str]]] = {family: [] for family in steering.FAMILIES}
+    for row in sorted(rows, key=lambda row: row["clip_id"]):
+        labels = row["labels"] or []
+        if row["split"] == "test" and len(labels) == 1 and labels[0] in steering.FAMILY_OF_LABEL:
+            text = row["captions"][0] if row["captions"] else labels[0]
+            found[steering.FAMILY_OF_LABEL[labels[0]]].append((row["clip_id"], text))
+    kept = {
+        family: Prompt(clips[0][1], [clips[number % len(clips)][0] for number in range(count)])
+        for family, clips in found.items()
+        if clips
+    }
+    if len(kept) < 2:
+        labels = ", ".join(sorted(steering.FAMILY_OF_LABEL))
+        raise UserError(f"{reference}: test clips of {len(kept)} kinds of sound, at least 2 are compared (labels: {labels})")
+    return kept
+
+
+def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.ndarray]]:
+    wanted = {clip_id for prompt in asked.values() for clip_id in prompt.clips}
+    found = {clip_id: wave for path in shards.shard_paths(reference / "clips") for clip_id, wave in features.clips_of(path, wanted)}
+    return {family: [found[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
+
+
+def through_codec(model: Model, waves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    from soundmill.models.tango import generation
+    from soundmill.training.device import pick_device
+
+    device, sampling = pick_device("auto"), model.params.sampling
+    return {family: [generation.through_codec(model, wave, sampling, device) for wave in clips] for family, clips in waves.items()}
+
+
+@dataclass
+class Judged:
+    """What YAMNet heard in sounds of whom (real clips, the codec, each guidance) by the family asked for."""
+
+    names: list[str]  # of YAMNet's classes
+    heard: dict[str, dict[str, list[Heard]]]
+    families: dict[str, dict[str, list[str]]] = field(init=False)  # heard most of those asked for
+    top: dict[str, dict[str, list[str | None]]] = field(init=False)  # of the strongest of all classes
+
+    def __post_init__(self) -> None:
+        self.families, self.top = {}, {}
+        for whose, by_family in self.heard.items():
+            among = list(by_family)
+            self.families[whose] = {
+                asked: [steering.strongest_family(one, self.names, among) for one in sounds] for asked, sounds in by_family.items()
+            }
+            self.top[whose] = {
+                asked: [steering.family_of_top_class(one, self.names) for one in sounds] for asked, sounds in by_family.items()
+            }
+
+    def compare(self, first: str, second: str, replicates: int, seed: int) -> dict[str, Any]:
+        """Shares of matches with prompts as they are and shuffled, KL, and how `first` and `second` differ in both."""
+
+        def interval(values: np.ndarray) -> dict[str, float]:
+            return steering.mean_with_interval(values, replicates, seed)
+
+        kl = {whose: self._kl(whose) for whose in self.heard if whose != REAL}
+        found: dict[str, Any] = {"matches": {}, "top_class_matches": {}}
+        for key, table in (("matches", self.families), ("top_class_matches", self.top)):
+            for whose, heard in table.items():
+                own, shuffled = steering.matches(heard)
+                found[key][whose] = {
+                    "own": interval(own),
+                    "shuffled": interval(shuffled),
+                    "difference": interval(own - shuffled),
+                }
+        found["kl_yamnet"] = {whose: interval(values) for whose, values in kl.items()}
+        found["kl_by_prompt"] = {
+            asked: {whose: float(values[row].mean()) for whose, values in kl.items()} for row, asked in enumerate(self.heard[REAL])
+        }
+        found["heard"] = {
+            whose: {asked: dict(Counter(heard).most_common()) for asked, heard in table.items()}
+            for whose, table in self.families.items()
+        }
+        own_first, own_second = (steering.matches(self.families[whose])[0] for whose in (first, second))
+        found["differences"] = {
+            f"matches, {first} − {second}": interval(own_first - own_second),
+            f"kl_yamnet, {second} − {first}": interval(kl[second] - kl[first]),
+        }
+        return found
+
+    def _kl(self, whose: str) -> np.ndarray:
+        """To the real clip of the same prompt and number, [prompts, sounds]."""
+        rows = []
+        for asked, sounds in self.heard[whose].items():
+            reference = {str(number): one.logits for number, one in enumerate(self.heard[REAL][asked])}
+            values = paired_kl(reference, {str(number): one.logits for number, one in enumerate(sounds)})
+            rows.append([values[str(number)] for number in range(len(sounds))])
+        return np.array(rows)
+
+    def draw(self, found: dict[str, Any], whose: str, path: Path) -> None:
+        """Shares with their intervals, what was heard when what was asked for, and KL by prompt."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(15, 5.2), layout="constrained")
+        shares, table, divergences = figure.subplots(1, 3, width_ratios=[1.1, 1.1, 1])
+        _draw_shares(shares, found["matches"])
+        _draw_table(table, found["heard"][whose], whose)
+        _draw_kl(divergences, found, [one for one in found["kl_yamnet"] if one != CODEC])
+        figure.savefig(path, dpi=110)
+        print(path)
+
+
+def judge(waves: dict[str, dict[str, list[np.ndarray]]], rate: int) -> Judged:
+    """By YAMNet; where its weights are not, a UserError says where they belong."""
+    from soundmill.audio.resample import resample
+
+    network = embedders.load("yamnet", Path())
+    heard = {
+        whose: {
+            family: [
+                steering.hear(network, wave if rate == network.sample_rate else resample(wave, rate, network.sample_rate))
+                for wave in sounds
+            ]
+            for family, sounds in by_family.items()
+        }
+        for whose, by_family in waves.items()
+    }
+    return Judged(network.classes, heard)
+
+
+def show(found: dict[str, Any]) -> None:
+    for whose, row in found["matches"].items():
+        own, shuffled = row["own"], row["shuffled"]
+        top = found["top_class_matches"][whose]["own"]
+        print(
+            f"{whose}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) are heard as their prompt, with prompts shuffled "
+            f"{shuffled['value']:.1%} ({shuffled['low']:.1%} to {shuffled['high']:.1%}); by the top class alone {top['value']:.1%}"
+        )
+    for what, row in [*found["kl_yamnet"].items(), *found["differences"].items()]:
+        print(f"{what if ',' in what else f'kl_yamnet, {what}'}: {row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})")
+
+
+def _draw_shares(axes: Any, matches: dict[str, Any]) -> None:
+    for place, row in enumerate(matches.values()):
+        for key, offset, colour in (("own", -0.12, MET), ("shuffled", 0.12, MUTED)):
+            one = row[key]
+            axes.plot([one["low"], one["high"]], [place + offset] * 2, color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot(one["value"], place + offset, "o", color=colour, markersize=8)
+            axes.annotate(f"{one['value']:.0%}", (one["high"], place + offset), (6, 0), textcoords="offset points", va="center")
+    axes.plot([], [], "o-", color=MET, label="its own prompt")
+    axes.plot([], [], "o-", color=MUTED, label="prompts shuffled")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
+    axes.set_yticks(range(len(matches)), list(matches))
+    axes.set_ylim(len(matches) - 0.5, -0.5)
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks(np.arange(0, 1.01, 0.25), ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.grid(axis="x", color=GRID)
+    axes.set_title("Sounds heard by YAMNet as what was asked for", loc="left", color=INK)
+
+
+def _draw_table(axes: Any, heard: dict[str, dict[str, int]], whose: str) -> None:
+    asked = list(heard)
+    counts = np.array([[heard[row].get(column, 0) for column in asked] for row in asked])
+    axes.imshow(counts, cmap="Blues", vmin=0)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        light = counts[row, column] > counts.max() / 2
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if light else INK)
+    axes.set_xticks(range(len(asked)), asked, rotation=45, ha="right")
+    axes.set_yticks(range(len(asked)), asked)
+    axes.set_ylabel("asked for")
+    axes.set_xlabel("heard")
+    axes.set_title(f"What was heard in {counts.sum()} sounds, {whose}", loc="left", color=INK)
+
+
+def _draw_kl(axes: Any, found: dict[str, Any], compared: list[str]) -> None:
+    by_prompt = found["kl_by_prompt"]
+    for place, row in enumerate(by_prompt.values()):
+        axes.plot([row[one] for one in compared], [place] * 2, color=GRID, linewidth=3, zorder=1)
+        for one, colour in zip(compared, (MET, MISSED), strict=True):
+            axes.plot(row[one], place, "o", color=colour, markersize=8, label=one if place == 0 else None)
+        axes.plot(row[CODEC], place, "|", color=MUTED, markersize=14, label=CODEC if place == 0 else None)
+    axes.set_yticks(range(len(by_prompt)), list(by_prompt))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color=GRID)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    means = ", ".join(f"{one} {found['kl_yamnet'][one]['value']:.2f}" for one in compared)
+    axes.set_title(f"KL to real clips: {means}", loc="left", color=INK)
+
+
+def draw_spectrograms(
+    model: Model,
+    waves: dict[str, dict[str, list[np.ndarray]]],
+    whose: str,
+    judged: Judged,
+    asked: dict[str, Prompt],
+    path: Path,
+) -> None:
+    """A row for each prompt: a real clip, then sounds, each under what is heard in it."""
+    from soundmill.audio import figures
+    from soundmill.models.tango.generation import fitted_log_mel
+
+    pictures, titles = [], []
+    shown = min(SHOWN, len(next(iter(waves[whose].values()))))
+    for family, prompt in asked.items():
+        pictures += [fitted_log_mel(wave, model)[0].numpy() for wave in [waves[REAL][family][0], *waves[whose][family][:shown]]]
+        titles += [f"“{prompt.text}”, real", *(f"heard: {name}" for name in judged.families[whose][family][:shown])]
+    figure = figures.draw_log_mels(np.stack(pictures), titles, model.autoencoder.spec, 1 + shown, whose)
+    figures.save_png(figure, path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

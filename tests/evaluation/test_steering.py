@@ -1,0 +1,92 @@
+"""Families of AudioSet's classes: that they are AudioSet's, tell real clips apart, and what a shuffled prompt would match."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from soundmill.audio.decode import read_mono
+from soundmill.corpora.folder import class_label
+from soundmill.evaluation import embedders, steering
+from soundmill.evaluation.embedders.yamnet import LOGITS
+from soundmill.evaluation.steering import FAMILIES, FAMILY_OF_LABEL, Heard
+
+
+@pytest.fixture(scope="module")
+def network(shared):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+        return embedders.load("yamnet", shared)
+
+
+def test_families_are_apart():
+    classes = Counter(name for family in FAMILIES.values() for name in family.classes)
+    assert set(classes.values()) == {1}
+    assert len(FAMILIES) == 10
+    assert sum(len(family.labels) for family in FAMILIES.values()) == len(FAMILY_OF_LABEL)
+
+
+def test_every_class_of_a_family_is_one_of_yamnets(network):
+    assert len(network.classes) == LOGITS[1]
+    for family in FAMILIES.values():
+        assert [network.classes.count(name) for name in family.classes] == [1] * len(family.classes)
+
+
+def test_real_clips_match_their_labels(network, shared):
+    """Three clips of each class; the strongest of all classes is mostly one above those of a family, or Silence."""
+    heard, top = {}, {}
+    for folder in sorted(path for path in (shared / "data" / "esc10").iterdir() if path.is_dir()):
+        family = FAMILY_OF_LABEL[class_label(os.fsencode(folder.name))]
+        waves = [read_mono(path, network.sample_rate, 60.0) for path in sorted(folder.glob("*.ogg"))[:24:8]]
+        scores = [steering.hear(network, wave) for wave in waves]
+        heard[family] = [steering.strongest_family(one, network.classes, list(FAMILIES)) for one in scores]
+        top[family] = [steering.family_of_top_class(one, network.classes) for one in scores]
+    assert set(heard) == set(FAMILIES)
+    own, shuffled = steering.matches(heard)
+    assert own.mean() > 0.9
+    assert shuffled.mean() == pytest.approx((1 - own.mean()) / 9)
+    strict, _ = steering.matches(top)
+    assert 0.1 < strict.mean() < own.mean()
+
+
+def test_what_is_heard_is_what_the_network_says(network):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(40_000)).astype(np.float32)
+    heard = steering.hear(network, wave)
+    np.testing.assert_allclose(heard.logits, network.embed([wave]).logits[0], atol=1e-5)
+    assert heard.classes.shape == (LOGITS[1],)
+    assert 0 <= heard.classes.min() < heard.classes.max() <= 1
+
+
+def test_the_strongest_class_decides():
+    names = ["Speech", "Dog", "Bark", "Rain", "Raindrop", "Rain on surface", *FAMILIES["dog"].classes[2:]]
+    scores = np.zeros(len(names))
+    scores[[0, 1, 2, 3]] = [0.9, 0.3, 0.3, 0.4]  # many weak classes of one family are no more than one strong one
+    heard = Heard(scores, scores)
+    assert steering.strongest_family(heard, names, ["dog", "rain"]) == "rain"
+    assert steering.family_of_top_class(heard, names) is None
+    scores[0] = 0
+    assert steering.family_of_top_class(heard, names) == "rain"
+
+
+def test_matches_and_what_shuffled_prompts_would_match():
+    """Known answer: of the prompts dog, rain and rooster; what none of them asks for agrees with nothing."""
+    own, shuffled = steering.matches({"dog": ["dog", "rain"], "rain": ["rain", "rain"], "rooster": ["dog", None]})
+    assert own.tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert shuffled.tolist() == [[0, 0.5], [0, 0], [0.5, 0]]
+
+
+def test_intervals_know_that_sounds_of_a_prompt_are_alike():
+    random = np.random.default_rng(0)
+    alike = np.repeat(random.integers(2, size=(10, 1)), 8, axis=1).astype(float)
+    mixed = alike.ravel()[random.permutation(80)].reshape(10, 8)
+    wide, narrow = (steering.mean_with_interval(values, 2000, 0) for values in (alike, mixed))
+    assert wide["value"] == narrow["value"] == pytest.approx(alike.mean())
+    assert wide["low"] <= wide["value"] <= wide["high"]
+    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+    expected = 2 * 1.96 * (alike.mean() * (1 - alike.mean()) / 10) ** 0.5  # as if there were ten sounds
+    assert wide["high"] - wide["low"] == pytest.approx(expected, rel=0.2)
+    assert json.dumps(wide) == json.dumps(steering.mean_with_interval(alike, 2000, 0))
