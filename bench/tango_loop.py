@@ -178,7 +178,7 @@ class Training:
         from soundmill.training.device import autocast
 
         diffusion = self.params.diffusion
-        table = alpha_bar(diffusion.schedule, diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end, diffusion.shift)
+        table = alpha_bar(diffusion)
         t = torch.arange(len(x0), device=self.device) * 100
         with autocast(self.device, self.params.hardware.precision):
             answer = partial(_answer, self.net, states, mask)

@@ -14,7 +14,7 @@ def run(
     params: StageParams, ctx: Context, model: Input, clips: Input, catalog: Input, generated: Output, codec: Output
 ) -> dict[str, Any]:
     """Rebuild `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and codec round trips."""
-    return registry.family(ctx.family).generate(params, ctx, model, clips, catalog, generated, codec)
+    return registry.part(ctx.family, "generation").generate(params, ctx, model, clips, catalog, generated, codec)
 
 
 if __name__ == "__main__":

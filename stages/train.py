@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from soundmill import stage
-from soundmill.models import registry
+from soundmill.models import registry, training
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -14,7 +14,7 @@ def run(
     params: StageParams, ctx: Context, inputs: Input, catalog: Input, model: Output, curves: Output, grid: Output
 ) -> dict[str, Any]:
     """Train `--family` on its inputs, the training split of them; writes the checkpoint, its curve (CSV) and samples (PNG)."""
-    return registry.family(ctx.family).train(params, ctx, inputs, catalog, model, curves, grid)
+    return training.run(ctx.family, params, ctx, inputs, catalog, model, curves, grid)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from soundmill.diffusion.params import DiffusionParams
 from soundmill.diffusion.schedules import alpha_sigma, signal_to_noise
 
 Objective = Literal["eps", "x0", "v"]
@@ -75,6 +76,10 @@ def per_item_loss(
     return errors.flatten(1).mean(1)
 
 
-def weighted_loss(losses: Tensor, objective: Objective, weighting: Weighting, gamma: float, table: Tensor, t: Tensor) -> Tensor:
-    """Scalar loss of per-item errors [B] at timesteps t [B]."""
-    return (losses * weights(objective, weighting, signal_to_noise(table, t), gamma).to(losses.dtype)).mean()
+def training_loss(
+    net: Net, params: DiffusionParams, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, importance: Tensor | float = 1.0
+) -> Tensor:
+    """Scalar loss: the mean of `per_item_loss`, weighted by timestep as `params` say."""
+    losses = per_item_loss(net, params.objective, table, x0, t, noise, importance)
+    snr = signal_to_noise(table, t)
+    return (losses * weights(params.objective, params.weighting, snr, params.min_snr_gamma).to(losses.dtype)).mean()

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from soundmill.diffusion.params import DiffusionParams
+
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last step from being singular
 
 
@@ -38,17 +40,15 @@ def shifted_cosine(num_timesteps: int, shift: float) -> Tensor:
     return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
 
 
-def alpha_bar(schedule: str, num_timesteps: int, beta_start: float, beta_end: float, shift: float) -> Tensor:
-    """The table [T] of a named schedule; the numbers that a schedule has no use for are ignored."""
-    if schedule == "linear":
-        return linear(num_timesteps, beta_start, beta_end)
-    if schedule == "scaled_linear":
-        return scaled_linear(num_timesteps, beta_start, beta_end)
-    if schedule == "cosine":
-        return cosine(num_timesteps)
-    if schedule == "shifted_cosine":
-        return shifted_cosine(num_timesteps, shift)
-    raise ValueError(f"unknown schedule {schedule!r}")
+def alpha_bar(params: DiffusionParams) -> Tensor:
+    """The table [T] of the schedule named; the numbers that it has no use for are ignored."""
+    if params.schedule == "linear":
+        return linear(params.num_timesteps, params.beta_start, params.beta_end)
+    if params.schedule == "scaled_linear":
+        return scaled_linear(params.num_timesteps, params.beta_start, params.beta_end)
+    if params.schedule == "cosine":
+        return cosine(params.num_timesteps)
+    return shifted_cosine(params.num_timesteps, params.shift)
 
 
 def betas_to_alpha_bar(betas: Tensor) -> Tensor:

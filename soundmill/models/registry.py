@@ -1,12 +1,15 @@
-"""Model families by name: each is a package beside this file, imported only when it is asked for.
+"""Model families by name: each is a package beside this file, and its modules are imported only when they are asked for.
 
-A family offers
-- `TITLE` and `PAPER`: what it is, and where it comes from, a line each;
-- `TrainParams`, `GenerateParams`: the parameters (StageParams) of `<family>.train` and `<family>.generate`;
-- `train`, `generate`: what the two stages run; `generate_sounds`: sounds from its checkpoint, as below;
-- `seconds(document, num_clips, num_labels)`: what both stages will take on this machine, by the content of a params.yaml;
-- `networks(document)`: its nets by part (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors
-  have no memory (torch's meta device), so that sizes of any scale can be told; it must not read a weight's value.
+A family is
+- the package itself: `TITLE` and `PAPER`, what it is and where it comes from, a line each;
+- params.py: `TrainParams` and `GenerateParams` of `<family>.train` and `<family>.generate`, made of models/params.py's;
+- training.py: `prepare(params, ctx, inputs, catalog)`, whose result models/training.py trains;
+- checkpoint.py: `load(directory)`, a trained model, whose `params` are the training's; `networks(document)`, its nets by part
+  (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors have no memory (torch's meta device), so
+  that sizes of any scale can be told; it must not read a weight's value;
+- generation.py: what models/generation.py asks of a trained model: sounds for clips, for prompts, and real clips sent through
+  the family's representation and back;
+- cost.py: a `Probe` for models/cost.py, which tells what both stages will take.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.params import StageParams, compose, did_you_mean
+from soundmill.params import P, StageParams, compose, did_you_mean, parse
 from soundmill.stage import tree_digest
+
+CONFIG = "config.json"  # of a checkpoint
 
 
 def names() -> list[str]:
@@ -37,17 +43,24 @@ def family(name: str) -> ModuleType:
     return importlib.import_module(f"soundmill.models.{name}")
 
 
+def part(name: str, module: str) -> ModuleType:
+    """A module of a family's package: `params`, `training` …"""
+    return importlib.import_module(f"{family(name).__name__}.{module}")
+
+
 def train_params(name: str) -> type[StageParams]:
-    return family(name).TrainParams
+    return part(name, "params").TrainParams
 
 
 def generate_params(name: str) -> type[StageParams]:
-    return family(name).GenerateParams
+    return part(name, "params").GenerateParams
 
 
 def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_labels: int) -> float:
     """Seconds that training and generating will take here, by the parameters in a whole params.yaml's content."""
-    return family(name).seconds(document, num_clips, num_labels)
+    from soundmill.models import cost
+
+    return cost.seconds(name, document, num_clips, num_labels)
 
 
 def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
@@ -55,8 +68,8 @@ def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
     import torch
 
     with torch.device("meta"):
-        parts = family(name).networks(document)
-    return {part: sum(weight.numel() for weight in net.parameters()) for part, net in parts.items()}
+        parts = part(name, "checkpoint").networks(document)
+    return {which: sum(weight.numel() for weight in net.parameters()) for which, net in parts.items()}
 
 
 def describe(conf: Path) -> dict[str, dict[str, Any]]:
@@ -80,9 +93,23 @@ def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
     shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str, Any]:
-    """`config.json` of a checkpoint; UserError when there is none, it is unreadable, or of another family than `expected`."""
-    path = directory / "config.json"
+def write_config(directory: Path, name: str, params: StageParams, facts: dict[str, Any], **values: Any) -> None:
+    """`config.json` of a checkpoint: its family, the training's parameters, what else it is built from, facts for people."""
+    from soundmill.training import weights
+
+    weights.write_json({"family": name, "params": params.model_dump(mode="json"), **values, **facts}, directory / CONFIG)
+
+
+def checkpoint_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
+    return parse(model, config[key], f"{directory / CONFIG}: {key}")
+
+
+def checkpoint_config(directory: Path, expected: str | None = None, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """`config.json` of a checkpoint.
+
+    UserError when there is none, it is unreadable, of another family than `expected`, or lacks some of `keys`.
+    """
+    path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,6 +121,9 @@ def checkpoint_config(directory: Path, expected: str | None = None) -> dict[str,
         raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
     if expected is not None and found != expected:
         raise UserError(f"{directory}: a checkpoint of family {found!r}, not {expected!r}; use `--family {found}` or retrain")
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
     return config
 
 
@@ -124,4 +154,6 @@ def generate_sounds(
     and `guidance` replace the checkpoint's own sampling.
     """
     config = checkpoint_config(checkpoint_dir)
-    return family(config["family"]).generate_sounds(checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance)
+    return part(config["family"], "generation").generate_sounds(
+        checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance
+    )

@@ -47,7 +47,7 @@ class Curve(pl.Callback):
             point = {"step": trainer.global_step, "loss": sum(losses) / len(losses), "learning_rate": rate}
             self.points.append(point)
             if self.on_point and trainer.is_global_zero:
-                self.on_point({key: value for key, value in point.items() if key != "step"}, trainer.global_step)
+                self.on_point(*without_step(point))
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": [dict(point) for point in self.points], "losses": [float(loss) for loss in self._losses]}
@@ -57,6 +57,11 @@ class Curve(pl.Callback):
 
         self.points = state["points"]
         self._losses = [torch.tensor(loss) for loss in state["losses"]]
+
+
+def without_step(point: dict[str, float]) -> tuple[dict[str, float], int]:
+    """A point's values, and its step apart."""
+    return {key: value for key, value in point.items() if key != "step"}, int(point["step"])
 
 
 def write_curve(points: list[dict[str, float]], path: Path) -> None:

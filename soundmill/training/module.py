@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.errors import UserError
-from soundmill.params import Seed
-from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint
+from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint, without_step
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
+from soundmill.training.device import pick_device
 from soundmill.training.ema import Ema
-from soundmill.training.loader import Batch, Loader, worker_deaths_explained
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+from soundmill.training.loader import Batch, Joined, Loader, Order, Source, worker_deaths_explained
+from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
 
 
@@ -30,10 +31,10 @@ class TrainingModule(pl.LightningModule):
     the mean gradient of `accumulate` batches; only where that is 1, its number is the batch's.
     """
 
-    def __init__(self, net: nn.Module, optimiser: OptimiserParams, ema: EmaParams, steps: int, seed: Seed, accumulate: int = 1):
+    def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1):
         super().__init__()
-        self.net, self.optimiser, self.steps, self.seed, self.accumulate = net, optimiser, steps, seed, accumulate
-        self.ema = Ema(net, ema)
+        self.net, self.params, self.steps, self.accumulate = net, params, steps, accumulate
+        self.ema = Ema(net, params.ema)
 
     @abstractmethod
     def loss(self, step: int, batch: Batch) -> Tensor:
@@ -41,13 +42,13 @@ class TrainingModule(pl.LightningModule):
 
     def rng(self, *key: Any) -> torch.Generator:
         """A generator on the training device, seeded by (seed, rank, key)."""
-        return torch.Generator(self.device).manual_seed(seed_of(self.seed, self.global_rank, *key))
+        return torch.Generator(self.device).manual_seed(seed_of(self.params.seed, self.global_rank, *key))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step * self.accumulate + batch_idx % self.accumulate
         if batch.step != step:  # the loader resumes from its own state in the checkpoint
             raise RuntimeError(f"batch {step} was awaited, and batch {batch.step} given")
-        torch.manual_seed(seed_of(self.seed, self.global_rank, "net", step))  # dropout draws from the global generator
+        torch.manual_seed(seed_of(self.params.seed, self.global_rank, "net", step))  # dropout draws from the global generator
         return self.loss(step, batch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -55,11 +56,12 @@ class TrainingModule(pl.LightningModule):
         self.ema.step(self.net)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.optimiser.clip_norm is not None:  # Lightning's own clipping refuses a fused optimiser
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.optimiser.clip_norm)
+        clip_norm = self.params.optimiser.clip_norm
+        if clip_norm is not None:  # Lightning's own clipping refuses a fused optimiser
+            nn.utils.clip_grad_norm_(self.net.parameters(), clip_norm)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        kept = self.optimiser
+        kept = self.params.optimiser
         matrices = [weight for weight in self.net.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in self.net.parameters() if weight.ndim < 2]
         groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -95,6 +97,43 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def fit_averaged(
+    module: TrainingModule,
+    source: Source,
+    order: Order | Joined,
+    draw: Callable[[int], Tensor],
+    hardware: HardwareParams,
+    ctx: Any,
+    callbacks: Sequence[pl.Callback] = (),
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights.
+
+    Returns the points of its curve and facts of the hardware. `callbacks` see a training in this process only.
+    """
+    on_gpu = pick_device(hardware.accelerator).type != "cpu"
+    loader = Loader(
+        source,
+        order,
+        draw,
+        steps=module.steps * module.accumulate,
+        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
+        workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
+        pinned=on_gpu,
+    )
+    # Other processes train when there are several devices, and tracking stays in this one.
+    alone = hardware.devices == 1
+    curve = Curve(module.params.log_every_steps, ctx.tracking.log_curve if alone else None)
+    scratch = ctx.scratch / "training"
+    facts = fit(
+        module, loader, hardware=hardware, scratch=scratch, label=ctx.name, curve=curve, callbacks=callbacks if alone else ()
+    )
+    if not alone:
+        for point in curve.points:
+            ctx.tracking.log_curve(*without_step(point))
+    module.ema.copy_to(module.net)
+    return curve.points, facts
+
+
 def fit(
     module: TrainingModule,
     loader: Loader,
@@ -102,10 +141,8 @@ def fit(
     hardware: HardwareParams,
     scratch: Path,
     label: str,
-    log_every: int,
-    checkpoint_seconds: float,
     curve: Curve,
-    callbacks: list[pl.Callback],
+    callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
 
@@ -118,6 +155,7 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+    timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.optim\.lr_scheduler")
         trainer = pl.Trainer(
@@ -128,7 +166,7 @@ def fit(
             max_steps=module.steps,
             accumulate_grad_batches=module.accumulate,
             max_epochs=-1,
-            callbacks=[curve, Progress(label), *callbacks, TimedCheckpoint(scratch, checkpoint_seconds, log_every)],
+            callbacks=[curve, Progress(label), *callbacks, timed],
             plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_checkpointing=False,

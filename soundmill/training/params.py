@@ -1,4 +1,4 @@
-"""Parameters of every training: what it runs on, its optimiser, the average of its weights."""
+"""Parameters of every training: what it runs on, its optimiser, the average of its weights, how often it reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from soundmill.params import Probability, StageParams
+from soundmill.params import Probability, Seconds, Seed, StageParams
 
 
 class HardwareParams(StageParams):
@@ -36,3 +36,13 @@ class EmaParams(StageParams):
     decay: Probability
     min_decay: Probability
     update_after_step: int = Field(ge=0)
+
+
+class TrainingParams(StageParams):
+    """What every training has, beside its length and its hardware."""
+
+    seed: Seed
+    optimiser: OptimiserParams
+    ema: EmaParams
+    log_every_steps: int = Field(ge=1)
+    checkpoint_seconds: Seconds

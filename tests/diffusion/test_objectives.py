@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundmill.diffusion import objectives, schedules
+from soundmill.diffusion.params import DiffusionParams
 
 TABLE = schedules.linear(1000, 1e-4, 0.02)
 
@@ -73,6 +74,13 @@ def test_min_snr_of_tango_divides_by_snr_whatever_is_predicted():
     torch.testing.assert_close(objectives.weights("eps", "min_snr", snr, gamma=5.0), theirs)
 
 
-def test_plain_weighting_is_the_mean():
-    losses, t = torch.tensor([1.0, 3.0]), torch.tensor([1, 900])
-    assert objectives.weighted_loss(losses, "eps", "none", 5.0, TABLE, t).item() == 2
+@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+def test_training_loss_is_the_weighted_mean(weighting):
+    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 1.0, "min_snr_gamma": 5.0}
+    params = DiffusionParams(schedule="linear", objective="v", weighting=weighting, stratified=True, **numbers)
+    x0, t, noise = _items(0, 4)
+    losses = objectives.per_item_loss(lambda xt, t: xt, "v", TABLE, x0, t, noise)
+    weights = objectives.weights("v", weighting, schedules.signal_to_noise(TABLE, t), 5.0)
+    loss = objectives.training_loss(lambda xt, t: xt, params, TABLE, x0, t, noise)
+    assert loss.item() == pytest.approx((losses * weights).mean().item())
+    assert (loss.item() == pytest.approx(losses.mean().item())) == (weighting == "none")

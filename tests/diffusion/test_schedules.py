@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from soundmill.diffusion import schedules
+from soundmill.diffusion.params import DiffusionParams
+from soundmill.errors import UserError
+from soundmill.params import parse
 
 PAPER = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 
@@ -40,9 +43,14 @@ def test_shift_moves_the_log_snr_by_a_constant():
     torch.testing.assert_close(difference, torch.full_like(difference, 2 * torch.tensor(0.5).log().item()))
 
 
+def named(schedule: str) -> DiffusionParams:
+    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 0.5, "min_snr_gamma": 5.0}
+    return DiffusionParams(schedule=schedule, objective="eps", weighting="none", stratified=True, **numbers)
+
+
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "shifted_cosine"])
 def test_every_schedule_falls_and_keeps_variance(name):
-    table = schedules.alpha_bar(name, 1000, 1e-4, 0.02, 0.5)
+    table = schedules.alpha_bar(named(name))
     assert table.dtype == torch.float64
     assert table.shape == (1000,)
     assert (table[1:] < table[:-1]).all()
@@ -54,5 +62,5 @@ def test_every_schedule_falls_and_keeps_variance(name):
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="quadratic"):
-        schedules.alpha_bar("quadratic", 10, 1e-4, 0.02, 1.0)
+    with pytest.raises(UserError, match="quadratic"):
+        parse(DiffusionParams, named("linear").model_dump() | {"schedule": "quadratic"}, "train.diffusion")

@@ -21,7 +21,7 @@ def test_offers_the_families_with_their_interface():
         package = registry.family(name)
         assert issubclass(registry.train_params(name), StageParams)
         assert issubclass(registry.generate_params(name), StageParams)
-        assert all(callable(getattr(package, name)) for name in ("train", "generate", "generate_sounds", "seconds", "networks"))
+        assert callable(registry.part(name, "training").prepare)
         assert all(line and "\n" not in line for line in (package.TITLE, package.PAPER))
 
 

@@ -12,10 +12,11 @@ from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.training import callbacks, module
 from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
 
 OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
 EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
+PARAMS = TrainingParams(seed=5, optimiser=OPTIMISER, ema=EMA, log_every_steps=3, checkpoint_seconds=0.0)
 CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 
@@ -68,7 +69,7 @@ def _net():
 
 
 def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1):
-    trained = Regression(_net(), OPTIMISER, EMA, steps, seed=5, accumulate=accumulate)
+    trained = Regression(_net(), PARAMS, steps, accumulate)
     curve = callbacks.Curve(4)
     module.fit(
         trained,
@@ -76,8 +77,6 @@ def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1):
         hardware=hardware,
         scratch=scratch,
         label="test",
-        log_every=3,
-        checkpoint_seconds=0.0,
         curve=curve,
         callbacks=list(extra),
     )

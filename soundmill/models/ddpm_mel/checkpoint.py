@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,15 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
-from soundmill.diffusion.schedules import alpha_bar
-from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.unet import UNet
+from soundmill.training import weights
 
 FAMILY = "ddpm_mel"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -39,10 +37,6 @@ class Model:
     picture: PictureCodec
     levels: Tensor
     level_labels: Tensor
-
-    def alpha_bar(self) -> Tensor:
-        diffusion = self.params.diffusion
-        return alpha_bar(diffusion.schedule, diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end, diffusion.shift)
 
     def condition(self, labels: list[str]) -> Tensor:
         """Label weights [num_labels]: equal shares, summing to 1; all zero for no label (or none the model knows)."""
@@ -80,52 +74,25 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 def save(model: Model, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint into `directory` (made anew); `facts` are added to its config for people to read."""
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True)
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
-    tensors |= {"levels": model.levels, "level_labels": model.level_labels}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, directory / WEIGHTS)
-    config = {
-        "family": FAMILY,
-        "labels": model.labels,
-        "mel_spec": model.spec.model_dump(mode="json"),
-        "params": model.params.model_dump(mode="json"),
-        **facts,
-    }
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    weights.write(tensors | {"levels": model.levels, "level_labels": model.level_labels}, directory / WEIGHTS)
+    registry.write_config(directory, FAMILY, model.params, facts, labels=model.labels, mel_spec=model.spec.model_dump(mode="json"))
 
 
 def load(directory: Path) -> Model:
     """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config = registry.checkpoint_config(directory, FAMILY)
-    where = f"{directory / CONFIG}: "
-    missing = [key for key in ("params", "mel_spec", "labels") if key not in config]
-    if missing:
-        raise UserError(f"{where}{', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
-    params = strict.parse(TrainParams, config["params"], where + "params")
-    spec = strict.parse(MelSpec, config["mel_spec"], where + "mel_spec")
+    config = registry.checkpoint_config(directory, FAMILY, ("params", "mel_spec", "labels"))
+    params = registry.checkpoint_part(TrainParams, config, "params", directory)
+    spec = registry.checkpoint_part(MelSpec, config, "mel_spec", directory)
     labels = config["labels"]
     net, picture = build_net(params, len(labels)), PictureCodec(params.picture, spec)
-    try:
-        tensors = load_file(directory / WEIGHTS)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"{directory / WEIGHTS}: weights cannot be read ({error}); retrain with `dvc repro`") from None
-    try:
+    tensors = weights.read(directory / WEIGHTS)
+    with weights.must_fit(directory / WEIGHTS):
         net.load_state_dict(_below(tensors, "net."))
         picture.load_state_dict(_below(tensors, "picture."))
         levels, level_labels = tensors["levels"], tensors["level_labels"]
-    except (RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()
-        raise UserError(
-            f"{directory}: its weights are of another architecture than its config.json says "
-            f"({' '.join(line.strip() for line in first[:2])}); retrain with `dvc repro`"
-        ) from None
     return Model(params, spec, labels, net.eval(), picture.eval(), levels, level_labels)
 
 

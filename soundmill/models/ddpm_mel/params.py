@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams, GriffinLimParams
+from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 
 class PictureParams(StageParams):
@@ -78,22 +79,11 @@ class ResidualUNetParams(_NetworkParams):
         return self
 
 
-class DiffusionParams(StageParams):
-    """The noise schedule, what is predicted and how errors are weighted (soundmill/diffusion)."""
-
-    num_timesteps: int = Field(ge=2)
-    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
-    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
-    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
-    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
-    objective: Literal["eps", "x0", "v"]
-    weighting: Literal["none", "min_snr", "min_snr_tango"]
-    min_snr_gamma: float = Field(gt=0)
+class PictureDiffusionParams(DiffusionParams):
     first_timestep: int = Field(ge=0, description="timesteps below are not trained on (1 in the seed)")
     errors_in: Literal["latent", "picture"] = Field(
         description="where errors are measured; `picture`: outlines, which were lowered by whitening, count more than grain"
     )
-    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
 
 
 class AugmentationParams(StageParams):
@@ -102,18 +92,13 @@ class AugmentationParams(StageParams):
     label_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
 
 
-class SamplingParams(StageParams):
+class SamplingParams(SamplerParams, GriffinLimParams):
     """From noise to sound."""
 
-    sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
-    num_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
     guidance_interval: list[Probability] = Field(
         min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
     )
     clip: float | None = Field(gt=0, description="hold every estimate of x0 within ± this; null: do not")
-    griffin_lim_iterations: int = Field(ge=1)
-    griffin_lim_momentum: float = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
     def _interval_rises(self) -> SamplingParams:
@@ -122,36 +107,22 @@ class SamplingParams(StageParams):
         return self
 
 
-class GridParams(StageParams):
-    """The picture of samples that is drawn while training and at its end."""
-
-    every_epochs: int | None = Field(ge=1, description="null: only at the end")
-    columns: int = Field(ge=1)
-    rows: int = Field(ge=1)
+class PictureGridParams(GridParams):
+    every_epochs: int | None = Field(ge=1, description="draw one so often while training, too; null: only at the end")
 
 
-class TrainParams(StageParams):
-    seed: Seed
+class TrainParams(FamilyTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
     batch_size: int = Field(ge=1)
-    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
-    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
-    log_every_steps: int = Field(ge=1)
-    checkpoint_seconds: Seconds
-    hardware: HardwareParams
     picture: PictureParams
     network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
-    diffusion: DiffusionParams
+    diffusion: PictureDiffusionParams
     augmentation: AugmentationParams
-    optimiser: OptimiserParams
-    ema: EmaParams
-    grid: GridParams
+    grid: PictureGridParams
     sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set one of steps and epochs, and the other to null")
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         halvings = 2 ** (len(self.network.widths) - 1)
@@ -169,13 +140,5 @@ class TrainParams(StageParams):
         return self.picture.height, self.picture.width
 
 
-class GenerateParams(StageParams):
-    seed: Seed
-    count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
-    batch_size: int = Field(ge=1)
-    accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"]
-    threads: int = Field(ge=1)
-    codec_count: int | None = Field(ge=1, description="real clips sent through the picture and back; null: all")
-    codec_split: Literal["train", "valid", "test"]
+class GenerateParams(FamilyGenerateParams):
     sampling: SamplingParams

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from soundmill.audio.invert import mel_to_wave
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.samplers import sample
+from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import SamplingParams
 from soundmill.training.device import autocast, evaluating
@@ -52,7 +53,7 @@ def _sample_latents(
     device: torch.device,
     precision: str,
 ) -> Tensor:
-    table = model.alpha_bar()
+    table = alpha_bar(model.params.diffusion)
     first, last = sampling.guidance_interval
 
     def denoise(xt: Tensor, t: Tensor) -> Tensor:

@@ -10,23 +10,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill.audio import figures, mel
-from soundmill.diffusion.objectives import per_item_loss, weighted_loss
-from soundmill.errors import UserError
+from soundmill.diffusion.objectives import per_item_loss, training_loss
+from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.ddpm_mel import checkpoint
 from soundmill.models.ddpm_mel.checkpoint import FAMILY, Model
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.sample import sample_log_mels
-from soundmill.training.callbacks import Curve, Every, write_curve
+from soundmill.models.training import Prepared, no_training_clip
 from soundmill.training.device import autocast, evaluating, pick_device
-from soundmill.training.loader import Batch, Crops, Loader, LogMels, Order, gather_log_mels, share
-from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.loader import Batch, Crops, LogMels, Order, gather_log_mels, share
+from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
 VALID_ROUNDS = 4  # noises per held-out clip in the final loss
@@ -100,9 +99,9 @@ class DdpmModule(TrainingModule):
     """A step: its clips, rolled, made louder or softer, put as pictures, noised, predicted."""
 
     def __init__(self, params: TrainParams, model: Model, label_weights: Tensor, steps: int):
-        super().__init__(model.net, params.optimiser, params.ema, steps, params.seed)
-        self.params, self.model, self.label_weights = params, model, label_weights
-        self.table = model.alpha_bar()
+        super().__init__(model.net, params, steps)
+        self.model, self.label_weights = model, label_weights
+        self.table = alpha_bar(params.diffusion)
         self.picture = model.picture
 
     def loss(self, step: int, batch: Batch) -> Tensor:
@@ -120,8 +119,7 @@ class DdpmModule(TrainingModule):
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
         importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
         answer = partial(_answer, self.net, condition)
-        losses = per_item_loss(answer, diffusion.objective, self.table, x0, t, noise, importance)
-        return weighted_loss(losses, diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma, self.table, t)
+        return training_loss(answer, diffusion, self.table, x0, t, noise, importance)
 
     def _augment(self, log_mel: Tensor, mine: Draws) -> Tensor:
         """log_mel [b, n_mels, frames], rotated in time, with another gain."""
@@ -131,95 +129,45 @@ class DdpmModule(TrainingModule):
         return louder.clamp_min(self.picture.silence)
 
 
-def train(params: TrainParams, ctx: Any, mels: Path, catalog: Path, model_out: Path, curves: Path, grid: Path) -> dict[str, Any]:
-    """Train and write the checkpoint directory, the curve (CSV) and a grid of samples (PNG); returns metrics."""
-    use_threads(params.hardware.threads)
+def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepared:
     clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
-        raise UserError(f"{catalog}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+        raise no_training_clip(catalog)
     labels = _labels(clip_labels, params.conditional)
     spec = mel.read_spec(mels)
     picture = PictureCodec(params.picture, spec)
     clips = read_clips(mels, clip_labels, labels, picture, ctx.scratch)
     order = Order(params.seed, weights, params.batch_size)
-    steps = params.steps or order.steps(params.epochs)
     picture.fit(clips.beginnings(VALID_BATCH))
 
     torch.manual_seed(params.seed)
     net = checkpoint.build_net(params, len(labels))
     levels = torch.cat([picture.level(batch) for batch in clips.beginnings(VALID_BATCH)])
-    one_level = params.picture.level == "absolute"
-    model = Model(
-        params,
-        spec,
-        labels,
-        net,
-        picture,
-        levels[:1].clone() if one_level else levels,
-        torch.zeros(1, len(labels)) if one_level else clips.label_weights,
-    )
-    parameters = sum(weight.numel() for weight in net.parameters())
-    print(
-        f"{ctx.name}: {len(clips)} clips, {len(labels) or 'no'} labels, {parameters:,} parameters on {picture.shape} pictures, "
-        f"{steps} steps of {params.batch_size}",
-        flush=True,
-    )
+    level_labels = clips.label_weights
+    if params.picture.level == "absolute":
+        levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
+    model = Model(params, spec, labels, net, picture, levels, level_labels)
+    module = DdpmModule(params, model, clips.label_weights, params.steps or order.steps(params.epochs))
 
-    ctx.tracking.log_dataset(
-        "training clips", shards.digest(clip_labels), len(clips), catalog, "training", {"clip_id": "string", "labels": "string"}
-    )
-    module = DdpmModule(params, model, clips.label_weights, steps)
-    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
-    loader = Loader(
+    def held_out_loss() -> float | None:
+        held_out, _ = read_catalog(catalog, "valid")
+        return valid_loss(module, read_clips(mels, held_out, labels, picture, ctx.scratch)) if held_out else None
+
+    return Prepared(
+        module,
         Crops(clips.log_mels, clips.frames, clips.silence),
         order,
         partial(crop_places, params, clips.frames),
-        steps=steps,
-        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
-        workers=max(1, ctx.workers // params.hardware.devices) if on_gpu else 0,
-        pinned=on_gpu,
+        clip_ids=list(clip_labels),
+        counts={"labels": len(labels)},
+        told="labels",
+        example=labels[0] if labels else "",
+        num_samples=picture.num_samples,
+        draw_samples=partial(draw_samples, model),
+        draw_every=None if params.grid.every_epochs is None else order.steps(params.grid.every_epochs),
+        valid_loss=held_out_loss,
+        save=partial(checkpoint.save, model),
     )
-    # Other processes train when there are several devices, and tracking stays in this one.
-    alone = params.hardware.devices == 1
-    curve = Curve(params.log_every_steps, ctx.tracking.log_curve if alone else None)
-    samples = []
-    if alone and params.grid.every_epochs is not None:
-        every = order.steps(params.grid.every_epochs)
-        samples.append(Every(every, partial(_log_grid, ctx.tracking)))
-    facts = fit(
-        module,
-        loader,
-        hardware=params.hardware,
-        scratch=ctx.scratch / "training",
-        label=ctx.name,
-        log_every=params.log_every_steps,
-        checkpoint_seconds=params.checkpoint_seconds,
-        curve=curve,
-        callbacks=samples,
-    )
-    if not alone:
-        for point in curve.points:
-            ctx.tracking.log_curve({key: value for key, value in point.items() if key != "step"}, int(point["step"]))
-    module.ema.copy_to(net)
-
-    write_curve(curve.points, curves)
-    figure = draw_samples(model, steps)
-    figures.save_png(figure, grid)
-    ctx.tracking.log_figure(figure, "samples/final")
-    checkpoint.save(model, model_out, {"steps": steps, "training_clips": len(clips), "parameters": parameters, **facts})
-    metrics = {
-        "loss": curve.points[-1]["loss"],
-        "steps": steps,
-        "clips": len(clips),
-        "labels": len(labels),
-        "parameters": parameters,
-        "threads": params.hardware.threads,
-    }
-    held_out, _ = read_catalog(catalog, "valid")
-    if held_out:
-        metrics["valid_loss"] = valid_loss(module, read_clips(mels, held_out, labels, picture, ctx.scratch))
-    _log_model(ctx, model, model_out)
-    return metrics
 
 
 def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
@@ -271,17 +219,3 @@ def draw_samples(model: Model, step: int) -> Any:
     titles = [", ".join(labels) or f"sample {cell + 1}" for cell, labels in enumerate(asked)]
     heading = f"{FAMILY}: samples after {step} steps"
     return figures.draw_log_mels(log_mels.numpy(), titles, model.spec, params.grid.columns, heading)
-
-
-def _log_grid(tracking: Any, module: DdpmModule, step: int) -> None:
-    with module.ema.applied(module.net):
-        figure = draw_samples(module.model, step)
-    module.to(module.device)
-    tracking.log_figure(figure, f"samples/step-{step:07d}")
-
-
-def _log_model(ctx: Any, model: Model, directory: Path) -> None:
-    """Hand the checkpoint to tracking, with an example of what the model takes and gives."""
-    inputs = {"label": [model.labels[0] if model.labels else ""], "seed": [0]}
-    waves = np.zeros((1, model.picture.num_samples), dtype=np.float32)
-    ctx.tracking.log_model(directory, FAMILY, inputs, waves)

@@ -22,6 +22,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.tango.params import AutoencoderNetParams, VocoderNetParams
 from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.training import weights
 
 CONFIG, WEIGHTS, VOCODER = "config.json", "model.safetensors", "vocoder.safetensors"
 
@@ -131,13 +132,10 @@ def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
 
 def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
     """Write the directory (made anew); returns the digest that tells this autoencoder from others. `source`: plain values."""
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True)
     nets = {WEIGHTS: model.net} | ({VOCODER: model.vocoder} if model.vocoder is not None else {})
     for name, net in nets.items():
-        tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-        save_file(tensors, directory / name, {"format": "pt"})
+        weights.write(net.state_dict(), directory / name, {"format": "pt"})
     values = {
         "network": model.network.model_dump(mode="json"),
         "vocoder": model.vocoder_params and model.vocoder_params.model_dump(mode="json"),
@@ -147,8 +145,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
         "scaling_factor": model.scaling_factor,
     }
     model.digest = shards.digest(values, {name: shards.file_digest(directory / name) for name in sorted(nets)})
-    text = json.dumps(values | {"source": source, "digest": model.digest}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
     return model.digest
 
 
@@ -167,26 +164,11 @@ def config(directory: Path) -> AutoencoderConfig:
 def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
     found = config(directory)
-    net = _filled(build_autoencoder(found.network), directory / WEIGHTS)
+    net = weights.fill(build_autoencoder(found.network), directory / WEIGHTS)
     vocoder = None
     if found.vocoder is not None:
-        vocoder = _filled(build_vocoder(found.vocoder, found.mel_spec.n_mels, found.mel_spec.sample_rate), directory / VOCODER)
+        vocoder = weights.fill(build_vocoder(found.vocoder, found.mel_spec.n_mels, found.mel_spec.sample_rate), directory / VOCODER)
     constants = {"mean": found.mean, "deviation": found.deviation, "scaling_factor": found.scaling_factor}
     return Autoencoder(
         found.network, found.mel_spec, net, **constants, vocoder_params=found.vocoder, vocoder=vocoder, digest=found.digest
     )
-
-
-def _filled(net: nn.Module, path: Path) -> nn.Module:
-    """The net with the weights in a file, in evaluation mode."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        net.load_state_dict(load_file(path))
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
-    except RuntimeError as error:
-        first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-        raise UserError(f"{path}: weights of another architecture than config.json says ({first}); `dvc repro`") from None
-    return net.eval()

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from soundmill import shards
 from soundmill.audio import figures, mel
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, check_shape, sample_posterior, to_picture
-from soundmill.models.tango.params import AutoencoderParams
-from soundmill.training.callbacks import Curve
+from soundmill.models.tango.params import AutoencoderParams, TrainedParams
 from soundmill.training.device import pick_device
-from soundmill.training.loader import Batch, Crops, Loader, LogMels, Order, gather_log_mels
-from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.loader import Batch, Crops, LogMels, Order, gather_log_mels
+from soundmill.training.module import TrainingModule, fit_averaged, use_threads
 from soundmill.training.seeds import seed_of
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
@@ -32,10 +31,9 @@ DRAWN_CLIPS = 4
 class AutoencoderModule(TrainingModule):
     """A step: crops of log-mels, encoded, drawn from their posteriors, decoded."""
 
-    def __init__(self, params: AutoencoderParams, net: nn.Module, mean: float, deviation: float):
-        weights = params.weights
-        super().__init__(net, weights.optimiser, weights.ema, weights.steps, weights.seed)
-        self.kl_weight, self.mean, self.deviation = weights.kl_weight, mean, deviation
+    def __init__(self, params: TrainedParams, net: nn.Module, mean: float, deviation: float):
+        super().__init__(net, params, params.steps)
+        self.mean, self.deviation = mean, deviation
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         picture = to_picture(batch.values[0].float(), self.mean, self.deviation)
@@ -43,7 +41,7 @@ class AutoencoderModule(TrainingModule):
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         noise = torch.empty_like(mean).normal_(generator=self.rng("posterior", step))
         rebuilt = self.net.decode(sample_posterior(mean, log_variance, noise, 1.0)).sample.float()
-        return reconstruction_error(rebuilt, picture) + self.kl_weight * kl_divergence(mean, log_variance)
+        return reconstruction_error(rebuilt, picture) + self.params.kl_weight * kl_divergence(mean, log_variance)
 
 
 def reconstruction_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
@@ -79,41 +77,21 @@ def train(
         f"{wanted.steps} steps of {wanted.batch_size}",
         flush=True,
     )
-    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
-    loader = Loader(
+    module = AutoencoderModule(params.weights, net, mean, deviation)
+    points, facts = fit_averaged(
+        module,
         Crops(log_mels, wanted.crop_frames, math.log(spec.floor)),
         Order(wanted.seed, weights_of_clips, wanted.batch_size),
         partial(places, wanted.seed, wanted.batch_size),
-        steps=wanted.steps,
-        workers=max(1, ctx.workers // params.hardware.devices) if on_gpu else 0,
-        pinned=on_gpu,
+        params.hardware,
+        ctx,
     )
-    # Other processes train when there are several devices, and tracking stays in this one.
-    alone = params.hardware.devices == 1
-    curve = Curve(wanted.log_every_steps, ctx.tracking.log_curve if alone else None)
-    module = AutoencoderModule(params, net, mean, deviation)
-    facts = fit(
-        module,
-        loader,
-        hardware=params.hardware,
-        scratch=ctx.scratch / "training",
-        label=ctx.name,
-        log_every=wanted.log_every_steps,
-        checkpoint_seconds=wanted.checkpoint_seconds,
-        curve=curve,
-        callbacks=[],
-    )
-    if not alone:
-        for point in curve.points:
-            ctx.tracking.log_curve({key: value for key, value in point.items() if key != "step"}, int(point["step"]))
-    module.ema.copy_to(net)
-
     model = Autoencoder(network, spec, net.eval(), mean, deviation, scaling_factor=1.0)
     model.to(pick_device(params.hardware.accelerator))
     few = gather_log_mels(mels, chosen(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
     model.scaling_factor = round(1 / latent_deviation(model, few), 6)
     facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
-    return model, curve.points, facts
+    return model, points, facts
 
 
 def places(seed: int, batch_size: int, step: int) -> Tensor:

@@ -6,16 +6,14 @@ the same.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from soundmill import params as strict
-from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.tango import autoencoder as autoencoders
@@ -24,9 +22,10 @@ from soundmill.models.tango.conditions import TextConfig
 from soundmill.models.tango.params import AutoencoderParams, TrainParams
 from soundmill.models.tango.unet import TextUNet
 from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.training import weights
 
 FAMILY = "tango"
-WEIGHTS, CONFIG, AUTOENCODER = "unet.safetensors", "config.json", "autoencoder"
+WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
 
 
 @dataclass
@@ -46,10 +45,6 @@ class Model:
     @property
     def num_samples(self) -> int:
         return self.frames * self.autoencoder.spec.hop_length
-
-    def alpha_bar(self) -> Tensor:
-        diffusion = self.params.diffusion
-        return alpha_bar(diffusion.schedule, diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end, diffusion.shift)
 
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUNet:
@@ -78,44 +73,17 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 def save(model: Model, autoencoder: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint into `directory` (made anew), a copy of the directory `autoencoder` in it; `facts` are for people."""
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
-    save_file(tensors, directory / WEIGHTS)
+    weights.write(model.net.state_dict(), directory / WEIGHTS)
     shutil.copytree(autoencoder, directory / AUTOENCODER, copy_function=shutil.copyfile)
-    config = {
-        "family": FAMILY,
-        "frames": model.frames,
-        "text": model.text.model_dump(mode="json"),
-        "params": model.params.model_dump(mode="json"),
-        **facts,
-    }
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    registry.write_config(directory, FAMILY, model.params, facts, frames=model.frames, text=model.text.model_dump(mode="json"))
 
 
 def load(directory: Path) -> Model:
     """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config = registry.checkpoint_config(directory, FAMILY)
-    where = f"{directory / CONFIG}: "
-    missing = [key for key in ("params", "frames", "text") if key not in config]
-    if missing:
-        raise UserError(f"{where}{', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
-    params = strict.parse(TrainParams, config["params"], where + "params")
-    text = strict.parse(TextConfig, config["text"], where + "text")
+    config = registry.checkpoint_config(directory, FAMILY, ("params", "frames", "text"))
+    params = registry.checkpoint_part(TrainParams, config, "params", directory)
+    text = registry.checkpoint_part(TextConfig, config, "text", directory)
     autoencoder = autoencoders.load(directory / AUTOENCODER)
     net = build_net(params, autoencoder.latent_shape(config["frames"]))
-    try:
-        net.load_state_dict(load_file(directory / WEIGHTS))
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"{directory / WEIGHTS}: weights cannot be read ({error}); retrain with `dvc repro`") from None
-    except RuntimeError as error:
-        first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-        raise UserError(
-            f"{directory}: its weights are of another architecture than its config.json says ({first}); retrain with `dvc repro`"
-        ) from None
-    return Model(params, net.eval(), autoencoder, config["frames"], text)
+    return Model(params, weights.fill(net, directory / WEIGHTS), autoencoder, config["frames"], text)

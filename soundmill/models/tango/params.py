@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.params import Probability, Seconds, Seed, StageParams
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams
+from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams, GriffinLimParams
+from soundmill.params import Probability, StageParams
+from soundmill.training.params import HardwareParams, TrainingParams
 
 
 class AutoencoderNetParams(StageParams):
@@ -49,19 +51,14 @@ class VocoderNetParams(StageParams):
         return self
 
 
-class TrainedParams(StageParams):
+class TrainedParams(TrainingParams):
     """The autoencoder is trained on the corpus's training clips."""
 
     kind: Literal["train"]
-    seed: Seed
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
     crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
     kl_weight: float = Field(ge=0, description="of the KL divergence per latent value; errors count in deviations of the corpus")
-    optimiser: OptimiserParams
-    ema: EmaParams
-    log_every_steps: int = Field(ge=1)
-    checkpoint_seconds: Seconds
 
 
 class LoadedParams(StageParams):
@@ -127,72 +124,26 @@ class UNetParams(StageParams):
         return self
 
 
-class DiffusionParams(StageParams):
-    """The noise schedule, what is predicted and how errors are weighted (soundmill/diffusion)."""
+class SamplingParams(SamplerParams, GriffinLimParams):
+    """From noise and a prompt to sound; Griffin-Lim where the autoencoder has no vocoder."""
 
-    num_timesteps: int = Field(ge=2)
-    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
-    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
-    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
-    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
-    objective: Literal["eps", "x0", "v"]
-    weighting: Literal["none", "min_snr", "min_snr_tango"]
-    min_snr_gamma: float = Field(gt=0)
-    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
-
-
-class SamplingParams(StageParams):
-    """From noise and a prompt to sound."""
-
-    sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
     spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
     variance: Literal["large", "small"] = Field(description="of ddpm's noise")
-    num_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
-    griffin_lim_iterations: int = Field(ge=1, description="where the autoencoder has no vocoder")
-    griffin_lim_momentum: float = Field(ge=0, lt=1)
 
 
-class GridParams(StageParams):
-    """The picture of samples that is drawn at the end of a training."""
-
-    columns: int = Field(ge=1)
-    rows: int = Field(ge=1)
-
-
-class TrainParams(StageParams):
-    seed: Seed
+class TrainParams(FamilyTrainParams):
     real_items: int = Field(ge=1, description="clips in a batch of one device")
     mixed_items: int = Field(ge=0, description="mixes in a batch of one device, beside the clips")
     accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
-    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
-    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     text_dropout: Probability = Field(description="share of items trained with the null text, as guidance needs")
     null_text: Literal["empty", "zeros"] = Field(description="the encoder's states of the empty caption, or one state of zeros")
-    log_every_steps: int = Field(ge=1)
-    checkpoint_seconds: Seconds
-    hardware: HardwareParams
     network: UNetParams
     diffusion: DiffusionParams
-    optimiser: OptimiserParams
-    ema: EmaParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
 
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainParams:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set one of steps and epochs, and the other to null")
-        return self
 
+class GenerateParams(FamilyGenerateParams):
+    """A sound is made for a clip by its first caption."""
 
-class GenerateParams(StageParams):
-    seed: Seed
-    count: int | None = Field(ge=1, description="sounds for so many test clips, by their first caption; null: for all")
-    batch_size: int = Field(ge=1)
-    accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"]
-    threads: int = Field(ge=1)
-    codec_count: int | None = Field(ge=1, description="real clips sent through the autoencoder and back; null: all")
-    codec_split: Literal["train", "valid", "test"]
     sampling: SamplingParams

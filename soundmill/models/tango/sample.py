@@ -12,6 +12,7 @@ from torch import Tensor
 from soundmill.audio.invert import mel_to_wave
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.samplers import sample
+from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.tango.checkpoint import Model
 from soundmill.models.tango.conditions import pad
 from soundmill.models.tango.params import SamplingParams
@@ -68,7 +69,7 @@ def _sample(
     return sample(
         denoise,
         noise,
-        table=model.alpha_bar(),
+        table=alpha_bar(model.params.diffusion),
         objective=model.params.diffusion.objective,
         sampler=sampling.sampler,
         num_steps=sampling.num_steps,

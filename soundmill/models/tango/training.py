@@ -15,7 +15,8 @@ from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill.audio import figures
-from soundmill.diffusion.objectives import per_item_loss, weighted_loss
+from soundmill.diffusion.objectives import per_item_loss, training_loss
+from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango import checkpoint, conditions
@@ -25,10 +26,10 @@ from soundmill.models.tango.conditions import Texts
 from soundmill.models.tango.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.sample import sample_latents, to_log_mels
-from soundmill.training.callbacks import Curve, write_curve
+from soundmill.models.training import Prepared, no_training_clip
 from soundmill.training.device import autocast, evaluating, pick_device
-from soundmill.training.loader import Arrays, Batch, Described, Joined, Loader, Order, gather, share
-from soundmill.training.module import TrainingModule, fit, use_threads
+from soundmill.training.loader import Arrays, Batch, Described, Joined, Order, gather, share
+from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
 VALID_CLIPS = 128  # at most, in the final loss
@@ -96,19 +97,17 @@ class TangoModule(TrainingModule):
     """A batch: latents drawn from their posteriors, noised, predicted from what is left and the text."""
 
     def __init__(self, params: TrainParams, model: Model, batch_size: int, steps: int):
-        super().__init__(model.net, params.optimiser, params.ema, steps, params.seed, params.accumulate)
-        self.params, self.model, self.batch_size = params, model, batch_size
-        self.table = model.alpha_bar()
+        super().__init__(model.net, params, steps, params.accumulate)
+        self.model, self.batch_size = model, batch_size
+        self.table = alpha_bar(params.diffusion)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
-        diffusion = self.params.diffusion
         posterior, states, mask = batch.values
         x0 = draw_x0(posterior, self.model.autoencoder.scaling_factor, self.rng("posterior", step))
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
         t = share(draw_timesteps(self.params, self.batch_size, step), self.global_rank, self.trainer.world_size).to(self.device)
         answer = partial(_answer, self.net, states.float(), mask)
-        losses = per_item_loss(answer, diffusion.objective, self.table, x0, t, noise)
-        return weighted_loss(losses, diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma, self.table, t)
+        return training_loss(answer, self.params.diffusion, self.table, x0, t, noise)
 
 
 def draw_x0(posterior: Tensor, scaling_factor: float, rng: torch.Generator) -> Tensor:
@@ -121,20 +120,18 @@ def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: T
     return net(xt, t, states, mask)
 
 
-def train(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, model_out: Path, curves: Path, grid: Path) -> dict[str, Any]:
-    """Train on `inputs` (autoencoder/, latents/, text/) and write the checkpoint directory, the curve (CSV) and samples (PNG)."""
-    use_threads(params.hardware.threads)
+def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/, text/."""
     devices = params.hardware.devices
     clips, mixes, about = _listings(params, inputs)
     clip_ids, mix_ids = clips.of("train"), mixes.of("train") if mixes else []
     if not clip_ids:
-        raise UserError(f"{clips.directory}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+        raise no_training_clip(clips.directory)
     order: Order | Joined = Order(params.seed, _weights(catalog, clip_ids), params.real_items * devices)
     batches = params.steps * params.accumulate if params.steps else order.steps(params.epochs)
     if mixes:
         second = Order(seed_of(params.seed, "mixes"), dict.fromkeys(mix_ids, 1.0), params.mixed_items * devices)
         order = Joined(order, second, devices)
-    steps = -(-batches // params.accumulate)
 
     held_out = clips.of("valid")[:VALID_CLIPS]
     spoken = {caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one}
@@ -147,65 +144,26 @@ def train(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, model_out:
     torch.manual_seed(params.seed)
     net = checkpoint.build_net(params, autoencoder.latent_shape(about.frames))
     model = Model(params, net, autoencoder, about.frames, conditions.read_config(inputs / "text"))
-    parameters = sum(weight.numel() for weight in net.parameters())
-    print(
-        f"{ctx.name}: {len(clip_ids)} clips, {len(mix_ids)} mixes, {len(captions)} captions, {parameters:,} parameters on latents "
-        f"{model.latent_shape}, {steps} steps of {order.batch_size * params.accumulate}",
-        flush=True,
-    )
-    ctx.tracking.log_dataset(
-        "training clips", shards.digest(clip_ids), len(clip_ids), catalog, "training", {"clip_id": "string", "captions": "string"}
-    )
-    module = TangoModule(params, model, order.batch_size, steps)
-    on_gpu = pick_device(params.hardware.accelerator).type != "cpu"
-    loader = Loader(
+    module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
+
+    def held_out_loss() -> float | None:
+        return valid_loss(module, _source([clips], held_out, texts, numbers, params, ctx.scratch)) if held_out else None
+
+    return Prepared(
+        module,
         source,
         order,
         partial(draw_texts, params.seed, order.batch_size),
-        steps=steps * params.accumulate,
-        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
-        workers=max(1, ctx.workers // devices) if on_gpu else 0,
-        pinned=on_gpu,
+        clip_ids=clip_ids,
+        counts={"mixes": len(mix_ids), "captions": len(captions)},
+        told="captions",
+        example=captions[0] if captions else "",
+        num_samples=model.num_samples,
+        draw_samples=partial(draw_samples, model, texts, captions),
+        draw_every=None,
+        valid_loss=held_out_loss,
+        save=partial(checkpoint.save, model, inputs / "autoencoder"),
     )
-    # Other processes train when there are several devices, and tracking stays in this one.
-    alone = devices == 1
-    curve = Curve(params.log_every_steps, ctx.tracking.log_curve if alone else None)
-    facts = fit(
-        module,
-        loader,
-        hardware=params.hardware,
-        scratch=ctx.scratch / "training",
-        label=ctx.name,
-        log_every=params.log_every_steps,
-        checkpoint_seconds=params.checkpoint_seconds,
-        curve=curve,
-        callbacks=[],
-    )
-    if not alone:
-        for point in curve.points:
-            ctx.tracking.log_curve({key: value for key, value in point.items() if key != "step"}, int(point["step"]))
-    module.ema.copy_to(net)
-
-    write_curve(curve.points, curves)
-    figure = draw_samples(model, texts, captions, steps)
-    figures.save_png(figure, grid)
-    ctx.tracking.log_figure(figure, "samples/final")
-    facts = {"steps": steps, "training_clips": len(clip_ids), "training_mixes": len(mix_ids), "parameters": parameters, **facts}
-    checkpoint.save(model, inputs / "autoencoder", model_out, facts)
-    metrics = {
-        "loss": curve.points[-1]["loss"],
-        "steps": steps,
-        "clips": len(clip_ids),
-        "mixes": len(mix_ids),
-        "captions": len(captions),
-        "parameters": parameters,
-        "threads": params.hardware.threads,
-    }
-    if held_out:
-        metrics["valid_loss"] = valid_loss(module, _source([clips], held_out, texts, numbers, params, ctx.scratch))
-    inputs_example = {"label": [captions[0] if captions else ""], "seed": [0]}
-    ctx.tracking.log_model(model_out, FAMILY, inputs_example, np.zeros((1, model.num_samples), np.float32))
-    return metrics
 
 
 def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:

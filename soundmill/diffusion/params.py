@@ -1,0 +1,29 @@
+"""Parameters that every diffusion has: its noise, what its net answers, how it is sampled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from soundmill.params import StageParams
+
+
+class DiffusionParams(StageParams):
+    """The noise schedule, what is predicted and how errors are weighted."""
+
+    num_timesteps: int = Field(ge=2)
+    schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
+    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
+    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
+    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
+    objective: Literal["eps", "x0", "v"]
+    weighting: Literal["none", "min_snr", "min_snr_tango"]
+    min_snr_gamma: float = Field(gt=0)
+    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
+
+
+class SamplerParams(StageParams):
+    sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
+    num_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")

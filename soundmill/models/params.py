@@ -1,0 +1,45 @@
+"""Parameters that every family has; a family adds its own to them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.params import Seed, StageParams
+from soundmill.training.params import HardwareParams, TrainingParams
+
+
+class GridParams(StageParams):
+    """The picture of samples that is drawn at the end of a training."""
+
+    columns: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
+class GriffinLimParams(StageParams):
+    griffin_lim_iterations: int = Field(ge=1, description="where a family has nothing better to make waves of log-mels")
+    griffin_lim_momentum: float = Field(ge=0, lt=1)
+
+
+class FamilyTrainParams(TrainingParams):
+    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
+    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _one_length(self) -> FamilyTrainParams:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of steps and epochs, and the other to null")
+        return self
+
+
+class FamilyGenerateParams(StageParams):
+    seed: Seed
+    count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
+    batch_size: int = Field(ge=1)
+    accelerator: Literal["cpu", "gpu", "auto"]
+    precision: Literal["32", "bf16"]
+    threads: int = Field(ge=1)
+    codec_count: int | None = Field(ge=1, description="real clips sent through the family's representation and back; null: all")
+    codec_split: Literal["train", "valid", "test"]
