@@ -137,16 +137,18 @@ class Judged:
 
     names: list[str]  # of YAMNet's classes
     heard: dict[str, dict[str, list[Heard]]]
+    scores: dict[str, np.ndarray] = field(init=False)  # [prompts, sounds, families]
     families: dict[str, dict[str, list[str]]] = field(init=False)  # heard most of those asked for
     top: dict[str, dict[str, list[str | None]]] = field(init=False)  # of the strongest of all classes
 
     def __post_init__(self) -> None:
-        self.families, self.top = {}, {}
+        self.scores, self.families, self.top = {}, {}, {}
         for whose, by_family in self.heard.items():
             among = list(by_family)
-            self.families[whose] = {
-                asked: [steering.strongest_family(one, self.names, among) for one in sounds] for asked, sounds in by_family.items()
-            }
+            scores = [[steering.family_scores(one, self.names, among) for one in sounds] for sounds in by_family.values()]
+            self.scores[whose] = np.array(scores)
+            most = self.scores[whose].argmax(axis=2)
+            self.families[whose] = {asked: [among[one] for one in row] for asked, row in zip(among, most, strict=True)}
             self.top[whose] = {
                 asked: [steering.family_of_top_class(one, self.names) for one in sounds] for asked, sounds in by_family.items()
             }
@@ -158,6 +160,7 @@ class Judged:
             return steering.mean_with_interval(values, replicates, seed)
 
         kl = {whose: self._kl(whose) for whose in self.heard if whose != REAL}
+        above = {whose: steering.rank_above_others(scores) for whose, scores in self.scores.items()}
         found: dict[str, Any] = {"matches": {}, "top_class_matches": {}}
         for key, table in (("matches", self.families), ("top_class_matches", self.top)):
             for whose, heard in table.items():
@@ -167,6 +170,7 @@ class Judged:
                     "shuffled": interval(shuffled),
                     "difference": interval(own - shuffled),
                 }
+        found["heard_above_others"] = {whose: interval(values) for whose, values in above.items()}
         found["kl_yamnet"] = {whose: interval(values) for whose, values in kl.items()}
         found["kl_by_prompt"] = {
             asked: {whose: float(values[row].mean()) for whose, values in kl.items()} for row, asked in enumerate(self.heard[REAL])
@@ -178,6 +182,7 @@ class Judged:
         own_first, own_second = (steering.matches(self.families[whose])[0] for whose in (first, second))
         found["differences"] = {
             f"matches, {first} − {second}": interval(own_first - own_second),
+            f"heard_above_others, {first} − {second}": interval(above[first] - above[second]),
             f"kl_yamnet, {second} − {first}": interval(kl[second] - kl[first]),
         }
         return found
@@ -197,7 +202,7 @@ class Judged:
 
         figure = Figure(figsize=(15, 5.2), layout="constrained")
         shares, table, divergences = figure.subplots(1, 3, width_ratios=[1.1, 1.1, 1])
-        _draw_shares(shares, found["matches"])
+        _draw_shares(shares, found)
         _draw_table(table, found["heard"][whose], whose)
         _draw_kl(divergences, found, [one for one in found["kl_yamnet"] if one != CODEC])
         figure.savefig(path, dpi=110)
@@ -225,31 +230,34 @@ def judge(waves: dict[str, dict[str, list[np.ndarray]]], rate: int) -> Judged:
 def show(found: dict[str, Any]) -> None:
     for whose, row in found["matches"].items():
         own, shuffled = row["own"], row["shuffled"]
-        top = found["top_class_matches"][whose]["own"]
+        top, above = found["top_class_matches"][whose]["own"], found["heard_above_others"][whose]
         print(
             f"{whose}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) are heard as their prompt, with prompts shuffled "
-            f"{shuffled['value']:.1%} ({shuffled['low']:.1%} to {shuffled['high']:.1%}); by the top class alone {top['value']:.1%}"
+            f"{shuffled['value']:.1%} ({shuffled['low']:.1%} to {shuffled['high']:.1%}); by the top class {top['value']:.1%}; "
+            f"their family is heard more than in {above['value']:.1%} ({above['low']:.1%} to {above['high']:.1%}) of other sounds"
         )
     for what, row in [*found["kl_yamnet"].items(), *found["differences"].items()]:
         print(f"{what if ',' in what else f'kl_yamnet, {what}'}: {row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})")
 
 
-def _draw_shares(axes: Any, matches: dict[str, Any]) -> None:
-    for place, row in enumerate(matches.values()):
-        for key, offset, colour in (("own", -0.12, MET), ("shuffled", 0.12, MUTED)):
-            one = row[key]
+def _draw_shares(axes: Any, found: dict[str, Any]) -> None:
+    matches = found["matches"]
+    for place, whose in enumerate(matches):
+        rows = [(matches[whose]["own"], MET), (matches[whose]["shuffled"], MUTED), (found["heard_above_others"][whose], INK)]
+        for (one, colour), offset in zip(rows, (-0.2, 0, 0.2), strict=True):
             axes.plot([one["low"], one["high"]], [place + offset] * 2, color=colour, linewidth=3, solid_capstyle="round")
-            axes.plot(one["value"], place + offset, "o", color=colour, markersize=8)
+            axes.plot(one["value"], place + offset, "o", color=colour, markersize=7)
             axes.annotate(f"{one['value']:.0%}", (one["high"], place + offset), (6, 0), textcoords="offset points", va="center")
-    axes.plot([], [], "o-", color=MET, label="its own prompt")
-    axes.plot([], [], "o-", color=MUTED, label="prompts shuffled")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
+    labels = ("heard as its prompt", "prompts shuffled", "heard more than in others' sounds (even: 50 %)")
+    for colour, label in zip((MET, MUTED, INK), labels, strict=True):
+        axes.plot([], [], "o-", color=colour, label=label)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=1, frameon=False)
     axes.set_yticks(range(len(matches)), list(matches))
     axes.set_ylim(len(matches) - 0.5, -0.5)
-    axes.set_xlim(0, 1.12)
+    axes.set_xlim(-0.02, 1.15)
     axes.set_xticks(np.arange(0, 1.01, 0.25), ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(axis="x", color=GRID)
-    axes.set_title("Sounds heard by YAMNet as what was asked for", loc="left", color=INK)
+    axes.set_title("Sounds by what YAMNet hears in them", loc="left", color=INK)
 
 
 def _draw_table(axes: Any, heard: dict[str, dict[str, int]], whose: str) -> None:
@@ -279,7 +287,7 @@ def _draw_kl(axes: Any, found: dict[str, Any], compared: list[str]) -> None:
     axes.grid(axis="x", color=GRID)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
     means = ", ".join(f"{one} {found['kl_yamnet'][one]['value']:.2f}" for one in compared)
-    axes.set_title(f"KL to real clips: {means}", loc="left", color=INK)
+    axes.set_title(f"KL to real clips: {means}", loc="left", color=INK, fontsize=10)
 
 
 def draw_spectrograms(

@@ -89,6 +89,7 @@ def test_steering(tmp_path, monkeypatch, shared, untrained, prepared):
         assert row["shuffled"]["value"] == pytest.approx((1 - row["own"]["value"]) / 2)
         assert row["difference"]["value"] == pytest.approx(row["own"]["value"] - row["shuffled"]["value"])
     assert found["matches"]["real clips"]["own"]["value"] > 0.6
+    assert found["heard_above_others"]["real clips"]["value"] > 0.7
     kl = found["kl_yamnet"]
     difference = found["differences"]["kl_yamnet, guidance 1 − guidance 3"]
     assert difference["value"] == pytest.approx(kl["guidance 1"]["value"] - kl["guidance 3"]["value"])
