@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import steering
+from bench import measure, samplers, steering
+from bench.samplers import Run
 from soundmill import manifest, params, shards, text
 from soundmill.audio import decode
 from soundmill.errors import UserError
@@ -110,3 +111,43 @@ def test_fewer_clips_than_sounds_serve_in_turn(prepared):
     assert all(one.clips[0] == one.clips[2] != one.clips[1] for one in found.values())
     waves = steering.real_waves(prepared, found)
     np.testing.assert_array_equal(waves["rain"][0], waves["rain"][2])
+
+
+def test_samplers(tmp_path, monkeypatch, shared, untrained, prepared):
+    """Of a net with random weights scores mean nothing, but each has its interval, and seconds grow with the steps."""
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    monkeypatch.setattr(samplers, "JUDGES", ("yamnet",))  # the tagger is trained by a stage
+    monkeypatch.setattr(measure, "WORKERS", 1)
+    size = ["--prompts", 4, "--bootstrap", 5, "--ddpm", 1, 20, "--ddim", 2, "--dpm++", 2, "--unipc", 2]
+    found = bench(monkeypatch, samplers, tmp_path, untrained, "--reference", prepared, *size)
+    assert list(found["scores"]) == list(found["seconds"]) == ["ddpm 1", "ddpm 20", "ddim 2", "dpm++ 2", "unipc 2"]
+    for row in found["scores"].values():
+        assert row["fad_yamnet"]["low"] < row["fad_yamnet"]["high"]
+        assert set(row["ruler"]["yamnet"]["fad"]) >= {"codec", "floor", "noise"}
+    assert found["scores"]["ddim 2"]["fad_yamnet"] != found["scores"]["dpm++ 2"]["fad_yamnet"]
+    assert found["cpu_seconds"]["ddpm 20"][0] > 4 * found["cpu_seconds"]["ddim 2"][0]
+    assert found["against"] == "ddpm 20"
+    assert "ddpm 20" in found["as_good"]["fad_yamnet"]["all"]
+    assert (tmp_path / "samplers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_fastest_sampler_that_is_as_good():
+    """Known answer: a score is as good within DDPM's interval and below it (for a share of hits: above)."""
+    scores = {
+        Run("ddpm", 200): {
+            "fad_yamnet": {"value": 10.0, "low": 9.0, "high": 12.0},
+            "label_accuracy_yamnet": {"value": 0.7, "low": 0.6, "high": 0.8},
+        },
+        Run("dpm++", 10): {
+            "fad_yamnet": {"value": 12.1, "low": 9.0, "high": 14.0},
+            "label_accuracy_yamnet": {"value": 0.9, "low": 0.8, "high": 1.0},
+        },
+        Run("dpm++", 20): {
+            "fad_yamnet": {"value": 8.0, "low": 7.0, "high": 9.0},
+            "label_accuracy_yamnet": {"value": 0.5, "low": 0.4, "high": 0.6},
+        },
+    }
+    seconds = {run: {"wall": run.steps / 10, "cpu": run.steps / 5} for run in scores}
+    found = samplers.fastest(scores, seconds, "fad_yamnet", Run("ddpm", 200))
+    assert found == {"run": "dpm++ 20", "steps": 20, "times_faster": {"wall": 10, "cpu": 10}, "all": ["ddpm 200", "dpm++ 20"]}
+    assert samplers.fastest(scores, seconds, "label_accuracy_yamnet", Run("ddpm", 200))["run"] == "dpm++ 10"

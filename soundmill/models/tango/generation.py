@@ -43,7 +43,7 @@ def generate(
         raise UserError(f"{catalog}: no test clip to generate for; raise rename.test_fraction or give the corpus a test split")
     if params.count is not None and len(wanted) < params.count:
         print(f"{ctx.name}: {params.count} sounds asked for, but there are {len(wanted)} test clips: one for each of them")
-    metrics = _generate(params, ctx, rebuilt, clips, _prompts(catalog, wanted), generated)
+    metrics = _generate(params, ctx, rebuilt, clips, prompts_of(catalog, wanted), generated)
     ctx_labels = {clip_id: clip_labels["test"][clip_id] for clip_id in wanted}
     let_hear(ctx, rebuilt.autoencoder.spec.sample_rate, clips, choose_balanced(ctx_labels, HEARD), generated)
 
@@ -54,7 +54,7 @@ def generate(
     return {**metrics, "codec": len(through), "threads": params.threads}
 
 
-def _prompts(catalog: Path, wanted: list[str]) -> dict[str, str]:
+def prompts_of(catalog: Path, wanted: list[str]) -> dict[str, str]:
     """The first caption of each clip, "" where it has none."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions"]).to_pylist()
     captions = {row["clip_id"]: row["captions"] or [""] for row in rows}

@@ -1,0 +1,289 @@
+"""Score against steps and seconds: how much faster than 200 steps of DDPM does a text-to-sound checkpoint sample as well?
+
+Sounds for the same test clips, by their first captions, from the same noise, with every sampler and number of steps; each set is
+scored by the protocol of the evaluation, against all real clips. Equal is what lies within the interval of DDPM's 200 steps, or
+below it. Seconds are of sampling alone; making sound of what was sampled takes all alike, and is told beside it.
+
+SOUNDMILL_WEIGHTS=../shared/models python -m bench.samplers data/models/tango --reference data --prompts 40
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bench import measure
+from bench.picture import GRID, INK, MUTED
+from soundmill.audio.decode import write_wav
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, features, protocol
+
+if TYPE_CHECKING:
+    from soundmill.models.tango.checkpoint import Model
+
+JUDGES = ("yamnet", "tagger")
+COLOURS = {"ddpm": "#8a6fb0", "ddim": "#c8553d", "dpm++": "#2a78b0", "unipc": "#3d8f62"}
+STEPS = {
+    "ddpm": (25, 50, 100, 200),
+    "ddim": (5, 10, 25, 50, 100),
+    "dpm++": (5, 10, 15, 25, 50),
+    "unipc": (5, 10, 15, 25, 50),
+}
+REFERENCE = "ddpm"  # at its largest number of steps
+CODEC_CLIPS = 16
+PROBE_CLIPS = 1000
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, prompts=40, seed=0, bootstrap=200)
+    parser.add_argument("checkpoint", type=Path, help="directory of a tango checkpoint")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        default=measure.ROOT / "data",
+        help="data directory of a pipeline: clips/, catalog.parquet, tagger/",
+    )
+    for sampler, default in STEPS.items():
+        parser.add_argument(f"--{sampler}", type=int, nargs="+", default=default, metavar="STEPS", help=f"default: {default}")
+    args = parser.parse_args()
+    steps = {sampler: sorted(getattr(args, sampler)) for sampler in STEPS}
+    with measure.workplace(args.work) as place:
+        made = make(args.checkpoint, args.reference, steps, args.prompts, args.seed, Path(place))
+        scores = score(made, args.reference, args.bootstrap, args.seed, Path(place))
+    against = Run(REFERENCE, steps[REFERENCE][-1])
+    equal = {metric: fastest(scores, made.seconds, metric, against) for metric in sorted(scores[against]) if metric != "ruler"}
+    for run, row in scores.items():
+        said = ", ".join(f"{metric} {row[metric]['value']:.3g}" for metric in equal)
+        print(f"{run}: {made.seconds[run]['wall']:.3g} s, {made.seconds[run]['cpu']:.3g} CPU s; {said}")
+    for metric, found in equal.items():
+        faster = found["times_faster"]
+        print(f"{metric} as of {against}: {found['run']}, {faster['wall']:.3g}× faster ({faster['cpu']:.3g}× in CPU seconds)")
+    measure.write(
+        "samplers",
+        args.results,
+        made.prompts,
+        {str(run): [seconds["wall"]] for run, seconds in made.seconds.items()},
+        [],
+        cpu_seconds={str(run): [seconds["cpu"]] for run, seconds in made.seconds.items()},
+        seconds_to_sound=made.to_sound,
+        scores={str(run): row for run, row in scores.items()},
+        against=str(against),
+        as_good=equal,
+        **made.about,
+    )
+    draw(scores, made.seconds, made.prompts, against, args.results / "samplers.png")
+
+
+class Run(NamedTuple):
+    sampler: str
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.sampler} {self.steps}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where the sounds of every run lie (`<clip id>.wav`), and what they took."""
+
+    files: dict[Run, list[Path]]
+    codec: list[Path]
+    seconds: dict[Run, dict[str, float]]  # wall and cpu, of sampling
+    to_sound: float  # median wall seconds of what comes after, for all prompts
+    sample_rate: int
+    about: dict[str, Any]
+
+    @property
+    def prompts(self) -> int:
+        return len(next(iter(self.files.values())))
+
+
+def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Made:
+    from soundmill.models import catalog as catalogs
+    from soundmill.models import registry
+    from soundmill.models.tango import checkpoint, conditions, generation
+    from soundmill.training.device import pick_device
+    from soundmill.training.module import use_threads
+
+    model = checkpoint.load(checkpoint_dir)
+    use_threads(model.params.hardware.threads)
+    labels = catalogs.read_labels(data / "catalog.parquet")["test"]
+    wanted = catalogs.choose_balanced(labels, count)
+    if len(wanted) < 2:
+        raise UserError(f"{data}: {len(wanted)} test clips to make sounds for; at least 2 are needed for a score")
+    texts = generation.prompts_of(data / "catalog.parquet", wanted)
+    lengths = catalogs.lengths_of(data / "clips", wanted)
+    *states, empty = conditions.encode(model.text, [*texts.values(), ""], measure.ROOT, work)
+    null = conditions.null_of(model.params.null_text, empty)
+    device, rate = pick_device("auto"), model.autoencoder.spec.sample_rate
+
+    sampler = Sampler(model, dict(zip(wanted, states, strict=True)), null, seed, device)
+    sampler(Run(REFERENCE, 1))  # the first chooses kernels and fills caches
+    files, seconds, to_sound = {}, {}, []
+    for run in [Run(name, number) for name, numbers in steps.items() for number in numbers]:
+        latents, seconds[run] = sampler(run)
+        start = time.perf_counter()
+        files[run] = sampler.write(latents, lengths, work / str(run))
+        to_sound.append(time.perf_counter() - start)
+        print(f"{run}: {seconds[run]['wall']:.3g} s for {len(wanted)} sounds", flush=True)
+    codec = []
+    (work / "codec").mkdir()
+    for clip_id, wave in catalogs.waves_of(data / "clips", set(wanted[:CODEC_CLIPS])):
+        codec.append(work / "codec" / f"{clip_id}.wav")
+        write_wav(codec[-1], generation.through_codec(model, wave, model.params.sampling, device), rate)
+    sampling = model.params.sampling.model_dump(exclude={"sampler", "num_steps"})
+    about = {
+        "checkpoint": registry.comments(checkpoint_dir, [""], seed)[0],
+        "device": device.type,
+        "sampling": sampling,
+        "seed": seed,
+    }
+    return Made(files, sorted(codec), seconds, statistics.median(to_sound), rate, about)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One model, texts and noise; what differs is how it is sampled."""
+
+    model: Model
+    states: dict[str, np.ndarray]  # by clip id
+    null: np.ndarray
+    seed: int
+    device: Any
+
+    def __call__(self, run: Run) -> tuple[Any, dict[str, float]]:
+        from soundmill.models.tango.sample import sample_latents
+        from soundmill.training.seeds import seed_of
+
+        train = self.model.params
+        wall, cpu = time.perf_counter(), time.process_time()
+        latents = sample_latents(
+            self.model,
+            list(self.states.values()),
+            self.null,
+            [seed_of(self.seed, clip_id) for clip_id in self.states],
+            train.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps}),
+            device=self.device,
+            precision=train.hardware.precision,
+            batch_size=train.real_items + train.mixed_items,
+        )  # on the CPU: the GPU has ended
+        return latents, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+    def write(self, latents: Any, lengths: dict[str, int], directory: Path) -> list[Path]:
+        from soundmill.models.tango.sample import to_log_mels, to_waves
+
+        directory.mkdir()
+        waves = to_waves(self.model, to_log_mels(self.model, latents, self.device), self.model.params.sampling, self.device)
+        paths = [directory / f"{clip_id}.wav" for clip_id in self.states]
+        for path, wave in zip(paths, waves, strict=True):
+            write_wav(path, wave[: lengths[path.stem]].numpy(), self.model.autoencoder.spec.sample_rate)
+        return paths
+
+
+def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dict[Run, dict[str, Any]]:
+    """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, with intervals; their `ruler`.
+
+    Every sound is embedded once, by every judge whose weights are here."""
+    from stages.evaluate import by_shard, read_catalog
+
+    judges = [name for name in JUDGES if embedders.unavailable(name) is None]
+    if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
+        print(f"not judged by {', '.join(missing)}")
+    tagger = data / "tagger"
+    real = read_catalog(data / "catalog.parquet")
+    ids = [path.stem for path in next(iter(made.files.values()))]
+    sets = protocol.choose_sets(real, ids, [path.stem for path in made.codec], "all", PROBE_CLIPS, seed)
+    against = next(reversed(made.files))
+    roles = {"codec": made.codec, "generated": made.files[against]}
+    roles |= {str(run): files for run, files in made.files.items() if run != against}
+    tasks = features.plan(judges, tagger, made.sample_rate, by_shard(real, sets.real(), data / "clips"), roles, seed)
+    digests = {name: embedders.load(name, tagger).digest for name in judges}
+    library = features.embed_all(tasks, digests, work / "embeddings", measure.WORKERS, _count)
+    scores = {}
+    for run in made.files:
+        role = "generated" if run == against else str(run)
+        paths = {**library.paths, **{(name, "generated"): library.paths[name, role] for name in judges}}
+        found = protocol.score(
+            features.Library(paths, library.quality),
+            judges,
+            sets,
+            replicates,
+            seed,
+            work / f"scores {run}",
+            measure.WORKERS,
+            _count,
+        )
+        metrics = ("fad", "kl", "label_accuracy")
+        scores[run] = {f"{metric}_{name}": row[metric] for name, row in found.items() for metric in metrics if metric in row}
+        scores[run]["ruler"] = {name: row["ruler"] for name, row in found.items()}
+    return scores
+
+
+def _count(number: int) -> None:
+    """Nobody watches how far it is."""
+
+
+def fastest(scores: dict[Run, dict[str, Any]], seconds: dict[Run, dict[str, float]], metric: str, against: Run) -> dict[str, Any]:
+    """The run with the fewest CPU seconds that is as good as `against`: no worse than the worse end of its interval."""
+    bar = scores[against][metric]
+    if metric.startswith("label_accuracy"):
+        equal = [run for run in scores if scores[run][metric]["value"] >= bar.get("low", bar["value"])]
+    else:
+        equal = [run for run in scores if scores[run][metric]["value"] <= bar.get("high", bar["value"])]
+    best = min(equal, key=lambda run: seconds[run]["cpu"])
+    faster = {clock: seconds[against][clock] / seconds[best][clock] for clock in ("wall", "cpu")}
+    return {"run": str(best), "steps": best.steps, "times_faster": faster, "all": [str(run) for run in equal]}
+
+
+def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, dict[str, float]], prompts: int, against: Run, path: Path) -> None:
+    """Each metric against the steps, and against the seconds for one sound; the band is what counts as equal."""
+    from matplotlib.figure import Figure
+
+    metrics = [metric for metric in scores[against] if metric.startswith(("fad", "kl_yamnet"))]
+    figure = Figure(figsize=(4.8 * len(metrics), 7.5), layout="constrained")
+    axes = figure.subplots(2, len(metrics), squeeze=False, sharey="col")
+    for column, metric in enumerate(metrics):
+        bar = scores[against][metric]
+        for row, label in enumerate(("sampling steps", "CPU seconds of sampling for one sound")):
+            axis = axes[row, column]
+            axis.axhspan(bar.get("low", bar["value"]), bar.get("high", bar["value"]), color=GRID, alpha=0.6, linewidth=0)
+            codec = scores[against]["ruler"][metric.partition("_")[2]][metric.partition("_")[0]]["codec"]
+            axis.axhline(codec, color=MUTED, linestyle=":", label="through the codec")
+            for sampler, colour in COLOURS.items():
+                _line(axis, [run for run in scores if run.sampler == sampler], scores, seconds, metric, row, prompts, colour)
+            axis.set_xscale("log")
+            axis.set_xlabel(label, color=MUTED)
+            axis.grid(color=GRID, linewidth=0.6)
+            axis.set_axisbelow(True)
+        axes[0, column].set_title(metric, loc="left", color=INK)
+        axes[0, column].set_ylim(bottom=0)
+    axes[0, -1].legend(frameon=False)
+    figure.suptitle(f"{prompts} prompts, the same noise; grey: the 95 % interval of {against}", color=INK)
+    figure.savefig(path, dpi=110)
+    print(path)
+
+
+def _line(
+    axis: Any,
+    runs: Sequence[Run],
+    scores: dict[Run, dict[str, Any]],
+    seconds: dict[Run, dict[str, float]],
+    metric: str,
+    row: int,
+    prompts: int,
+    colour: str,
+) -> None:
+    places = [run.steps if row == 0 else seconds[run]["cpu"] / prompts for run in runs]
+    values = [scores[run][metric] for run in runs]
+    axis.vlines(places, *([one.get(end, one["value"]) for one in values] for end in ("low", "high")), color=colour, linewidth=1)
+    axis.plot(places, [one["value"] for one in values], "o-", color=colour, markersize=5, linewidth=1.5, label=runs[0].sampler)
+
+
+if __name__ == "__main__":
+    main()
