@@ -71,7 +71,9 @@ def executable() -> str:
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """For a child: `python` in dvc.yaml is this Python, output comes line by line, nothing is sent home."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    weights = os.environ.get("SOUNDMILL_WEIGHTS")  # may be relative, and a workspace is elsewhere
+    found = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
+    return {**os.environ, **found, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
 def stages(root: Path) -> list[Stage]:
@@ -138,6 +140,11 @@ def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str
     if code:
         raise _failure(stage, list(lines), code)
     return outcome
+
+
+def queue(root: Path, name: str, overrides: list[str]) -> None:
+    """Put an experiment with these Hydra overrides into DVC's queue; `dvc queue start` runs it."""
+    _dvc(root, "exp", "run", "--queue", "--name", name, *(word for override in overrides for word in ("-S", override)))
 
 
 CACHED = "is cached - skipping run, checking out outputs"

@@ -33,7 +33,7 @@ def read_state(home: Path, run_id: str) -> RecordedState:
     """The state a run was made from; of a stage's run, its pipeline's. `run_id` may be its first characters."""
     client, where = _client(home)
     run = _find_run(client, where, run_id)
-    parent = run.data.tags.get("mlflow.parentRunId")
+    parent = run.data.tags.get("mlflow.parentRunId") if run.data.tags.get("kind") == "stage" else None
     run = client.get_run(parent) if parent else run
     files = {}
     for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):

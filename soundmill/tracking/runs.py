@@ -215,14 +215,18 @@ def stage_run(
 
 @contextmanager
 def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str, Any] | None = None) -> Iterator[PipelineRun]:
-    """Record one invocation of the pipeline; hand `environment` to the stages' processes, call `mirror` at the end."""
+    """Record one invocation of the pipeline; hand `environment` to the stages' processes, call `mirror` at the end.
+
+    It is nested in the run that the environment names, if it does: that of a sweep.
+    """
     from soundmill import params
 
     root = root or home
 
     def open() -> None:
         spec = {"name": name, "tags": {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py", **(tags or {})}}
-        run._writer = Writer(store(home), spec)
+        parent_id = os.environ.get(PARENT)
+        run._writer = Writer(store(home), spec | ({"parent": {"id": parent_id}} if parent_id else {}))
         run._send_state(provenance.capture(root))
         run.log_params(params.read_yaml(root / "params.yaml"))
         run._writer.wait_until_open()

@@ -1,0 +1,390 @@
+"""A table of a paper as a Prefect flow: every point of a sweep file goes through the pipeline; `python -m flows.sweep mixup`."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+from flows import checkout, dvc, sweep_table
+from flows.pipeline import BROWSER_PORT, pipeline, read_scores, tell
+from flows.sweep_table import Outcome, Row
+from soundmill import params as parameters
+from soundmill import tracking
+from soundmill.errors import UserError
+from soundmill.params import Seed, StageParams, did_you_mean
+
+# isort: split
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, Failed, State
+from pydantic import Field, StringConstraints
+
+FILES = Path("conf/sweep")
+RESULTS = Path("sweeps")  # below the project: a folder for each sweep
+TARGET = "evaluate"  # the stage that scores; it and all it needs are run
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # MLflow takes no other metric names
+Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(sweep_table.PAPER)})$")]
+
+
+class Seeds(StageParams):
+    keys: list[str] = Field(description="parameters that a seed is put into; `{family}` stands for every family of the point")
+    values: list[Seed] = Field(min_length=1, description="each point is run with each of them")
+
+
+class Paper(StageParams):
+    source: str = Field(description="which table of which paper")
+    protocol: str = Field(description="by which protocol its numbers were measured")
+    files: str | None = Field(description="digest of its reference list, as in `files.reference` of our metrics; null: not known")
+    rows: dict[PointName, dict[Measure, float]] = Field(description="its numbers, by the name of our row")
+
+
+class Sweep(StageParams):
+    """A file of conf/sweep."""
+
+    title: str
+    overrides: list[str] = Field(description="of every point, as after `dvc exp run -S`")
+    points: dict[PointName, list[str]] = Field(min_length=1, description="the rows, first the one that others are compared with")
+    subsets: str | None = Field(description="a grouping of `evaluate.subsets`: its groups are the rows; null: the points are")
+    seeds: Seeds
+    paper: Paper | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point with one seed: what it changes, and params.yaml as that composes."""
+
+    point: str
+    seed: int
+    overrides: list[str]
+    document: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.point}, seed {self.seed}"
+
+
+def files(home: Path) -> dict[str, Path]:
+    """The sweep files of a project, by name."""
+    return {path.stem: path for path in sorted((home / FILES).glob("*.yaml"))}
+
+
+def read(home: Path, name: str) -> Sweep:
+    """One sweep file; a mistake in it, or none of that name, raises UserError naming file and key."""
+    known = files(home)
+    if name not in known:
+        names = ", ".join(known) or "none"
+        raise UserError(f"no sweep {name!r} in {home / FILES}{did_you_mean(name, list(known))} (there are: {names})")
+    path = known[name]
+    return parameters.parse(Sweep, parameters.read_yaml(path), str(path))
+
+
+def plan(home: Path, wanted: Sweep, extra: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """Every run of a sweep, the first seed of all points first, so that a whole table is there early.
+
+    `extra` are overrides of all points, `points` and `seeds` take the place of the file's (none: the file's). Paths that are
+    given relative to the project (`./` or `../`) are made absolute: a point is run elsewhere. An override that cannot be
+    composed, or that the points differ in, raises UserError.
+    """
+    chosen = {point: wanted.points[point] for point in _choose(wanted, points)}
+    varied = {_key(override) for overrides in wanted.points.values() for override in overrides}
+    for override in extra:
+        if _key(override) in varied:
+            raise UserError(f"{override}: the points of this sweep differ in {_key(override)}; choose among them with --points")
+    values = list(seeds) or wanted.seeds.values
+    if len(values) > 1 and not wanted.seeds.keys:
+        raise UserError("seeds.keys: empty, so several seeds would be the same run; name the parameters that a seed is put into")
+    subsets = [f"evaluate.subsets=[{wanted.subsets}]"] if wanted.subsets else []
+    runs = []
+    for seed in values:
+        for point, own in chosen.items():
+            overrides = [*wanted.overrides, *subsets, *extra, *own]
+            document = _compose(home, overrides, point)
+            families = list(document.get("families") or {})
+            keys = dict.fromkeys(key.replace("{family}", family) for key in wanted.seeds.keys for family in families)
+            overrides += [f"{key}={seed}" for key in keys] + _absolute_paths(document, home)
+            runs.append(Run(point, seed, overrides, _compose(home, overrides, point)))
+    return runs
+
+
+def _choose(wanted: Sweep, points: Sequence[str]) -> list[str]:
+    for point in points:
+        if point not in wanted.points:
+            raise UserError(f"no point {point!r}{did_you_mean(point, list(wanted.points))} (points: {', '.join(wanted.points)})")
+    return [point for point in wanted.points if not points or point in points]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
+    try:
+        return parameters.compose(home / "conf", overrides)
+    except UserError as error:
+        raise UserError(f"point {point!r}: {error}") from None
+
+
+def _absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
+    """Overrides that give every parameter which is a path relative to the project as an absolute one."""
+    if isinstance(document, dict):
+        found = [_absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
+        return [override for overrides in found for override in overrides]
+    if isinstance(document, str) and re.match(r"\.\.?(/|$)", document):
+        quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}='{quoted}'"]
+    return []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+
+
+@flow(name="sweep", flow_run_name="sweep {name}", persist_result=False)
+def sweep(
+    name: Name,
+    overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect shows it as the form's default
+    points: Annotated[list[PointName], Field(max_length=200)] = [],  # noqa: B006
+    seeds: Annotated[list[Seed], Field(max_length=100)] = [],  # noqa: B006
+    project: Path | None = None,
+) -> State[Any]:
+    """Run every point of conf/sweep/NAME.yaml, one after the other, and put the scores into one table and one figure.
+
+    `overrides` are of all points; `points` and `seeds` take the place of the file's. A point that fails does not keep the
+    others from running. `project` is the checkout (default: the directory this runs in).
+    """
+    home = (project or Path.cwd()).resolve()
+    try:
+        wanted = read(home, name)
+        runs = plan(home, wanted, overrides, points, seeds)
+        with _alone(home / RESULTS / name):
+            return _sweep(home, name, wanted, runs)
+    except UserError as error:
+        get_run_logger().error(str(error))
+        tell(f"sweep: {error}")
+        return Failed(message=str(error))
+
+
+def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
+    workspace = checkout.workspace(home, f"sweep-{name}", runs[0].document)  # the code of all points is that of now
+    results = home / RESULTS / name
+    source = wanted.paper.source if wanted.paper else None
+    tell(f"sweep {name}: {wanted.title}; {len(runs)} runs in {_shown(workspace, home)}")
+    outcomes: list[Outcome] = []
+    failed: list[Run] = []
+    with tracking.pipeline_run(home, f"sweep/{name}", root=workspace, tags={"kind": "sweep", "sweep": name}) as record:
+        for number, run in enumerate(runs, start=1):
+            own = " ".join(override for override in run.overrides if override not in wanted.overrides)
+            tell(f"\n== {name} {number}/{len(runs)}: {run} ({own})")
+            begun = time.monotonic()
+            with _below(record.environment):
+                found = _run(workspace, name, wanted, run)
+            reasons = [outcome.failure for outcome in found if outcome.failure]
+            tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - begun:.0f} s")
+            outcomes += found
+            failed += [run] if reasons else []
+            rows = _rows(wanted, outcomes)
+            _write(results, wanted.title, rows, source)
+        table = sweep_table.markdown(wanted.title, rows, source)
+        record.describe(table)
+        record.log_metrics_tree({row.name: {metric: score.total.value for metric, score in row.scores.items()} for row in rows})
+        for file in ("table.md", "table.csv", "table.json"):
+            record.log_file(results / file)
+        record.log_figure(results / "figure.png", "figure.png")
+        page = record.page(BROWSER_PORT)
+        message = f"{len(failed)} of {len(runs)} runs failed: {'; '.join(map(str, failed))}"
+        if failed:
+            record.fail(message)
+    _artifacts(name, wanted.title, rows, table, results / "figure.png", page)
+    tell(f"\n{table}")
+    tell(f"Table    {_shown(results / 'table.md', home)} (beside it table.csv, with the numbers of each seed)")
+    tell(f"Figure   {_shown(results / 'figure.png', home)}")
+    if page:
+        tell(f"Runs     make browse, then {page}")
+    if failed:
+        tell(f"sweep: {message}. The others are done; run it again to try what failed, nothing else is run a second time.")
+        return Failed(message=message)
+    return Completed(message=f"{len(runs)} runs")
+
+
+def _run(workspace: Path, name: str, wanted: Sweep, run: Run) -> list[Outcome]:
+    """Bring the workspace to a run's parameters and through the pipeline; its rows, or one that says why there are none."""
+    parameters.write_yaml(run.document, workspace / "params.yaml")
+    of_run = pipeline.with_options(flow_run_name=f"{name}: {run}")
+    state = of_run([TARGET], project=workspace, return_state=True)
+    if not state.is_completed():
+        return [Outcome(run.point, run.seed, failure=_reason(state.message or "no message"))]
+    scores = read_scores(workspace)
+    return [row for family in run.document["families"] for row in _rows_of(run, wanted, family, scores.get(family))]
+
+
+def _rows_of(run: Run, wanted: Sweep, family: str, metrics: dict[str, Any] | None) -> list[Outcome]:
+    row = run.point if len(run.document["families"]) == 1 else f"{run.point} {family}"
+    if metrics is None:
+        return [Outcome(row, run.seed, failure=f"data/metrics/evaluate/{family}.json is not there")]
+    if wanted.subsets is None:
+        return [Outcome(row, run.seed, metrics)]
+    groups = metrics.get("subsets", {}).get(wanted.subsets, {})
+    if not groups:
+        return [Outcome(row, run.seed, failure=f"no clip of this corpus belongs to a group of {wanted.subsets!r}")]
+    prefix = "" if len(wanted.points) == 1 and row == run.point else f"{row} "
+    shared = {key: metrics[key] for key in ("protocol", "files")}
+    return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
+
+
+def _reason(message: str) -> str:
+    """Which stage it was, and its last word."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]
+
+
+def _rows(wanted: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
+    theirs = wanted.paper
+    return sweep_table.make_rows(
+        outcomes, theirs.rows if theirs else {}, theirs.protocol if theirs else "", theirs.files if theirs else None
+    )
+
+
+def _write(results: Path, title: str, rows: list[Row], source: str | None) -> None:
+    picture = BytesIO()
+    sweep_table.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+    document = {"title": title, "paper": source, "rows": [asdict(row) for row in rows]}
+    contents = {
+        "table.md": sweep_table.markdown(title, rows, source).encode(),
+        "table.csv": sweep_table.csv_text(rows).encode(),
+        "table.json": (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(),
+        "figure.png": picture.getvalue(),
+    }
+    for name, content in contents.items():
+        partial = results / f"{name}.partial"
+        partial.write_bytes(content)
+        os.replace(partial, results / name)
+
+
+def _artifacts(name: str, title: str, rows: list[Row], table: str, figure: Path, page: str | None) -> None:
+    """In Prefect: the scores as a table, and a page with the figure and all of table.md."""
+    key = f"sweep-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+    create_table_artifact(table=sweep_table.records(rows), key=key, description=title)
+    picture = f"![{title}](data:image/png;base64,{b64encode(figure.read_bytes()).decode()})"
+    link = f"\n[The runs in MLflow]({page})\n" if page else ""
+    create_markdown_artifact(f"{table}\n{picture}\n{link}", key=f"{key}-figure", description=title)
+
+
+@contextmanager
+def _alone(results: Path) -> Iterator[None]:
+    """One process at a time works on a sweep: two would change each other's parameters."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{results}: this sweep is running already; wait for it, or stop it") from None
+        yield
+
+
+@contextmanager
+def _below(variables: dict[str, str]) -> Iterator[None]:
+    """Runs that are opened inside are nested below the run that these variables name."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _shown(path: Path, home: Path) -> Path:
+    return path.relative_to(home)
+
+
+def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
+    """Put every run into DVC's queue; the sweep, run afterwards, finds what the queue has done in DVC's cache."""
+    for number, run in enumerate(runs, start=1):
+        experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.point} seed {run.seed}")
+        dvc.queue(home, experiment, run.overrides)
+        tell(f"[{number}/{len(runs)}] queued {experiment}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+HELP = """\
+Run every point of conf/sweep/NAME.yaml through the pipeline, and put the scores into one table and one figure.
+
+  python -m flows.sweep                                   which sweeps there are
+  python -m flows.sweep mixup                             this one, over the embedded corpus
+  python -m flows.sweep mixup corpus=esc corpus.path=DIR tango.train.steps=2000 --seeds 0,1,2
+  python -m flows.sweep steps --points 10,50              only these rows
+  python -m flows.sweep mixup --queue && dvc queue start  by DVC's queue; run the sweep again for the table
+
+Points are run in workspaces/sweep-NAME and share DVC's cache: what two of them have in common is made once, and a sweep
+that was stopped goes on where it was. The results are in sweeps/NAME, in MLflow and in Prefect."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.sweep", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a file of conf/sweep, without its ending")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all points, as after `dvc exp run -S`")
+    parser.add_argument("--points", type=_listed, default=[], metavar="A,B", help="only these points (default: all of the file)")
+    parser.add_argument("--seeds", type=_numbers, default=[], metavar="0,1,2", help="run each point with each of them")
+    parser.add_argument("--queue", action="store_true", help="put the runs into DVC's queue instead of running them")
+    args = parser.parse_intermixed_args(argv)
+    if not Path("dvc.yaml").exists():
+        tell("sweep: no dvc.yaml here; run it from the root of a Soundmill checkout")
+        return 1
+    try:
+        home = Path.cwd()
+        if args.name is None:
+            for name in files(home):
+                tell(f"{name:<12} {read(home, name).title}")
+            tell("\n`python -m flows.sweep --help` says how to run them")
+            return 0
+        runs = plan(home, read(home, args.name), args.overrides, args.points, args.seeds)
+        if args.queue:
+            queue(home, args.name, runs)
+            tell("start it with `dvc queue start`, watch it with `dvc queue status`; then run this again without --queue")
+            return 0
+    except UserError as error:
+        tell(f"sweep: {error}")
+        return 1
+    server = os.environ.get("PREFECT_API_URL")
+    tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
+    try:
+        state = sweep(args.name, args.overrides, args.points, args.seeds, return_state=True)
+    except KeyboardInterrupt:
+        tell("sweep: interrupted; finished points are kept, run it again to go on")
+        return 130
+    return 0 if state.is_completed() else 1
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in _listed(text)]
+
+
+if __name__ == "__main__":
+    # Prefect finds a flow by its module's name, and `__main__` is not one.
+    from flows import sweep as module
+
+    sys.exit(module.main())
