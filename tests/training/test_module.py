@@ -184,6 +184,9 @@ def test_rate_rises_and_falls():
     assert module.rate_factor(100, 100, OPTIMISER) == pytest.approx(0, abs=1e-12)
     held = OPTIMISER.model_copy(update={"decay": "none"})
     assert module.rate_factor(99, 100, held) == 1
+    shrinking = held.model_copy(update={"decay": "exponential", "warmup_steps": 0})
+    assert module.rate_factor(0, 100, shrinking) == 1
+    assert module.rate_factor(50, 100, shrinking) ** 2 == pytest.approx(module.rate_factor(100, 100, shrinking)) == 0.045
 
 
 def test_curve_file_has_a_column_for_every_key(tmp_path):

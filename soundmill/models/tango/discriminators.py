@@ -1,0 +1,101 @@
+"""What tells real waves from a vocoder's: HiFi-GAN's multi-period and multi-scale discriminators (Kong, Kim & Bae 2020).
+
+Each looks at a wave [B, 1, T] and says how real it takes every place of it to be, [B, places], and what it saw on the way: its
+feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weights, counting the norms'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+Judgement = tuple[Tensor, list[Tensor]]  # scores, feature maps
+
+PERIODS = (2, 3, 5, 7, 11)  # primes, so that they overlap as little as can be
+SCALES = 3  # each sees the wave at half the rate of the one before
+SLOPE = 0.1  # of the leaky ReLUs
+
+
+class Convolutions(nn.Module):
+    """Convolutions and a last one to a single channel; the output of each is a feature map."""
+
+    def __init__(self, layers: list[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, signal: Tensor) -> Judgement:
+        features = []
+        for layer in self.layers[:-1]:
+            signal = nn.functional.leaky_relu(layer(signal), SLOPE)
+            features.append(signal)
+        signal = self.layers[-1](signal)
+        return signal.flatten(1), [*features, signal]
+
+
+class PeriodDiscriminator(nn.Module):
+    """Sees every `period`-th sample only, in rows of a picture [B, 1, T / period, period]."""
+
+    def __init__(self, period: int, width: int):
+        super().__init__()
+        self.period = period
+        widths = [1, width, 4 * width, 16 * width, 32 * width, 32 * width]
+        strides = [3, 3, 3, 3, 1]
+        layers = [
+            weight_norm(nn.Conv2d(below, above, (5, 1), (stride, 1), (2, 0)))
+            for below, above, stride in zip(widths, widths[1:], strides, strict=False)
+        ]
+        self.stack = Convolutions([*layers, weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), 1, (1, 0)))])
+
+    def forward(self, wave: Tensor) -> Judgement:
+        missing = -wave.shape[2] % self.period
+        wave = nn.functional.pad(wave, (0, missing), mode="reflect")
+        return self.stack(wave.unflatten(2, (-1, self.period)))
+
+
+class ScaleDiscriminator(nn.Module):
+    """Sees a wave as it is, in ever wider grouped convolutions."""
+
+    def __init__(self, width: int, norm: Callable[[nn.Module], nn.Module]):
+        super().__init__()
+        base = 4 * width
+        plan = [  # channels in and out, kernel, stride, groups
+            (1, base, 15, 1, 1),
+            (base, base, 41, 2, 4),
+            (base, 2 * base, 41, 2, 16),
+            (2 * base, 4 * base, 41, 4, 16),
+            (4 * base, 8 * base, 41, 4, 16),
+            (8 * base, 8 * base, 41, 1, 16),
+            (8 * base, 8 * base, 5, 1, 1),
+            (8 * base, 1, 3, 1, 1),
+        ]
+        self.stack = Convolutions(
+            [
+                norm(nn.Conv1d(below, above, kernel, stride, kernel // 2, groups=groups))
+                for below, above, kernel, stride, groups in plan
+            ]
+        )
+
+    def forward(self, wave: Tensor) -> Judgement:
+        return self.stack(wave)
+
+
+class Discriminators(nn.Module):
+    """All of them, with separate weights; `width`, a multiple of 4, is 32 in the paper."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in PERIODS])
+        norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # the paper's code has it so for the first, which sees raw waves
+        self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
+        self.halve = nn.AvgPool1d(4, 2, padding=2)
+
+    def forward(self, wave: Tensor) -> list[Judgement]:
+        """Of waves [B, T]: a judgement of each discriminator, in an order that stays."""
+        wave = wave[:, None]
+        judgements = [period(wave) for period in self.periods]
+        for number, scale in enumerate(self.scales):
+            wave = wave if number == 0 else self.halve(wave)
+            judgements.append(scale(wave))
+        return judgements

@@ -1,0 +1,122 @@
+"""Two nets against each other: known losses, one step each per batch, and a killed training that ends like an unbroken one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundmill.training import adversarial, callbacks, module
+from soundmill.training.adversarial import AdversarialModule
+from soundmill.training.loader import Loader, Order
+from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+
+OPTIMISER = OptimiserParams(
+    learning_rate=0.02, betas=[0.5, 0.9], weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
+)
+OWN_WEIGHTS = EmaParams(decay=0.0, min_decay=0.0, update_after_step=0)
+PARAMS = TrainingParams(seed=3, optimiser=OPTIMISER, ema=OWN_WEIGHTS, log_every_steps=3, checkpoint_seconds=0.0)
+CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
+
+
+def test_losses_have_their_known_values():
+    real, made = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])], [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]])]
+    assert adversarial.discriminator_loss(real, made) == (0.5 + 0.5) + (4 + 4)
+    assert adversarial.generator_loss(made) == 0.5 + 1
+    maps = [[torch.zeros(2, 3), torch.ones(2, 4)], [torch.zeros(1)]]
+    others = [[torch.full((2, 3), 0.5), torch.ones(2, 4)], [torch.tensor([-2.0])]]
+    assert adversarial.feature_loss(maps, others) == 0.5 + 0 + 2
+    assert adversarial.feature_loss(maps, maps) == 0
+
+
+class Points:
+    """A source of points on a circle."""
+
+    def batch(self, items, drawn):
+        angle = torch.from_numpy(drawn) * 6.28318
+        return (torch.stack([angle.cos(), angle.sin()], 1),)
+
+
+class Duel(AdversarialModule):
+    """From noise to points, told by a net with dropout, so that every source of randomness takes part."""
+
+    def losses(self, step, batch):
+        real = batch.values[0]
+        made = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
+        judge = self.discriminator
+        yield adversarial.discriminator_loss([judge(real)], [judge(made.detach())])
+        yield adversarial.generator_loss([judge(made)])
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(callbacks.pl.Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch.step == 7:
+            raise Killed
+
+
+class Watch(callbacks.pl.Callback):
+    """What changes in a batch, and what has gradients at its end."""
+
+    def __init__(self):
+        self.rates, self.steps = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in trainer.optimizers])
+        self.steps.append([int(next(iter(optimiser.state.values()))["step"]) for optimiser in trainer.optimizers])
+
+
+def layers(last):
+    return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
+
+
+def fit(scratch, steps=12, extra=()):
+    torch.manual_seed(0)
+    duel = Duel(layers(2), layers(1), PARAMS, steps)
+    order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
+    loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
+    curve = callbacks.Curve(4)
+    module.fit(duel, loader, hardware=CPU, scratch=scratch, label="duel", curve=curve, callbacks=list(extra))
+    return duel, curve.points
+
+
+def test_both_step_once_on_every_batch_and_the_steps_are_the_nets(tmp_path):
+    watch = Watch()
+    _, points = fit(tmp_path, extra=[watch])
+    assert watch.steps == [[step, step] for step in range(1, 13)]
+    assert [point["step"] for point in points] == [4, 8, 12]
+    rates = np.array(watch.rates)
+    np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
+    np.testing.assert_allclose(rates[1:, 0] / rates[:-1, 0], 0.045 ** (1 / 12))
+
+
+def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    before = [weight.clone() for weight in layers(2).parameters()]
+
+    def only_the_discriminator(self, step, batch):
+        yield self.discriminator(self.net(batch.values[0]).detach()).square().mean()
+        yield 0 * self.net(batch.values[0]).sum()
+
+    monkeypatch.setattr(Duel, "losses", only_the_discriminator)
+    duel, _ = fit(tmp_path, steps=2)
+    moved = [(weight - was).abs().max() for weight, was in zip(duel.net.parameters(), before, strict=True)]
+    assert max(moved) < 1e-3  # by weight decay alone; a step of Adam's is 0.02
+    assert all(weight.requires_grad for weight in duel.discriminator.parameters())
+
+
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys):
+    whole, curve = fit(tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", extra=[Kill()])
+    resumed, resumed_curve = fit(tmp_path / "killed")
+    assert "resuming at step 6" in capsys.readouterr().out
+    assert curve == resumed_curve
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for net, average in zip(whole.net.parameters(), whole.ema.shadow, strict=True):
+        assert torch.equal(net, average)  # an average that decays by nothing is the weights themselves
