@@ -126,6 +126,12 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: as trained for).")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale (default: as trained for).")] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1000, help="Candidates for each sound, of which the one is kept that CLAP finds most like its text."
+        ),
+    ] = 1,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")] = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
     project: Project = None,
@@ -143,7 +149,15 @@ def generate(
     if not directory.is_dir():
         raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
     prompts = [*(prompt or []), *(label or [])]
-    for path in registry.generate_sounds(directory, prompts, number, seed, output, home, steps=steps, guidance=guidance):
+    choose = registry.keep_all
+    if best_of > 1:
+        from soundmill.evaluation import reranking
+
+        if not prompts:
+            raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
+        choose = reranking.best_of(best_of)
+    made = number * best_of
+    for path in registry.generate_sounds(directory, prompts, made, seed, output, home, steps, guidance, choose):
         typer.echo(path)
 
 

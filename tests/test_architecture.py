@@ -50,6 +50,7 @@ ALLOWED = {
         "soundmill.manifest",
         "soundmill.shards",
         "soundmill.audio",
+        "soundmill.hub",
         "soundmill.training",
     ),
     "soundmill.clips": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),

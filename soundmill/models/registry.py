@@ -17,15 +17,18 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.params import P, StageParams, compose, did_you_mean, parse
 from soundmill.stage import tree_digest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIG = "config.json"  # of a checkpoint
 
@@ -136,6 +139,14 @@ def comments(checkpoint_dir: Path, prompts: list[str], seed: int) -> list[str]:
     ]
 
 
+# Of waves [N, T] at a rate, and the prompt of each ("" without): the places of those that are kept.
+Choice = Callable[[list[str], "np.ndarray", int], list[int]]
+
+
+def keep_all(prompts: list[str], waves: np.ndarray, sample_rate: int) -> list[int]:
+    return list(range(len(prompts)))
+
+
 def generate_sounds(
     checkpoint_dir: Path,
     prompts: list[str],
@@ -145,15 +156,17 @@ def generate_sounds(
     home: Path,
     steps: int | None = None,
     guidance: float | None = None,
+    choose: Choice = keep_all,
 ) -> list[Path]:
     """Make `count` sounds of `prompts` (none: unconditional) with a trained checkpoint of any family.
 
     Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
     known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
     `spectrograms.png`, into `output_dir`; returns the WAVs. `home` is where relative paths of text encoders start. `steps`
-    and `guidance` replace the checkpoint's own sampling.
+    and `guidance` replace the checkpoint's own sampling. Of all that are made `choose` says which are kept: they are the same, and
+    called the same, as if all were.
     """
     config = checkpoint_config(checkpoint_dir)
     return part(config["family"], "generation").generate_sounds(
-        checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance
+        checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance, choose
     )

@@ -15,9 +15,11 @@ import stages.generate
 import stages.train
 from soundmill import cli, params, stage
 from soundmill.errors import UserError
+from soundmill.evaluation.embedders import clap
 from soundmill.models import registry
 from soundmill.models.tango.latents import read_about
 from soundmill.training import callbacks
+from tests import clap_weights
 from tests.imports import ROOT
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
 
@@ -167,6 +169,30 @@ def test_the_command_line_takes_a_prompt(tmp_path, trained):
     assert [str(path) for path in made] == done.output.split()
     with soundfile.SoundFile(made[0]) as sound:
         assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"
+
+
+def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
+    """Of 2 · 3 candidates two are kept, the very files that all six would have been; their names tell which."""
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    arguments = ["generate", "a bell", "--family", "tango", "--steps", "2", "--checkpoint", str(trained / "model")]
+    best = [*arguments, "-n", "2", "--best-of", "3", "--output", str(tmp_path / "best")]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = CliRunner().invoke(cli.app, best)
+    assert done.exit_code == 1
+    assert f"model.safetensors, preprocessor_config.json and the tokenizer's files of {clap.NAME}" in done.output
+    assert not (tmp_path / "best").exists()  # before any work
+
+    clap_weights.write(tmp_path / clap.NAME)
+    done = CliRunner().invoke(cli.app, best)
+    assert done.exit_code == 0, done.output
+    kept = sorted((tmp_path / "best").glob("*.wav"))
+    assert [str(path) for path in kept] == done.output.split()
+    assert [(int(path.stem[-3:]) - 1) // 3 for path in kept] == [0, 1]
+    assert CliRunner().invoke(cli.app, [*arguments, "-n", "6", "--output", str(tmp_path / "all")]).exit_code == 0
+    for path in kept:
+        assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
+    done = CliRunner().invoke(cli.app, ["generate", "--best-of", "3", "--checkpoint", str(trained / "model")])
+    assert "give a prompt" in done.output
 
 
 def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):

@@ -8,10 +8,13 @@ from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
 
-NAMES = ("tagger", "yamnet")
+NAMES = ("tagger", "yamnet", "clap")
 
 # What metrics say where weights are missing: no path of the machine stands in them.
-MISSING = {"yamnet": "yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS"}
+MISSING = {
+    "yamnet": "yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS",
+    "clap": "laion/clap-htsat-unfused is neither below the directory $SOUNDMILL_WEIGHTS nor to be had from the Hugging Face hub",
+}
 
 
 def load(name: str, tagger: Path) -> Embedder:
@@ -24,6 +27,10 @@ def load(name: str, tagger: Path) -> Embedder:
         from soundmill.evaluation.embedders import yamnet
 
         return yamnet.YamnetEmbedder(yamnet.weights())
+    if name == "clap":
+        from soundmill.evaluation.embedders import clap
+
+        return clap.ClapEmbedder(clap.weights())
     raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
 
 
@@ -33,4 +40,8 @@ def unavailable(name: str) -> str | None:
         from soundmill.evaluation.embedders import yamnet
 
         return yamnet.unavailable()
+    if name == "clap":
+        from soundmill.evaluation.embedders import clap
+
+        return clap.unavailable()
     return None

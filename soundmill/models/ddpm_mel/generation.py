@@ -117,6 +117,7 @@ def generate_sounds(
     home: Path,
     steps: int | None = None,
     guidance: float | None = None,
+    choose: registry.Choice = registry.keep_all,
 ) -> list[Path]:
     """The interface of models/registry.py: `count` sounds of `labels` as WAVs, and `spectrograms.png` beside them."""
     model = checkpoint.load(checkpoint_dir)
@@ -136,12 +137,14 @@ def generate_sounds(
     waves = to_waves(log_mels, model, model.picture.num_samples, sampling)
     output_dir.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^a-z0-9]+", "-", " ".join(asked).lower()).strip("-") or "sound"
-    paths = [output_dir / f"{stem}-{seed}-{index + 1:03d}.wav" for index in range(count)]
-    comments = registry.comments(checkpoint_dir, [", ".join(asked)] * count, seed)
-    for path, wave, comment in zip(paths, waves, comments, strict=True):
-        write_wav(path, wave.numpy(), model.spec.sample_rate, comment)
+    prompts = [", ".join(asked)] * count
+    kept = choose(prompts, waves.numpy(), model.spec.sample_rate)
+    comments = registry.comments(checkpoint_dir, prompts, seed)
+    paths = [output_dir / f"{stem}-{seed}-{index + 1:03d}.wav" for index in kept]
+    for path, index in zip(paths, kept, strict=True):
+        write_wav(path, waves[index].numpy(), model.spec.sample_rate, comments[index])
     titles = [path.stem for path in paths]
-    figure = figures.draw_log_mels(log_mels.numpy(), titles, model.spec, min(4, count), ", ".join(asked) or "unconditional")
+    figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, model.spec, min(4, len(kept)), prompts[0] or "unconditional")
     figures.save_png(figure, output_dir / "spectrograms.png")
     return paths
 

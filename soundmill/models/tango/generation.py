@@ -130,6 +130,7 @@ def generate_sounds(
     home: Path,
     steps: int | None = None,
     guidance: float | None = None,
+    choose: registry.Choice = registry.keep_all,
 ) -> list[Path]:
     """The interface of models/registry.py: `count` sounds of each prompt as WAVs, and `spectrograms.png` beside them."""
     if not prompts:
@@ -155,12 +156,14 @@ def generate_sounds(
     log_mels = to_log_mels(model, latents, device)
     waves = to_waves(model, log_mels, sampling, device)
     output_dir.mkdir(parents=True, exist_ok=True)
-    comments = registry.comments(checkpoint_dir, [prompt for prompt, _, _ in each], seed)
-    paths = [output_dir / f"{_stem(prompt)}-{seed}-{number:03d}.wav" for number, (prompt, _, _) in enumerate(each, start=1)]
-    for path, wave, comment in zip(paths, waves, comments, strict=True):
-        write_wav(path, wave.numpy(), spec.sample_rate, comment)
-    titles = [shorten(prompt) for prompt, _, _ in each]
-    figure = figures.draw_log_mels(log_mels.numpy(), titles, spec, min(4, len(each)), f"guidance {sampling.guidance_scale:g}")
+    prompt_of = [prompt for prompt, _, _ in each]
+    kept = choose(prompt_of, waves.numpy(), spec.sample_rate)
+    comments = registry.comments(checkpoint_dir, prompt_of, seed)
+    paths = [output_dir / f"{_stem(prompt_of[index])}-{seed}-{index + 1:03d}.wav" for index in kept]
+    for path, index in zip(paths, kept, strict=True):
+        write_wav(path, waves[index].numpy(), spec.sample_rate, comments[index])
+    titles = [shorten(prompt_of[index]) for index in kept]
+    figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, spec, min(4, len(kept)), f"guidance {sampling.guidance_scale:g}")
     figures.save_png(figure, output_dir / "spectrograms.png")
     return paths
 

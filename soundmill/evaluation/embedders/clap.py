@@ -1,0 +1,142 @@
+"""CLAP (Wu et al. 2023): sounds and texts in one space, by transformers' ClapModel; a sound is like what it is described by.
+
+The files are those of one commit of a repository of the Hugging Face hub, or lie in a directory of that name below
+`$SOUNDMILL_WEIGHTS`. Weights come from safetensors only, which that commit has and the repository's main branch has not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundmill import hub
+from soundmill.errors import UserError
+from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.yamnet import VARIABLE
+
+NAME = "laion/clap-htsat-unfused"
+REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
+FILES = ("*.json", "*.txt", "*.safetensors")
+SAMPLE_RATE = 48_000
+WINDOW = 10 * SAMPLE_RATE  # what the net hears at once; of longer sounds transformers would take a random part
+
+
+def weights() -> Path:
+    """The directory of the model's files, downloaded if need be; a UserError says which file is missing, and where it belongs."""
+    remedies = (
+        f"put config.json, model.safetensors, preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
+        f"into the directory ${VARIABLE}/{NAME}"
+    )
+    directory, _ = hub.find(NAME, REVISION, Path(os.environ.get(VARIABLE) or "/"), FILES, _missing, remedies)
+    return directory
+
+
+def _missing(directory: Path) -> str | None:
+    if not (directory / "config.json").is_file():
+        return "config.json"
+    if not any(directory.glob("*.safetensors")):
+        return "model.safetensors (weights in other formats can run code, and are not read)"
+    if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return "preprocessor_config.json"
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return "tokenizer.json"
+    return None
+
+
+def unavailable() -> str | None:
+    """Why CLAP cannot be used here and what to do about it, or None; asks the hub where the files are not on this machine."""
+    try:
+        weights()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+class ClapEmbedder:
+    """Embeddings of unit length, one per window of at most ten seconds, and of texts; it is no classifier, so logits are [N, 0]."""
+
+    name = "clap"
+    classifier = "clap"
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, directory: Path):
+        import torch
+        from safetensors import SafetensorError
+        from transformers import ClapModel, ClapProcessor
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # what matters of its warnings is checked
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self._processor = ClapProcessor.from_pretrained(directory, **local)
+            net, told = ClapModel.from_pretrained(
+                directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{directory}: cannot be loaded as CLAP ({type(error).__name__}: {reason})") from None
+        random = sorted(told["missing_keys"])
+        if random:
+            raise UserError(
+                f"{directory}: its weights lack {len(random)} of the net's, the first {random[0]!r}; they would be random. "
+                "Its files do not belong together: get it anew"
+            )
+        extractor = self._processor.feature_extractor
+        if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
+            raise UserError(
+                f"{directory}: it hears {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
+                f"not {WINDOW} at {SAMPLE_RATE}: another model than is meant here"
+            )
+        self._net = net.eval()
+        self.digest = hub.digest(directory, FILES)
+
+    def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
+        size = self._net.config.projection_dim
+        frames = [np.stack([self._hear(window) for window in windows(wave)]) for wave in waves]
+        return Embeddings([part.reshape(-1, size) for part in frames], np.zeros((len(waves), 0), np.float32))
+
+    def _hear(self, window: np.ndarray) -> np.ndarray:
+        import torch
+
+        heard = self._processor.feature_extractor(window, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        # A net with feature fusion is told at random that one of the sounds is longer than it is.
+        heard["is_longer"] = torch.zeros_like(heard["is_longer"])
+        with torch.no_grad():
+            return _embedding(self._net.get_audio_features(**heard))
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings [N, D] float32 of texts, each of unit length; a text longer than the net reads is cut there."""
+        import torch
+
+        known = {}
+        for text in sorted(set(texts)):  # one at a time: padding to the length of others would change last bits
+            longest = self._net.config.text_config.max_position_embeddings - 2
+            tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+            told = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+            with torch.no_grad():
+                known[text] = _embedding(self._net.get_text_features(**told))
+        return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
+
+    def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
+        """Cosine of each wave, the mean of its windows, and the text of the same place, [N]."""
+        heard = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
+        heard /= np.linalg.norm(heard, axis=1, keepdims=True)
+        return (heard * self.embed_texts(texts)).sum(axis=1)
+
+
+def _embedding(answer: Any) -> np.ndarray:
+    return answer.pooler_output[0].numpy()
+
+
+def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
+    """As few windows of ten seconds as cover the wave, spread evenly from its start to its end; a shorter wave is one, as it is."""
+    wave = np.asarray(wave, dtype=np.float32)
+    count = max(1, math.ceil(len(wave) / WINDOW))
+    for start in np.linspace(0, max(0, len(wave) - WINDOW), count).round().astype(int):
+        yield wave[start : start + WINDOW]

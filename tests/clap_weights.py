@@ -1,0 +1,32 @@
+"""A small CLAP with random weights, in the files that transformers reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write(directory: Path, seed: int = 0, fusion: bool = False, max_length_s: int = 10) -> None:
+    import torch
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizerFast
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
+    text = {"vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    audio = {
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [1, 1],
+        "hidden_size": 16,
+        "enable_fusion": fusion,
+    }
+    config = ClapConfig(
+        text_config={**text, "max_position_embeddings": 80, "projection_dim": 8},
+        audio_config={**audio, "enable_fusion": fusion, "projection_dim": 8},
+        projection_dim=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ClapModel(config).save_pretrained(directory)
+    extractor = ClapFeatureExtractor(truncation="fusion" if fusion else "rand_trunc", max_length_s=max_length_s)
+    tokenizer = RobertaTokenizerFast(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    ClapProcessor(extractor, tokenizer).save_pretrained(directory)

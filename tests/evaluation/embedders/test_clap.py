@@ -1,0 +1,132 @@
+"""CLAP through transformers' own loading, with random weights: windows, texts, files that are missing, the best of several."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundmill.audio.resample import resample
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, reranking
+from soundmill.evaluation.embedders import clap
+from tests.clap_weights import write
+
+RATE = clap.SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """$SOUNDMILL_WEIGHTS with a small CLAP in it."""
+    directory = tmp_path_factory.mktemp("weights")
+    write(directory / clap.NAME)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _found(weights, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(weights))
+
+
+@pytest.fixture(scope="module")
+def network(weights):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_WEIGHTS", str(weights))
+        return embedders.load("clap", Path())
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "starts"),
+    [(0.5, [0]), (10, [0]), (10.24, [0, 0.24]), (20, [0, 10]), (25, [0, 7.5, 15]), (31, [0, 7, 14, 21])],
+)
+def test_windows_cover_a_wave_evenly(seconds, starts):
+    wave = np.arange(round(seconds * RATE), dtype=np.float32)
+    found = list(clap.windows(wave))
+    np.testing.assert_allclose([window[0] / RATE for window in found], starts, atol=0.001)
+    assert found[-1][-1] == wave[-1]
+    assert {len(window) for window in found} == {min(len(wave), 10 * RATE)}
+
+
+def test_embeddings_are_of_unit_length_and_the_same_every_time(network):
+    waves = [noise(1), noise(12, 1)]
+    found = network.embed(waves)
+    assert [part.shape for part in found.frames] == [(1, 8), (2, 8)]
+    assert found.logits.shape == (2, 0)
+    for part in found.frames:
+        np.testing.assert_allclose(np.linalg.norm(part, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(network.embed(waves[1:]).frames[0], found.frames[1])
+    assert not np.allclose(found.frames[1][0], found.frames[1][1], atol=1e-4)
+
+
+def test_a_net_with_feature_fusion_is_told_nothing_at_random(tmp_path):
+    write(tmp_path / "fused", fusion=True)
+    fused = clap.ClapEmbedder(tmp_path / "fused")
+    first = fused.embed([noise(1)]).frames[0]
+    for _ in range(3):
+        np.testing.assert_array_equal(fused.embed([noise(1)]).frames[0], first)
+
+
+def test_texts_do_not_depend_on_one_another_and_are_cut(network):
+    texts = ["a dog barks", "rain", "a dog barks"]
+    found = network.embed_texts(texts)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], network.embed_texts(["rain"])[0])
+    assert not np.allclose(found[0], found[1], atol=1e-4)
+    assert network.embed_texts(["rain " * 500]).shape == (1, 8)
+
+
+def test_similarity_is_the_cosine(network):
+    waves, texts = [noise(1), noise(12, 1)], ["a dog barks", "rain"]
+    found = network.similarity(texts, waves)
+    frames, told = network.embed(waves).frames, network.embed_texts(texts)
+    mean = frames[1].mean(axis=0)
+    assert found == pytest.approx([float(frames[0][0] @ told[0]), float(mean @ told[1] / np.linalg.norm(mean))], abs=1e-5)
+
+
+def test_the_best_of_every_group_is_kept(network):
+    texts = ["a dog barks"] * 4 + ["rain"] * 4
+    waves = [noise(0.5, seed)[: RATE // 6] * (1 + seed) for seed in range(8)]
+    kept = reranking.best_of(4)(texts, waves, 16_000)
+    scores = network.similarity(texts, [resample(wave, 16_000, RATE) for wave in waves])
+    assert kept == [int(scores[:4].argmax()), 4 + int(scores[4:].argmax())]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "has no model.safetensors .weights in other formats can run code"),
+        ("processor_config.json", "has no preprocessor_config.json"),
+        ("tokenizer.json", "has no tokenizer.json"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_place_it_belongs_to(tmp_path, weights, monkeypatch, file, message):
+    shutil.copytree(weights / clap.NAME, tmp_path / clap.NAME)
+    (tmp_path / clap.NAME / file).rename(tmp_path / "pytorch_model.bin")
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=message) as error:
+        reranking.best_of(2)
+    assert f"$SOUNDMILL_WEIGHTS/{clap.NAME}" in str(error.value)
+    assert message.split(" .")[0] in embedders.unavailable("clap")
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path, weights):
+    shutil.copytree(weights / clap.NAME, tmp_path / "torn")
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be loaded as CLAP"):
+        clap.ClapEmbedder(tmp_path / "torn")
+    write(tmp_path / "other", max_length_s=5)
+    with pytest.raises(UserError, match="another model than is meant here"):
+        clap.ClapEmbedder(tmp_path / "other")
+
+
+def test_other_weights_have_another_digest(tmp_path, network):
+    write(tmp_path / "other", seed=1)
+    assert clap.ClapEmbedder(tmp_path / "other").digest != network.digest
