@@ -15,6 +15,8 @@ from, beside the stage's parameters and code. A shard function that takes part w
 
 `previous` is the shard of the same name that was finished last under the same parameters and code, or None. The file has the bytes
 that it would have without one. `key in writer` tells beforehand what will be copied, where items are better made in batches.
+
+A whole shard is known by its job's key in the same way: where the last one has it, the function is not called at all.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ import platform
 import shutil
 import signal
 import sqlite3
+import stat
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +43,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +79,27 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
+def table_digest(table: pa.Table) -> str:
+    """Digest of a table's rows and types; equal ones may differ where nulls are noted differently, never the other way round."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return hashlib.blake2b(sink.getvalue(), digest_size=16).hexdigest()
+
+
 def file_digest(path: Path | str | bytes) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int = 1) -> Iterator[str | OSError]:
+def file_digests(
+    paths: Sequence[bytes], cache: Path | None = None, workers: int = 1, linked: bool = False
+) -> Iterator[str | OSError]:
     """`file_digest` of every file, in order; of an unreadable one the error.
 
     With a `cache` (an SQLite file), only files that `stat` tells changed are read: size, times (ctime too, which no program
     sets) and inode count. A file that changed in the last two seconds is not trusted to change its time when it changes again.
+    Of `linked` files, which are replaced and never written to, the ctime does not count: every link that comes or goes changes it.
     """
     with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), _PATHS_AT_ONCE):
@@ -91,9 +107,12 @@ def file_digests(paths: Sequence[bytes], cache: Path | None = None, workers: int
             names = [os.path.abspath(path) for path in some]
             query = f"SELECT path, facts, digest FROM digests WHERE path IN ({','.join('?' * len(names))})"
             known = {path: found for path, *found in store.execute(query, names)} if store else {}
-            found = [_known_digest(path, known.get(name)) for path, name in zip(some, names, strict=True)]
+            found = [_known_digest(path, known.get(name), linked) for path, name in zip(some, names, strict=True)]
             # Hashing releases the GIL.
-            found = [pool.submit(_fresh_digest, path) if value is None else value for path, value in zip(some, found, strict=True)]
+            found = [
+                pool.submit(_fresh_digest, path, linked) if value is None else value
+                for path, value in zip(some, found, strict=True)
+            ]
             news = []
             for name, value in zip(names, found, strict=True):
                 if isinstance(value, Future):
@@ -138,28 +157,29 @@ def _open_cache(path: Path) -> sqlite3.Connection:
     return store
 
 
-def _known_digest(path: bytes, known: list[str] | None) -> str | OSError | None:
+def _known_digest(path: bytes, known: list[str] | None, linked: bool) -> str | OSError | None:
     try:
-        return known[1] if known and known[0] == _facts(path)[0] else None
+        return known[1] if known and known[0] == _facts(path, linked)[0] else None
     except OSError as error:
         return error
 
 
-def _fresh_digest(path: bytes) -> tuple[str | OSError, str | None]:
+def _fresh_digest(path: bytes, linked: bool) -> tuple[str | OSError, str | None]:
     """Digest of a file, and the facts to know it by if it can be known by them."""
     try:
-        facts, changed = _facts(path)
+        facts, changed = _facts(path, linked)
         value = file_digest(path)
-        return value, facts if time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts else None
+        return value, facts if time.time_ns() - changed > 2_000_000_000 and _facts(path, linked)[0] == facts else None
     except OSError as error:
         return error, None
 
 
-def _facts(path: bytes) -> tuple[str, int]:
+def _facts(path: bytes, linked: bool = False) -> tuple[str, int]:
     """What tells one state of a file from another, and when it last changed (ns since the epoch)."""
     status = os.stat(path)
-    facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_dev} {status.st_ino}"
-    return facts, max(status.st_mtime_ns, status.st_ctime_ns)
+    changed = status.st_mtime_ns if linked else max(status.st_mtime_ns, status.st_ctime_ns)
+    times = status.st_mtime_ns if linked else f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_size} {times} {status.st_dev} {status.st_ino}", changed
 
 
 def sync_file(path: Path) -> None:
@@ -222,7 +242,8 @@ def _column_options(schema: pa.Schema) -> dict[str, Any]:
 class ShardWriter:
     """Write rows of one schema to one Parquet file, in bounded memory; appears whole or not at all.
 
-    The bytes depend on the rows alone: fixed compression, row groups and no timestamps.
+    The bytes depend on the rows alone: fixed compression, row groups and no timestamps. Nobody waits for the disk here: what a
+    stage wrote is flushed at once when it is published.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, rows_per_group: int | None = None):
@@ -277,9 +298,7 @@ class ShardWriter:
             self._flush()
         self._writer.close()
         if kind is None:
-            sync_file(self._temporary)
             os.replace(self._temporary, self.path)
-            sync_directory(self.path.parent)
         else:
             self._temporary.unlink(missing_ok=True)
 
@@ -460,117 +479,123 @@ def report_path(shard: Path) -> Path:
 class Job:
     """One shard's work: `function(*args, output)` writes the file (or folder) `output` and returns a Report.
 
-    `name` is the output's file name, `weight` the number of items in it (what the progress bar counts).
+    `name` is the output's file name, `weight` the number of items in it (what the progress bar counts). `key` tells all that the
+    shard is made from, beside the stage's parameters and code: content by digest or `signature`, never by name alone.
     """
 
     name: str
     args: tuple[Any, ...]
     weight: int = 1
+    key: str | None = None
 
 
 def map_shards(
     function: Callable[..., Report],
     jobs: list[Job],
-    scratch: Path,
+    directory: Path,
     *,
     workers: int,
     cluster: str | None = None,
-    kept: Path | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
-    """Run `function(*job.args, output)` for every job, making `scratch / job.name`; returns the summed Report.
+    """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
 
     The work is done by `workers` processes here, or by the workers of the Dask `cluster` at that address, which must see the same
-    files. A finished shard stays in `scratch` with its report beside it, so a killed run resumes with the shards that are missing.
-    Reports are added in the order of `jobs`, whatever order they end in. The function must be importable (top level).
+    files. A finished shard stays in `directory` with its report beside it: a killed run resumes with what is missing. Reports are
+    added in the order of `jobs`, whatever order they end in. The function must be importable (top level).
 
-    With `kept`, a directory that outlives the scratch, finished shards are linked there, and the function is called with
-    `previous`: the shard of the same name from there, or None. Whoever gives the directory answers for it that parameters and code
-    are the same.
+    The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
+    is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
+    parameters and code are the same. A shard that something was rejected from is made again in any case (see ItemWriter).
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    _forget_attempts(scratch)
-    todo = []
-    for job in jobs:
-        if report_path(scratch / job.name).exists() and (scratch / job.name).exists():
-            progress(job.weight)
-        else:
-            todo.append(job)
+    directory.mkdir(parents=True, exist_ok=True)
+    _forget_attempts(directory)
+    reports = {job.name: report for job in jobs if (report := _finished(job, directory)) is not None}
+    todo = [job for job in jobs if job.name not in reports]
+    progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
     todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
     if todo and cluster:
-        _run_on_cluster(function, todo, scratch, kept, cluster, progress)
+        _run_on_cluster(function, todo, directory, cluster, progress)
     elif todo:
-        _run_here(function, todo, scratch, kept, workers, progress)
-    _forget_attempts(scratch)
+        _run_here(function, todo, directory, workers, progress)
+    _forget_attempts(directory)
+    _forget(directory, jobs)
     total = Report()
     for job in jobs:
-        total.add(_read_report(scratch / job.name))
-    if kept:
-        _forget(kept, {job.name for job in jobs})
+        total.add(reports[job.name] if job.name in reports else _read_report(directory / job.name)[0])
     return total
 
 
 _ATTEMPT = ".attempt-"
 
 
-def _forget_attempts(scratch: Path) -> None:
+def _forget_attempts(directory: Path) -> None:
     """Remove what killed workers left."""
-    for attempt in scratch.glob(f"*{_ATTEMPT}*"):
+    for attempt in directory.glob(f"*{_ATTEMPT}*"):
         shutil.rmtree(attempt, ignore_errors=True)
 
 
-def _read_report(shard: Path) -> Report:
-    values = json.loads(report_path(shard).read_text(encoding="utf-8"))
-    del values["shard"]
-    return Report(**values)
+def _forget(directory: Path, jobs: list[Job]) -> None:
+    """Drop the shards that were kept for jobs which there are no more."""
+    known = {job.name for job in jobs} | {report_path(Path(job.name)).name for job in jobs}
+    for name in os.listdir(directory) if jobs and jobs[0].key else ():
+        if name not in known:
+            path = directory / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _run_job(function: Callable[..., Report], job: Job, scratch: Path, kept: Path | None) -> None:
-    # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
-    attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=scratch))
+def _finished(job: Job, directory: Path) -> Report | None:
+    """The report of a job that need not be done, because its shard is there."""
     try:
-        output, final = attempt / job.name, scratch / job.name
-        options = {} if kept is None else {"previous": _previous(kept / job.name)}
+        report, key, facts = _read_report(directory / job.name)
+        if key != job.key or facts != signature(directory / job.name) or (job.key and report.quarantine):
+            return None
+        return report
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_report(shard: Path) -> tuple[Report, str | None, Any]:
+    """(what a shard's report says, the key of its job, the signature of the file that it speaks of)."""
+    values = json.loads(report_path(shard).read_text(encoding="utf-8"))
+    key, facts = values.pop("key"), values.pop("shard")
+    return Report(**values), key, facts
+
+
+def _run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
+    # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
+    attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))
+    try:
+        output, final = attempt / job.name, directory / job.name
+        options = {} if job.key is None else {"previous": _previous(final)}
         report = function(*job.args, output, **options)
-        values = asdict(report) | {"shard": signature(output)}
         text = report_path(output)
-        text.write_text(json.dumps(values), encoding="utf-8")
-        sync_file(text)
+        text.write_text(json.dumps(asdict(report) | {"key": job.key, "shard": signature(output)}), encoding="utf-8")
+        # The shard first: a report that is not of the file beside it is taken for none, after a power cut too.
         _put(output, final)
         os.replace(text, report_path(final))
-        sync_directory(scratch)
-        if kept:
-            kept.mkdir(parents=True, exist_ok=True)
-            for source in (final, report_path(final)):
-                _link(source, attempt / "link")
-                _put(attempt / "link", kept / source.name)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
 
 
-def signature(shard: Path) -> list[int] | None:
-    """Tells a file from any other of its name, and from itself after somebody wrote to it; of a folder, nothing."""
-    status = shard.stat()
-    return None if shard.is_dir() else [status.st_size, status.st_mtime_ns]
+def signature(path: Path | str) -> list[Any]:
+    """Tells a file from any other of its name, and from itself after somebody wrote to it: size and time; a folder by its files."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        return sorted([entry.name, *_size_and_time(entry.stat())] for entry in os.scandir(path))
+    return _size_and_time(status)
+
+
+def _size_and_time(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _previous(shard: Path) -> Path | None:
-    """The kept shard, if it is the one that its report speaks of."""
+    """The shard of the last run, if it is the one that its report speaks of."""
     try:
-        report = json.loads(report_path(shard).read_text(encoding="utf-8"))
-        return shard if report["shard"] == signature(shard) else None
-    except (OSError, ValueError, KeyError):
+        return shard if _read_report(shard)[2] == signature(shard) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or all files of a folder."""
-    if source.is_dir():
-        target.mkdir()
-        for file in os.scandir(source):
-            os.link(file.path, target / file.name)
-    else:
-        os.link(source, target)
 
 
 def _put(source: Path, target: Path) -> None:
@@ -582,34 +607,20 @@ def _put(source: Path, target: Path) -> None:
         source.unlink()
 
 
-def _forget(kept: Path, names: set[str]) -> None:
-    """Drop the kept shards that this run does not have any more."""
-    known = names | {report_path(Path(name)).name for name in names}
-    for path in kept.iterdir() if kept.is_dir() else ():
-        if path.name not in known:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def _run_here(
-    function: Callable[..., Report],
-    jobs: list[Job],
-    scratch: Path,
-    kept: Path | None,
-    workers: int,
-    progress: Callable[[int], None],
+    function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
 ) -> None:
     # A pool even for one worker: libraries give other last bits on other thread counts, so every worker has one thread.
-    # Spawned, not forked: a fork of a process that has run torch or Arrow threads can hang.
-    threads = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(threads, "1"))
+    start_server([getattr(function, "__module__", __name__)])
     queue = iter(jobs)
+    environment = {**os.environ, **ONE_THREAD}
     try:
-        workers = min(workers, len(jobs))  # all are started at once, however little there is to do
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
+        workers = min(workers, len(jobs))
+        with ProcessPoolExecutor(workers, _FROM_SERVER, _start_worker, (environment,)) as pool:
             running = {}
             try:
                 for job in queue:
-                    running[pool.submit(_run_job, function, job, scratch, kept)] = job
+                    running[pool.submit(_run_job, function, job, directory)] = job
                     if len(running) >= 2 * workers:
                         _collect(running, progress)
                 while running:
@@ -623,17 +634,37 @@ def _run_here(
             f"a worker process died (out of memory, or killed) while working on one of: {names}. Finished shards are kept: "
             "run it again, with a smaller `execution.workers` if memory was short"
         ) from None
+
+
+# Workers are not forked from this process: a fork of one that has run torch or Arrow threads can hang. They are forked from one
+# that has imported what they need and done nothing else.
+_FROM_SERVER = multiprocessing.get_context("forkserver")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def start_server(modules: Sequence[str]) -> None:
+    """Start the process that workers are forked from, if there is none yet, to import `modules` while this one goes on."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # read by libraries when they are loaded
+    try:
+        _FROM_SERVER.set_forkserver_preload(list(modules))
+        forkserver.ensure_running()
     finally:
-        for name, value in threads.items():
+        for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def _start_worker(parent: int) -> None:
-    die_with_parent(parent)
+def _start_worker(environment: dict[str, str]) -> None:
+    os.environ.clear()  # the server's is of when it started
+    os.environ.update(environment)
+    threading.Thread(target=_die_with_mapper, daemon=True).start()
     forgo_pandas()
+
+
+def _die_with_mapper() -> None:
+    """End this worker when the process that maps dies, however it dies: no orphan may write beside a rerun."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def forgo_pandas() -> None:
@@ -671,17 +702,15 @@ DEATHS = 3  # workers that died of one shard: no fourth
 class _Site:
     """What a cluster's worker must have in common with the process that sent it work."""
 
-    directory: Path  # relative paths start here
-    scratch: Path
-    token: str  # name of a file in `scratch`: who sees it sees the same disk
+    start: Path  # relative paths start here
+    token: str  # name of a file beside the shards: who sees it sees the same disk
     facts: dict[str, str]
 
 
 def _run_on_cluster(
     function: Callable[..., Report],
     jobs: list[Job],
-    scratch: Path,
-    kept: Path | None,
+    directory: Path,
     address: str,
     progress: Callable[[int], None],
 ) -> None:
@@ -699,9 +728,9 @@ def _run_on_cluster(
             f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
             "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"
         ) from None
-    scratch, kept = scratch.resolve(), kept and kept.resolve()
-    with client, client.as_current(), tempfile.NamedTemporaryFile(dir=scratch, prefix=".site-") as token:
-        site = _Site(Path.cwd(), scratch, os.path.basename(token.name), software(function))
+    directory = directory.resolve()
+    with client, client.as_current(), tempfile.NamedTemporaryFile(dir=directory, prefix=".site-") as token:
+        site = _Site(Path.cwd(), os.path.basename(token.name), software(function))
         queue, running = jobs[::-1], {}
         last_seen = time.monotonic()  # workers
         try:
@@ -716,7 +745,7 @@ def _run_on_cluster(
                 while queue and len(running) < 2 * slots:
                     job = queue.pop()
                     key = f"{job.name}-{uuid.uuid4().hex}"
-                    future = client.submit(_run_on_worker, function, job, scratch, kept, site, key=key, pure=False)
+                    future = client.submit(_run_on_worker, function, job, directory, site, key=key, pure=False)
                     running[key] = future, job
                 with suppress(TimeoutError):
                     futures = [future for future, _ in running.values()]
@@ -755,29 +784,29 @@ async def _reach(address: str) -> None:
     await comm.close()
 
 
-def _run_on_worker(function: Callable[..., Report], job: Job, scratch: Path, kept: Path | None, site: _Site) -> None:
+def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, site: _Site) -> None:
     import distributed
 
     worker = distributed.get_worker()
-    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in _THREADS):
+    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in ONE_THREAD):
         raise UserError(
             f"worker {worker.address}: has several threads, and with them results have other last bits; start it by "
-            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(_THREADS)} to 1)"
+            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(ONE_THREAD)} to 1)"
         )
-    if not (scratch / site.token).exists():
-        raise UserError(f"worker {worker.address}: does not see {scratch} as it is here; workers need a file system in common")
+    if not (directory / site.token).exists():
+        raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
     found = software(function)
     differing = [name for name in site.facts if name in found and found[name] != site.facts[name]]
     if differing:
         names = ", ".join(f"{name} {found[name]}, not {site.facts[name]}" for name in differing[:5])
         raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
-    if sum(name.startswith(job.name + _ATTEMPT) for name in os.listdir(scratch)) >= DEATHS:
+    if sum(name.startswith(job.name + _ATTEMPT) for name in os.listdir(directory)) >= DEATHS:
         raise UserError(
             f"{job.name}: {DEATHS} workers died while they worked on this shard (out of memory?); the others are kept. "
             "Give workers more memory, or take its recordings out"
         )
-    with chdir(site.directory):
-        _run_job(function, job, scratch, kept)
+    with chdir(site.start):
+        _run_job(function, job, directory)
 
 
 def software(function: Callable[..., Any]) -> dict[str, str]:

@@ -51,7 +51,7 @@ class Context:
     root: Path  # the project: where params.yaml lies
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
     scratch: Path  # kept when the run is killed, gone when it ends well
-    kept: Path  # stays: the shards that were finished last with these parameters and this code
+    kept: Path  # stays: for the next run with these parameters and this code
     digests: Path  # cache of file digests, as shards.file_digests takes it
     workers: int
     cluster: str | None  # address of the Dask scheduler whose workers do the work
@@ -71,35 +71,28 @@ class Context:
             yield bar.update
 
     def map_shards(
-        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip", reuse: bool = False
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip"
     ) -> shards.Report:
-        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine.
-
-        With `reuse`, the function is given `previous=` the shard as it was, or None: see the top of soundmill/shards.py.
-        """
-        report = self.make_shards(function, jobs, output.name, unit, reuse)
+        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine."""
+        report, made = self.make_shards(function, jobs, output.name, unit)
         output.mkdir(parents=True, exist_ok=True)
         for job in jobs:
             # Linked, not moved: if we are killed here, the rerun still finds every finished shard.
-            os.link(self.scratch / output.name / job.name, output / job.name)
+            os.link(made / job.name, output / job.name)
         return report
 
     def make_shards(
-        self, function: Callable[..., shards.Report], jobs: list[shards.Job], name: str, unit: str = "clip", reuse: bool = False
-    ) -> shards.Report:
-        """The same, without an output: the shards lie in `scratch / name`, for the stage to make something else of."""
+        self, function: Callable[..., shards.Report], jobs: list[shards.Job], name: str, unit: str = "clip"
+    ) -> tuple[shards.Report, Path]:
+        """The same, without an output: for the stage to make something else of the shards, which lie in the directory returned.
+
+        It is kept for the next run where the jobs have keys, and gone at the end of this one where they have none.
+        """
+        directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
-            report = shards.map_shards(
-                function,
-                jobs,
-                self.scratch / name,
-                workers=self.workers,
-                cluster=self.cluster,
-                kept=self.kept / name if reuse else None,
-                progress=tick,
-            )
+            report = shards.map_shards(function, jobs, directory, workers=self.workers, cluster=self.cluster, progress=tick)
         self.quarantine.extend(report.quarantine)
-        return report
+        return report, directory
 
 
 def project_home(root: Path) -> Path:
@@ -117,14 +110,16 @@ def main(
     argv: list[str] | None = None,
     params_of_family: Callable[[str], type[BaseModel]] | None = None,
     always_runs: bool = False,
+    workers_import: tuple[str, ...] | None = None,
 ) -> None:
     """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
 
     The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
     Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
+    `workers_import`, of a stage that maps over shards: modules that its workers need beside its own, imported while it plans.
     """
     try:
-        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs)
+        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs, workers_import)
     except UserError as error:
         sys.exit(f"{section}: {error}")
     except KeyboardInterrupt:
@@ -151,6 +146,7 @@ def _main(
     argv: list[str],
     params_of_family: Callable[[str], type[BaseModel]] | None,
     always_runs: bool,
+    workers_import: tuple[str, ...] | None,
 ) -> None:
     from soundmill import tracking
 
@@ -159,6 +155,11 @@ def _main(
     args = _parse(run, section, ports, argv)
     _die_with_ancestors()
     shards.forgo_pandas()
+    execution = params.load(params.ExecutionParams, args.params, "execution")
+    cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    if workers_import is not None and not cluster:
+        # What this module has imported, but not itself: workers run it as their main one, and Python warns of a second time.
+        shards.start_server([*(name for name in sys.modules if name.startswith("soundmill.")), *workers_import])
 
     if args.family and _has_family_section(args.params, args.family, section):
         where = f"{args.family}.{section}"
@@ -166,7 +167,6 @@ def _main(
         where = f"{section}.{args.variant}" if args.variant else section
     model = params_of_family(args.family) if params_of_family else hints[next(iter(inspect.signature(run).parameters))]
     values = params.load(model, args.params, where)
-    execution = params.load(params.ExecutionParams, args.params, "execution")
     root = args.params.resolve().parent
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
@@ -193,7 +193,6 @@ def _main(
 
         made_with = values.model_dump(mode="json")
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
-            cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
             ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             for port, path in finals.items():
@@ -202,7 +201,7 @@ def _main(
                 publish(staged[port], path)
             if args.quarantine:
                 rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
-                shards.write_rows(rows, args.quarantine, manifest.QUARANTINE)
+                shards.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
                 metrics = {**metrics, "quarantined": len(rows)}
                 _say_quarantined(name, rows, args.quarantine)
             if args.metrics:
@@ -248,7 +247,8 @@ def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
             for name in files
             if name != ".gitignore"
         )
-    found = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers))
+    # DVC links them to its cache and unlinks them again, and so do we.
+    found = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers, linked=True))
     for value in found:
         if isinstance(value, OSError):
             raise value

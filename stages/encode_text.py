@@ -61,9 +61,15 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     scratch = None if encoder.pretrained else params.scratch.model_dump()
     about = {**encoder.identity(), "max_tokens": params.max_tokens, "scratch": scratch}
     jobs = [
-        shards.Job(shards.shard_name(index), (by_shard[index], encoder, about), len(by_shard[index])) for index in sorted(by_shard)
+        shards.Job(
+            shards.shard_name(index),
+            (by_shard[index], encoder, about),
+            len(by_shard[index]),
+            shards.digest(encoder.digest, about, by_shard[index]),
+        )
+        for index in sorted(by_shard)
     ]
-    report = ctx.map_shards(encode_shard, jobs, states, unit="caption", reuse=True)
+    report = ctx.map_shards(encode_shard, jobs, states, unit="caption")
     truncated = report.counts.get("truncated", 0)
     if truncated:
         print(f"{ctx.name}: {truncated} of {len(captions)} captions are longer than {params.max_tokens} tokens and were cut there")
@@ -101,4 +107,4 @@ def encode_shard(
 
 
 if __name__ == "__main__":
-    stage.main(run, section="text")
+    stage.main(run, section="text", workers_import=())

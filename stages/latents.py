@@ -61,7 +61,8 @@ def run(
     for path in shards.shard_paths(mels):
         ids = pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist()
         mine = {clip_id: known.pop(clip_id) for clip_id in ids if clip_id in known}
-        jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine)))
+        key = shards.digest(shards.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
+        jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine), key))
     if known:
         raise UserError(f"{mels}: no spectrogram of {len(known)} clips, the first {min(known)!r}; remake it: `dvc repro`")
     if len(rows) >= MANY:
@@ -72,7 +73,7 @@ def run(
         )
     if pick_device(params.accelerator).type != "cpu":
         ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its pictures there
-    report = ctx.map_shards(encode_shard, jobs, latents, reuse=True)
+    report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_frames", "cut_frames")}
     if report.details:
         metrics["latent_std"] = scaled_deviation(report.details, config.scaling_factor)
@@ -104,6 +105,11 @@ class Encoding:
         return 1 if pick_device(self.accelerator).type == "cpu" else self.batch_size
 
     @property
+    def made_by(self) -> list[Any]:
+        """What a clip's posterior depends on, beside its spectrogram."""
+        return [self.about.autoencoder, self.about.frames, pick_device(self.accelerator).type, self.applied_precision]
+
+    @property
     def applied_precision(self) -> str:
         return "32" if pick_device(self.accelerator).type == "cpu" else self.precision
 
@@ -119,8 +125,7 @@ def encode_shard(
     mels: Path, known: dict[str, dict[str, Any]], encoding: Encoding, output: Path, previous: Path | None = None
 ) -> shards.Report:
     """Write the posteriors of those clips of one shard that are `known`: by id, what the catalog says of them."""
-    device, frames = pick_device(encoding.accelerator).type, encoding.about.frames
-    made_by = encoding.about.autoencoder, frames, device, encoding.applied_precision
+    frames, made_by = encoding.about.frames, encoding.made_by
     schema = manifest.LATENTS.with_metadata({ABOUT_KEY: encoding.about.model_dump_json().encode()})
     if previous and pq.read_schema(previous).metadata != schema.metadata:
         previous = None  # of another autoencoder: none of its rows would be taken, but an empty shard as it is
@@ -185,4 +190,4 @@ def scaled_deviation(moments: list[list[float]], scaling_factor: float) -> float
 
 
 if __name__ == "__main__":
-    stage.main(run, section="latents")
+    stage.main(run, section="latents", workers_import=())

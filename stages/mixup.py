@@ -48,10 +48,15 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
         by_shard[shards.shard_of(plan["clip_id"], count)].append(plan)
     # Without a single mix there is one empty shard, so whoever reads the directory needs no special case.
     jobs = [
-        shards.Job(shards.shard_name(index), (by_shard[index], params.pairing, params.sample_rate), len(by_shard[index]))
+        shards.Job(
+            shards.shard_name(index),
+            (by_shard[index], params.pairing, params.sample_rate),
+            len(by_shard[index]),
+            shards.digest([_key(plan) for plan in by_shard[index]]),
+        )
         for index in sorted(by_shard) or [0]
     ]
-    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix", reuse=True)
+    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < wanted:
         print(f"mixup: {len(pairs)} of {wanted} mixes: there are no more pairs of different recordings to mix")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
@@ -114,13 +119,17 @@ def mix_shard(
     """Write the mixes of one shard."""
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
-            some = {f"{plan['clip_id']} {plan['digest']}": plan for plan in plans[start : start + MIXES_AT_ONCE]}
+            some = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}
             sounds = dict(_read_sounds([plan for key, plan in some.items() if key not in writer]))
             for key, plan in some.items():
                 if not writer.copy(key):
                     with writer.item(key) as report:
                         writer.write(_mix(plan, sounds, pairing, sample_rate, report))
     return writer.report
+
+
+def _key(plan: dict[str, Any]) -> str:
+    return f"{plan['clip_id']} {plan['digest']}"
 
 
 def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, sample_rate: int, report: shards.Report) -> dict[str, Any]:
@@ -158,4 +167,4 @@ def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="mixup")
+    stage.main(run, section="mixup", workers_import=("scipy.fft",))

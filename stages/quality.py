@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -67,7 +66,7 @@ def run(
 
     scratch = ctx.scratch / "duplicates"
     scratch.mkdir(exist_ok=True)
-    found = find(clips, recordings, partial(ctx.map_shards, reuse=True), scratch, params.duplicates.threshold)
+    found = find(clips, recordings, ctx.map_shards, scratch, params.duplicates.threshold)
     shards.write_rows(found.pairs, duplicates, manifest.DUPLICATES)
 
     places = quality_report.places(survey, {clip for pair in found.pairs for clip in (pair["a"], pair["b"])})
@@ -110,4 +109,4 @@ def _corpus_of(ids: set[str], recordings: pa.Table) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="quality")
+    stage.main(run, section="quality", workers_import=("scipy.fft",))

@@ -42,10 +42,10 @@ def run(
     _check_rate(cuts, params, segments)
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
-        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows)
+        shards.Job(shards.shard_name(shard), (rows, sources, params), rows.num_rows, shards.table_digest(rows))
         for shard, rows in shards.by_shard(cuts).items()
     ]
-    report = ctx.map_shards(resample_shard, jobs, clips, reuse=True)
+    report = ctx.map_shards(resample_shard, jobs, clips)
     for name in report.details:  # of shards that no clip survived in
         (clips / name).unlink()
     reasons = Counter(row["reason"] for row in report.quarantine)
@@ -198,4 +198,4 @@ def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int) -> n
 
 
 if __name__ == "__main__":
-    stage.main(run, section="resample")
+    stage.main(run, section="resample", workers_import=("scipy.fft",))

@@ -35,10 +35,10 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         raise UserError(f"{table}: no recordings; put audio files where `corpus.path` in params.yaml points")
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
-        shards.Job(shards.shard_name(shard), (rows, sources, params), weight=rows.num_rows)
+        shards.Job(shards.shard_name(shard), (rows, sources, params), rows.num_rows, shards.table_digest(rows.select(KEY)))
         for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items()
     ]
-    report = ctx.make_shards(plan_shard, jobs, "plans", unit="recording", reuse=True)
+    report, plans = ctx.make_shards(plan_shard, jobs, "plans", unit="recording")
     reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
@@ -49,7 +49,7 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
     names = ClipNames()
     with shards.ShardWriter(segments, manifest.SEGMENTS) as writer:
         for job in jobs:
-            for row in shards.read_rows(ctx.scratch / "plans" / job.name, manifest.SEGMENTS):
+            for row in shards.read_rows(plans / job.name, manifest.SEGMENTS):
                 writer.write(row | {"clip_id": names.settle(row)})
     return {
         "recordings": recordings.num_rows,
@@ -87,9 +87,11 @@ def _open(raw_path: bytes, sources: Sources, scratch: Path) -> Iterator[BinaryIO
         yield file
 
 
+KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # of a recording: what its cuts are made from
+
+
 def _key(recording: dict[str, Any]) -> str:
-    fields = ("recording_id", "path", "digest", "shard", "start_time")
-    return shards.digest(recording["raw_path"], *(recording[name] for name in fields))
+    return shards.digest(*(recording[name] for name in KEY))
 
 
 def _plan(
@@ -168,4 +170,4 @@ class ClipNames:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="segment")
+    stage.main(run, section="segment", workers_import=())

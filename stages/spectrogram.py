@@ -22,11 +22,15 @@ SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "
 def run(params: MelSpec, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
     """Write a spectrogram for every row below `audio`; no clip at all is an error, no mix is not."""
     paths = shards.shard_paths(audio)
-    jobs = [shards.Job(path.name, (path, params.model_dump_json()), pq.read_metadata(path).num_rows) for path in paths]
+    spec_json = params.model_dump_json()
+    jobs = [
+        shards.Job(path.name, (path, spec_json), pq.read_metadata(path).num_rows, shards.digest(shards.signature(path)))
+        for path in paths
+    ]
     are_clips = pq.read_schema(paths[0]).names == manifest.CLIPS.names
     if are_clips and not any(job.weight for job in jobs):
         raise UserError(f"{audio}: no clips in it; see data/quarantine/ for what became of the recordings")
-    report = ctx.map_shards(spectrogram_shard, jobs, spectrograms, reuse=True)
+    report = ctx.map_shards(spectrogram_shard, jobs, spectrograms)
     return {"clips": report.counts.get("clips", 0), "frames": report.counts.get("frames", 0), "bands": params.n_mels}
 
 
@@ -70,4 +74,4 @@ def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="spectrogram")
+    stage.main(run, section="spectrogram", workers_import=("soundfile", "scipy.fft", "scipy.sparse"))

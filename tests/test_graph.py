@@ -73,12 +73,12 @@ def tree(directory: Path) -> dict[str, bytes]:
 # stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
 KILLED = [
     ("corpus@synthetic", "corpus", "*/*/*.report.json", 0.0),
-    ("segment", "segment", "*/*/*.report.json", 0.0),
-    ("resample", "resample", "*/*/*.report.json", 0.0),
-    ("quality", "quality", "*/*/*.report.json", 0.0),
-    ("rename", "rename", "*/named/*.report.json", 0.0),
-    ("mixup", "mixup", "*/*/*.report.json", 0.0),
-    ("spectrogram_clips@tagger", "spectrogram-clips_tagger", "*/*/*.report.json", 0.0),
+    ("segment", "segment", "kept/*/*/*.report.json", 0.0),
+    ("resample", "resample", "kept/*/*/*.report.json", 0.0),
+    ("quality", "quality", "kept/*/*/*.report.json", 0.0),
+    ("rename", "rename", "kept/*/named/*.report.json", 0.0),
+    ("mixup", "mixup", "kept/*/*/*.report.json", 0.0),
+    ("spectrogram_clips@tagger", "spectrogram-clips_tagger", "kept/*/*/*.report.json", 0.0),
     ("tagger", "tagger", "*/outputs", 2.0),
     ("train@ddpm_mel", "train-ddpm_mel", "*/training", 2.0),
     ("generate@ddpm_mel", "generate-ddpm_mel", "*/outputs", 2.0),

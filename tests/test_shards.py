@@ -28,7 +28,7 @@ SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 def square(number: int, output: Path) -> shards.Report:
     """Writes `number` and counts its square; files in the scratch directory make it slow, or kill its process."""
     scratch = output.parents[1]
-    if os.environ.get("SOUNDMILL_TEST_DIE") == str(number):
+    if os.environ.get("SOUNDMILL_TEST_DIE") == str(number):  # of the mapping process now, not of when its server was started
         os.kill(os.getpid(), signal.SIGKILL)
     if (scratch / f"die-once-{number}").exists() or (scratch / f"die-{number}").exists():
         output.write_bytes(b"half a sha")
@@ -304,33 +304,106 @@ def test_only_wanted_rows_are_read(tmp_path):
 
 
 def lines(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
+    """Writes words; `bad` is rejected, and `deadly` kills its process where there is a file `poison` three floors up."""
+    place = output.parents[2]
+    with (place / "calls").open("a") as calls:
+        calls.write(f"{output.name[8:11]}{' after' if previous else ''}\n")
     with shards.ItemWriter(output, SCHEMA, previous) as writer:
         for word in words:
             if not writer.copy(word):
                 with writer.item(word) as report:
-                    report.details.append(f"made {word}") if previous else None
-                    writer.write({"name": word, "data": b""})
+                    if word == "deadly" and (place / "poison").exists():
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    report.reject(word, "odd") if word == "bad" else report.count("letters", len(word))
+                    writer.write({"name": word, "data": random.Random(word).randbytes(50)})
     return writer.report
 
 
-def test_kept_shards_are_given_to_the_next_run_unless_somebody_wrote_to_them(tmp_path):
-    def run(name: str, *words: list[str]) -> list[str]:
-        jobs = [shards.Job(shards.shard_name(index), (some,)) for index, some in enumerate(words)]
-        report = shards.map_shards(lines, jobs, tmp_path / name, workers=1, kept=tmp_path / "kept")
-        for job in jobs:
-            assert (tmp_path / name / job.name).samefile(tmp_path / "kept" / job.name)
-        assert len(list((tmp_path / "kept").iterdir())) == 2 * len(jobs)
-        return report.details
+def keyed(words: list[list[str]]) -> list[shards.Job]:
+    return [shards.Job(shards.shard_name(index), (some,), len(some), shards.digest(some)) for index, some in enumerate(words)]
 
-    assert run("first", ["a", "b"], ["c"]) == []
-    assert run("second", ["a", "b"], ["c", "d"]) == ["made d"]
-    assert (tmp_path / "first" / shards.shard_name(0)).samefile(tmp_path / "second" / shards.shard_name(0))
-    assert run("third", ["a", "b", "e"]) == ["made e"]
-    shards.write_rows([{"name": "evil", "data": b""}] * 4, tmp_path / "other.parquet", SCHEMA)
-    (tmp_path / "kept" / shards.shard_name(0)).write_bytes((tmp_path / "other.parquet").read_bytes())  # through the link
-    assert run("fourth", ["a", "b", "e"]) == []  # made anew, without a previous one
-    names = shards.read_rows(tmp_path / "fourth" / shards.shard_name(0), SCHEMA, ["name"])
-    assert [row["name"] for row in names] == ["a", "b", "e"]
+
+def remade(place: Path, *words: list[str]) -> list[str]:
+    """Make one shard of each list in `place / "kept"`; which of them were made, having seen that no byte is another than afresh."""
+    (place / "calls").unlink(missing_ok=True)
+    ticks: list[int] = []
+    report = shards.map_shards(lines, keyed(list(words)), place / "kept", workers=1, progress=ticks.append)
+    made = (place / "calls").read_text().splitlines() if (place / "calls").exists() else []
+    with tempfile.TemporaryDirectory(dir=place) as afresh:
+        assert report == shards.map_shards(lines, keyed(list(words)), Path(afresh) / "kept", workers=1)
+        assert contents(place / "kept") == contents(Path(afresh) / "kept")
+        assert len(list((place / "kept").iterdir())) == 2 * len(words)
+    assert sum(ticks) == sum(map(len, words))
+    return sorted(made)
+
+
+def test_only_shards_with_another_key_are_made_again(tmp_path):
+    assert remade(tmp_path, ["a", "b"], ["c"], []) == ["000", "001", "002"]
+    before = (tmp_path / "kept" / shards.shard_name(0)).stat()
+    assert remade(tmp_path, ["a", "b"], ["c"], []) == []
+    assert remade(tmp_path, ["a", "b"], ["c", "d"], []) == ["001 after"]
+    assert (tmp_path / "kept" / shards.shard_name(0)).stat() == before
+    assert remade(tmp_path, ["a", "b", "e"]) == ["000 after"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "d"]) == ["001"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "bad"]) == ["001 after"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "bad"]) == ["001 after"]  # its file may be readable now
+
+
+def forged(shard: Path) -> None:
+    shards.write_rows([{"name": "evil", "data": b""}] * 4, shard.with_name("other"), SCHEMA)
+    shard.write_bytes(shard.with_name("other").read_bytes())  # through a link
+
+
+@pytest.mark.parametrize(
+    ("harm", "made"),
+    [
+        (lambda shard: os.utime(shard), "000"),
+        (forged, "000"),
+        (lambda shard: shard.write_bytes(shard.read_bytes()[:-9]), "000"),
+        (lambda shard: shard.unlink(), "000"),
+        (lambda shard: shards.report_path(shard).unlink(), "000"),
+        (lambda shard: shards.report_path(shard).write_bytes(shards.report_path(shard).read_bytes()[:-9]), "000"),
+        (lambda shard: shards.report_path(shard).write_text("[]"), "000"),
+        (lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard), "000"),  # another shard under its name
+    ],
+    ids=["touched", "forged", "cut short", "gone", "report gone", "report cut short", "no report", "another's"],
+)
+def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm, made):
+    remade(tmp_path, ["a", "b"], ["c"])
+    harm(tmp_path / "kept" / shards.shard_name(0))
+    assert made in remade(tmp_path, ["a", "b"], ["c"])
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []
+
+
+def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(tmp_path):
+    remade(tmp_path, ["a"], ["b", "c"], ["d", "e", "f"])
+    (tmp_path / "poison").touch()
+    with pytest.raises(UserError, match="a worker process died"):
+        remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
+    (tmp_path / "poison").unlink()
+    made = remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
+    assert "000 after" in made
+    assert "002 after" not in made  # the largest was first, and finished
+
+
+def test_a_folder_is_known_by_its_files(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "folder" / name).write_text(name)
+    before = shards.signature(tmp_path / "folder")
+    assert [name for name, *_ in before] == ["a", "b"]
+    os.utime(tmp_path / "folder" / "b", ns=(0, 0))
+    assert shards.signature(tmp_path / "folder") != before
+
+
+def test_a_table_is_known_by_its_rows():
+    table = pa.table({"name": ["a", None, "c"] * 50, "shard": pa.array([0, 1, 2] * 50, pa.int32())})
+    split = pa.concat_tables([table.slice(0, 70), table.slice(70)])
+    assert shards.table_digest(split) == shards.table_digest(table)
+    assert len({shards.table_digest(part) for part in shards.by_shard(split).values()}) == 3
+    for column in ("name", "shard"):
+        changed = table.set_column(table.schema.get_field_index(column), column, table[column].take(pa.array([1, *range(1, 150)])))
+        assert shards.table_digest(changed) != shards.table_digest(table)
 
 
 def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch):
@@ -357,11 +430,24 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     os.utime(files[9], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the same size and time, as a restored backup has
     os.unlink(files[11])
     found = list(shards.file_digests(files, cache, 2))
-    assert read == [files[7], files[9]]
+    assert sorted(read) == [files[7], files[9]]
     assert [found[7], found[9]] == [real(files[7]), real(files[9])]
     assert isinstance(found[11], FileNotFoundError)
     cache.write_bytes(b"no database" * 1000)
     assert list(shards.file_digests(files[:5], cache)) == found[:5]
+
+
+def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypatch):
+    path, cache = tmp_path / "shard", tmp_path / "digests.sqlite"
+    path.write_bytes(b"sound")
+    os.utime(path, ns=(10**18, 10**18))
+    (digest,) = shards.file_digests([bytes(path)], cache, linked=True)
+    monkeypatch.setattr(shards, "file_digest", lambda path: "read again")
+    os.link(path, tmp_path / "link")
+    assert list(shards.file_digests([bytes(path)], cache, linked=True)) == [digest]
+    assert list(shards.file_digests([bytes(path)], cache)) == ["read again"]
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    assert list(shards.file_digests([bytes(path)], cache, linked=True)) == ["read again"]
 
 
 def test_pandas_is_imported_where_it_is_needed_and_not_before():

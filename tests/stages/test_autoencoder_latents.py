@@ -107,9 +107,9 @@ def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections
 def here(monkeypatch) -> None:
     """Shards are made in this process: starting others, which import torch and diffusers, takes seconds each time."""
 
-    def run(function, jobs, scratch, kept, workers, progress):
+    def run(function, jobs, directory, workers, progress):
         for job in jobs:
-            shards._run_job(function, job, scratch, kept)
+            shards._run_job(function, job, directory)
 
     monkeypatch.setattr(shards, "_run_here", run)
 
@@ -224,15 +224,16 @@ def encoded(monkeypatch) -> list[int]:
 
 
 def encode(project: Path, scratch: str, kept: str, known: dict[str, dict], frames: int = 24) -> dict[str, bytes]:
-    """The latents of one shard, as a stage makes them."""
+    """The latents of one shard, as a stage makes them where it needs to."""
     config = autoencoders.config(project / "data/autoencoder")
     about = latents.LatentsAbout(
         autoencoder=config.digest, scaling_factor=config.scaling_factor, mel_spec=config.mel_spec, frames=frames
     )
     encoding = latents.Encoding(project / "data/autoencoder", about, "cpu", 2, "32")
-    job = shards.Job(shards.shard_name(0), (project / "data/mels" / shards.shard_name(0), known, encoding))
-    (project / scratch).mkdir()
-    shards._run_job(latents.encode_shard, job, project / scratch, project / kept)
+    job = shards.Job(shards.shard_name(0), (project / "data/mels" / shards.shard_name(0), known, encoding), key="another")
+    (project / kept).mkdir(exist_ok=True)
+    shards._run_job(latents.encode_shard, job, project / kept)
+    shutil.copytree(project / kept, project / scratch)
     return {path.name: path.read_bytes() for path in (project / scratch).glob("*.parquet")}
 
 

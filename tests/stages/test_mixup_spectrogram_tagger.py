@@ -219,9 +219,9 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     left = {row["clip_id"] for path in (project / "data/clips").iterdir() for row in shards.read_rows(path, manifest.CLIPS)}
     catalog = [row for row in pq.read_table(project / "data/catalog.parquet").to_pylist() if row["clip_id"] in left]
     shards.write_rows(catalog, project / "data/catalog.parquet", manifest.CATALOG)
-    # What a killed run leaves: its scratch, with half an attempt, and here and there a shard.
-    for work in (project / "data/.work").glob("*/kept/*/*"):
-        (work.parents[2] / "0123" / work.name / f"{shards.shard_name(0)}.attempt-x").mkdir(parents=True)
+    # What a killed run leaves: half an attempt.
+    for kept in (project / "data/.work").glob("*/kept/*/*"):
+        (kept / f"{shards.shard_name(0)}.attempt-x").mkdir()
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copytree(project / "data/clips", fresh / "data/clips")
     for path in ("params.yaml", "data/catalog.parquet"):

@@ -330,13 +330,13 @@ def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, reference,
     for stage in OUTPUTS:
         process = subprocess.Popen(command(stage), cwd=killed, env=environment(root), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not list((killed / "data/.work").glob(f"{stage}/*/*/*.report.json")):
+        while not list((killed / "data/.work").glob(f"{stage}/kept/*/*/*.report.json")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.002)
         process.kill()
         process.wait()
-        done = len(list((killed / "data/.work").glob(f"{stage}/*/*/*.report.json")))
+        done = len(list((killed / "data/.work").glob(f"{stage}/kept/*/*/*.report.json")))
         assert 0 < done < 20
         assert not (killed / "data/clips").exists()
         again = run(killed, root, stage)
