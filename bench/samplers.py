@@ -139,7 +139,7 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         write_wav(codec[-1], generation.through_codec(model, wave, model.params.sampling, device), rate)
     sampling = model.params.sampling.model_dump(exclude={"sampler", "num_steps"})
     about = {
-        "checkpoint": registry.comments(checkpoint_dir, [""], seed)[0],
+        "checkpoint": registry.origin(checkpoint_dir),
         "device": device.type,
         "sampling": sampling,
         "seed": seed,
@@ -171,7 +171,7 @@ class Sampler:
             train.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps}),
             device=self.device,
             precision=train.hardware.precision,
-            batch_size=train.real_items + train.mixed_items,
+            batch_size=train.items,
         )  # on the CPU: the GPU has ended
         return latents, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     args = parser.parse_args()
 
-    from soundmill.models import registry
+    from soundmill.models import generation, registry
     from soundmill.models.tango import checkpoint
 
     model = checkpoint.load(args.checkpoint)
@@ -56,7 +56,7 @@ def main() -> None:
         for scale in args.guidance:
             start = time.perf_counter()
             texts = [one.text for one in asked.values()]
-            paths = registry.generate_sounds(
+            paths = generation.generate_sounds(
                 args.checkpoint, texts, args.sounds, args.seed, Path(place) / f"{scale:g}", measure.ROOT, args.steps, scale
             )
             seconds[who(scale)] = [time.perf_counter() - start]
@@ -74,7 +74,7 @@ def main() -> None:
         seconds,
         [],
         prompts={family: {"text": one.text, "clips": one.clips} for family, one in asked.items()},
-        checkpoint=registry.comments(args.checkpoint, [""], args.seed)[0],
+        checkpoint=registry.origin(args.checkpoint),
         steps=args.steps or model.params.sampling.num_steps,
         sampler=model.params.sampling.sampler,
         seed=args.seed,

@@ -137,8 +137,6 @@ def generate(
     project: Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
-    from soundmill.models import registry
-
     try:
         home = project_root(project)
     except UserError:
@@ -148,8 +146,10 @@ def generate(
     directory = checkpoint or home / "data" / "models" / family
     if not directory.is_dir():
         raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+    from soundmill.models import generation
+
     prompts = [*(prompt or []), *(label or [])]
-    choose = registry.keep_all
+    choose = generation.keep_all
     if best_of > 1:
         from soundmill.evaluation import reranking
 
@@ -157,7 +157,7 @@ def generate(
             raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
         choose = reranking.best_of(best_of)
     made = number * best_of
-    for path in registry.generate_sounds(directory, prompts, made, seed, output, home, steps, guidance, choose):
+    for path in generation.generate_sounds(directory, prompts, made, seed, output, home, steps, guidance, choose):
         typer.echo(path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from soundmill import stage
-from soundmill.models import registry
+from soundmill.models import generation, registry
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -14,7 +14,7 @@ def run(
     params: StageParams, ctx: Context, model: Input, clips: Input, catalog: Input, generated: Output, codec: Output
 ) -> dict[str, Any]:
     """Rebuild `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and codec round trips."""
-    return registry.part(ctx.family, "generation").generate(params, ctx, model, clips, catalog, generated, codec)
+    return generation.run(ctx.family, params, ctx, model, clips, catalog, generated, codec)
 
 
 if __name__ == "__main__":

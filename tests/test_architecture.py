@@ -43,7 +43,8 @@ ALLOWED = {
         "soundmill.training",
         "soundmill.stage",
     ),
-    "soundmill.models.serving": ("soundmill.models.registry", "soundmill.tracking"),  # executed by the model registry alone
+    # executed by the model registry alone
+    "soundmill.models.serving": ("soundmill.models.registry", "soundmill.models.generation", "soundmill.tracking"),
     "soundmill.evaluation": (
         "soundmill.errors",
         "soundmill.params",

@@ -53,6 +53,11 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
     return figure
 
 
+def shorten(prompt: str) -> str:
+    """As the title of a picture."""
+    return prompt if len(prompt) <= 28 else prompt[:27] + "…"
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write a picture whose bytes depend on the figure alone."""
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

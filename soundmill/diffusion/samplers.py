@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from soundmill.diffusion.objectives import Net, Objective, to_x0
-from soundmill.diffusion.schedules import alpha_bar_to_betas, alpha_sigma
+from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.diffusion.schedules import alpha_bar, alpha_bar_to_betas, alpha_sigma
 from soundmill.errors import UserError
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "unipc"]
@@ -54,6 +55,43 @@ def sample(
         if step + 1 < num_steps:
             xt = scheduler.step(x0, scheduler.timesteps[step], xt, **extra).prev_sample
     return x0
+
+
+def sample_each(
+    denoiser: Callable[[slice], Net],
+    seeds: Sequence[int],
+    shape: tuple[int, ...],
+    diffusion: DiffusionParams,
+    sampling: SamplerParams,
+    device: torch.device,
+    batch_size: int,
+    progress: Callable[[int], Any] = lambda n: None,
+    *,
+    clip: float | None = None,
+    spacing: Spacing = "trailing",
+    variance: Variance = "large",
+) -> Tensor:
+    """x0 [N, *shape] on the CPU, an item for each seed, by `sample`; `denoiser` gives the net for the items of a batch."""
+    made, table = [], alpha_bar(diffusion)
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
+        # Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding.
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        x0 = sample(
+            denoiser(part),
+            torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device),
+            table=table,
+            objective=diffusion.objective,
+            sampler=sampling.sampler,
+            num_steps=sampling.num_steps,
+            clip=clip,
+            rngs=rngs,
+            spacing=spacing,
+            variance=variance,
+        )
+        made.append(x0.cpu())
+        progress(len(x0))
+    return torch.cat(made)
 
 
 def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing) -> list[int]:

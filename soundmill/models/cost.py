@@ -25,8 +25,7 @@ class Probe:
     """A family's net on noise of the shape that a training has."""
 
     answer: Callable[[], Tensor]  # of one batch
-    items: int  # in the batch
-    clips: int  # of them real ones, which an epoch counts
+    clips: int  # in the batch; an epoch counts them
     accumulate: int = 1  # batches in a step
 
 
@@ -52,7 +51,7 @@ def seconds(family: str, document: dict[str, Any], num_clips: int, num_labels: i
     batches = train.steps * probe.accumulate if train.steps else math.ceil(train.epochs * num_clips / probe.clips)
     passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 else 2)
     sounds = min(generate.count or num_clips, num_clips)
-    forward = batch / 3 / probe.items  # backward costs about twice the forward pass
+    forward = batch / 3 / train.items  # backward costs about twice the forward pass
     return batches * batch + sounds * (passes * forward + SOUND_SECONDS)
 
 

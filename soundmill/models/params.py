@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -26,6 +27,11 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
+
+    @property
+    @abstractmethod
+    def items(self) -> int:
+        """In a batch."""
 
     @model_validator(mode="after")
     def _one_length(self) -> FamilyTrainParams:

@@ -7,8 +7,7 @@ A family is
 - checkpoint.py: `load(directory)`, a trained model, whose `params` are the training's; `networks(document)`, its nets by part
   (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors have no memory (torch's meta device), so
   that sizes of any scale can be told; it must not read a weight's value;
-- generation.py: what models/generation.py asks of a trained model: sounds for clips, for prompts, and real clips sent through
-  the family's representation and back;
+- generation.py: what models/generation.py asks of it, to make sounds for clips and for prompts;
 - cost.py: a `Probe` for models/cost.py, which tells what both stages will take.
 """
 
@@ -17,18 +16,15 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.params import P, StageParams, compose, did_you_mean, parse
 from soundmill.stage import tree_digest
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CONFIG = "config.json"  # of a checkpoint
 
@@ -112,13 +108,10 @@ def checkpoint_config(directory: Path, expected: str | None = None, keys: Sequen
 
     UserError when there is none, it is unreadable, of another family than `expected`, or lacks some of `keys`.
     """
+    from soundmill.training import weights
+
     path = directory / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{directory}: no checkpoint here (config.json is missing); `dvc repro` trains one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}; retrain with `dvc repro`") from None
+    config = weights.read_json(path, "checkpoint")
     found = config.get("family") if isinstance(config, dict) else None
     if found is None:
         raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
@@ -130,43 +123,6 @@ def checkpoint_config(directory: Path, expected: str | None = None, keys: Sequen
     return config
 
 
-def comments(checkpoint_dir: Path, prompts: list[str], seed: int) -> list[str]:
-    """What the WAVs made of `prompts`, one each, say of themselves: JSON of family, checkpoint, prompt, seed and number."""
-    family_and_digest = {"family": checkpoint_config(checkpoint_dir)["family"], "checkpoint": tree_digest(checkpoint_dir)}
-    return [
-        json.dumps({**family_and_digest, "prompt": prompt, "seed": seed, "number": number}, ensure_ascii=False)
-        for number, prompt in enumerate(prompts, start=1)
-    ]
-
-
-# Of waves [N, T] at a rate, and the prompt of each ("" without): the places of those that are kept.
-Choice = Callable[[list[str], "np.ndarray", int], list[int]]
-
-
-def keep_all(prompts: list[str], waves: np.ndarray, sample_rate: int) -> list[int]:
-    return list(range(len(prompts)))
-
-
-def generate_sounds(
-    checkpoint_dir: Path,
-    prompts: list[str],
-    count: int,
-    seed: int,
-    output_dir: Path,
-    home: Path,
-    steps: int | None = None,
-    guidance: float | None = None,
-    choose: Choice = keep_all,
-) -> list[Path]:
-    """Make `count` sounds of `prompts` (none: unconditional) with a trained checkpoint of any family.
-
-    Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
-    known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
-    `spectrograms.png`, into `output_dir`; returns the WAVs. `home` is where relative paths of text encoders start. `steps`
-    and `guidance` replace the checkpoint's own sampling. Of all that are made `choose` says which are kept: they are the same, and
-    called the same, as if all were.
-    """
-    config = checkpoint_config(checkpoint_dir)
-    return part(config["family"], "generation").generate_sounds(
-        checkpoint_dir, prompts, count, seed, output_dir, home, steps, guidance, choose
-    )
+def origin(checkpoint_dir: Path) -> dict[str, str]:
+    """The family of a checkpoint, and the digest that tells it from others."""
+    return {"family": checkpoint_config(checkpoint_dir)["family"], "checkpoint": tree_digest(checkpoint_dir)}

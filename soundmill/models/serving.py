@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from soundmill import tracking
-from soundmill.models import registry
+from soundmill.models import generation, registry
 
 
 def load(directory: Path) -> Path:
@@ -31,7 +31,7 @@ def predict(checkpoint: Path, rows: Any) -> np.ndarray:
     for label, seed in zip(rows["label"], rows["seed"], strict=True):
         with tempfile.TemporaryDirectory(prefix="soundmill-serve-") as folder:
             prompts = [label] if label else []
-            (path,) = registry.generate_sounds(checkpoint, prompts, 1, int(seed), Path(folder), home=checkpoint)
+            (path,) = generation.generate_sounds(checkpoint, prompts, 1, int(seed), Path(folder), home=checkpoint)
             waves.append(soundfile.read(path, dtype="float32")[0])
     return np.stack(waves)
 

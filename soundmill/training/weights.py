@@ -23,6 +23,16 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path, what: str) -> Any:
+    """What `write_json` wrote into the directory of `what` (a checkpoint); UserError where it is not there whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no {what} here ({path.name} is missing); `dvc repro` makes one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """What `write` wrote; UserError where it is not there whole."""
     from safetensors import SafetensorError

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from soundmill import params
+from soundmill.audio import figures
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
-from soundmill.models.tango import conditions, training
+from soundmill.models.tango import conditions
 from soundmill.models.tango.checkpoint import Model, build_net
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.sample import sample_latents
@@ -185,5 +186,5 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
 
 
 def test_long_prompts_are_shortened_in_titles():
-    assert training.shorten("rain") == "rain"
-    assert len(training.shorten("a dog barks " * 10)) == 28
+    assert figures.shorten("rain") == "rain"
+    assert len(figures.shorten("a dog barks " * 10)) == 28

@@ -16,7 +16,7 @@ import stages.train
 from soundmill import cli, params, stage
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.models import registry
+from soundmill.models import generation, registry
 from soundmill.models.tango.latents import read_about
 from soundmill.training import callbacks
 from tests import clap_weights
@@ -141,7 +141,7 @@ def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, com
 
 def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     prompts = ["A dog barks, then rain", "a bell"]
-    paths = registry.generate_sounds(trained / "model", prompts, 2, 5, tmp_path / "a", tmp_path, steps=3, guidance=2.0)
+    paths = generation.generate_sounds(trained / "model", prompts, 2, 5, tmp_path / "a", tmp_path, steps=3, guidance=2.0)
     assert [path.name for path in paths] == [
         "a-dog-barks-then-rain-5-001.wav", "a-dog-barks-then-rain-5-002.wav", "a-bell-5-003.wav", "a-bell-5-004.wav",
     ]  # fmt: skip
@@ -152,12 +152,12 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     }  # fmt: skip
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     assert len({path.read_bytes() for path in paths}) == 4
-    alone = registry.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, steps=3, guidance=2.0)
+    alone = generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, steps=3, guidance=2.0)
     one, other = (soundfile.read(path)[0] for path in (alone[0], paths[2]))
     np.testing.assert_allclose(one, other, atol=1e-2)  # an item's sound does not hang on the others', but for rounding
     assert np.abs(one).max() > 0.05
     with pytest.raises(UserError, match="give a prompt"):
-        registry.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
+        generation.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
 
 
 def test_the_command_line_takes_a_prompt(tmp_path, trained):
@@ -201,7 +201,7 @@ def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained)
     config["text"]["scratch"]["seed"] = 1
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="not the one this model was trained with"):
-        registry.generate_sounds(tmp_path / "model", ["a bell"], 1, 0, tmp_path / "sounds", tmp_path)
+        generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 0, tmp_path / "sounds", tmp_path)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed):

@@ -20,7 +20,7 @@ import stages.train
 from soundmill import manifest, params, shards, stage
 from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.models import registry
+from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.ddpm_mel.generation import match_label
 
@@ -233,10 +233,10 @@ def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, composed
     _train(tmp_path, data, "unlabelled.parquet")
     assert "unconditional" in capfd.readouterr().out
     assert json.loads((tmp_path / "model" / "config.json").read_text())["labels"] == []
-    (path,) = registry.generate_sounds(tmp_path / "model", [], 1, 0, tmp_path / "sounds", tmp_path)
+    (path,) = generation.generate_sounds(tmp_path / "model", [], 1, 0, tmp_path / "sounds", tmp_path)
     assert soundfile.info(path).frames == 80_000
     with pytest.raises(UserError, match="without labels"):
-        registry.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
+        generation.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed):
@@ -278,7 +278,7 @@ def test_pictures_that_the_network_cannot_halve_are_refused(composed):
 
 
 def test_sounds_on_demand(tmp_path, trained):
-    paths = registry.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", tmp_path, steps=3, guidance=1.5)
+    paths = generation.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", tmp_path, steps=3, guidance=1.5)
     assert [path.name for path in paths] == ["dog-bark-1-001.wav", "dog-bark-1-002.wav"]
     with soundfile.SoundFile(paths[1]) as sound:
         said = json.loads(sound.comment)
@@ -287,11 +287,11 @@ def test_sounds_on_demand(tmp_path, trained):
     }  # fmt: skip
     assert said["checkpoint"] == stage.tree_digest(trained / "model")
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
-    again = registry.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", tmp_path, steps=3, guidance=1.5)
+    again = generation.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", tmp_path, steps=3, guidance=1.5)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert paths[0].read_bytes() != paths[1].read_bytes()
     with pytest.raises(UserError, match=r"unknown label 'rian'; did you mean 'rain'\? \(labels: bell, dog bark, rain\)"):
-        registry.generate_sounds(trained / "model", ["rian"], 1, 1, tmp_path / "c", tmp_path)
+        generation.generate_sounds(trained / "model", ["rian"], 1, 1, tmp_path / "c", tmp_path)
 
 
 def test_label_by_part():

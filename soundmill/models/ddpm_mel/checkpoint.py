@@ -38,6 +38,10 @@ class Model:
     levels: Tensor
     level_labels: Tensor
 
+    @property
+    def num_samples(self) -> int:
+        return self.picture.num_samples
+
     def condition(self, labels: list[str]) -> Tensor:
         """Label weights [num_labels]: equal shares, summing to 1; all zero for no label (or none the model knows)."""
         return label_weights(labels, self.labels)

@@ -18,4 +18,4 @@ def probe(document: dict[str, Any], train: TrainParams, num_labels: int, device:
     rows, columns = picture.height // picture.patch[0], picture.width // picture.patch[1]
     xt = torch.randn(items, picture.patch[0] * picture.patch[1], rows, columns, device=device)
     t = torch.zeros(items, dtype=torch.long, device=device)
-    return Probe(partial(net, xt, t, torch.zeros(items, num_labels, device=device)), items, clips=items)
+    return Probe(partial(net, xt, t, torch.zeros(items, num_labels, device=device)), clips=items)

@@ -136,6 +136,10 @@ class TrainParams(FamilyTrainParams):
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
         return self
 
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
     def _size(self) -> tuple[int, int]:
         return self.picture.height, self.picture.width
 

@@ -6,18 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill.audio.invert import mel_to_wave
 from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.samplers import sample
-from soundmill.diffusion.schedules import alpha_bar
+from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.samplers import sample_each
 from soundmill.models.ddpm_mel.checkpoint import Model
 from soundmill.models.ddpm_mel.params import SamplingParams
+from soundmill.models.generation import by_griffin_lim, one_by_one
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
-
-GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
 
 
 def sample_log_mels(
@@ -32,51 +30,26 @@ def sample_log_mels(
     progress: Callable[[int], Any] = lambda n: None,
 ) -> Tensor:
     """Log-mels [N, n_mels, frames] on the CPU for label weights [N, num_labels]; `model.net` is moved to `device`."""
-    net, picture = model.net.to(device), model.picture
-    made = []
-    with torch.no_grad(), evaluating(net):
-        for start in range(0, len(conditions), batch_size):
-            part = slice(start, start + batch_size)
-            latent = _sample_latents(model, net, conditions[part].to(device), seeds[part], sampling, device, precision)
-            levels = torch.stack([_draw_level(model, *item) for item in zip(conditions[part], seeds[part], strict=True)])
-            made.append(picture.cpu().decode(latent.cpu(), levels))
-            progress(len(latent))
-    return torch.cat(made)
-
-
-def _sample_latents(
-    model: Model,
-    net: nn.Module,
-    condition: Tensor,
-    seeds: list[int],
-    sampling: SamplingParams,
-    device: torch.device,
-    precision: str,
-) -> Tensor:
-    table = alpha_bar(model.params.diffusion)
+    net, picture, diffusion = model.net.to(device), model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval
 
-    def denoise(xt: Tensor, t: Tensor) -> Tensor:
-        within = first <= int(t[0]) / len(table) <= last
-        scale = sampling.guidance_scale if within and model.labels else 1.0
-        with autocast(device, precision):
-            return guided(net, xt, t, (condition,), (torch.zeros_like(condition),), scale).float()
+    def denoiser(part: slice) -> Net:
+        condition = conditions[part].to(device)
 
-    # Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding.
-    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.stack([torch.randn(model.picture.shape, generator=rng) for rng in rngs]).to(device)
-    if model.params.network.channels_last:
-        noise = noise.contiguous(memory_format=torch.channels_last)
-    return sample(
-        denoise,
-        noise,
-        table=table,
-        objective=model.params.diffusion.objective,
-        sampler=sampling.sampler,
-        num_steps=sampling.num_steps,
-        clip=sampling.clip,
-        rngs=rngs,
-    )
+        def denoise(xt: Tensor, t: Tensor) -> Tensor:
+            within = first <= int(t[0]) / diffusion.num_timesteps <= last
+            scale = sampling.guidance_scale if within and model.labels else 1.0
+            if model.params.network.channels_last:
+                xt = xt.contiguous(memory_format=torch.channels_last)
+            with autocast(device, precision):
+                return guided(net, xt, t, (condition,), (torch.zeros_like(condition),), scale).float()
+
+        return denoise
+
+    with torch.no_grad(), evaluating(net):
+        latents = sample_each(denoiser, seeds, picture.shape, diffusion, sampling, device, batch_size, progress, clip=sampling.clip)
+        levels = torch.stack([_draw_level(model, *item) for item in zip(conditions, seeds, strict=True)])
+        return picture.decode(latents, levels)
 
 
 def _draw_level(model: Model, condition: Tensor, seed: int) -> Tensor:
@@ -87,19 +60,5 @@ def _draw_level(model: Model, condition: Tensor, seed: int) -> Tensor:
     return candidates[int(torch.randint(len(candidates), (), generator=rng))]
 
 
-def to_waves(log_mels: Tensor, model: Model, num_samples: int, sampling: SamplingParams) -> Tensor:
-    """Waves [N, num_samples] in [−1, 1] of log-mels [N, n_mels, frames]; one louder than full scale is turned down whole."""
-    with torch.no_grad():
-        waves = [
-            mel_to_wave(
-                log_mel[None],
-                model.spec,
-                num_samples,
-                sampling.griffin_lim_iterations,
-                sampling.griffin_lim_momentum,
-                GRIFFIN_LIM_SEED,
-            )
-            for log_mel in log_mels
-        ]
-    wave = torch.cat(waves)
-    return wave / wave.abs().amax(1, keepdim=True).clamp_min(1)
+def to_waves(model: Model, log_mels: Tensor, sampling: SamplingParams, device: torch.device) -> Tensor:
+    return one_by_one(lambda log_mel: by_griffin_lim(log_mel, model.spec, model.num_samples, sampling), log_mels)

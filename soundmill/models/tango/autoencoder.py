@@ -6,7 +6,6 @@ and `config.json` with all else.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,13 +151,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
 def config(directory: Path) -> AutoencoderConfig:
     """What a directory that `save` wrote says of itself; UserError where it is none."""
     path = directory / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{directory}: no autoencoder here (config.json is missing); `dvc repro` makes one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
-    return strict.parse(AutoencoderConfig, values, str(path))
+    return strict.parse(AutoencoderConfig, weights.read_json(path, "autoencoder"), str(path))
 
 
 def load(directory: Path) -> Autoencoder:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from soundmill import params as strict
+from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.tango import autoencoder as autoencoders
@@ -39,12 +40,16 @@ class Model:
     text: TextConfig
 
     @property
+    def spec(self) -> MelSpec:
+        return self.autoencoder.spec
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.autoencoder.latent_shape(self.frames)
 
     @property
     def num_samples(self) -> int:
-        return self.frames * self.autoencoder.spec.hop_length
+        return self.frames * self.spec.hop_length
 
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUNet:

@@ -20,8 +20,8 @@ def probe(document: dict[str, Any], train: TrainParams, num_labels: int, device:
     frames = read(document, f"{FAMILY}.latents", LatentsParams).frames
     bands = strict.section(document, f"spectrogram.{FAMILY}.n_mels", "params.yaml")
     shape = network.latent_channels, frames // network.factor, bands // network.factor
-    net, items = build_net(train, shape).to(device), train.real_items + train.mixed_items
+    net, items = build_net(train, shape).to(device), train.items
     xt, t = torch.randn(items, *shape, device=device), torch.zeros(items, dtype=torch.long, device=device)
     states = torch.randn(items, TOKENS, train.network.text_width, device=device)
     mask = torch.ones(items, TOKENS, dtype=torch.bool, device=device)
-    return Probe(partial(net, xt, t, states, mask), items, clips=train.real_items, accumulate=train.accumulate)
+    return Probe(partial(net, xt, t, states, mask), clips=train.real_items, accumulate=train.accumulate)

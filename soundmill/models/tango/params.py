@@ -142,6 +142,10 @@ class TrainParams(FamilyTrainParams):
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
 
+    @property
+    def items(self) -> int:
+        return self.real_items + self.mixed_items
+
 
 class GenerateParams(FamilyGenerateParams):
     """A sound is made for a clip by its first caption."""

@@ -243,14 +243,9 @@ def draw_samples(model: Model, texts: Texts, captions: Sequence[str], step: int)
         params.sampling,
         device=device,
         precision=params.hardware.precision,
-        batch_size=params.real_items + params.mixed_items,
+        batch_size=params.items,
     )
-    titles = [shorten(captions[number]) if number is not None else "no text" for number in chosen]
+    titles = [figures.shorten(captions[number]) if number is not None else "no text" for number in chosen]
     heading = f"{FAMILY}: samples after {step} steps"
     log_mels = to_log_mels(model, latents, device)
     return figures.draw_log_mels(log_mels.numpy(), titles, model.autoencoder.spec, params.grid.columns, heading)
-
-
-def shorten(prompt: str) -> str:
-    """For a title in a picture."""
-    return prompt if len(prompt) <= 28 else prompt[:27] + "…"
