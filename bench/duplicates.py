@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import subprocess
@@ -29,6 +30,7 @@ SHIFT_SECONDS = 0.3  # no multiple of the fingerprint's hop
 CROP_SECONDS = (1.0, 4.0)
 SIZES = (1_000, 5_000, 20_000, 50_000)
 CLIP_SECONDS = 5
+AT_ONCE = 100  # clips that are taken into the index together, as those of a shard are
 PLANTED = 100  # copies among the made clips of each size
 NOISE_DB = 0.4  # that a coder adds to the level of a band in a made copy, standard deviation
 
@@ -204,9 +206,11 @@ def grow(clips: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, duplicates.Index(Path(scratch), names, names) as index:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = cpu_seconds = 0.0
-        for number, found in enumerate(words()):
+        found, first = words(), 0
+        while some := list(itertools.islice(found, AT_ONCE)):
             start, cpu = time.perf_counter(), time.process_time()
-            index.add(number, found)
+            index.add(first, pa.Table.from_pylist([duplicates.landmarks(one) for one in some]))
+            first += len(some)
             seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
         start, cpu = time.perf_counter(), time.process_time()
         pairs = list(index.pairs(duplicates.THRESHOLD))

@@ -112,6 +112,8 @@ FINGERPRINTS = pa.schema(
         ("seconds", pa.float64()),
         ("digest", pa.string()),
         ("fingerprint", pa.binary()),
+        ("keys", pa.binary()),  # by which others find it, and those it is looked up by: pairs of uint32, the key and its frame
+        ("probes", pa.binary()),
     ]
 )
 

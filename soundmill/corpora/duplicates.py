@@ -144,7 +144,7 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
             with writer.item(key):
                 wave, rate = soundfile.read(io.BytesIO(next(audio)["audio"]["bytes"]), dtype="float32")
                 found = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
-                writer.write({**row, "seconds": len(wave) / rate, "fingerprint": found.astype("<u4").tobytes()})
+                writer.write({**row, "seconds": len(wave) / rate, **landmarks(found)})
     return writer.report
 
 
@@ -161,8 +161,23 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
                 continue
             seconds = len(found) / fingerprint.FRAMES_PER_SECOND
             row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": file.digest}
-            writer.write({**row, "fingerprint": found.astype("<u4").tobytes()})
+            writer.write({**row, **landmarks(found)})
     return report
+
+
+def landmarks(words: np.ndarray) -> dict[str, bytes]:
+    """A fingerprint uint32 [frames, 2] with its LANDMARKs for the index; none where it has too little to go by."""
+    keys, uncertain, frames = certain_keys(words)
+    if fingerprint.num_certain(words) < fingerprint.MIN_BITS or len(keys) < MIN_KEYS:
+        keys, uncertain, frames = keys[:0], uncertain[:0], frames[:0]
+    seconds = len(words) / fingerprint.FRAMES_PER_SECOND
+    most = KEYS + int(KEYS_PER_SECOND * seconds)
+    probes = turned(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
+    return {
+        "fingerprint": words.astype("<u4").tobytes(),
+        "keys": _records(LANDMARK, keys[:most], frames[:most]).tobytes(),
+        "probes": _records(LANDMARK, *probes).tobytes(),
+    }
 
 
 def _names(prints: list[Path]) -> pa.Table:
@@ -176,9 +191,11 @@ def _by_sound(
 ) -> tuple[dict[tuple[str, str], Pair], list[str]]:
     """Pairs of clips that sound alike or have the same bytes, and the ids of those without features, sorted."""
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
-        rows = (row for path in prints for row in shards.read_rows(path, manifest.FINGERPRINTS, ["fingerprint"]))
-        for number, row in enumerate(rows):
-            index.add(number, np.frombuffer(row["fingerprint"], dtype="<u4").reshape(-1, 2).astype(np.uint32))
+        first = 0
+        for path in prints:
+            table = shards.read_table(path, manifest.FINGERPRINTS, ["fingerprint", "keys", "probes"])
+            index.add(first, table)
+            first += table.num_rows
         found = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
     return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in found}, sorted(index.featureless)
 
@@ -211,20 +228,19 @@ class Index:
         for file in (self._file, self._keys, self._probes):
             file.close()
 
-    def add(self, number: int, words: np.ndarray) -> None:
-        """Take in the fingerprint (uint32 [frames, 2]) of the clip `number` of the ids."""
-        keys, uncertain, frames = certain_keys(words)
-        if fingerprint.num_certain(words) < fingerprint.MIN_BITS or len(keys) < MIN_KEYS:
-            self.featureless.append(self._ids[number].as_py())
-            return
-        self._places[number] = self._file.tell(), len(words)
+    def add(self, first: int, clips: pa.Table) -> None:
+        """Take in clips that come one after the other among the ids, from the `first` on; columns as in manifest.FINGERPRINTS."""
+        numbers = slice(first, first + clips.num_rows)
+        words, frames = _joined(clips["fingerprint"], WORDS)
+        self._places[numbers, 0] = self._file.tell() + (np.cumsum(frames) - frames) * WORDS.itemsize
+        self._places[numbers, 1] = frames
         self._file.write(words.tobytes())
-        seconds = len(words) / fingerprint.FRAMES_PER_SECOND
-        probes, at = turned(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
-        self._probes.add(_records(KEY_RECORD, probes, self._ranks[number], at), _part_of_key(probes))
-        most = KEYS + int(KEYS_PER_SECOND * seconds)
-        keys, frames = keys[:most], frames[:most]
-        self._keys.add(_records(KEY_RECORD, keys, self._ranks[number], frames), _part_of_key(keys))
+        for dealt, column in ((self._keys, "keys"), (self._probes, "probes")):
+            found, counts = _joined(clips[column], LANDMARK)
+            ranks = np.repeat(self._ranks[numbers], counts)
+            dealt.add(_records(KEY_RECORD, found["key"], ranks, found["frame"]), _part_of_key(found["key"]))
+            if column == "keys":
+                self.featureless += self._ids.take(first + np.flatnonzero(counts == 0)).to_pylist()
 
     def words(self, number: int) -> np.ndarray:
         """Fingerprint uint32 [frames, 2] of the clip `number`."""
@@ -272,6 +288,8 @@ class Index:
                     yield base + first, second, offset - LARGEST_OFFSET
 
 
+WORDS = np.dtype("<u8")  # both of a frame
+LANDMARK = np.dtype([("key", "<u4"), ("frame", "<u4")])
 KEY_RECORD = np.dtype([("key", np.uint32), ("rank", np.uint32), ("frame", np.int32)])
 HIT_RECORD = np.dtype([("first", np.uint32), ("second", np.uint32), ("offset", np.int32)])
 
@@ -339,6 +357,13 @@ def _records(dtype: np.dtype, *columns: np.ndarray) -> np.ndarray:
     for name, column in zip(dtype.names, columns, strict=True):
         records[name] = column
     return records
+
+
+def _joined(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """All values of a binary column in one array, and how many are of each row."""
+    values = column.combine_chunks()
+    ends = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1] // dtype.itemsize
+    return np.frombuffer(values.buffers()[2] or b"", dtype)[ends[0] : ends[-1]], np.diff(ends)
 
 
 def _part_of_key(keys: np.ndarray) -> np.ndarray:

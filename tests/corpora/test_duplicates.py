@@ -36,8 +36,9 @@ def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str]
 def index_of(words: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None) -> duplicates.Index:
     names = [[*words], [(owners or {}).get(name, name) for name in words]]
     index = duplicates.Index(scratch, *(pa.chunked_array([column], pa.string()) for column in names))
-    for number, found in enumerate(words.values()):
-        index.add(number, found)
+    table = pa.Table.from_pylist([duplicates.landmarks(found) for found in words.values()])
+    for first in range(0, len(words), 7):
+        index.add(first, table.slice(first, 7))
     return index
 
 
