@@ -32,12 +32,8 @@ def run(
     else:
         spec, points = read_spec(mels), []
         autoencoders.check_shape(params.network, spec)
-        model, facts = pretrained.load(weights.name, weights.revision, params.network, params.vocoder, spec, ctx.home, ctx.digests)
-        print(
-            f"{ctx.name}: these weights have a licence of their own, which holds for what is made with them (AudioLDM's: "
-            "CC BY-NC-SA 4.0, no commercial use)",
-            flush=True,
-        )
+        model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
+        print(f"{ctx.name}: {pretrained.LICENCE}", flush=True)
         model.to(pick_device(params.hardware.accelerator))
 
     split = "valid" if splits["valid"] else "train"

@@ -131,14 +131,16 @@ class LogMels:
         batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
         for crop, item, place in zip(batch, items, places, strict=True):
             values = self.arrays.read(item)
-            room = values.shape[1] - frames
-            if room >= 0:
-                start = int(place * (room + 1))
-                crop[:] = values[:, start : start + frames]
-            else:
-                crop[:, :room] = values
-                crop[:, room:] = fill
+            start = start_of(place, values.shape[1], frames)
+            known = values[:, start : start + frames]
+            crop[:, : known.shape[1]] = known
+            crop[:, known.shape[1] :] = fill
         return torch.from_numpy(batch)
+
+
+def start_of(place: float, length: int, frames: int) -> int:
+    """Where a crop begins that `place` in [0, 1) says of something so long; 0 where that is shorter than the crop."""
+    return int(place * (max(0, length - frames) + 1))
 
 
 def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:

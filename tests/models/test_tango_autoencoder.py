@@ -17,14 +17,10 @@ from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango import pretrained
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, sample_posterior
 from soundmill.models.tango.autoencoder_training import kl_divergence, reconstruction_error
-from soundmill.models.tango.params import AutoencoderNetParams, AutoencoderParams, VocoderNetParams
-from soundmill.models.tango.vocoder import build_vocoder, to_wave
+from soundmill.models.tango.params import AutoencoderNetParams, AutoencoderParams, LoadedParams
 from soundmill.params import compose, parse
 
 TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)
-VOICE = VocoderNetParams(
-    channels=32, rates=[5, 4, 2, 2, 2], kernels=[16, 16, 8, 4, 4], resblock_kernels=[3], resblock_dilations=[[1, 3]]
-)
 SPEC = MelSpec(
     sample_rate=16_000,
     n_fft=1024,
@@ -54,12 +50,12 @@ def published(tmp_path) -> Path:
     net = build_autoencoder(TINY)
     net.register_to_config(scaling_factor=0.93)
     net.save_pretrained(tmp_path / "audioldm" / "vae")
-    build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "audioldm" / "vocoder")
     return tmp_path / "audioldm"
 
 
-def load(directory: Path, network=TINY, voice=VOICE, spec=SPEC):
-    return pretrained.load(str(directory), None, network, voice, spec, directory.parent)
+def load(directory: Path, network=TINY):
+    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load(wanted, network, SPEC, directory.parent)
 
 
 def size(net: torch.nn.Module) -> int:
@@ -72,7 +68,6 @@ def test_sizes_of_the_published_nets(root):
     laptop = parse(AutoencoderParams, compose(root / "conf", ["model=tango"])["tango"]["autoencoder"], "laptop")
     with torch.device("meta"):
         assert size(build_autoencoder(paper.network)) == 55_376_873
-        assert size(build_vocoder(paper.vocoder, 64, 16_000)) == 55_264_897
         assert size(build_autoencoder(laptop.network)) == 245_465
         posterior = build_autoencoder(paper.network).encode(torch.empty(1, 1, 1024, 64)).latent_dist
     assert posterior.mean.shape == (1, 8, 256, 16)
@@ -144,17 +139,12 @@ def test_weights_of_another_architecture_are_refused(model, tmp_path):
         autoencoders.load(tmp_path)
 
 
-def test_one_that_others_trained_is_loaded_with_its_scale_and_vocoder(published, tmp_path):
+def test_one_that_others_trained_is_loaded_with_its_scale(published):
     model, source = load(published)
     assert (model.scaling_factor, model.mean, model.deviation) == (0.93, 0.0, 1.0)
     assert source["revision"] is None
     own = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(value, own[name]) for name, value in model.net.state_dict().items())
-    autoencoders.save(model, tmp_path / "mine", {"kind": "load", **source})
-    again = autoencoders.load(tmp_path / "mine")
-    log_mel = torch.randn(2, 16, 10)
-    assert torch.equal(to_wave(again.vocoder, log_mel, 160), to_wave(model.vocoder, log_mel, 160))
-    assert load(published, voice=None)[0].vocoder is None
 
 
 def test_weights_in_the_names_of_their_time_are_loaded(published):
@@ -176,21 +166,6 @@ def test_weights_in_the_names_of_their_time_are_loaded(published):
 def test_another_architecture_than_the_parameters_is_refused(published):
     with pytest.raises(UserError, match=r"block_out_channels is \[8, 16\], autoencoder.network has \[8, 8\]"):
         load(published, network=TINY.model_copy(update={"widths": [8, 8]}))
-    with pytest.raises(UserError, match=r"channels is 32, autoencoder.vocoder has 16"):
-        load(published, voice=VOICE.model_copy(update={"channels": 16}))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"hop_length": 200}, "hop_length 160, not 200"),
-        ({"n_mels": 32}, "n_mels 16, not 32"),
-        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
-    ],
-)
-def test_a_vocoder_for_other_spectrograms_is_refused(published, change, said):
-    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
-        load(published, spec=SPEC.model_copy(update=change))
 
 
 def test_weights_that_are_pickled_torn_or_incomplete_are_refused(published):
@@ -219,21 +194,12 @@ def test_a_scaling_factor_is_never_guessed(published):
 
 def test_a_hub_id_needs_a_commit(tmp_path):
     with pytest.raises(UserError, match="40 hex digits"):
-        pretrained.load("cvssp/audioldm-s-full-v2", "main", TINY, None, SPEC, tmp_path)
-
-
-def test_a_wave_has_as_many_samples_as_its_frames():
-    vocoder = build_vocoder(VOICE, 16, 16_000).eval()
-    log_mel = torch.randn(2, 16, 10)
-    assert vocoder(log_mel.transpose(1, 2)).shape == (2, 10 * 160 + 32)
-    assert to_wave(vocoder, log_mel, 160).shape == (2, 1600)
+        pretrained.load(LoadedParams(kind="load", name="cvssp/audioldm-s-full-v2", revision="main"), TINY, SPEC, tmp_path)
 
 
 def test_parameters_that_do_not_fit_are_refused(root):
     values = compose(root / "conf", ["model=tango"])["tango"]["autoencoder"]
-    voice = VOICE.model_dump()
     for change, said in (
-        ({"vocoder": voice}, "none is trained here"),
         ({"weights": values["weights"] | {"crop_frames": 130}}, "must be a multiple of 4"),
         ({"network": values["network"] | {"groups": 6}}, "cannot be split into 6 groups"),
         ({"weights": {"kind": "load", "name": "x", "revision": None, "steps": 3}}, "unknown key|Extra inputs"),

@@ -1,20 +1,47 @@
-"""HiFi-GAN: its discriminators, its training, what is kept of it and where it is refused."""
+"""HiFi-GAN: its nets, what it is trained on, what is kept of it, where it is refused, and those of others."""
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
 
+from soundmill import manifest, shards
+from soundmill.audio import decode, mel
+from soundmill.errors import UserError
+from soundmill.models.tango import pretrained, vocoder_training
+from soundmill.models.tango import vocoder as vocoders
 from soundmill.models.tango.discriminators import PERIODS, Discriminators, PeriodDiscriminator
+from soundmill.models.tango.params import LoadedParams, VocoderNetParams, VocoderParams
+from soundmill.models.tango.vocoder import Vocoder, build_vocoder
+from soundmill.models.tango.vocoder_training import LogMel, Pairs
+from soundmill.params import compose, parse
+from soundmill.training.loader import gather_log_mels
+from tests.models.test_tango_autoencoder import SPEC, size
+
+VOICE = VocoderNetParams(
+    channels=32, rates=[5, 4, 2, 2, 2], kernels=[16, 16, 8, 4, 4], resblock_kernels=[3], resblock_dilations=[[1, 3]]
+)
 
 
-def size(net: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in net.parameters())
+@pytest.fixture
+def model() -> Vocoder:
+    torch.manual_seed(0)
+    return Vocoder(VOICE, SPEC, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
 
 
-def test_discriminators_have_the_published_sizes():
+def test_nets_have_the_published_sizes(root):
+    document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]["tango"]
+    wanted = parse(VocoderParams, document, "vocoder.tango")
     with torch.device("meta"):
-        built = Discriminators(32)
+        assert size(build_vocoder(wanted.network, 64, 16_000)) == 55_264_897
+        built = Discriminators(wanted.weights.discriminator_width)
     assert (size(built.periods), size(built.scales)) == (41_105_770, 29_618_821)  # 70.7 M, with the norms' own
 
 
@@ -25,9 +52,8 @@ def test_every_discriminator_judges_every_wave():
     assert all(scores.shape[0] == 3 and scores.ndim == 2 for scores, _ in judgements)
     assert [features[-1].shape[-1] for _, features in judgements[:5]] == list(PERIODS)
     assert [features[0].shape[-1] for _, features in judgements[5:]] == [1000, 501, 251]
-    # 1000 / 2 rows, 81 times fewer after four strides of 3; 64 times fewer after strides of 2, 2, 4, 4.
-    assert judgements[0][0].shape == (3, 7 * 2)
-    assert judgements[5][0].shape == (3, 16)
+    assert judgements[0][0].shape == (3, 7 * 2)  # 500 rows of 2, four strides of 3
+    assert judgements[5][0].shape == (3, 16)  # strides of 2, 2, 4, 4
 
 
 @pytest.mark.parametrize("period", [2, 7])
@@ -39,3 +65,167 @@ def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
     for one, other in zip(judge(wave)[1], judge(changed)[1], strict=True):
         same = [torch.equal(one[..., phase], other[..., phase]) for phase in range(period)]
         assert same == [phase != 1 for phase in range(period)]
+
+
+def test_a_wave_has_as_many_samples_as_its_frames(model):
+    log_mel = torch.randn(2, 16, 10)
+    assert model.net(log_mel.transpose(1, 2)).shape == (2, 10 * 160 + 32)
+    assert model.to_wave(log_mel).shape == (2, 1600)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_log_mels_with_a_gradient_are_those_without(power):
+    spec = SPEC.model_copy(update={"power": power, "peak": None})
+    wave = 0.3 * np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
+    wave[:, 1000:3000] = 0
+    found = torch.tensor(wave, requires_grad=True)
+    values = LogMel(spec)(found)
+    np.testing.assert_allclose(values.detach(), mel.log_mel(wave, spec), atol=2e-4)
+    values.sum().backward()
+    assert found.grad.isfinite().all()
+    assert found.grad.abs().max() > 0
+
+
+def test_norms_change_how_a_net_is_trained_and_not_what_it_says(model):
+    plain = set(model.net.state_dict())
+    vocoder_training.with_norms(model.net)
+    log_mel = torch.randn(1, 16, 8)
+    normed = model.to_wave(log_mel)
+    vocoder_training.without_norms(model.net)
+    assert set(model.net.state_dict()) == plain
+    torch.testing.assert_close(model.to_wave(log_mel), normed)
+
+
+LENGTHS = {"a": 8000, "b": 3000}
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Pairs:
+    """Crops of ten frames of two clips of noise, the second shorter than that twice."""
+    rng, clips, rows = np.random.default_rng(0), [], []
+    for clip_id, length in LENGTHS.items():
+        wave = (0.02 * rng.standard_normal(length)).astype(np.float32)
+        common = {"clip_id": clip_id, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
+        audio = {"bytes": decode.encode_flac(wave, SPEC.sample_rate), "path": f"{clip_id}.flac"}
+        clips.append({**common, "audio": audio, "num_samples": length})
+        values = mel.log_mel(decode.decode_flac(audio["bytes"]), SPEC).astype("<f2")
+        size = {"num_mels": 16, "num_frames": values.shape[1]}
+        rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": "", **size})
+    shards.write_rows(clips, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
+    shards.write_rows(rows, tmp_path / "mels" / shards.shard_name(0), manifest.SPECTROGRAMS)
+    log_mels = gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path)
+    return Pairs(log_mels, vocoder_training.gather_waves(tmp_path / "clips", ["b", "a"], SPEC, tmp_path), 25, SPEC)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.999])
+def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
+    log_mels, waves = pairs.batch(np.array([1, 0]), np.array([place, place]))
+    assert log_mels.shape == (2, 16, 25)
+    assert waves.shape == (2, 25 * 160)
+    assert waves[0].abs().max() > 0.25  # brought to a peak of 0.5, whole, before it was cut
+    found = mel.log_mel(waves.numpy(), SPEC.model_copy(update={"peak": None}))
+    inner = slice(4, 22)  # frames whose window of 1024 lies within the crop
+    np.testing.assert_allclose(found[0, :, inner], log_mels[0, :, inner], atol=0.02)
+    assert waves[1, 3000:].abs().max() == 0
+    assert (log_mels[1, :, 19:] == np.float16(math.log(1e-5))).all()
+
+
+def test_what_is_saved_is_loaded(model, tmp_path):
+    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    found = vocoders.load(tmp_path / "one", SPEC)
+    log_mel = torch.randn(1, 16, 8)
+    assert torch.equal(found.to_wave(log_mel), model.to_wave(log_mel))
+    assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(model.net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hop_length": 200}, "hop_length 160, not 200"),
+        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
+        ({"f_max": 7000.0}, "f_max 8000.0, not 7000.0"),
+        ({"floor": 1e-10}, "floor 1e-05, not 1e-10"),
+        ({"peak": None, "power": 2.0}, "power 1.0, not 2.0; peak 0.5, not None"),
+    ],
+)
+def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
+    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
+        vocoders.load(tmp_path / "one", SPEC.model_copy(update=change))
+
+
+def test_what_cannot_be_read_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match=r"no vocoder here \(config.json"):
+        vocoders.load(tmp_path, SPEC)
+    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    path = tmp_path / "one" / "config.json"
+    config = json.loads(path.read_text())
+    config["network"]["channels"] = 64
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="weights of another architecture"):
+        vocoders.load(tmp_path / "one", SPEC)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        vocoders.load(tmp_path / "one", SPEC)
+
+
+def test_rates_make_as_many_samples_as_a_frame_has():
+    vocoders.check_hop(VOICE, SPEC)
+    with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] make 160 samples of a frame, and hop_length .* is 200"):
+        vocoders.check_hop(VOICE, SPEC.model_copy(update={"hop_length": 200}))
+
+
+def test_a_crop_is_longer_than_what_is_mirrored():
+    vocoder_training.check_crop(4, SPEC)
+    with pytest.raises(UserError, match="crop_frames 3 of 160 samples must be more than half of n_fft 1024"):
+        vocoder_training.check_crop(3, SPEC)
+
+
+def test_parameters_that_do_not_fit_are_refused(root):
+    values = compose(root / "conf", ["model=tango", "vocoder=hifigan_laptop"])["vocoder"]["tango"]
+    for change, said in (
+        ({"network": values["network"] | {"kernels": [4, 8, 8, 4]}}, "may be shorter than its rate"),
+        ({"network": values["network"] | {"channels": 24}}, "cannot be halved 4 times"),
+        ({"hardware": values["hardware"] | {"devices": 2}}, "devices must be 1"),
+        ({"weights": values["weights"] | {"discriminator_width": 6}}, "multiple of 4"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            VocoderParams.model_validate(values | change)
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A directory as transformers writes it, with random weights."""
+    torch.manual_seed(1)
+    build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "audioldm" / "vocoder")
+    return tmp_path / "audioldm"
+
+
+def fetch(directory: Path, network=VOICE, spec=SPEC):
+    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load_vocoder(wanted, network, spec, directory.parent)
+
+
+def test_one_that_others_trained_is_loaded(published):
+    model, source = fetch(published)
+    assert source["revision"] is None
+    own = load_file(published / "vocoder" / "model.safetensors")
+    assert all(torch.equal(value, own[name]) for name, value in model.net.state_dict().items())
+
+
+def test_another_architecture_than_the_parameters_is_refused(published):
+    with pytest.raises(UserError, match=r"channels is 32, vocoder.network has 64"):
+        fetch(published, VOICE.model_copy(update={"channels": 64}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hop_length": 200}, "hop_length 160, not 200"),
+        ({"n_mels": 32}, "n_mels 16, not 32"),
+        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
+    ],
+)
+def test_one_of_others_for_other_spectrograms_is_refused(published, change, said):
+    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
+        fetch(published, spec=SPEC.model_copy(update=change))

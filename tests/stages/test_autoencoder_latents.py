@@ -20,16 +20,14 @@ from soundmill.audio.mel import SPEC_KEY
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.tango.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
-from soundmill.models.tango.vocoder import build_vocoder
 from soundmill.params import write_yaml
 from stages import autoencoder, latents
-from tests.models.test_tango_autoencoder import SPEC, TINY, VOICE
+from tests.models.test_tango_autoencoder import SPEC, TINY
 
 FRAMES = [21, 21, 16, 21, 21, 21]  # of each clip
 SPLITS = ["train", "train", "train", "train", "valid", "test"]
 PARAMETERS = {
     "network": TINY.model_dump(),
-    "vocoder": None,
     "weights": {
         "kind": "train",
         "seed": 0,
@@ -157,19 +155,17 @@ def test_training_learns_to_rebuild_and_ends_the_same(project, here):
     assert told["autoencoder"] == model.digest == metrics["digest"]
 
 
-def test_one_that_others_trained_is_taken_with_its_vocoder(project, capfd):
+def test_one_that_others_trained_is_taken(project, capfd):
     net = build_autoencoder(TINY)
     net.register_to_config(scaling_factor=0.93)
     net.save_pretrained(project / "theirs" / "vae")
-    build_vocoder(VOICE, 16, 16_000).save_pretrained(project / "theirs" / "vocoder")
     loaded = {"kind": "load", "name": "theirs", "revision": None}
-    metrics = make_autoencoder(project, "mine", weights=loaded, vocoder=VOICE.model_dump())
+    metrics = make_autoencoder(project, "mine", weights=loaded)
     assert metrics["scaling_factor"] == 0.93
     assert "CC BY-NC-SA" in capfd.readouterr().out
     assert (project / "data/c.csv").read_text() == "step,loss\n"
     model = autoencoders.load(project / "data/mine")
     assert (model.mean, model.deviation) == (0.0, 1.0)
-    assert model.vocoder is not None
     assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"
 
 

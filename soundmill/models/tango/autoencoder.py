@@ -1,7 +1,6 @@
-"""The autoencoder of log-mels that latents come from, and sound is made with: diffusers' AutoencoderKL, its constants, its vocoder.
+"""The autoencoder of log-mels that latents come from: diffusers' AutoencoderKL, and its constants.
 
-On disk it is a directory: `model.safetensors` in diffusers' own names, `vocoder.safetensors` in transformers' where there is one,
-and `config.json` with all else.
+On disk it is a directory: `model.safetensors` in diffusers' own names, and `config.json` with all else.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from soundmill import params as strict
 from soundmill import shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.tango.params import AutoencoderNetParams, VocoderNetParams
-from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.models.tango.params import AutoencoderNetParams
 from soundmill.training import weights
 
-CONFIG, WEIGHTS, VOCODER = "config.json", "model.safetensors", "vocoder.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def build_autoencoder(params: AutoencoderNetParams) -> Any:
@@ -47,12 +45,11 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
 
 
 class AutoencoderConfig(BaseModel):
-    """What `config.json` says: how the nets are built, what they were made for, and what goes in and comes out of them."""
+    """What `config.json` says: how the net is built, what it was made for, and what goes in and comes out of it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     network: AutoencoderNetParams
-    vocoder: VocoderNetParams | None
     mel_spec: MelSpec
     mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
     deviation: float
@@ -63,7 +60,7 @@ class AutoencoderConfig(BaseModel):
 
 @dataclass
 class Autoencoder:
-    """The nets, in evaluation mode and float32, and what `config.json` says of them."""
+    """The net, in evaluation mode and float32, and what `config.json` says of it."""
 
     network: AutoencoderNetParams
     spec: MelSpec
@@ -71,8 +68,6 @@ class Autoencoder:
     mean: float
     deviation: float
     scaling_factor: float
-    vocoder_params: VocoderNetParams | None = None
-    vocoder: nn.Module | None = None
     digest: str = ""  # once it is saved
 
     @property
@@ -90,8 +85,6 @@ class Autoencoder:
 
     def to(self, device: torch.device | str) -> Autoencoder:
         self.net.to(device)
-        if self.vocoder is not None:
-            self.vocoder.to(device)
         return self
 
     @torch.no_grad()
@@ -132,18 +125,15 @@ def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
 def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
     """Write the directory (made anew); returns the digest that tells this autoencoder from others. `source`: plain values."""
     directory.mkdir(parents=True)
-    nets = {WEIGHTS: model.net} | ({VOCODER: model.vocoder} if model.vocoder is not None else {})
-    for name, net in nets.items():
-        weights.write(net.state_dict(), directory / name, {"format": "pt"})
+    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
     values = {
         "network": model.network.model_dump(mode="json"),
-        "vocoder": model.vocoder_params and model.vocoder_params.model_dump(mode="json"),
         "mel_spec": model.spec.model_dump(mode="json"),
         "mean": model.mean,
         "deviation": model.deviation,
         "scaling_factor": model.scaling_factor,
     }
-    model.digest = shards.digest(values, {name: shards.file_digest(directory / name) for name in sorted(nets)})
+    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
     weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
     return model.digest
 
@@ -158,10 +148,5 @@ def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
     found = config(directory)
     net = weights.fill(build_autoencoder(found.network), directory / WEIGHTS)
-    vocoder = None
-    if found.vocoder is not None:
-        vocoder = weights.fill(build_vocoder(found.vocoder, found.mel_spec.n_mels, found.mel_spec.sample_rate), directory / VOCODER)
     constants = {"mean": found.mean, "deviation": found.deviation, "scaling_factor": found.scaling_factor}
-    return Autoencoder(
-        found.network, found.mel_spec, net, **constants, vocoder_params=found.vocoder, vocoder=vocoder, digest=found.digest
-    )
+    return Autoencoder(found.network, found.mel_spec, net, **constants, digest=found.digest)

@@ -1,7 +1,7 @@
 """A trained model of this family on disk: weights in safetensors, everything else in JSON; nothing in it runs code.
 
-The autoencoder lies within, whole. The text encoder does not (a gigabyte and more): it is found again by its name, and must be
-the same.
+Autoencoder and vocoder lie within, whole. The text encoder does not (a gigabyte and more): it is found again by its name, and must
+be the same.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango import vocoder as vocoders
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.tango.conditions import TextConfig
-from soundmill.models.tango.params import AutoencoderParams, TrainParams
+from soundmill.models.tango.params import AutoencoderParams, TrainParams, VocoderParams
 from soundmill.models.tango.unet import TextUNet
-from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.models.tango.vocoder import Vocoder, build_vocoder
 from soundmill.training import weights
 
 FAMILY = "tango"
-WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
+WEIGHTS, AUTOENCODER, VOCODER = "unet.safetensors", "autoencoder", "vocoder"
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Model:
     autoencoder: Autoencoder
     frames: int  # of the log-mels it makes
     text: TextConfig
+    vocoder: Vocoder | None = None  # none: Griffin-Lim
 
     @property
     def spec(self) -> MelSpec:
@@ -70,17 +72,20 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     section = strict.section(document, f"{FAMILY}.autoencoder", "parameters")
     autoencoder = strict.parse(AutoencoderParams, section, f"{FAMILY}.autoencoder")
     parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": build_autoencoder(autoencoder.network)}
-    if autoencoder.vocoder is not None:
-        spec = strict.section(document, f"spectrogram.{FAMILY}", "parameters")
-        parts["vocoder"] = build_vocoder(autoencoder.vocoder, spec["n_mels"], spec["sample_rate"])
+    if FAMILY in document["vocoder"]:
+        vocoder = strict.parse(VocoderParams, document["vocoder"][FAMILY], f"vocoder.{FAMILY}")
+        spec = strict.section(document, f"spectrogram.{vocoder.mel}", "parameters")
+        parts["vocoder"] = build_vocoder(vocoder.network, spec["n_mels"], spec["sample_rate"])
     return parts
 
 
-def save(model: Model, autoencoder: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), a copy of the directory `autoencoder` in it; `facts` are for people."""
+def save(model: Model, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew), with copies of what sound is made with out of `inputs`, the directory
+    that the training took; `facts` are for people."""
     directory.mkdir(parents=True)
     weights.write(model.net.state_dict(), directory / WEIGHTS)
-    shutil.copytree(autoencoder, directory / AUTOENCODER, copy_function=shutil.copyfile)
+    for part in (AUTOENCODER, VOCODER) if model.vocoder else (AUTOENCODER,):
+        shutil.copytree(inputs / part, directory / part, copy_function=shutil.copyfile)
     registry.write_config(directory, FAMILY, model.params, facts, frames=model.frames, text=model.text.model_dump(mode="json"))
 
 
@@ -91,4 +96,10 @@ def load(directory: Path) -> Model:
     text = registry.checkpoint_part(TextConfig, config, "text", directory)
     autoencoder = autoencoders.load(directory / AUTOENCODER)
     net = build_net(params, autoencoder.latent_shape(config["frames"]))
-    return Model(params, weights.fill(net, directory / WEIGHTS), autoencoder, config["frames"], text)
+    vocoder = load_vocoder(params, directory, autoencoder)
+    return Model(params, weights.fill(net, directory / WEIGHTS), autoencoder, config["frames"], text, vocoder)
+
+
+def load_vocoder(params: TrainParams, directory: Path, autoencoder: Autoencoder) -> Vocoder | None:
+    """The vocoder in `directory` where one is asked for; it must speak the log-mels that the autoencoder makes."""
+    return vocoders.load(directory / VOCODER, autoencoder.spec) if params.sampling.vocoder == "hifigan" else None

@@ -46,6 +46,10 @@ class VocoderNetParams(StageParams):
     def _lists_fit(self) -> VocoderNetParams:
         if len(self.kernels) != len(self.rates):
             raise ValueError(f"kernels {self.kernels} must be one for each of rates {self.rates}")
+        if any(kernel < rate or rate < 1 for kernel, rate in zip(self.kernels, self.rates, strict=True)):
+            raise ValueError(f"no kernel of {self.kernels} may be shorter than its rate of {self.rates}: it would leave gaps")
+        if self.channels % 2 ** len(self.rates):
+            raise ValueError(f"channels {self.channels} cannot be halved {len(self.rates)} times")
         if len(self.resblock_dilations) != len(self.resblock_kernels):
             raise ValueError(f"resblock_dilations {self.resblock_dilations} must be one list for each of {self.resblock_kernels}")
         return self
@@ -62,7 +66,7 @@ class TrainedParams(TrainingParams):
 
 
 class LoadedParams(StageParams):
-    """The autoencoder is one that others trained, in AudioLDM's layout: `vae/` and, for the vocoder, `vocoder/`, as safetensors."""
+    """Weights that others trained, in AudioLDM's layout: the autoencoder in `vae/`, the vocoder in `vocoder/`, as safetensors."""
 
     kind: Literal["load"]
     name: str = Field(min_length=1, description="id on the Hugging Face hub, or a directory")
@@ -71,7 +75,6 @@ class LoadedParams(StageParams):
 
 class AutoencoderParams(StageParams):
     network: AutoencoderNetParams = Field(description="of a loaded one as well: it must be so")
-    vocoder: VocoderNetParams | None = Field(description="null: none, sounds are made by Griffin-Lim; only a loaded one is there")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
     hardware: HardwareParams
 
@@ -82,14 +85,39 @@ class AutoencoderParams(StageParams):
             if self.hardware.devices != 1:
                 raise ValueError("hardware.devices must be 1 for weights that are loaded")
             return self
-        if self.vocoder is not None:
-            raise ValueError("vocoder must be null where weights.kind is `train`: none is trained here")
         if weights.crop_frames % self.network.factor:
             raise ValueError(
                 f"weights.crop_frames {weights.crop_frames} must be a multiple of {self.network.factor}, 2^(levels − 1)"
             )
         if weights.batch_size % self.hardware.devices:
             raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
+        return self
+
+
+class TrainedVocoderParams(TrainingParams):
+    """The vocoder is trained on the corpus's training clips, against discriminators."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+    discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in the paper")
+    feature_weight: float = Field(ge=0, description="of the difference of the discriminators' feature maps")
+    mel_weight: float = Field(ge=0, description="of the difference of log-mels")
+
+
+class VocoderParams(GriffinLimParams):
+    """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
+
+    mel: str = Field(min_length=1, description="the spectrogram it speaks; must be the one of the family's latents")
+    network: VocoderNetParams = Field(description="of a loaded one as well: it must be so")
+    weights: TrainedVocoderParams | LoadedParams = Field(discriminator="kind")
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _one_device(self) -> VocoderParams:
+        if self.hardware.devices != 1:
+            raise ValueError("hardware.devices must be 1: a vocoder is trained, or loaded, on one")
         return self
 
 
@@ -125,8 +153,9 @@ class UNetParams(StageParams):
 
 
 class SamplingParams(SamplerParams, GriffinLimParams):
-    """From noise and a prompt to sound; Griffin-Lim where the autoencoder has no vocoder."""
+    """From noise and a prompt to sound."""
 
+    vocoder: Literal["griffin_lim", "hifigan"] = Field(description="hifigan: the one that the stage `vocoder` made")
     spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
     variance: Literal["large", "small"] = Field(description="of ddpm's noise")
 

@@ -21,33 +21,46 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.tango import vocoder
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.tango.params import AutoencoderNetParams, VocoderNetParams
+from soundmill.models.tango.params import AutoencoderNetParams, LoadedParams, VocoderNetParams
+from soundmill.models.tango.vocoder import Vocoder
 
 VAE = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 VOCODER = ("vocoder/config.json", "vocoder/model.safetensors")
+LICENCE = (
+    "these weights have a licence of their own, which holds for what is made with them (AudioLDM's: CC BY-NC-SA 4.0, no "
+    "commercial use)"
+)
 
 
 def load(
-    name: str,
-    revision: str | None,
-    network: AutoencoderNetParams,
-    vocoder_params: VocoderNetParams | None,
-    spec: MelSpec,
-    home: Path,
-    digests: Path | None = None,
+    wanted: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
 ) -> tuple[Autoencoder, dict[str, Any]]:
-    """The autoencoder called `name` (see hub.find), with its vocoder if one is asked for; and what identifies its files.
+    """The autoencoder that `wanted` names (see hub.find), and what identifies its files.
 
-    Its log-mels are neither centred nor scaled. One that is not built as `network` and `vocoder_params` say, or whose vocoder is
-    for other spectrograms than `spec`, is a UserError.
+    Its log-mels are neither centred nor scaled. One that is not built as `network` says is a UserError.
     """
-    files = VAE if vocoder_params is None else (*VAE, *VOCODER)
-    remedies = f"put {', '.join(files)} into a directory and set autoencoder.weights.name to that, or train one (`kind: train`)"
-    directory, commit = hub.find(name, revision, home, files, partial(_missing, files), remedies)
+    directory, facts = _find(wanted, VAE, "autoencoder", home, digests)
     net, scaling_factor = _load_vae(directory / "vae", network)
-    voice = None if vocoder_params is None else _load_vocoder(directory / "vocoder", vocoder_params, spec)
-    model = Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor, vocoder_params, voice)
-    return model, {"name": name, "revision": commit, "digest": hub.digest(directory, files, digests)}
+    return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
+
+
+def load_vocoder(
+    wanted: LoadedParams, network: VocoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
+) -> tuple[Vocoder, dict[str, Any]]:
+    """The vocoder that `wanted` names, and what identifies its files.
+
+    One that is not built as `network` says, or is for other spectrograms than `spec`'s, is a UserError.
+    """
+    directory, facts = _find(wanted, VOCODER, "vocoder", home, digests)
+    return Vocoder(network, spec, _load_vocoder(directory / "vocoder", network, spec)), facts
+
+
+def _find(
+    wanted: LoadedParams, files: tuple[str, ...], section: str, home: Path, digests: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
+    directory, commit = hub.find(wanted.name, wanted.revision, home, files, partial(_missing, files), remedies)
+    return directory, {"name": wanted.name, "revision": commit, "digest": hub.digest(directory, files, digests)}
 
 
 def _missing(files: tuple[str, ...], directory: Path) -> str | None:
@@ -85,9 +98,9 @@ def _load_vocoder(directory: Path, params: VocoderNetParams, spec: MelSpec) -> n
             directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     _check_whole(directory, told)
-    vocoder.check_spec(net.config, spec, str(directory))
+    vocoder.check_config(net.config, spec, str(directory))
     found = vocoder.sizes_of(net.config).model_dump()
-    _compare(directory, {key: (found[key], value) for key, value in params.model_dump().items()}, "autoencoder.vocoder")
+    _compare(directory, {key: (found[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
     slope, usual = net.config.leaky_relu_slope, vocoder.build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope
     _compare(directory, {"leaky_relu_slope": (slope, usual)}, "this program")
     return net.eval()

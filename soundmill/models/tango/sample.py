@@ -12,11 +12,11 @@ from torch import Tensor
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.objectives import Net
 from soundmill.diffusion.samplers import sample_each
+from soundmill.errors import UserError
 from soundmill.models.generation import by_griffin_lim, one_by_one
 from soundmill.models.tango.checkpoint import Model
 from soundmill.models.tango.conditions import pad
 from soundmill.models.tango.params import SamplingParams
-from soundmill.models.tango.vocoder import to_wave
 from soundmill.training.device import autocast, evaluating
 
 
@@ -61,8 +61,12 @@ def to_log_mels(model: Model, latents: Tensor, device: torch.device) -> Tensor:
 
 
 def to_waves(model: Model, log_mels: Tensor, sampling: SamplingParams, device: torch.device) -> Tensor:
-    """By the vocoder where the autoencoder has one, else by Griffin-Lim."""
-    spec, vocoder = model.spec, model.autoencoder.to(device).vocoder
-    if vocoder is not None:
-        return one_by_one(lambda log_mel: to_wave(vocoder, log_mel.to(device), spec.hop_length).cpu(), log_mels)
-    return one_by_one(lambda log_mel: by_griffin_lim(log_mel, spec, model.num_samples, sampling), log_mels)
+    """By the vocoder or by Griffin-Lim, as `sampling` says."""
+    if sampling.vocoder == "griffin_lim":
+        return one_by_one(lambda log_mel: by_griffin_lim(log_mel, model.spec, model.num_samples, sampling), log_mels)
+    if model.vocoder is None:
+        raise UserError(
+            "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
+        )
+    vocoder = model.vocoder.to(device)
+    return one_by_one(lambda log_mel: vocoder.to_wave(log_mel.to(device)).cpu(), log_mels)

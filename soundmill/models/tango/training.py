@@ -121,7 +121,7 @@ def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: T
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/, text/."""
+    """Of `inputs`: autoencoder/, latents/, text/, and vocoder/ where sounds are made by one."""
     devices = params.hardware.devices
     clips, mixes, about = _listings(params, inputs)
     clip_ids, mix_ids = clips.of("train"), mixes.of("train") if mixes else []
@@ -143,7 +143,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     autoencoder = autoencoders.load(inputs / "autoencoder")
     torch.manual_seed(params.seed)
     net = checkpoint.build_net(params, autoencoder.latent_shape(about.frames))
-    model = Model(params, net, autoencoder, about.frames, conditions.read_config(inputs / "text"))
+    vocoder = checkpoint.load_vocoder(params, inputs, autoencoder)
+    model = Model(params, net, autoencoder, about.frames, conditions.read_config(inputs / "text"), vocoder)
     module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
 
     def held_out_loss() -> float | None:
@@ -162,7 +163,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
         draw_samples=partial(draw_samples, model, texts, captions),
         draw_every=None,
         valid_loss=held_out_loss,
-        save=partial(checkpoint.save, model, inputs / "autoencoder"),
+        save=partial(checkpoint.save, model, inputs),
     )
 
 

@@ -1,16 +1,56 @@
-"""HiFi-GAN by transformers: from log-mels to sound, where a trained one was loaded."""
+"""HiFi-GAN by transformers: from log-mels to sound, where one was trained here or loaded.
+
+On disk it is a directory: `model.safetensors` in transformers' own names, and `config.json` with all else.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.tango.params import VocoderNetParams
+from soundmill.training import weights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+REMEDY = "make them agree, or take Griffin-Lim (`vocoder=griffin_lim`)"
+
+
+class VocoderConfig(BaseModel):
+    """What `config.json` says: how the net is built, and which log-mels it speaks."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    network: VocoderNetParams
+    mel_spec: MelSpec
+    source: dict[str, Any]  # `kind`: train | load, and what came of it
+
+
+@dataclass
+class Vocoder:
+    """The net, in evaluation mode and float32, without norms of weights; and the log-mels that it speaks."""
+
+    network: VocoderNetParams
+    spec: MelSpec
+    net: nn.Module
+
+    def to(self, device: torch.device | str) -> Vocoder:
+        self.net.to(device)
+        return self
+
+    @torch.no_grad()
+    def to_wave(self, log_mel: Tensor) -> Tensor:
+        """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames]; not clipped."""
+        return synthesise(self.net, log_mel, self.spec.hop_length)
 
 
 def build_vocoder(params: VocoderNetParams, n_mels: int, sample_rate: int) -> Any:
@@ -42,24 +82,65 @@ def sizes_of(config: Any) -> VocoderNetParams:
     )
 
 
-def check_spec(config: Any, spec: MelSpec, where: str) -> None:
-    """A vocoder speaks of one kind of log-mels only: UserError for another sample rate, number of bands or hop."""
+def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
+    """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames].
+
+    Kernels that differ from their rate by an odd number leave some samples more at the end (32 at AudioLDM's sizes): they are cut.
+    """
+    return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
+
+
+def check_hop(network: VocoderNetParams, spec: MelSpec) -> None:
+    """UserError where the net makes another number of samples of a frame than the spec has."""
+    made = math.prod(network.rates)
+    if made != spec.hop_length:
+        raise UserError(
+            f"vocoder.network.rates {network.rates} make {made} samples of a frame, and hop_length of its spectrogram is "
+            f"{spec.hop_length}; make them agree"
+        )
+
+
+def check_config(config: Any, spec: MelSpec, where: str) -> None:
+    """UserError where a net of transformers' is for another sample rate, number of bands or hop: more it does not say."""
     hop = math.prod(config.upsample_rates)
     wants = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
     differing = [f"{key} {value}, not {getattr(spec, key)}" for key, value in wants.items() if value != getattr(spec, key)]
     if config.normalize_before:
         differing.append("log-mels normalised by constants of its own")
     if differing:
+        raise UserError(f"{where}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
+
+
+def save(model: Vocoder, directory: Path, source: dict[str, Any]) -> None:
+    """Write the directory (made anew). `source`: plain values."""
+    directory.mkdir(parents=True)
+    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
+    values = {"network": model.network.model_dump(mode="json"), "mel_spec": model.spec.model_dump(mode="json"), "source": source}
+    weights.write_json(values, directory / CONFIG)
+
+
+def config(directory: Path, spec: MelSpec) -> VocoderConfig:
+    """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
+    path = directory / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         raise UserError(
-            f"{where}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); change `spectrogram`, or set "
-            "autoencoder.vocoder to null and take Griffin-Lim"
-        )
+            f"{directory}: no vocoder here (config.json is missing); choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or "
+            "take Griffin-Lim (`vocoder=griffin_lim`)"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
+    found = strict.parse(VocoderConfig, values, str(path))
+    wanted = spec.model_dump()
+    differing = [f"{key} {value}, not {wanted[key]}" for key, value in found.mel_spec.model_dump().items() if value != wanted[key]]
+    if differing:
+        raise UserError(f"{directory}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
+    return found
 
 
-@torch.no_grad()
-def to_wave(vocoder: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
-    """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames]; not clipped.
-
-    Kernels that are not a multiple of their rate leave some samples more at the end (32 at AudioLDM's sizes): they are cut.
-    """
-    return vocoder(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
+def load(directory: Path, spec: MelSpec) -> Vocoder:
+    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    found = config(directory, spec)
+    net = build_vocoder(found.network, found.mel_spec.n_mels, found.mel_spec.sample_rate)
+    return Vocoder(found.network, found.mel_spec, weights.fill(net, directory / WEIGHTS))
