@@ -110,7 +110,7 @@ def outputs(checkout: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkout):
+def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkout, monkeypatch):
     document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
     params.write_yaml(document, checkout / "params.yaml")
     kill_in_every_stage(checkout)
@@ -159,7 +159,8 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     status = json.loads(dvc(checkout, "status", "--json").stdout)
     assert set(status) == {"mixup"}
 
-    # Not from any cache, nor from rows that were kept: every stage runs again, in one worker.
+    # Not from any cache, nor from rows that were kept: every stage runs again, in one worker, and is not recorded.
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     document["mixup"]["pairing"] = "pressure"
     document["execution"]["workers"] = 1
     params.write_yaml(document, checkout / "params.yaml")
@@ -176,6 +177,7 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
 def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path, monkeypatch):
     """A shrunken ESC-10 run: `dvc exp run -S corpus=esc -S corpus.path=…`, scored by both embedders."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")  # a third of what a small stage takes
     corpus = tmp_path / "my recordings; touch injected"
     for folder in sorted((shared / "data/esc10").iterdir()):
         if folder.is_dir() and folder.name[:3] in ("001", "002", "005"):
@@ -248,8 +250,9 @@ TANGO = [
 
 
 @pytest.mark.slow
-def test_a_family_over_latents_from_recordings_to_scores(checkout, tmp_path):
+def test_a_family_over_latents_from_recordings_to_scores(checkout, tmp_path, monkeypatch):
     """Six recordings, text in random states: every stage that only such families have."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     for number in range(6):
         time = np.arange(80_000) / 16_000
         wave = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time) * np.exp(-time * (number % 3))

@@ -14,6 +14,13 @@ from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.params import StageParams
 
+OFFERED = {
+    "training": ["prepare"],
+    "checkpoint": ["load", "networks"],
+    "generation": ["asked_by_clips", "asked_by_prompts", "draw", "to_waves", "through_codec"],
+    "cost": ["probe"],
+}
+
 
 def test_offers_the_families_with_their_interface():
     assert "ddpm_mel" in registry.names()
@@ -21,7 +28,8 @@ def test_offers_the_families_with_their_interface():
         package = registry.family(name)
         assert issubclass(registry.train_params(name), StageParams)
         assert issubclass(registry.generate_params(name), StageParams)
-        assert callable(registry.part(name, "training").prepare)
+        for module, functions in OFFERED.items():
+            assert all(callable(getattr(registry.part(name, module), function)) for function in functions)
         assert all(line and "\n" not in line for line in (package.TITLE, package.PAPER))
 
 
