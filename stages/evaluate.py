@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from soundmill import manifest, shards, stage
 from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, protocol
+from soundmill.evaluation import embedders, features, protocol, subsets
 from soundmill.evaluation.report import Example, write_report
 from soundmill.params import SampleRate, Seed, StageParams
 from soundmill.stage import Context, Input, Output
@@ -23,15 +23,18 @@ class EvaluateParams(StageParams):
     reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are measured against")
     bootstrap: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
     probe_clips: int = Field(ge=0, description="real clips with one label that the linear probe is fitted on, at most; 0: no probe")
+    subsets: list[Literal["events", "labels", "categories"]] = Field(
+        description="ways to group the prompts; each group is scored by itself as well"
+    )
     examples: int = Field(ge=0, le=100, description="generated sounds to hear on the page, each next to its reference")
     sample_rate: SampleRate = Field(description="of the clips")
     seed: Seed
 
-    @field_validator("embedders")
+    @field_validator("embedders", "subsets")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
-            raise ValueError("an embedder is named twice")
+            raise ValueError("one is named twice")
         return names
 
 
@@ -57,10 +60,25 @@ def run(
     )
     with ctx.progress(sum(map(features.size, tasks)), "embed") as tick:
         library = features.embed_all(tasks, digests, ctx.scratch / "embeddings", ctx.workers, tick)
-    with ctx.progress(len(names) * (1 + params.bootstrap), "score", unit="resample") as tick:
-        results = protocol.score(library, names, sets, params.bootstrap, params.seed, ctx.scratch / "scores", ctx.workers, tick)
+    parts = {grouping: grouped(real, sets, grouping) for grouping in params.subsets}
+    scored = 1 + sum(subsets.can_be_scored(part) for found in parts.values() for part in found.values())
+    with ctx.progress(scored * len(names) * (1 + params.bootstrap), "score", unit="resample") as tick:
+
+        def score(part: protocol.Sets, name: str) -> dict[str, dict[str, Any]]:
+            return protocol.score(library, names, part, params.bootstrap, params.seed, ctx.scratch / name, ctx.workers, tick)
+
+        results = score(sets, "scores")
+        of_parts = {
+            grouping: {
+                name: {"counts": {"generated": len(part.generated), "reference": len(part.reference)}}
+                | (protocol.scores(score(part, f"scores-{grouping}-{name}")) if subsets.can_be_scored(part) else {})
+                for name, part in found.items()
+            }
+            for grouping, found in parts.items()
+        }
     metrics = protocol.publish(results, sets, library, digests, unavailable, params.reference)
-    warnings = protocol.warnings(results, sets, library, unavailable)
+    metrics |= {"subsets": of_parts} if of_parts else {}
+    warnings = protocol.warnings(results, sets, library, unavailable) + about_subsets(sets, parts)
     for warning in warnings:
         print(f"{ctx.name}: {warning}")
 
@@ -79,6 +97,25 @@ def run(
     )
     track(ctx, report, heard, metrics, clips, params.sample_rate)
     return metrics
+
+
+def grouped(real: list[protocol.Clip], sets: protocol.Sets, grouping: str) -> dict[str, protocol.Sets]:
+    """The comparison within each group that a generated sound is in, by the group's name."""
+    parts = {name: subsets.within(sets, ids) for name, ids in subsets.groups(real, grouping).items()}
+    return {name: part for name, part in parts.items() if part.generated}
+
+
+def about_subsets(sets: protocol.Sets, parts: dict[str, dict[str, protocol.Sets]]) -> list[str]:
+    """What is in no group, and which groups are too small."""
+    said = []
+    for grouping, found in parts.items():
+        outside = len(sets.generated) - sum(len(part.generated) for part in found.values())
+        if outside:
+            said.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group of it.")
+        small = [name for name, part in found.items() if not subsets.can_be_scored(part)]
+        if small:
+            said.append(f"subsets {grouping}: under {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
+    return said
 
 
 def track(ctx: Context, report: Path, heard: list[Example], metrics: dict[str, Any], clips: Path, sample_rate: int) -> None:

@@ -251,18 +251,19 @@ def _point_scores(task: Scoring) -> dict[str, Any]:
     }
     if len(sets.floor) > 1 and len(sets.floor_reference) > 1:
         fad_ruler["floor"] = frechet.frechet_of_rows(real.pooled(sets.floor), real.pooled(sets.floor_reference))
-    if len(sets.codec_reference) > 1:
+    if len(sets.codec) > 1 and len(sets.codec_reference) > 1:
         others = real.pooled(sets.codec_reference)
         fad_ruler["codec"] = frechet.frechet_of_rows(codec.pooled(sets.codec), others)
         fad_ruler["codec_floor"] = frechet.frechet_of_rows(real.pooled(sets.codec), others)
 
     pairs = {clip_id: real.logits[clip_id] for clip_id in sets.generated}
-    kl_of = paired_kl(pairs, generated.logits)
+    kl_of = paired_kl(pairs, {clip_id: generated.logits[clip_id] for clip_id in sets.generated})
     kl_ruler = {
-        "codec": _mean_kl({clip_id: real.logits[clip_id] for clip_id in sets.codec}, codec.logits),
         "silence": _mean_kl(pairs, silence.logits),
         "noise": _mean_kl(pairs, noise.logits),
     }
+    if sets.codec:
+        kl_ruler["codec"] = _mean_kl({clip_id: real.logits[clip_id] for clip_id in sets.codec}, codec.logits)
     if sets.partners:
         kl_ruler["floor"] = _mean_kl(
             {clip_id: pairs[clip_id] for clip_id, _ in sets.partners},
@@ -354,14 +355,7 @@ def publish(
     reference: str,
 ) -> dict[str, Any]:
     """The metrics: flat scores, nested ruler, and all that makes a number a result — protocol, weights, files and counts."""
-    metrics: dict[str, Any] = {"protocol": PROTOCOL, "reference": reference, "ruler": {}}
-    for name, result in results.items():
-        for metric in ("fad", "kl", "label_accuracy"):
-            if metric in result:
-                for key, value in result[metric].items():
-                    metrics[f"{metric}_{name}" + ("" if key == "value" else f"_{key}")] = rounded(value)
-                marks = result["ruler"][metric]
-                metrics["ruler"][f"{metric}_{name}"] = {mark: rounded(value) for mark, value in sorted(marks.items())}
+    metrics: dict[str, Any] = {"protocol": PROTOCOL, "reference": reference, **scores(results)}
     quality = library.quality
     for key, value in shares(quality["generated"][clip_id] for clip_id in sets.generated).items():
         metrics[f"{key}_share"] = rounded(value)
@@ -386,6 +380,19 @@ def publish(
         "codec": _list_digest(sets.codec, quality["codec"]),
     }
     return metrics
+
+
+def scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of every metric and embedder the value with its interval, under flat keys, and under `ruler` the ruler's marks."""
+    found: dict[str, Any] = {"ruler": {}}
+    for name, result in results.items():
+        for metric in ("fad", "kl", "label_accuracy"):
+            if metric in result:
+                for key, value in result[metric].items():
+                    found[f"{metric}_{name}" + ("" if key == "value" else f"_{key}")] = rounded(value)
+                marks = result["ruler"][metric]
+                found["ruler"][f"{metric}_{name}"] = {mark: rounded(value) for mark, value in sorted(marks.items())}
+    return found
 
 
 def _list_digest(ids: Sequence[str], quality: Mapping[str, Any]) -> str:

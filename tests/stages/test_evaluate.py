@@ -137,6 +137,7 @@ def write_params(project: Path, workers: int = 2, **changes) -> None:
         "reference": "test",
         "bootstrap": 30,
         "probe_clips": 100,
+        "subsets": [],
         "examples": 4,
         "sample_rate": RATE,
         "seed": 0,
@@ -193,6 +194,26 @@ def test_two_embedders_judge_the_same_sounds(project, shared, monkeypatch):
     assert found["label_accuracy_yamnet"] == 1
     assert found["counts"]["reference"] == 28
     assert "fad_yamnet_low" not in found
+
+
+@pytest.mark.slow
+def test_groups_of_prompts_are_scored_by_themselves(project, capsys):
+    write_params(project, subsets=["labels", "categories", "events"])
+    found = evaluate_in(project)
+    assert set(found["subsets"]) == {"labels", "categories", "events"}
+    (whole,) = found["subsets"]["labels"].values()  # every clip has one label, so this group is the whole
+    assert {key: found[key] for key in whole if key not in ("counts", "ruler")} == {
+        key: value for key, value in whole.items() if key not in ("counts", "ruler")
+    }
+    assert whole["ruler"]["fad_tagger"] == found["ruler"]["fad_tagger"]
+    assert whole["counts"] == {"generated": 8, "reference": 8}
+    assert found["subsets"]["events"].keys() == {"one event"}
+    (hisses,) = found["subsets"]["categories"].values()  # of a snake, says AudioSet; it knows no beep of that name
+    assert hisses["counts"] == {"generated": 4, "reference": 4}
+    assert hisses["fad_tagger_low"] <= hisses["fad_tagger"] <= hisses["fad_tagger_high"]
+    assert hisses["kl_tagger"] != found["kl_tagger"]
+    assert hisses["label_accuracy_tagger"] == 1  # by the probe of all classes
+    assert "subsets categories: 4 of 8 generated sounds are in no group of it." in capsys.readouterr().out
 
 
 def test_generated_without_reference_is_named(project):
