@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -142,9 +143,12 @@ def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str
     return outcome
 
 
-def queue(root: Path, name: str, overrides: list[str]) -> None:
-    """Put an experiment with these Hydra overrides into DVC's queue; `dvc queue start` runs it."""
-    _dvc(root, "exp", "run", "--queue", "--name", name, *(word for override in overrides for word in ("-S", override)))
+def queue(root: Path, name: str, overrides: list[str]) -> str:
+    """Put an experiment with these Hydra overrides into DVC's queue; returns its name, numbered where that is taken."""
+    taken = set(_dvc(root, "exp", "list", "--name-only").split())
+    free = next(other for other in (name, *(f"{name}-{number}" for number in itertools.count(2))) if other not in taken)
+    _dvc(root, "exp", "run", "--queue", "--name", free, *(word for override in overrides for word in ("-S", override)))
+    return free
 
 
 CACHED = "is cached - skipping run, checking out outputs"

@@ -316,8 +316,7 @@ def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
     """Put every run into DVC's queue; the sweep, run afterwards, finds what the queue has done in DVC's cache."""
     for number, run in enumerate(runs, start=1):
         experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.point} seed {run.seed}")
-        dvc.queue(home, experiment, run.overrides)
-        tell(f"[{number}/{len(runs)}] queued {experiment}")
+        tell(f"[{number}/{len(runs)}] queued {dvc.queue(home, experiment, run.overrides)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -331,7 +330,7 @@ Run every point of conf/sweep/NAME.yaml through the pipeline, and put the scores
   python -m flows.sweep mixup                             this one, over the embedded corpus
   python -m flows.sweep mixup corpus=esc corpus.path=DIR tango.train.steps=2000 --seeds 0,1,2
   python -m flows.sweep steps --points 10,50              only these rows
-  python -m flows.sweep mixup --queue && dvc queue start  by DVC's queue; run the sweep again for the table
+  python -m flows.sweep mixup --queue                     by DVC's queue; run the sweep afterwards for the table
 
 Points are run in workspaces/sweep-NAME and share DVC's cache: what two of them have in common is made once, and a sweep
 that was stopped goes on where it was. The results are in sweeps/NAME, in MLflow and in Prefect."""
@@ -360,7 +359,8 @@ def main(argv: list[str] | None = None) -> int:
         runs = plan(home, read(home, args.name), args.overrides, args.points, args.seeds)
         if args.queue:
             queue(home, args.name, runs)
-            tell("start it with `dvc queue start`, watch it with `dvc queue status`; then run this again without --queue")
+            started = f"PATH={Path(dvc.executable()).parent}:$PATH dvc queue start"  # its worker looks for dvc there
+            tell(f"start it with `{started}`, watch it with `dvc queue status`; then run this again without --queue")
             return 0
     except UserError as error:
         tell(f"sweep: {error}")
