@@ -1,0 +1,191 @@
+"""Sweeps on a real Prefect server, DVC and MLflow over a tiny project; and what the project's own sweep files compose to."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import sweep
+from soundmill.errors import UserError
+from tests.flows.test_pipeline import ROOT, ask, environment, runs
+from tests.flows.tiny import PARAMS, dvc_command, git
+
+FILE = """
+title: Numbers
+overrides: [first.seconds=0.0]
+points:
+  two: [evaluate.number=2]
+  five: [evaluate.number=5, evaluate.seconds=3.0]
+  broken: [evaluate.number=9, evaluate.fail=true]
+subsets: null
+seeds: {keys: [first.number], values: [1]}
+paper:
+  source: a paper, table 4
+  protocol: another
+  files: null
+  rows: {two: {fad: 1.5}}
+"""
+PLAIN = 'return {"number": params.number, "nested": {"share": 0.25}}'
+SCORED = """value = params.number + float(read.read_text().split()[0]) / 10
+    return {
+        "protocol": "tiny", "files": {"reference": "a"}, "counts": {"generated": 4}, "ruler": {"fad_tagger": {"floor": 0.5}},
+        "fad_tagger": value, "fad_tagger_low": value - 1, "fad_tagger_high": value + 1,
+    }"""
+
+
+@pytest.fixture
+def project(tiny: Path) -> Path:
+    """The tiny project with Hydra, a sweep of three points, and an evaluation that scores."""
+    (tiny / "conf" / "sweep").mkdir(parents=True)
+    (tiny / "conf" / "config.yaml").write_text(PARAMS)
+    (tiny / "conf" / "sweep" / "numbers.yaml").write_text(FILE)
+    code = (tiny / "evaluate.py").read_text()
+    (tiny / "evaluate.py").write_text(code.replace(PLAIN, SCORED))
+    (tiny / ".gitignore").write_text((tiny / ".gitignore").read_text() + "/sweeps/\n")
+    assert dvc_command(tiny, "config", "hydra.enabled", "true").returncode == 0
+    git(tiny, "add", "-A")
+    git(tiny, "commit", "-q", "-m", "Sweeps")
+    return tiny
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows.sweep", "numbers", *arguments]
+
+
+@pytest.mark.slow
+def test_a_sweep_is_killed_goes_on_and_names_the_point_that_fails(project: Path, tmp_path: Path, prefect_server: str) -> None:
+    variables = environment(tmp_path, prefect_server)
+    killed = subprocess.Popen(command(), cwd=project, env=variables, stdout=subprocess.PIPE, text=True)
+    for line in killed.stdout:
+        if "working on 5" in line:
+            break
+    killed.kill()
+    killed.wait()
+
+    done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = done.stdout
+    assert "== two, seed 1: done" in said
+    assert "== five, seed 1: done" in said
+    assert ("working on 2" in said, "working on 5" in said) == (False, True)  # the one was finished before the kill
+    assert "== broken, seed 1: failed: stage evaluate@tiny failed: evaluate: the number is wrong; give another one" in said
+    assert "1 of 3 runs failed: broken, seed 1" in said
+
+    results = project / "sweeps" / "numbers"
+    table = json.loads((results / "table.json").read_text())
+    two, five, broken = table["rows"]
+    assert two["scores"]["fad_tagger"]["total"] == {"value": 2.1, "low": 1.1, "high": 3.1}
+    assert five["scores"]["fad_tagger"]["difference"]["value"] == pytest.approx(3.0)
+    assert "the number is wrong" in broken["failures"]["1"]
+    assert "FAD 1.5 (other data)" in (results / "table.md").read_text()
+    assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not (project / "dvc.lock").exists()  # the project's own parameters and outputs are not touched
+
+    flow_runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=4)
+    assert [run["name"] for run in flow_runs] == [
+        "numbers: broken, seed 1",
+        "numbers: five, seed 1",
+        "numbers: two, seed 1",
+        "sweep numbers",
+    ]
+    assert [run["state_type"] for run in flow_runs] == ["FAILED", "COMPLETED", "COMPLETED", "FAILED"]
+    artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_runs[-1]["id"]]}})
+    found: dict[str, Any] = {artifact["key"]: artifact for artifact in artifacts}
+    assert found["sweep-numbers"]["type"] == "table"
+    assert json.loads(found["sweep-numbers"]["data"])[0] == {
+        "": "two", "fad_tagger": "2.1 (1.1 … 3.1)", "clips": "4", "paper": "FAD 1.5 (other data)", "failed": "",
+    }  # fmt: skip
+    assert "(data:image/png;base64," in found["sweep-numbers-figure"]["data"]
+
+    from mlflow import MlflowClient
+
+    from soundmill import tracking
+
+    recorded = runs(project)
+    ours = next(run for run in recorded if run.info.run_name == "sweep/numbers")
+    assert (ours.info.status, ours.data.tags["kind"]) == ("FAILED", "sweep")
+    assert ours.data.metrics["five.fad_tagger"] == 5.1
+    uri = tracking.store(project).uri
+    names = {entry.path for folder in ("", "figures") for entry in MlflowClient(uri, uri).list_artifacts(ours.info.run_id, folder)}
+    assert {"table.md", "table.csv", "table.json", "figures/figure.png"} <= names
+    below = [run for run in recorded if run.data.tags.get("mlflow.parentRunId") == ours.info.run_id]
+    assert [run.info.run_name for run in below] == [f"pipeline numbers: {point}, seed 1" for point in ("broken", "five", "two")]
+    state = tracking.read_state(project, below[1].info.run_id)  # a point can be brought back, not only its sweep
+    assert b"number: 5" in state.files["params.yaml"]
+
+
+@pytest.mark.slow
+def test_what_dvcs_queue_has_done_is_not_run_again(project: Path, tmp_path: Path, prefect_server: str) -> None:
+    variables = environment(tmp_path, prefect_server)
+    queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=variables, capture_output=True, text=True)
+    assert "[1/1] queued sweep-numbers-two-seed-1" in queued.stdout, queued.stdout + queued.stderr
+    ran = dvc_command(project, "exp", "run", "--run-all", SOUNDMILL_TRACKING="off")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    done = subprocess.run(command("--points", "two"), cwd=project, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("done before: taken from the cache") == 2
+    assert "working on" not in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The files
+
+
+@cache
+def planned(name: str) -> list[sweep.Run]:
+    """The runs of a sweep of the project, two seeds of each point."""
+    return sweep.plan(ROOT, sweep.read(ROOT, name), ["corpus=esc", "corpus.path=../somewhere"], [], [3, 4])
+
+
+@pytest.mark.parametrize("name", sorted(sweep.files(ROOT)))
+def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
+    wanted, runs = sweep.read(ROOT, name), planned(name)
+    assert [(run.point, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in wanted.points]
+    known = {"events": {"one event", "several events"}, "labels": {"1 label", "2 labels", "3 or more labels"}}
+    ours = known.get(wanted.subsets, set()) if wanted.subsets else set(wanted.points)
+    assert wanted.paper is None or ours & set(wanted.paper.rows)  # the paper's rows are called as ours are
+    documents = [json.dumps(run.document, sort_keys=True) for run in runs]
+    assert len(set(documents)) == len(runs)
+    for run in runs:
+        assert run.document["corpus"]["path"] == str((ROOT / "../somewhere").resolve())
+        assert run.document["evaluate"]["subsets"] == ([wanted.subsets] if wanted.subsets else [])
+
+
+def test_points_of_one_training_differ_in_sampling_alone() -> None:
+    for name in ("steps", "guidance"):
+        documents = [copy.deepcopy(run.document) for run in planned(name)]
+        for document in documents:
+            document["tango"].pop("generate")
+        assert all(document == documents[0] for document in documents)
+
+
+def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
+    wanted = sweep.read(project, "numbers")
+    with pytest.raises(UserError, match=r"no sweep 'numbrs' .*did you mean 'numbers'\?"):
+        sweep.read(project, "numbrs")
+    with pytest.raises(UserError, match=r"point 'two': .*first\.numbre"):
+        sweep.plan(project, wanted, ["first.numbre=3"], [], [])
+    with pytest.raises(UserError, match="no point 'tow'; did you mean 'two'"):
+        sweep.plan(project, wanted, [], ["tow"], [])
+    with pytest.raises(UserError, match=r"evaluate\.number=7: the points of this sweep differ in evaluate\.number"):
+        sweep.plan(project, wanted, ["evaluate.number=7"], [], [])
+    (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("title:", "titel:"))
+    with pytest.raises(UserError, match=r"numbers.yaml.titel: unknown key; did you mean 'title'\?"):
+        sweep.read(project, "numbers")
+    (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("keys: [first.number]", "keys: []"))
+    with pytest.raises(UserError, match=r"seeds\.keys: empty"):
+        sweep.plan(project, sweep.read(project, "numbers"), [], [], [0, 1])
+
+
+def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
+    wanted = sweep.read(ROOT, "mixup")
+    keys = wanted.seeds.model_copy(update={"keys": ["{family}.train.seed", "mixup.seed"]})
+    (run,) = sweep.plan(ROOT, wanted.model_copy(update={"seeds": keys}), ["model=[ddpm_mel,tango]"], ["random"], [5])
+    assert run.overrides[-3:] == ["ddpm_mel.train.seed=5", "tango.train.seed=5", "mixup.seed=5"]

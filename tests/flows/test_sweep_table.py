@@ -1,0 +1,119 @@
+"""Rows, intervals and differences with known answers; the paper's numbers and what they are called; tables and the figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from flows import sweep_table
+from flows.sweep_table import Estimate, Outcome
+
+PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
+
+
+def scored(fad: float, accuracy: float = 0.5, clips: int = 80, files: str = "a") -> dict:
+    return {
+        "protocol": "soundmill-1",
+        "fad_yamnet": fad,
+        "fad_yamnet_low": fad - 1,
+        "fad_yamnet_high": fad + 2,
+        "label_accuracy_yamnet": accuracy,
+        "ruler": {"fad_yamnet": {"floor": 1.0}, "label_accuracy_yamnet": {"real": 0.9}, "kl_yamnet": {"floor": 2.0}},
+        "counts": {"generated": clips},
+        "files": {"reference": files},
+    }
+
+
+def rows_of(*outcomes: Outcome, **paper: str | None) -> list[sweep_table.Row]:
+    return sweep_table.make_rows(outcomes, PAPER, paper.get("protocol") or "another", paper.get("files"))
+
+
+def test_one_seed_keeps_its_bootstrap_interval():
+    pressure, none, theirs = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("none", 0, scored(12.0)))
+    assert pressure.scores["fad_yamnet"].total == Estimate(10.0, 9.0, 12.0)
+    assert none.scores["fad_yamnet"].difference == Estimate(2.0)  # one pair has no interval
+    assert list(none.scores) == ["fad_yamnet", "label_accuracy_yamnet"]  # kl has a ruler, and no value
+    assert (theirs.name, theirs.scores, theirs.paper) == ("AudioLDM-L", {}, {"fad": 2.08})
+
+
+def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_seed():
+    # 10, 12, 14: mean 12, standard error 2/√3, t(0.975, 2) = 4.302653; the differences 3, 3, 3 have no spread
+    rows = rows_of(
+        *(Outcome("pressure", seed, scored(10.0 + 2 * seed)) for seed in range(3)),
+        *(Outcome("none", seed, scored(13.0 + 2 * seed)) for seed in range(3)),
+    )
+    total = rows[0].scores["fad_yamnet"].total
+    half = 4.302652729911275 * 2 / 3**0.5
+    assert (total.value, total.low, total.high) == pytest.approx((12.0, 12.0 - half, 12.0 + half))
+    difference = rows[1].scores["fad_yamnet"].difference
+    assert (difference.value, difference.low, difference.high) == pytest.approx((3.0, 3.0, 3.0))
+    (told,) = sweep_table.differences(rows)
+    assert told["fad_yamnet"] == "+3 (+3 … +3)"
+    assert sweep_table.records(rows)[0]["seeds"] == "0 1 2"
+
+
+def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
+    rows = rows_of(
+        Outcome("pressure", 0, scored(10.0)),
+        Outcome("none", 0, scored(11.0)),
+        Outcome("pressure", 1, failure="stage train@tango failed: it ran out of memory"),
+        Outcome("none", 1, scored(20.0)),
+    )
+    assert rows[1].scores["fad_yamnet"].total.value == 15.5
+    assert rows[1].scores["fad_yamnet"].difference == Estimate(1.0)
+    record = sweep_table.records(rows)[0]
+    assert record["failed"] == "seed 1: stage train@tango failed: it ran out of memory"
+    assert record["fad_yamnet"] == "10"  # no interval over clips in a table of intervals over seeds
+    assert "it ran out of memory" in sweep_table.markdown("Mixup", rows, "table 4")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "files", "comparable"),
+    [("soundmill-1", "a", True), ("soundmill-1", "b", False), ("soundmill-1", None, False), ("audioldm_eval-16k", "a", False)],
+)
+def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(protocol, files, comparable):
+    rows = rows_of(Outcome("pressure", 0, scored(10.0)), protocol=protocol, files=files)
+    assert rows[0].comparable is comparable
+    text = sweep_table.markdown("Mixup", rows, "Ghosal et al. 2023, table 4")
+    assert ("FD 24.52, KL 1.37, FAD 1.59 (other data)" in text) is not comparable
+    assert "FD 24.52, KL 1.37, FAD 1.59" in text
+    assert "FAD 2.08 (other data)" in text  # what we have no row for is never ours to compare
+
+
+def test_every_number_is_in_the_csv():
+    rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(11.0)), Outcome("none", 0, failure="why"))
+    lines = list(csv.reader(io.StringIO(sweep_table.csv_text(rows))))
+    assert ["pressure", "score", "1", "fad_yamnet", "11.0", "10.0", "13.0"] in lines
+    assert ["pressure", "paper (other data)", "", "fad", "1.59", "", ""] in lines
+    assert ["none", "failed", "0", "why", "", "", ""] in lines
+
+
+def test_rows_of_different_size_are_warned_of():
+    alike = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
+    other = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
+    assert [line for line in other if line not in alike] == [
+        "Rows rest on different numbers of clips: Fréchet distances of fewer clips are biased upward."
+    ]
+
+
+def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and_the_paper():
+    rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(12.0)), Outcome("none", 0, failure="why"))
+    figure = sweep_table.draw("Mixup", rows)
+    panels = {axes.get_xlabel().split(" ·")[0]: axes for axes in figure.axes}
+    assert set(panels) == {"Fréchet distance", "Label accuracy", "FAD in the paper (other data)"}
+    ends = [tuple(line.get_xdata()) for line in panels["Fréchet distance"].lines if len(line.get_xdata()) == 2]
+    assert {(9.0, 12.0), (11.0, 14.0)} < set(ends)  # each seed's own
+    assert min(ends)[0] < 0  # the mean's over seeds, which is wider
+    assert "failed" in [text.get_text() for text in panels["Fréchet distance"].texts]
+    assert [line.get_xdata()[0] for line in panels["FAD in the paper (other data)"].lines] == [1.59, 2.08]
+    legend = [text.get_text() for text in figure.legends[0].texts]
+    assert legend[0] == "mean of 2 seeds, 95 % over seeds"
+    assert legend[-1] == "paper (other data: scale above)"
+
+
+def test_nothing_done_is_a_table_too():
+    rows = sweep_table.make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
+    assert "seed 0: why" in sweep_table.markdown("Mixup", rows, None)
+    sweep_table.draw("Mixup", rows).canvas.draw()
