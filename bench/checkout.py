@@ -28,7 +28,7 @@ class Checkout:
 
     @classmethod
     def make(cls, root: Path, overrides: list[str]) -> Checkout:
-        """Copy the code and compose params.yaml; the graph keeps its data stages alone, so that `dvc repro` ends there."""
+        """Copy the code and compose params.yaml, of one family; the graph keeps its data stages alone, so that `dvc repro` ends there."""
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE],
             cwd=ROOT,
@@ -39,7 +39,9 @@ class Checkout:
             if (ROOT / name).is_file():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
-        params.write_yaml(params.compose(ROOT / "conf", [*overrides, f"execution.workers={WORKERS}"]), root / "params.yaml")
+        params.write_yaml(
+            params.compose(ROOT / "conf", ["model=ddpm_mel", *overrides, f"execution.workers={WORKERS}"]), root / "params.yaml"
+        )
         graph = params.read_yaml(root / "dvc.yaml")
         graph["stages"] = {name: stage for name, stage in graph["stages"].items() if name.startswith(DATA_STAGES)}
         params.write_yaml(graph, root / "dvc.yaml")

@@ -40,7 +40,7 @@ def test_every_stage_accepts_every_choice(corpus, scale):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))
 def test_text_encoders_are_chosen_by_name(name):
-    assert params.compose(ROOT / "conf", [])["text"] == {}
+    assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["text"] == {}
     document = params.compose(ROOT / "conf", ["model=tango", f"text={name}"])
     chosen = params.parse(accepted("encode_text"), document["text"]["tango"], name)
     assert (chosen.revision is None) == (chosen.encoder == text.SCRATCH)
@@ -48,7 +48,7 @@ def test_text_encoders_are_chosen_by_name(name):
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_what_latent_families_need_is_there(scale):
-    assert params.compose(ROOT / "conf", [])["latent_families"] == {}
+    assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}
     document = params.compose(ROOT / "conf", ["model=tango", f"scale={scale}"])
     assert set(document["text"]) == set(document["latent_families"]) == {"tango"}
     for family, wants in document["latent_families"].items():

@@ -20,6 +20,7 @@ import soundfile
 from soundmill import manifest, params
 
 SHRUNK = [
+    "model=ddpm_mel",
     "tagger.epochs=2",
     "evaluate.bootstrap=5",
     "evaluate.examples=2",

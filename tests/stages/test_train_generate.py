@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
 
 SHRUNK = [
+    "model=ddpm_mel",
     "ddpm_mel.train.steps=12",
     "ddpm_mel.train.batch_size=4",
     "ddpm_mel.train.log_every_steps=2",
@@ -209,7 +210,7 @@ def test_codec_sounds_like_the_clip(tmp_path, trained, data, composed):
 @pytest.mark.slow
 def test_paper_scale_trains_and_generates(tmp_path, data):
     """The seed's own settings (eps, linear, power picture with the clip's maximum, resized, ddpm), with a small network."""
-    document = params.compose(ROOT / "conf", ["scale=paper"])
+    document = params.compose(ROOT / "conf", ["model=ddpm_mel", "scale=paper"])
     shrunk = params.compose(ROOT / "conf", SHRUNK)["ddpm_mel"]
     train = document["ddpm_mel"]["train"]
     for key in ("batch_size", "log_every_steps", "checkpoint_seconds", "hardware", "grid", "sampling"):
