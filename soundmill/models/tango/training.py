@@ -168,9 +168,13 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
 
 
 def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:
-    """Latents of clips and (where they are asked for) of mixes, which must be of one autoencoder: the one beside them."""
+    """Latents of clips and (where they are asked for, and there are captions to join) of mixes.
+
+    They must be of one autoencoder: the one beside them.
+    """
     clips = Listing(inputs / "latents" / "clips")
-    mixes = Listing(inputs / "latents" / "mixes") if params.mixed_items else None
+    # Of clips without any caption no mix is made, and what is trained knows no text.
+    mixes = Listing(inputs / "latents" / "mixes") if params.mixed_items and any(clips.captions.values()) else None
     if mixes and not mixes.of("train"):
         raise UserError(
             f"{mixes.directory}: no mix, and train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
