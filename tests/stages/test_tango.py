@@ -267,3 +267,12 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path, data, composed
 def test_without_mixes_it_trains_on_clips_alone(tmp_path, data, composed):
     metrics = train(tmp_path, data, composed, mixed_items=0, steps=None, epochs=3, accumulate=1, null_text="zeros")
     assert (metrics["mixes"], metrics["steps"]) == (0, 6)
+
+
+def test_clips_without_any_caption_are_trained_on_without_mixes(tmp_path, data, composed):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    about = read_about(tmp_path / "tango" / "latents" / "clips")
+    write_latents(tmp_path / "tango" / "latents" / "clips", {clip_id: [] for clip_id in CAPTIONS}, about)
+    write_latents(tmp_path / "tango" / "latents" / "mixes", {}, about)
+    metrics = train(tmp_path, tmp_path, composed)
+    assert (metrics["mixes"], metrics["captions"]) == (0, 0)
