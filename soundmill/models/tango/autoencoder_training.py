@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from soundmill.training.module import TrainingModule, fit_averaged, use_threads
 from soundmill.training.seeds import seed_of
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
+CONTRASTED = (4, 8, 16)  # sides of the squares that contrast is compared in
 SCALING_CLIPS = 256  # that the scaling factor is measured on, at most
 MEASURED_CLIPS = 64  # held-out ones, at most
 DRAWN_CLIPS = 4
@@ -45,14 +46,30 @@ class AutoencoderModule(TrainingModule):
 
 
 def reconstruction_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
-    """Mean absolute error of [B, 1, frames, n_mels], plus the mean of those of the same pictures averaged over squares.
+    """Mean absolute error of [B, 1, frames, n_mels], plus that of two things which squares of several sizes have.
 
-    The coarser ones weigh what is wrong for a while and a band's width more than grain, whose errors cancel out.
+    Their mean: what is wrong for a while and a band's width weighs more than grain, whose errors cancel out. Their standard
+    deviation: grain that cannot be rebuilt as it was, and that the least absolute error would smooth away, stays as strong.
     """
-    pool = nn.functional.avg_pool2d
-    sides = [side for side in POOLED if side <= min(picture.shape[2:])]
-    coarse = [(pool(rebuilt, side) - pool(picture, side)).abs().mean() for side in sides]
-    return (rebuilt - picture).abs().mean() + (torch.stack(coarse).mean() if coarse else 0.0)
+    fine = (rebuilt - picture).abs().mean()
+    return fine + _multi_resolution(_pooled, POOLED, rebuilt, picture) + _multi_resolution(_contrast, CONTRASTED, rebuilt, picture)
+
+
+def _multi_resolution(of: Callable[[Tensor, int], Tensor], sides: Sequence[int], rebuilt: Tensor, picture: Tensor) -> Tensor:
+    fitting = [side for side in sides if side <= min(picture.shape[2:])]
+    errors = [(of(rebuilt, side) - of(picture, side)).abs().mean() for side in fitting]
+    return torch.stack(errors).mean() if errors else picture.new_zeros(())
+
+
+def _pooled(picture: Tensor, side: int) -> Tensor:
+    return nn.functional.avg_pool2d(picture, side)
+
+
+def _contrast(picture: Tensor, side: int) -> Tensor:
+    """Standard deviation within squares that overlap by half."""
+    pool = partial(nn.functional.avg_pool2d, kernel_size=side, stride=side // 2)
+    variance = pool(picture.square()) - pool(picture).square()
+    return (variance.clamp_min(0) + 1e-4).sqrt()  # a root has no slope at 0
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
