@@ -146,7 +146,8 @@ def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str
 def queue(root: Path, name: str, overrides: list[str]) -> str:
     """Put an experiment with these Hydra overrides into DVC's queue; returns its name, numbered where that is taken."""
     taken = set(_dvc(root, "exp", "list", "--name-only").split())
-    free = next(other for other in (name, *(f"{name}-{number}" for number in itertools.count(2))) if other not in taken)
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    free = next(other for other in itertools.chain([name], numbered) if other not in taken)
     _dvc(root, "exp", "run", "--queue", "--name", free, *(word for override in overrides for word in ("-S", override)))
     return free
 

@@ -69,7 +69,7 @@ def test_a_sweep_is_killed_goes_on_and_names_the_point_that_fails(project: Path,
     killed.kill()
     killed.wait()
 
-    done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stdout + done.stderr
     said = done.stdout
     assert "== two, seed 1: done" in said
@@ -128,7 +128,7 @@ def test_what_dvcs_queue_has_done_is_not_run_again(project: Path, tmp_path: Path
     assert "[1/1] queued sweep-numbers-two-seed-1" in queued.stdout, queued.stdout + queued.stderr
     ran = dvc_command(project, "exp", "run", "--run-all", SOUNDMILL_TRACKING="off")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    done = subprocess.run(command("--points", "two"), cwd=project, env=variables, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command("--points", "two"), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("done before: taken from the cache") == 2
     assert "working on" not in done.stdout
