@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +78,26 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
 
     A competitor returns its own seconds: what it prepares and clears away is not counted. Every second round runs backwards.
     """
+    PR_SET_CHILD_SUBREAPER = 36  # what outlives a competitor (the process that ours fork their workers from) becomes our child
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    resource_tracker.ensure_running()  # of this process's own pools: it stays
+    others = _children()
     rounds = Rounds({name: [] for name in competitors}, {name: [] for name in competitors})
     for number in range(repetitions):
         names = list(competitors)
         for name in names if number % 2 == 0 else reversed(names):
             before = _cpu_of_children()
             rounds.seconds[name].append(competitors[name]())
+            for child in _children() - others:
+                os.waitpid(child, 0)
             rounds.cpu_seconds[name].append(_cpu_of_children() - before)
             wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
             print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
     return rounds
+
+
+def _children() -> set[int]:
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
 def _cpu_of_children() -> float:

@@ -29,8 +29,8 @@ class Project:
         return cls(root)
 
     def run(self, module: str, section: str | None = None, imported: tuple[str, ...] = (), **ports: Path) -> float:
-        """Run `stages.<module>`; ports not named here lie below `data/`. Returns the seconds its workers were at it: from the
-        first shard's start to the last one's end, without importing the modules `imported` (stages do so when they need them)."""
+        """Run `stages.<module>`, whose workers import the modules `imported` beside it; ports not named here lie below `data/`.
+        Returns the seconds its workers were at it: from the first shard's start to the last one's end."""
         run = importlib.import_module(f"stages.{module}").run
         hints = get_type_hints(run, include_extras=True)
         names = {name: self.root / "data" / name for name, hint in hints.items() if hint in (stage.Input, stage.Output)}
@@ -50,7 +50,12 @@ class Project:
             imported=imported,
         )
         context.times.mkdir(parents=True)
+        shards.start_server([f"stages.{module}", *imported])
         run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
+        for output in (names[name] for name, hint in hints.items() if hint == stage.Output):
+            # What stage.publish does with the whole file system at once, which here has the others' files too.
+            for path in output.rglob("*") if output.is_dir() else [output]:
+                shards.sync_directory(path) if path.is_dir() else shards.sync_file(path)
         times = [json.loads(path.read_text()) for path in context.times.iterdir()]
         return max((end for _, end in times), default=0.0) - min((start for start, _ in times), default=0.0)
 

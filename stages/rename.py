@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from soundmill import manifest, shards, stage
@@ -167,7 +166,7 @@ def _clip_rows(path: Path | None, planned: pa.Table | None, clips: Path) -> list
     """Names and places of the clips of one shard, each of which must be planned; `path` None: no clip survived in it."""
     if path is None:
         return []
-    table = pq.read_table(path, columns=["clip_id", "recording_id", "source", "start"])
+    table = shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id", "source", "start"])
     ids = pa.array([], pa.string()) if planned is None else planned["clip_id"].combine_chunks()
     strangers = table.filter(pc.invert(pc.is_in(table["clip_id"], ids)))
     if strangers.num_rows:
@@ -283,7 +282,7 @@ def _write_audio(ctx: stage.Context, clips: Path, left_out: set[str], directory:
     """Write every clip but those left out as `<clip_id>.wav` below `directory`."""
     jobs = []
     for path in shards.shard_paths(clips):
-        ids = _values(pq.read_table(path, columns=["clip_id"]), "clip_id")
+        ids = _values(shards.read_table(path, manifest.CLIPS, ["clip_id"]), "clip_id")
         absent = left_out.intersection(ids)
         jobs.append(shards.Job(path.stem, (path, absent), len(ids), shards.digest(shards.signature(path), sorted(absent))))
     _, named = ctx.make_shards(name_clips, jobs, "named")

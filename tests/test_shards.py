@@ -414,13 +414,15 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     real = shards.file_digest
     monkeypatch.setattr(shards, "file_digest", lambda path: [real(path), read.append(path)][0])
     cache = tmp_path / "digests.sqlite"
+    written = os.stat(files[0]).st_mtime_ns
+    monkeypatch.setattr(shards.time, "time_ns", lambda: written)
     fresh = list(shards.file_digests(files, cache, 2))
     assert fresh == [real(path) for path in files]
     assert len(read) == 1200
     read.clear()
     assert list(shards.file_digests(files[:3], cache)) == fresh[:3]
     assert len(read) == 3  # changed too short a time ago to be known by their times
-    later = time.time_ns() + 10**10
+    later = written + 10**11
     monkeypatch.setattr(shards.time, "time_ns", lambda: later)
     assert list(shards.file_digests(files, cache)) == fresh
     read.clear()

@@ -203,7 +203,7 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
     low, high = float(drawn.min()), float(drawn.max())
     margin = 0.03 * (high - low) or max(abs(low), 1e-3) * 0.1
     bins = np.linspace(low - margin, high + margin, BARS + 1)
-    axes.hist([kept, refused], bins=bins, stacked=True, color=[KEPT, REFUSED], log=True)
+    axes.hist([kept, refused], bins=bins, stacked=True, color=[KEPT, REFUSED], log=True, histtype="stepfilled")
     for mark in marks:
         axes.axvline(mark, color=REFUSED, linewidth=1.3, linestyle=(0, (4, 2)))
     axes.set_xlim(bins[0], bins[-1])
