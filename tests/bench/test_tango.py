@@ -49,7 +49,7 @@ def untrained(tmp_path_factory) -> Path:
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     told = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
     net = build_net(trained, model.latent_shape(FRAMES))
-    checkpoint.save(Model(trained, net, model, FRAMES, told), home / "autoencoder", home / "model", {})
+    checkpoint.save(Model(trained, net, model, FRAMES, told), home, home / "model", {})
     return home / "model"
 
 
