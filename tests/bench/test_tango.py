@@ -148,6 +148,6 @@ def test_the_fastest_sampler_that_is_as_good():
         },
     }
     seconds = {run: {"wall": run.steps / 10, "cpu": run.steps / 5} for run in scores}
-    found = samplers.fastest(scores, seconds, "fad_yamnet", Run("ddpm", 200))
+    found = samplers.fastest(scores, seconds, "cpu", "fad_yamnet", Run("ddpm", 200))
     assert found == {"run": "dpm++ 20", "steps": 20, "times_faster": {"wall": 10, "cpu": 10}, "all": ["ddpm 200", "dpm++ 20"]}
-    assert samplers.fastest(scores, seconds, "label_accuracy_yamnet", Run("ddpm", 200))["run"] == "dpm++ 10"
+    assert samplers.fastest(scores, seconds, "cpu", "label_accuracy_yamnet", Run("ddpm", 200))["run"] == "dpm++ 10"
