@@ -6,13 +6,14 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import sweep
+from flows import dvc, sweep
 from soundmill.errors import UserError
 from tests.flows.test_pipeline import ROOT, ask, environment, runs
 from tests.flows.tiny import PARAMS, dvc_command, git
@@ -60,21 +61,34 @@ def command(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_killed_goes_on_and_names_the_point_that_fails(project: Path, tmp_path: Path, prefect_server: str) -> None:
+def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_that_fails(
+    project: Path, tmp_path: Path, prefect_server: str
+) -> None:
     variables = environment(tmp_path, prefect_server)
+    queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=variables, capture_output=True, text=True)
+    assert "[1/1] queued sweep-numbers-two-seed-1" in queued.stdout, queued.stdout + queued.stderr
+    ran = dvc_command(project, "exp", "run", "--run-all", SOUNDMILL_TRACKING="off")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
     killed = subprocess.Popen(command(), cwd=project, env=variables, stdout=subprocess.PIPE, text=True)
+    before = []
     for line in killed.stdout:
+        before.append(line.strip())
         if "working on 5" in line:
             break
     killed.kill()
     killed.wait()
+    while dvc.holders(project / "workspaces" / "sweep-numbers"):  # its stage dies with it, not at the same moment
+        time.sleep(0.1)
+    assert "working on 2" not in before
+    assert len([line for line in before if line.startswith("done before: taken from the cache")]) == 2
 
     done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stdout + done.stderr
     said = done.stdout
     assert "== two, seed 1: done" in said
     assert "== five, seed 1: done" in said
-    assert ("working on 2" in said, "working on 5" in said) == (False, True)  # the one was finished before the kill
+    assert ("working on 2" in said, "working on 5" in said) == (False, True)
     assert "== broken, seed 1: failed: stage evaluate@tiny failed: evaluate: the number is wrong; give another one" in said
     assert "1 of 3 runs failed: broken, seed 1" in said
 
@@ -86,7 +100,7 @@ def test_a_sweep_is_killed_goes_on_and_names_the_point_that_fails(project: Path,
     assert "the number is wrong" in broken["failures"]["1"]
     assert "FAD 1.5 (other data)" in (results / "table.md").read_text()
     assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert not (project / "dvc.lock").exists()  # the project's own parameters and outputs are not touched
+    assert not (project / "data" / "generated").exists()  # the project's own parameters and outputs are not touched
 
     flow_runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=4)
     assert [run["name"] for run in flow_runs] == [
@@ -119,19 +133,6 @@ def test_a_sweep_is_killed_goes_on_and_names_the_point_that_fails(project: Path,
     assert [run.info.run_name for run in below] == [f"pipeline numbers: {point}, seed 1" for point in ("broken", "five", "two")]
     state = tracking.read_state(project, below[1].info.run_id)  # a point can be brought back, not only its sweep
     assert b"number: 5" in state.files["params.yaml"]
-
-
-@pytest.mark.slow
-def test_what_dvcs_queue_has_done_is_not_run_again(project: Path, tmp_path: Path, prefect_server: str) -> None:
-    variables = environment(tmp_path, prefect_server)
-    queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=variables, capture_output=True, text=True)
-    assert "[1/1] queued sweep-numbers-two-seed-1" in queued.stdout, queued.stdout + queued.stderr
-    ran = dvc_command(project, "exp", "run", "--run-all", SOUNDMILL_TRACKING="off")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    done = subprocess.run(command("--points", "two"), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("done before: taken from the cache") == 2
-    assert "working on" not in done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
