@@ -380,6 +380,8 @@ def _listed(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
+    if not all(part.isdigit() for part in _listed(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 0, with commas between")
     return [int(part) for part in _listed(text)]
 
 
