@@ -17,10 +17,14 @@ from soundmill import cli, params, stage
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import generation, registry
+from soundmill.models.tango import vocoder as vocoders
 from soundmill.models.tango.latents import read_about
+from soundmill.models.tango.vocoder import Vocoder, build_vocoder
 from soundmill.training import callbacks
 from tests import clap_weights
 from tests.imports import ROOT
+from tests.models.test_tango_autoencoder import SPEC
+from tests.models.test_tango_vocoder import VOICE
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
 
 SHRUNK = [
@@ -158,6 +162,37 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     assert np.abs(one).max() > 0.05
     with pytest.raises(UserError, match="give a prompt"):
         generation.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
+
+
+def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
+    """It must be there, and for these log-mels, before anything is trained."""
+    document = json.loads(json.dumps(composed))
+    document["tango"]["generate"]["sampling"]["vocoder"] = "hifigan"
+    sampling = document["tango"]["train"]["sampling"] | {"vocoder": "hifigan"}
+    shutil.copytree(data, tmp_path / "data")
+    wanted = {"sampling": sampling, "steps": 1, "accumulate": 1}
+    with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
+        train(tmp_path, tmp_path / "data", composed, **wanted)
+    other = SPEC.model_copy(update={"f_max": 7000.0})
+    voice = Vocoder(VOICE, other, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
+    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+    with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000.0, not 8000.0\)"):
+        train(tmp_path, tmp_path / "data", composed, **wanted)
+    shutil.rmtree(tmp_path / "data" / "tango" / "vocoder")
+    voice.spec = SPEC
+    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+    train(tmp_path, tmp_path / "data", composed, **wanted)
+    shutil.rmtree(tmp_path / "data" / "tango")
+    generate(tmp_path, tmp_path / "data", document)
+    assert soundfile.info(tmp_path / "codec" / "held-0.wav").frames == 4000
+
+
+def test_a_vocoder_that_the_checkpoint_lacks_is_not_replaced(tmp_path, trained, data, composed):
+    document = json.loads(json.dumps(composed))
+    document["tango"]["generate"]["sampling"]["vocoder"] = "hifigan"
+    shutil.copytree(trained / "model", tmp_path / "model")
+    with pytest.raises(SystemExit, match=r"this checkpoint has no vocoder: set sampling\.vocoder to `griffin_lim`"):
+        generate(tmp_path, data, document)
 
 
 def test_the_command_line_takes_a_prompt(tmp_path, trained):

@@ -1,0 +1,127 @@
+"""The stage on real recordings: it learns, ends the same however often it was killed, and takes what others trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from soundmill import manifest, params, shards, stage
+from soundmill.audio import decode
+from soundmill.audio.mel import SPEC_KEY, log_mel
+from soundmill.models.tango import vocoder as vocoders
+from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.training import callbacks
+from stages import vocoder
+from tests.models.test_tango_autoencoder import SPEC
+from tests.models.test_tango_vocoder import VOICE
+
+SECONDS = 0.8
+TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, shared) -> Path:
+    """One recording of each class, its loudest part: eight to train on, two held out."""
+    directory, rate = tmp_path_factory.mktemp("data"), SPEC.sample_rate
+    clips, rows, catalog = [], [], []
+    folders = sorted(path for path in (shared / "data" / "esc10").iterdir() if path.is_dir())
+    for number, folder in enumerate(folders):
+        clip_id = f"clip{number}"
+        whole = decode.read_mono(min(folder.iterdir()), rate, 60.0)
+        middle = int(abs(whole).argmax())
+        start = min(max(0, middle - int(SECONDS * rate / 2)), len(whole) - int(SECONDS * rate))
+        flac = decode.encode_flac(whole[start : start + int(SECONDS * rate)], rate)
+        wave = decode.decode_flac(flac)
+        common = {"clip_id": clip_id, "recording_id": "r", "source": "r.wav", "start": 0.0}
+        audio = {"bytes": flac, "path": f"{clip_id}.flac"}
+        clips.append({**common, "audio": audio, "num_samples": len(wave), "digest": clip_id, "quality": None})
+        values = log_mel(wave, SPEC).astype("<f2")
+        size = {"num_mels": SPEC.n_mels, "num_frames": values.shape[1]}
+        rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": clip_id, **size})
+        told = {"shard": 0, "labels": [], "captions": [], "corpus": "test", "weight": 1.0}
+        catalog.append({**common, **told, "split": "train" if number < 8 else "valid"})
+    shards.write_rows(clips, directory / "clips" / shards.shard_name(0), manifest.CLIPS)
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: SPEC.model_dump_json().encode()})
+    shards.write_rows(rows, directory / "mels" / shards.shard_name(0), schema)
+    shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch, root):
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    monkeypatch.chdir(root)
+
+
+def make(home: Path, data: Path, root: Path, steps: int, network=None, weights=None, checkpoint_seconds=60.0) -> dict:
+    """Run the stage in this process, on the laptop's configuration, shrunk; returns its metrics."""
+    changes = [
+        "model=tango", "vocoder=hifigan_laptop", "vocoder.tango.hardware.threads=1", "vocoder.tango.hardware.accelerator=cpu",
+        "tango.train.sampling.griffin_lim_iterations=4", "execution.workers=1",
+        f"vocoder.tango.weights.steps={steps}", "vocoder.tango.weights.batch_size=2", "vocoder.tango.weights.crop_frames=8",
+        f"vocoder.tango.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.tango.weights.log_every_steps=2",
+        "vocoder.tango.weights.optimiser.learning_rate=1.0e-2",
+    ]  # fmt: skip
+    document = params.compose(root / "conf", changes)
+    document["vocoder"]["tango"] |= {"network": network or TINY} | ({"weights": weights} if weights else {})
+    home.mkdir(exist_ok=True)
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--variant", "tango", "--name", "vocoder/tango", "--clips", f"{data}/clips", "--mels", f"{data}/mels",
+        "--catalog", f"{data}/catalog.parquet", "--vocoder", f"{home}/vocoder", "--curves", f"{home}/curve.csv",
+        "--grid", f"{home}/grid.png", "--metrics", f"{home}/metrics.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stage.main(vocoder.run, "vocoder", arguments)
+    return json.loads((home / "metrics.json").read_text())
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    return {
+        name: (home / name).read_bytes() for name in ("vocoder/model.safetensors", "vocoder/config.json", "curve.csv", "grid.png")
+    }
+
+
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monkeypatch, capfd):
+    class Killed(BaseException):
+        pass
+
+    def die(self, trainer, module, outputs, batch, batch_idx):
+        if batch.step == 4:
+            raise Killed
+
+    whole = make(tmp_path / "whole", data, root, 6, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0)
+    assert make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0) == whole
+    assert "resuming at step 4 of 6" in capfd.readouterr().out
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert whole["measured_clips"] == 2
+    assert vocoders.load(tmp_path / "whole" / "vocoder", SPEC).spec == SPEC
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path, data, root):
+    untrained, trained = (make(tmp_path / f"{steps}", data, root, steps) for steps in (1, 80))
+    assert trained["valid_l1_db"] < 0.85 * untrained["valid_l1_db"]
+    assert trained["valid_griffin_lim_l1_db"] == untrained["valid_griffin_lim_l1_db"] > 0
+
+
+def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):
+    (tmp_path / "home").mkdir()
+    build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "home" / "theirs" / "vocoder")
+    loaded = {"kind": "load", "name": "theirs", "revision": None}
+    metrics = make(tmp_path / "home", data, root, 1, VOICE.model_dump(), loaded)
+    assert "CC BY-NC-SA" in capfd.readouterr().out
+    assert "loss" not in metrics
+    assert metrics["valid_l1_db"] > 0
+    assert (tmp_path / "home" / "curve.csv").read_text() == "step,loss\n"
+    assert json.loads((tmp_path / "home" / "vocoder" / "config.json").read_text())["source"]["name"] == "theirs"
+
+
+def test_rates_of_another_hop_are_refused(tmp_path, data, root):
+    with pytest.raises(SystemExit, match=r"make 80 samples of a frame, and hop_length of its spectrogram is 160"):
+        make(tmp_path / "home", data, root, 1, {**TINY, "rates": [4, 5, 4]})
