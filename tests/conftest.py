@@ -26,7 +26,7 @@ def shared() -> Path:
     return path
 
 
-# How far property tests look: `make fuzz` sets HYPOTHESIS_PROFILE=long.
-settings.register_profile("short", max_examples=100)
-settings.register_profile("long", max_examples=20_000)
+# How far property tests look: `make fuzz` sets HYPOTHESIS_PROFILE=long. None has a deadline: a machine that is busy fails no test.
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("long", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
