@@ -155,18 +155,23 @@ def _main(
     args = _parse(run, section, ports, argv)
     _die_with_ancestors()
     shards.forgo_pandas()
-    execution = params.load(params.ExecutionParams, args.params, "execution")
+    document = params.read_yaml(args.params)
+
+    def load(model: type[BaseModel], name: str) -> Any:
+        return params.parse(model, params.section(document, name, str(args.params)), f"{args.params}: {name}")
+
+    execution = load(params.ExecutionParams, "execution")
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
     if workers_import is not None and not cluster:
         # What this module has imported, but not itself: workers run it as their main one, and Python warns of a second time.
         shards.start_server([*(name for name in sys.modules if name.startswith("soundmill.")), *workers_import])
 
-    if args.family and _has_family_section(args.params, args.family, section):
+    if args.family and _has_family_section(document, args.params, args.family, section):
         where = f"{args.family}.{section}"
     else:
         where = f"{section}.{args.variant}" if args.variant else section
     model = params_of_family(args.family) if params_of_family else hints[next(iter(inspect.signature(run).parameters))]
-    values = params.load(model, args.params, where)
+    values = load(model, where)
     root = args.params.resolve().parent
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
@@ -226,8 +231,7 @@ def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: l
     return parser.parse_args(argv)
 
 
-def _has_family_section(path: Path, family: str, section: str) -> bool:
-    document = params.read_yaml(path)
+def _has_family_section(document: dict[str, Any], path: Path, family: str, section: str) -> bool:
     if family not in document:
         raise UserError(f"{path}: section {family!r} is missing{params.did_you_mean(family, list(document))}")
     return section in document[family]
