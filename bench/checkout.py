@@ -28,7 +28,7 @@ class Checkout:
 
     @classmethod
     def make(cls, root: Path, overrides: list[str]) -> Checkout:
-        """Copy the code and compose params.yaml for one family; of the graph the data stages stay, so that `dvc repro` ends there."""
+        """Copy the code and compose params.yaml for one family; its graph ends with the data stages, and so does `dvc repro`."""
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE],
             cwd=ROOT,
