@@ -825,21 +825,22 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
 
 
 def software(function: Callable[..., Any]) -> dict[str, str]:
-    """What the bytes that `function` makes depend on beside its arguments: this library, its own file, Python and packages."""
-    return {"soundmill": _library_digest(), function.__module__: _source_digest(inspect.getfile(function)), **_packages()}
+    """What the bytes that `function` makes depend on beside its arguments: this library, the files beside its own (a stage keeps
+    rows by what they are made from, and another stage's file made that), Python and packages."""
+    module = function.__module__
+    return {
+        "soundmill": _source_digest(Path(__file__).parent),
+        module: _source_digest(Path(inspect.getfile(function)).parent),
+        **_packages(),
+    }
 
 
 # Each is found once in a process, because a process goes on with the code that it has loaded.
 
 
 @cache
-def _library_digest() -> str:
-    return digest([[path.name, file_digest(path)] for path in sorted(Path(__file__).parent.rglob("*.py"))])
-
-
-@cache
-def _source_digest(path: str) -> str:
-    return file_digest(path)
+def _source_digest(directory: Path) -> str:
+    return digest([[path.name, file_digest(path)] for path in sorted(directory.rglob("*.py"))])
 
 
 @cache

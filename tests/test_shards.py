@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -477,3 +478,18 @@ def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
     assert found[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
     assert len(pickle.dumps(found[0])) < len(pickle.dumps(table)) / 3
     assert shards.by_shard(table.slice(0, 0)) == {}
+
+
+def test_software_tells_of_the_files_beside_a_function_too(tmp_path):
+    """A stage keeps rows by keys that tell what they were made from; that a neighbour makes it otherwise now, its code tells."""
+    told = []
+    for turn, neighbour in enumerate(("rate = 1", "rate = 1", "rate = 2")):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        (folder / "neighbour.py").write_text(neighbour)
+        (folder / "stage.py").write_text("def work(): ...")
+        spec = importlib.util.spec_from_file_location("stage", folder / "stage.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        told.append(shards.software(module.work))
+    assert told[0] == told[1] != told[2]
