@@ -149,9 +149,9 @@ def test_training_learns_to_rebuild_and_ends_the_same(project, here):
     model = autoencoders.load(project / "data/first")
     values = np.concatenate([log_mel(number, FRAMES[number]).astype(np.float64).ravel() for number in range(4)])
     assert (model.mean, model.deviation) == pytest.approx((values.mean(), values.std()), abs=1e-5)
-    # The scale is that of the training clips' draws: with silence to frames that none has, it would not be 1.
+    # Of these clips all frames but a few are in latents of 20; with silence to frames that none has, it would be far from 1.
     told = make_latents(project, {**OF_CLIPS, "autoencoder": "first"}, latents={**LATENTS, "frames": 20})
-    assert told["latent_std"] == pytest.approx(1.0, rel=0.01)
+    assert told["latent_std"] == pytest.approx(1.0, rel=0.05)
     assert told["autoencoder"] == model.digest == metrics["digest"]
 
 
