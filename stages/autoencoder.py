@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from soundmill import manifest, shards, stage
+from soundmill import stage
 from soundmill.audio import figures
 from soundmill.audio.mel import read_spec
-from soundmill.errors import UserError
+from soundmill.models.catalog import read_weights
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango import autoencoder_training, pretrained
 from soundmill.models.tango.params import AutoencoderParams
@@ -22,9 +21,7 @@ def run(
     params: AutoencoderParams, ctx: Context, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Output
 ) -> dict[str, Any]:
     """Write the autoencoder, its curve (no point if it was loaded) and a picture of clips beside what it makes of them."""
-    splits = read_splits(catalog)
-    if not splits["train"]:
-        raise UserError(f"{catalog}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+    splits = read_weights(catalog)
     weights = params.weights
     use_threads(params.hardware.threads)
     if weights.kind == "train":
@@ -42,10 +39,7 @@ def run(
     figure = autoencoder_training.draw(model, log_mels, f"autoencoder on {split} clips")
     figures.save_png(figure, grid)
     ctx.tracking.log_figure(figure, "autoencoder")
-    if points:
-        write_curve(points, curves)
-    else:
-        curves.write_text("step,loss\n", encoding="utf-8")
+    write_curve(points, curves)
     digest = autoencoders.save(model, autoencoder, {"kind": weights.kind, **facts})
     return {
         "digest": digest,
@@ -57,15 +51,6 @@ def run(
         "latent_std": measured["latent_std"],
         **({"loss": points[-1]["loss"], "steps": weights.steps} if points else {}),
     }
-
-
-def read_splits(catalog: Path) -> dict[str, dict[str, float]]:
-    """Weight by clip id by split, sorted by id."""
-    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"]).to_pylist()
-    splits: dict[str, dict[str, float]] = {split: {} for split in manifest.SPLITS}
-    for row in sorted(rows, key=lambda row: row["clip_id"]):
-        splits[row["split"]][row["clip_id"]] = row["weight"]
-    return splits
 
 
 if __name__ == "__main__":

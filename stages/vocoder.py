@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from soundmill import manifest, shards, stage
+from soundmill import shards, stage
 from soundmill.audio import figures
 from soundmill.audio.mel import read_spec
-from soundmill.errors import UserError
+from soundmill.models.catalog import read_weights
 from soundmill.models.tango import pretrained, vocoder_training
 from soundmill.models.tango import vocoder as vocoders
 from soundmill.models.tango.params import VocoderParams
@@ -22,11 +22,7 @@ def run(
     params: VocoderParams, ctx: Context, clips: Input, mels: Input, catalog: Input, vocoder: Output, curves: Output, grid: Output
 ) -> dict[str, Any]:
     """Write the vocoder, its curve (no point if it was loaded) and a picture of clips, by it and by Griffin-Lim."""
-    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"]).to_pylist()
-    rows.sort(key=lambda row: row["clip_id"])
-    splits = {split: {row["clip_id"]: row["weight"] for row in rows if row["split"] == split} for split in manifest.SPLITS}
-    if not splits["train"]:
-        raise UserError(f"{catalog}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+    splits = read_weights(catalog)
     spec, weights = read_spec(mels), params.weights
     vocoders.check_hop(params.network, spec)
     use_threads(params.hardware.threads)
@@ -45,10 +41,7 @@ def run(
     figure = vocoder_training.draw(pictures, chosen, spec, f"vocoder on {split} clips")
     figures.save_png(figure, grid)
     ctx.tracking.log_figure(figure, "vocoder")
-    if points:
-        write_curve(points, curves)
-    else:
-        curves.write_text("step,loss\n", encoding="utf-8")
+    write_curve(points, curves)
     vocoders.save(model, vocoder, {"kind": weights.kind, **facts})
     return {
         "parameters": sum(weight.numel() for weight in model.net.parameters()),

@@ -35,6 +35,21 @@ def let_hear(ctx: Any, sample_rate: int, clips: Path, chosen: list[str], output:
             ctx.tracking.log_file(pairs / f"{clip_id}-{kind}.wav", "listen")
 
 
+def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
+    """How often a clip is drawn, by clip id (sorted) by split; no clip to train on is a UserError."""
+    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"])
+    splits: dict[str, dict[str, float]] = {split: {} for split in manifest.SPLITS}
+    for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
+        splits[row["split"]][row["clip_id"]] = row["weight"]
+    if not splits["train"]:
+        raise no_training_clip(catalog)
+    return splits
+
+
+def no_training_clip(where: Path) -> UserError:
+    return UserError(f"{where}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+
+
 def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
     """Labels by clip id by split."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])

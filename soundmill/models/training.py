@@ -13,7 +13,6 @@ from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
-from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.params import FamilyTrainParams
 from soundmill.training.callbacks import Every, write_curve
@@ -76,7 +75,3 @@ def _log_samples(tracking: Any, draw_samples: Callable[[int], Any], module: Trai
         figure = draw_samples(step)
     module.to(module.device)
     tracking.log_figure(figure, f"samples/step-{step:07d}")
-
-
-def no_training_clip(where: Path) -> UserError:
-    return UserError(f"{where}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")

@@ -65,8 +65,8 @@ def without_step(point: dict[str, float]) -> tuple[dict[str, float], int]:
 
 
 def write_curve(points: list[dict[str, float]], path: Path) -> None:
-    """The points as CSV; keys of later points are columns too, empty where a point has none."""
-    columns = list(dict.fromkeys(key for point in points for key in point))
+    """The points as CSV; keys of later points are columns too, empty where a point has none. None: a header."""
+    columns = list(dict.fromkeys(key for point in points for key in point)) or ["step", "loss"]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -17,12 +17,13 @@ from soundmill import manifest, shards
 from soundmill.audio import figures, mel
 from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
+from soundmill.models.catalog import no_training_clip
 from soundmill.models.ddpm_mel import checkpoint
 from soundmill.models.ddpm_mel.checkpoint import FAMILY, Model
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.sample import sample_log_mels
-from soundmill.models.training import Prepared, no_training_clip
+from soundmill.models.training import Prepared
 from soundmill.training.device import autocast, evaluating, pick_device
 from soundmill.training.loader import Batch, Crops, LogMels, Order, gather_log_mels, share
 from soundmill.training.module import TrainingModule

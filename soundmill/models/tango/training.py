@@ -18,6 +18,7 @@ from soundmill.audio import figures
 from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
+from soundmill.models.catalog import no_training_clip
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango import checkpoint, conditions
 from soundmill.models.tango.autoencoder import sample_posterior
@@ -26,7 +27,7 @@ from soundmill.models.tango.conditions import Texts
 from soundmill.models.tango.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.sample import sample_latents, to_log_mels
-from soundmill.models.training import Prepared, no_training_clip
+from soundmill.models.training import Prepared
 from soundmill.training.device import autocast, evaluating, pick_device
 from soundmill.training.loader import Arrays, Batch, Described, Joined, Order, gather, share
 from soundmill.training.module import TrainingModule
