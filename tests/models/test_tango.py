@@ -163,7 +163,7 @@ class Shaped:
 
 def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
     sampling = SamplingParams(
-        sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0,
+        sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0, grain=0.0,
         vocoder="griffin_lim", griffin_lim_iterations=1, griffin_lim_momentum=0.0,
     )  # fmt: skip
     model = Model(laptop, net, Shaped(), 32, None)

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.tango import autoencoder as autoencoders
+from soundmill.models.tango import autoencoder_training as training
 from soundmill.models.tango import pretrained
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, sample_posterior
 from soundmill.models.tango.autoencoder_training import kl_divergence, reconstruction_error
 from soundmill.models.tango.params import AutoencoderNetParams, AutoencoderParams, LoadedParams
+from soundmill.models.tango.sample import with_grain
 from soundmill.params import compose, parse
 
 TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)
@@ -112,6 +114,30 @@ def test_errors_that_last_cost_more_than_errors_that_cancel():
     assert reconstruction_error(picture + checkered, picture) == pytest.approx(1.0 + 0.99, abs=1e-3)  # grain: no error of means
     assert reconstruction_error(picture + checkered, picture - checkered) == pytest.approx(2.0)  # as strong, elsewhere
     assert reconstruction_error(picture + 1, picture) == pytest.approx(2.0)
+
+
+def test_grain_is_noise_of_what_was_lost_in_each_band(model):
+    lost = torch.linspace(0.1, 1.6, SPEC.n_mels)
+    model.residual = lost.tolist()
+    smooth = torch.full((2, SPEC.n_mels, 4000), -4.0)
+    grainy = with_grain(smooth, model, 0.5)
+    torch.testing.assert_close((grainy - smooth).std(dim=2), (0.5 * lost).expand(2, -1), rtol=0.05, atol=0)
+    torch.testing.assert_close(grainy.mean(dim=2), smooth.mean(dim=2), rtol=0, atol=0.05)
+    torch.testing.assert_close(grainy[1:], with_grain(smooth[1:], model, 0.5), rtol=0, atol=0)  # whatever came before
+    assert with_grain(smooth, model, 0.0) is smooth
+    assert with_grain(torch.full_like(smooth, model.silence), model, 1.0).min() >= model.silence
+
+
+def test_what_is_measured_as_lost_is_the_deviation_of_real_from_rebuilt(model, tmp_path, monkeypatch):
+    """Of a decoder that gives every clip back 0.25 too loud, and one band's frames in turn 1 too loud and too soft."""
+    log_mels = torch.randn(3, SPEC.n_mels, 20, generator=torch.Generator().manual_seed(0)) - 5
+    wrong = torch.full((SPEC.n_mels, 20), 0.25)
+    wrong[3] = torch.tensor([1.0, -1.0]).repeat(10)
+    heard = iter([*log_mels])
+    monkeypatch.setattr(training, "wholes", lambda model, log_mels: iter(one[None] for one in log_mels))
+    monkeypatch.setattr(Autoencoder, "decode", lambda self, x0: (next(heard) + wrong)[None])
+    training.measure(model, log_mels)
+    assert model.residual == [1.0 if band == 3 else 0.25 for band in range(SPEC.n_mels)]
 
 
 def test_what_is_saved_is_loaded_in_diffusers_names(model, tmp_path):

@@ -30,6 +30,7 @@ def write(directory: Path) -> Path:
     """`tango/`, which a training takes, `catalog.parquet`, and `clips/` for the generating."""
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
+    model.residual = [0.5] * SPEC.n_mels
     digest = autoencoders.save(model, directory / "tango" / "autoencoder", {"kind": "train"})
     about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, mel_spec=SPEC, frames=FRAMES)
     write_latents(directory / "tango" / "latents" / "clips", CAPTIONS, about)

@@ -6,7 +6,7 @@ On disk it is a directory: `model.safetensors` in diffusers' own names, and `con
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class AutoencoderConfig(BaseModel):
     mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
     deviation: float
     scaling_factor: float  # x0 = scaling_factor · latent
+    residual: list[float]  # deviation, band by band, of real log-mels from rebuilt ones
     source: dict[str, Any]  # `kind`: train | load, and what came of it
     digest: str  # of weights and constants
 
@@ -68,6 +69,7 @@ class Autoencoder:
     mean: float
     deviation: float
     scaling_factor: float
+    residual: list[float] = field(default_factory=list)  # of each band; once it is measured
     digest: str = ""  # once it is saved
 
     @property
@@ -132,6 +134,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
         "mean": model.mean,
         "deviation": model.deviation,
         "scaling_factor": model.scaling_factor,
+        "residual": model.residual,
     }
     model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
     weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
@@ -148,5 +151,5 @@ def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
     found = config(directory)
     net = weights.fill(build_autoencoder(found.network), directory / WEIGHTS)
-    constants = {"mean": found.mean, "deviation": found.deviation, "scaling_factor": found.scaling_factor}
-    return Autoencoder(found.network, found.mel_spec, net, **constants, digest=found.digest)
+    constants = {name: getattr(found, name) for name in ("mean", "deviation", "scaling_factor", "residual", "digest")}
+    return Autoencoder(found.network, found.mel_spec, net, **constants)

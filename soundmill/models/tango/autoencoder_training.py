@@ -155,12 +155,18 @@ def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
 
 
 def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
-    """`l1_db`, mean error of the rebuilt log-mels in dB; `kl`, nats per latent value; `latent_std`, of scaled latents."""
-    errors, divergences = [], []
+    """`l1_db`, mean error of the rebuilt log-mels in dB; `kl`, nats per latent value; `latent_std`, of scaled latents.
+
+    Sets `model.residual`.
+    """
+    errors, divergences, frames, squares = [], [], 0, 0.0
     for log_mel in wholes(model, log_mels):
         mean, log_variance = model.encode(log_mel)
-        errors.append(float((model.decode(model.scaling_factor * mean) - log_mel).abs().mean()))
+        residual = (log_mel - model.decode(model.scaling_factor * mean))[0].double()
+        errors.append(float(residual.abs().mean()))
+        frames, squares = frames + residual.shape[1], squares + residual.square().sum(1)
         divergences.append(float(kl_divergence(mean, log_variance)))
+    model.residual = [round(value, 4) for value in (squares / frames).sqrt().tolist()]
     decibels = 20 / model.spec.power / math.log(10)
     return {
         "l1_db": decibels * float(np.mean(errors)),

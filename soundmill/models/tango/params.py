@@ -158,6 +158,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
     vocoder: Literal["griffin_lim", "hifigan"] = Field(description="hifigan: the one that the stage `vocoder` made")
     spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
     variance: Literal["large", "small"] = Field(description="of ddpm's noise")
+    grain: float = Field(ge=0, description="of the noise that the autoencoder smoothed away, the share to give back; 0: none")
 
 
 class TrainParams(FamilyTrainParams):

@@ -14,10 +14,13 @@ from soundmill.diffusion.objectives import Net
 from soundmill.diffusion.samplers import sample_each
 from soundmill.errors import UserError
 from soundmill.models.generation import by_griffin_lim, one_by_one
+from soundmill.models.tango.autoencoder import Autoencoder
 from soundmill.models.tango.checkpoint import Model
 from soundmill.models.tango.conditions import pad
 from soundmill.models.tango.params import SamplingParams
 from soundmill.training.device import autocast, evaluating
+
+GRAIN_SEED = 0
 
 
 def sample_latents(
@@ -61,7 +64,8 @@ def to_log_mels(model: Model, latents: Tensor, device: torch.device) -> Tensor:
 
 
 def to_waves(model: Model, log_mels: Tensor, sampling: SamplingParams, device: torch.device) -> Tensor:
-    """By the vocoder or by Griffin-Lim, as `sampling` says."""
+    """By the vocoder or by Griffin-Lim, as `sampling` says, of log-mels with their grain."""
+    log_mels = with_grain(log_mels, model.autoencoder, sampling.grain)
     if sampling.vocoder == "griffin_lim":
         return one_by_one(lambda log_mel: by_griffin_lim(log_mel, model.spec, model.num_samples, sampling), log_mels)
     if model.vocoder is None:
@@ -70,3 +74,16 @@ def to_waves(model: Model, log_mels: Tensor, sampling: SamplingParams, device: t
         )
     vocoder = model.vocoder.to(device)
     return one_by_one(lambda log_mel: vocoder.to_wave(log_mel.to(device)).cpu(), log_mels)
+
+
+def with_grain(log_mels: Tensor, autoencoder: Autoencoder, grain: float) -> Tensor:
+    """Log-mels [N, n_mels, frames] with noise of `grain` times the deviation that real ones have from rebuilt ones, in each band.
+
+    An autoencoder gives the expected log-mel, without the speckle of a real one, and Griffin-Lim makes tones of what is smooth.
+    As with the phases that it starts from, every sound is given the same noise.
+    """
+    if not grain:
+        return log_mels
+    generator = torch.Generator().manual_seed(GRAIN_SEED)
+    noise = torch.randn(log_mels.shape[1:], generator=generator) * torch.tensor(autoencoder.residual)[:, None]
+    return (log_mels + grain * noise).clamp_min(autoencoder.silence)
