@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from soundmill import hub, shards
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
@@ -31,6 +32,21 @@ def load(name: str, tagger: Path) -> Embedder:
         from soundmill.evaluation.embedders import clap
 
         return clap.ClapEmbedder(clap.weights())
+    raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
+
+
+def digest(name: str, tagger: Path | None) -> str:
+    """Digest of the embedder's weights, as `load(…).digest` tells it, without loading them: embeddings are kept under it."""
+    if name == "yamnet":
+        from soundmill.evaluation.embedders import yamnet
+
+        return yamnet.SHA256
+    if name == "clap":
+        from soundmill.evaluation.embedders import clap
+
+        return hub.digest(clap.weights(), clap.FILES)
+    if name == "tagger":
+        return shards.file_digest(tagger / "model.safetensors")
     raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
 
 
