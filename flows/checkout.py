@@ -14,6 +14,7 @@ from flows import dvc
 from soundmill import params as parameters
 from soundmill import tracking
 from soundmill.errors import UserError
+from soundmill.evaluation import weights
 from soundmill.params import read_yaml
 
 OWN = ("data/", "dvc.lock", "params.yaml")  # of every checkout: never copied from another
@@ -109,9 +110,9 @@ def _outside(home: Path, destination: Path) -> list[str]:
         missing.append(f"corpus.path {path}: not there{seen}; it is needed to scan the recordings again, not for what is cached")
     evaluate = document.get("evaluate")
     embedders = evaluate.get("embedders", []) if isinstance(evaluate, dict) else []
-    weights = os.environ.get("SOUNDMILL_WEIGHTS")
-    if "yamnet" in embedders and not (weights and (Path(weights) / "yamnet.tflite").exists()):
-        missing.append("weights yamnet.tflite: not in the directory $SOUNDMILL_WEIGHTS; needed to score again with yamnet")
+    for name in embedders:
+        if name in weights.REGISTRY and (reason := weights.unavailable(name)):
+            missing.append(f"weights: {reason}; needed to score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:
         missing.append("packages: constraints.txt was another one; to run stages again, `make` a .venv there")

@@ -21,6 +21,10 @@ clips_app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace 
 app.add_typer(clips_app, name="clips")
 corpus_app = typer.Typer(no_args_is_help=True, help="Look at a corpus before it is used: nothing is written but what is asked for.")
 app.add_typer(corpus_app, name="corpus")
+weights_app = typer.Typer(
+    no_args_is_help=True, help="The weights of the nets that judge sounds: in $SOUNDMILL_WEIGHTS, else the user's cache."
+)
+app.add_typer(weights_app, name="weights")
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
 
@@ -387,6 +391,58 @@ def export_corpus(
         clip_id, reason = result.left_out[0]
         said = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
         typer.secho(said, fg="yellow")
+
+
+WeightsNames = Annotated[list[str] | None, typer.Argument(help="As `soundmill weights list` has them; without: all.")]
+
+
+@weights_app.command("list", cls=Command)
+def list_weights() -> None:
+    """List the files that are known: whether they are here, how large they are, who made them and under which licence."""
+    from soundmill.evaluation import weights
+
+    for name, entry in weights.REGISTRY.items():
+        state, color = ("--", "yellow") if weights.unavailable(name) else ("ok", "green")
+        typer.echo(
+            f"{typer.style(state, fg=color)}  {name:<16} {entry.num_bytes / 1e6:>5.0f} MB  {entry.licence:<10}  {entry.file}"
+        )
+        typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
+    typer.echo(f"ok: in {weights.directory()}. clap comes from the Hugging Face hub when it is first used.", err=True)
+
+
+@weights_app.command("fetch", cls=Command)
+def fetch_weights(
+    names: WeightsNames = None,
+    mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
+) -> None:
+    """Download weights, or go on with a download that broke off; a file appears verified or not at all."""
+    from soundmill.evaluation import weights
+
+    for name in names or weights.REGISTRY:
+        typer.echo(weights.fetch(name, mirror, progress=sys.stderr.isatty()))
+
+
+@weights_app.command("verify", cls=Command)
+def verify_weights(names: WeightsNames = None) -> None:
+    """Compute the digests of the files that are here; one that is not what it should be is an error."""
+    from soundmill.evaluation import weights
+
+    wrong = []
+    for name in names or [name for name in weights.REGISTRY if not weights.unavailable(name)]:
+        try:
+            typer.echo(f"{typer.style('ok', fg='green')}  {weights.verify(name)}")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+@weights_app.command("path", cls=Command)
+def path_of_weights(name: str) -> None:
+    """Print where a file lies, after verifying it."""
+    from soundmill.evaluation import weights
+
+    typer.echo(weights.path(name))
 
 
 def _sample_rate(root: Path) -> int:

@@ -15,7 +15,6 @@ from urllib.parse import urlparse
 from soundmill.errors import UserError
 
 LOW_DISK_GB = 5.0
-WEIGHTS = ("yamnet.tflite",)
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,15 @@ def _disk(root: Path) -> Finding:
 
 
 def _weights(root: Path) -> Finding:
-    where = os.environ.get("SOUNDMILL_WEIGHTS")
-    put = f"put {', '.join(WEIGHTS)} into a directory and set SOUNDMILL_WEIGHTS to it; without, scores are by the tagger alone"
-    if not where:
-        return Finding("weights", "optional", "SOUNDMILL_WEIGHTS is not set", put)
-    missing = [name for name in WEIGHTS if not (Path(where) / name).is_file()]
-    if missing:
-        return Finding("weights", "optional", f"no {', '.join(missing)} in {where}", put)
-    return Finding("weights", "ok", f"{', '.join(WEIGHTS)} in {where}")
+    from soundmill.evaluation import weights
+
+    missing = [name for name in weights.REGISTRY if weights.unavailable(name)]
+    here = [name for name in weights.REGISTRY if name not in missing]
+    found = f"{', '.join(here) or 'none'} in {weights.directory()}"
+    if not missing:
+        return Finding("weights", "ok", found)
+    remedy = f"`soundmill weights fetch {' '.join(missing)}`; without, scores are by {', '.join(['tagger', *here])} alone"
+    return Finding("weights", "optional", found, remedy)
 
 
 def _tracking(root: Path) -> Finding:

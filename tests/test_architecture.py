@@ -63,10 +63,16 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.clips",
     ),
-    "soundmill.doctor": ("soundmill.errors", "soundmill.params", "soundmill.audio", "soundmill.tracking"),
+    "soundmill.doctor": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.audio",
+        "soundmill.tracking",
+        "soundmill.evaluation.weights",
+    ),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),
-    "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking"),
+    "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking", "soundmill.evaluation.weights"),
 }
 
 

@@ -129,7 +129,8 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     done = soundmill("doctor", cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"no yamnet.tflite in {tmp_path}" in done.stdout
+    assert f"none in {tmp_path}" in done.stdout
+    assert "soundmill weights fetch vggish" in done.stdout
     assert "http://127.0.0.1:9 is unreachable" in done.stdout
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -39,8 +39,9 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's files as they are now, in a git repository of their own; its path has a space in it."""
-    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID", "SOUNDMILL_WEIGHTS"):
+    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "no weights"))
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
     copy = tmp_path / "a checkout"
     listed = subprocess.run(

@@ -92,7 +92,7 @@ def test_a_workspace_name_stays_inside(tiny: Path, name: str) -> None:
 
 
 def test_what_lies_outside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     home, back = tmp_path / "home", tmp_path / "deep" / "back"
     home.mkdir()
     back.mkdir(parents=True)

@@ -100,7 +100,7 @@ def tagger(tmp_path_factory):
 @pytest.fixture
 def project(tmp_path, monkeypatch, tagger):
     """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
-    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from soundmill import hub, shards
 from soundmill.errors import UserError
+from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
 
@@ -13,7 +14,7 @@ NAMES = ("tagger", "yamnet", "clap")
 
 # What metrics say where weights are missing: no path of the machine stands in them.
 MISSING = {
-    "yamnet": "yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS",
+    **{name: f"{entry.file} is not in the directory ${weights.VARIABLE}" for name, entry in weights.REGISTRY.items()},
     "clap": "laion/clap-htsat-unfused is neither below the directory $SOUNDMILL_WEIGHTS nor to be had from the Hugging Face hub",
 }
 
@@ -27,7 +28,7 @@ def load(name: str, tagger: Path) -> Embedder:
     if name == "yamnet":
         from soundmill.evaluation.embedders import yamnet
 
-        return yamnet.YamnetEmbedder(yamnet.weights())
+        return yamnet.YamnetEmbedder(weights.path(name))
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 
@@ -37,10 +38,8 @@ def load(name: str, tagger: Path) -> Embedder:
 
 def digest(name: str, tagger: Path | None) -> str:
     """Digest of the embedder's weights, as `load(…).digest` tells it, without loading them: embeddings are kept under it."""
-    if name == "yamnet":
-        from soundmill.evaluation.embedders import yamnet
-
-        return yamnet.SHA256
+    if name in weights.REGISTRY:
+        return weights.REGISTRY[name].sha256
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 
@@ -52,10 +51,8 @@ def digest(name: str, tagger: Path | None) -> str:
 
 def unavailable(name: str) -> str | None:
     """Why the embedder's weights cannot be used here and what to do about it, or None: they are there."""
-    if name == "yamnet":
-        from soundmill.evaluation.embedders import yamnet
-
-        return yamnet.unavailable()
+    if name in weights.REGISTRY:
+        return weights.unavailable(name)
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 

@@ -7,7 +7,6 @@ The files are those of one commit of a repository of the Hugging Face hub, or li
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 
 from soundmill import hub
 from soundmill.errors import UserError
+from soundmill.evaluation import weights as registry
 from soundmill.evaluation.embedders.base import Embeddings
-from soundmill.evaluation.embedders.yamnet import VARIABLE
 
 NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
@@ -30,9 +29,9 @@ def weights() -> Path:
     """The directory of the model's files, downloaded if need be; a UserError says which file is missing, and where it belongs."""
     remedies = (
         f"put config.json, model.safetensors, preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
-        f"into the directory ${VARIABLE}/{NAME}"
+        f"into the directory ${registry.VARIABLE}/{NAME}"
     )
-    directory, _ = hub.find(NAME, REVISION, Path(os.environ.get(VARIABLE) or "/"), FILES, _missing, remedies)
+    directory, _ = hub.find(NAME, REVISION, registry.directory(), FILES, _missing, remedies)
     return directory
 
 

@@ -1,27 +1,23 @@
-"""YAMNet, pretrained on AudioSet (521 classes), from its quantised TensorFlow Lite file in `$SOUNDMILL_WEIGHTS`."""
+"""YAMNet, pretrained on AudioSet (521 classes), from its quantised TensorFlow Lite file."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soundmill.errors import UserError
+from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embeddings
 
-WEIGHTS = "yamnet.tflite"
 CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow Lite model are a zip at its end
-SHA256 = "10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de"
-VARIABLE = "SOUNDMILL_WEIGHTS"
 
 SAMPLE_RATE = 16_000
 WINDOW = 15_600  # samples, 0.975 s
@@ -32,46 +28,17 @@ EMBEDDING = ("/layer28/reduce_mean", 1024, 0.0223283507, -128)
 LOGITS = ("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
 
 
-def unavailable() -> str | None:
-    """Why YAMNet cannot be used here and what to do about it, or None."""
-    directory = os.environ.get(VARIABLE)
-    if not directory:
-        return f"{WEIGHTS} is looked for in the directory ${VARIABLE}, which is not set; set it to where the file lies"
-    path = Path(directory) / WEIGHTS
-    if not path.is_file():
-        return f"{WEIGHTS} is not in the directory ${VARIABLE}, {directory}; put it there"
-    return None
-
-
-def weights() -> Path:
-    """The weights file, its content verified; missing or another file raises UserError."""
-    reason = unavailable()
-    if reason:
-        raise UserError(f"yamnet: {reason}")
-    path = Path(os.environ[VARIABLE]) / WEIGHTS
-    found = _sha256(str(path), path.stat().st_mtime_ns, path.stat().st_size)
-    if found != SHA256:
-        raise UserError(f"{path}: not the YAMNet this project scores with (sha256 {found}, wanted {SHA256}); fetch it again")
-    return path
-
-
-@cache
-def _sha256(path: str, modified: int, size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class YamnetEmbedder:
     """1024-d average-pooled embeddings per 0.975 s window, and logits that are the mean over a clip's windows."""
 
     name = "yamnet"
     classifier = "yamnet"
     sample_rate = SAMPLE_RATE
-    digest = SHA256
 
     def __init__(self, path: Path):
         from ai_edge_litert.interpreter import Interpreter
 
+        self.digest = weights.digest(path)
         with zipfile.ZipFile(path) as metadata:
             self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's display names, in the order of the logits
         with _quiet():
@@ -111,12 +78,12 @@ class _Quantised:
     def __init__(self, tensors: list[dict[str, Any]], suffix: str, size: int, scale: float, zero_point: int):
         found = [tensor for tensor in tensors if tensor["name"].endswith(suffix) and int(np.prod(tensor["shape"])) == size]
         if len(found) != 1:
-            raise UserError(f"{WEIGHTS}: {len(found)} tensors {suffix!r} of {size} values, expected one; fetch the file again")
+            raise UserError(f"yamnet: {len(found)} tensors {suffix!r} of {size} values, expected one; fetch the file again")
         self._index = found[0]["index"]
         self._scale, self._zero_point = found[0]["quantization"]
         if not math.isclose(self._scale, scale, rel_tol=1e-6) or self._zero_point != zero_point:
             raise UserError(
-                f"{WEIGHTS}: tensor {suffix!r} is quantised as ({self._scale}, {self._zero_point}), "
+                f"yamnet: tensor {suffix!r} is quantised as ({self._scale}, {self._zero_point}), "
                 f"expected ({scale}, {zero_point}); fetch the file again"
             )
 

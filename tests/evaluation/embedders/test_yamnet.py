@@ -26,23 +26,6 @@ def test_incomplete_last_window_is_dropped_and_a_short_wave_padded(num_samples, 
         assert not window[held:].any()
 
 
-def test_missing_weights_are_explained(tmp_path, monkeypatch):
-    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
-    assert "which is not set" in embedders.unavailable("yamnet")
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    assert f"yamnet.tflite is not in the directory $SOUNDMILL_WEIGHTS, {tmp_path}" in embedders.unavailable("yamnet")
-    with pytest.raises(UserError, match=r"yamnet\.tflite is not in"):
-        embedders.load("yamnet", tmp_path)
-
-
-def test_other_weights_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    (tmp_path / "yamnet.tflite").write_bytes(b"another network")
-    assert embedders.unavailable("yamnet") is None
-    with pytest.raises(UserError, match="not the YAMNet this project scores with"):
-        embedders.load("yamnet", tmp_path)
-
-
 def test_unknown_embedder_is_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean 'yamnet'"):
         embedders.load("yamnett", tmp_path)

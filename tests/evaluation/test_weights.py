@@ -1,0 +1,240 @@
+"""Weights: fetched over HTTP and from a mirror, broken off and continued, of another content; nothing but loopback is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from soundmill import cli
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, weights
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; the first `breaks` answers end half-way. Notes the range that each request asked for."""
+
+    content = CONTENT
+    breaks = 0
+    ranges = True  # whether it can begin in the middle
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.breaks:
+            self.server.breaks -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
+    """$SOUNDMILL_WEIGHTS, not yet made, where `panns_cnn14_16k` is a file of the server's."""
+    known = dataclasses.replace(
+        weights.REGISTRY["panns_cnn14_16k"],
+        url=f"http://127.0.0.1:{server.server_port}/file.pth?download=1",
+        num_bytes=len(CONTENT),
+        sha256=hashlib.sha256(CONTENT).hexdigest(),
+        md5=hashlib.md5(CONTENT).hexdigest(),
+    )
+    monkeypatch.setitem(weights.REGISTRY, "panns_cnn14_16k", known)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def fetch(*arguments: str) -> Path:
+    return weights.fetch("panns_cnn14_16k", *arguments)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_download_is_verified_and_not_repeated(place, server):
+    assert fetch() == place / "Cnn14_16k_mAP=0.438.pth"
+    assert fetch().read_bytes() == CONTENT
+    assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
+    assert weights.path("panns_cnn14_16k") == weights.verify("panns_cnn14_16k") == fetch()
+    assert len(server.asked) == 1
+
+
+def test_a_broken_download_is_no_file_and_is_continued(place, server):
+    server.breaks = 2
+    part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
+    begins = [0]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"bytes are here, and the next `.*` goes on from there") as error:
+            fetch()
+        assert names(place) == [part.name]
+        assert part.stat().st_size > begins[-1] + 500_000
+        begins.append(part.stat().st_size)
+        assert f"{begins[-1]:,} of 3,000,000 bytes" in str(error.value)
+        with pytest.raises(UserError, match="is not in the directory"):
+            weights.path("panns_cnn14_16k")
+    assert fetch().read_bytes() == CONTENT
+    assert server.asked == [f"bytes={begin}-" for begin in begins]
+    assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
+
+
+def test_a_server_that_begins_anew_is_followed(place, server):
+    server.breaks, server.ranges = 1, False
+    with pytest.raises(UserError, match="could not be fetched"):
+        fetch()
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_what_a_kill_left_is_used(place, server):
+    """Killed after the last byte and before the check, or in a download of something longer."""
+    place.mkdir()
+    part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
+    part.write_bytes(CONTENT)
+    assert fetch().read_bytes() == CONTENT
+    assert server.asked == []
+    (place / "Cnn14_16k_mAP=0.438.pth").unlink()
+    part.write_bytes(CONTENT + b"more")
+    assert fetch().read_bytes() == CONTENT
+    assert server.asked == ["bytes=0-"]
+
+
+def test_another_file_is_thrown_away(place, server):
+    server.content = bytes(len(CONTENT))
+    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* thrown away"):
+        fetch()
+    assert names(place) == []
+    server.content = CONTENT
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_the_publishers_own_digest_counts_too(place, monkeypatch):
+    known = weights.REGISTRY["panns_cnn14_16k"]
+    monkeypatch.setitem(weights.REGISTRY, "panns_cnn14_16k", dataclasses.replace(known, md5="0" * 32))
+    with pytest.raises(UserError, match=r"md5 .* wanted 000"):
+        fetch()
+    assert names(place) == []
+
+
+def test_a_damaged_file_is_refused_and_replaced(place):
+    path = fetch()
+    path.write_bytes(CONTENT[:-1] + b"x")
+    for use in (weights.path, weights.verify):
+        with pytest.raises(UserError, match=r"not the weights .* fetch it again: `soundmill weights fetch panns_cnn14_16k`"):
+            use("panns_cnn14_16k")
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    with pytest.raises(UserError, match=r"mirror/Cnn14_16k_mAP=0\.438\.pth: no such file"):
+        fetch(mirror)
+    (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match="not the weights"):
+        fetch(mirror)
+    (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
+    assert fetch(mirror).read_bytes() == CONTENT
+    assert server.asked == []
+
+
+def test_two_fetches_do_not_mix(place):
+    place.mkdir()
+    with weights._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"), pytest.raises(UserError, match="another process is fetching"):
+        fetch()
+
+
+def test_offline_says_which_file_where_and_what_still_works(place, server):
+    port = server.server_port
+    reason = embedders.unavailable("panns_cnn14_16k")
+    assert f"Cnn14_16k_mAP=0.438.pth is not in the directory $SOUNDMILL_WEIGHTS, {place}" in reason
+    assert f"3,000,000 bytes from http://127.0.0.1:{port}/file.pth" in reason
+    assert reason.endswith("Without it there are still tagger")
+    place.mkdir()
+    (place / "yamnet.tflite").write_bytes(b"another network")
+    assert embedders.unavailable("panns_cnn14_16k").endswith("Without it there are still tagger and yamnet")
+    assert embedders.unavailable("yamnet") is None  # whether it is the right one is told by loading it
+    with pytest.raises(UserError, match=r"yamnet\.tflite: not the weights this project scores with"):
+        embedders.load("yamnet", place)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(
+        UserError, match=r"could not be fetched .* 0 of 3,000,000 bytes are here.*Without a connection, put the file"
+    ):
+        fetch()
+
+
+def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights.directory() == tmp_path / "soundmill"
+    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in weights.unavailable("vggish")
+
+
+def test_unknown_weights_are_refused():
+    with pytest.raises(UserError, match="did you mean 'vggish'"):
+        weights.path("vgish")
+
+
+def test_the_registry_is_complete():
+    for name, entry in weights.REGISTRY.items():
+        assert re.fullmatch("[0-9a-f]{64}", entry.sha256), name
+        assert entry.md5 is None or re.fullmatch("[0-9a-f]{32}", entry.md5)
+        assert entry.url.startswith("https://")
+        assert entry.num_bytes > 1e6
+        assert entry.licence
+        assert entry.source
+    assert weights.REGISTRY["vggish"].sha256.startswith("10086976")  # as its file's name has it
+
+
+def test_the_command(place, server):
+    def soundmill(*arguments: str):
+        return CliRunner().invoke(cli.app, ["weights", *arguments])
+
+    assert "--  panns_cnn14_16k" in soundmill("list").stdout
+    server.breaks = 1
+    failed = soundmill("fetch", "panns_cnn14_16k")
+    assert failed.exit_code == 1
+    assert "goes on from there" in failed.stderr
+    assert soundmill("fetch", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
+    assert "ok  panns_cnn14_16k" in soundmill("list").stdout
+    assert soundmill("path", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
+    assert soundmill("verify").exit_code == 0
+    (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
+    failed = soundmill("verify")
+    assert failed.exit_code == 1
+    assert "not the weights" in failed.stderr
+    assert soundmill("path", "vggish").exit_code == 1
