@@ -205,15 +205,21 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
     against = next(reversed(made.files))
     roles = {"codec": made.codec, "generated": made.files[against]}
     roles |= {str(run): files for run, files in made.files.items() if run != against}
-    tasks = features.plan(judges, tagger, made.sample_rate, by_shard(real, sets.real(), data / "clips"), roles, seed)
-    digests = {name: embedders.load(name, tagger).digest for name in judges}
-    library = features.embed_all(tasks, digests, work / "embeddings", measure.WORKERS, _count)
+    library = protocol.hear(
+        [features.Judge(name, tagger, made.sample_rate) for name in judges],
+        by_shard(real, sets.real(), data / "clips"),
+        {role: {path.stem: path for path in files} for role, files in roles.items()},
+        seed,
+        work / "embeddings",
+        measure.WORKERS,
+        _count,
+    )
     scores = {}
     for run in made.files:
         role = "generated" if run == against else str(run)
-        paths = {**library.paths, **{(name, "generated"): library.paths[name, role] for name in judges}}
+        views = {**library.views, **{(name, "generated"): library.views[name, role] for name in judges}}
         found = protocol.score(
-            features.Library(paths, library.quality),
+            features.Library(views, library.quality),
             judges,
             sets,
             replicates,

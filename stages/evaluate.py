@@ -52,14 +52,13 @@ def run(
     real = read_catalog(catalog)
     files = {"generated": sound_files(generated), "codec": sound_files(codec)}
     names, unavailable = usable_embedders(params.embedders)
-    digests = {name: embedders.load(name, tagger).digest for name in names}
+    digests = {name: embedders.digest(name, tagger) for name in names}
+    judges = [features.Judge(name, tagger, params.sample_rate) for name in names]
     sets = protocol.choose_sets(real, files["generated"], files["codec"], params.reference, params.probe_clips, params.seed)
     wanted = by_shard(real, sets.real(), clips)
-    tasks = features.plan(
-        names, tagger, params.sample_rate, wanted, {role: list(paths.values()) for role, paths in files.items()}, params.seed
-    )
-    with ctx.progress(sum(map(features.size, tasks)), "embed") as tick:
-        library = features.embed_all(tasks, digests, ctx.scratch / "embeddings", ctx.workers, tick)
+    sounds = len(sets.real()) + sum(map(len, files.values())) + len(features.MADE_UP) * len(files["generated"])
+    with ctx.progress(sounds * len(judges), "embed") as tick:
+        library = protocol.hear(judges, wanted, files, params.seed, ctx.scratch / "embeddings", ctx.workers, tick)
     parts = {grouping: grouped(real, sets, grouping) for grouping in params.subsets}
     scored = 1 + sum(subsets.can_be_scored(part) for found in parts.values() for part in found.values())
     with ctx.progress(scored * len(names) * (1 + params.bootstrap), "score", unit="resample") as tick:
@@ -214,7 +213,7 @@ def examples(
             caption=by_id[clip_id].captions[0] if by_id[clip_id].captions else "",
             reference=waves[clip_id],
             sound=features.read_file(files[clip_id], sample_rate),
-            kl={name: result["kl_of"][clip_id] for name, result in results.items()},
+            kl={name: result["kl_of"][clip_id] for name, result in results.items() if "kl_of" in result},
             predicted={
                 name: result["predicted"][clip_id] for name, result in results.items() if clip_id in result.get("predicted", {})
             },

@@ -1,32 +1,115 @@
-"""Embeddings of many sounds: computed once per sound in single-threaded processes, kept as one file per job in scratch."""
+"""Embeddings of many sounds: each made once in a single-threaded process, and kept by its content (see cache.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from soundmill import manifest, shards
+from soundmill.audio import decode
+from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders.base import Embedder, Embeddings
+from soundmill.evaluation.cache import Embedded, Embedding, Facts, add
+from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.quality import Quality, quality
 
-BATCH = 16  # sounds given to an embedder at once
-TASK_SIZE = 64  # sounds in one task over files or made-up waves
-MAX_SECONDS = 3600.0  # of one generated file: a bound on memory against a wrong header
-MADE_UP = ("silence", "noise")  # roles whose waves are as long as the generated ones and otherwise made up
+BATCH = 16  # sounds given to an embedder at once, at most
+BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
+TASK_SIZE = 64  # files or made-up waves in one task
+MAX_SECONDS = 3600.0  # of one sound: a bound on memory against a wrong header
+MADE_UP = ("silence", "noise")  # as long as generated sounds and otherwise made up
 NOISE_LEVEL = 0.1  # standard deviation of the ruler's white noise: as loud as usual recordings
 
 
 @dataclass(frozen=True)
+class Judge:
+    """An embedder as it is used; `through` is the rate that every sound is brought to first, None: its own."""
+
+    name: str
+    tagger: Path | None = None  # directory of the pipeline's own tagger
+    through: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()  # of the embedder, as a protocol sets them
+
+    def directory(self, cache: Path) -> Path:
+        """Where its embeddings lie: one directory for each embedder, weights, options, front end and resampler."""
+        made_by = [self.name, self.weights, list(self.options), self.through, QUALITY, _front_ends()]
+        return cache / f"{self.name}-{shards.digest(made_by)[:16]}"
+
+    @property
+    def weights(self) -> str:
+        """Digest of the embedder's weights, which are not loaded for it."""
+        return embedders.digest(self.name, self.tagger)
+
+    def load(self) -> Embedder:
+        return embedders.load(self.name, self.tagger, **dict(self.options))
+
+
+@cache
+def _front_ends() -> str:
+    """Digest of the code between samples and networks."""
+    return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(Path(embedders.__file__).parent.glob("*.py"))])
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One sound to be judged: a file, a clip of a shard, or a wave that is made up; `key` is a digest of its content."""
+
+    clip_id: str
+    key: str
+    path: bytes | None = None  # of the file or shard
+    shown: str = ""  # the path for people
+    in_shard: bool = False
+    made_up: str | None = None  # of what kind
+    num_samples: int = 0  # of a made-up one, at
+    sample_rate: int = 0  # which is a clip's, too
+    seed: int = 0
+
+
+def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Sound:
+    """A sound in a file of its own, whose bytes have this digest."""
+    raw = bytes(path)
+    return Sound(clip_id, digest, raw, shown or manifest.escape_path(raw))
+
+
+def clip(clip_id: str, shard: Path, shard_digest: str, sample_rate: int) -> Sound:
+    """A clip of a shard of such bytes."""
+    return Sound(clip_id, shards.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True, sample_rate=sample_rate)
+
+
+def silence(facts: Facts) -> Sound:
+    """As long as a sound; all silence of one length is one sound."""
+    key = shards.digest("silence", facts.quality.num_samples, facts.sample_rate)
+    return Sound("silence", key, made_up="silence", num_samples=facts.quality.num_samples, sample_rate=facts.sample_rate)
+
+
+def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
+    """As long as a sound, and another for each id and seed."""
+    key = shards.digest("noise", seed, clip_id, facts.quality.num_samples, facts.sample_rate)
+    return Sound(clip_id, key, made_up="noise", num_samples=facts.quality.num_samples, sample_rate=facts.sample_rate, seed=seed)
+
+
+def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
+    """Digital silence, or Gaussian white noise that depends on the seed and the clip id alone."""
+    if kind == "silence":
+        return np.zeros(num_samples, np.float32)
+    random = np.random.default_rng(int(shards.digest("noise", seed, clip_id), 16))
+    return np.clip(random.standard_normal(num_samples) * NOISE_LEVEL, -1, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Features:
-    """What an embedder says of sounds by id: patches [P, D] and logits [K] of each."""
+    """What an embedder says of sounds by id, in memory: patches [P, D] and logits [K] of each."""
 
     frames: dict[str, np.ndarray]
     logits: dict[str, np.ndarray]
@@ -43,180 +126,202 @@ class Features:
         return np.stack([self.frames[clip_id].mean(axis=0, dtype=np.float64) for clip_id in ids])
 
 
-def save(ids: Sequence[str], embeddings: Embeddings, path: Path) -> None:
-    arrays = {
-        "ids": np.array(ids, dtype=np.str_),
-        "lengths": np.array([len(part) for part in embeddings.frames], dtype=np.int64),
-        "frames": np.concatenate(embeddings.frames),
-        "logits": embeddings.logits,
-    }
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-
-    shards.write_atomically(path, write)
-
-
-def read(paths: Iterable[Path]) -> Features:
-    """Features of all sounds in these files."""
-    frames: dict[str, np.ndarray] = {}
-    logits: dict[str, np.ndarray] = {}
-    for path in paths:
-        with np.load(path, allow_pickle=False) as file:
-            ids, lengths = file["ids"].tolist(), file["lengths"]
-            frames.update(zip(ids, np.split(file["frames"], np.cumsum(lengths)[:-1]), strict=True))
-            logits.update(zip(ids, file["logits"], strict=True))
-    return Features(frames, logits)
-
-
 @dataclass(frozen=True)
-class Task:
-    """One embedding job, in the form a worker process can be told: clips of a shard, or files, or made-up waves as long as them."""
+class View:
+    """A set of sounds as one judge hears them: where their embeddings lie. Can be sent to other processes."""
 
-    embedder: str
-    tagger: Path  # directory of the pipeline's own tagger
-    sample_rate: int  # of the clips, and of what is made up
-    role: str  # `real`, `silence` and `noise` say where the waves come from; any other role means the files themselves
-    shard: Path | None = None
-    clip_ids: frozenset[str] = frozenset()
-    files: tuple[Path, ...] = ()
-    seed: int = 0
+    directory: Path
+    keys: Mapping[str, str]  # id → key of the content, in the order of ids
+
+    def open(self) -> Embedded:
+        """What is there of them; one that is not raises UserError, for somebody emptied the cache meanwhile."""
+        found = Embedded(self.directory, set(self.keys.values()))
+        missing = [clip_id for clip_id, key in self.keys.items() if key not in found]
+        if missing:
+            raise UserError(f"{self.directory}: the embedding of {missing[0]} is gone that was there; run it again")
+        return found
+
+    def frames(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, patches [P, D]) of every sound, one at a time, in the order of ids; P may be 0."""
+        found = self.open()
+        for clip_id, key in self.keys.items():
+            yield clip_id, found.frames(key)
+
+    def logits(self) -> dict[str, np.ndarray]:
+        found = self.open()
+        return {clip_id: found.logits(key) for clip_id, key in self.keys.items()}
+
+    def facts(self) -> dict[str, Facts]:
+        found = self.open()
+        return {clip_id: found.facts[key] for clip_id, key in self.keys.items()}
+
+    def read(self) -> Features:
+        """All of it in memory."""
+        found = self.open()
+        frames = {clip_id: found.frames(key) for clip_id, key in self.keys.items()}
+        return Features(frames, {clip_id: found.logits(key) for clip_id, key in self.keys.items()})
 
 
-def waves_of(task: Task) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, wave [T]) of every sound of a task, one at a time; the id of a file is its name."""
-    if task.shard is not None:
-        yield from clips_of(task.shard, task.clip_ids)
-    for path in task.files:
-        wave = read_file(path, task.sample_rate)
-        yield path.stem, made_up(task.role, path.stem, len(wave), task.seed) if task.role in MADE_UP else wave
+def view(judge: Judge, sounds: Iterable[Sound], cache: Path) -> View:
+    return View(judge.directory(cache), {sound.clip_id: sound.key for sound in sorted(sounds, key=lambda sound: sound.clip_id)})
+
+
+def embed_all(
+    judges: Sequence[Judge],
+    sounds: Sequence[Sound],
+    cache: Path,
+    workers: int,
+    progress: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
+
+    Whatever cannot be scored raises one UserError that names all of it; what could be is in the cache by then.
+    """
+    jobs = []
+    for judge in judges:
+        directory = judge.directory(cache)
+        have = Embedded(directory, {sound.key for sound in sounds})
+        tasks = [(task, [sound for sound in task if sound.key not in have]) for task in _tasks(sounds)]
+        progress(len(sounds) - sum(len(missing) for _, missing in tasks))
+        for _, missing in tasks:
+            if missing:
+                jobs.append(shards.Job(f"{len(jobs):06d}", (judge, directory, tuple(missing)), len(missing)))
+    if not jobs:
+        return
+    with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
+        report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
+    refuse(report.quarantine)
+
+
+def refuse(rows: Iterable[Mapping[str, str]]) -> None:
+    """Raise UserError naming everything that cannot be scored; nothing is no error."""
+    found = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}
+    if found:
+        lines = "".join(f"\n  {path}: cannot be scored: {why}" for path, why in sorted(found.items()))
+        count = "1 sound" if len(found) == 1 else f"{len(found)} sounds"
+        raise UserError(f"{count} cannot be scored, and no part of a set is ever scored alone; mend or remove:{lines}")
+
+
+def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
+    """The cut into tasks, each content once: it knows nothing of workers, nor of what was done before."""
+    distinct = {sound.key: sound for sound in reversed(list(sounds))}
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id))
+    tasks = []
+    for (_, shard), group in groupby(ordered, key=_kind):
+        members = list(group)
+        size = len(members) if shard else TASK_SIZE
+        tasks += [members[start : start + size] for start in range(0, len(members), size)]
+    return tasks
+
+
+def _kind(sound: Sound) -> tuple[str, bytes]:
+    return sound.made_up or "", sound.path if sound.in_shard else b""
+
+
+def embed(judge: Judge, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
+    """Embed a task's sounds into one file of the cache; what cannot be is rejected, and the rest is done all the same."""
+    report = shards.Report()
+    name = f"{shards.digest(sorted(sound.key for sound in sounds))}.parquet"
+    add(directory, name, _embeddings(_load(judge), sounds, judge.through, report))
+    output.touch()
+    return report
+
+
+def _embeddings(embedder: Embedder, sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[Embedding]:
+    for batch in _batches(waves(sounds, through, report)):
+        heard = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
+        for (sound, wave, rate), frames, logits in zip(batch, heard.frames, heard.logits, strict=True):
+            if np.isfinite(frames).all() and np.isfinite(logits).all():
+                yield Embedding(sound.key, quality(wave), rate, frames, logits)
+            else:
+                report.reject(sound.shown, "not finite", f"is what {embedder.name} says of it")
+
+
+@cache
+def _load(judge: Judge) -> Embedder:
+    """Once per worker process."""
+    if judge.name != "yamnet":
+        import torch
+
+        torch.set_num_threads(1)
+    return judge.load()
+
+
+def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:
+    batch, samples = [], 0
+    for item in items:
+        if batch and (len(batch) == BATCH or samples + len(item[1]) > BATCH_SAMPLES):
+            yield batch
+            batch, samples = [], 0
+        batch.append(item)
+        samples += len(item[1])
+    if batch:
+        yield batch
+
+
+def waves(sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    """(sound, mono wave [T], its rate) of sounds of one kind, one at a time; what cannot be decoded is rejected."""
+    if sounds[0].made_up:
+        for sound in sounds:
+            yield sound, made_up(sound.made_up, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
+    elif sounds[0].in_shard:
+        by_id = {sound.clip_id: sound for sound in sounds}
+        for clip_id, wave in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
+            yield by_id.pop(clip_id), wave, sounds[0].sample_rate
+        if by_id:
+            names = ", ".join(sorted(by_id)[:10])
+            raise UserError(f"{sounds[0].shown}: clip {names} of the catalog is not in it; remake both with `dvc repro`")
+    else:
+        yield from _file_waves(sounds, through, report)
+
+
+def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    with closing(decode.open_all((_unchanged(sound) for sound in sounds), MAX_SECONDS)) as opened:
+        for sound, recording in zip(sounds, opened, strict=True):
+            try:
+                if isinstance(recording, decode.DecodeError):
+                    raise recording
+                blocks = (decode.mix_down(block) for block in recording.blocks)
+                rate = through or recording.sample_rate
+                blocks = resample_blocks(blocks, recording.sample_rate, rate)
+                wave = np.concatenate([np.zeros(0, np.float32), *blocks])
+            except decode.DecodeError as error:
+                report.reject(sound.shown, error.reason, error.detail)
+            else:
+                yield sound, wave, rate
+
+
+@contextmanager
+def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
+    """The file of a sound, which must have the bytes that it is known by."""
+    with decode.open_regular(sound.path) as opened:
+        found = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if found != sound.key:
+            raise decode.DecodeError("changed", "while it was being scored; run it again")
+        opened.seek(0)
+        yield opened
 
 
 def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
     """(clip id, wave [T]) of the wanted clips of one Parquet shard."""
-    from soundmill.audio.decode import decode_flac
-
     if not shard.is_file():
         raise UserError(f"{shard}: no such shard, but the catalog names it; remake both with `dvc repro`")
     for row in shards.read_rows(shard, manifest.CLIPS, columns=["clip_id", "audio"]):
         if row["clip_id"] in clip_ids:
-            yield row["clip_id"], decode_flac(row["audio"]["bytes"])
+            yield row["clip_id"], decode.decode_flac(row["audio"]["bytes"])
 
 
 def read_file(path: Path, sample_rate: int) -> np.ndarray:
     """One sound to be judged, mono [T] at the clips' rate."""
-    from soundmill.audio.decode import DecodeError, read_mono
-
     try:
-        return read_mono(path, sample_rate, MAX_SECONDS)
-    except DecodeError as error:
+        return decode.read_mono(path, sample_rate, MAX_SECONDS)
+    except decode.DecodeError as error:
         raise UserError(f"{path}: cannot be scored: {error.reason} {error.detail}; no part of a set is ever scored alone") from None
 
 
-def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
-    """Digital silence, or Gaussian white noise that depends on the seed and the clip id alone."""
-    if kind == "silence":
-        return np.zeros(num_samples, np.float32)
-    random = np.random.default_rng(int(shards.digest("noise", seed, clip_id), 16))
-    return np.clip(random.standard_normal(num_samples) * NOISE_LEVEL, -1, 1).astype(np.float32)
-
-
-def embed(task: Task, output: Path) -> shards.Report:
-    """Embed a task's sounds into one file; a sound that is missing, too short or not finite raises UserError naming it."""
-    embedder = _load(task.embedder, task.tagger)
-    report = shards.Report()
-    ids: list[str] = []
-    frames: list[np.ndarray] = []
-    logits: list[np.ndarray] = []
-    for batch in _batches(waves_of(task)):
-        for clip_id, wave in batch:
-            report.details.append({"role": task.role, "id": clip_id, "quality": asdict(quality(wave))})
-        part = embedder.embed([_at_rate(wave, task.sample_rate, embedder.sample_rate) for _, wave in batch])
-        for (clip_id, _), patches, scores in zip(batch, part.frames, part.logits, strict=True):
-            if not len(patches):
-                raise UserError(f"{task.role} clip {clip_id}: too short for one patch of {embedder.name}")
-            if not (np.isfinite(patches).all() and np.isfinite(scores).all()):
-                raise UserError(f"{task.role} clip {clip_id}: what {embedder.name} says of it is not finite: is the sound?")
-        ids += [clip_id for clip_id, _ in batch]
-        frames += part.frames
-        logits.append(part.logits)
-    missing = sorted(task.clip_ids.difference(ids))
-    if missing:
-        raise UserError(f"{task.shard}: clip {', '.join(missing[:10])} of the catalog is not in it; remake both with `dvc repro`")
-    save(ids, Embeddings(frames, np.concatenate(logits)), output)
-    return report
-
-
-@cache
-def _load(name: str, tagger: Path) -> Embedder:
-    """Once per worker process."""
-    if name == "tagger":
-        import torch
-
-        torch.set_num_threads(1)
-    return embedders.load(name, tagger)
-
-
-def _at_rate(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    if rate == wanted:
-        return wave
-    from soundmill.audio.resample import resample
-
-    return resample(wave, rate, wanted)
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    stream = iter(items)
-    while batch := list(islice(stream, BATCH)):
-        yield batch
-
-
-@dataclass
+@dataclass(frozen=True)
 class Library:
-    """All sounds of one evaluation, embedded by every embedder."""
+    """All sounds of one evaluation of the pipeline, embedded by every embedder."""
 
-    paths: dict[tuple[str, str], list[Path]]  # (embedder, role) → files of features
-    quality: dict[str, dict[str, Quality]]  # role → id → facts
-
-
-def embed_all(
-    tasks: Sequence[Task], digests: dict[str, str], scratch: Path, workers: int, progress: Callable[[int], None]
-) -> Library:
-    """Run the tasks; `progress` counts sounds, `digests` are the embedders' weights'. Finished tasks stay in `scratch`."""
-    jobs = [
-        shards.Job(f"{index:05d}-{task.role}-{task.embedder}-{digests[task.embedder][:12]}.npz", (task,), size(task))
-        for index, task in enumerate(tasks)
-    ]
-    report = shards.map_shards(embed, jobs, scratch, workers=workers, progress=progress)
-    library = Library({}, {})
-    for task, job in zip(tasks, jobs, strict=True):
-        library.paths.setdefault((task.embedder, task.role), []).append(scratch / job.name)
-    for row in report.details:
-        facts = library.quality.setdefault(row["role"], {})
-        facts[row["id"]] = Quality(**row["quality"])
-    return library
-
-
-def plan(
-    names: Sequence[str], tagger: Path, sample_rate: int, real: dict[Path, set[str]], files: dict[str, list[Path]], seed: int
-) -> list[Task]:
-    """Tasks over real clips (shard → ids), files (role → paths), and silence and noise as long as the `generated` files.
-
-    Every sound is embedded once whatever sets it belongs to. The cut into tasks knows nothing of workers.
-    """
-    tasks = []
-    for name in names:
-        for shard, ids in sorted(real.items()):
-            if ids:
-                tasks.append(Task(name, tagger, sample_rate, "real", shard=shard, clip_ids=frozenset(ids)))
-        for role, paths in [*sorted(files.items()), *((kind, files["generated"]) for kind in MADE_UP)]:
-            for start in range(0, len(paths), TASK_SIZE):
-                part = tuple(sorted(paths)[start : start + TASK_SIZE])
-                tasks.append(Task(name, tagger, sample_rate, role, files=part, seed=seed))
-    return tasks
-
-
-def size(task: Task) -> int:
-    """Number of sounds in a task."""
-    return len(task.clip_ids) + len(task.files)
+    views: Mapping[tuple[str, str], View]  # (embedder, role)
+    quality: Mapping[str, dict[str, Quality]]  # role → id → facts

@@ -30,7 +30,7 @@ from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import features, frechet, probe
 from soundmill.evaluation.divergence import paired_kl
-from soundmill.evaluation.quality import shares
+from soundmill.evaluation.quality import Quality, shares
 
 PROTOCOL = "soundmill-1"
 BLOCK = 25  # bootstrap replicates in one job
@@ -175,18 +175,68 @@ def _probe_clips(
     return list(zip(kept, labels, fold_of, strict=True))
 
 
+def hear(
+    judges: Sequence[features.Judge],
+    real: Mapping[Path, set[str]],
+    files: Mapping[str, Mapping[str, Path]],
+    seed: int,
+    cache: Path,
+    workers: int,
+    progress: Callable[[int], object],
+) -> features.Library:
+    """Embed real clips (shard → ids) and files (role → id → path; one role is `generated`), and silence and noise as long as those.
+
+    Every sound is embedded once whatever sets it belongs to; `progress` counts sounds, once for each judge. Judges hear sounds
+    through the rate that the clips have.
+    """
+    rate = judges[0].through
+    roles = {
+        "real": [
+            features.clip(clip_id, shard, digest, rate)
+            for shard, ids in sorted(real.items())
+            for digest in [shards.file_digest(shard)]
+            for clip_id in sorted(ids)
+        ]
+    }
+    for role, paths in files.items():
+        roles[role] = [features.file(clip_id, path, shards.file_digest(path)) for clip_id, path in sorted(paths.items())]
+    features.embed_all(judges, [sound for sounds in roles.values() for sound in sounds], cache, workers, progress)
+    length = features.view(judges[0], roles["generated"], cache).facts()
+    made_up = {
+        "silence": {clip_id: features.silence(facts) for clip_id, facts in length.items()},
+        "noise": {clip_id: features.noise(clip_id, facts, seed) for clip_id, facts in length.items()},
+    }
+    features.embed_all(judges, [sound for sounds in made_up.values() for sound in sounds.values()], cache, workers, progress)
+    views, quality = {}, {}
+    for judge in judges:
+        keys = {role: {sound.clip_id: sound.key for sound in sounds} for role, sounds in roles.items()}
+        keys |= {role: {clip_id: sound.key for clip_id, sound in sounds.items()} for role, sounds in made_up.items()}
+        for role, members in keys.items():
+            views[judge.name, role] = view = features.View(judge.directory(cache), members)
+            quality[role] = _facts_of(view, judge.name, role)
+    return features.Library(views, quality)
+
+
+def _facts_of(view: features.View, name: str, role: str) -> dict[str, Quality]:
+    facts = view.facts()
+    short = [clip_id for clip_id, of in facts.items() if not of.patches]
+    if short:
+        raise UserError(f"{role} clip {short[0]}: too short for one patch of {name}")
+    return {clip_id: of.quality for clip_id, of in facts.items()}
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What a scoring process is told: where the features of one embedder lie, and the sets."""
 
     embedder: str
-    paths: tuple[tuple[str, tuple[Path, ...]], ...]  # role → files
+    views: Mapping[str, features.View]  # by role
     sets: Sets
     replicates: int
     seed: int
 
     def read(self, *roles: str) -> list[features.Features]:
-        return [features.read(dict(self.paths)[role]) for role in roles]
+        return [self.views[role].read() for role in roles]
 
 
 def score(
@@ -206,8 +256,8 @@ def score(
     """
     jobs = []
     for name in names:
-        paths = tuple((role, tuple(files)) for (embedder, role), files in sorted(library.paths.items()) if embedder == name)
-        task = Scoring(name, paths, sets, replicates, seed)
+        views = {role: view for (embedder, role), view in library.views.items() if embedder == name}
+        task = Scoring(name, views, sets, replicates, seed)
         jobs.append(shards.Job(f"{name}.json", (task, None)))
         for start in range(0, replicates, BLOCK):
             stop = min(start + BLOCK, replicates)
@@ -256,32 +306,45 @@ def _point_scores(task: Scoring) -> dict[str, Any]:
         fad_ruler["codec"] = frechet.frechet_of_rows(codec.pooled(sets.codec), others)
         fad_ruler["codec_floor"] = frechet.frechet_of_rows(real.pooled(sets.codec), others)
 
-    pairs = {clip_id: real.logits[clip_id] for clip_id in sets.generated}
-    kl_of = paired_kl(pairs, {clip_id: generated.logits[clip_id] for clip_id in sets.generated})
-    kl_ruler = {
-        "silence": _mean_kl(pairs, silence.logits),
-        "noise": _mean_kl(pairs, noise.logits),
-    }
-    if sets.codec:
-        kl_ruler["codec"] = _mean_kl({clip_id: real.logits[clip_id] for clip_id in sets.codec}, codec.logits)
-    if sets.partners:
-        kl_ruler["floor"] = _mean_kl(
-            {clip_id: pairs[clip_id] for clip_id, _ in sets.partners},
-            {clip_id: real.logits[partner] for clip_id, partner in sets.partners},
-        )
     result = {
         "size": rows.shape[1],
         "embeddings": {"generated": len(rows), "reference": len(reference)},
         "fad": {"value": fad},
-        "kl": _mean_with_interval(list(kl_of.values()), task),
-        "kl_of": kl_of,
-        "ruler": {"fad": fad_ruler, "kl": kl_ruler},
+        "ruler": {"fad": fad_ruler},
     }
+    if generated.logits[sets.generated[0]].size:
+        kl_of, result["ruler"]["kl"] = _kl(sets, real, generated, codec, silence, noise)
+        result |= {"kl": _mean_with_interval(list(kl_of.values()), task), "kl_of": kl_of}
     if sets.probe and sets.asked:
         result |= {"label_accuracy": {}}
         right, result["ruler"]["label_accuracy"], result["predicted"] = _label_accuracy(sets, real, generated, codec)
         result["label_accuracy"] = _mean_with_interval(right, task)
     return result
+
+
+def _kl(
+    sets: Sets,
+    real: features.Features,
+    generated: features.Features,
+    codec: features.Features,
+    silence: features.Features,
+    noise: features.Features,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """KL of every generated sound, and the ruler of their mean."""
+    pairs = {clip_id: real.logits[clip_id] for clip_id in sets.generated}
+    kl_of = paired_kl(pairs, {clip_id: generated.logits[clip_id] for clip_id in sets.generated})
+    ruler = {
+        "silence": _mean_kl(pairs, silence.logits),
+        "noise": _mean_kl(pairs, noise.logits),
+    }
+    if sets.codec:
+        ruler["codec"] = _mean_kl({clip_id: real.logits[clip_id] for clip_id in sets.codec}, codec.logits)
+    if sets.partners:
+        ruler["floor"] = _mean_kl(
+            {clip_id: pairs[clip_id] for clip_id, _ in sets.partners},
+            {clip_id: real.logits[partner] for clip_id, partner in sets.partners},
+        )
+    return kl_of, ruler
 
 
 def _mean_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> float:

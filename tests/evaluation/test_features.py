@@ -1,15 +1,20 @@
-"""Embedding jobs: where their waves come from, and that a sound that cannot be scored is named."""
+"""Embedding many sounds: where their waves come from, what is kept and what is named when it cannot be scored."""
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
+import soundfile
 
 from soundmill import manifest, shards
 from soundmill.audio.decode import encode_flac, write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import features
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.cache import Facts
+from soundmill.evaluation.quality import Quality
 
 
 def tone(frequency: float, num_samples: int = 16_000) -> np.ndarray:
@@ -35,17 +40,19 @@ def shard(tmp_path):
     return path
 
 
-def test_saved_features_come_back(tmp_path):
-    frames = [np.full((size, 2), size, np.float32) for size in (3, 1, 2)]
-    features.save(["a", "b", "c"], Embeddings(frames, np.eye(3, dtype=np.float32)), tmp_path / "first.npz")
-    features.save(["d"], Embeddings(frames[:1], np.ones((1, 3), np.float32)), tmp_path / "second.npz")
-    found = features.read([tmp_path / "first.npz", tmp_path / "second.npz"])
-    assert sorted(found.frames) == sorted(found.logits) == ["a", "b", "c", "d"]
-    for name, part in zip("abc", frames, strict=True):
-        np.testing.assert_array_equal(found.frames[name], part)
-    np.testing.assert_array_equal(found.logits["b"], [0, 1, 0])
-    assert found.pooled(["a", "c"]).shape == (5, 2)
-    np.testing.assert_array_equal(found.means(["c", "b"]), [[2, 2], [1, 1]])
+@pytest.fixture
+def judge(shared, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    return features.Judge("yamnet")
+
+
+def sound(path, name: str | None = None) -> features.Sound:
+    return features.file(name or path.stem, path, shards.file_digest(path))
+
+
+def embedded(judge, sounds, cache, workers: int = 1) -> features.Features:
+    features.embed_all([judge], sounds, cache, workers)
+    return features.view(judge, sounds, cache).read()
 
 
 def test_clips_of_a_shard(shard, tmp_path):
@@ -56,49 +63,102 @@ def test_clips_of_a_shard(shard, tmp_path):
         list(features.clips_of(tmp_path / "shard-00009.parquet", {"clip1"}))
 
 
-def test_plan_holds_every_sound_once_per_embedder(shard, tmp_path):
-    files = {"generated": [tmp_path / f"{index}.wav" for index in range(150)], "codec": [tmp_path / "x.wav"]}
-    tasks = features.plan(["tagger", "yamnet"], tmp_path, 16_000, {shard: {"clip0", "clip1"}}, files, 0)
-    assert sum(map(features.size, tasks)) == 2 * (2 + 150 + 1 + 2 * 150)
-    assert {task.role for task in tasks} == {"real", "generated", "codec", "silence", "noise"}
-    reordered = {"generated": files["generated"][::-1], "codec": files["codec"]}
-    assert features.plan(["tagger", "yamnet"], tmp_path, 16_000, {shard: {"clip1", "clip0"}}, reordered, 0) == tasks
+def test_made_up_waves_are_as_long_as_a_sound_and_depend_on_the_id():
+    facts = Facts(Quality(20_000, False, False, ""), 16_000, 1)
+    report = shards.Report()
+    noises = [features.noise(name, facts, 1) for name in "ab"]
+    waves = {sound.clip_id: wave for sound, wave, _ in features.waves(noises, None, report)}
+    assert {len(wave) for wave in waves.values()} == {20_000}
+    assert waves["a"].std() == pytest.approx(features.NOISE_LEVEL, rel=0.05)
+    assert not np.array_equal(waves["a"], waves["b"])
+    ((_, alone, rate),) = features.waves(noises[1:], None, report)
+    np.testing.assert_array_equal(alone, waves["b"])
+    assert rate == 16_000
+    assert noises[0].key != noises[1].key != features.noise("b", facts, 2).key
+    ((_, silence, _),) = features.waves([features.silence(facts)], None, report)
+    assert len(silence) == 20_000
+    assert not silence.any()
 
 
-def test_made_up_waves_are_as_long_as_the_files_and_depend_on_the_id(tmp_path):
-    write_wav(tmp_path / "a.wav", tone(200, 20_000), 16_000)
-    write_wav(tmp_path / "b.wav", tone(200, 12_000), 16_000)
-    paths = (tmp_path / "a.wav", tmp_path / "b.wav")
-    noise = dict(features.waves_of(features.Task("yamnet", tmp_path, 16_000, "noise", files=paths, seed=1)))
-    assert {name: len(wave) for name, wave in noise.items()} == {"a": 20_000, "b": 12_000}
-    assert noise["a"].std() == pytest.approx(features.NOISE_LEVEL, rel=0.05)
-    assert not np.array_equal(noise["a"][:100], noise["b"][:100])
-    alone = dict(features.waves_of(features.Task("yamnet", tmp_path, 16_000, "noise", files=paths[1:], seed=1)))
-    np.testing.assert_array_equal(alone["b"], noise["b"])
-    silence = dict(features.waves_of(features.Task("yamnet", tmp_path, 16_000, "silence", files=paths)))
-    assert not silence["a"].any()
-    real = dict(features.waves_of(features.Task("yamnet", tmp_path, 16_000, "generated", files=paths)))
-    np.testing.assert_allclose(real["b"], tone(200, 12_000), atol=1e-4)
+def test_everything_that_cannot_be_scored_is_named_at_once(judge, tmp_path):
+    paths = [tmp_path / f"{index}.wav" for index in range(4)]
+    for path in paths:
+        write_wav(path, tone(300), 16_000)
+    paths[1].write_bytes(b"RIFF")
+    paths[2].write_bytes(paths[2].read_bytes()[:9000])
+    soundfile.write(paths[3], np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    sounds = [sound(path) for path in paths]
+    with pytest.raises(UserError) as error:
+        features.embed_all([judge], sounds, tmp_path / "cache", 1)
+    assert all(f"{path}: cannot be scored" in str(error.value) for path in paths[1:])
+    assert "3 sounds cannot be scored" in str(error.value)
+    assert str(paths[0]) not in str(error.value)
 
 
-def test_a_file_that_cannot_be_decoded_is_named(tmp_path):
-    (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"broken\.wav: cannot be scored"):
-        features.read_file(tmp_path / "broken.wav", 16_000)
+def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(judge, tmp_path):
+    write_wav(tmp_path / "a.wav", tone(300), 16_000)
+    known = sound(tmp_path / "a.wav")
+    write_wav(tmp_path / "a.wav", tone(500), 16_000)
+    with pytest.raises(UserError, match=r"a\.wav: cannot be scored: changed"):
+        features.embed_all([judge], [known], tmp_path / "cache", 1)
 
 
-def test_embedding_a_task(shard, shared, tmp_path, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-    task = features.Task("yamnet", tmp_path, 16_000, "real", shard=shard, clip_ids=frozenset({"clip0", "clip2"}))
-    report = features.embed(task, tmp_path / "out.npz")
-    assert [row["id"] for row in report.details] == ["clip0", "clip2"]
-    assert features.read([tmp_path / "out.npz"]).frames["clip2"].shape == (1, 1024)
+def test_clips_and_files_are_heard_at_the_embedders_rate(judge, shard, tmp_path):
+    soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 44_100)] * 2, axis=1), 44_100)
+    clips = [features.clip(f"clip{index}", shard, "digest", 16_000) for index in (0, 2)]
+    half = [features.clip("clip0", shard, "digest", 8_000)]  # the same samples, said to be of another rate
+    found = embedded(judge, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
+    assert {name: part.shape for name, part in found.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
+    assert found.logits["clip2"].shape == (521,)
+    assert embedded(features.Judge("yamnet", through=8_000), half, tmp_path / "cache").frames["clip0"].shape == (3, 1024)
     with pytest.raises(UserError, match="clip clip9 of the catalog is not in it"):
-        features.embed(
-            features.Task("yamnet", tmp_path, 16_000, "real", shard=shard, clip_ids=frozenset({"clip0", "clip9"})),
-            tmp_path / "out.npz",
-        )
-    # Clips at another rate are resampled before they are judged.
-    half = features.Task("yamnet", tmp_path, 8_000, "real", shard=shard, clip_ids=frozenset({"clip0"}))
-    features.embed(half, tmp_path / "half.npz")
-    assert features.read([tmp_path / "half.npz"]).frames["clip0"].shape == (3, 1024)
+        features.embed_all([judge], [features.clip("clip9", shard, "digest", 16_000)], tmp_path / "cache", 1)
+
+
+def test_what_is_known_is_not_made_again(judge, tmp_path, monkeypatch):
+    for index in range(3):
+        write_wav(tmp_path / f"{index}.wav", tone(200 + 100 * index), 16_000)
+    sounds = [sound(tmp_path / f"{index}.wav") for index in range(3)]
+    first = embedded(judge, sounds, tmp_path / "cache")
+    monkeypatch.delenv("SOUNDMILL_WEIGHTS")  # nothing can be loaded now
+    monkeypatch.setattr(shards, "map_shards", None)
+    counted = []
+    features.embed_all([judge], sounds, tmp_path / "cache", 1, counted.append)
+    assert sum(counted) == 3
+    # Another name for the same content is known too; another content of a known name is not.
+    shutil.copy(tmp_path / "0.wav", tmp_path / "other.wav")
+    renamed = embedded(judge, [sound(tmp_path / "other.wav")], tmp_path / "cache")
+    np.testing.assert_array_equal(renamed.frames["other"], first.frames["0"])
+    write_wav(tmp_path / "0.wav", tone(900), 16_000)
+    with pytest.raises(TypeError):
+        features.embed_all([judge], [sound(tmp_path / "0.wav")], tmp_path / "cache", 1)
+    # So is another front end, or other weights.
+    for other in (features.Judge("yamnet", through=16_000), features.Judge("yamnet", options=(("hop", 1),))):
+        assert other.directory(tmp_path) != judge.directory(tmp_path)
+
+
+def test_nothing_depends_on_order_batch_or_workers(judge, tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    for index in range(5):
+        write_wav(tmp_path / f"{index}.wav", random.uniform(-0.3, 0.3, 16_000 + 9_000 * index).astype(np.float32), 16_000)
+    sounds = [sound(tmp_path / f"{index}.wav") for index in range(5)]
+    first = embedded(judge, sounds, tmp_path / "first")
+    monkeypatch.setattr(features, "TASK_SIZE", 2)
+    monkeypatch.setattr(features, "BATCH", 1)
+    second = embedded(judge, sounds[::-1], tmp_path / "second", workers=2)
+    assert list(first.frames) == list(second.frames) == sorted(first.frames)
+    for name, part in first.frames.items():
+        np.testing.assert_allclose(second.frames[name], part, atol=1e-6)
+
+
+def test_batches_are_bounded_by_samples():
+    items = [(None, np.zeros(size), 1) for size in (1, 1, features.BATCH_SAMPLES, 1, *[1] * 20)]
+    sizes = [len(batch) for batch in features._batches(items)]
+    assert sizes == [2, 1, 16, 5]
+
+
+def test_a_cache_that_is_emptied_meanwhile_is_named(judge, tmp_path):
+    view = features.View(tmp_path / "gone", {"a": "key"})
+    with pytest.raises(UserError, match="embedding of a is gone"):
+        view.read()
+    assert not os.path.exists(tmp_path / "gone")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import features, protocol
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation import cache, features, protocol
 from soundmill.evaluation.protocol import Clip, choose_sets
 from soundmill.evaluation.quality import Quality
 
@@ -93,26 +92,31 @@ def test_without_single_labels_there_is_no_probe_and_no_floor_of_pairs():
     assert choose_sets(catalog(), ids("test"), ids("valid"), "test", 0, 0).probe == ()
 
 
-def write_features(tmp_path, role: str, clip_ids: list[str], offset: float, seed: int) -> None:
+def heard(tmp_path, role: str, clip_ids: list[str], offset: float, seed: int) -> features.View:
     random = np.random.default_rng(seed)
     labels = {clip.clip_id: LABELS.index(clip.labels[0]) for clip in catalog()}
-    frames = [(random.standard_normal((4, 6)) * 0.3 + 3 * np.eye(6)[labels[name]] + offset).astype(np.float32) for name in clip_ids]
-    logits = np.stack([part.mean(axis=0) for part in frames])
-    features.save(clip_ids, Embeddings(frames, logits), tmp_path / f"{role}.npz")
+    rows = []
+    for name in clip_ids:
+        frames = (random.standard_normal((4, 6)) * 0.3 + 3 * np.eye(6)[labels[name]] + offset).astype(np.float32)
+        rows.append(cache.Embedding(name, Quality(16_000, False, False, name), 16_000, frames, frames.mean(axis=0)))
+    cache.add(tmp_path / role, "all.parquet", rows)
+    return features.View(tmp_path / role, {name: name for name in clip_ids})
 
 
 @pytest.fixture
 def library(tmp_path):
-    real = [clip.clip_id for clip in catalog()]
-    write_features(tmp_path, "real", real, 0.0, 0)
-    write_features(tmp_path, "generated", ids("test"), 1.0, 1)
-    write_features(tmp_path, "codec", ids("valid"), 0.2, 2)
-    write_features(tmp_path, "silence", ids("test"), 5.0, 3)
-    write_features(tmp_path, "noise", ids("test"), 9.0, 4)
-    roles = {"real": real, "generated": ids("test"), "codec": ids("valid")}
-    facts = {role: {name: Quality(16000, False, False, f"{role}{name}") for name in names} for role, names in roles.items()}
-    paths = {("tagger", role): [tmp_path / f"{role}.npz"] for role in ("real", "generated", "codec", "silence", "noise")}
-    return features.Library(paths, facts)
+    roles = {
+        "real": ([clip.clip_id for clip in catalog()], 0.0),
+        "generated": (ids("test"), 1.0),
+        "codec": (ids("valid"), 0.2),
+        "silence": (ids("test"), 5.0),
+        "noise": (ids("test"), 9.0),
+    }
+    views = {
+        ("tagger", role): heard(tmp_path, role, names, offset, seed) for seed, (role, (names, offset)) in enumerate(roles.items())
+    }
+    facts = {role: {name: Quality(16000, False, False, f"{role}{name}") for name in names} for role, (names, _) in roles.items()}
+    return features.Library(views, facts)
 
 
 def test_scores_of_known_embeddings(library, tmp_path):

@@ -1,0 +1,134 @@
+"""Embeddings that were made once: Parquet files by content of the sound, below a directory for each way of embedding.
+
+A file is complete when it appears and is never changed, so any number of processes may read and add at once; what two of them made
+at the same time is there twice and read once. A sound is known by its content alone: a name may come, go or be given to another.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soundmill import shards
+from soundmill.evaluation.quality import Quality
+
+EMBEDDINGS = pa.schema(
+    [
+        ("key", pa.string()),  # digest of the sound's content
+        ("num_samples", pa.int64()),  # of the sound before it went to the embedder, at
+        ("sample_rate", pa.int32()),
+        ("silent", pa.bool_()),
+        ("clipped", pa.bool_()),
+        ("digest", pa.string()),  # of its 16-bit samples
+        ("patches", pa.int32()),
+        ("frames", pa.binary()),  # float32 [patches, size], little-endian
+        ("logits", pa.binary()),  # float32 [classes]
+    ]
+)
+FACTS = [name for name in EMBEDDINGS.names if name not in ("frames", "logits")]
+ROWS_PER_GROUP = 16  # what is read to reach one sound
+GROUPS_HELD = 16
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What an embedder says of one sound, and the sound's plain facts."""
+
+    key: str
+    quality: Quality
+    sample_rate: int  # of `quality.num_samples`
+    frames: np.ndarray  # [P, D]
+    logits: np.ndarray  # [K]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an embedded sound without reading its embedding."""
+
+    quality: Quality
+    sample_rate: int
+    patches: int
+
+    @property
+    def seconds(self) -> float:
+        return self.quality.num_samples / self.sample_rate
+
+
+def add(directory: Path, name: str, embeddings: Iterable[Embedding]) -> None:
+    """Add embeddings as the file `name`; it appears whole or not at all, and not where there are none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".adding-", dir=directory) as place:
+        path = Path(place) / name
+        with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
+            for found in embeddings:
+                writer.write(
+                    {
+                        "key": found.key,
+                        "num_samples": found.quality.num_samples,
+                        "sample_rate": found.sample_rate,
+                        "silent": found.quality.silent,
+                        "clipped": found.quality.clipped,
+                        "digest": found.quality.digest,
+                        "patches": len(found.frames),
+                        "frames": np.ascontiguousarray(found.frames, "<f4").tobytes(),
+                        "logits": np.ascontiguousarray(found.logits, "<f4").tobytes(),
+                    }
+                )
+        if writer.num_rows:
+            shards.sync_file(path)
+            os.replace(path, directory / name)
+
+
+class Embedded:
+    """What a directory has of the wanted sounds, by key; embeddings are read from disk whenever they are asked for."""
+
+    def __init__(self, directory: Path, wanted: Collection[str]):
+        wanted = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)
+        self.facts: dict[str, Facts] = {}
+        self._places: dict[str, tuple[str, int, int]] = {}  # file, row group, row within
+        for path in sorted(directory.glob("*.parquet")):
+            for row, facts in enumerate(_read_facts(path)):
+                if facts["key"] in wanted and facts["key"] not in self.facts:
+                    quality = Quality(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
+                    self.facts[facts["key"]] = Facts(quality, facts["sample_rate"], facts["patches"])
+                    self._places[facts["key"]] = (str(path), *divmod(row, ROWS_PER_GROUP))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.facts
+
+    def frames(self, key: str) -> np.ndarray:
+        """Patches [P, D] float32 of a sound; [0, 0] of one that was too short for any."""
+        flat = np.frombuffer(self._cell(key, "frames"), "<f4")
+        patches = self.facts[key].patches
+        return flat.reshape(patches, -1) if patches else flat.reshape(0, 0)
+
+    def logits(self, key: str) -> np.ndarray:
+        """Logits [K] float32 of a sound."""
+        return np.frombuffer(self._cell(key, "logits"), "<f4")
+
+    def _cell(self, key: str, column: str) -> bytes:
+        path, group, row = self._places[key]
+        return _read_group(path, group)[column][row].as_py()
+
+
+def _read_facts(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = pq.read_table(path, columns=FACTS).to_pylist()
+    except (pa.ArrowException, OSError):  # not ours to read, or torn: made again
+        return []
+    return rows
+
+
+@lru_cache(maxsize=GROUPS_HELD)
+def _read_group(path: str, group: int) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=["frames", "logits"])

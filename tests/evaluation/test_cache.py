@@ -1,0 +1,58 @@
+"""The cache of embeddings: what is put in comes back, whoever else reads and writes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from soundmill.evaluation import cache
+from soundmill.evaluation.quality import Quality
+
+
+def embedding(key: str, patches: int) -> cache.Embedding:
+    frames = np.full((patches, 3), int(key), np.float32)
+    return cache.Embedding(key, Quality(100 * patches, False, True, f"d{key}"), 8_000, frames, np.arange(2, dtype=np.float32))
+
+
+def test_embeddings_come_back(tmp_path):
+    cache.add(tmp_path, "a.parquet", [embedding(str(index), index % 4) for index in range(40)])  # of several row groups
+    cache.add(tmp_path, "b.parquet", [embedding(str(index), 1) for index in (40, 41)])
+    found = cache.Embedded(tmp_path, {"3", "37", "41", "99"})
+    assert set(found.facts) == {"3", "37", "41"}
+    np.testing.assert_array_equal(found.frames("37"), np.full((1, 3), 37))
+    np.testing.assert_array_equal(found.frames("3"), np.full((3, 3), 3))
+    np.testing.assert_array_equal(found.logits("41"), [0, 1])
+    assert found.facts["3"] == cache.Facts(Quality(300, False, True, "d3"), 8_000, 3)
+    assert found.facts["3"].seconds == 300 / 8000
+    assert cache.Embedded(tmp_path, {"0"}).frames("0").shape == (0, 0)  # too short for a patch
+    assert not cache.Embedded(tmp_path / "none", {"0"}).facts
+
+
+def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
+    rows = [embedding(str(index), 2) for index in range(20)]
+    keys = {row.key for row in rows}
+
+    def write_and_read(number: int) -> bool:
+        cache.add(tmp_path, f"{number % 2}.parquet", rows)
+        found = cache.Embedded(tmp_path, keys)
+        return all((found.frames(row.key) == row.frames).all() for row in rows)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(write_and_read, range(24)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet"]
+
+
+def test_a_failed_addition_leaves_nothing_and_a_torn_file_counts_for_nothing(tmp_path):
+    def rows():
+        yield embedding("1", 1)
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        cache.add(tmp_path, "a.parquet", rows())
+    cache.add(tmp_path, "b.parquet", [])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 torn")
+    cache.add(tmp_path, "d.parquet", [embedding("1", 1)])
+    assert "1" in cache.Embedded(tmp_path, ["1"])
