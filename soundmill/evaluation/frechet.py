@@ -1,8 +1,8 @@
-"""Fréchet distance between sets of embeddings, without a matrix square root, and its bootstrap over clips."""
+"""Fréchet distance between sets of embeddings, without a matrix square root: of all rows, by clip, without bias, resampled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,13 @@ from soundmill.errors import UserError
 
 # Inner products between all rows of both sets are kept up to this many (256 MB); larger sets go through their covariances.
 MOST_PRODUCTS = 2**25
+CHUNK = 1024  # rows of a stream that are added up at once
+
+SIZES = 15  # of subsets that FAD∞ is fitted to
+SHRINK = 2  # the smallest of them has this part of the clips: farther down distances no longer follow a line in 1/n
+EQUAL_SETS = 4  # pairs whose mean distance is told as bias
+
+Stream = Callable[[], Iterable[tuple[str, np.ndarray]]]  # (clip id, patches [P, d]) of every clip once, in any order
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,21 @@ class Moments:
         return Moments(count, mean, scatter)
 
     @property
-    def covariance(self) -> np.ndarray:
-        """Unbiased covariance [d, d] (ddof 1); fewer than two rows raise UserError."""
+    def freedom(self) -> int:
+        """What a covariance's scatter is divided by, n − 1; fewer than two rows raise UserError."""
         if self.count < 2:
             raise UserError(f"a covariance needs at least 2 embeddings, found {self.count}: more or longer sounds are needed")
-        return self.scatter / (self.count - 1)
+        return self.count - 1
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased covariance [d, d] (ddof 1); fewer than two rows raise UserError."""
+        return self.scatter / self.freedom
+
+    @property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float(np.trace(self.scatter)) / self.freedom
 
 
 def check_rows(rows: np.ndarray) -> np.ndarray:
@@ -91,14 +108,10 @@ def frechet_of_rows(first: np.ndarray, second: np.ndarray) -> float:
     """Fréchet distance of two sets of rows [n, d]: a set with fewer rows than dimensions is its own factor, A = (X−μ)/√(n−1)."""
     first, second = check_rows(first), check_rows(second)
     _same_size(first.shape[1], second.shape[1])
-    factors, traces = [], []
-    for rows in (first, second):
-        moments = Moments.of(rows)
-        covariance = moments.covariance
-        traces.append(np.trace(covariance))
-        wide = len(rows) < rows.shape[1]
-        factors.append((rows - moments.mean) / np.sqrt(len(rows) - 1) if wide else _factor(covariance))
-    return _distance(first.mean(axis=0) - second.mean(axis=0), sum(traces), _nuclear_norm(factors[0] @ factors[1].T))
+    wide = [rows if len(rows) < rows.shape[1] else None for rows in (first, second)]
+    return Gathered(np.ones(len(first)), Moments.of(first), wide[0]).distance(
+        Gathered(np.ones(len(second)), Moments.of(second), wide[1])
+    )
 
 
 def _distance(shift: np.ndarray, traces: float, overlap: float) -> float:
@@ -124,6 +137,194 @@ def _smallest(values: np.ndarray) -> float:
 def _same_size(first: int, second: int) -> None:
     if first != second:
         raise UserError(f"embeddings of size {first} and {second} cannot be compared: score both sets with the same embedder")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A set of clips, read once in O(d²) memory: rows of each clip [N] and moments; the rows [n, d] where n < d, by clip id."""
+
+    lengths: np.ndarray
+    moments: Moments
+    rows: np.ndarray | None
+
+    @classmethod
+    def over(cls, stream: Stream, ids: Sequence[str]) -> Gathered:
+        """The clips of these ids, counted in their order; fewer than two rows raise UserError."""
+        lengths = dict.fromkeys(ids, 0)
+        held: dict[str, np.ndarray] = {}
+        total = 0
+
+        def chosen() -> Iterator[tuple[str, np.ndarray]]:
+            nonlocal total
+            for clip_id, patches in stream():
+                if clip_id in lengths:
+                    lengths[clip_id] = len(patches)
+                    if total < patches.shape[1]:
+                        held[clip_id] = patches
+                    total += len(patches)
+                    yield clip_id, patches
+
+        moments = Moments.over(rows for _, rows in _chunks(chosen()))
+        moments.freedom  # noqa: B018 - the error for fewer than two rows
+        counted = np.array([lengths[clip_id] for clip_id in ids])
+        if total >= len(moments.mean):
+            return cls(counted, moments, None)
+        rows = check_rows(np.concatenate([held[clip_id] for clip_id in ids]))
+        return cls(counted, Moments.of(rows), rows)
+
+    def factor(self) -> np.ndarray:
+        """F [r, d] with FᵀF the covariance: the centred rows themselves where they are fewer than dimensions."""
+        if self.rows is not None:
+            return (self.rows - self.moments.mean) / np.sqrt(self.moments.freedom)
+        return _factor(self.moments.covariance)
+
+    def distance(self, other: Gathered) -> float:
+        """Fréchet distance of the two sets."""
+        _same_size(len(self.moments.mean), len(other.moments.mean))
+        overlap = _nuclear_norm(self.factor() @ other.factor().T)
+        return _distance(self.moments.mean - other.moments.mean, self.moments.trace + other.moments.trace, overlap)
+
+    def spectrum(self) -> np.ndarray:
+        """Eigenvalues of the covariance that are not zero [r]."""
+        factor = self.factor()
+        return np.linalg.eigvalsh(factor @ factor.T) if self.rows is not None else (factor**2).sum(axis=1)
+
+
+def _chunks(clips: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[list[tuple[str, int]], np.ndarray]]:
+    """The stream's rows in parts of about CHUNK, each with whose they are and how many: one small product per clip is slow."""
+    whose: list[tuple[str, int]] = []
+    rows: list[np.ndarray] = []
+    waiting = 0
+    for clip_id, patches in clips:
+        whose.append((clip_id, len(patches)))
+        rows.append(patches)
+        waiting += len(patches)
+        if waiting >= CHUNK:
+            yield whose, np.concatenate(rows)
+            whose, rows, waiting = [], [], 0
+    if rows:
+        yield whose, np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How the distance moves, to first order, when clips of either set count more or less than once."""
+
+    generated: tuple[np.ndarray, np.ndarray]  # of every clip the sum over its rows, and its rows, [N] each
+    reference: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, generated: Gathered, reference: Gathered, streams: tuple[Stream, Stream], ids: tuple[Sequence, Sequence]
+    ) -> Influence:
+        """By one more pass over each stream, in O(d²) memory.
+
+        Row x of the first set adds 2·(μ1−μ2)ᵀ(x−μ1) + (x−μ1)ᵀ(1−T)(x−μ1) less the mean of that, T the optimal map from the
+        first Gaussian to the second. With Ci = FiᵀFi and F1·F2ᵀ = P·diag(σ)·Qᵀ, and c the coordinates of x−μ1 by F1, the
+        term of T is Σ σ·(Pᵀc)²: no inverse of a covariance is needed.
+        """
+        sides = (generated, reference)
+        factors = [side.factor() for side in sides]
+        left, values, right = np.linalg.svd(factors[0] @ factors[1].T, full_matrices=False)
+        shift = generated.moments.mean - reference.moments.mean
+        found = []
+        for side, factor, vectors, sign, stream, names in zip(sides, factors, (left, right.T), (1, -1), streams, ids, strict=True):
+            mean = side.moments.mean
+            if side.rows is not None:  # rows are their own coordinates
+                centred = side.rows - mean
+                moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1)
+                moved -= side.moments.freedom * (vectors**2 @ values)
+                sums = np.bincount(np.repeat(np.arange(len(names)), side.lengths), moved, minlength=len(names))
+            else:
+                place = {clip_id: index for index, clip_id in enumerate(names)}
+                coordinates = (factor / (factor**2).sum(axis=1, keepdims=True)).T @ vectors
+                sums = np.zeros(len(names))
+                for whose, rows in _chunks((clip_id, rows) for clip_id, rows in stream() if clip_id in place):
+                    centred = rows - mean
+                    moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (centred @ coordinates) ** 2 @ values
+                    owner = np.repeat([place[clip_id] for clip_id, _ in whose], [length for _, length in whose])
+                    sums += np.bincount(owner, moved, minlength=len(names))
+            found.append((sums - side.lengths * (sums.sum() / side.moments.count), side.lengths))
+        return cls(*found)
+
+    def moved(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """By how much the distance moves under weights of the clips, [B, N] of both sets, [B]."""
+        sides = zip((generated, reference), (self.generated, self.reference), strict=True)
+        return sum(weights @ sums / (weights @ lengths) for weights, (sums, lengths) in sides)
+
+
+@dataclass(frozen=True)
+class Extrapolated:
+    """FAD∞: the line that distances of subsets follow in 1/n, where n is infinite, with its standard error and R²."""
+
+    value: float
+    error: float
+    r2: float
+
+
+def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: int) -> Extrapolated:
+    """Fréchet distance extrapolated to infinitely many generated embeddings (Chong & Forsyth 2020; Gui et al. 2024).
+
+    Subsets of clips are drawn without replacement: subsets with replacement tend to the distance of the set that is at hand,
+    whose bias would stay. The reference is the same for all, so the bias that comes of its own size stays too.
+    """
+    if len(ids) < 2 * SHRINK:
+        raise UserError(f"FAD∞ is fitted to subsets of clips; {len(ids)} clips are too few, at least {2 * SHRINK} are needed")
+    parts = np.linspace(1, SHRINK, SIZES)
+    counts, distances = [], []
+    for number, part in enumerate(parts):
+        chosen = np.random.default_rng([seed, number]).permutation(len(ids))[: round(len(ids) / part)]
+        subset = Gathered.over(stream, [ids[index] for index in sorted(chosen)])
+        counts.append(subset.moments.count)
+        distances.append(subset.distance(reference))
+    inverse, distances = 1 / np.array(counts), np.array(distances)
+    design = np.stack([np.ones(SIZES), inverse], axis=1)
+    solution = np.linalg.lstsq(design, distances, rcond=None)[0]
+    rest = float(((distances - design @ solution) ** 2).sum())
+    total = float(((distances - distances.mean()) ** 2).sum())
+    error = np.sqrt(rest / (SIZES - 2) * np.linalg.inv(design.T @ design)[0, 0])
+    return Extrapolated(float(solution[0]), float(error), 1 - rest / total if total else 1.0)
+
+
+def by_clip(stream: Stream, reference: Gathered) -> Mapping[str, float]:
+    """Fréchet distance of every clip alone from the reference, of those with two patches and more (Gui et al. 2024), by id."""
+    factor = reference.factor()
+    trace = reference.moments.trace
+    found = {}
+    for clip_id, patches in stream():
+        if len(patches) > 1:
+            rows = np.asarray(patches, dtype=np.float64)
+            _same_size(rows.shape[1], len(reference.moments.mean))
+            mean = rows.mean(axis=0)
+            half = (rows - mean) / np.sqrt(len(rows) - 1)
+            found[clip_id] = _distance(mean - reference.moments.mean, (half**2).sum() + trace, _nuclear_norm(half @ factor.T))
+    return dict(sorted(found.items()))
+
+
+def of_equal_sets(spectrum: np.ndarray, counts: tuple[int, int], seed: int) -> float:
+    """Fréchet distance of two sets of so many rows of one Gaussian whose covariance has these eigenvalues: what is bias alone.
+
+    Mean of a few seeded pairs, in O(r²) memory: of n rows only the mean is drawn, and a factor of their Wishart matrix, where
+    n > r by Bartlett (1933).
+    """
+    random = np.random.default_rng(seed)
+    roots = np.sqrt(np.maximum(spectrum, 0))
+    found = []
+    for _ in range(EQUAL_SETS):
+        means = [random.standard_normal(len(roots)) * roots / np.sqrt(count) for count in counts]
+        factors = [_wishart_factor(len(roots), count - 1, random) * (roots / np.sqrt(count - 1)) for count in counts]
+        traces = sum((factor**2).sum() for factor in factors)
+        found.append(_distance(means[0] - means[1], traces, _nuclear_norm(factors[0] @ factors[1].T)))
+    return float(np.mean(found))
+
+
+def _wishart_factor(size: int, freedom: int, random: np.random.Generator) -> np.ndarray:
+    """A with AᵀA of the Wishart distribution with unit scale [size, size]."""
+    if freedom < size:
+        return random.standard_normal((freedom, size))
+    factor = np.triu(random.standard_normal((size, size)), 1)
+    factor[np.diag_indices(size)] = np.sqrt(random.chisquare(freedom - np.arange(size)))
+    return factor
 
 
 def bootstrap_frechet(
@@ -158,7 +359,7 @@ class _Resampled:
     def __init__(self, clips: Sequence[np.ndarray]):
         self.clip_of_row = np.repeat(np.arange(len(clips)), [len(clip) for clip in clips])
         rows = check_rows(np.concatenate(clips))
-        Moments.of(rows[:2]).covariance  # noqa: B018 - the error for fewer than two rows
+        Moments.of(rows[:2]).freedom  # noqa: B018 - the error for fewer than two rows
         self.num_clips = len(clips)
         self.mean = rows.mean(axis=0)
         self.rows = rows - self.mean

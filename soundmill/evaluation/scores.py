@@ -1,33 +1,64 @@
-"""Every metric under one call: two sets of sounds as an embedder heard them in, a value with its interval and warnings out."""
+"""Every metric under one call: two sets of sounds as an embedder heard them in, a value with its interval and warnings out.
+
+A metric is a `Statistic`: its value, and what it would be if clips counted more or less than once. Intervals and comparisons need
+no more than that. Fréchet distances move to first order (frechet.Influence), which takes one more pass over the clips instead of a
+matrix decomposition for each replicate, in O(d²) memory, and is nearer to the spread of independent sets than the distance of
+resampled ones, whose copies make covariances smaller. Metrics of pairs of embeddings, whose memory would grow with the square of
+the clips, rest on a seeded part of a large set, and say so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
 
+from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.evaluation import frechet, resampling
-from soundmill.evaluation.divergence import paired_kl
+from soundmill.evaluation import coverage, frechet, inception, kernels, resampling
+from soundmill.evaluation.divergence import check_pairs, paired_kl, softmax
+from soundmill.params import did_you_mean
+
+ROWS_PER_DIMENSION = 10  # fewer embeddings than this make a Fréchet distance mostly bias
+STRAIGHT = 4  # embeddings per dimension from which on FAD∞'s line is one
+MOST_ROWS, MOST_CLIPS = 10_000, 4_000  # of a set whose embeddings are compared pair by pair
+ANY = (2,)  # rows of the clips of a side that a metric does not look at
 
 
 @dataclass(frozen=True)
 class Side:
-    """One set of sounds as one embedder heard it; every call of `frames` streams (clip id, patches [P, D]) of every clip once."""
+    """One set of sounds as one embedder heard it; every call of `frames` streams (clip id, patches [P, D]) of every clip once.
+
+    Ids may come in any order and are kept sorted; logits [K] are by id, and none where the embedder is no classifier. A clip of no
+    patch adds nothing to a metric of patches.
+    """
 
     ids: tuple[str, ...]
     frames: Callable[[], Iterable[tuple[str, np.ndarray]]]
     logits: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) < len(self.ids):
+            twice = sorted({clip_id for clip_id in self.ids if self.ids.count(clip_id) > 1})
+            raise UserError(f"clip {', '.join(twice[:10])} is there twice; each clip counts once")
+        object.__setattr__(self, "ids", tuple(sorted(self.ids)))
+
     @classmethod
     def of(cls, frames: Mapping[str, np.ndarray], logits: Mapping[str, np.ndarray] | None = None) -> Side:
         """A set that is in memory."""
-        return cls(tuple(sorted(frames)), frames.items, logits or {})
+        return cls(tuple(frames), frames.items, logits or {})
+
+    def only(self, ids: Iterable[str]) -> Side:
+        """The clips of these ids."""
+        kept = frozenset(ids)
+        logits = {clip_id: self.logits[clip_id] for clip_id in kept if clip_id in self.logits}
+        return Side(tuple(kept), lambda: (item for item in self.frames() if item[0] in kept), logits)
 
     def stream(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(clip id, patches) in the stream's order; a clip twice, an unknown or a missing one, or what is not finite raises UserError."""
+        """(clip id, patches) in the stream's order; a clip that is not the set's, twice, missing or not finite raises UserError."""
         waiting = set(self.ids)
         for clip_id, patches in self.frames():
             if clip_id not in waiting:
@@ -40,9 +71,33 @@ class Side:
             raise UserError(f"no embeddings of clip {', '.join(sorted(waiting)[:10])}; no part of a set is ever scored alone")
 
     def clips(self) -> list[np.ndarray]:
-        """Patches of every clip in the order of their ids, in memory."""
+        """Patches of every clip, float64, in the order of the ids."""
         held = dict(self.stream())
-        return [held[clip_id] for clip_id in sorted(held)]
+        return [np.asarray(held[clip_id], dtype=np.float64) for clip_id in self.ids]
+
+    def heard(self) -> dict[str, np.ndarray]:
+        """Logits of every clip; a clip without, or an embedder that is no classifier, raises UserError."""
+        without = [clip_id for clip_id in self.ids if not len(self.logits.get(clip_id, ()))]
+        if without:
+            raise UserError(f"no logits of clip {', '.join(without[:10])}: this metric needs an embedder that is a classifier")
+        return {clip_id: self.logits[clip_id] for clip_id in self.ids}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric of two sets, and what it is under weights of their clips.
+
+    `under` maps weights [B, N] of the generated and [B, M] of the reference clips to [B] values, of which the spread counts and not
+    where they lie; `lengths` are the rows of the clips that are weighed. `error` is a standard error that weights do not show.
+    """
+
+    value: float
+    under: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    lengths: tuple[np.ndarray, np.ndarray]
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    of: Mapping[str, float] | None = None  # by clip id
+    error: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,40 +106,238 @@ class Metric:
 
     description: str
     better: Literal["lower", "higher"]
-    function: Callable[..., dict[str, Any]]
+    statistic: Callable[[Side, Side, int], Statistic]
+    least: float = -np.inf
+    most: float = np.inf
     paired: bool = False  # ids of both sides have to agree
     needs_logits: bool = False
+    pairwise: bool = False  # compares embeddings pair by pair, so it rests on a part of a large set
 
 
-def _frechet(generated: Side, reference: Side, seed: int, replicates: int, progress: Callable[[int], None]) -> dict[str, Any]:
-    first, second = generated.clips(), reference.clips()
-    value = frechet.frechet_of_rows(np.concatenate(first), np.concatenate(second))
-    progress(1)
-    drawn = frechet.bootstrap_frechet(first, second, range(replicates), seed)
-    progress(replicates)
-    return {"value": value, **resampling.interval(value, drawn, 0, np.inf)}
+def _frechet(generated: Side, reference: Side, seed: int) -> Statistic:
+    first, second = (frechet.Gathered.over(side.stream, side.ids) for side in (generated, reference))
+    value = first.distance(second)
+    bias, warnings = _bias(first, second, seed)
+    return Statistic(
+        value, _moved(value, first, second, generated, reference), (first.lengths, second.lengths), bias, None, 0, warnings
+    )
 
 
-def _kl(generated: Side, reference: Side, seed: int, replicates: int, progress: Callable[[int], None]) -> dict[str, Any]:
-    of = paired_kl(reference.logits, generated.logits)
-    return _mean(of, seed, replicates, progress)
+def _moved(
+    value: float, first: frechet.Gathered, second: frechet.Gathered, generated: Side, reference: Side
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    @cache
+    def influence() -> frechet.Influence:
+        return frechet.Influence.of(first, second, (generated.stream, reference.stream), (generated.ids, reference.ids))
+
+    return lambda weights, others: value + influence().moved(weights, others)
 
 
-def _mean(of: dict[str, float], seed: int, replicates: int, progress: Callable[[int], None]) -> dict[str, Any]:
+def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What two sets of one Gaussian are apart, where there are few embeddings, and the warning that says so."""
+    size, counts = len(first.moments.mean), (first.moments.count, second.moments.count)
+    if min(counts) >= ROWS_PER_DIMENSION * size:
+        return {}, ()
+    bias = frechet.of_equal_sets(second.spectrum(), counts, seed)
+    least = "at least " if counts[1] < size else ""  # directions that so few rows do not show would add to it
+    return {"bias": bias}, (
+        f"{counts[0]} generated and {counts[1]} reference embeddings of {size} dimensions "
+        f"(fewer than {ROWS_PER_DIMENSION} × {size}): two sets of these sizes from one Gaussian with the reference's covariance are {least}{bias:.3g} apart. "
+        "Compare only with scores of as many clips.",
+    )
+
+
+def _frechet_without_bias(generated: Side, reference: Side, seed: int) -> Statistic:
+    first, second = (frechet.Gathered.over(side.stream, side.ids) for side in (generated, reference))
+    line = frechet.without_bias(generated.stream, generated.ids, second, seed)
+    warnings = []
+    size = len(first.moments.mean)
+    if first.moments.count < STRAIGHT * size:
+        warnings.append(
+            f"FAD∞ of {first.moments.count} generated embeddings of {size} dimensions, fewer than {STRAIGHT} × {size}: "
+            "distances of so small subsets do not follow a line in 1/n, and what is left of the bias is large."
+        )
+    if second.moments.count < ROWS_PER_DIMENSION * size:
+        warnings.append(
+            f"FAD∞ keeps the bias of its {second.moments.count} reference embeddings, fewer than {ROWS_PER_DIMENSION} × {size}."
+        )
+    return Statistic(
+        line.value,
+        _moved(line.value, first, second, generated, reference),
+        (first.lengths, second.lengths),
+        {"r2": line.r2, "error": line.error},
+        None,
+        line.error,
+        tuple(warnings),
+    )
+
+
+def _frechet_by_clip(generated: Side, reference: Side, seed: int) -> Statistic:
+    of = frechet.by_clip(generated.stream, frechet.Gathered.over(reference.stream, reference.ids))
+    if not of:
+        raise UserError("no generated clip has two patches and more, which its own Fréchet distance needs; leave out fad_per_clip")
+    left_out = len(generated.ids) - len(of)
+    said = f"{left_out} of {len(generated.ids)} generated clips have fewer than two patches, so no distance of their own."
+    return _mean(of, {"left_out": left_out}, (said,) if left_out else ())
+
+
+def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warnings: tuple[str, ...] = ()) -> Statistic:
     values = np.array([of[clip_id] for clip_id in sorted(of)])
-    progress(1)
-    lengths = [np.full(len(values), 2)]
-    means = [weights @ values / len(values) for (weights,) in resampling.blocks(seed, replicates, lengths)]
-    progress(replicates)
-    value = float(values.mean())
-    return {"value": value, **resampling.interval(value, np.concatenate(means or [[]]), -np.inf, np.inf), "of": of}
+    lengths = (np.full(len(values), 2), np.array(ANY))
+    return Statistic(
+        float(values.mean()), lambda weights, _: weights @ values / weights.sum(axis=1), lengths, extras or {}, of, 0, warnings
+    )
+
+
+def _kl(generated: Side, reference: Side, seed: int) -> Statistic:
+    check_pairs(dict.fromkeys(reference.ids), dict.fromkeys(generated.ids))
+    return _mean(paired_kl(reference.heard(), generated.heard()))
+
+
+def _clap_score(generated: Side, reference: Side, seed: int) -> Statistic:
+    check_pairs(dict.fromkeys(reference.ids), dict.fromkeys(generated.ids))
+    directions = []
+    for side, what in ((generated, "sound"), (reference, "prompt")):
+        of = {}
+        for clip_id, patches in side.stream():
+            mean = np.asarray(patches, dtype=np.float64).sum(axis=0)
+            length = np.linalg.norm(mean)
+            if not length > 0:
+                raise UserError(f"clip {clip_id}: the embedding of its {what} has no direction, so no cosine")
+            of[clip_id] = mean / length
+        directions.append(of)
+    sounds, prompts = directions
+    return _mean({clip_id: float(sounds[clip_id] @ prompts[clip_id]) for clip_id in generated.ids})
+
+
+def _inception(generated: Side, reference: Side, seed: int) -> Statistic:
+    heard = generated.heard()
+    logits = np.stack([heard[clip_id] for clip_id in generated.ids])
+    _finite(generated.ids, logits)
+    value, std, splits = inception.in_splits(logits, seed)
+    p = softmax(logits)
+    return Statistic(
+        value,
+        lambda weights, _: inception.inception_score(p, weights),
+        (np.full(len(p), 2), np.array(ANY)),
+        {"std": std, "splits": splits},
+    )
+
+
+def _finite(ids: Sequence[str], logits: np.ndarray) -> None:
+    bad = [clip_id for clip_id, row in zip(ids, logits, strict=True) if not np.isfinite(row).all()]
+    if bad:
+        raise UserError(f"classifier logits of clip {', '.join(bad[:10])} are not finite; the sound or the weights are at fault")
+
+
+def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
+    first, second = generated.clips(), reference.clips()
+    value, std, size = kernels.in_subsets(np.concatenate(first), np.concatenate(second), seed)
+    extras = {"std": std, "subset": size}
+    under = _later(lambda: kernels.Resampled(first, second, kernels.polynomial))
+    return Statistic(value, under, _lengths(first, second), extras, None, std / np.sqrt(kernels.SUBSETS))
+
+
+def _mmd(generated: Side, reference: Side, seed: int) -> Statistic:
+    first, second = generated.clips(), reference.clips()
+    bandwidth = kernels.median_distance(np.concatenate(second), seed)
+    under = kernels.Resampled(first, second, kernels.gaussian(bandwidth))
+    return Statistic(_of_all(under, first, second), under, _lengths(first, second), {"bandwidth": bandwidth})
+
+
+def _neighbours(name: coverage.Name, generated: Side, reference: Side, seed: int) -> Statistic:
+    first, second = generated.clips(), reference.clips()
+    under = coverage.Manifolds(name, first, second)
+    return Statistic(_of_all(under, first, second), under, _lengths(first, second))
+
+
+def _of_all(under: Callable[..., np.ndarray], *sets: list[np.ndarray]) -> float:
+    """The value where every clip counts once."""
+    return float(under(*(np.ones((1, len(clips))) for clips in sets))[0])
+
+
+def _lengths(*sets: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([len(rows) for rows in clips]) for clips in sets)
+
+
+def _later(make: Callable[[], Callable[..., np.ndarray]]) -> Callable[..., np.ndarray]:
+    """What `make` makes, made when it is first called: without replicates never."""
+    made = cache(make)
+    return lambda *weights: made()(*weights)
 
 
 METRICS = {
-    "fad": Metric("Fréchet distance of pooled patch embeddings", "lower", _frechet),
-    "fd": Metric("Fréchet distance of clip embeddings", "lower", _frechet),
-    "kl": Metric("KL(reference ‖ generated) of softmaxed logits, mean over pairs", "lower", _kl, paired=True, needs_logits=True),
+    "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0),
+    "fad_inf": Metric("Fréchet distance extrapolated to infinitely many generated embeddings", "lower", _frechet_without_bias),
+    "fad_per_clip": Metric(
+        "mean over generated clips of the Fréchet distance of a clip's own patches from the reference",
+        "lower",
+        _frechet_by_clip,
+        least=0,
+    ),
+    "fd": Metric("Fréchet distance of all clips' embeddings", "lower", _frechet, least=0),
+    "kl": Metric(
+        "KL(reference ‖ generated) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
+        "lower",
+        _kl,
+        paired=True,
+        needs_logits=True,
+    ),
+    "is": Metric("exp of the mean KL(p ‖ mean p) of the softmaxed logits", "higher", _inception, least=1, needs_logits=True),
+    "kid": Metric("unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets", "lower", _kid, pairwise=True),
+    "mmd": Metric(
+        "unbiased squared MMD with a Gaussian kernel as wide as the reference's median distance", "lower", _mmd, pairwise=True
+    ),
+    "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
+    "precision": Metric(
+        "share of generated embeddings near a real one", "higher", partial(_neighbours, "precision"), 0, 1, pairwise=True
+    ),
+    "recall": Metric(
+        "share of real embeddings near a generated one", "higher", partial(_neighbours, "recall"), 0, 1, pairwise=True
+    ),
+    "density": Metric(
+        "real neighbourhoods that a generated embedding is in, in k-ths",
+        "higher",
+        partial(_neighbours, "density"),
+        0,
+        pairwise=True,
+    ),
+    "coverage": Metric(
+        "share of real neighbourhoods that a generated embedding is in",
+        "higher",
+        partial(_neighbours, "coverage"),
+        0,
+        1,
+        pairwise=True,
+    ),
 }
+
+
+def find(metric: str) -> Metric:
+    """The metric of that name; none raises UserError."""
+    if metric not in METRICS:
+        raise UserError(f"unknown metric {metric!r}{did_you_mean(metric, list(METRICS))}; there are {', '.join(METRICS)}")
+    return METRICS[metric]
+
+
+def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[list[Side], tuple[str, ...]]:
+    """Sides of equal ids as a pairwise metric takes them: all of their clips, or a seeded part, and then what says so."""
+    if not METRICS[metric].pairwise:
+        return list(sides), ()
+    lengths = dict.fromkeys(sides[0].ids, 0)
+    for side in sides:
+        for clip_id, patches in side.stream():
+            lengths[clip_id] = max(lengths[clip_id], len(patches))
+    if sum(lengths.values()) <= MOST_ROWS and len(lengths) <= MOST_CLIPS:
+        return list(sides), ()
+    ranked = sorted(lengths, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
+    rows = np.cumsum([lengths[clip_id] for clip_id in ranked])
+    kept = ranked[: min(MOST_CLIPS, int(np.searchsorted(rows, MOST_ROWS, side="right")))]
+    said = (
+        f"{metric} rests on {len(kept)} of {len(ranked)} {what} clips, chosen by the seed: "
+        f"embeddings of more than {MOST_CLIPS} clips, or more than {MOST_ROWS}, are not compared pair by pair."
+    )
+    return [side.only(kept) for side in sides], (said,)
 
 
 def compute(
@@ -98,7 +351,22 @@ def compute(
 ) -> dict[str, Any]:
     """`value`, the ends `low` and `high` of its 95 % interval (none without replicates), `warnings`, and what else the metric says.
 
-    `progress` counts up to 1 + replicates.
+    Numbers beside these are flat; `of` (clip id → value) is there where the metric is a mean over clips. `progress` counts up to
+    1 + replicates. Whatever the order of ids and streams, results agree to rounding.
     """
-    found = METRICS[metric].function(generated, reference, seed, replicates, progress)
-    return {"warnings": [], **found}
+    kind = find(metric)
+    (generated,), said = bounded(metric, [generated], "generated", seed)
+    (reference,), more = bounded(metric, [reference], "reference", seed)
+    statistic = kind.statistic(generated, reference, seed)
+    progress(1)
+    resampled = []
+    for weights in resampling.blocks(seed, replicates, statistic.lengths):
+        resampled.append(statistic.under(*weights))
+        progress(len(weights[0]))
+    found = {"value": statistic.value, "warnings": [*statistic.warnings, *said, *more], **statistic.extras}
+    if resampled:
+        drawn = np.concatenate(resampled)
+        found |= resampling.interval(statistic.value, drawn, kind.least, kind.most, statistic.error)
+    if statistic.of is not None:
+        found["of"] = dict(statistic.of)
+    return found
