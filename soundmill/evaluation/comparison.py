@@ -11,6 +11,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import resampling, scores
 from soundmill.evaluation.scores import Side, Statistic
 
+METRICS = tuple(scores.METRICS)  # what can be compared: all
 LEVEL = 0.05  # of p, under which one of them is called better
 
 

@@ -142,8 +142,8 @@ def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple
     least = "at least " if counts[1] < size else ""  # directions that so few rows do not show would add to it
     return {"bias": bias}, (
         f"{counts[0]} generated and {counts[1]} reference embeddings of {size} dimensions "
-        f"(fewer than {ROWS_PER_DIMENSION} × {size}): two sets of these sizes from one Gaussian with the reference's covariance are {least}{bias:.3g} apart. "
-        "Compare only with scores of as many clips.",
+        f"(fewer than {ROWS_PER_DIMENSION} × {size}): two sets of these sizes from one Gaussian with the reference's covariance "
+        f"are {least}{bias:.3g} apart. Compare only with scores of as many clips.",
     )
 
 
