@@ -25,3 +25,14 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         net.train(was)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Let no GPU round float32 to TF32 in a convolution or a product: a score must not depend on who computed it."""
+    before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before

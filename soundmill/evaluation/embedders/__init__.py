@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from soundmill import hub, shards
 from soundmill.errors import UserError
@@ -10,7 +11,7 @@ from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
 
-NAMES = ("tagger", "yamnet", "clap")
+NAMES = ("tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "clap")
 
 # What metrics say where weights are missing: no path of the machine stands in them.
 MISSING = {
@@ -19,8 +20,13 @@ MISSING = {
 }
 
 
-def load(name: str, tagger: Path) -> Embedder:
-    """The embedder of that name; `tagger` is the directory of the pipeline's own. Missing weights raise UserError."""
+def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
+    """The embedder of that name; `tagger` is the directory of the pipeline's own. Missing weights raise UserError.
+
+    `options` are how a protocol wants it to hear: only `vggish` has one, `front_end`.
+    """
+    if options and name != "vggish":
+        raise UserError(f"{name}: has no option {', '.join(map(repr, options))}; only vggish has one, 'front_end'")
     if name == "tagger":
         from soundmill.evaluation.embedders.tagger import TaggerEmbedder
 
@@ -29,6 +35,14 @@ def load(name: str, tagger: Path) -> Embedder:
         from soundmill.evaluation.embedders import yamnet
 
         return yamnet.YamnetEmbedder(weights.path(name))
+    if name == "vggish":
+        from soundmill.evaluation.embedders import vggish
+
+        return vggish.VggishEmbedder(weights.path(name), **options)
+    if name in ("panns_cnn14_16k", "panns_cnn14_32k"):
+        from soundmill.evaluation.embedders import panns
+
+        return panns.Cnn14Embedder(name, weights.path(name))
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 

@@ -1,0 +1,131 @@
+"""VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the net that FAD was defined with, by torchvggish's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill.errors import UserError
+from soundmill.evaluation import weights
+from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.params import did_you_mean
+from soundmill.training.device import full_precision, pick_device
+
+SAMPLE_RATE = 16_000
+FFT, WINDOW, HOP = 512, 400, 160  # samples
+FRAMES, BANDS, DIMENSIONS = 96, 64, 128  # of a patch, and of its embedding
+LOWEST, HIGHEST = 125.0, 7500.0  # Hz
+OFFSET = 0.01  # added before the logarithm
+HEARD = (FRAMES - 1) * HOP + WINDOW  # samples of one patch
+PATCHES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How a wave is cut: a patch every `step` samples while `whole` samples are left; whether its peak is brought to 1 first."""
+
+    step: int
+    whole: int
+    peak: bool
+
+
+FRONT_ENDS = {
+    "torchvggish": FrontEnd(FRAMES * HOP, HEARD, peak=False),
+    "google-fad": FrontEnd(SAMPLE_RATE // 2, SAMPLE_RATE, peak=True),  # of google-research's frechet_audio_distance
+}
+
+
+class VggishEmbedder:
+    """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; no classifier, so logits are [N, 0]."""
+
+    name = "vggish"
+    classifier = "vggish"
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, path: Path, *, front_end: str = "torchvggish"):
+        if front_end not in FRONT_ENDS:
+            known = list(FRONT_ENDS)
+            raise UserError(
+                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, known)}; there are {', '.join(known)}"
+            )
+        self._front_end = FRONT_ENDS[front_end]
+        self.digest = weights.digest(path)
+        self._device = pick_device("auto")
+        with torch.device("meta"):
+            net = Vggish()
+        weights.load_state(net, weights.read_checkpoint(path), path)
+        self._net = net.eval().to(self._device, memory_format=torch.channels_last)
+
+    def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
+        heard = [patches(wave, self._front_end) for wave in waves]
+        together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *heard])
+        found = np.empty((len(together), DIMENSIONS), np.float32)
+        with torch.inference_mode(), full_precision():
+            for start in range(0, len(together), PATCHES_AT_ONCE):
+                some = torch.from_numpy(together[start : start + PATCHES_AT_ONCE])
+                found[start : start + len(some)] = self._net(some[:, None].to(self._device)).cpu().numpy()
+        ends = np.cumsum([len(part) for part in heard])[:-1]
+        return Embeddings(np.split(found, ends) if heard else [], np.zeros((len(waves), 0), np.float32))
+
+
+class Vggish(nn.Module):
+    """Log-mel patches [N, 1, 96, 64] → embeddings [N, 128]; its state has the names of torchvggish's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 1
+        for wider in (64, None, 128, None, 256, 256, None, 512, 512, None):
+            if wider is None:
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU(inplace=True)]
+                width = wider
+        self.features = nn.Sequential(*layers)
+        sizes = (width * FRAMES // 16 * BANDS // 16, 4096, 4096)
+        hidden = [layer for size in sizes[:-1] for layer in (nn.Linear(size, 4096), nn.ReLU(inplace=True))]
+        self.embeddings = nn.Sequential(*hidden, nn.Linear(4096, DIMENSIONS))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        features = self.features(patches.contiguous(memory_format=torch.channels_last))
+        return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))  # the weights are TensorFlow's: channels come last
+
+
+def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
+    """Logarithms of mel magnitudes of a wave [T] at 16 kHz, in patches [P, 96, 64] float32; a wave too short for one gives P = 0.
+
+    Frames of 25 ms every 10, periodic Hann window, not centred; an incomplete last patch is dropped.
+    """
+    wave = np.asarray(wave, np.float64)  # in float32, silence between partials would be rounding
+    count = 1 + (len(wave) - front_end.whole) // front_end.step if len(wave) >= front_end.whole else 0
+    if not count:
+        return np.zeros((0, FRAMES, BANDS), np.float32)
+    if front_end.peak:
+        wave = wave / max(0.1, wave.max())
+    step = front_end.step // HOP
+    frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[::HOP][: (count - 1) * step + FRAMES]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW))
+    log_mel = np.log(np.abs(np.fft.rfft(frames * window, FFT)) @ mel_filters() + OFFSET).astype(np.float32)
+    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(log_mel, FRAMES, axis=0)[::step].transpose(0, 2, 1))
+
+
+@cache
+def mel_filters() -> np.ndarray:
+    """Filters float64 [257, 64], triangles over HTK's mel scale rather than over Hz; the constant part is not heard."""
+
+    def mel(hertz: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
+
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    edges = np.linspace(mel(LOWEST), mel(HIGHEST), BANDS + 2)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    filters = np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
+    filters[0] = 0
+    filters.flags.writeable = False
+    return filters
