@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -11,7 +13,7 @@ from soundmill import manifest, shards, stage
 from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, protocol, subsets
-from soundmill.evaluation.report import Example, write_report
+from soundmill.evaluation.report import Card, Chip, Heard, Section, write_report
 from soundmill.params import SampleRate, Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -84,17 +86,21 @@ def run(
     by_id = {clip.clip_id: clip for clip in real}
     shown = choose_examples(sets.generated, by_id, params.examples)
     shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
-    heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate)
+    heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate, "generated")
+    coded = examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate, "through the codec")
     write_report(
         report,
-        family=ctx.family or ctx.name,
-        metrics=metrics,
-        warnings=warnings,
-        generated=heard,
-        codec=examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate),
-        sample_rate=params.sample_rate,
+        ctx.family or ctx.name,
+        metrics,
+        warnings,
+        [
+            Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
+            Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
+        ],
+        by_label(results, by_id),
+        f" (reference: {params.reference})",
     )
-    track(ctx, report, heard, metrics, clips, params.sample_rate)
+    track(ctx, report, heard, metrics, clips)
     return metrics
 
 
@@ -117,19 +123,39 @@ def about_subsets(sets: protocol.Sets, parts: dict[str, dict[str, protocol.Sets]
     return said
 
 
-def track(ctx: Context, report: Path, heard: list[Example], metrics: dict[str, Any], clips: Path, sample_rate: int) -> None:
+def track(ctx: Context, report: Path, heard: list[Card], metrics: dict[str, Any], clips: Path) -> None:
     """The page, the picture, what was scored, and the sounds as files, each beside its reference."""
-    for name in ("index.html", "scores.md", "scores.json"):
+    for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex"):
         ctx.tracking.log_file(report / name, "report")
     ctx.tracking.log_figure(report / "ruler.png", "ruler.png")
     ctx.tracking.log_dataset(
         "reference", metrics["files"]["reference"], metrics["counts"]["reference"], clips, context="evaluation"
     )
-    for example in heard:
-        for kind, wave in (("generated", example.sound), ("reference", example.reference)):
-            path = ctx.scratch / "heard" / f"{example.clip_id}.{kind}.wav"
-            write_wav(path, wave, sample_rate)
+    for card in heard:
+        for kind, sound in zip(("generated", "reference"), card.sounds, strict=True):
+            path = ctx.scratch / "heard" / f"{card.clip_id}.{kind}.wav"
+            write_wav(path, sound.wave, sound.sample_rate)
             ctx.tracking.log_file(path, "sounds")
+
+
+def by_label(results: dict[str, dict[str, Any]], clips: dict[str, protocol.Clip]) -> dict[str, dict[str, float]]:
+    """Of each label the number of generated sounds that have it alone, and their mean KL and label accuracy."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, result in results.items():
+        said = {
+            f"kl_{name}": result.get("kl_of", {}),
+            f"label_accuracy_{name}": {
+                clip_id: guess in clips[clip_id].labels for clip_id, guess in result.get("predicted", {}).items()
+            },
+        }
+        for key, of in said.items():
+            for clip_id, value in of.items():
+                if len(clips[clip_id].labels) == 1:
+                    values[clips[clip_id].labels[0]][key].append(float(value))
+    return {
+        label: {"generated": max(map(len, found.values()))} | {key: protocol.rounded(fmean(of)) for key, of in found.items()}
+        for label, found in sorted(values.items())
+    }
 
 
 def read_catalog(path: Path) -> list[protocol.Clip]:
@@ -200,26 +226,32 @@ def examples(
     clips: Path,
     results: dict[str, dict[str, Any]],
     sample_rate: int,
-) -> list[Example]:
+    what: str,
+) -> list[Card]:
     """The sounds to hear, each with its real clip, what was asked for and what the embedders say of it."""
     real_clips = [by_id[clip_id] for clip_id in ids]
     waves = {}
     for shard, wanted in by_shard(real_clips, set(ids), clips).items():
         waves |= dict(features.clips_of(shard, wanted))
-    return [
-        Example(
-            clip_id=clip_id,
-            labels=by_id[clip_id].labels,
-            caption=by_id[clip_id].captions[0] if by_id[clip_id].captions else "",
-            reference=waves[clip_id],
-            sound=features.read_file(files[clip_id], sample_rate),
-            kl={name: result["kl_of"][clip_id] for name, result in results.items() if "kl_of" in result},
-            predicted={
-                name: result["predicted"][clip_id] for name, result in results.items() if clip_id in result.get("predicted", {})
-            },
+    cards = []
+    for clip_id in ids:
+        clip = by_id[clip_id]
+        caption = clip.captions[0] if clip.captions else ""
+        chips = [
+            Chip(f"{name} hears {guess} {'✓' if guess in clip.labels else '✗'}", guess in clip.labels)
+            for name, result in sorted(results.items())
+            for guess in [result.get("predicted", {}).get(clip_id)]
+            if guess is not None
+        ]
+        chips += [
+            Chip(f"KL {name} {result['kl_of'][clip_id]:.2f}") for name, result in sorted(results.items()) if "kl_of" in result
+        ]
+        sounds = (
+            Heard(what, features.read_file(files[clip_id], sample_rate), sample_rate),
+            Heard("real", waves[clip_id], sample_rate),
         )
-        for clip_id in ids
-    ]
+        cards.append(Card(clip_id, ", ".join(clip.labels) or caption, caption, sounds, tuple(chips)))
+    return cards
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.hub",
         "soundmill.training",
+        "soundmill.corpora.inventory",  # what may be a sound in a folder
+        "soundmill.corpora.duplicates",  # and which sound is another again
     ),
     "soundmill.clips": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
     "soundmill.exports": (

@@ -49,7 +49,13 @@ class Judge:
     @property
     def weights(self) -> str:
         """Digest of the embedder's weights, which are not loaded for it."""
+        if self.name == "tagger" and self.tagger is None:
+            raise UserError("tagger: it is a pipeline's own; run in a checkout that has data/tagger, or name another embedder")
         return embedders.digest(self.name, self.tagger)
+
+    def unavailable(self) -> str | None:
+        """Why its weights cannot be used here and what to do about it, or None."""
+        return embedders.unavailable(self.name)
 
     def load(self) -> Embedder:
         return embedders.load(self.name, self.tagger, **dict(self.options))
@@ -133,6 +139,10 @@ class View:
     directory: Path
     keys: Mapping[str, str]  # id → key of the content, in the order of ids
 
+    def of(self, clip_ids: Iterable[str]) -> View:
+        """The part of the set with these ids."""
+        return View(self.directory, {clip_id: self.keys[clip_id] for clip_id in clip_ids})
+
     def open(self) -> Embedded:
         """What is there of them; one that is not raises UserError, for somebody emptied the cache meanwhile."""
         found = Embedded(self.directory, set(self.keys.values()))
@@ -175,17 +185,23 @@ def embed_all(
 ) -> None:
     """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
 
-    Whatever cannot be scored raises one UserError that names all of it; what could be is in the cache by then.
+    Whatever cannot be scored raises one UserError that names all of it; what could be is in the cache by then. So do weights that
+    are missing, unless they are not needed.
     """
-    jobs = []
+    jobs, without = [], {}
     for judge in judges:
         directory = judge.directory(cache)
         have = Embedded(directory, {sound.key for sound in sounds})
         tasks = [(task, [sound for sound in task if sound.key not in have]) for task in _tasks(sounds)]
         progress(len(sounds) - sum(len(missing) for _, missing in tasks))
+        if any(missing for _, missing in tasks) and (reason := judge.unavailable()):
+            without[judge.name] = reason
         for _, missing in tasks:
             if missing:
                 jobs.append(shards.Job(f"{len(jobs):06d}", (judge, directory, tuple(missing)), len(missing)))
+    if without:
+        lines = "".join(f"\n  {name}: {reason}" for name, reason in without.items())
+        raise UserError(f"these sounds cannot be embedded without weights that are not here:{lines}")
     if not jobs:
         return
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
 import json
@@ -14,15 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from soundmill.evaluation import scores
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = ("fad", "kl", "label_accuracy")
 MARKS = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
+METRICS = (*scores.METRICS, "label_accuracy")
 TITLES = {
     "fad": "Fréchet distance",
+    "fad_inf": "Fréchet distance, n → ∞",
+    "fad_per_clip": "Fréchet distance, clip by clip",
+    "fd": "Fréchet distance of clips",
     "kl": "KL divergence",
+    "is": "Inception score",
+    "kid": "Kernel distance (KID)",
+    "mmd": "Kernel distance (MMD)",
+    "clap_score": "CLAP score",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
     "label_accuracy": "Label accuracy",
     "real": "real",
     "floor": "floor",
@@ -33,17 +47,17 @@ TITLES = {
     "chance": "chance",
 }
 MEANINGS = {
-    "fad": "how far the set of generated sounds is from the set of real ones; lower is better",
-    "kl": "KL(reference ‖ generated) of what the classifier hears in the clips of equal id; lower is better",
+    **{name: f"{metric.description}; {metric.better} is better" for name, metric in scores.METRICS.items()},
     "label_accuracy": "share of generated sounds that a linear probe, fitted on real clips, puts into the class asked for",
     "real": "the probe's cross-validated accuracy on real clips: what can be reached",
-    "floor": "real clips of another split in place of generated ones: what can be reached",
+    "floor": "real clips in place of generated ones: what can be reached",
     "codec_floor": "the codec's clips before they went through it",
     "codec": "real clips through the family's representation and back: no model of this family can beat it by much",
     "silence": "digital silence in place of every generated sound",
     "noise": "white noise in place of every generated sound",
     "chance": "always answering the label asked for most often",
 }
+SHARES = ("label_accuracy", "precision", "recall", "coverage")  # from 0 to 1
 COLOURS = {
     "generated": "#d6336c",
     "real": "#2b8a3e",
@@ -58,25 +72,52 @@ WIDEST_RATIO = 200.0
 PICTURE_FRAMES = 320
 PICTURE_MELS = 96
 PICTURE_RANGE_DB = 80.0
+LONGEST_SECONDS = 30.0  # of a sound on the page
+ONE_COLUMN = 4  # scores under each other; more stand in two columns
 
 
 @dataclass(frozen=True)
-class Example:
-    """One sound to hear next to its real clip; waves are mono [T] at the clips' rate."""
+class Heard:
+    """One sound to hear and see: a mono wave [T] at its rate."""
+
+    what: str
+    wave: np.ndarray
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A word on a sound; `good` tells right from wrong where there is such."""
+
+    text: str
+    good: bool | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """Sounds that belong together, the one that it is about first."""
 
     clip_id: str
-    labels: tuple[str, ...]
-    caption: str
-    reference: np.ndarray
-    sound: np.ndarray
-    kl: dict[str, float]  # by embedder
-    predicted: dict[str, str]  # by embedder: the class the probe puts it into
+    title: str
+    text: str
+    sounds: tuple[Heard, ...]
+    chips: tuple[Chip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cards under a heading."""
+
+    title: str
+    note: str
+    cards: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
 class Row:
     """One score with its interval and its ruler."""
 
+    key: str
     metric: str
     embedder: str
     value: float
@@ -90,10 +131,10 @@ def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
     rows = []
     for embedder in sorted(name for name, said in metrics["embedders"].items() if isinstance(said, Mapping)):
         for metric in METRICS:
-            key = f"{metric}_{embedder}"
+            key = "clap_score" if (metric, embedder) == ("clap_score", "clap") else f"{metric}_{embedder}"
             if key in metrics:
                 value, low, high = metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
-                rows.append(Row(metric, embedder, value, low, high, metrics["ruler"].get(key, {})))
+                rows.append(Row(key, metric, embedder, value, low, high, metrics["ruler"].get(key, {})))
     return rows
 
 
@@ -130,14 +171,71 @@ def table(metrics: Mapping[str, Any]) -> str:
         "|---|--:|:-:|" + "--:|" * len(marks),
     ]
     for row in rows:
-        cells = [f"{row.metric}_{row.embedder}", number(row, row.value), interval(row)]
+        cells = [row.key, number(row, row.value), interval(row)]
         cells += [number(row, row.ruler[mark]) if mark in row.ruler else "–" for mark in marks]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def csv_table(metrics: Mapping[str, Any]) -> str:
+    """The scores as CSV, numbers in full: a row for each score, a column for each mark of the ruler."""
+    rows = rows_of(metrics)
+    marks = [mark for mark in MARKS if any(mark in row.ruler for row in rows)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["score", "metric", "embedder", "value", "low", "high", *marks, "protocol", "generated", "reference"])
+    counts = metrics["counts"]
+    for row in rows:
+        known = [row.value, row.low, row.high, *(row.ruler.get(mark) for mark in marks)]
+        writer.writerow([row.key, row.metric, row.embedder, *known, metrics["protocol"], counts["generated"], counts["reference"]])
+    return buffer.getvalue()
+
+
+def latex_table(metrics: Mapping[str, Any]) -> str:
+    """The scores as a LaTeX table (package booktabs), to be put into a paper as it is."""
+    rows = rows_of(metrics)
+    marks = [mark for mark in MARKS if any(mark in row.ruler for row in rows)]
+    counts, protocol = metrics["counts"], _latex(metrics["protocol"])
+    lines = [
+        f"% protocol {metrics['protocol']}: {counts['generated']} generated against {counts['reference']} reference sounds",
+        r"\begin{tabular}{ll" + "r" * (2 + len(marks)) + "}",
+        r"\toprule",
+        " & ".join(["metric", "embedder", "value", r"95\,\%", *(TITLES[mark] for mark in marks)]) + r" \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        cells = [_latex(TITLES[row.metric]), _latex(row.embedder), _latex(number(row, row.value)), _latex(interval(row))]
+        cells += [_latex(number(row, row.ruler[mark])) if mark in row.ruler else "--" for mark in marks]
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [
+        r"\bottomrule",
+        rf"\multicolumn{{{4 + len(marks)}}}{{l}}{{\footnotesize protocol {protocol}, "
+        rf"$n={counts['generated']}$ against {counts['reference']}}} \\",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+LATEX = {
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "…": "--",
+    "–": "--",
+    "→": r"$\to$",
+    "∞": r"$\infty$",
+    "‖": r"$\|$",
+    "−": "$-$",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
 def number(row: Row, value: float) -> str:
-    return f"{value:.1%}" if row.metric == "label_accuracy" else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.1%}" if row.metric in SHARES else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def interval(row: Row) -> str:
@@ -149,14 +247,19 @@ def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = rows_of(metrics)
-    figure = Figure(figsize=(10, 1.4 * len(rows)), layout="constrained")
+    columns = 1 if len(rows) <= ONE_COLUMN else 2
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(10 if columns == 1 else 14, 1.4 * lines), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
-    for axes, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
-        _draw_row(axes, row)
+    places = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).T.ravel()  # down the columns
+    for axes in places[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(places, rows, strict=False):
+        _draw_row(axes, row, figure.get_size_inches()[0] / columns)
     return figure
 
 
-def _draw_row(axes: Axes, row: Row) -> None:
+def _draw_row(axes: Axes, row: Row, width: float) -> None:
     """One scale: the ruler's marks below the line, the generated sounds above it."""
     values = [*row.ruler.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
     scale = _scale(row.metric, values)
@@ -166,8 +269,11 @@ def _draw_row(axes: Axes, row: Row) -> None:
     elif scale == "square-root":
         axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
         axes.set_xlim(0, max(*values, 1e-6) * 1.1)
-    else:
+    elif row.metric in SHARES:
         axes.set_xlim(-0.02, 1.02)
+    else:
+        room = 0.05 * (max(values) - min(values)) or 0.5
+        axes.set_xlim(min(values) - room, max(values) + room)
     axes.set_ylim(-1.0, 1.0)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
@@ -178,10 +284,11 @@ def _draw_row(axes: Axes, row: Row) -> None:
 
     place = axes.transData.transform
     axes.set_title(f"{TITLES[row.metric]} · {row.embedder}", loc="left", fontsize=11, fontweight="bold", color="#343a40")
-    better = "more is better →" if row.metric == "label_accuracy" else "← less is better"
+    more = row.metric == "label_accuracy" or scores.METRICS[row.metric].better == "higher"
+    better = "more is better →" if more else "← less is better"
     axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#868e96")
     last_end = [-np.inf, -np.inf, -np.inf]
-    width_of_letter = 6.0 / axes.get_figure().get_size_inches()[0] / 96  # share of the axis, at this font size
+    width_of_letter = 6.0 / width / 96  # share of the axis, at this font size
     for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
         x = axes.transAxes.inverted().transform(place((value, 0)))[0]
         text = f"{TITLES[mark]} {number(row, value)}"
@@ -206,8 +313,8 @@ def _draw_row(axes: Axes, row: Row) -> None:
 
 
 def _scale(metric: str, values: Sequence[float]) -> str:
-    """Ratios are what counts in a distance, unless one is nearly zero and would take all the room."""
-    if metric == "label_accuracy":
+    """Ratios are what counts in a distance, unless one is nearly zero and would take all the room, or below it."""
+    if metric in (*SHARES, "density", "clap_score", "is") or min(values) < 0:
         return "linear"
     return "logarithmic" if min(values) > 0 and max(values) / min(values) <= WIDEST_RATIO else "square-root"
 
@@ -218,23 +325,30 @@ def _side(x: float) -> str:
 
 def write_report(
     directory: Path,
-    family: str,
+    title: str,
     metrics: Mapping[str, Any],
     warnings: Sequence[str],
-    generated: Sequence[Example],
-    codec: Sequence[Example],
-    sample_rate: int,
+    sections: Sequence[Section],
+    classes: Mapping[str, Mapping[str, float]] | None = None,
+    note: str = "",
 ) -> None:
-    """Write index.html (one self-contained page), scores.json, scores.md and ruler.png into a new directory."""
-    directory.mkdir(parents=True)
-    document = {**metrics, "family": family, "warnings": list(warnings)}
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (directory / "scores.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "scores.md").write_text(table(metrics), encoding="utf-8")
+    """Write index.html (one self-contained page), scores.json, .csv, .tex, .md and ruler.png into a directory.
+
+    `classes`: by class its number of sounds (`generated`) and means of scores by their keys.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     figure = draw_ruler(metrics)
+    document = {**metrics, "title": title, "warnings": list(warnings)} | ({"classes": dict(classes)} if classes else {})
+    texts = {
+        "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+        "scores.csv": csv_table(metrics),
+        "scores.tex": latex_table(metrics),
+        "scores.md": table(metrics),
+        "index.html": _page(title, metrics, warnings, sections, classes or {}, note, _svg(figure)),
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
     figure.savefig(directory / "ruler.png", dpi=150, facecolor="white", metadata={"Software": None})
-    page = _page(family, metrics, warnings, generated, codec, sample_rate, _svg(figure))
-    (directory / "index.html").write_text(page, encoding="utf-8")
 
 
 def _svg(figure: Figure) -> str:
@@ -248,24 +362,28 @@ def _svg(figure: Figure) -> str:
 
 
 def _page(
-    family: str,
+    title: str,
     metrics: Mapping[str, Any],
     warnings: Sequence[str],
-    generated: Sequence[Example],
-    codec: Sequence[Example],
-    sample_rate: int,
+    sections: Sequence[Section],
+    classes: Mapping[str, Mapping[str, float]],
+    note: str,
     ruler: str,
 ) -> str:
     rows = rows_of(metrics)
     counts = metrics["counts"]
     said = [text for text in (verdict(row, counts) for row in rows) if text]
+    known = ("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders")
+    provenance = {key: metrics[key] for key in (*known, "files") if key in metrics}
     return PAGE.substitute(
-        family=html.escape(family),
+        title=html.escape(title),
         summary=(
-            f"{counts['generated']} generated sounds against {counts['reference']} real clips "
-            f"(reference: {html.escape(metrics['reference'])}), protocol {html.escape(metrics['protocol'])}"
+            f"{counts['generated']} generated sounds against {counts['reference']} real ones{html.escape(note)}, "
+            f"protocol {html.escape(metrics['protocol'])}"
         ),
-        verdict="".join(f"<p>{html.escape(text)}</p>" for text in said),
+        verdict=f'<section class="panel verdict">{"".join(f"<p>{html.escape(text)}</p>" for text in said)}</section>'
+        if said
+        else "",
         ruler=ruler,
         table=_html_table(rows),
         legend="".join(
@@ -273,13 +391,36 @@ def _page(
             for key in (*METRICS, *MARKS)
             if any(key == row.metric or key in row.ruler for row in rows)
         ),
-        generated=_cards(generated, sample_rate, "generated"),
-        codec=_cards(codec, sample_rate, "through the codec"),
+        classes=_html_classes(classes, rows),
+        sections="".join(_html_section(section) for section in sections),
         quality=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
         warnings="".join(f"<li>{html.escape(warning)}</li>" for warning in warnings) or "<li>none</li>",
-        provenance=html.escape(
-            json.dumps({key: metrics[key] for key in ("protocol", "counts", "embedders", "files")}, indent=2, ensure_ascii=False)
-        ),
+        provenance=html.escape(json.dumps(provenance, indent=2, ensure_ascii=False)),
+    )
+
+
+def _html_section(section: Section) -> str:
+    cards = "".join(map(_html_card, section.cards)) or "<p>none</p>"
+    return (
+        f'<h2>{html.escape(section.title)} <small>{html.escape(section.note)}</small></h2><section class="grid">{cards}</section>'
+    )
+
+
+def _html_classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> str:
+    """A table of the classes."""
+    if not classes:
+        return ""
+    keys = list(dict.fromkeys(key for found in classes.values() for key in found if key != "generated"))
+    named = {row.key: f"{TITLES[row.metric]} · {row.embedder}" for row in rows}
+    head = "".join(f"<th>{html.escape(named.get(key, key))}</th>" for key in keys)
+    body = ""
+    for name, found in classes.items():
+        cells = "".join(f"<td>{found[key]:.3g}</td>" if key in found else "<td>–</td>" for key in keys)
+        body += f"<tr><th>{html.escape(name or '(no folder)')}</th><td>{found['generated']}</td>{cells}</tr>"
+    return (
+        "<h2>Class by class <small>means of the sounds' own values</small></h2>"
+        '<section class="panel"><div class="scroll"><table><thead><tr><th>class</th><th>sounds</th>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 
 
@@ -297,29 +438,21 @@ def _html_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cards(examples: Sequence[Example], sample_rate: int, what: str) -> str:
-    return "".join(_card(example, sample_rate, what) for example in examples) or "<p>none</p>"
-
-
-def _card(example: Example, sample_rate: int, what: str) -> str:
-    top = max(_level(example.sound, sample_rate).max(), _level(example.reference, sample_rate).max())
+def _html_card(card: Card) -> str:
+    waves = [(heard, heard.wave[: int(LONGEST_SECONDS * heard.sample_rate)]) for heard in card.sounds]
+    top = max(_level(wave, heard.sample_rate).max() for heard, wave in waves)
     sides = "".join(
-        f"<figure><figcaption>{html.escape(name)}</figcaption>"
-        f'<img alt="spectrogram, {html.escape(name)}" src="{_picture(wave, sample_rate, top)}">'
-        f'<audio controls preload="none" src="{_sound(wave, sample_rate)}"></audio></figure>'
-        for name, wave in ((what, example.sound), ("real", example.reference))
+        f"<figure><figcaption>{html.escape(heard.what)}{'' if len(wave) == len(heard.wave) else ', its beginning'}</figcaption>"
+        f'<img alt="spectrogram, {html.escape(heard.what)}" src="{_picture(wave, heard.sample_rate, top)}">'
+        f'<audio controls preload="none" src="{_sound(wave, heard.sample_rate)}"></audio></figure>'
+        for heard, wave in waves
     )
-    title = ", ".join(example.labels) or example.caption
-    chips = "".join(
-        f'<span class="chip {"right" if guess in example.labels else "wrong"}">'
-        f"{html.escape(name)} hears {html.escape(guess)} {'✓' if guess in example.labels else '✗'}</span>"
-        for name, guess in sorted(example.predicted.items())
-    )
-    chips += "".join(f'<span class="chip">KL {html.escape(name)} {value:.2f}</span>' for name, value in sorted(example.kl.items()))
-    caption = f"<p>{html.escape(example.caption)}</p>" if example.caption and example.caption != title else ""
+    kinds = {None: "", True: " right", False: " wrong"}
+    chips = "".join(f'<span class="chip{kinds[chip.good]}">{html.escape(chip.text)}</span>' for chip in card.chips)
+    text = f"<p>{html.escape(card.text)}</p>" if card.text and card.text != card.title else ""
     return (
-        f"<article><h3>{html.escape(title)}</h3>{caption}"
-        f'<div class="pair">{sides}</div><div class="chips">{chips}<code>{html.escape(example.clip_id)}</code></div></article>'
+        f"<article><h3>{html.escape(card.title)}</h3>{text}"
+        f'<div class="pair">{sides}</div><div class="chips">{chips}<code>{html.escape(card.clip_id)}</code></div></article>'
     )
 
 
@@ -366,7 +499,7 @@ PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$family — Soundmill scores</title>
+<title>$title — Soundmill scores</title>
 <style>
 :root { color-scheme: light; --ink: #212529; --soft: #6c757d; --line: #e3e7eb; --card: #fff; --ground: #f4f6f8; --hot: #d6336c; }
 * { box-sizing: border-box; }
@@ -392,7 +525,7 @@ dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 1rem; }
 @media (max-width: 560px) { .grid { grid-template-columns: 1fr; } }
 article p { margin: .15rem 0 0; color: var(--soft); font-size: .92rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; margin-top: .7rem; }
+.pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .9rem; margin-top: .7rem; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .8rem; color: var(--soft); margin-bottom: .2rem; }
 figure:first-child figcaption { color: var(--hot); font-weight: 600; }
@@ -407,18 +540,16 @@ li { margin: .2rem 0; }
 </style>
 </head>
 <body><main>
-<h1>$family</h1>
+<h1>$title</h1>
 <p class="soft">$summary</p>
-<section class="panel verdict">$verdict</section>
-<h2>Scores on their ruler</h2>
+$verdict
+<h2>Scores on their ruler <small>$quality among the generated sounds</small></h2>
 <section class="panel">$ruler</section>
 <h2>Scores</h2>
 <section class="panel"><div class="scroll">$table</div>
 <dl>$legend</dl></section>
-<h2>Generated sounds next to real ones <small>of the same clip id · $quality</small></h2>
-<section class="grid">$generated</section>
-<h2>Real clips through the family's representation and back <small>what the codec alone loses</small></h2>
-<section class="grid">$codec</section>
+$classes
+$sections
 <h2>Read with care</h2>
 <section class="panel"><ul>$warnings</ul></section>
 <h2>What this was made from</h2>

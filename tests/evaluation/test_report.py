@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 
@@ -37,17 +38,18 @@ def metrics(**changes):
     }
 
 
-def example(clip_id: str, seed: int) -> report.Example:
+def card(clip_id: str, seed: int) -> report.Card:
     random = np.random.default_rng(seed)
     waves = [(random.standard_normal(16_000) * level).astype(np.float32) for level in (0.1, 0.01)]
-    return report.Example(clip_id, ("dog",), "a <b>dog</b> barks", *waves, kl={"yamnet": 1.234}, predicted={"yamnet": "rain"})
+    sounds = tuple(report.Heard(what, wave, 16_000) for what, wave in zip(("generated", "real"), waves, strict=True))
+    return report.Card(clip_id, "dog", "a <b>dog</b> barks", sounds, (report.Chip("yamnet hears rain ✗", False),))
 
 
 def write(directory, **changes):
-    examples = [example("dog_1", 0), example("dog_2", 1)]
-    report.write_report(
-        directory, "ddpm_mel", metrics(**changes), ["mind <this>"], generated=examples, codec=examples[:1], sample_rate=16_000
-    )
+    cards = (card("dog_1", 0), card("dog_2", 1))
+    sections = [report.Section("Generated", "next to <real>", cards), report.Section("Codec", "", cards[:1])]
+    classes = {"dog": {"generated": 2, "kl_yamnet": 1.234}, "": {"generated": 1, "kl_yamnet": 7.0}}
+    report.write_report(directory, "ddpm_mel", metrics(**changes), ["mind <this>"], sections, classes)
     return directory
 
 
@@ -65,14 +67,16 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
         "abc",
         "d2",
         "dog_2",
-        "KL yamnet 1.23",
+        "next to &lt;real&gt;",
+        "1.23",
+        "(no folder)",
     ):
         assert text in page
     assert "<b>dog</b>" not in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing outside the page is needed
     sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(sounds) == 6
-    np.testing.assert_allclose(decode_flac(base64.b64decode(sounds[0])), example("dog_1", 0).sound, atol=1e-4)
+    np.testing.assert_allclose(decode_flac(base64.b64decode(sounds[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
     assert page.count("data:image/png") == 6
     assert "yamnet hears rain ✗" in page
 
@@ -80,7 +84,7 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
 def test_bytes_do_not_change(tmp_path):
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["index.html", "ruler.png", "scores.json", "scores.md"]
+    assert names == ["index.html", "ruler.png", "scores.csv", "scores.json", "scores.md", "scores.tex"]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
@@ -92,9 +96,32 @@ def test_scores_as_table_and_json(tmp_path):
     assert lines[2] == "| fad_yamnet | 18.2 | 16 … 20.5 | – | 2.6 | 2.7 | 8.7 | 39 | 63.7 | – |"
     assert lines[4] == "| label_accuracy_yamnet | 45.0% | – | 97.0% | – | – | – | – | – | 10.0% |"
     document = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
-    assert document["family"] == "ddpm_mel"
+    assert document["title"] == "ddpm_mel"
     assert document["warnings"] == ["mind <this>"]
     assert document["fad_yamnet"] == 18.2
+
+
+def test_scores_as_csv_and_latex(tmp_path):
+    directory = write(tmp_path / "report", is_yamnet=3.5, clap_score=0.25, embedders={"yamnet": {}, "clap": {}})
+    rows = list(csv.DictReader((directory / "scores.csv").open(encoding="utf-8")))
+    assert [row["score"] for row in rows] == ["clap_score", "fad_yamnet", "kl_yamnet", "is_yamnet", "label_accuracy_yamnet"]
+    assert (rows[1]["value"], rows[1]["low"], rows[1]["noise"], rows[1]["chance"]) == ("18.2", "16.0", "63.7", "")
+    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-1", "80")
+    latex = (directory / "scores.tex").read_text(encoding="utf-8")
+    assert r"Fréchet distance & yamnet & 18.2 & 16 -- 20.5 & -- & 2.6 & 2.7 & 8.7 & 39 & 63.7 & -- \\" in latex
+    assert r"45.0\%" in latex
+    assert latex.count("&") == 6 * 10
+    assert not re.search(r"(?<!\\)[_%](?!.*protocol)", latex.split("\n", 1)[1])
+
+
+def test_long_sounds_are_cut_on_the_page(tmp_path):
+    long = report.Heard("generated", np.full(int(1_000 * (report.LONGEST_SECONDS + 5)), 0.1, np.float32), 1_000)
+    section = report.Section("one", "", (report.Card("a", "a", "", (long,)),))
+    report.write_report(tmp_path, "x", metrics(), [], [section])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    assert len(decode_flac(base64.b64decode(sound))) == 1_000 * report.LONGEST_SECONDS
+    assert "its beginning" in page
 
 
 @pytest.mark.parametrize(
@@ -114,13 +141,16 @@ def test_scores_as_table_and_json(tmp_path):
 )
 def test_verdict(value, codec, count, said):
     ruler = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
-    row = report.Row("fad", "yamnet", value, None, None, ruler)
+    row = report.Row("fad_yamnet", "fad", "yamnet", value, None, None, ruler)
     assert said in report.verdict(row, {"codec": count, "generated": 80})
 
 
 def test_no_verdict_without_marks():
-    assert report.verdict(report.Row("fad", "yamnet", 1.0, None, None, {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
-    assert report.verdict(report.Row("kl", "yamnet", 1.0, None, None, {"floor": 1.0, "codec": 2.0}), {}) is None
+    assert (
+        report.verdict(report.Row("fad_yamnet", "fad", "yamnet", 1.0, None, None, {"silence": 2.0}), {"codec": 2, "generated": 2})
+        is None
+    )
+    assert report.verdict(report.Row("kl_yamnet", "kl", "yamnet", 1.0, None, None, {"floor": 1.0, "codec": 2.0}), {}) is None
 
 
 def test_ruler_can_be_drawn_with_zero_and_with_equal_values(tmp_path):

@@ -170,7 +170,14 @@ def test_scores_stand_on_their_ruler_and_bytes_do_not_depend_on_workers(project)
     assert found["label_accuracy_tagger"] == 1
     assert found["counts"]["generated"] == found["counts"]["floor"] == 8
     assert found["silent_share"] == found["duplicate_share"] == 0
-    assert set(tree(project / "data" / "report")) == {"index.html", "ruler.png", "scores.json", "scores.md"}
+    assert set(tree(project / "data" / "report")) == {
+        "index.html",
+        "ruler.png",
+        "scores.csv",
+        "scores.json",
+        "scores.md",
+        "scores.tex",
+    }
 
     write_params(project, workers=1)
     evaluate_in(project, "again")

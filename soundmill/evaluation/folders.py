@@ -1,0 +1,81 @@
+"""A folder of sounds as a set to be scored: every file counts, by an id that is its path without suffix, or the run fails."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from soundmill import manifest
+from soundmill.corpora import inventory
+from soundmill.errors import UserError
+from soundmill.evaluation import features
+
+LISTED = 20  # ids that a message names
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The sounds below one folder, in the order of their ids, and what lay beside them."""
+
+    root: Path
+    sounds: tuple[features.Sound, ...]
+    remarks: tuple[str, ...]  # what was passed over, for people
+
+    @property
+    def ids(self) -> list[str]:
+        return [sound.clip_id for sound in self.sounds]
+
+
+def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
+    """Everything below `root` that may be a sound; `digests` as in shards.file_digests.
+
+    Metadata, dot files and links to folders that were seen already are no sounds, and are told of. Whatever may be one and cannot
+    be read, and two files of one id, raise UserError naming all of them.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give one that holds audio files")
+    taken = inventory.take(root, workers, cache=digests)
+    remarks = [f"{row['path']}: {row['reason']}, {row['detail']}" for row in taken.rejected if row["reason"] == "directory link"]
+    features.refuse({**row, "path": str(root / row["path"])} for row in taken.rejected if row["reason"] != "directory link")
+    if taken.ignored:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(taken.ignored.items()))
+        remarks.append(f"no sounds by their names, so not scored: {listed}")
+    by_id: dict[str, list[features.Sound]] = defaultdict(list)
+    for found in taken.audio:
+        clip_id = manifest.escape_path(os.path.splitext(found.raw_path)[0])
+        path = os.path.join(os.fsencode(root), found.raw_path)
+        by_id[clip_id].append(features.file(clip_id, path, found.digest))
+    if not by_id:
+        raise UserError(f"{root}: no sounds to score ({'; '.join(remarks) or 'it is empty'})")
+    collisions = [sounds for sounds in by_id.values() if len(sounds) > 1]
+    if collisions:
+        lines = "".join(f"\n  {' and '.join(sound.shown for sound in sounds)}" for sounds in collisions)
+        raise UserError(f"{root}: files that differ in their suffix alone have one id; keep one of each:{lines}")
+    return Folder(root, tuple(sounds[0] for _, sounds in sorted(by_id.items())), tuple(remarks))
+
+
+def pairs(generated: Folder, reference: Folder) -> bool:
+    """Whether the sounds are pairs by id: all of them (True) or none (False); anything between raises UserError naming the rest."""
+    first, second = set(generated.ids), set(reference.ids)
+    if first == second:
+        return True
+    if not first & second:
+        return False
+    said = [
+        f"{len(lonely)} of {len(other)} in {folder.root} have no partner in {where.root}: {named(sorted(lonely))}"
+        for lonely, other, folder, where in (
+            (second - first, second, reference, generated),
+            (first - second, first, generated, reference),
+        )
+        if lonely
+    ]
+    raise UserError(
+        f"{'; '.join(said)}. A pair is never skipped: add what is missing, or say --unpaired if equal names mean nothing here"
+    )
+
+
+def named(ids: list[str]) -> str:
+    more = len(ids) - LISTED
+    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")
