@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
 FILES = ("*.json", "*.txt", "*.safetensors")
 SAMPLE_RATE = 48_000
+WINDOWS_AT_ONCE = 8
 WINDOW = 10 * SAMPLE_RATE  # what the net hears at once; of longer sounds transformers would take a random part
 
 
@@ -69,6 +71,8 @@ class ClapEmbedder:
         from transformers import ClapModel, ClapProcessor
         from transformers.utils import logging
 
+        from soundmill.training.device import pick_device
+
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # what matters of its warnings is checked
         local = {"local_files_only": True, "trust_remote_code": False}
@@ -92,34 +96,41 @@ class ClapEmbedder:
                 f"{directory}: it hears {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
                 f"not {WINDOW} at {SAMPLE_RATE}: another model than is meant here"
             )
-        self._net = net.eval()
+        self._net = net.eval().to(pick_device("auto"))
         self.digest = hub.digest(directory, FILES)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        size = self._net.config.projection_dim
-        frames = [np.stack([self._hear(window) for window in windows(wave)]) for wave in waves]
-        return Embeddings([part.reshape(-1, size) for part in frames], np.zeros((len(waves), 0), np.float32))
-
-    def _hear(self, window: np.ndarray) -> np.ndarray:
         import torch
 
-        heard = self._processor.feature_extractor(window, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        # A net with feature fusion is told at random that one of the sounds is longer than it is.
-        heard["is_longer"] = torch.zeros_like(heard["is_longer"])
-        with torch.no_grad():
-            return _embedding(self._net.get_audio_features(**heard))
+        from soundmill.training.device import full_precision
+
+        cut = [list(windows(wave)) for wave in waves]
+        hear = partial(self._processor.feature_extractor, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        heard = [hear(window) for parts in cut for window in parts]
+        found = [np.zeros((0, self._net.config.projection_dim), np.float32)]
+        with torch.inference_mode(), full_precision():
+            for start in range(0, len(heard), WINDOWS_AT_ONCE):
+                some = heard[start : start + WINDOWS_AT_ONCE]
+                sounds = torch.cat([one["input_features"] for one in some]).to(self._net.device)
+                # A net with feature fusion is told at random that one of the sounds is longer than it is.
+                longer = torch.zeros_like(torch.cat([one["is_longer"] for one in some])).to(self._net.device)
+                found.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
+        ends = np.cumsum([len(parts) for parts in cut])[:-1]
+        return Embeddings(np.split(np.concatenate(found), ends) if cut else [], np.zeros((len(waves), 0), np.float32))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, D] float32 of texts, each of unit length; a text longer than the net reads is cut there."""
         import torch
 
+        from soundmill.training.device import full_precision
+
         known = {}
         for text in sorted(set(texts)):  # one at a time: padding to the length of others would change last bits
             longest = self._net.config.text_config.max_position_embeddings - 2
             tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
-            told = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-            with torch.no_grad():
-                known[text] = _embedding(self._net.get_text_features(**told))
+            told = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
+            with torch.inference_mode(), full_precision():
+                known[text] = _embeddings(self._net.get_text_features(**told))[0]
         return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
 
     def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
@@ -129,8 +140,8 @@ class ClapEmbedder:
         return (heard * self.embed_texts(texts)).sum(axis=1)
 
 
-def _embedding(answer: Any) -> np.ndarray:
-    return answer.pooler_output[0].numpy()
+def _embeddings(answer: Any) -> np.ndarray:
+    return answer.pooler_output.cpu().numpy()
 
 
 def windows(wave: np.ndarray) -> Iterator[np.ndarray]:

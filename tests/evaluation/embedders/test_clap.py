@@ -60,8 +60,17 @@ def test_embeddings_are_of_unit_length_and_the_same_every_time(network):
     assert found.logits.shape == (2, 0)
     for part in found.frames:
         np.testing.assert_allclose(np.linalg.norm(part, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(network.embed(waves[1:]).frames[0], found.frames[1])
+    np.testing.assert_allclose(network.embed(waves[1:]).frames[0], found.frames[1], atol=1e-6)
     assert not np.allclose(found.frames[1][0], found.frames[1][1], atol=1e-4)
+
+
+def test_more_windows_than_run_together(network):
+    waves = [noise(seconds, seed) for seed, seconds in enumerate((1, 85, 0.5))]
+    found = network.embed(waves)
+    assert [len(part) for part in found.frames] == [1, 9, 1]
+    for wave, part in zip(waves, found.frames, strict=True):
+        np.testing.assert_allclose(network.embed([wave]).frames[0], part, atol=1e-6)
+    assert network.embed([]).frames == []
 
 
 def test_a_net_with_feature_fusion_is_told_nothing_at_random(tmp_path):
