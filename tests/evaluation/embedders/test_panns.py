@@ -16,8 +16,6 @@ from soundmill.errors import UserError
 from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.panns import NUMPY, TRANSFORM, VARIANTS, Cnn14Embedder
 
-ARGUMENTS = {"panns_cnn14_16k": (16_000, 512, 160, 8_000), "panns_cnn14_32k": (32_000, 1024, 320, 14_000)}
-
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
@@ -32,11 +30,11 @@ def save(net: nn.Module, path: Path) -> None:
     path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
 
 
-@pytest.fixture(scope="module", params=ARGUMENTS)
+@pytest.fixture(scope="module", params=references.CNN14)
 def pair(request, tmp_path_factory):
     """(theirs, ours)."""
     path = tmp_path_factory.mktemp("panns") / "cnn14.pth"
-    theirs = references.cnn14(*ARGUMENTS[request.param])
+    theirs = references.cnn14(request.param)
     save(theirs, path)
     ours = Cnn14Embedder(request.param, path)
     path.unlink()  # 330 MB

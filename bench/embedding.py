@@ -1,0 +1,143 @@
+"""Embeddings of 5 s clips from files, at random weights of the real architectures, beside the implementations ours are ports of.
+
+Ours is what `soundmill evaluate` does of a folder: decode, resample, measure, embed, keep as Parquet, in two processes of one
+thread. The others go clip by clip, as their own code does, with two threads. Both are timed from when the net is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import measure, recordings, references
+from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
+from soundmill.audio.decode import encode_flac, read_mono
+from soundmill.evaluation import features, weights
+from soundmill.evaluation.embedders.base import Embedder
+
+SECONDS = 5
+YAMNET_RATE = 16_000
+YAMNET = ROOT.parent / "shared" / "models"
+
+
+@dataclass(frozen=True)
+class Bench(features.Judge):
+    """An embedder whose weights lie at `path`, and that notes when it is ready."""
+
+    path: Path = Path()
+    ready: Path = Path()  # directory of the notes
+
+    @property
+    def weights(self) -> str:
+        return weights.digest(self.path)
+
+    def unavailable(self) -> None:
+        return None
+
+    def load(self) -> Embedder:
+        from soundmill.evaluation.embedders import panns, vggish, yamnet
+
+        made: dict[str, Callable[[Path], Embedder]] = {"vggish": vggish.VggishEmbedder, "yamnet": yamnet.YamnetEmbedder}
+        net = made[self.name](self.path) if self.name in made else panns.Cnn14Embedder(self.name, self.path)
+        (self.ready / uuid.uuid4().hex).write_text(repr(time.monotonic()))  # of the machine, the same in every process
+        return net
+
+
+def main() -> None:
+    args = measure.parser(__doc__, clips=128, yamnet_clips=512, repetitions=3).parse_args()
+    with measure.workplace(args.work) as place:
+        work = Path(place)
+        found, what = recordings.find(args.audio, work)
+        clips = min(args.clips, len(found))  # a sound that is there twice would be embedded once
+        recordings.repeat(found, clips, work / "recordings")
+        for name in references.PACKAGES:
+            in_fresh_process(references.write_random_weights, name, work / f"{name}.pth")
+        competitors: dict[str, Callable[[], float]] = {}
+        for name in references.PACKAGES:
+            net = work / f"{name}.pth"
+            competitors[f"soundmill, {name}"] = lambda name=name, net=net: ours(name, net, work / "recordings")
+            competitors[f"{references.PACKAGES[name]}, {name}"] = lambda name=name, net=net: theirs(name, net, work / "recordings")
+        rounds = measure.in_turns(competitors, args.repetitions)
+        targets = [
+            Target(
+                f"{name}: against {references.PACKAGES[name]}, from files",
+                ratio(rounds.seconds[f"{references.PACKAGES[name]}, {name}"], rounds.seconds[f"soundmill, {name}"]),
+                3.0 if name == "vggish" else 1.3,
+            )
+            for name in references.PACKAGES
+        ]
+        more: dict[str, Any] = {}
+        yamnet = Path(os.environ.get(weights.VARIABLE) or YAMNET) / weights.REGISTRY["yamnet"].file
+        if yamnet.is_file():
+            in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
+            alone = measure.in_turns({"yamnet": lambda: ours("yamnet", yamnet, work / "flac")}, args.repetitions)
+            rate = args.yamnet_clips / min(alone.seconds["yamnet"])
+            targets.append(Target("yamnet: five-second clips a second, from FLAC of 16 kHz", rate, 250.0, unit="/s"))
+            more["yamnet"] = {
+                "clips": args.yamnet_clips,
+                "seconds": alone.seconds["yamnet"],
+                "cpu_seconds": alone.cpu_seconds["yamnet"],
+            }
+        else:
+            print(f"yamnet is left out: no {yamnet}")
+        measure.write(
+            "embedding",
+            args.results,
+            clips,
+            rounds.seconds,
+            targets,
+            recordings=what,
+            workers=WORKERS,
+            cpu_seconds=rounds.cpu_seconds,
+            **more,
+        )
+
+
+def ours(name: str, net: Path, source: Path) -> float:
+    return in_fresh_process(embed, name, net, source)
+
+
+def embed(name: str, net: Path, source: Path) -> float:
+    """Seconds from the first worker that was ready until all files of `source` are embedded and kept."""
+    with measure.workplace(source.parent) as place:
+        ready = Path(place) / "ready"
+        ready.mkdir()
+        sounds = [
+            features.file(path.stem, path, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+            for path in sorted(source.iterdir())
+        ]
+        features.embed_all([Bench(name, path=net, ready=ready)], sounds, Path(place) / "cache", WORKERS)
+        end = time.monotonic()
+        return end - min(float(path.read_text()) for path in ready.iterdir())
+
+
+def theirs(name: str, net: Path, source: Path) -> float:
+    command = [sys.executable, "-m", "bench.references", name, str(net), str(source)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(WORKERS)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return float(done.stdout)
+
+
+def write_flac(source: Path, count: int, target: Path) -> None:
+    """`count` different clips of five seconds at 16 kHz, made of the recordings in turn."""
+    target.mkdir()
+    waves = [np.resize(read_mono(path, YAMNET_RATE, 3600), SECONDS * YAMNET_RATE) for path in sorted(source.iterdir())]
+    for index in range(count):
+        wave = np.roll(waves[index % len(waves)], index)
+        (target / f"clip-{index:05d}.flac").write_bytes(encode_flac(wave, YAMNET_RATE))
+
+
+if __name__ == "__main__":
+    main()
