@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation import resampling, scores
-from soundmill.evaluation.scores import Side, Statistic
+from soundmill.evaluation.scores import Metric, Side, Statistic
 
 METRICS = tuple(scores.METRICS)  # what can be compared: all
 LEVEL = 0.05  # of p, under which one of them is called better
@@ -27,11 +27,11 @@ def compare(
 ) -> dict[str, Any]:
     """`a`, `b`, their `difference` (a − b) with 95 % interval `low`, `high`, `p` of no difference, and which is `better`.
 
-    Every replicate draws the same clips of a, b and, where it is another set, of the reference: what is easy or hard for both, and
-    what the choice of the reference makes of both, cancels out. Where the metric is a mean over clips, p is that of a permutation
-    test, in which a and b change places clip by clip; else of how often the resampled differences are as far from their own mean as
-    the measured one is from zero. Both have the one and two sides of Phipson & Smyth (2010): p is never zero. `progress` counts up
-    to 1 + replicates; without replicates there is neither interval nor p.
+    p is that of a permutation test, in which a and b change places clip by clip: of what each clip adds to the metric of a and b
+    together, which knows nothing of their places, or of its own value where the metric is a mean over clips. So it holds its size
+    however few clips there are, and of B permutations it is never under 1 / (B + 1) (Phipson & Smyth 2010). For the interval, what
+    each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the reference makes of
+    both, cancels out. `progress` counts up to 1 + replicates; without replicates there is neither interval nor p.
     """
     kind = scores.find(metric)
     _check_partners(a, b)
@@ -41,14 +41,16 @@ def compare(
     difference = first.value - second.value
     found = {"a": first.value, "b": second.value, "difference": difference, "clips": len(a.ids)}
     said = [f"{name}: {text}" for name, part in (("a", first), ("b", second)) for text in part.warnings] + [*said, *more]
+    _check_values(first, second)
     progress(1)
     if replicates:
-        drawn = _resampled(first, second, seed, replicates, progress)
+        moved = scores.resampled(first.influence() - second.influence(), seed, replicates, progress)
         error = float(np.hypot(first.error, second.error))
-        p = _by_places(first.of, second.of, seed, replicates) if first.of is not None else _by_spread(difference, drawn, error)
-        lower = "a" if difference < 0 else "b"
-        better = {"lower": lower, "higher": "ab"[lower == "a"]}[kind.better]
-        found |= resampling.interval(difference, drawn, -np.inf, np.inf, error)
+        by_clip = _by_value(first.of, second.of) if first.of and second.of else _by_influence(kind, a, b, reference, seed)
+        p = permutation(by_clip, seed, replicates)
+        lower, higher = ("a", "b") if difference < 0 else ("b", "a")
+        better = lower if kind.better == "lower" else higher
+        found |= resampling.interval(difference, moved, -np.inf, np.inf, error)
         found |= {"p": p, "better": better if p < LEVEL else "neither"}
     return found | {"warnings": said}
 
@@ -63,37 +65,37 @@ def _check_partners(a: Side, b: Side) -> None:
             )
 
 
-def _resampled(first: Statistic, second: Statistic, seed: int, replicates: int, progress: Callable[[int], None]) -> np.ndarray:
-    if first.of is not None and set(first.of) != set(second.of or {}):
-        lonely = sorted(set(first.of) ^ set(second.of or {}))
-        raise UserError(f"{', '.join(lonely[:10])}: the metric can be had of one of both sounds only, so it cannot be compared")
-    lengths = [np.minimum(*parts) for parts in zip(first.lengths, second.lengths, strict=True)]
-    drawn = []
-    for weights in resampling.blocks(seed, replicates, lengths):
-        drawn.append(first.under(*weights) - second.under(*weights))
-        progress(len(weights[0]))
-    return np.concatenate(drawn)
+def _check_values(first: Statistic, second: Statistic) -> None:
+    lonely = sorted(set(first.of or ()) ^ set(second.of or ()))
+    if lonely:
+        raise UserError(
+            f"{', '.join(lonely[:10])}: one of both sounds is too short for this metric, so they cannot be compared by it"
+        )
 
 
-def _by_spread(difference: float, drawn: np.ndarray, error: float) -> float:
-    """Share of resampled differences as far from their mean as the difference is from zero."""
-    away = drawn - drawn.mean()
-    if error:
-        away = away * np.hypot(1, error / max(away.std(), np.finfo(float).tiny))
-    return _share(np.abs(away) >= abs(difference))
+def _by_value(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
+    return np.array([first[clip_id] - second[clip_id] for clip_id in sorted(first)])
 
 
-def _by_places(first: Mapping[str, float], second: Mapping[str, float] | None, seed: int, replicates: int) -> float:
-    """Share of random exchanges of the two clips of a pair after which the mean difference is as large."""
-    differences = np.array([first[clip_id] - second[clip_id] for clip_id in sorted(first)])
+def _by_influence(kind: Metric, a: Side, b: Side, reference: Side, seed: int) -> np.ndarray:
+    """What each clip of a adds to the metric of both sets together more than that of b."""
+
+    def both() -> Iterator[tuple[str, np.ndarray]]:
+        for name, side in (("a", a), ("b", b)):
+            yield from ((f"{name} {clip_id}", patches) for clip_id, patches in side.frames())
+
+    logits = {f"{name} {clip_id}": row for name, side in (("a", a), ("b", b)) for clip_id, row in side.logits.items()}
+    together = Side(tuple(f"{name} {clip_id}" for name in "ab" for clip_id in a.ids), both, logits)
+    sums = kind.statistic(together, reference, seed).influence().generated.sums  # in the order of ids: all of a, all of b
+    return sums[: len(a.ids)] - sums[len(a.ids) :]
+
+
+def permutation(differences: np.ndarray, seed: int, replicates: int) -> float:
+    """p of paired differences [N]: the share of random exchanges of the two of each pair that make the sum as large, either way."""
     least = abs(differences.sum()) * (1 - 1e-12)  # sums in another order differ in their last bits
-    found = []
+    extreme = 0
     for start in range(0, replicates, resampling.BLOCK):
         numbers = range(start, min(start + resampling.BLOCK, replicates))
         signs = [np.random.default_rng([seed, 1, number]).integers(0, 2, len(differences)) * 2 - 1 for number in numbers]
-        found.append(np.abs(np.stack(signs) @ differences) >= least)
-    return _share(np.concatenate(found))
-
-
-def _share(extreme: np.ndarray) -> float:
-    return float((1 + extreme.sum()) / (1 + len(extreme)))
+        extreme += int((np.abs(np.stack(signs) @ differences) >= least).sum())
+    return (1 + extreme) / (1 + replicates)

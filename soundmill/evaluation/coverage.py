@@ -7,13 +7,14 @@ the set is like, so they are no neighbours; where a clip is one row, that is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation.kernels import BLOCK, by_clip, squared_distances
+from soundmill.evaluation.resampling import Influence, Side
 
 NEAREST = 5  # k, of all four
 ROUNDING = 1e-9  # of a squared distance, so that a row is within a ball of no radius about itself
@@ -21,44 +22,46 @@ ROUNDING = 1e-9  # of a squared distance, so that a row is within a ball of no r
 Name = Literal["precision", "recall", "density", "coverage"]
 
 
-class Manifolds:
-    """One of the four metrics of two sets of clips [P, d], and the same under weights of the clips; radii are those of all clips.
+def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> tuple[float, Influence]:
+    """One of the four metrics of two sets of clips [P, d], and what each clip adds to it, radii staying as they are.
 
     precision: share of the generated rows that are in a ball about a real row
     recall: share of the real rows that are in a ball about a generated row
-    density: real balls that a generated row is in, a k-th of them, so it may exceed 1
-    coverage: share of the real balls that a generated row is in
+    density: balls about real rows that a generated row is in, in k-ths, so it may exceed 1
+    coverage: share of the balls about real rows that a generated row is in
     """
-
-    def __init__(self, name: Name, generated: Sequence[np.ndarray], reference: Sequence[np.ndarray]):
-        self._name = name
-        self._lengths = [np.array([len(rows) for rows in clips]) for clips in (generated, reference)]
-        sets = [np.concatenate(clips) for clips in (generated, reference)]
-        centre = sets[1].mean(axis=0)  # small numbers have small rounding errors
-        fake, real = (rows - centre for rows in sets)
-        fakes, reals = self._lengths
-        if name == "recall":
-            self._hits = _hits(fake, _radii(fake, fakes), real, fakes, per="centres")
-        elif name == "coverage":
-            self._hits = _hits(real, _radii(real, reals), fake, fakes, per="rows")
-        else:
-            self._hits = _hits(real, _radii(real, reals), fake, reals, per="centres")
-        if name == "density":
-            self._hits = by_clip(self._hits.T, fakes).T
-        else:
-            np.minimum(self._hits, 1, out=self._hits)
-
-    def __call__(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """The metric [B] under weights [B, N] of the clips of both sets."""
-        if self._name == "density":
-            balls = ((reference @ self._hits) * generated).sum(axis=1)
-            return balls / (NEAREST * (generated @ self._lengths[0]))
-        # Of the one set the clips that reach, of the other the rows that may be reached.
-        reaching, reached, lengths = (
-            (reference, generated, self._lengths[0]) if self._name == "precision" else (generated, reference, self._lengths[1])
-        )
-        hit = (reaching > 0).astype(np.float32) @ self._hits > 0  # [B, rows]
-        return (reached * by_clip(hit.T.astype(np.float32), lengths).T).sum(axis=1) / (reached @ lengths)
+    fakes, reals = (np.array([len(rows) for rows in clips]) for clips in (generated, reference))
+    fake, real = np.concatenate(generated), np.concatenate(reference)
+    centre = real.mean(axis=0)  # small numbers have small rounding errors
+    fake, real = fake - centre, real - centre
+    if name == "density":
+        of_fake, of_real = np.zeros(len(fake)), np.zeros(len(reals))
+        for part, inside in _inside(real, _radii(real, reals), fake, per="rows"):
+            of_fake[part] = inside.sum(axis=0)
+            of_real += by_clip(inside.sum(axis=1), reals)
+        scale = NEAREST * len(fake)
+        value = of_fake.sum() / scale
+        sides = Side.of(by_clip(of_fake, fakes) / NEAREST, fakes), Side.of(of_real * (len(real) / scale), reals)
+        return float(value), Influence(*sides)
+    # Of the one set the clips that reach, of the other the rows that are reached.
+    if name == "coverage":
+        parts = _inside(real, _radii(real, reals), fake, per="centres")
+        reaching, reached = fakes, reals
+    elif name == "precision":
+        parts = _inside(real, _radii(real, reals), fake, per="rows")
+        reaching, reached = reals, fakes
+    else:
+        parts = _inside(fake, _radii(fake, fakes), real, per="rows")
+        reaching, reached = fakes, reals
+    hit, alone = np.zeros(reached.sum()), np.zeros(len(reaching))
+    for part, inside in parts:
+        by = by_clip(inside.T if name == "coverage" else inside, reaching) > 0  # [clips, rows]
+        hit[part] = by.any(axis=0)
+        alone += by[:, by.sum(axis=0) == 1].sum(axis=1)  # rows that no other clip reaches: without it they were lost
+    added = alone * (reaching.sum() / reached.sum())
+    sides = {"reached": Side.of(by_clip(hit, reached), reached), "reaching": Side.of(added, reaching)}
+    order = ("reached", "reaching") if name == "precision" else ("reaching", "reached")
+    return float(hit.mean()), Influence(*(sides[which] for which in order))
 
 
 def _radii(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -79,19 +82,15 @@ def _radii(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _hits(
-    centres: np.ndarray, radii: np.ndarray, rows: np.ndarray, lengths: np.ndarray, per: Literal["centres", "rows"]
-) -> np.ndarray:
-    """In how many balls of each clip every row is [N, m], or, per rows, how many rows of each clip every ball holds [N, n]."""
+def _inside(
+    centres: np.ndarray, radii: np.ndarray, rows: np.ndarray, per: Literal["centres", "rows"]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Whether a row is in a ball [n, m], float32, for a part of the balls, or of the rows, at a time."""
     squares = [(part**2).sum(axis=1) for part in (centres, rows)]
-    balls = per == "centres"
-    count = len(rows) if balls else len(centres)
-    found = np.empty((len(lengths), count), np.float32)
-    step = max(1, BLOCK // (len(centres) if balls else len(rows)))
+    count, other = (len(centres), len(rows)) if per == "centres" else (len(rows), len(centres))
+    step = max(1, BLOCK // other)
     for start in range(0, count, step):
         part, everything = slice(start, start + step), slice(None)
-        i, j = (everything, part) if balls else (part, everything)
+        i, j = (part, everything) if per == "centres" else (everything, part)
         reach = radii[i, None] + ROUNDING * (squares[0][i, None] + squares[1][j])
-        inside = (squared_distances(centres[i], rows[j]) <= reach).astype(np.float32)
-        found[:, part] = by_clip(inside if balls else inside.T, lengths)
-    return found
+        yield part, (squared_distances(centres[i], rows[j]) <= reach).astype(np.float32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundmill.errors import UserError
+from soundmill.evaluation.resampling import Influence, Side
 
 # Inner products between all rows of both sets are kept up to this many (256 MB); larger sets go through their covariances.
 MOST_PRODUCTS = 2**25
@@ -206,51 +207,36 @@ def _chunks(clips: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[list[tupl
         yield whose, np.concatenate(rows)
 
 
-@dataclass(frozen=True)
-class Influence:
-    """How the distance moves, to first order, when clips of either set count more or less than once."""
+def influence(
+    generated: Gathered, reference: Gathered, streams: tuple[Stream, Stream], ids: tuple[Sequence, Sequence]
+) -> Influence:
+    """What each clip adds to the distance, by one more pass over each stream, in O(d²) memory.
 
-    generated: tuple[np.ndarray, np.ndarray]  # of every clip the sum over its rows, and its rows, [N] each
-    reference: tuple[np.ndarray, np.ndarray]
-
-    @classmethod
-    def of(
-        cls, generated: Gathered, reference: Gathered, streams: tuple[Stream, Stream], ids: tuple[Sequence, Sequence]
-    ) -> Influence:
-        """By one more pass over each stream, in O(d²) memory.
-
-        Row x of the first set adds 2·(μ1−μ2)ᵀ(x−μ1) + (x−μ1)ᵀ(1−T)(x−μ1) less the mean of that, T the optimal map from the
-        first Gaussian to the second. With Ci = FiᵀFi and F1·F2ᵀ = P·diag(σ)·Qᵀ, and c the coordinates of x−μ1 by F1, the
-        term of T is Σ σ·(Pᵀc)²: no inverse of a covariance is needed.
-        """
-        sides = (generated, reference)
-        factors = [side.factor() for side in sides]
-        left, values, right = np.linalg.svd(factors[0] @ factors[1].T, full_matrices=False)
-        shift = generated.moments.mean - reference.moments.mean
-        found = []
-        for side, factor, vectors, sign, stream, names in zip(sides, factors, (left, right.T), (1, -1), streams, ids, strict=True):
-            mean = side.moments.mean
-            if side.rows is not None:  # rows are their own coordinates
-                centred = side.rows - mean
-                moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1)
-                moved -= side.moments.freedom * (vectors**2 @ values)
-                sums = np.bincount(np.repeat(np.arange(len(names)), side.lengths), moved, minlength=len(names))
-            else:
-                place = {clip_id: index for index, clip_id in enumerate(names)}
-                coordinates = (factor / (factor**2).sum(axis=1, keepdims=True)).T @ vectors
-                sums = np.zeros(len(names))
-                for whose, rows in _chunks((clip_id, rows) for clip_id, rows in stream() if clip_id in place):
-                    centred = rows - mean
-                    moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (centred @ coordinates) ** 2 @ values
-                    owner = np.repeat([place[clip_id] for clip_id, _ in whose], [length for _, length in whose])
-                    sums += np.bincount(owner, moved, minlength=len(names))
-            found.append((sums - side.lengths * (sums.sum() / side.moments.count), side.lengths))
-        return cls(*found)
-
-    def moved(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """By how much the distance moves under weights of the clips, [B, N] of both sets, [B]."""
-        sides = zip((generated, reference), (self.generated, self.reference), strict=True)
-        return sum(weights @ sums / (weights @ lengths) for weights, (sums, lengths) in sides)
+    Row x of the first set adds 2·(μ1−μ2)ᵀ(x−μ1) + (x−μ1)ᵀ(1−T)(x−μ1) less the mean of that, T the optimal map from the first
+    Gaussian to the second. With Ci = FiᵀFi and F1·F2ᵀ = P·diag(σ)·Qᵀ, and c the coordinates of x−μ1 by F1, the term of T is
+    Σ σ·(Pᵀc)²: no inverse of a covariance is needed.
+    """
+    sides = (generated, reference)
+    factors = [side.factor() for side in sides]
+    left, values, right = np.linalg.svd(factors[0] @ factors[1].T, full_matrices=False)
+    shift = generated.moments.mean - reference.moments.mean
+    found = []
+    for side, factor, vectors, sign, stream, names in zip(sides, factors, (left, right.T), (1, -1), streams, ids, strict=True):
+        if side.rows is not None:  # rows are their own coordinates
+            centred = side.rows - side.moments.mean
+            moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - side.moments.freedom * (vectors**2 @ values)
+            sums = np.bincount(np.repeat(np.arange(len(names)), side.lengths), moved, minlength=len(names))
+        else:
+            place = {clip_id: index for index, clip_id in enumerate(names)}
+            coordinates = (factor / (factor**2).sum(axis=1, keepdims=True)).T @ vectors
+            sums = np.zeros(len(names))
+            for whose, rows in _chunks(stream()):
+                centred = rows - side.moments.mean
+                moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (centred @ coordinates) ** 2 @ values
+                owner = np.repeat([place[clip_id] for clip_id, _ in whose], [length for _, length in whose])
+                sums += np.bincount(owner, moved, minlength=len(names))
+        found.append(Side.of(sums, side.lengths))
+    return Influence(*found)
 
 
 @dataclass(frozen=True)

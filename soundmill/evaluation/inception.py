@@ -6,18 +6,23 @@ import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation.divergence import softmax
+from soundmill.evaluation.resampling import Influence, Side
 
 SPLITS = 10
 FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits one score of all is told
 
 
-def inception_score(probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """exp of the mean KL(p ‖ mean p), p [N, K]; under weights [B, N] of the rows one score each, [B]. From 1 to K."""
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp of the mean KL(p ‖ mean p), p [N, K]; from 1 to K."""
     p = np.asarray(probabilities, dtype=np.float64)
-    weights = np.ones((1, len(p))) if weights is None else weights
-    share = weights / weights.sum(axis=1, keepdims=True)
-    mean = share @ p
-    return np.exp(share @ _negative_entropy(p) - _negative_entropy(mean))
+    return float(np.exp(_negative_entropy(p).mean() - _negative_entropy(p.mean(axis=0))))
+
+
+def influence(logits: np.ndarray) -> Influence:
+    """What each sound adds to the score of all."""
+    p = softmax(logits)
+    mean = np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny)
+    return Influence(Side.of(inception_score(p) * (_negative_entropy(p) - p @ np.log(mean))))
 
 
 def in_splits(logits: np.ndarray, seed: int) -> tuple[float, float, int]:
@@ -29,7 +34,7 @@ def in_splits(logits: np.ndarray, seed: int) -> tuple[float, float, int]:
         raise UserError("no logits of generated sounds: an inception score needs a classifier")
     p = softmax(logits)[np.random.default_rng(seed).permutation(len(logits))]
     splits = SPLITS if len(p) >= SPLITS * FEWEST_IN_SPLIT else 1
-    scores = [float(inception_score(part)[0]) for part in np.array_split(p, splits)]
+    scores = [inception_score(part) for part in np.array_split(p, splits)]
     return float(np.mean(scores)), float(np.std(scores)), splits
 
 

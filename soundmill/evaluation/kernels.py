@@ -1,6 +1,6 @@
 """Maximum mean discrepancy of two sets of embeddings: KID (Bińkowski et al. 2018) and MMD, called KAD (Chung et al. 2025).
 
-Unbiased: no embedding is compared with itself, and neither are the copies of it that resampling makes.
+Unbiased: no embedding is compared with itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from soundmill.errors import UserError
+from soundmill.evaluation.resampling import Influence, Side
 
 SUBSETS = 100  # whose mean and deviation KID is
 SUBSET = 1000  # rows in one, at most half of the smaller set
@@ -55,8 +56,7 @@ def median_distance(reference: np.ndarray, seed: int) -> float:
 
 def discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
     """Unbiased squared MMD of rows [n, d] and [m, d] (Gretton et al. 2012, eq. 3); it may be negative."""
-    if min(len(x), len(y)) < 2:
-        raise UserError(f"a discrepancy needs at least 2 embeddings in each set, found {len(x)} and {len(y)}")
+    _check_sizes(x, y)
     within = []
     for rows in (x, y):
         values = kernel(rows, rows)
@@ -77,26 +77,22 @@ def in_subsets(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float, i
     return float(np.mean(found)), float(np.std(found)), size
 
 
-class Resampled:
-    """The discrepancy under weights of the clips: what the kernel says of two clips is summed over their rows once."""
-
-    def __init__(self, generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], kernel: Kernel):
-        sets = [np.concatenate(clips) for clips in (generated, reference)]
-        if min(map(len, sets)) < 2:
-            raise UserError(f"MMD needs at least 2 embeddings in each set, found {len(sets[0])} and {len(sets[1])}")
-        self._lengths = [np.array([len(rows) for rows in clips]) for clips in (generated, reference)]
-        self._within = [_summed(rows, rows, *[lengths] * 2, kernel) for rows, lengths in zip(sets, self._lengths, strict=True)]
-        self._own = [by_clip(_own(rows, kernel), lengths) for rows, lengths in zip(sets, self._lengths, strict=True)]
-        self._between = _summed(*sets, *self._lengths, kernel)
-
-    def __call__(self, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Squared MMD [B] under weights [B, N] of the clips of both sets; rows are compared with others only."""
-        total, counts = 0.0, []
-        for weights, sums, own, lengths in zip((generated, reference), self._within, self._own, self._lengths, strict=True):
-            counts.append(weights @ lengths)
-            pairs = counts[-1] ** 2 - weights**2 @ lengths
-            total = total + (((weights @ sums) * weights).sum(axis=1) - weights**2 @ own) / pairs
-        return total - 2 * ((generated @ self._between) * reference).sum(axis=1) / (counts[0] * counts[1])
+def discrepancy_by_clip(
+    generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], kernel: Kernel
+) -> tuple[float, Influence]:
+    """The discrepancy of all rows of two sets of clips [P, d], and what each clip adds to it, a block of the kernel at a time."""
+    sets = [np.concatenate(clips) for clips in (generated, reference)]
+    _check_sizes(*sets)
+    value, added = 0.0, []
+    for rows, others in (sets, sets[::-1]):
+        count = len(rows)
+        within, own = _row_sums(rows, rows, kernel), _own(rows, kernel)
+        value += float((within - own).sum()) / (count * (count - 1))
+        between = _row_sums(rows, others, kernel)
+        added.append(2 * (within - own) / (count - 1) - 2 * between / len(others))
+    value -= 2 * float(between.sum()) / (len(sets[0]) * len(sets[1]))
+    lengths = [np.array([len(rows) for rows in clips]) for clips in (generated, reference)]
+    return value, Influence(*(Side.of(by_clip(rows, of), of) for rows, of in zip(added, lengths, strict=True)))
 
 
 def by_clip(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -113,12 +109,12 @@ def _own(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
     return np.concatenate([np.diagonal(kernel(part, part)) for part in np.array_split(rows, len(rows) // 64 + 1)])
 
 
-def _summed(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """Σ k(x, y) over the rows of every two clips [N, M], a block of rows at a time; `of_x`, `of_y` are the clips' rows."""
-    owner = np.repeat(np.arange(len(of_x)), of_x)
-    sums = np.zeros((len(of_x), len(of_y)))
+def _row_sums(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Σ k(x, y) over all y, of every row of x [n]."""
     step = max(1, BLOCK // len(y))
-    for start in range(0, len(x), step):
-        values = by_clip(kernel(y, x[start : start + step]), of_y)
-        np.add.at(sums, owner[start : start + step], values.T)
-    return sums
+    return np.concatenate([kernel(x[start : start + step], y).sum(axis=1) for start in range(0, len(x), step)])
+
+
+def _check_sizes(x: np.ndarray, y: np.ndarray) -> None:
+    if min(len(x), len(y)) < 2:
+        raise UserError(f"a discrepancy needs at least 2 embeddings in each set, found {len(x)} and {len(y)}")

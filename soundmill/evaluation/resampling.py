@@ -1,44 +1,86 @@
-"""Resampling by clip: weights of bootstrap replicates and the intervals that come of them."""
+"""Resampling by clip, to first order: how a metric moves when clips count more or less than once, and the intervals of that.
+
+A metric is taken as a mean over clips of what each adds (its influence, Hampel 1974), and that is resampled. Metrics of resampled
+sets, whose clips are there several times, are another thing: copies make covariances smaller and neighbours nearer, and their
+spread is up to twice that of independent sets where clips are few (tests/evaluation/test_scores.py). It also costs a vector
+for each metric, where a resampled set costs a matrix decomposition.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-
-from soundmill.errors import UserError
 
 INTERVAL = (2.5, 97.5)  # percentiles
 NORMAL = 1.96  # deviations to either end of that interval, of a normal distribution
 BLOCK = 25  # replicates whose weights are held at once
 
 
-def draw(random: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
-    """How often each clip is drawn [N], N times with replacement, at least two rows in all; `lengths` [N] are the clips' rows."""
-    if lengths.sum() < 2:
-        raise UserError(f"a covariance needs at least 2 embeddings, found {lengths.sum()}: more or longer sounds are needed")
-    while True:  # one clip of one row drawn every time has no covariance
-        times = np.bincount(random.integers(len(lengths), size=len(lengths)), minlength=len(lengths))
-        if times @ lengths > 1:
-            return times
+@dataclass(frozen=True)
+class Side:
+    """What each clip of one set adds to a metric: the sum over its rows [N], of mean zero over all rows, and its rows [N]."""
+
+    sums: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, sums: np.ndarray, lengths: np.ndarray | None = None) -> Side:
+        """Sums of any mean; without lengths each clip is one row."""
+        lengths = np.ones(len(sums)) if lengths is None else np.asarray(lengths, dtype=np.float64)
+        return cls(sums - lengths * (sums.sum() / lengths.sum()), lengths)
 
 
-def blocks(seed: int, replicates: int, lengths: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Per block of replicates the weights of every set [≤ BLOCK, N]; replicate b depends on (seed, b) alone."""
-    for start in range(0, replicates, BLOCK):
-        drawn = []
-        for replicate in range(start, min(start + BLOCK, replicates)):
-            random = np.random.default_rng([seed, replicate])
-            drawn.append([draw(random, part) for part in lengths])
-        yield [np.stack(column).astype(np.float64) for column in zip(*drawn, strict=True)]
+NOTHING = Side(np.zeros(1), np.ones(1))  # a set that the metric does not look at
 
 
-def interval(value: float, resampled: np.ndarray, least: float, most: float, error: float = 0.0) -> dict[str, float]:
-    """95 % of the resampled values' spread, moved to the value itself, within what the metric can be.
+@dataclass(frozen=True)
+class Influence:
+    """What each clip of both sets adds to a metric."""
 
-    A resample holds about 63 % of the clips, some twice, which shifts most metrics of sets by a bias that is no uncertainty; a
-    plain percentile interval might not even hold the value. `error` is a standard error beside that of the clips.
-    """
-    low, middle, high = np.percentile(resampled, (INTERVAL[0], 50, INTERVAL[1]))
-    below, above = (np.hypot(end - middle, NORMAL * error) for end in (low, high))
+    generated: Side
+    reference: Side = NOTHING
+
+    def __post_init__(self) -> None:
+        assert all(np.isfinite(side.sums).all() for side in (self.generated, self.reference))
+
+    def moved(self, seed: int, replicates: int) -> Iterator[np.ndarray]:
+        """By how much the metric moves in each replicate, in blocks [≤ BLOCK]; replicate b depends on (seed, b) alone."""
+        for start in range(0, replicates, BLOCK):
+            numbers = range(start, min(start + BLOCK, replicates))
+            drawn = zip(*(_draw(seed, number, (self.generated, self.reference)) for number in numbers), strict=True)
+            moved = np.zeros(len(numbers))
+            for weights, side in zip(map(np.stack, drawn), (self.generated, self.reference), strict=True):
+                moved += weights @ side.sums / (weights @ side.lengths)
+            yield moved
+
+    def __sub__(self, other: Influence) -> Influence:
+        """What each clip adds to the difference of a metric of two sets of the same clips, to the same reference."""
+        sides = zip((self.generated, self.reference), (other.generated, other.reference), strict=True)
+        return Influence(*(_difference(*parts) for parts in sides))
+
+
+def _difference(first: Side, second: Side) -> Side:
+    """Per row of each set, since a clip may have more rows in one of them."""
+    means = [side.sums * (len(side.sums) / side.lengths.sum()) for side in (first, second)]
+    return Side.of(means[0] - means[1])
+
+
+def _draw(seed: int, replicate: int, sides: Sequence[Side]) -> list[np.ndarray]:
+    """How often each clip of each side is drawn [N], N times with replacement, until a row is among them."""
+    random = np.random.default_rng([seed, replicate])
+    drawn = []
+    for side in sides:
+        rows, count = 0.0, len(side.sums)
+        while not rows:
+            weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
+            rows = weights @ side.lengths
+        drawn.append(weights)
+    return drawn
+
+
+def interval(value: float, moved: np.ndarray, least: float, most: float, error: float = 0.0) -> dict[str, float]:
+    """95 % interval about the value, within what the metric can be; `error` is a standard error beside that of the clips."""
+    below, above = (np.hypot(end, NORMAL * error) for end in np.percentile(moved, INTERVAL))
     return {"low": max(least, value - float(below)), "high": min(most, value + float(above))}

@@ -1,17 +1,15 @@
 """Every metric under one call: two sets of sounds as an embedder heard them in, a value with its interval and warnings out.
 
-A metric is a `Statistic`: its value, and what it would be if clips counted more or less than once. Intervals and comparisons need
-no more than that. Fréchet distances move to first order (frechet.Influence), which takes one more pass over the clips instead of a
-matrix decomposition for each replicate, in O(d²) memory, and is nearer to the spread of independent sets than the distance of
-resampled ones, whose copies make covariances smaller. Metrics of pairs of embeddings, whose memory would grow with the square of
-the clips, rest on a seeded part of a large set, and say so.
+A metric is a `Statistic`: its value, and what each clip adds to it (resampling.Influence), of which intervals and comparisons are
+made. Memory is O(d²) and does not grow with the clips, but for one number of each; metrics that compare embeddings pair by pair,
+whose time grows with their square, rest on a seeded part of a large set, and say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +17,13 @@ import numpy as np
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import coverage, frechet, inception, kernels, resampling
-from soundmill.evaluation.divergence import check_pairs, paired_kl, softmax
+from soundmill.evaluation.divergence import check_pairs, paired_kl
+from soundmill.evaluation.resampling import Influence
 from soundmill.params import did_you_mean
 
 ROWS_PER_DIMENSION = 10  # fewer embeddings than this make a Fréchet distance mostly bias
 STRAIGHT = 4  # embeddings per dimension from which on FAD∞'s line is one
-MOST_ROWS, MOST_CLIPS = 10_000, 4_000  # of a set whose embeddings are compared pair by pair
-ANY = (2,)  # rows of the clips of a side that a metric does not look at
+MOST_ROWS = 10_000  # of a set whose embeddings are compared pair by pair
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric of two sets, and what it is under weights of their clips.
-
-    `under` maps weights [B, N] of the generated and [B, M] of the reference clips to [B] values, of which the spread counts and not
-    where they lie; `lengths` are the rows of the clips that are weighed. `error` is a standard error that weights do not show.
-    """
+    """A metric of two sets; `influence` is asked for only where there is an interval to make."""
 
     value: float
-    under: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    lengths: tuple[np.ndarray, np.ndarray]
+    influence: Callable[[], Influence]
     extras: Mapping[str, Any] = field(default_factory=dict)
     of: Mapping[str, float] | None = None  # by clip id
-    error: float = 0.0
+    error: float = 0.0  # a standard error that the choice of clips does not show
     warnings: tuple[str, ...] = ()
 
 
@@ -115,22 +108,18 @@ class Metric:
 
 
 def _frechet(generated: Side, reference: Side, seed: int) -> Statistic:
-    first, second = (frechet.Gathered.over(side.stream, side.ids) for side in (generated, reference))
-    value = first.distance(second)
+    first, second = _gathered(generated, reference)
     bias, warnings = _bias(first, second, seed)
-    return Statistic(
-        value, _moved(value, first, second, generated, reference), (first.lengths, second.lengths), bias, None, 0, warnings
-    )
+    return Statistic(first.distance(second), _influence(first, second, generated, reference), bias, warnings=warnings)
 
 
-def _moved(
-    value: float, first: frechet.Gathered, second: frechet.Gathered, generated: Side, reference: Side
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    @cache
-    def influence() -> frechet.Influence:
-        return frechet.Influence.of(first, second, (generated.stream, reference.stream), (generated.ids, reference.ids))
+def _gathered(*sides: Side) -> list[frechet.Gathered]:
+    return [frechet.Gathered.over(side.stream, side.ids) for side in sides]
 
-    return lambda weights, others: value + influence().moved(weights, others)
+
+def _influence(first: frechet.Gathered, second: frechet.Gathered, generated: Side, reference: Side) -> Callable[[], Influence]:
+    streams, ids = (generated.stream, reference.stream), (generated.ids, reference.ids)
+    return partial(frechet.influence, first, second, streams, ids)
 
 
 def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -148,7 +137,7 @@ def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple
 
 
 def _frechet_without_bias(generated: Side, reference: Side, seed: int) -> Statistic:
-    first, second = (frechet.Gathered.over(side.stream, side.ids) for side in (generated, reference))
+    first, second = _gathered(generated, reference)
     line = frechet.without_bias(generated.stream, generated.ids, second, seed)
     warnings = []
     size = len(first.moments.mean)
@@ -161,19 +150,15 @@ def _frechet_without_bias(generated: Side, reference: Side, seed: int) -> Statis
         warnings.append(
             f"FAD∞ keeps the bias of its {second.moments.count} reference embeddings, fewer than {ROWS_PER_DIMENSION} × {size}."
         )
+    extras = {"r2": line.r2, "error": line.error}
     return Statistic(
-        line.value,
-        _moved(line.value, first, second, generated, reference),
-        (first.lengths, second.lengths),
-        {"r2": line.r2, "error": line.error},
-        None,
-        line.error,
-        tuple(warnings),
+        line.value, _influence(first, second, generated, reference), extras, error=line.error, warnings=tuple(warnings)
     )
 
 
 def _frechet_by_clip(generated: Side, reference: Side, seed: int) -> Statistic:
-    of = frechet.by_clip(generated.stream, frechet.Gathered.over(reference.stream, reference.ids))
+    (second,) = _gathered(reference)
+    of = frechet.by_clip(generated.stream, second)
     if not of:
         raise UserError("no generated clip has two patches and more, which its own Fréchet distance needs; leave out fad_per_clip")
     left_out = len(generated.ids) - len(of)
@@ -183,10 +168,8 @@ def _frechet_by_clip(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warnings: tuple[str, ...] = ()) -> Statistic:
     values = np.array([of[clip_id] for clip_id in sorted(of)])
-    lengths = (np.full(len(values), 2), np.array(ANY))
-    return Statistic(
-        float(values.mean()), lambda weights, _: weights @ values / weights.sum(axis=1), lengths, extras or {}, of, 0, warnings
-    )
+    influence = Influence(resampling.Side.of(values))
+    return Statistic(float(values.mean()), lambda: influence, extras or {}, of, warnings=warnings)
 
 
 def _kl(generated: Side, reference: Side, seed: int) -> Statistic:
@@ -196,74 +179,53 @@ def _kl(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _clap_score(generated: Side, reference: Side, seed: int) -> Statistic:
     check_pairs(dict.fromkeys(reference.ids), dict.fromkeys(generated.ids))
-    directions = []
-    for side, what in ((generated, "sound"), (reference, "prompt")):
-        of = {}
-        for clip_id, patches in side.stream():
-            mean = np.asarray(patches, dtype=np.float64).sum(axis=0)
-            length = np.linalg.norm(mean)
-            if not length > 0:
-                raise UserError(f"clip {clip_id}: the embedding of its {what} has no direction, so no cosine")
-            of[clip_id] = mean / length
-        directions.append(of)
-    sounds, prompts = directions
+    sounds, prompts = _directions(generated, "sound"), _directions(reference, "prompt")
     return _mean({clip_id: float(sounds[clip_id] @ prompts[clip_id]) for clip_id in generated.ids})
+
+
+def _directions(side: Side, what: str) -> dict[str, np.ndarray]:
+    """Of every clip the mean of its patches, of unit length."""
+    found = {}
+    for clip_id, patches in side.stream():
+        total = np.asarray(patches, dtype=np.float64).sum(axis=0)
+        length = np.linalg.norm(total)
+        if not length > 0:
+            raise UserError(f"clip {clip_id}: the embedding of its {what} has no direction, so no cosine")
+        found[clip_id] = total / length
+    return found
 
 
 def _inception(generated: Side, reference: Side, seed: int) -> Statistic:
     heard = generated.heard()
-    logits = np.stack([heard[clip_id] for clip_id in generated.ids])
-    _finite(generated.ids, logits)
-    value, std, splits = inception.in_splits(logits, seed)
-    p = softmax(logits)
-    return Statistic(
-        value,
-        lambda weights, _: inception.inception_score(p, weights),
-        (np.full(len(p), 2), np.array(ANY)),
-        {"std": std, "splits": splits},
-    )
-
-
-def _finite(ids: Sequence[str], logits: np.ndarray) -> None:
-    bad = [clip_id for clip_id, row in zip(ids, logits, strict=True) if not np.isfinite(row).all()]
+    bad = [clip_id for clip_id, logits in heard.items() if not np.isfinite(logits).all()]
     if bad:
         raise UserError(f"classifier logits of clip {', '.join(bad[:10])} are not finite; the sound or the weights are at fault")
+    logits = np.stack([heard[clip_id] for clip_id in generated.ids])
+    value, std, splits = inception.in_splits(logits, seed)
+    return Statistic(value, lambda: inception.influence(logits), {"std": std, "splits": splits})
 
 
 def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
     value, std, size = kernels.in_subsets(np.concatenate(first), np.concatenate(second), seed)
-    extras = {"std": std, "subset": size}
-    under = _later(lambda: kernels.Resampled(first, second, kernels.polynomial))
-    return Statistic(value, under, _lengths(first, second), extras, None, std / np.sqrt(kernels.SUBSETS))
+    return Statistic(
+        value,
+        lambda: kernels.discrepancy_by_clip(first, second, kernels.polynomial)[1],
+        {"std": std, "subset": size},
+        error=std / np.sqrt(kernels.SUBSETS),
+    )
 
 
 def _mmd(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
     bandwidth = kernels.median_distance(np.concatenate(second), seed)
-    under = kernels.Resampled(first, second, kernels.gaussian(bandwidth))
-    return Statistic(_of_all(under, first, second), under, _lengths(first, second), {"bandwidth": bandwidth})
+    value, influence = kernels.discrepancy_by_clip(first, second, kernels.gaussian(bandwidth))
+    return Statistic(value, lambda: influence, {"bandwidth": bandwidth})
 
 
 def _neighbours(name: coverage.Name, generated: Side, reference: Side, seed: int) -> Statistic:
-    first, second = generated.clips(), reference.clips()
-    under = coverage.Manifolds(name, first, second)
-    return Statistic(_of_all(under, first, second), under, _lengths(first, second))
-
-
-def _of_all(under: Callable[..., np.ndarray], *sets: list[np.ndarray]) -> float:
-    """The value where every clip counts once."""
-    return float(under(*(np.ones((1, len(clips))) for clips in sets))[0])
-
-
-def _lengths(*sets: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(np.array([len(rows) for rows in clips]) for clips in sets)
-
-
-def _later(make: Callable[[], Callable[..., np.ndarray]]) -> Callable[..., np.ndarray]:
-    """What `make` makes, made when it is first called: without replicates never."""
-    made = cache(make)
-    return lambda *weights: made()(*weights)
+    value, influence = coverage.by_neighbours(name, generated.clips(), reference.clips())
+    return Statistic(value, lambda: influence)
 
 
 METRICS = {
@@ -328,14 +290,14 @@ def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[l
     for side in sides:
         for clip_id, patches in side.stream():
             lengths[clip_id] = max(lengths[clip_id], len(patches))
-    if sum(lengths.values()) <= MOST_ROWS and len(lengths) <= MOST_CLIPS:
+    if sum(lengths.values()) <= MOST_ROWS:
         return list(sides), ()
     ranked = sorted(lengths, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
     rows = np.cumsum([lengths[clip_id] for clip_id in ranked])
-    kept = ranked[: min(MOST_CLIPS, int(np.searchsorted(rows, MOST_ROWS, side="right")))]
+    kept = ranked[: int(np.searchsorted(rows, MOST_ROWS, side="right"))]
     said = (
         f"{metric} rests on {len(kept)} of {len(ranked)} {what} clips, chosen by the seed: "
-        f"embeddings of more than {MOST_CLIPS} clips, or more than {MOST_ROWS}, are not compared pair by pair."
+        f"no more than {MOST_ROWS} embeddings are compared pair by pair."
     )
     return [side.only(kept) for side in sides], (said,)
 
@@ -359,14 +321,19 @@ def compute(
     (reference,), more = bounded(metric, [reference], "reference", seed)
     statistic = kind.statistic(generated, reference, seed)
     progress(1)
-    resampled = []
-    for weights in resampling.blocks(seed, replicates, statistic.lengths):
-        resampled.append(statistic.under(*weights))
-        progress(len(weights[0]))
     found = {"value": statistic.value, "warnings": [*statistic.warnings, *said, *more], **statistic.extras}
-    if resampled:
-        drawn = np.concatenate(resampled)
-        found |= resampling.interval(statistic.value, drawn, kind.least, kind.most, statistic.error)
+    if replicates:
+        moved = resampled(statistic.influence(), seed, replicates, progress)
+        found |= resampling.interval(statistic.value, moved, kind.least, kind.most, statistic.error)
     if statistic.of is not None:
         found["of"] = dict(statistic.of)
     return found
+
+
+def resampled(influence: Influence, seed: int, replicates: int, progress: Callable[[int], None]) -> np.ndarray:
+    """By how much the metric moves in each replicate [replicates]."""
+    moved = []
+    for block in influence.moved(seed, replicates):
+        moved.append(block)
+        progress(len(block))
+    return np.concatenate(moved)
