@@ -125,7 +125,7 @@ def load(name: str) -> Protocol:
         raise UserError(
             f"unknown protocol {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
         )
-    protocol = params.parse(Protocol, params.read_yaml(path), str(path))
+    protocol = params.parse(Protocol, params.read_yaml(path), f"{path}: protocol")
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} is not the file's, {path.stem!r}")
     return protocol

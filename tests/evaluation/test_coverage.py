@@ -1,0 +1,108 @@
+"""Precision, recall, density and coverage: by hand, against another implementation, in degenerate sets, what each clip adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.evaluation import coverage
+from soundmill.evaluation.coverage import by_neighbours
+
+NAMES = ("precision", "recall", "density", "coverage")
+
+
+def clips(rows: np.ndarray, each: int = 1) -> list[np.ndarray]:
+    return list(rows.reshape(-1, each, rows.shape[1]))
+
+
+def by_another(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """The published definitions by scikit-learn's neighbours, rows as clips."""
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import NearestNeighbors
+
+    def radii(rows: np.ndarray) -> np.ndarray:
+        return NearestNeighbors(n_neighbors=coverage.NEAREST).fit(rows).kneighbors()[0][:, -1]
+
+    apart = pairwise_distances(reference, generated)
+    real = apart <= radii(reference)[:, None]
+    return {
+        "precision": real.any(axis=0).mean(),
+        "recall": (apart <= radii(generated)).any(axis=1).mean(),
+        "density": real.sum(axis=0).mean() / coverage.NEAREST,
+        "coverage": real.any(axis=1).mean(),
+    }
+
+
+@pytest.mark.parametrize("block", [2**22, 500])
+def test_agree_with_another_implementation(block, monkeypatch):
+    monkeypatch.setattr(coverage, "BLOCK", block)
+    random = np.random.default_rng(0)
+    generated, reference = random.standard_normal((90, 5)) * 0.8 + 0.3, random.standard_normal((110, 5))
+    for name, wanted in by_another(generated, reference).items():
+        assert by_neighbours(name, clips(generated), clips(reference))[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_identical_sets_lie_within_each_other_even_where_all_rows_are_alike():
+    rows = np.random.default_rng(1).standard_normal((30, 4)) * 1e3
+    for same in (rows, np.full((30, 4), 0.1)):
+        for name in ("precision", "recall", "coverage"):
+            assert by_neighbours(name, clips(same), clips(same))[0] == 1
+
+
+def test_a_set_far_away_is_not_reached():
+    random = np.random.default_rng(2)
+    reference, far = random.standard_normal((30, 3)), random.standard_normal((30, 3)) + 100
+    for name in NAMES:
+        assert by_neighbours(name, clips(far), clips(reference))[0] == 0
+
+
+def test_a_collapsed_set_is_precise_and_covers_little():
+    reference = np.random.default_rng(3).standard_normal((100, 3))
+    collapsed = reference[np.argmin((reference**2).sum(1))] + 1e-3 * np.random.default_rng(4).standard_normal((100, 3))
+    found = {name: by_neighbours(name, clips(collapsed), clips(reference))[0] for name in NAMES}
+    assert found["precision"] == 1
+    assert found["density"] > 1
+    assert found["recall"] < 0.1
+    assert found["coverage"] < 0.2
+
+
+def test_patches_of_one_clip_are_no_neighbours():
+    """Patches that lie close together within a clip make no ball smaller: the set of clips is what it is."""
+    random = np.random.default_rng(5)
+    centres = random.standard_normal((40, 1, 3))
+    reference = list(centres + 1e-4 * random.standard_normal((40, 8, 3)))
+    generated = list(random.standard_normal((40, 8, 3)))
+    assert by_neighbours("precision", generated, reference)[0] > 0.5
+    assert by_neighbours("precision", [np.concatenate(generated)], [*np.concatenate(reference)[:, None]])[0] < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_clip_adds_is_what_is_lost_without_it(name, monkeypatch):
+    """With radii held, as the influence holds them."""
+    random = np.random.default_rng(6)
+    generated, reference = clips(random.standard_normal((80, 4)), 2), clips(random.standard_normal((80, 4)) + 0.7, 2)
+    value, added = by_neighbours(name, generated, reference)
+    radii = coverage._radii
+    held = {len(part): radii(np.concatenate(part), np.full(40, 2)) for part in (generated, reference)}
+    for clip in range(6):
+        for side, of in (("generated", added.generated), ("reference", added.reference)):
+            sets = {"generated": generated, "reference": reference}
+            owner = sets["generated"] if name == "recall" else sets["reference"]
+            held = radii(np.concatenate(owner), np.full(40, 2))
+            sets[side] = sets[side][:clip] + sets[side][clip + 1 :]
+            kept = np.ones(80, dtype=bool)
+            if owner is {"generated": generated, "reference": reference}[side]:
+                kept[2 * clip : 2 * clip + 2] = False
+            monkeypatch.setattr(coverage, "_radii", lambda rows, lengths, held=held, kept=kept: held[kept])
+            less = by_neighbours(name, sets["generated"], sets["reference"])[0]
+            if name == "density" and side == "reference":
+                less *= 80 / 78  # a mean over real rows of the balls about each
+            monkeypatch.setattr(coverage, "_radii", radii)
+            assert of.sums[clip] / 78 == pytest.approx(value - less, abs=6e-3)
+
+
+def test_too_few_clips_are_refused():
+    rows = np.random.default_rng(7).standard_normal((8, 2))
+    with pytest.raises(UserError, match="2 clips are too few"):
+        by_neighbours("precision", clips(rows), clips(rows, 4))

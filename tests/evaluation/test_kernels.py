@@ -1,0 +1,83 @@
+"""KID and MMD: known answers, no bias, subsets, what each clip adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.evaluation import kernels
+from soundmill.evaluation.kernels import discrepancy, discrepancy_by_clip, gaussian, in_subsets, polynomial
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "wanted"),
+    [([1, -1], [1, -1], -8), ([0, 0], [1, 1], 7)],
+)
+def test_known_answers(x, y, wanted):
+    x, y = (np.array(values, dtype=np.float64)[:, None] for values in (x, y))
+    assert discrepancy(x, y, polynomial) == pytest.approx(wanted, abs=1e-12)
+    assert discrepancy_by_clip(list(x[:, None]), list(y[:, None]), polynomial)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_gaussian_kernel_by_hand():
+    x, y = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [0, 1]])
+    k = lambda squared: np.exp(-squared / 8)  # noqa: E731
+    wanted = k(25) + k(1) - (k(0) + k(1) + k(25) + k(18)) / 2
+    assert discrepancy(x, y, gaussian(2)) == pytest.approx(wanted, abs=1e-15)
+
+
+def test_kid_is_that_of_its_definition():
+    """Term by term, as torch-fidelity has it: (γ·xᵀy + 1)³ with γ = 1/d."""
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((6, 3)), random.standard_normal((5, 3)) + 0.5
+    pairs = {"x": (x, x), "y": (y, y), "xy": (x, y)}
+    k = {name: np.array([[(a @ b / 3 + 1) ** 3 for b in right] for a in left]) for name, (left, right) in pairs.items()}
+    wanted = (k["x"].sum() - np.trace(k["x"])) / 30 + (k["y"].sum() - np.trace(k["y"])) / 20 - 2 * k["xy"].mean()
+    assert discrepancy(x, y, polynomial) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_neither_is_biased():
+    random = np.random.default_rng(1)
+    sets = [[random.standard_normal((12, 4)) for _ in range(2)] for _ in range(300)]
+    for kernel in (polynomial, gaussian(2.0)):
+        found = np.array([discrepancy(x, y, kernel) for x, y in sets])
+        assert abs(found.mean()) < 3 * found.std() / np.sqrt(len(found))
+        assert found.min() < 0  # what has no bias is negative at times
+
+
+def test_subsets_are_smaller_than_the_sets_and_seeded():
+    random = np.random.default_rng(2)
+    x, y = random.standard_normal((60, 4)), random.standard_normal((50, 4)) + 1
+    value, std, size = in_subsets(x, y, 0)
+    assert size == 25
+    assert value == pytest.approx(discrepancy(x, y, polynomial), abs=4 * std / np.sqrt(kernels.SUBSETS))
+    assert in_subsets(x, y, 0) == (value, std, size)
+    assert in_subsets(x, y, 1)[0] != value
+    with pytest.raises(UserError, match="at least 4"):
+        in_subsets(x, y[:3], 0)
+
+
+def test_bandwidth_is_the_median_distance_of_other_rows():
+    assert kernels.median_distance(np.array([[0.0], [1], [3]]), 0) == 2  # of 1, 2 and 3
+    with pytest.raises(UserError, match="alike"):
+        kernels.median_distance(np.ones((9, 2)), 0)
+    with pytest.raises(UserError, match="alike"):
+        kernels.median_distance(np.ones((1, 2)), 0)
+
+
+@pytest.mark.parametrize("kernel", [polynomial, gaussian(1.5)])
+def test_what_a_clip_adds_is_what_is_lost_without_it(kernel, monkeypatch):
+    random = np.random.default_rng(3)
+    x, y = random.standard_normal((100, 3)) + 0.5, random.standard_normal((80, 3))
+    value, added = discrepancy_by_clip(list(x[:, None]), list(y[:, None]), kernel)
+    assert value == pytest.approx(discrepancy(x, y, kernel), abs=1e-12)
+    lost = np.array([value - discrepancy(np.delete(x, row, axis=0), y, kernel) for row in range(100)])
+    np.testing.assert_allclose(added.generated.sums / 98, lost, atol=0.02 * np.abs(lost).max())
+    lost = np.array([value - discrepancy(x, np.delete(y, row, axis=0), kernel) for row in range(80)])
+    np.testing.assert_allclose(added.reference.sums / 78, lost, atol=0.02 * np.abs(lost).max())
+    monkeypatch.setattr(kernels, "BLOCK", 300)  # three rows at a time
+    again, of_clips = discrepancy_by_clip(np.split(x, [2, 2, 9, 70]), np.split(y, [30]), kernel)  # the second has no row
+    assert again == pytest.approx(value, abs=1e-12)
+    wanted = [part.sum() for part in np.split(added.generated.sums, [2, 2, 9, 70])]
+    np.testing.assert_allclose(of_clips.generated.sums, wanted, atol=1e-9)

@@ -1,0 +1,99 @@
+"""Protocols: all can be read, mistakes in one are named by key, and other embedders can judge by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from soundmill import params
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, protocol, protocols, scores
+
+
+@pytest.mark.parametrize("name", protocols.NAMES)
+def test_every_protocol_can_be_read(name):
+    found = protocols.load(name)
+    assert found.name == name
+    assert found.label.endswith(f"-{found.version}")
+    assert found.parity
+    assert len({score.key for score in found.scores}) == len(found.scores)
+
+
+def test_every_file_is_a_protocol_by_name():
+    assert sorted(path.stem for path in protocols.DIRECTORY.iterdir()) == sorted(protocols.NAMES)
+
+
+def test_the_stage_and_the_command_name_the_project_alike():
+    assert protocols.load("project").label == protocol.PROTOCOL
+
+
+def test_the_published_row_is_in_its_protocol():
+    found = protocols.load("audioldm_eval-16k")
+    assert {"fd_panns_cnn14_16k", "kl_panns_cnn14_16k", "fad_vggish"} < {score.key for score in found.scores}
+    assert found.sample_rate == 16000
+    assert protocols.load("google-fad").embedders["vggish"] != protocols.load("fadtk-vggish").embedders["vggish"]
+
+
+def test_fad_stands_beside_its_limit_in_every_protocol():
+    for name in protocols.NAMES:
+        metrics = {(score.metric, score.embedder) for score in protocols.load(name).scores}
+        assert {embedder for metric, embedder in metrics if metric == "fad"} == {
+            embedder for metric, embedder in metrics if metric == "fad_inf"
+        }
+
+
+def changed(tmp_path: Path, **changes: object) -> str:
+    document = params.read_yaml(protocols.DIRECTORY / "google-fad.yaml") | {"name": "mine"} | changes
+    path = tmp_path / "mine.yaml"
+    params.write_yaml({key: value for key, value in document.items() if value != "gone"}, path)
+    return str(path)
+
+
+def test_an_own_file_is_a_protocol_too(tmp_path):
+    found = protocols.load(changed(tmp_path, seed=7))
+    assert (found.name, found.seed) == ("mine", 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"replicatse": 5}, "replicatse: unknown key; did you mean 'replicates'"),
+        ({"seed": "gone"}, "seed: missing"),
+        ({"version": 1.5}, "version: "),
+        ({"label": "google-fad"}, "label: 'google-fad' does not end with the version, -1"),
+        ({"scores": [{"metric": "fadd", "embedder": "vggish"}]}, "scores.0.metric: .*unknown metric 'fadd'; did you mean 'fad'"),
+        ({"scores": [{"metric": "fad", "embedder": "vgish"}]}, "scores.0.embedder: .*unknown embedder 'vgish'"),
+        ({"scores": [{"metric": "kl", "embedder": "vggish"}]}, "scores.0: .*kl needs a classifier, and not vggish"),
+        ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs clap"),
+        ({"scores": [{"metric": "fad", "embedder": "vggish"}] * 2}, "scores: fad_vggish is there twice"),
+        ({"embedders": {"vggish": {}, "yamnet": {}}}, "embedders: yamnet has to be both"),
+        ({"embedders": {"vggsh": {}}}, "embedders: .*unknown embedder 'vggsh'; did you mean 'vggish'"),
+        ({"resampler": "sox"}, "resampler: .*unknown resampler 'sox'"),
+        ({"parity": []}, "parity: "),
+        ({"name": "other"}, "name: 'other' is not the file's, 'mine'"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(tmp_path, changes, named):
+    with pytest.raises(UserError, match=rf"mine\.yaml: .*{named}"):
+        protocols.load(changed(tmp_path, **changes))
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(UserError, match="unknown protocol 'fadtk-vgish'; did you mean 'fadtk-vggish'"):
+        protocols.load("fadtk-vgish")
+
+
+def test_other_embedders_judge_by_what_they_can():
+    found = protocols.load("project").judged_by(["vggish", "clap", "panns_cnn14_16k"])
+    keys = [score.key for score in found.scores]
+    assert {"fad_vggish", "kl_panns_cnn14_16k", "is_panns_cnn14_16k", "clap_score", "coverage_clap"} < set(keys)
+    assert not {"kl_vggish", "is_clap", "clap_score_vggish"} & set(keys)
+    assert list(found.embedders) == ["vggish", "clap", "panns_cnn14_16k"]
+    with pytest.raises(UserError, match="unknown embedder 'vgish'; did you mean 'vggish'"):
+        found.judged_by(["vgish"])
+
+
+def test_all_metrics_can_be_asked_for():
+    asked = {score.metric for score in protocols.load("project").judged_by([*embedders.NAMES]).scores}
+    assert asked == set(scores.METRICS) - {"fd"}  # which is fad by its other name
