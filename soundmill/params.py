@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,6 +47,11 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             return OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
+        if unknown and choices != overrides:
+            groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
+            section(groups | compose(conf, choices), unknown[1], str(conf))  # says what may have been meant
         raise UserError(f"{conf}: {error}") from None
 
 
