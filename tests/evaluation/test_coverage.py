@@ -17,14 +17,13 @@ def clips(rows: np.ndarray, each: int = 1) -> list[np.ndarray]:
 
 
 def by_another(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """The published definitions by scikit-learn's neighbours, rows as clips."""
-    from sklearn.metrics import pairwise_distances
-    from sklearn.neighbors import NearestNeighbors
+    """The published definitions over whole matrices of distances, rows as clips."""
+    from scipy.spatial.distance import cdist
 
     def radii(rows: np.ndarray) -> np.ndarray:
-        return NearestNeighbors(n_neighbors=coverage.NEAREST).fit(rows).kneighbors()[0][:, -1]
+        return np.sort(cdist(rows, rows), axis=1)[:, coverage.NEAREST]  # the nearest is the row itself
 
-    apart = pairwise_distances(reference, generated)
+    apart = cdist(reference, generated)
     real = apart <= radii(reference)[:, None]
     return {
         "precision": real.any(axis=0).mean(),

@@ -73,9 +73,9 @@ def test_what_a_clip_adds_is_what_is_lost_without_it(kernel, monkeypatch):
     value, added = discrepancy_by_clip(list(x[:, None]), list(y[:, None]), kernel)
     assert value == pytest.approx(discrepancy(x, y, kernel), abs=1e-12)
     lost = np.array([value - discrepancy(np.delete(x, row, axis=0), y, kernel) for row in range(100)])
-    np.testing.assert_allclose(added.generated.sums / 98, lost, atol=0.02 * np.abs(lost).max())
+    np.testing.assert_allclose(added.generated.sums / 98, lost, atol=0.05 * np.abs(lost).max())
     lost = np.array([value - discrepancy(x, np.delete(y, row, axis=0), kernel) for row in range(80)])
-    np.testing.assert_allclose(added.reference.sums / 78, lost, atol=0.02 * np.abs(lost).max())
+    np.testing.assert_allclose(added.reference.sums / 78, lost, atol=0.05 * np.abs(lost).max())
     monkeypatch.setattr(kernels, "BLOCK", 300)  # three rows at a time
     again, of_clips = discrepancy_by_clip(np.split(x, [2, 2, 9, 70]), np.split(y, [30]), kernel)  # the second has no row
     assert again == pytest.approx(value, abs=1e-12)
