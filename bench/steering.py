@@ -232,12 +232,16 @@ def show(found: dict[str, Any]) -> None:
         own, shuffled = row["own"], row["shuffled"]
         top, above = found["top_class_matches"][whose]["own"], found["heard_above_others"][whose]
         print(
-            f"{whose}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}) are heard as their prompt, with prompts shuffled "
+            f"{whose}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}; of these very prompts {own['low_these']:.1%} to "
+            f"{own['high_these']:.1%}) are heard as their prompt, with prompts shuffled "
             f"{shuffled['value']:.1%} ({shuffled['low']:.1%} to {shuffled['high']:.1%}); by the top class {top['value']:.1%}; "
             f"their family is heard more than in {above['value']:.1%} ({above['low']:.1%} to {above['high']:.1%}) of other sounds"
         )
     for what, row in [*found["kl_yamnet"].items(), *found["differences"].items()]:
-        print(f"{what if ',' in what else f'kl_yamnet, {what}'}: {row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})")
+        print(
+            f"{what if ',' in what else f'kl_yamnet, {what}'}: {row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g}; "
+            f"of these very prompts {row['low_these']:.3g} to {row['high_these']:.3g})"
+        )
 
 
 def _draw_shares(axes: Any, found: dict[str, Any]) -> None:
@@ -245,7 +249,8 @@ def _draw_shares(axes: Any, found: dict[str, Any]) -> None:
     for place, whose in enumerate(matches):
         rows = [(matches[whose]["own"], MET), (matches[whose]["shuffled"], MUTED), (found["heard_above_others"][whose], INK)]
         for (one, colour), offset in zip(rows, (-0.2, 0, 0.2), strict=True):
-            axes.plot([one["low"], one["high"]], [place + offset] * 2, color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot([one["low"], one["high"]], [place + offset] * 2, color=colour, linewidth=1.5, solid_capstyle="round")
+            axes.plot([one["low_these"], one["high_these"]], [place + offset] * 2, color=colour, linewidth=4)
             axes.plot(one["value"], place + offset, "o", color=colour, markersize=7)
             axes.annotate(f"{one['value']:.0%}", (one["high"], place + offset), (6, 0), textcoords="offset points", va="center")
     labels = ("heard as its prompt", "prompts shuffled", "heard more than in others' sounds (even: 50 %)")
@@ -258,6 +263,7 @@ def _draw_shares(axes: Any, found: dict[str, Any]) -> None:
     axes.set_xticks(np.arange(0, 1.01, 0.25), ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(axis="x", color=GRID)
     axes.set_title("Sounds by what YAMNet hears in them", loc="left", color=INK)
+    axes.set_xlabel("95 % intervals: thick, other seeds of these prompts; thin, other prompts", color=MUTED, fontsize=9)
 
 
 def _draw_table(axes: Any, heard: dict[str, dict[str, int]], whose: str) -> None:

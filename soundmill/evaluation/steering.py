@@ -89,13 +89,16 @@ def rank_above_others(scores: np.ndarray) -> np.ndarray:
 
 
 def mean_with_interval(values: np.ndarray, replicates: int, seed: int) -> dict[str, float]:
-    """Mean of values [prompts, sounds] and its 95 % bootstrap interval: prompts are drawn again, and sounds within each.
+    """Mean of values [prompts, sounds] and its 95 % bootstrap intervals: of prompts drawn again, and sounds within each (`low`,
+    `high`), and of sounds of these very prompts alone (`low_these`, `high_these`).
 
-    Sounds of one prompt are alike, so an interval over sounds alone would be too narrow.
+    Sounds of one prompt are alike: the first tells what other prompts would have given, the second what other seeds.
     """
     random = np.random.default_rng(seed)
     prompts, sounds = values.shape
     rows = random.integers(prompts, size=(replicates, prompts))
     columns = random.integers(sounds, size=(replicates, prompts, sounds))
-    low, high = np.percentile(values[rows[..., None], columns].mean(axis=(1, 2)), INTERVAL)
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+    found = {"value": float(values.mean())}
+    for ends, chosen in ((("low", "high"), rows), (("low_these", "high_these"), np.arange(prompts)[None])):
+        found |= zip(ends, np.percentile(values[chosen[..., None], columns].mean(axis=(1, 2)), INTERVAL).tolist(), strict=True)
+    return found

@@ -102,4 +102,7 @@ def test_intervals_know_that_sounds_of_a_prompt_are_alike():
     assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
     expected = 2 * 1.96 * (alike.mean() * (1 - alike.mean()) / 10) ** 0.5  # as if there were ten sounds
     assert wide["high"] - wide["low"] == pytest.approx(expected, rel=0.2)
+    assert wide["low_these"] == wide["high_these"] == wide["value"]  # other seeds of these prompts would all say the same
+    of_these = 2 * 1.96 * (mixed.var(axis=1).mean() / 80) ** 0.5
+    assert narrow["high_these"] - narrow["low_these"] == pytest.approx(of_these, rel=0.2)
     assert json.dumps(wide) == json.dumps(steering.mean_with_interval(alike, 2000, 0))
