@@ -31,7 +31,8 @@ def compare(
     together, which knows nothing of their places, or of its own value where the metric is a mean over clips. So it holds its size
     however few clips there are, and of B permutations it is never under 1 / (B + 1) (Phipson & Smyth 2010). For the interval, what
     each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the reference makes of
-    both, cancels out. `progress` counts up to 1 + replicates; without replicates there is neither interval nor p.
+    both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 + replicates; without
+    replicates there is neither interval nor p.
     """
     kind = scores.find(metric)
     _check_partners(a, b)

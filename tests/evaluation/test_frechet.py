@@ -158,3 +158,63 @@ def test_bootstrap_can_be_split_anywhere():
     parts = [bootstrap_frechet(generated, reference, block, 1) for block in (range(2), range(2, 5), range(5, 6))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert np.ptp(whole) > 0
+
+
+def test_influence_is_the_slope_of_the_distance():
+    """Against the distance of sets in which one clip has a little more weight, by finite differences."""
+    random = np.random.default_rng(6)
+    sets = [
+        {f"c{number:03d}": random.standard_normal((2, 5)) @ random.standard_normal((5, 5)) for number in range(400)}
+        for _ in range(2)
+    ]
+    streams, ids = tuple(part.items for part in sets), tuple(sorted(part) for part in sets)
+    gathered = [frechet.Gathered.over(*side) for side in zip(streams, ids, strict=True)]
+    found = frechet.influence(*gathered, streams, ids)
+
+    def distance(weights: list[np.ndarray]) -> float:
+        gaussians = []
+        for part, times in zip(sets, weights, strict=True):
+            rows, counts = np.concatenate([part[clip_id] for clip_id in sorted(part)]), np.repeat(times, 2)
+            mean = counts @ rows / counts.sum()
+            gaussians += [mean, ((rows - mean).T * counts) @ (rows - mean) / counts.sum()]
+        return frechet_of_covariances(*gaussians)
+
+    for which, side in enumerate((found.generated, found.reference)):
+        for clip in range(4):
+            ends = []
+            for step in (1e-3, -1e-3):
+                weights = [np.ones(400), np.ones(400)]
+                weights[which][clip] += step
+                ends.append(distance(weights))
+            slope = (ends[0] - ends[1]) / 2e-3
+            assert side.sums[clip] / 800 == pytest.approx(slope, rel=0.01, abs=1e-5)
+
+
+@pytest.mark.parametrize(("size", "counts"), [(20, (15, 90)), (20, (100, 90)), (20, (15, 12))])
+def test_bias_is_that_of_drawn_sets(size, counts, monkeypatch):
+    monkeypatch.setattr(frechet, "EQUAL_SETS", 100)
+    random = np.random.default_rng(7)
+    scales = np.linspace(0.1, 2, size)
+    drawn = [frechet_of_rows(*(random.standard_normal((count, size)) * scales for count in counts)) for _ in range(100)]
+    assert frechet.of_equal_sets(scales**2, counts, 0) == pytest.approx(np.mean(drawn), rel=0.05)
+
+
+def test_bias_is_as_large_as_known(monkeypatch):
+    assert frechet.of_equal_sets(np.ones(128), (500, 500), 0) == pytest.approx(16.9, rel=0.03)
+    monkeypatch.setattr(frechet, "EQUAL_SETS", 1)
+    assert frechet.of_equal_sets(np.ones(2048), (886, 886), 0) == pytest.approx(1919, rel=0.005)
+
+
+@pytest.mark.parametrize("clips", [6, 80])
+def test_a_gathered_stream_is_the_set(clips):
+    random = np.random.default_rng(8)
+    held = {f"c{number:02d}": random.standard_normal((3, 30)).astype(np.float32) for number in range(clips)}
+    found = frechet.Gathered.over(lambda: reversed(held.items()), sorted(held))
+    rows = np.concatenate([held[clip_id] for clip_id in sorted(held)])
+    assert (found.rows is None) == (3 * clips >= 30)
+    np.testing.assert_allclose(found.factor().T @ found.factor(), np.cov(rows.T), atol=1e-5)
+    covariance = np.linalg.eigvalsh(np.cov(rows.T))
+    np.testing.assert_allclose(sorted(found.spectrum())[-5:], covariance[-5:], rtol=1e-4)
+    some = frechet.Gathered.over(held.items, ["c04", "c01"])
+    np.testing.assert_allclose(some.moments.mean, np.concatenate([held["c01"], held["c04"]]).mean(axis=0), atol=1e-6)
+    assert some.lengths.tolist() == [3, 3]

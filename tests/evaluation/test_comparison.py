@@ -1,0 +1,107 @@
+"""Which of two models is better: the test holds its size, finds a difference, and pairs by id."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.evaluation import comparison, scores
+from soundmill.evaluation.comparison import compare
+from soundmill.evaluation.scores import Side
+
+
+def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tuple[Side, Side, Side]:
+    """Two models of equal prompts, the first worse by `effect`, and a reference of the same ids; sounds follow their prompt."""
+    random = np.random.default_rng(seed)
+    ids = [f"clip{number:03d}" for number in range(clips)]
+    prompt = random.standard_normal((clips, 1, size))
+
+    def sounds(noise: float, shift: float) -> Side:
+        rows = prompt + noise * random.standard_normal((clips, 3, size)) + shift
+        logits = rows.mean(axis=1) * 2 + shift * np.arange(size)
+        return Side.of(dict(zip(ids, rows, strict=True)), dict(zip(ids, logits, strict=True)))
+
+    return sounds(0.8, 0.2 + effect), sounds(0.8, 0.2), sounds(0.5, 0.0)
+
+
+@pytest.mark.parametrize("metric", ["fad", "is", "mmd"])
+def test_models_that_are_alike_are_told_apart_one_time_in_twenty(metric):
+    """Of 200 pairs: five per cent, by three binomial deviations; with 19 exchanges the least p is 0.05."""
+    found = np.array([compare(metric, *models(seed, clips=24), seed=seed, replicates=19)["p"] for seed in range(200)])
+    assert 0.005 <= np.mean(found <= 0.05) <= 0.1
+    assert np.mean(found <= 0.5) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("metric", ["fad", "fad_inf", "fad_per_clip", "kl", "mmd", "kid"])
+def test_a_real_difference_is_found(metric):
+    a, b, reference = models(0, effect=0.5, clips=60)
+    found = compare(metric, a, b, reference, seed=0, replicates=199)
+    assert found["p"] < 0.05
+    assert found["better"] == "b"
+    assert found["difference"] == found["a"] - found["b"] > 0
+    assert found["low"] < found["difference"] < found["high"]
+    assert found["low"] > 0 or metric == "fad_inf"  # whose line has an error of its own
+    assert found["clips"] == 60
+    other = compare(metric, b, a, reference, seed=0, replicates=199)
+    assert (other["better"], other["difference"]) == ("a", pytest.approx(-found["difference"]))
+
+
+def test_where_higher_is_better_the_higher_is_better():
+    a, b, reference = models(1, effect=1.5, clips=80)
+    found = compare("density", a, b, reference, seed=0, replicates=99)
+    assert found["difference"] < 0
+    assert found["better"] == "b"
+
+
+def test_what_prompts_do_to_both_cancels_out():
+    """Each model's own interval holds the other's value; that of their difference does not hold zero."""
+    a, b, reference = models(2, effect=0.12, clips=100)
+    alone = scores.compute("fad", a, reference, seed=0, replicates=300)
+    found = compare("fad", a, b, reference, seed=0, replicates=300)
+    assert alone["low"] < found["b"] < alone["high"]
+    assert found["low"] > 0
+    assert found["p"] < 0.05
+
+
+def test_the_same_set_twice_is_no_difference():
+    a, _, reference = models(3)
+    found = compare("fad", a, a, reference, seed=0, replicates=50)
+    assert (found["difference"], found["p"], found["better"]) == (0, 1, "neither")
+
+
+@pytest.mark.parametrize("metric", comparison.METRICS)
+def test_every_metric_can_be_compared_whatever_the_order(metric):
+    a, b, reference = models(4, effect=0.1)
+    if metric == "clap_score":
+        reference = Side.of({clip_id: rows[:1] for clip_id, rows in reference.frames()})
+    ticks: list[int] = []
+    found = compare(metric, a, b, reference, seed=0, replicates=30, progress=ticks.append)
+    assert sum(ticks) == 31
+    backwards = [Side(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in (a, b, reference)]
+    again = compare(metric, *backwards, seed=0, replicates=30)
+    for key in ("a", "b", "difference", "low", "high", "p"):
+        assert again[key] == pytest.approx(found[key], rel=1e-6, abs=1e-9)
+    assert {"low", "high", "p", "better"}.isdisjoint(compare(metric, a, b, reference, seed=0, replicates=0))
+
+
+def test_clips_without_a_partner_are_named():
+    a, b, reference = models(5)
+    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs the same clip ids"):
+        compare("fad", a, b.only(set(b.ids) - {"clip003", "clip004"}), reference, seed=0, replicates=0)
+    with pytest.raises(UserError, match="only b has clip003"):
+        compare("fad", a.only(set(a.ids) - {"clip003"}), b, reference, seed=0, replicates=0)
+    short = Side.of(dict(a.frames()) | {"clip001": np.ones((1, 4))}, a.logits)
+    with pytest.raises(UserError, match="clip001: one of both sounds is too short"):
+        compare("fad_per_clip", short, b, reference, seed=0, replicates=0)
+
+
+def test_warnings_say_of_which_model():
+    a, b, reference = models(6, clips=10, size=8)
+    found = compare("fad", a, b, reference, seed=0, replicates=0)
+    assert [line[:3] for line in found["warnings"]] == ["a: ", "b: "]
+
+
+def test_p_of_few_pairs_is_that_of_all_exchanges():
+    """Three equal differences: 2 of the 8 exchanges of signs are as large."""
+    assert comparison.permutation(np.ones(3), 0, 4000) == pytest.approx(2 / 8, abs=0.02)

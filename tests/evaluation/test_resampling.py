@@ -1,0 +1,61 @@
+"""Intervals of what each clip adds: the bootstrap of a mean, two sides, differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.evaluation import resampling
+from soundmill.evaluation.resampling import Influence, Side
+
+
+def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarray:
+    return np.concatenate(list(influence.moved(seed, replicates)))
+
+
+def test_of_a_mean_it_is_the_bootstrap():
+    values = np.random.default_rng(0).standard_normal(40) + 3
+    moved = all_moves(Influence(Side.of(values)), 30)
+    for replicate, found in enumerate(moved):
+        drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
+        assert found == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
+    ends = resampling.interval(values.mean(), all_moves(Influence(Side.of(values)), 2000), -np.inf, np.inf)
+    assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
+
+
+def test_clips_of_more_rows_count_more():
+    """A mean over rows, resampled by clip."""
+    random = np.random.default_rng(1)
+    clips = [random.standard_normal(size) for size in (1, 5, 0, 3, 9, 2)]
+    influence = Influence(Side.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
+    for replicate, found in enumerate(all_moves(influence, 30)):
+        drawn = np.random.default_rng([0, replicate]).integers(6, size=6)
+        rows = np.concatenate([clips[index] for index in drawn])
+        assert found == pytest.approx(rows.mean() - np.concatenate(clips).mean(), abs=1e-12)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    influence = Influence(Side.of(np.arange(9.0)), Side.of(np.arange(5.0)))
+    whole = all_moves(influence, 60)
+    monkeypatch.setattr(resampling, "BLOCK", 7)
+    np.testing.assert_allclose(all_moves(influence, 60), whole, atol=1e-15)
+    np.testing.assert_allclose(all_moves(influence, 20), whole[:20], atol=1e-15)
+    assert not np.allclose(all_moves(influence, 20, seed=1), whole[:20])
+
+
+def test_what_two_sets_share_cancels_out_in_their_difference():
+    random = np.random.default_rng(2)
+    hard = random.standard_normal(50) * 10
+    first, second = (Influence(Side.of(hard + random.standard_normal(50) * 0.1), Side.of(hard[:20])) for _ in range(2))
+    assert all_moves(first, 200).std() > 1
+    assert all_moves(first - second, 200).std() < 0.1
+    np.testing.assert_allclose(all_moves(first - first, 9), 0, atol=1e-12)
+
+
+def test_interval_stays_within_what_the_metric_can_be_and_knows_another_error():
+    moved = np.array([-0.2, -0.1, 0, 0.1, 0.2])
+    ends = resampling.interval(0.95, moved, 0, 1)
+    assert ends["high"] == 1
+    assert 0.75 <= ends["low"] < 0.8
+    wider = resampling.interval(0.95, moved, 0, 1, error=0.2)
+    assert wider["low"] == pytest.approx(0.95 - np.hypot(0.95 - ends["low"], 1.96 * 0.2))

@@ -1,0 +1,270 @@
+"""Every metric under one call: values, order, identical and degenerate sets, pairs, warnings, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.evaluation import frechet, kernels, scores
+from soundmill.evaluation.divergence import EPSILON, kl_divergence, softmax
+from soundmill.evaluation.scores import METRICS, Side, compute
+
+
+def side(seed: int, clips: int = 40, patches: int = 3, size: int = 4, shift: float = 0.0, classes: int = 5) -> Side:
+    random = np.random.default_rng(seed)
+    ids = [f"clip{number:03d}" for number in range(clips)]
+    frames = {clip_id: (random.standard_normal((patches, size)) + shift).astype(np.float32) for clip_id in ids}
+    return Side.of(frames, {clip_id: random.standard_normal(classes).astype(np.float32) for clip_id in ids})
+
+
+def prompts(seed: int, clips: int = 40) -> Side:
+    return side(seed, clips, patches=1)
+
+
+def other_for(metric: str, reference: Side, seed: int = 9) -> Side:
+    return prompts(seed, len(reference.ids)) if metric == "clap_score" else reference
+
+
+def shuffled(sounds: Side, seed: int) -> Side:
+    """The same set, listed and streamed in another order each time."""
+    random = np.random.default_rng(seed)
+    held = dict(sounds.frames())
+
+    def frames() -> Iterator[tuple[str, np.ndarray]]:
+        for index in random.permutation(len(held)):
+            clip_id = sounds.ids[index]
+            yield clip_id, held[clip_id]
+
+    return Side(tuple(random.permutation(sounds.ids).tolist()), frames, dict(reversed(sounds.logits.items())))
+
+
+def flat(found: dict) -> dict[str, float]:
+    return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_order_of_clips_changes_nothing_and_progress_adds_up(metric, monkeypatch):
+    monkeypatch.setattr(frechet, "CHUNK", 50)
+    generated, reference = side(0, shift=0.3), other_for(metric, side(1))
+    ticks: list[int] = []
+    found = compute(metric, generated, reference, seed=3, replicates=60, progress=ticks.append)
+    again = compute(metric, shuffled(generated, 5), shuffled(reference, 6), seed=3, replicates=60)
+    assert sum(ticks) == 61
+    assert flat(found).keys() == flat(again).keys()
+    for key, value in flat(found).items():
+        assert again[key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
+    assert found["low"] <= found["value"] <= found["high"]
+    assert METRICS[metric].least <= found["low"]
+    assert found["high"] <= METRICS[metric].most
+    assert {"low", "high"}.isdisjoint(compute(metric, generated, reference, seed=3, replicates=0))
+
+
+def test_identical_sets():
+    same = side(0)
+    found = {metric: compute(metric, same, other_for(metric, same), seed=0, replicates=20) for metric in METRICS}
+    for metric in ("fad", "fd"):
+        assert found[metric]["value"] == pytest.approx(0, abs=1e-10)
+    assert found["kl"]["value"] == pytest.approx(0, abs=1e-5)
+    assert found["mmd"]["value"] < 0  # each embedding has a copy in the other set and none in its own
+    for metric in ("precision", "recall", "coverage"):
+        assert found[metric]["value"] == 1
+
+
+def test_values_are_those_of_their_definitions():
+    generated, reference = side(0, shift=0.5), side(1)
+    rows = [np.concatenate(part.clips()) for part in (generated, reference)]
+
+    def value(metric: str) -> float:
+        return compute(metric, generated, reference, seed=0, replicates=0)["value"]
+
+    assert value("fad") == value("fd") == pytest.approx(frechet.frechet_of_rows(*rows), rel=1e-12)
+    bandwidth = compute("mmd", generated, reference, seed=0, replicates=0)["bandwidth"]
+    assert value("mmd") == pytest.approx(kernels.discrepancy(*rows, kernels.gaussian(bandwidth)), rel=1e-9)
+    assert value("kid") == kernels.in_subsets(*rows, 0)[0]
+    wanted = [
+        kl_divergence(softmax(reference.logits[clip_id]), softmax(generated.logits[clip_id]), EPSILON) for clip_id in generated.ids
+    ]
+    assert value("kl") == pytest.approx(np.mean(wanted), rel=1e-12)
+    per_clip = compute("fad_per_clip", generated, reference, seed=0, replicates=0)
+    first = dict(generated.frames())[generated.ids[0]]
+    assert per_clip["of"][generated.ids[0]] == pytest.approx(frechet.frechet_of_rows(first, rows[1]), rel=1e-9)
+    assert per_clip["value"] == pytest.approx(np.mean(list(per_clip["of"].values())))
+
+
+@pytest.mark.parametrize("clips", [30, 6])
+def test_streams_are_read_in_parts_to_the_same_value(clips, monkeypatch):
+    """Fewer rows than dimensions, or more; parts that end within the set."""
+    generated, reference = side(0, clips, 3, 20, 0.2), side(1, 30, 3, 20)
+    whole = compute("fad", generated, reference, seed=0, replicates=40)
+    monkeypatch.setattr(frechet, "CHUNK", 7)
+    parts = compute("fad", generated, reference, seed=0, replicates=40)
+    for key, value in flat(whole).items():
+        assert parts[key] == pytest.approx(value, rel=1e-9)
+
+
+def test_direction_of_kl_is_reference_from_generated():
+    p = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
+    q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
+    none = {"a": np.zeros((1, 2))}
+    found = compute("kl", Side.of(none, {"a": np.log(q)}), Side.of(none, {"a": np.log(p)}), seed=0, replicates=0)
+    assert found["value"] == pytest.approx(0.5898663152950138, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["kl", "clap_score"])
+def test_three_missing_of_886_fail_with_their_names(metric):
+    reference = side(0, 886, 1)
+    generated = reference.only(set(reference.ids) - {"clip017", "clip301", "clip885"})
+    with pytest.raises(
+        UserError, match="no generated sound for reference clips clip017, clip301, clip885; a pair is never skipped"
+    ):
+        compute(metric, generated, reference, seed=0, replicates=0)
+    with pytest.raises(UserError, match="no reference clip for generated clips clip017, clip301, clip885"):
+        compute(metric, reference, generated, seed=0, replicates=0)
+
+
+def test_clap_score_pairs_by_id_and_means_windows():
+    random = np.random.default_rng(0)
+    texts = {name: random.standard_normal((1, 6)) for name in "abc"}
+    sounds = {"c": np.repeat(texts["c"], 3, axis=0), "a": 5 * texts["a"], "b": -texts["b"]}
+    found = compute("clap_score", Side.of(sounds), Side.of(texts), seed=0, replicates=0)
+    assert found["of"] == {"a": pytest.approx(1), "b": pytest.approx(-1), "c": pytest.approx(1)}
+    assert found["value"] == pytest.approx(1 / 3)
+    with pytest.raises(UserError, match="clip b: the embedding of its sound has no direction"):
+        compute("clap_score", Side.of(sounds | {"b": np.zeros((0, 6))}), Side.of(texts), seed=0, replicates=0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_not_finite_is_named(metric):
+    generated, reference = side(0), other_for(metric, side(1))
+    frames, logits = dict(generated.frames()), dict(generated.logits)
+    frames["clip007"] = np.where(np.eye(3, 4), np.nan, frames["clip007"])
+    logits["clip007"] = np.full(5, np.inf)
+    with pytest.raises(UserError, match=r"clip007.* not finite|not finite.*clip007"):
+        compute(metric, Side.of(frames, logits), reference, seed=0, replicates=0)
+
+
+def test_a_stream_that_is_not_the_set_is_refused():
+    sounds = side(0, 3)
+    items = list(sounds.frames())
+    for frames, named in (
+        (items[:2], "no embeddings of clip clip002"),
+        ([*items, items[0]], "clip clip000 is streamed twice"),
+        ([*items, ("other", items[0][1])], "clip other is"),
+    ):
+        with pytest.raises(UserError, match=named):
+            compute("fad", Side(sounds.ids, lambda frames=frames: frames), sounds, seed=0, replicates=0)
+    with pytest.raises(UserError, match="clip000 is there twice"):
+        Side(("clip000", "clip001", "clip000"), lambda: items)
+
+
+def test_a_classifier_is_asked_for():
+    deaf = Side.of(dict(side(0).frames()))
+    for metric in ("kl", "is"):
+        with pytest.raises(UserError, match="needs an embedder that is a classifier"):
+            compute(metric, deaf, side(1), seed=0, replicates=0)
+
+
+def test_one_patch_and_rank_deficient_sets():
+    """A clip of one patch poisons nothing; a set of fewer rows than dimensions is measured."""
+    generated, reference = side(0, 6, 1, 30), side(1, 8, 1, 30)
+    found = compute("fad", generated, reference, seed=0, replicates=30)
+    assert found["value"] == pytest.approx(
+        frechet.frechet_distance(*(frechet.Moments.of(np.concatenate(part.clips())) for part in (generated, reference))), rel=1e-9
+    )
+    assert np.isfinite(found["low"])
+    mixed = dict(side(0, 10).frames()) | {"clip003": np.ones((1, 4), np.float32), "clip005": np.zeros((0, 4), np.float32)}
+    found = compute("fad_per_clip", Side.of(mixed), side(1), seed=0, replicates=10)
+    assert found["left_out"] == 2
+    assert {"clip003", "clip005"}.isdisjoint(found["of"])
+    assert "2 of 10 generated clips have fewer than two patches" in found["warnings"][0]
+    assert np.isfinite(compute("fad", Side.of(mixed), side(1), seed=0, replicates=10)["high"])
+    with pytest.raises(UserError, match="no generated clip has two patches"):
+        compute("fad_per_clip", generated, reference, seed=0, replicates=0)
+    with pytest.raises(UserError, match="at least 2 embeddings, found 1"):
+        compute("fad", side(0, 1, 1), reference, seed=0, replicates=0)
+
+
+def test_constant_embeddings():
+    flat_set, reference = Side.of({f"clip{number:03d}": np.ones((2, 4)) for number in range(40)}), side(1)
+    found = compute("fad", flat_set, reference, seed=0, replicates=20)
+    moments = frechet.Moments.of(np.concatenate(reference.clips()))
+    assert found["value"] == pytest.approx(((moments.mean - 1) ** 2).sum() + moments.trace, rel=1e-9)
+    assert found["low"] < found["value"] < found["high"]
+    assert compute("recall", flat_set, reference, seed=0, replicates=5)["value"] == 0
+    with pytest.raises(UserError, match="alike"):
+        compute("mmd", reference, flat_set, seed=0, replicates=0)
+
+
+def test_few_embeddings_are_warned_of_with_the_bias_measured():
+    random = np.random.default_rng(0)
+    sets = [Side.of({f"c{number}": rows for number, rows in enumerate(random.standard_normal((500, 1, 128)))}) for _ in range(2)]
+    found = compute("fad", *sets, seed=0, replicates=0)
+    assert found["bias"] == pytest.approx(
+        16.9, rel=0.15
+    )  # of the reference's own covariance, whose eigenvalues are spread by chance
+    assert found["value"] == pytest.approx(found["bias"], rel=0.15)
+    (said,) = found["warnings"]
+    assert "500 generated and 500 reference embeddings of 128 dimensions (fewer than 10 × 128)" in said
+    assert f"{found['bias']:.3g} apart" in said
+    enough = compute("fad", side(0, 20), side(1, 20), seed=0, replicates=0)
+    assert "bias" not in enough
+    assert enough["warnings"] == []
+    assert "at least" in compute("fad", side(0, 6, 1, 30), side(1, 8, 1, 30), seed=0, replicates=0)["warnings"][0]
+
+
+def test_fad_inf_takes_away_the_bias_of_the_generated_set():
+    reference = side(1, 900, 10, 16)
+    found = [
+        {metric: compute(metric, side(seed, 100, 2, 16, 0.2), reference, seed=seed, replicates=50) for metric in ("fad", "fad_inf")}
+        for seed in range(10, 16)
+    ]
+    true = 16 * 0.2**2
+    biased, without = (np.mean([one[metric]["value"] for one in found]) for metric in ("fad", "fad_inf"))
+    assert biased - true > 0.3
+    assert abs(without - true) < 0.2
+    for one in found:
+        assert 0 < one["fad_inf"]["r2"] <= 1
+        assert one["fad_inf"]["high"] - one["fad_inf"]["low"] > one["fad"]["high"] - one["fad"]["low"]
+    said = compute("fad_inf", side(0, 30, 1, 16), side(1, 30, 1, 16), seed=0, replicates=0)["warnings"]
+    assert "do not follow a line" in said[0]
+    assert "keeps the bias of its 30 reference" in said[1]
+    with pytest.raises(UserError, match="3 clips are too few"):
+        compute("fad_inf", side(0, 3), reference, seed=0, replicates=0)
+
+
+@pytest.mark.parametrize("metric", ["fad", "is", "mmd", "density", "kl"])
+def test_interval_is_as_wide_as_independent_sets_lie_apart(metric):
+    values, widths = [], []
+    for seed in range(60):
+        found = compute(
+            metric, side(2 * seed, 30, 2, 5, 0.6), side(2 * seed + 1, 30, 2, 5), seed=0, replicates=200 if seed < 8 else 0
+        )
+        values.append(found["value"])
+        if "low" in found:
+            widths.append(found["high"] - found["low"])
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.35)
+
+
+def test_pairs_of_a_large_set_are_those_of_a_seeded_part(monkeypatch):
+    monkeypatch.setattr(scores, "MOST_ROWS", 60)
+    generated, reference = side(0), side(1)
+    found = compute("precision", generated, reference, seed=0, replicates=5)
+    assert [line[:55] for line in found["warnings"]] == [
+        "precision rests on 20 of 40 generated clips, chosen by ",
+        "precision rests on 20 of 40 reference clips, chosen by ",
+    ]
+    assert compute("precision", shuffled(generated, 1), shuffled(reference, 2), seed=0, replicates=5) == found
+    assert compute("fad", generated, reference, seed=0, replicates=5)["warnings"] == []
+
+
+def test_an_unknown_metric_is_told_with_the_nearest():
+    with pytest.raises(UserError, match="unknown metric 'densit'; did you mean 'density'"):
+        compute("densit", side(0), side(1), seed=0, replicates=0)
+
+
+def test_inception_score_looks_at_generated_sounds_alone():
+    generated = side(0)
+    assert compute("is", generated, Side.of({}), seed=0, replicates=9) == compute("is", generated, side(1), seed=0, replicates=9)
