@@ -122,7 +122,8 @@ class Embedded:
 
 def _read_facts(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = pq.read_table(path, columns=FACTS).to_pylist()
+        with pq.ParquetFile(path) as file:
+            rows = file.read(FACTS).to_pylist()
     except (pa.ArrowException, OSError):  # not ours to read, or torn: made again
         return []
     return rows

@@ -209,6 +209,21 @@ def embed_all(
     refuse(report.quarantine)
 
 
+def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
+    """Embeddings [1, D] of texts by id, by a judge that reads (clap), kept as those of sounds are."""
+    directory = judge.directory(cache)
+    keys = {clip_id: shards.digest("text", text) for clip_id, text in sorted(texts.items())}
+    have = Embedded(directory, set(keys.values()))
+    missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in have})
+    if missing:
+        rows = [
+            Embedding(shards.digest("text", text), Quality(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+            for text, row in zip(missing, judge.load().embed_texts(missing), strict=True)
+        ]
+        add(directory, f"{shards.digest(sorted(row.key for row in rows))}.parquet", rows)
+    return View(directory, keys)
+
+
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
     """Raise UserError naming everything that cannot be scored; nothing is no error."""
     found = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -74,6 +75,25 @@ def pairs(generated: Folder, reference: Folder) -> bool:
     raise UserError(
         f"{'; '.join(said)}. A pair is never skipped: add what is missing, or say --unpaired if equal names mean nothing here"
     )
+
+
+def read_captions(path: Path, generated: Folder) -> dict[str, str]:
+    """The prompt of every sound of a folder by id, from a csv with the columns `id` and `caption`; one without raises UserError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if not {"id", "caption"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{path}: the columns id and caption are wanted, found {', '.join(rows.fieldnames or ['none'])}")
+            found: dict[str, str] = {}
+            for row in rows:
+                if found.setdefault(row["id"], row["caption"]) != row["caption"]:
+                    raise UserError(f"{path}:{rows.line_num}: {row['id']} has two captions; keep one")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as csv in UTF-8 ({error})") from None
+    missing = [clip_id for clip_id in generated.ids if not found.get(clip_id)]
+    if missing:
+        raise UserError(f"{path}: no caption for {named(missing)}; a sound is never scored without its prompt")
+    return {clip_id: found[clip_id] for clip_id in generated.ids}
 
 
 def named(ids: list[str]) -> str:

@@ -73,6 +73,7 @@ PICTURE_FRAMES = 320
 PICTURE_MELS = 96
 PICTURE_RANGE_DB = 80.0
 LONGEST_SECONDS = 30.0  # of a sound on the page
+MARGIN = 0.4  # inches beside a scale
 ONE_COLUMN = 4  # scores under each other; more stand in two columns
 
 
@@ -249,7 +250,7 @@ def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
     rows = rows_of(metrics)
     columns = 1 if len(rows) <= ONE_COLUMN else 2
     lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(10 if columns == 1 else 14, 1.4 * lines), layout="constrained")
+    figure = Figure(figsize=(10 if columns == 1 else 11.5, 1.4 * lines), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     places = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).T.ravel()  # down the columns
     for axes in places[len(rows) :]:
@@ -288,7 +289,7 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     better = "more is better →" if more else "← less is better"
     axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#868e96")
     last_end = [-np.inf, -np.inf, -np.inf]
-    width_of_letter = 6.0 / width / 96  # share of the axis, at this font size
+    width_of_letter = 6.5 / (width - MARGIN) / 96  # share of the axis, at this font size
     for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
         x = axes.transAxes.inverted().transform(place((value, 0)))[0]
         text = f"{TITLES[mark]} {number(row, value)}"
@@ -523,6 +524,7 @@ tbody tr:last-child > * { border-bottom: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .88rem; margin: 1rem 0 0; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 1rem; }
+.alone { grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
 @media (max-width: 560px) { .grid { grid-template-columns: 1fr; } }
 article p { margin: .15rem 0 0; color: var(--soft); font-size: .92rem; }
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .9rem; margin-top: .7rem; }

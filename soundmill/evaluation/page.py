@@ -1,0 +1,134 @@
+"""What a person sees of an evaluation of folders: a table in the terminal, and the page with sounds to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundmill.audio import decode
+from soundmill.evaluation import report
+from soundmill.evaluation.evaluator import PER_CLIP, Evaluation
+from soundmill.evaluation.features import MAX_SECONDS
+from soundmill.evaluation.report import Card, Chip, Heard, Section
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 120  # of tables that go to a file
+SHOWN = 3  # sounds each of the best, the middle and the worst
+GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
+
+
+def show(metrics: Mapping[str, Any]) -> None:
+    """Scores with their ruler as a table, then what to mind."""
+    from rich import box
+    from rich.table import Table
+
+    console = _console()
+    rows = report.rows_of(metrics)
+    marks = [mark for mark in report.MARKS if any(mark in row.ruler for row in rows)]
+    counts, seconds = metrics["counts"], metrics["seconds"]
+    console.print(
+        f"[bold]{metrics['protocol']}[/bold]  {counts['generated']} generated sounds ({seconds['generated']:.0f} s) against "
+        f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
+    )
+    table = Table("score", box=box.SIMPLE, pad_edge=False)
+    for name in ("value", "95 %", *(report.TITLES[mark] for mark in marks)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [report.number(row, row.ruler[mark]) if mark in row.ruler else "–" for mark in marks]
+        table.add_row(row.key, f"[bold]{report.number(row, row.value)}[/bold]", report.interval(row), *cells)
+    console.print(table)
+    for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
+        real = metrics.get(f"{key}_real")
+        console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
+    for warning in metrics["warnings"]:
+        console.print(f"· {warning}", style="yellow", soft_wrap=True)
+
+
+def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
+    """The differences as a table."""
+    from rich import box
+    from rich.table import Table
+
+    console = _console()
+    console.print(f"[bold]{document['protocol']}[/bold]  A {a}, B {b}: {document['counts']['a']} sounds each")
+    table = Table("score", box=box.SIMPLE, pad_edge=False)
+    for name in ("A", "B", "A − B", "95 %", "p", "better"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for key, found in document["comparison"].items():
+        interval = f"{found['low']:.3g} … {found['high']:.3g}" if "low" in found else "–"
+        better = {"a": "A", "b": "B", "neither": "neither"}.get(found.get("better"), "–")
+        values = [f"{found[name]:.3g}" for name in ("a", "b", "difference")]
+        table.add_row(key, *values, interval, f"{found['p']:.3g}" if "p" in found else "–", better)
+    console.print(table)
+    for warning in document["warnings"]:
+        console.print(f"· {warning}", style="yellow", soft_wrap=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def write(found: Evaluation, directory: Path) -> None:
+    """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
+    sections = _best_and_worst(found)
+    if found.memorised:
+        sections.append(_gallery(found))
+    title = f"{found.generated.root.resolve().name} against {found.reference.root.resolve().name}"
+    report.write_report(directory, title, found.metrics, found.metrics["warnings"], sections, found.metrics.get("classes"))
+
+
+def _best_and_worst(found: Evaluation) -> list[Section]:
+    """Of pairs by KL, else by how far a sound's own patches are from the reference, which finds nothing wrong with silence."""
+    ranking = min(found.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
+    if ranking is None:
+        return []
+    order = sorted(found.of[ranking], key=lambda clip_id: (found.of[ranking][clip_id], clip_id))
+    if ranking.startswith("clap"):
+        order.reverse()
+    middle = max(0, len(order) // 2 - SHOWN // 2)
+    count = min(SHOWN, -(-len(order) // 3))
+    parts = {"Best": order[:count], "Middling": order[middle : middle + count], "Worst": order[-count:]}
+    metric, _, embedder = ranking.rpartition("_")
+    note = f"sounds by {report.TITLES.get(metric, ranking)} ({embedder})"
+    return [Section(name, note, tuple(_card(found, clip_id) for clip_id in ids)) for name, ids in parts.items()]
+
+
+def _card(found: Evaluation, clip_id: str) -> Card:
+    sounds = [_heard("generated", found.generated, clip_id)]
+    if found.paired:
+        sounds.append(_heard("real", found.reference, clip_id))
+    chips = [Chip(f"{key} {values[clip_id]:.3g}") for key, values in sorted(found.of.items()) if clip_id in values]
+    return Card(clip_id, clip_id.rpartition("/")[2], clip_id.rpartition("/")[0], tuple(sounds), tuple(chips))
+
+
+def _gallery(found: Evaluation) -> Section:
+    """The generated sounds that are most like a training clip, each beside it."""
+    memorised, cards = found.memorised, []
+    for near in memorised.worst(GALLERY):
+        neighbour = near.copy_of or near.neighbour
+        sounds = (_heard("generated", found.generated, near.clip_id), _heard("training", found.training, neighbour))
+        chips = [Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)]
+        if near.copy_of:
+            chips.append(Chip(f"shares {near.shared:.0%} (fingerprint)", False))
+        cards.append(Card(near.clip_id, near.clip_id.rpartition("/")[2], f"nearest: {neighbour}", sounds, tuple(chips)))
+    rates = memorised.metrics()
+    said = [
+        f"{rates[f'memorised_{name}']:.1%} near-copies by {name}"
+        + (f" (real sounds: {rates[f'memorised_{name}_real']:.1%})" if f"memorised_{name}_real" in rates else "")
+        for name in (memorised.embedder, "fingerprint")
+        if f"memorised_{name}" in rates
+    ]
+    return Section(f"Nearest of {memorised.training} training clips", "; ".join(said), tuple(cards))
+
+
+def _heard(what: str, folder: Any, clip_id: str) -> Heard:
+    """A sound at its own rate; it was decoded before."""
+    path = next(sound.path for sound in folder.sounds if sound.clip_id == clip_id)
+    rate, _ = decode.decode_blocks(path, MAX_SECONDS)
+    return Heard(what, decode.read_mono(path, rate, MAX_SECONDS), rate)

@@ -1,0 +1,193 @@
+"""Two folders in, a result out; and none of the mistakes that evaluators are known for (docs/evaluation.md lists them)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill.audio.decode import write_wav
+from soundmill.errors import UserError
+from soundmill.evaluation import cache, evaluator, features, folders, protocols
+from soundmill.evaluation.protocols import Score
+from soundmill.evaluation.quality import Quality
+
+RATE = 16_000
+
+
+def wave(seed: int, seconds: float = 1.6) -> np.ndarray:
+    """A tone in noise, different for every seed."""
+    random = np.random.default_rng(seed)
+    time = np.arange(int(seconds * RATE)) / RATE
+    tone = np.sin(2 * np.pi * random.uniform(200, 2_000) * time) * np.exp(-3 * (time % 0.5))
+    return (0.3 * tone + 0.01 * random.standard_normal(len(time))).astype(np.float32)
+
+
+def put(root, names, first: int = 0):
+    """Sounds of these names, in the formats of their suffixes and at several rates."""
+    for index, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound = wave(first + index)
+        if path.suffix == ".ogg":
+            soundfile.write(path, np.stack([sound, sound], axis=1), RATE)
+        elif path.suffix in (".flac", ".mp3"):
+            soundfile.write(path, sound, RATE if path.suffix == ".flac" else 16_000)
+        else:
+            write_wav(path, sound, RATE)
+    return root
+
+
+def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
+    of = [Score(metric=metric, embedder="yamnet") for metric in metrics or ("fad", "kl")]
+    return protocols.load("project").model_copy(update={"embedders": {"yamnet": {}}, "scores": of, "replicates": replicates})
+
+
+@pytest.fixture
+def setup(tmp_path, shared, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    return evaluator.Setup(protocol(), tmp_path / "cache", 1)
+
+
+def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
+    put(tmp_path / "made", ["a.wav", "rain/b.flac", "rain/c.ogg", "x/y/d.mp3", "x/e.wav"])
+    put(tmp_path / "real", [f"{index}.wav" for index in range(6)], 50)
+    write_wav(tmp_path / "made" / "x" / "quiet.wav", np.zeros(20_000, np.float32), RATE)
+    (tmp_path / "made" / "about.json").write_text("{}")
+    setup = evaluator.Setup(protocol("fad", "kl", "is"), setup.cache, 1)
+    found = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
+    metrics = found.metrics
+    assert metrics["fad_yamnet_low"] <= metrics["fad_yamnet"] <= metrics["fad_yamnet_high"]
+    assert metrics["left_out"] == {"kl_yamnet": "the folders have no ids in common"}
+    assert not [key for key in metrics if key.startswith("kl_")]
+    assert metrics["counts"] == {"generated": 6, "reference": 6, "pairs": 0, "silence": 6, "noise": 6}
+    assert metrics["seconds"]["reference"] == pytest.approx(6 * 1.6)
+    assert metrics["silent_share"] == pytest.approx(1 / 6, rel=1e-5)
+    assert metrics["ruler"]["fad_yamnet"].keys() == {"silence", "noise", "floor"}
+    assert metrics["ruler"]["fad_yamnet"]["noise"] > metrics["fad_yamnet"]
+    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-1", 1, "soxr HQ")
+    assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
+    assert metrics["files"]["generated"] != metrics["files"]["reference"]
+    said = "\n".join(metrics["warnings"])
+    for text in ("16.7% of the generated sounds are silent", "kl_yamnet is left out", "1 .json"):
+        assert text in said
+    assert list(metrics["classes"]) == ["", "rain", "x"]
+    assert metrics["classes"]["rain"]["generated"] == 2
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_pairs_by_id_whatever_the_format(setup, tmp_path):
+    made = put(tmp_path / "made", ["rain/a.wav", "rain/b.flac", "c.wav"])
+    real = put(tmp_path / "real", ["c.flac", "rain/a.flac", "rain/b.wav"], 20)
+    found = evaluator.evaluate(setup, made, real)
+    assert found.metrics["counts"]["pairs"] == 3
+    assert set(found.of["kl_yamnet"]) == {"rain/a", "rain/b", "c"}
+    assert found.metrics["kl_yamnet"] == pytest.approx(np.mean(list(found.of["kl_yamnet"].values())), rel=1e-5)
+    assert found.metrics["ruler"]["kl_yamnet"].keys() == {"silence", "noise"}
+    alone = evaluator.evaluate(setup, made, real, unpaired=True)
+    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are said to mean nothing"}
+    assert alone.metrics["fad_yamnet"] == found.metrics["fad_yamnet"]
+
+
+def test_three_missing_of_886_are_named(setup, tmp_path):
+    for root in ("made", "real"):
+        (tmp_path / root).mkdir()
+        for index in range(886):
+            (tmp_path / root / f"clip{index:03d}.wav").write_bytes(b"never decoded %d" % index)
+    for index in (3, 500, 885):
+        (tmp_path / "made" / f"clip{index:03d}.wav").unlink()
+    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. A pair is never skipped"):
+        evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
+
+
+def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup, tmp_path):
+    made = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
+    real = put(tmp_path / "real", ["x.wav", "y.wav"], 9)
+    (made / "b.wav").write_bytes((made / "b.wav").read_bytes()[:3000])
+    (real / "list.m3u").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    with pytest.raises(UserError) as error:
+        evaluator.evaluate(setup, made, real)
+    for path in (made / "b.wav", real / "list.m3u"):
+        assert f"{path}: cannot be scored" in str(error.value)
+
+
+def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, tmp_path, monkeypatch):
+    made = put(tmp_path / "made", [f"{index}.wav" for index in range(5)])
+    real = put(tmp_path / "real", [f"r{index}.wav" for index in range(5)], 30)
+    first = evaluator.evaluate(setup, made, real).metrics
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))  # an embedder cannot be loaded any more
+    assert evaluator.evaluate(setup, made, real).metrics == first
+    other = evaluator.Setup(protocol("fd", "is"), setup.cache, 1)
+    assert evaluator.evaluate(other, made, real).metrics["fd_yamnet"] == first["fad_yamnet"]
+
+    (made / "4.wav").unlink()
+    fewer = evaluator.evaluate(setup, made, real).metrics
+    assert fewer["counts"]["generated"] == 4
+    assert fewer["fad_yamnet"] != first["fad_yamnet"]
+    assert fewer["files"]["generated"] != first["files"]["generated"]
+    write_wav(made / "3.wav", wave(99), RATE)  # a changed one is not what it was
+    with pytest.raises(UserError, match=r"without weights that are not here:\n  yamnet: yamnet.tflite"):
+        evaluator.evaluate(setup, made, real)
+
+
+def test_results_depend_on_nothing_but_the_files(setup, tmp_path, monkeypatch):
+    made = put(tmp_path / "made", [f"{index}.wav" for index in range(7)])
+    real = put(tmp_path / "real", [f"{index}.wav" for index in range(7)], 30)
+    first = evaluator.evaluate(setup, made, real).metrics
+    # The same files written in another order, embedded in other portions by two processes, and by content under other names.
+    for name in ("made", "real"):
+        (tmp_path / "again" / name).mkdir(parents=True)
+        for path in sorted((tmp_path / name).iterdir(), reverse=True):
+            shutil.copy(path, tmp_path / "again" / name / path.name)
+    monkeypatch.setattr(features, "TASK_SIZE", 2)
+    again = evaluator.Setup(setup.protocol, tmp_path / "other", 2)
+    found = evaluator.evaluate(again, tmp_path / "again" / "made", tmp_path / "again" / "real").metrics
+    assert found.keys() == first.keys()
+    numbers = {key: value for key, value in first.items() if isinstance(value, float)}
+    assert {key: found[key] for key in numbers} == pytest.approx(numbers, rel=1e-6)
+    assert found["files"] == first["files"]
+
+
+def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(setup, tmp_path):
+    made = put(tmp_path / "made", [f"{index}.wav" for index in range(4)])
+    real = put(tmp_path / "real", [f"r{index}.wav" for index in range(4)], 30)
+    write_wav(made / "tiny.wav", wave(70, 0.3), RATE)
+    write_wav(made / "one.wav", wave(71, 0.98), RATE)
+    folder = folders.read(made, 1)
+    (judge,) = setup.judges
+    (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
+    nothing = cache.Embedding(tiny.key, Quality(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
+    cache.add(judge.directory(setup.cache), "tiny.parquet", [nothing])  # as an embedder that does not pad would say
+    metrics = evaluator.evaluate(setup, made, real).metrics
+    assert np.isfinite(metrics["fad_yamnet"])
+    assert metrics["counts"]["generated_too_short_yamnet"] == 1
+    assert "1 of the generated sounds are too short for a patch of yamnet: tiny." in metrics["warnings"]
+    assert metrics["embedders"]["yamnet"]["embeddings"]["generated"] == 4 * 2 + 1
+
+
+def test_one_of_two_sets_is_better(setup, tmp_path):
+    names = [f"{index}.wav" for index in range(8)]
+    good = put(tmp_path / "good", names, 100)
+    real = put(tmp_path / "real", names, 200)
+    for name in names:
+        noise = np.random.default_rng(int(name[0])).uniform(-0.5, 0.5, 25_600).astype(np.float32)
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        write_wav(tmp_path / "bad" / name, noise, RATE)
+    setup = evaluator.Setup(protocol(replicates=200), setup.cache, 1)
+    found = evaluator.compare(setup, good, tmp_path / "bad", real)
+    assert found["comparison"]["fad_yamnet"]["better"] == "a"
+    assert found["comparison"]["kl_yamnet"]["difference"] < 0
+    same = evaluator.compare(setup, good, good, real)
+    assert same["comparison"]["fad_yamnet"]["better"] == "neither"
+    (tmp_path / "bad" / "3.wav").unlink()
+    with pytest.raises(UserError, match="3"):
+        evaluator.compare(setup, good, tmp_path / "bad", real)
+
+
+def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
+    alone = evaluator.Setup(protocols.load("project"), setup.cache, 1)
+    with pytest.raises(UserError, match="tagger: it is a pipeline's own"):
+        evaluator.evaluate(alone, put(tmp_path / "made", ["a.wav", "b.wav"]), put(tmp_path / "real", ["c.wav", "d.wav"], 5))
