@@ -7,7 +7,7 @@ import sys
 
 from bench import measure, picture
 
-MEASUREMENTS = ("decode", "ffmpeg_formats", "log_mel", "loader", "duplicates", "tango_loop", "embedding")
+MEASUREMENTS = ("decode", "ffmpeg_formats", "log_mel", "loader", "duplicates", "tango_loop", "embedding", "distances")
 
 
 def main() -> int:

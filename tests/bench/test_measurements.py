@@ -146,3 +146,13 @@ def test_the_picture_shows_every_target(tmp_path):
     assert [row["met"] for row in picture.targets(tmp_path)] == [True, False, True]
     picture.draw(tmp_path, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_distances(root, tmp_path):
+    small = ["--clips", "60", "--size", "128", "--patches", "400", "--patch_size", "32"]
+    few = ["--few", "300", "--many", "600", "--memory_size", "64", "--repetitions", "1"]
+    document = bench(root, tmp_path, "distances", *small, *few)
+    assert set(document["seconds"]) == {f"{what}, {way}" for what in ("FD", "FAD") for way in ("soundmill", "scipy's sqrtm")}
+    assert [target["limit"] for target in document["targets"]] == [30, 1e-6, 1, 1e-6, 1.1]
+    assert document["targets"][3]["met"]
+    assert set(document["peak_megabytes"]) == {"300", "600"}
