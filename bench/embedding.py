@@ -7,12 +7,13 @@ thread. The others go clip by clip, as their own code does, with two threads. Bo
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bench import measure, recordings, references
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
 from soundmill.audio.decode import encode_flac, read_mono
 from soundmill.evaluation import features, weights
-from soundmill.evaluation.embedders.base import Embedder
+from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SECONDS = 5
 YAMNET_RATE = 16_000
@@ -32,10 +33,10 @@ YAMNET = ROOT.parent / "shared" / "models"
 
 @dataclass(frozen=True)
 class Bench(features.Judge):
-    """An embedder whose weights lie at `path`, and that notes when it is ready."""
+    """An embedder whose weights lie at `path`, and that notes when it was ready and what processor time it has taken since."""
 
     path: Path = Path()
-    ready: Path = Path()  # directory of the notes
+    notes: Path = Path()  # directory with one of each process
 
     @property
     def weights(self) -> str:
@@ -49,7 +50,15 @@ class Bench(features.Judge):
 
         made: dict[str, Callable[[Path], Embedder]] = {"vggish": vggish.VggishEmbedder, "yamnet": yamnet.YamnetEmbedder}
         net = made[self.name](self.path) if self.name in made else panns.Cnn14Embedder(self.name, self.path)
-        (self.ready / uuid.uuid4().hex).write_text(repr(time.monotonic()))  # of the machine, the same in every process
+        heard, note = net.embed, self.notes / uuid.uuid4().hex
+        ready, cpu = time.monotonic(), time.process_time()  # the first is of the machine, the same in every process
+
+        def embed(waves: Sequence[np.ndarray]) -> Embeddings:
+            found = heard(waves)
+            note.write_text(json.dumps([ready, time.process_time() - cpu]))
+            return found
+
+        net.embed = embed
         return net
 
 
@@ -62,11 +71,21 @@ def main() -> None:
         recordings.repeat(found, clips, work / "recordings")
         for name in references.PACKAGES:
             in_fresh_process(references.write_random_weights, name, work / f"{name}.pth")
+        cpu: dict[str, list[float]] = {}  # of the work alone
+
+        def noted(who: str, function: Callable[..., tuple[float, float]], *args: Any) -> Callable[[], float]:
+            def run() -> float:
+                seconds, working = function(*args)
+                cpu.setdefault(who, []).append(working)
+                return seconds
+
+            return run
+
         competitors: dict[str, Callable[[], float]] = {}
         for name in references.PACKAGES:
-            net = work / f"{name}.pth"
-            competitors[f"soundmill, {name}"] = lambda name=name, net=net: ours(name, net, work / "recordings")
-            competitors[f"{references.PACKAGES[name]}, {name}"] = lambda name=name, net=net: theirs(name, net, work / "recordings")
+            for who, function in (("soundmill", ours), (references.PACKAGES[name], theirs)):
+                which = f"{who}, {name}"
+                competitors[which] = noted(which, function, name, work / f"{name}.pth", work / "recordings")
         rounds = measure.in_turns(competitors, args.repetitions)
         targets = [
             Target(
@@ -80,14 +99,10 @@ def main() -> None:
         yamnet = Path(os.environ.get(weights.VARIABLE) or YAMNET) / weights.REGISTRY["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
-            alone = measure.in_turns({"yamnet": lambda: ours("yamnet", yamnet, work / "flac")}, args.repetitions)
+            alone = measure.in_turns({"yamnet": noted("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)
             rate = args.yamnet_clips / min(alone.seconds["yamnet"])
             targets.append(Target("yamnet: five-second clips a second, from FLAC of 16 kHz", rate, 250.0, unit="/s"))
-            more["yamnet"] = {
-                "clips": args.yamnet_clips,
-                "seconds": alone.seconds["yamnet"],
-                "cpu_seconds": alone.cpu_seconds["yamnet"],
-            }
+            more["yamnet"] = {"clips": args.yamnet_clips, "seconds": alone.seconds["yamnet"]}
         else:
             print(f"yamnet is left out: no {yamnet}")
         measure.write(
@@ -99,35 +114,38 @@ def main() -> None:
             recordings=what,
             workers=WORKERS,
             cpu_seconds=rounds.cpu_seconds,
+            working_cpu_seconds=cpu,
             **more,
         )
 
 
-def ours(name: str, net: Path, source: Path) -> float:
+def ours(name: str, net: Path, source: Path) -> tuple[float, float]:
     return in_fresh_process(embed, name, net, source)
 
 
-def embed(name: str, net: Path, source: Path) -> float:
-    """Seconds from the first worker that was ready until all files of `source` are embedded and kept."""
+def embed(name: str, net: Path, source: Path) -> tuple[float, float]:
+    """Seconds from the first worker that was ready until all files of `source` are embedded and kept; the workers' CPU seconds."""
     with measure.workplace(source.parent) as place:
-        ready = Path(place) / "ready"
-        ready.mkdir()
+        notes = Path(place) / "notes"
+        notes.mkdir()
         sounds = [
             features.file(path.stem, path, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
             for path in sorted(source.iterdir())
         ]
-        features.embed_all([Bench(name, path=net, ready=ready)], sounds, Path(place) / "cache", WORKERS)
+        features.embed_all([Bench(name, path=net, notes=notes)], sounds, Path(place) / "cache", WORKERS)
         end = time.monotonic()
-        return end - min(float(path.read_text()) for path in ready.iterdir())
+        ready, cpu = zip(*(json.loads(path.read_text()) for path in notes.iterdir()), strict=True)
+        return end - min(ready), sum(cpu)
 
 
-def theirs(name: str, net: Path, source: Path) -> float:
+def theirs(name: str, net: Path, source: Path) -> tuple[float, float]:
     command = [sys.executable, "-m", "bench.references", name, str(net), str(source)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(WORKERS)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return float(done.stdout)
+    seconds, cpu = map(float, done.stdout.split())
+    return seconds, cpu
 
 
 def write_flac(source: Path, count: int, target: Path) -> None:

@@ -6,11 +6,13 @@ import json
 import sys
 
 import numpy as np
+import pytest
 import soundfile
 
 from bench import embedding, references
 
 
+@pytest.mark.slow
 def test_embedding(tmp_path, monkeypatch):
     (tmp_path / "audio").mkdir()
     for index in range(2):
@@ -24,6 +26,9 @@ def test_embedding(tmp_path, monkeypatch):
     assert document["items"] == 2  # though more were asked for: the same sound is embedded once
     assert set(document["seconds"]) == {"soundmill, vggish", "torchvggish, vggish"}
     assert all(values[0] > 0 for values in document["seconds"].values())
+    assert set(document["working_cpu_seconds"]) >= set(document["seconds"])
+    for name, values in document["working_cpu_seconds"].items():
+        assert 0 < values[0] < document["cpu_seconds"].get(name, [1e9])[0]
     assert document["targets"][0]["limit"] == 3
     if "yamnet" in document:
         assert document["targets"][1]["value"] == 4 / document["yamnet"]["seconds"][0]
