@@ -7,13 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
 from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, protocol, subsets
-from soundmill.evaluation.report import Card, Chip, Heard, Section, write_report
+from soundmill.evaluation import embedders, features, memorisation, protocol, subsets
+from soundmill.evaluation.report import GALLERY, Card, Chip, Heard, Section, copies, write_report
 from soundmill.params import SampleRate, Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -21,10 +22,13 @@ CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
 
 
 class EvaluateParams(StageParams):
-    embedders: list[Literal["tagger", "yamnet"]] = Field(min_length=1, description="who judges; each adds its own metrics")
+    embedders: list[Literal["tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "clap"]] = Field(
+        min_length=1, description="who judges; each adds its own metrics"
+    )
     reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are measured against")
     bootstrap: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
     probe_clips: int = Field(ge=0, description="real clips with one label that the linear probe is fitted on, at most; 0: no probe")
+    training_clips: int = Field(ge=0, description="training clips among which copies are looked for, at most; 0: no search")
     subsets: list[Literal["events", "labels", "categories"]] = Field(
         description="ways to group the prompts; each group is scored by itself as well"
     )
@@ -79,7 +83,12 @@ def run(
         }
     metrics = protocol.publish(results, sets, library, digests, unavailable, params.reference)
     metrics |= {"subsets": of_parts} if of_parts else {}
+    memorised = look_for_copies(params, ctx, judges[0], real, sets, files["generated"], clips)
     warnings = protocol.warnings(results, sets, library, unavailable) + about_subsets(sets, parts)
+    if memorised:
+        metrics |= {key: protocol.rounded(value) for key, value in memorised.metrics().items()}
+        metrics["counts"] |= {"training": memorised.training, "held_out": len(memorised.held_out)}
+        warnings += memorised.warnings()
     for warning in warnings:
         print(f"{ctx.name}: {warning}")
 
@@ -95,6 +104,7 @@ def run(
         warnings,
         [
             Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
+            *gallery(memorised, files["generated"], by_id, clips, params.sample_rate),
             Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
         ],
         by_label(results, by_id),
@@ -102,6 +112,51 @@ def run(
     )
     track(ctx, report, heard, metrics, clips)
     return metrics
+
+
+def look_for_copies(
+    params: EvaluateParams,
+    ctx: Context,
+    judge: features.Judge,
+    real: list[protocol.Clip],
+    sets: protocol.Sets,
+    generated: dict[str, Path],
+    clips: Path,
+) -> memorisation.Memorisation | None:
+    """The training clips that generated sounds are nearest to, and how near real sounds are that were not trained on."""
+    training = protocol.training_clips(real, params.training_clips, params.seed)
+    if not training:
+        return None
+    reference = set(sets.reference)
+    held_out = {clip.clip_id for clip in real if clip.clip_id in reference and clip.split != "train"}
+    roles = [
+        protocol.sounds_in(generated),
+        *(protocol.clips_in(by_shard(real, ids, clips), params.sample_rate) for ids in (held_out, training)),
+    ]
+    with ctx.progress(2 * sum(map(len, roles)), "look for copies") as tick:
+        return memorisation.look(judge, *roles, ctx.scratch / "embeddings", ctx.workers, tick)
+
+
+def gallery(
+    memorised: memorisation.Memorisation | None,
+    generated: dict[str, Path],
+    by_id: dict[str, protocol.Clip],
+    clips: Path,
+    sample_rate: int,
+) -> list[Section]:
+    """The closest pairs of a generated sound and a training clip, to hear."""
+    if memorised is None:
+        return []
+    wanted = {near.copy_of or near.neighbour for near in memorised.worst(GALLERY)}
+    waves: dict[str, np.ndarray] = {}
+    for shard, ids in by_shard([by_id[clip_id] for clip_id in wanted], wanted, clips).items():
+        waves |= dict(features.clips_of(shard, ids))
+
+    def hear(role: str, clip_id: str) -> Heard:
+        wave = waves[clip_id] if role == "training" else features.read_file(generated[clip_id], sample_rate)
+        return Heard(role, wave, sample_rate)
+
+    return [copies(memorised, hear)]
 
 
 def grouped(real: list[protocol.Clip], sets: protocol.Sets, grouping: str) -> dict[str, protocol.Sets]:

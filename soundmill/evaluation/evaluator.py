@@ -140,7 +140,9 @@ def evaluate(
     trained, memorised = None, None
     if training:
         trained = setup.read(training)
-        memorised = _memorisation(setup, sides, trained)
+        roles = [folder.sounds for folder in (*sides.values(), trained)]
+        with setup.progress(2 * sum(map(len, roles)), "look for copies", "clip") as tick:
+            memorised = memorisation.look(judges[0], *roles, setup.cache, setup.workers, tick)
         metrics |= {key: rounded(value) for key, value in memorised.metrics().items()}
         metrics["counts"] |= {"training": memorised.training, "held_out": len(memorised.held_out)}
         metrics["files"]["training"] = _list_digest(trained)
@@ -157,16 +159,6 @@ def _lacking(protocol: protocols.Protocol, paired: bool, unpaired: bool, prompts
         elif score.metric != protocols.ALONE and scores.METRICS[score.metric].paired and not paired:
             said[score.key] = "equal names are said to mean nothing" if unpaired else "the folders have no ids in common"
     return said
-
-
-def _memorisation(setup: Setup, sides: Mapping[str, folders.Folder], training: folders.Folder) -> memorisation.Memorisation:
-    judge, printer = setup.judges[0], memorisation.fingerprint_judge(setup.protocol.sample_rate)
-    roles = {**sides, "training": training}
-    sounds = [sound for folder in roles.values() for sound in folder.sounds]
-    with setup.progress(2 * len(sounds), "search copies", "clip") as tick:
-        features.embed_all([judge, printer], sounds, setup.cache, setup.workers, tick)
-    views = [[features.view(who, folder.sounds, setup.cache) for who in (judge, printer)] for folder in roles.values()]
-    return memorisation.search(*views, judge.name)
 
 
 def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = False) -> dict[str, Any]:

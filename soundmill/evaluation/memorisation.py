@@ -12,7 +12,7 @@ by fingerprint  the share of the shorter sound that is found in the other, whate
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +62,6 @@ class FingerprintJudge(features.Judge):
 
     def unavailable(self) -> None:
         return None
-
-
-def fingerprint_judge(through: int | None) -> FingerprintJudge:
-    return FingerprintJudge("fingerprint", None, through)
 
 
 @dataclass(frozen=True)
@@ -124,6 +120,22 @@ class Memorisation:
 
     def worst(self, count: int) -> list[Nearest]:
         return sorted(self.generated, key=lambda found: found.rank)[:count]
+
+
+def look(
+    judge: features.Judge,
+    generated: Sequence[features.Sound],
+    real: Sequence[features.Sound],
+    training: Sequence[features.Sound],
+    cache: Path,
+    workers: int,
+    progress: Callable[[int], object],
+) -> Memorisation:
+    """`search` among sounds, embedding and fingerprinting them where that has not been done; `progress` counts each sound twice."""
+    judges = (judge, FingerprintJudge("fingerprint", None, judge.through))
+    features.embed_all(judges, [*generated, *real, *training], cache, workers, progress)
+    views = [[features.view(who, sounds, cache) for who in judges] for sounds in (generated, real, training)]
+    return search(*views, judge.name)
 
 
 def search(

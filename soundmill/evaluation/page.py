@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # of tables that go to a file
 SHOWN = 3  # sounds each of the best, the middle and the worst
-GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
 
 
 def show(metrics: Mapping[str, Any]) -> None:
@@ -78,7 +77,8 @@ def write(found: Evaluation, directory: Path) -> None:
     """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
     sections = _best_and_worst(found)
     if found.memorised:
-        sections.append(_gallery(found))
+        hear = {"generated": found.generated, "training": found.training}
+        sections.append(report.copies(found.memorised, lambda role, clip_id: _heard(role, hear[role], clip_id)))
     title = f"{found.generated.root.resolve().name} against {found.reference.root.resolve().name}"
     report.write_report(directory, title, found.metrics, found.metrics["warnings"], sections, found.metrics.get("classes"))
 
@@ -105,26 +105,6 @@ def _card(found: Evaluation, clip_id: str) -> Card:
         sounds.append(_heard("real", found.reference, clip_id))
     chips = [Chip(f"{key} {values[clip_id]:.3g}") for key, values in sorted(found.of.items()) if clip_id in values]
     return Card(clip_id, clip_id.rpartition("/")[2], clip_id.rpartition("/")[0], tuple(sounds), tuple(chips))
-
-
-def _gallery(found: Evaluation) -> Section:
-    """The generated sounds that are most like a training clip, each beside it."""
-    memorised, cards = found.memorised, []
-    for near in memorised.worst(GALLERY):
-        neighbour = near.copy_of or near.neighbour
-        sounds = (_heard("generated", found.generated, near.clip_id), _heard("training", found.training, neighbour))
-        chips = [Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)]
-        if near.copy_of:
-            chips.append(Chip(f"shares {near.shared:.0%} (fingerprint)", False))
-        cards.append(Card(near.clip_id, near.clip_id.rpartition("/")[2], f"nearest: {neighbour}", sounds, tuple(chips)))
-    rates = memorised.metrics()
-    said = [
-        f"{rates[f'memorised_{name}']:.1%} near-copies by {name}"
-        + (f" (real sounds: {rates[f'memorised_{name}_real']:.1%})" if f"memorised_{name}_real" in rates else "")
-        for name in (memorised.embedder, "fingerprint")
-        if f"memorised_{name}" in rates
-    ]
-    return Section(f"Nearest of {memorised.training} training clips", "; ".join(said), tuple(cards))
 
 
 def _heard(what: str, folder: Any, clip_id: str) -> Heard:

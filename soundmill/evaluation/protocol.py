@@ -189,17 +189,7 @@ def hear(
     Every sound is embedded once whatever sets it belongs to; `progress` counts sounds, once for each judge. Judges hear sounds
     through the rate that the clips have.
     """
-    rate = judges[0].through
-    roles = {
-        "real": [
-            features.clip(clip_id, shard, digest, rate)
-            for shard, ids in sorted(real.items())
-            for digest in [shards.file_digest(shard)]
-            for clip_id in sorted(ids)
-        ]
-    }
-    for role, paths in files.items():
-        roles[role] = [features.file(clip_id, path, shards.file_digest(path)) for clip_id, path in sorted(paths.items())]
+    roles = {"real": clips_in(real, judges[0].through)} | {role: sounds_in(paths) for role, paths in files.items()}
     features.embed_all(judges, [sound for sounds in roles.values() for sound in sounds], cache, workers, progress)
     length = features.view(judges[0], roles["generated"], cache).facts()
     made_up = {
@@ -215,6 +205,23 @@ def hear(
             views[judge.name, role] = view = features.View(judge.directory(cache), members)
             quality[role] = _facts_of(view, judge.name, role)
     return features.Library(views, quality)
+
+
+def clips_in(real: Mapping[Path, set[str]], sample_rate: int) -> list[features.Sound]:
+    """The clips (shard → ids) as sounds."""
+    digests = {shard: shards.file_digest(shard) for shard in sorted(real)}
+    return [features.clip(name, shard, digest, sample_rate) for shard, digest in digests.items() for name in sorted(real[shard])]
+
+
+def sounds_in(files: Mapping[str, Path]) -> list[features.Sound]:
+    """The files (id → path) as sounds."""
+    return [features.file(clip_id, path, shards.file_digest(path)) for clip_id, path in sorted(files.items())]
+
+
+def training_clips(catalog: Sequence[Clip], limit: int, seed: int) -> set[str]:
+    """Clips of the training split, `limit` at most, chosen by the seed."""
+    ids = [clip.clip_id for clip in catalog if clip.split == "train"]
+    return set(sorted(ids, key=lambda clip_id: (shards.digest("training", seed, clip_id), clip_id))[:limit])
 
 
 def _facts_of(view: features.View, name: str, role: str) -> dict[str, Quality]:

@@ -7,7 +7,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -20,6 +20,8 @@ from soundmill.evaluation import scores
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from soundmill.evaluation.memorisation import Memorisation
 
 MARKS = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
 METRICS = (*scores.METRICS, "label_accuracy")
@@ -68,6 +70,7 @@ COLOURS = {
     "noise": "#b45309",
     "chance": "#868e96",
 }
+GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
 WIDEST_RATIO = 200.0
 PICTURE_FRAMES = 320
 PICTURE_MELS = 96
@@ -125,6 +128,27 @@ class Row:
     low: float | None
     high: float | None
     ruler: Mapping[str, float]
+
+
+def copies(memorised: Memorisation, hear: Callable[[str, str], Heard]) -> Section:
+    """The generated sounds that are most like a training clip, each beside it; `hear` takes `generated` or `training` and an id."""
+    cards = []
+    for near in memorised.worst(GALLERY):
+        neighbour = near.copy_of or near.neighbour
+        chips = [Chip(f"similarity {near.similarity:.3f} ({memorised.embedder})", False if memorised.is_near(near) else None)]
+        if near.copy_of:
+            chips.append(Chip(f"shares {near.shared:.0%} (fingerprint)", False))
+        sounds = hear("generated", near.clip_id), hear("training", neighbour)
+        title = near.clip_id.rpartition("/")[2]
+        cards.append(Card(near.clip_id, title, f"nearest: {neighbour}", sounds, tuple(chips)))
+    rates = memorised.metrics()
+    said = [
+        f"{rates[f'memorised_{name}']:.1%} near-copies by {name}"
+        + (f" (real sounds: {rates[f'memorised_{name}_real']:.1%})" if f"memorised_{name}_real" in rates else "")
+        for name in (memorised.embedder, "fingerprint")
+        if f"memorised_{name}" in rates
+    ]
+    return Section(f"Nearest of {memorised.training} training clips", "; ".join(said), tuple(cards))
 
 
 def rows_of(metrics: Mapping[str, Any]) -> list[Row]:

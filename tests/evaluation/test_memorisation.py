@@ -101,7 +101,7 @@ def test_training_clips_pass_in_blocks(sets, monkeypatch):
 def test_fingerprints_survive_being_kept(tmp_path):
     path = tmp_path / "a.wav"
     write_wav(path, melody(1), RATE)
-    judge = memorisation.fingerprint_judge(None)
+    judge = memorisation.FingerprintJudge("fingerprint")
     sound = features.file("a", path, shards.file_digest(path))
     features.embed_all([judge], [sound], tmp_path / "cache", 1)
     kept = features.view(judge, [sound], tmp_path / "cache").read().frames["a"]

@@ -137,6 +137,7 @@ def write_params(project: Path, workers: int = 2, **changes) -> None:
         "reference": "test",
         "bootstrap": 30,
         "probe_clips": 100,
+        "training_clips": 0,
         "subsets": [],
         "examples": 4,
         "sample_rate": RATE,
@@ -223,6 +224,27 @@ def test_groups_of_prompts_are_scored_by_themselves(project, capsys):
     assert "subsets categories: 4 of 8 generated sounds are in no group of it." in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_training_clips_that_come_again_are_found(project):
+    write_params(project, training_clips=100, bootstrap=0)
+    random = np.random.default_rng(5)
+    for index, row in enumerate(corpus()):  # hisses with a melody, for pure tones have no fingerprint
+        if row["split"] == "test":
+            write_wav(project / "data" / "generated" / f"{row['clip_id']}.wav", 0.1 * sound("hiss", 500 + index), RATE)
+    again = project / "data" / "generated" / "clip21_0.wav"
+    write_wav(again, np.clip(0.5 * sound("hiss", 3) + 1e-4 * random.standard_normal(24_000), -1, 1).astype(np.float32), RATE)
+    found = evaluate_in(project)
+    assert found["counts"]["training"] == 16
+    assert found["counts"]["held_out"] == 8
+    assert found["memorised_fingerprint"] == 1 / 8
+    assert found["memorised_fingerprint_real"] == 0
+    assert {"memorised_tagger", "memorised_tagger_real"} < set(found)
+    page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Nearest of 16 training clips" in page
+    assert page.index("nearest: clip03_0") < page.index("nearest: clip", page.index("nearest: clip03_0") + 5)
+    assert "1 of 8 generated sounds are training clips again" in page
+
+
 def test_generated_without_reference_is_named(project):
     write_wav(project / "data" / "generated" / "stranger_0.wav", sound("beep", 1), RATE)
     with pytest.raises(SystemExit, match="generated stranger_0: no real clip of that id"):
@@ -246,7 +268,7 @@ def test_no_sounds_is_an_error(project):
 
 def test_unknown_embedder_and_typos_are_named(project):
     write_params(project, embedders=["vggishh"])
-    with pytest.raises(SystemExit, match=r"evaluate\.embedders\.0: .*'tagger' or 'yamnet'"):
+    with pytest.raises(SystemExit, match=r"evaluate\.embedders\.0: .*'tagger', 'yamnet', .* or 'clap'"):
         evaluate_in(project)
     write_params(project, embedders=["tagger", "tagger"])
     with pytest.raises(SystemExit, match="named twice"):
