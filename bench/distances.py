@@ -80,7 +80,7 @@ def timed(way: str, rows: int, size: int, repeats: int) -> tuple[float, float]:
     distance: Callable[[np.ndarray, np.ndarray], float] = {"soundmill": frechet.frechet_of_rows, "scipy's sqrtm": by_square_root}[
         way
     ]
-    distance(first[: size // 8], second[: size // 8])  # what is imported at the first call
+    distance(first[:, :8], second[:, :8])  # what is imported at the first call
     start = time.process_time()
     for _ in range(repeats):
         value = distance(first, second)
@@ -91,7 +91,7 @@ def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
     """As frechet-audio-distance, audioldm_eval and others compute it: numpy's covariances and scipy's matrix square root."""
     from scipy.linalg import sqrtm
 
-    means = [rows.mean(axis=0) for rows in (first, second)]
+    means = [rows.mean(axis=0, dtype=np.float64) for rows in (first, second)]
     covariances = [np.cov(rows, rowvar=False) for rows in (first, second)]
     root = sqrtm(covariances[0] @ covariances[1])
     shift = means[0] - means[1]

@@ -95,8 +95,7 @@ def permutation(differences: np.ndarray, seed: int, replicates: int) -> float:
     """p of paired differences [N]: the share of random exchanges of the two of each pair that make the sum as large, either way."""
     least = abs(differences.sum()) * (1 - 1e-12)  # sums in another order differ in their last bits
     extreme = 0
-    for start in range(0, replicates, resampling.BLOCK):
-        numbers = range(start, min(start + resampling.BLOCK, replicates))
-        signs = [np.random.default_rng([seed, 1, number]).integers(0, 2, len(differences)) * 2 - 1 for number in numbers]
-        extreme += int((np.abs(np.stack(signs) @ differences) >= least).sum())
+    for number in range(replicates):
+        signs = np.random.default_rng([seed, 1, number]).integers(0, 2, len(differences)) * 2 - 1
+        extreme += bool(abs(signs @ differences) >= least)
     return (1 + extreme) / (1 + replicates)

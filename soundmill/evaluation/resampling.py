@@ -15,7 +15,6 @@ import numpy as np
 
 INTERVAL = (2.5, 97.5)  # percentiles
 NORMAL = 1.96  # deviations to either end of that interval, of a normal distribution
-BLOCK = 25  # replicates whose weights are held at once
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,12 @@ class Influence:
     def __post_init__(self) -> None:
         assert all(np.isfinite(side.sums).all() for side in (self.generated, self.reference))
 
-    def moved(self, seed: int, replicates: int) -> Iterator[np.ndarray]:
-        """By how much the metric moves in each replicate, in blocks [≤ BLOCK]; replicate b depends on (seed, b) alone."""
-        for start in range(0, replicates, BLOCK):
-            numbers = range(start, min(start + BLOCK, replicates))
-            drawn = zip(*(_draw(seed, number, (self.generated, self.reference)) for number in numbers), strict=True)
-            moved = np.zeros(len(numbers))
-            for weights, side in zip(map(np.stack, drawn), (self.generated, self.reference), strict=True):
-                moved += weights @ side.sums / (weights @ side.lengths)
-            yield moved
+    def moved(self, seed: int, replicates: int) -> Iterator[float]:
+        """By how much the metric moves in each replicate; replicate b depends on (seed, b) alone."""
+        sides = (self.generated, self.reference)
+        for number in range(replicates):
+            drawn = _draw(seed, number, sides)
+            yield float(sum(times @ side.sums / (times @ side.lengths) for times, side in zip(drawn, sides, strict=True)))
 
     def __sub__(self, other: Influence) -> Influence:
         """What each clip adds to the difference of a metric of two sets of the same clips, to the same reference."""
@@ -74,9 +70,9 @@ def _draw(seed: int, replicate: int, sides: Sequence[Side]) -> list[np.ndarray]:
     for side in sides:
         rows, count = 0.0, len(side.sums)
         while not rows:
-            weights = np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
-            rows = weights @ side.lengths
-        drawn.append(weights)
+            times = np.bincount(random.integers(count, size=count), minlength=count)
+            rows = times @ side.lengths
+        drawn.append(times)
     return drawn
 
 

@@ -333,7 +333,7 @@ def compute(
 def resampled(influence: Influence, seed: int, replicates: int, progress: Callable[[int], None]) -> np.ndarray:
     """By how much the metric moves in each replicate [replicates]."""
     moved = []
-    for block in influence.moved(seed, replicates):
-        moved.append(block)
-        progress(len(block))
-    return np.concatenate(moved)
+    for value in influence.moved(seed, replicates):
+        moved.append(value)
+        progress(1)
+    return np.array(moved)
