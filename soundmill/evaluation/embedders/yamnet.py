@@ -56,10 +56,10 @@ class YamnetEmbedder:
             for window in windows(wave):
                 self._network.set_tensor(self._input, window)
                 self._network.invoke()
-                patches.append(self._embedding.read(self._network))
-                scores.append(self._logits.read(self._network))
-            frames.append(np.stack(patches))
-            logits.append(np.mean(scores, axis=0, dtype=np.float64).astype(np.float32))
+                patches.append(self._network.get_tensor(self._embedding.index))
+                scores.append(self._network.get_tensor(self._logits.index))
+            frames.append(self._embedding.real(patches))
+            logits.append(self._logits.real(scores).mean(axis=0, dtype=np.float64).astype(np.float32))
         return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS[1]), np.float32))
 
 
@@ -79,7 +79,7 @@ class _Quantised:
         found = [tensor for tensor in tensors if tensor["name"].endswith(suffix) and int(np.prod(tensor["shape"])) == size]
         if len(found) != 1:
             raise UserError(f"yamnet: {len(found)} tensors {suffix!r} of {size} values, expected one; fetch the file again")
-        self._index = found[0]["index"]
+        self.index = found[0]["index"]
         self._scale, self._zero_point = found[0]["quantization"]
         if not math.isclose(self._scale, scale, rel_tol=1e-6) or self._zero_point != zero_point:
             raise UserError(
@@ -87,9 +87,10 @@ class _Quantised:
                 f"expected ({scale}, {zero_point}); fetch the file again"
             )
 
-    def read(self, network: Any) -> np.ndarray:
-        values = network.get_tensor(self._index).ravel().astype(np.int32)
-        return ((values - self._zero_point) * np.float64(self._scale)).astype(np.float32)
+    def real(self, values: list[np.ndarray]) -> np.ndarray:
+        """Values of the tensor at several times, [times, size] float32."""
+        flat = np.stack([value.ravel() for value in values]).astype(np.int32)
+        return ((flat - self._zero_point) * np.float64(self._scale)).astype(np.float32)
 
 
 @contextmanager
