@@ -67,20 +67,19 @@ class Moments:
 
     @property
     def freedom(self) -> int:
-        """What a covariance's scatter is divided by, n − 1; fewer than two rows raise UserError."""
-        if self.count < 2:
-            raise UserError(f"a covariance needs at least 2 embeddings, found {self.count}: more or longer sounds are needed")
-        return self.count - 1
+        """What the scatter is divided by for a covariance, n − 1; fewer than two rows raise UserError."""
+        return _freedom(self.count)
 
     @property
     def covariance(self) -> np.ndarray:
         """Unbiased covariance [d, d] (ddof 1); fewer than two rows raise UserError."""
         return self.scatter / self.freedom
 
-    @property
-    def trace(self) -> float:
-        """Of the covariance."""
-        return float(np.trace(self.scatter)) / self.freedom
+
+def _freedom(count: int) -> int:
+    if count < 2:
+        raise UserError(f"a covariance needs at least 2 embeddings, found {count}: more or longer sounds are needed")
+    return count - 1
 
 
 def check_rows(rows: np.ndarray) -> np.ndarray:
@@ -111,12 +110,7 @@ def frechet_of_covariances(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarra
 
 def frechet_of_rows(first: np.ndarray, second: np.ndarray) -> float:
     """Fréchet distance of two sets of rows [n, d]: a set with fewer rows than dimensions is its own factor, A = (X−μ)/√(n−1)."""
-    first, second = check_rows(first), check_rows(second)
-    _same_size(first.shape[1], second.shape[1])
-    sets = []
-    for rows in (first, second):
-        wide = len(rows) < rows.shape[1]
-        sets.append(Gathered(np.ones(len(rows), int), Moments._of_checked(rows), rows if wide else None))
+    sets = [Gathered.of(rows, np.ones(len(rows), int)) for rows in (first, second)]
     return sets[0].distance(sets[1])
 
 
@@ -147,48 +141,67 @@ def _same_size(first: int, second: int) -> None:
 
 @dataclass(frozen=True)
 class Gathered:
-    """A set of clips, read once in O(d²) memory: rows of each clip [N] and moments; the rows [n, d] where n < d, by clip id."""
+    """A set of clips, read once in O(d²) memory: rows of each clip [N], and a Gaussian's mean [d] and covariance.
+
+    The covariance is a matrix [d, d], or where there are fewer rows than dimensions A [n, d] with AᵀA the covariance, the centred
+    rows over √(n−1) in the order of the clips.
+    """
 
     lengths: np.ndarray
-    moments: Moments
-    rows: np.ndarray | None
+    count: int
+    mean: np.ndarray
+    covariance: np.ndarray | None
+    half: np.ndarray | None
+
+    @classmethod
+    def of(cls, rows: np.ndarray, lengths: np.ndarray) -> Gathered:
+        """Of rows [n, d] that are in memory; fewer than two, or what is not finite, raise UserError."""
+        rows = check_rows(rows)
+        if len(rows) >= rows.shape[1]:
+            return cls.of_moments(Moments._of_checked(rows), lengths)
+        freedom = _freedom(len(rows))
+        mean = rows.mean(axis=0)
+        return cls(lengths, len(rows), mean, None, (rows - mean) / np.sqrt(freedom))
+
+    @classmethod
+    def of_moments(cls, moments: Moments, lengths: np.ndarray) -> Gathered:
+        return cls(lengths, moments.count, moments.mean, moments.covariance, None)
 
     @classmethod
     def over(cls, stream: Stream, ids: Sequence[str]) -> Gathered:
         """The clips of these ids, counted in their order; fewer than two rows raise UserError."""
         lengths = dict.fromkeys(ids, 0)
-        held: dict[str, np.ndarray] = {}
-        total = 0
-
-        def chosen() -> Iterator[tuple[str, np.ndarray]]:
-            nonlocal total
-            for clip_id, patches in stream():
-                if clip_id in lengths:
-                    lengths[clip_id] = len(patches)
-                    if total < patches.shape[1]:
-                        held[clip_id] = patches
-                    total += len(patches)
-                    yield clip_id, patches
-
-        moments = Moments.over(rows for _, rows in _chunks(chosen()))
-        moments.freedom  # noqa: B018 - the error for fewer than two rows
+        held: list[tuple[list[tuple[str, int]], np.ndarray]] = []  # until there are as many rows as dimensions
+        total, moments = 0, None
+        for whose, rows in _chunks((clip_id, patches) for clip_id, patches in stream() if clip_id in lengths):
+            lengths.update(whose)
+            total += len(rows)
+            if moments is None:
+                held.append((whose, rows))
+                if total >= rows.shape[1]:
+                    moments, held = Moments.over(part for _, part in held), []
+            else:
+                moments += Moments.of(rows)
         counted = np.array([lengths[clip_id] for clip_id in ids])
-        if total >= len(moments.mean):
-            return cls(counted, moments, None)
-        rows = check_rows(np.concatenate([held[clip_id] for clip_id in ids]))
-        return cls(counted, Moments.of(rows), rows)
+        if moments is not None:
+            return cls.of_moments(moments, counted)
+        if not held:
+            raise UserError("no embeddings to take a mean of")
+        of_clip: dict[str, np.ndarray] = {}
+        for whose, rows in held:
+            parts = np.split(rows, np.cumsum([length for _, length in whose])[:-1])
+            of_clip.update(zip((clip_id for clip_id, _ in whose), parts, strict=True))
+        return cls.of(np.concatenate([of_clip[clip_id] for clip_id in ids]), counted)
 
     def factor(self) -> np.ndarray:
         """F [r, d] with FᵀF the covariance: the centred rows themselves where they are fewer than dimensions."""
-        if self.rows is not None:
-            return (self.rows - self.moments.mean) / np.sqrt(self.moments.freedom)
-        return _factor(self.moments.covariance)
+        return self.half if self.half is not None else _factor(self.covariance)
 
     def _any_factor(self) -> np.ndarray:
         """As `factor`, by Cholesky, which takes a tenth of the time of eigenvalues, where no pivot is near rounding errors."""
-        if self.rows is None:
+        if self.covariance is not None:
             try:
-                lower = np.linalg.cholesky(self.moments.covariance)
+                lower = np.linalg.cholesky(self.covariance)
                 pivots = np.diagonal(lower) ** 2
                 if pivots.min() > SMALLEST_PIVOT * pivots.max():
                     return lower.T
@@ -196,16 +209,21 @@ class Gathered:
                 pass
         return self.factor()
 
+    @property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float(np.trace(self.covariance) if self.half is None else np.vdot(self.half, self.half))
+
     def distance(self, other: Gathered) -> float:
         """Fréchet distance of the two sets."""
-        _same_size(len(self.moments.mean), len(other.moments.mean))
+        _same_size(len(self.mean), len(other.mean))
         overlap = _nuclear_norm(self._any_factor() @ other._any_factor().T)
-        return _distance(self.moments.mean - other.moments.mean, self.moments.trace + other.moments.trace, overlap)
+        return _distance(self.mean - other.mean, self.trace + other.trace, overlap)
 
     def spectrum(self) -> np.ndarray:
         """Eigenvalues of the covariance that are not zero [r]."""
         factor = self.factor()
-        return np.linalg.eigvalsh(factor @ factor.T) if self.rows is not None else (factor**2).sum(axis=1)
+        return np.linalg.eigvalsh(factor @ factor.T) if self.half is not None else (factor**2).sum(axis=1)
 
 
 def _chunks(clips: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[list[tuple[str, int]], np.ndarray]]:
@@ -236,19 +254,19 @@ def influence(
     sides = (generated, reference)
     factors = [side.factor() for side in sides]
     left, values, right = np.linalg.svd(factors[0] @ factors[1].T, full_matrices=False)
-    shift = generated.moments.mean - reference.moments.mean
+    shift = generated.mean - reference.mean
     found = []
     for side, factor, vectors, sign, stream, names in zip(sides, factors, (left, right.T), (1, -1), streams, ids, strict=True):
-        if side.rows is not None:  # rows are their own coordinates
-            centred = side.rows - side.moments.mean
-            moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - side.moments.freedom * (vectors**2 @ values)
+        if side.half is not None:  # rows are their own coordinates
+            centred = side.half * np.sqrt(side.count - 1)
+            moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (side.count - 1) * (vectors**2 @ values)
             sums = np.bincount(np.repeat(np.arange(len(names)), side.lengths), moved, minlength=len(names))
         else:
             place = {clip_id: index for index, clip_id in enumerate(names)}
             coordinates = (factor / (factor**2).sum(axis=1, keepdims=True)).T @ vectors
             sums = np.zeros(len(names))
             for whose, rows in _chunks(stream()):
-                centred = rows - side.moments.mean
+                centred = rows - side.mean
                 moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (centred @ coordinates) ** 2 @ values
                 owner = np.repeat([place[clip_id] for clip_id, _ in whose], [length for _, length in whose])
                 sums += np.bincount(owner, moved, minlength=len(names))
@@ -278,7 +296,7 @@ def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: 
     for number, part in enumerate(parts):
         chosen = np.random.default_rng([seed, number]).permutation(len(ids))[: round(len(ids) / part)]
         subset = Gathered.over(stream, [ids[index] for index in sorted(chosen)])
-        counts.append(subset.moments.count)
+        counts.append(subset.count)
         distances.append(subset.distance(reference))
     inverse, distances = 1 / np.array(counts), np.array(distances)
     design = np.stack([np.ones(SIZES), inverse], axis=1)
@@ -292,15 +310,15 @@ def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: 
 def by_clip(stream: Stream, reference: Gathered) -> Mapping[str, float]:
     """Fréchet distance of every clip alone from the reference, of those with two patches and more (Gui et al. 2024), by id."""
     factor = reference.factor()
-    trace = reference.moments.trace
+    trace = reference.trace
     found = {}
     for clip_id, patches in stream():
         if len(patches) > 1:
             rows = np.asarray(patches, dtype=np.float64)
-            _same_size(rows.shape[1], len(reference.moments.mean))
+            _same_size(rows.shape[1], len(reference.mean))
             mean = rows.mean(axis=0)
             half = (rows - mean) / np.sqrt(len(rows) - 1)
-            found[clip_id] = _distance(mean - reference.moments.mean, (half**2).sum() + trace, _nuclear_norm(half @ factor.T))
+            found[clip_id] = _distance(mean - reference.mean, (half**2).sum() + trace, _nuclear_norm(half @ factor.T))
     return dict(sorted(found.items()))
 
 

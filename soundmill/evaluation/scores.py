@@ -124,7 +124,7 @@ def _influence(first: frechet.Gathered, second: frechet.Gathered, generated: Sid
 
 def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
     """What two sets of one Gaussian are apart, where there are few embeddings, and the warning that says so."""
-    size, counts = len(first.moments.mean), (first.moments.count, second.moments.count)
+    size, counts = len(first.mean), (first.count, second.count)
     if min(counts) >= ROWS_PER_DIMENSION * size:
         return {}, ()
     bias = frechet.of_equal_sets(second.spectrum(), counts, seed)
@@ -140,15 +140,15 @@ def _frechet_without_bias(generated: Side, reference: Side, seed: int) -> Statis
     first, second = _gathered(generated, reference)
     line = frechet.without_bias(generated.stream, generated.ids, second, seed)
     warnings = []
-    size = len(first.moments.mean)
-    if first.moments.count < STRAIGHT * size:
+    size = len(first.mean)
+    if first.count < STRAIGHT * size:
         warnings.append(
-            f"FAD∞ of {first.moments.count} generated embeddings of {size} dimensions, fewer than {STRAIGHT} × {size}: "
+            f"FAD∞ of {first.count} generated embeddings of {size} dimensions, fewer than {STRAIGHT} × {size}: "
             "distances of so small subsets do not follow a line in 1/n, and what is left of the bias is large."
         )
-    if second.moments.count < ROWS_PER_DIMENSION * size:
+    if second.count < ROWS_PER_DIMENSION * size:
         warnings.append(
-            f"FAD∞ keeps the bias of its {second.moments.count} reference embeddings, fewer than {ROWS_PER_DIMENSION} × {size}."
+            f"FAD∞ keeps the bias of its {second.count} reference embeddings, fewer than {ROWS_PER_DIMENSION} × {size}."
         )
     extras = {"r2": line.r2, "error": line.error}
     return Statistic(

@@ -211,10 +211,10 @@ def test_a_gathered_stream_is_the_set(clips):
     held = {f"c{number:02d}": random.standard_normal((3, 30)).astype(np.float32) for number in range(clips)}
     found = frechet.Gathered.over(lambda: reversed(held.items()), sorted(held))
     rows = np.concatenate([held[clip_id] for clip_id in sorted(held)])
-    assert (found.rows is None) == (3 * clips >= 30)
+    assert (found.half is None) == (3 * clips >= 30)
     np.testing.assert_allclose(found.factor().T @ found.factor(), np.cov(rows.T), atol=1e-5)
     covariance = np.linalg.eigvalsh(np.cov(rows.T))
     np.testing.assert_allclose(sorted(found.spectrum())[-5:], covariance[-5:], rtol=1e-4)
     some = frechet.Gathered.over(held.items, ["c04", "c01"])
-    np.testing.assert_allclose(some.moments.mean, np.concatenate([held["c01"], held["c04"]]).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(some.mean, np.concatenate([held["c01"], held["c04"]]).mean(axis=0), atol=1e-6)
     assert some.lengths.tolist() == [3, 3]
