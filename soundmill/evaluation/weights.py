@@ -120,13 +120,13 @@ def path(name: str) -> Path:
 def digest(path: Path) -> str:
     """sha256 of a file, computed once per process as long as the file does not change."""
     status = path.stat()
-    return _digest(str(path), "sha256", status.st_mtime_ns, status.st_size)
+    return _digest(str(path), status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _digest(path: str, algorithm: str, modified: int, size: int) -> str:
+def _digest(path: str, modified: int, size: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hold_to(path: Path, algorithm: str, found: str, wanted: str, remedy: str) -> None:
@@ -192,8 +192,11 @@ def _alone(part: Path) -> Iterator[BinaryIO]:
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part}: another process is fetching this file; wait for it") from None
+            alone = os.path.samestat(os.fstat(file.fileno()), part.stat())  # else the other has put it in place meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            alone = False
+        if not alone:
+            raise UserError(f"{part}: another process is fetching this file; wait for it")
         yield file
 
 
@@ -234,14 +237,12 @@ def read_checkpoint(path: Path, allowed: Sequence[Any] = ()) -> Any:
 
     A file that holds anything else could run code; it is refused by UserError, as a damaged one is.
     """
-    import pickle
-
     import torch
 
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file fails in a dozen ways
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); fetch it again") from None
 

@@ -143,7 +143,9 @@ def test_a_file_with_anything_but_tensors_is_refused(tmp_path, format):
     with pytest.raises(UserError, match="cannot be read as weights"):
         weights.read_checkpoint(path)  # arrays of numpy only where they are asked for
     content = path.read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"\x80" + content, bytes(1000)):
+    random = np.random.default_rng(0)
+    flipped = [bytes(random.integers(256) if random.random() < 0.2 else byte for byte in content) for _ in range(20)]
+    for damaged in (b"", content[: len(content) // 2], b"\x80" + content, bytes(1000), *flipped):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read as weights"):
             weights.read_checkpoint(path, NUMPY)
