@@ -56,7 +56,7 @@ def main() -> None:
             Target(
                 f"memory of {args.many} clips against {args.few}, {args.memory_size}-d",
                 peaks[str(args.many)] / peaks[str(args.few)],
-                1.1,
+                1.25,
                 at_least=False,
             ),
         ],
