@@ -223,6 +223,8 @@ def evaluate(
     from soundmill.evaluation import evaluator, page
 
     setup = _scoring(protocol, embedder, seed, cache, workers, project)
+    if report:
+        page.prepare(report)
     found = evaluator.evaluate(setup, generated, reference, unpaired, training, captions)
     page.show(found.metrics)
     if json:

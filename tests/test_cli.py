@@ -47,7 +47,7 @@ def project(tmp_path, root, monkeypatch):
 def test_help_teaches(root):
     done = soundmill("--help", cwd=root)
     assert done.returncode == 0
-    for command in ("doctor", "families", "generate", "run", "reproduce", "clips", "params"):
+    for command in ("doctor", "families", "generate", "evaluate", "compare", "run", "reproduce", "clips", "params"):
         assert command in done.stdout
 
 
@@ -137,3 +137,41 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch
     lacking = soundmill("doctor", cwd=root)
     assert lacking.returncode == 1
     assert "!!  ffmpeg" in lacking.stdout
+
+
+def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    random = np.random.default_rng(0)
+    for folder, level in (("good", 0.05), ("bad", 0.5), ("real", 0.04)):
+        for index in range(4):
+            tone = 0.3 * np.sin(np.arange(24_000) * (0.05 + 0.02 * index))
+            wave = np.clip(tone + level * random.standard_normal(24_000), -1, 1)
+            decode.write_wav(tmp_path / folder / "tones" / f"{index}.wav", wave.astype(np.float32), 16_000)
+    good, bad, real = (str(tmp_path / folder) for folder in ("good", "bad", "real"))
+    shape = (
+        "name: small\nversion: 1\nlabel: small-1\ndescription: d\nsample_rate: null\nresampler: soxr HQ\nembedders: {yamnet: {}}\n"
+    )
+    shape += "scores: [{metric: fad, embedder: yamnet}, {metric: kl, embedder: yamnet}]\nreplicates: 20\nseed: 0\nparity: [none]\n"
+    (tmp_path / "small.yaml").write_text(shape)
+    options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    out = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "page"), "--training", bad]
+    done = soundmill("evaluate", good, real, *options, *out, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "fad_yamnet" in done.stdout
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["protocol"] == "small-1"
+    assert isinstance(found["kl_yamnet"], float)
+    assert found["counts"]["training"] == 4
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for text in ("good against real", "Worst", "Nearest of 4 training clips", f"{found['fad_yamnet']:.3g}"):
+        assert text in page
+    assert json.loads((tmp_path / "page" / "scores.json").read_text())["fad_yamnet"] == found["fad_yamnet"]
+
+    done = soundmill("compare", good, bad, real, *options, "--json", str(tmp_path / "compared.json"), cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "compared.json").read_text())["comparison"]["fad_yamnet"]["difference"] < 0
+    wrong = soundmill("evaluate", good, real, "--protocol", "audioldm_eval", cwd=root)
+    assert wrong.returncode == 1
+    assert "did you mean 'audioldm_eval-16k'" in wrong.stderr
+    both = soundmill("evaluate", good, real, "--protocol", "project", "--embedder", "yamnet", cwd=root)
+    assert "give one of them" in both.stderr

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ RULER_SOUNDS = 1000
 BIASED = ("fad", "fd")  # distances that are all bias between sets of one kind
 MOST_CLASSES = 200  # folders that are shown as classes
 OTHER_LENGTH = 0.05  # a mean length that differs by more of itself is told
-PER_CLIP = "fad_per_clip"  # by which clips are ranked
+PER_CLIP = "fad_per_clip"  # by which clips are ranked,
+RANKING = "ranking"  # whether or not it is a score
 
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]
 
@@ -64,7 +65,10 @@ class Setup:
         ]
 
     def read(self, root: Path) -> folders.Folder:
-        self.cache.mkdir(parents=True, exist_ok=True)
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.cache}: embeddings cannot be kept there ({error.strerror}); name another by --cache") from None
         return folders.read(root, self.workers, self.cache / "files.sqlite")
 
 
@@ -111,29 +115,31 @@ def evaluate(
     protocol, judges = setup.protocol, setup.judges
     sides = {"generated": setup.read(generated), "reference": setup.read(reference)}
     paired = not unpaired and folders.pairs(sides["generated"], sides["reference"])
+    if captions and "clap" not in protocol.embedders:
+        raise UserError(f"{captions}: only clap reads captions, and it does not judge here; add --embedder clap")
     prompts = folders.read_captions(captions, sides["generated"]) if captions else {}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
     ranked = sorted(sounds["generated"], key=lambda clip_id: shards.digest("ruler", protocol.seed, clip_id))[:RULER_SOUNDS]
     total = sum(map(len, sounds.values())) + len(features.MADE_UP) * len(ranked)
     with setup.progress(total * len(judges), "embed", "clip") as tick:
-        embed(setup, judges, sounds.values(), tick)
+        features.embed_all(judges, [sound for of in sounds.values() for sound in of.values()], setup.cache, setup.workers, tick)
         facts = {role: features.view(judges[0], of.values(), setup.cache).facts() for role, of in sounds.items()}
         heard = {clip_id: facts["generated"][clip_id] for clip_id in sorted(ranked)}
         sounds["silence"] = {clip_id: features.silence(of) for clip_id, of in heard.items()}
         sounds["noise"] = {clip_id: features.noise(clip_id, of, protocol.seed) for clip_id, of in heard.items()}
-        embed(setup, judges, (sounds["silence"], sounds["noise"]), tick)
+        made_up = [*sounds["silence"].values(), *sounds["noise"].values()]
+        features.embed_all(judges, made_up, setup.cache, setup.workers, tick)
     views = {
         (judge.name, role): features.View(judge.directory(setup.cache), {clip_id: sound.key for clip_id, sound in of.items()})
         for judge in judges
         for role, of in sounds.items()
     }
     if prompts:
-        views["clap", "prompts"] = features.embed_texts(
-            next(judge for judge in judges if judge.name == "clap"), prompts, setup.cache
-        )
+        reader = next(judge for judge in judges if judge.name == "clap")
+        views["clap", "prompts"] = features.embed_texts(reader, prompts, setup.cache)
     lacking = _lacking(protocol, paired, unpaired, bool(prompts))
     found = _measure(setup, _plan(protocol, lacking, views, judges[0].name))
-    of = {key: result["of"] for (key, role), result in found.items() if role == "generated" and "of" in result}
+    of = {key: result["of"] for (key, role), result in found.items() if role in ("generated", RANKING) and "of" in result}
     metrics = _publish(setup, sides, views, facts, lacking, found, paired)
     if classes := _classes(of):
         metrics["classes"] = classes
@@ -166,8 +172,11 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     protocol, judges = setup.protocol, setup.judges
     sides = {"a": setup.read(a), "b": setup.read(b), "reference": setup.read(reference)}
     paired = not unpaired and folders.pairs(sides["a"], sides["reference"])
-    with setup.progress(sum(len(folder.sounds) for folder in sides.values()) * len(judges), "embed", "clip") as tick:
-        embed(setup, judges, [{sound.clip_id: sound for sound in folder.sounds} for folder in sides.values()], tick)
+    if not folders.pairs(sides["a"], sides["b"]):
+        raise UserError(f"{a} and {b} have no ids in common: two models are compared by what they made of the same prompts")
+    sounds = [sound for folder in sides.values() for sound in folder.sounds]
+    with setup.progress(len(sounds) * len(judges), "embed", "clip") as tick:
+        features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
     by_name = {judge.name: judge for judge in judges}
     lacking = _lacking(protocol, paired, unpaired, prompts=False)
     wanted = [score for score in protocol.scores if score.key not in lacking]
@@ -175,7 +184,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     with setup.progress(len(wanted) * (1 + protocol.replicates), "compare", "resample") as tick:
         for score in wanted:
             views = [features.view(by_name[score.embedder], folder.sounds, setup.cache) for folder in sides.values()]
-            first, second, real = (_side(view, score.metric) for view in views)
+            first, second, real = (side(view, score.metric) for view in views)
             found[score.key] = comparison.compare(
                 score.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
             )
@@ -203,16 +212,6 @@ def user_cache() -> Path:
     return Path(pooch.os_cache("soundmill")) / "embeddings"
 
 
-def embed(
-    setup: Setup,
-    judges: Sequence[features.Judge],
-    roles: Iterable[Mapping[str, features.Sound]],
-    tick: Callable[[int], object],
-) -> None:
-    sounds = [sound for of in roles for sound in of.values()]
-    features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
-
-
 def _plan(
     protocol: protocols.Protocol, lacking: Mapping[str, str], views: Mapping[tuple[str, str], features.View], first: str
 ) -> list[Measurement]:
@@ -231,19 +230,21 @@ def _plan(
             measured["floor"] = _halves(reference, protocol.seed)
         for role, (these, those) in measured.items():
             replicates = protocol.replicates if role == "generated" else 0
-            scale = 1.0
-            if role == "floor" and score.metric in BIASED:
-                scale = _bias(measured["generated"]) / _bias((these, those))
+            scale = _scale(score.metric, (these, those), measured["generated"]) if role == "floor" else 1.0
             tasks.append(Measurement(score.key, score.metric, role, these, those, protocol.seed, replicates, scale))
     ranking = f"{PER_CLIP}_{first}"
-    if all(task.key != ranking for task in tasks):
+    if all(task.key != ranking for task in tasks) and protocols.can_judge(first, PER_CLIP):
         ends = views[first, "generated"], views[first, "reference"]
-        tasks.append(Measurement(ranking, PER_CLIP, "generated", *ends, protocol.seed, 0))
+        tasks.append(Measurement(ranking, PER_CLIP, RANKING, *ends, protocol.seed, 0))
     return tasks
 
 
-def _bias(views: tuple[features.View, features.View]) -> float:
-    return sum(1 / max(1, len(view.keys)) for view in views)
+def _scale(metric: str, halves: tuple[features.View, features.View], views: tuple[features.View, features.View]) -> float:
+    """By which the floor of halves is that of sets of other sizes."""
+    if metric not in BIASED:
+        return 1.0
+    bias, wanted = (sum(1 / max(1, len(view.keys)) for view in pair) for pair in (halves, views))
+    return wanted / bias
 
 
 def _halves(view: features.View, seed: int) -> tuple[features.View, features.View]:
@@ -251,7 +252,7 @@ def _halves(view: features.View, seed: int) -> tuple[features.View, features.Vie
     return view.of(sorted(ids[: len(ids) // 2])), view.of(sorted(ids[len(ids) // 2 :]))
 
 
-def _side(view: features.View, metric: str) -> scores.Side:
+def side(view: features.View, metric: str) -> scores.Side:
     """A set as a metric takes it: without sounds too short for a patch, which are counted and told."""
     found = view.open()
     keys = {clip_id: key for clip_id, key in view.keys.items() if found.facts[key].patches}
@@ -274,7 +275,7 @@ def _measure(setup: Setup, tasks: Sequence[Measurement]) -> dict[tuple[str, str]
 
 def measure(task: Measurement, output: Path) -> shards.Report:
     """One measurement, in a process of its own."""
-    sides = _side(task.generated, task.metric), _side(task.reference, task.metric)
+    sides = side(task.generated, task.metric), side(task.reference, task.metric)
     try:
         found = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
@@ -297,11 +298,10 @@ def _publish(
     paired: bool,
 ) -> dict[str, Any]:
     metrics, ruler, warnings = _provenance(setup), defaultdict(dict), []
-    names = [score.key for score in setup.protocol.scores]
     for (key, role), result in found.items():
-        if role != "generated" and "value" in result:
+        if role not in ("generated", RANKING) and "value" in result:
             ruler[key][role] = rounded(result["value"])
-        elif role == "generated" and key in names:
+        elif role == "generated":
             flat = {name: value for name, value in result.items() if isinstance(value, (int, float))}
             metrics |= {key if name == "value" else f"{key}_{name}": rounded(value) for name, value in flat.items()}
             warnings += [f"{key}: {text}" for text in result["warnings"]]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill.audio import decode
+from soundmill.errors import UserError
 from soundmill.evaluation import report
 from soundmill.evaluation.evaluator import PER_CLIP, Evaluation
 from soundmill.evaluation.features import MAX_SECONDS
@@ -73,6 +74,14 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
+def prepare(directory: Path) -> None:
+    """Make the directory of a page before the work is done that it is to show; UserError where it cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: no directory for a page ({error.strerror}); name another") from None
+
+
 def write(found: Evaluation, directory: Path) -> None:
     """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
     sections = _best_and_worst(found)
@@ -94,8 +103,8 @@ def _best_and_worst(found: Evaluation) -> list[Section]:
     middle = max(0, len(order) // 2 - SHOWN // 2)
     count = min(SHOWN, -(-len(order) // 3))
     parts = {"Best": order[:count], "Middling": order[middle : middle + count], "Worst": order[-count:]}
-    metric, _, embedder = ranking.rpartition("_")
-    note = f"sounds by {report.TITLES.get(metric, ranking)} ({embedder})"
+    metric = max((name for name in report.METRICS if ranking.startswith(name)), key=len)
+    note = f"sounds by {report.TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
     return [Section(name, note, tuple(_card(found, clip_id) for clip_id in ids)) for name, ids in parts.items()]
 
 

@@ -20,6 +20,7 @@ from soundmill.params import SampleRate, Seed, StageParams, did_you_mean
 DIRECTORY = Path(__file__).with_suffix("")
 NAMES = ("audioldm_eval-16k", "fadtk-vggish", "google-fad", "project")
 NO_CLASSIFIERS = ("vggish", "clap")
+ONE_A_CLIP = ("panns_cnn14_16k", "panns_cnn14_32k", "clap")  # one embedding of a clip, of which there is no covariance
 ALONE = "clap_score"  # a metric that has but one embedder, so its key names none
 
 
@@ -42,7 +43,7 @@ class Score(StageParams):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not can_judge(self.embedder, self.metric):
-            needs = "clap" if self.metric == ALONE else "a classifier"
+            needs = {ALONE: "clap", "fad_per_clip": "several embeddings of a clip"}.get(self.metric, "a classifier")
             raise ValueError(f"{self.metric} needs {needs}, and not {self.embedder}")
         return self
 
@@ -112,9 +113,11 @@ class Protocol(StageParams):
 
 
 def can_judge(embedder: str, metric: str) -> bool:
-    """Whether the embedder says what the metric needs: logits, or embeddings of prompts."""
+    """Whether the embedder says what the metric needs: logits, embeddings of prompts, or several of a clip."""
     if metric == ALONE:
         return embedder == "clap"
+    if metric == "fad_per_clip" and embedder in ONE_A_CLIP:
+        return False
     return not (scores.METRICS[metric].needs_logits and embedder in NO_CLASSIFIERS)
 
 

@@ -28,7 +28,7 @@ METRICS = (*scores.METRICS, "label_accuracy")
 TITLES = {
     "fad": "Fréchet distance",
     "fad_inf": "Fréchet distance, n → ∞",
-    "fad_per_clip": "Fréchet distance, clip by clip",
+    "fad_per_clip": "Fréchet distance by clip",
     "fd": "Fréchet distance of clips",
     "kl": "KL divergence",
     "is": "Inception score",
@@ -313,7 +313,7 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     better = "more is better →" if more else "← less is better"
     axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#868e96")
     last_end = [-np.inf, -np.inf, -np.inf]
-    width_of_letter = 6.5 / (width - MARGIN) / 96  # share of the axis, at this font size
+    width_of_letter = 7.3 / (width - MARGIN) / 96  # share of the axis, at this font size
     for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
         x = axes.transAxes.inverted().transform(place((value, 0)))[0]
         text = f"{TITLES[mark]} {number(row, value)}"
@@ -426,8 +426,10 @@ def _page(
 
 def _html_section(section: Section) -> str:
     cards = "".join(map(_html_card, section.cards)) or "<p>none</p>"
+    alone = " alone" if all(len(card.sounds) == 1 for card in section.cards) else ""
     return (
-        f'<h2>{html.escape(section.title)} <small>{html.escape(section.note)}</small></h2><section class="grid">{cards}</section>'
+        f"<h2>{html.escape(section.title)} <small>{html.escape(section.note)}</small></h2>"
+        f'<section class="grid{alone}">{cards}</section>'
     )
 
 

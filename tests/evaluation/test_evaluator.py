@@ -10,10 +10,12 @@ import pytest
 import soundfile
 
 from soundmill.audio.decode import write_wav
+from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, evaluator, features, folders, protocols
 from soundmill.evaluation.protocols import Score
 from soundmill.evaluation.quality import Quality
+from tests import clap_weights
 
 RATE = 16_000
 
@@ -183,11 +185,40 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
     same = evaluator.compare(setup, good, good, real)
     assert same["comparison"]["fad_yamnet"]["better"] == "neither"
     (tmp_path / "bad" / "3.wav").unlink()
-    with pytest.raises(UserError, match="3"):
+    with pytest.raises(UserError, match=r"1 of 8 in .*good have no partner in .*bad: 3\."):
         evaluator.compare(setup, good, tmp_path / "bad", real)
+    with pytest.raises(UserError, match="have no ids in common"):
+        evaluator.compare(setup, good, put(tmp_path / "others", ["x.wav"]), real)
+    with pytest.raises(UserError, match="only clap reads captions"):
+        evaluator.evaluate(setup, good, real, captions=tmp_path / "captions.csv")
 
 
 def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
     alone = evaluator.Setup(protocols.load("project"), setup.cache, 1)
     with pytest.raises(UserError, match="tagger: it is a pipeline's own"):
         evaluator.evaluate(alone, put(tmp_path / "made", ["a.wav", "b.wav"]), put(tmp_path / "real", ["c.wav", "d.wav"], 5))
+
+
+@pytest.mark.slow
+def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch):
+    from soundmill.evaluation import embedders
+
+    clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
+    made = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
+    real = put(tmp_path / "real", ["x.wav", "y.wav"], 9)
+    prompts = {"c": "rain", "a": "a dog barks", "b": "rain, then thunder"}
+    lines = [f'{name},"{text}"' for name, text in prompts.items()]  # in another order than the files
+    (tmp_path / "captions.csv").write_text("\n".join(["id,caption", *lines]))
+    score = [Score(metric="clap_score", embedder="clap")]
+    chosen = protocol().model_copy(update={"embedders": {"clap": {}}, "scores": score})
+    setup = evaluator.Setup(chosen, tmp_path / "cache", 1)
+    found = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
+    network = embedders.load("clap", None)
+    for name, text in prompts.items():
+        sound = resample(features.read_file(made / f"{name}.wav", RATE), RATE, network.sample_rate)
+        assert found.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
+    assert found.metrics["clap_score"] == pytest.approx(np.mean(list(found.of["clap_score"].values())), rel=1e-4)
+    assert found.metrics["ruler"]["clap_score"].keys() == {"silence", "noise"}
+    without = evaluator.evaluate(setup, made, real)
+    assert without.metrics["left_out"] == {"clap_score": "no prompts are given (--captions)"}

@@ -65,6 +65,10 @@ def test_an_own_file_is_a_protocol_too(tmp_path):
         ({"scores": [{"metric": "fadd", "embedder": "vggish"}]}, "scores.0.metric: .*unknown metric 'fadd'; did you mean 'fad'"),
         ({"scores": [{"metric": "fad", "embedder": "vgish"}]}, "scores.0.embedder: .*unknown embedder 'vgish'"),
         ({"scores": [{"metric": "kl", "embedder": "vggish"}]}, "scores.0: .*kl needs a classifier, and not vggish"),
+        (
+            {"scores": [{"metric": "fad_per_clip", "embedder": "clap"}]},
+            "fad_per_clip needs several embeddings of a clip, and not clap",
+        ),
         ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs clap"),
         ({"scores": [{"metric": "fad", "embedder": "vggish"}] * 2}, "scores: fad_vggish is there twice"),
         ({"embedders": {"vggish": {}, "yamnet": {}}}, "embedders: yamnet has to be both"),

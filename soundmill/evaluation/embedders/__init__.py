@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,16 @@ def digest(name: str, tagger: Path | None) -> str:
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 
-        return hub.digest(clap.weights(), clap.FILES)
+        return _digest_of_files(clap.weights(), clap.FILES)
     if name == "tagger":
         return shards.file_digest(tagger / "model.safetensors")
     raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
+
+
+@cache
+def _digest_of_files(directory: Path, files: tuple[str, ...]) -> str:
+    """Read once in a process: they are large."""
+    return hub.digest(directory, files)
 
 
 def unavailable(name: str) -> str | None:
