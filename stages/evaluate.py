@@ -14,7 +14,7 @@ from soundmill import manifest, shards, stage
 from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, memorisation, protocol, subsets
-from soundmill.evaluation.report import GALLERY, Card, Chip, Heard, Section, copies, write_report
+from soundmill.evaluation.report import GALLERY, Card, Chip, Heard, Section, best_and_worst, copies, write_report
 from soundmill.params import SampleRate, Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -104,6 +104,7 @@ def run(
         warnings,
         [
             Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
+            *extremes(params, results, by_id, files["generated"], clips),
             *gallery(memorised, files["generated"], by_id, clips, params.sample_rate),
             Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
         ],
@@ -135,6 +136,25 @@ def look_for_copies(
     ]
     with ctx.progress(2 * sum(map(len, roles)), "look for copies") as tick:
         return memorisation.look(judge, *roles, ctx.scratch / "embeddings", ctx.workers, tick)
+
+
+def extremes(
+    params: EvaluateParams,
+    results: dict[str, dict[str, Any]],
+    by_id: dict[str, protocol.Clip],
+    files: dict[str, Path],
+    clips: Path,
+) -> list[Section]:
+    """The best, middling and worst generated sounds by the first classifier's KL, each next to its real clip."""
+    judge = next((name for name in params.embedders if "kl_of" in results.get(name, {})), None)
+    if judge is None or not params.examples:
+        return []
+    parts = best_and_worst(results[judge]["kl_of"], "lower")
+    return [
+        Section(name, f"by KL ({judge})", tuple(examples(ids, by_id, files, clips, results, params.sample_rate, "generated")))
+        for name, ids in parts.items()
+        if ids
+    ]
 
 
 def gallery(

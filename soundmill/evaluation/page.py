@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundmill.audio import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import report
+from soundmill.evaluation import report, scores
 from soundmill.evaluation.evaluator import PER_CLIP, Evaluation
 from soundmill.evaluation.features import MAX_SECONDS
 from soundmill.evaluation.report import Card, Chip, Heard, Section
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 120  # of tables that go to a file
-SHOWN = 3  # sounds each of the best, the middle and the worst
 
 
 def show(metrics: Mapping[str, Any]) -> None:
@@ -97,14 +96,9 @@ def _best_and_worst(found: Evaluation) -> list[Section]:
     ranking = min(found.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
     if ranking is None:
         return []
-    order = sorted(found.of[ranking], key=lambda clip_id: (found.of[ranking][clip_id], clip_id))
-    if ranking.startswith("clap"):
-        order.reverse()
-    middle = max(0, len(order) // 2 - SHOWN // 2)
-    count = min(SHOWN, -(-len(order) // 3))
-    parts = {"Best": order[:count], "Middling": order[middle : middle + count], "Worst": order[-count:]}
     metric = max((name for name in report.METRICS if ranking.startswith(name)), key=len)
     note = f"sounds by {report.TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
+    parts = report.best_and_worst(found.of[ranking], scores.METRICS[metric].better)
     return [Section(name, note, tuple(_card(found, clip_id) for clip_id in ids)) for name, ids in parts.items()]
 
 

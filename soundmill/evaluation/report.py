@@ -70,6 +70,7 @@ COLOURS = {
     "noise": "#b45309",
     "chance": "#868e96",
 }
+SHOWN = 3  # sounds each of the best, the middle and the worst
 GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
 WIDEST_RATIO = 200.0
 PICTURE_FRAMES = 320
@@ -149,6 +150,14 @@ def copies(memorised: Memorisation, hear: Callable[[str, str], Heard]) -> Sectio
         if f"memorised_{name}" in rates
     ]
     return Section(f"Nearest of {memorised.training} training clips", "; ".join(said), tuple(cards))
+
+
+def best_and_worst(of: Mapping[str, float], better: str) -> dict[str, list[str]]:
+    """Ids of the best sounds, of those in the middle and of the worst, by a value of each; `better` is lower or higher."""
+    order = sorted(of, key=lambda clip_id: (of[clip_id] if better == "lower" else -of[clip_id], clip_id))
+    count = min(SHOWN, len(order) // 3)
+    middle = (len(order) - count) // 2
+    return {"Best": order[:count], "Middling": order[middle : middle + count], "Worst": order[len(order) - count :]}
 
 
 def rows_of(metrics: Mapping[str, Any]) -> list[Row]:

@@ -124,6 +124,17 @@ def test_long_sounds_are_cut_on_the_page(tmp_path):
     assert "its beginning" in page
 
 
+def test_best_and_worst():
+    of = {f"s{index}": abs(index - 4.2) for index in range(10)}
+    found = report.best_and_worst(of, "lower")
+    assert found["Best"] == ["s4", "s5", "s3"]
+    assert found["Worst"] == ["s8", "s0", "s9"]
+    assert not set(found["Middling"]) & {*found["Best"], *found["Worst"]}
+    assert report.best_and_worst(of, "higher")["Best"] == ["s9", "s0", "s8"]
+    assert [len(ids) for ids in report.best_and_worst({"a": 1.0, "b": 2.0, "c": 3.0, "d": 0.0}, "lower").values()] == [1, 1, 1]
+    assert report.best_and_worst({}, "lower") == {"Best": [], "Middling": [], "Worst": []}
+
+
 @pytest.mark.parametrize(
     ("value", "codec", "count", "said"),
     [
