@@ -196,7 +196,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the sounds that were trained on: are generated ones copies of them?")
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption, ids as below.")
+        Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
     ] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write the result to this file; scores are at its top level: fad_yamnet …")

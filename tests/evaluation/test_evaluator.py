@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
+from soundmill import shards
 from soundmill.audio.decode import write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
@@ -52,6 +54,25 @@ def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
 def setup(tmp_path, shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     return evaluator.Setup(protocol(), tmp_path / "cache", 1)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Nothing is started, as worker processes would not know of weights that are patched in, and take seconds to import torch."""
+    import torch
+
+    def map_here(function, jobs, directory, **_):
+        directory.mkdir(parents=True)
+        total = shards.Report()
+        for job in jobs:
+            total.add(function(*job.args, directory / job.name))
+        return total
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(shards, "map_shards", map_here)
+    yield
+    features._load.cache_clear()
+    torch.set_num_threads(threads)
 
 
 def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
@@ -200,7 +221,7 @@ def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
 
 
 @pytest.mark.slow
-def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch):
+def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this_process):
     from soundmill.evaluation import embedders
 
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
@@ -222,3 +243,36 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch):
     assert found.metrics["ruler"]["clap_score"].keys() == {"silence", "noise"}
     without = evaluator.evaluate(setup, made, real)
     assert without.metrics["left_out"] == {"clap_score": "no prompts are given (--captions)"}
+
+
+@pytest.mark.slow
+def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkeypatch, request, in_this_process):
+    import torch
+
+    from bench import references
+    from soundmill.evaluation import weights
+
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights").mkdir()
+    request.addfinalizer(lambda: shutil.rmtree(tmp_path / "weights"))  # 650 MB
+    for name, net in (("vggish", references.vggish()), ("panns_cnn14_16k", references.cnn14("panns_cnn14_16k"))):
+        path = tmp_path / "weights" / weights.REGISTRY[name].file
+        state = net.state_dict()
+        torch.save(state if name == "vggish" else {"model": state}, path)
+        entry = replace(weights.REGISTRY[name], sha256=weights.digest(path), num_bytes=path.stat().st_size, md5=None)
+        monkeypatch.setitem(weights.REGISTRY, name, entry)
+
+    names = [f"{index}.wav" for index in range(4)]
+    made, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)
+    for root, seed in ((made, 60), (real, 61)):
+        write_wav(root / "short.wav", wave(seed, 0.5), RATE)
+    chosen = protocols.load("audioldm_eval-16k").model_copy(update={"replicates": 20})
+    metrics = evaluator.evaluate(evaluator.Setup(chosen, tmp_path / "cache", 1), made, real).metrics
+    keys = {f"{metric}_panns_cnn14_16k" for metric in ("fd", "kl", "is", "kid")} | {"fad_vggish", "fad_inf_vggish"}
+    assert keys <= set(metrics)
+    assert all(np.isfinite(metrics[key]) for key in keys)
+    assert metrics["counts"]["generated_too_short_vggish"] == metrics["counts"]["reference_too_short_vggish"] == 1
+    assert metrics["counts"]["pairs"] == 5  # Cnn14 hears the short one
+    assert metrics["protocol"] == "audioldm_eval-16k-1"
+    assert metrics["embedders"]["vggish"]["front_end"] == "torchvggish"
+    assert metrics["sample_rate"] == 16_000
