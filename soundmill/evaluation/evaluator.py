@@ -139,6 +139,8 @@ def evaluate(
         views["clap", "prompts"] = features.embed_texts(reader, prompts, setup.cache)
     lacking = _lacking(protocol, paired, unpaired, bool(prompts))
     found = _measure(setup, _plan(protocol, lacking, views, judges[0].name))
+    lacking |= {key: result["missing"] for (key, role), result in found.items() if role == "generated" and "missing" in result}
+    _check_some(protocol, lacking)
     of = {key: result["of"] for (key, role), result in found.items() if role in ("generated", RANKING) and "of" in result}
     metrics = _publish(setup, sides, views, facts, lacking, found, paired)
     if classes := _classes(of):
@@ -167,6 +169,13 @@ def _lacking(protocol: protocols.Protocol, paired: bool, unpaired: bool, prompts
     return said
 
 
+def _check_some(protocol: protocols.Protocol, lacking: Mapping[str, str]) -> None:
+    """Raise UserError, saying why of each, where no score at all can be measured."""
+    if len(lacking) == len(protocol.scores):
+        lines = "".join(f"\n  {key}: {why}" for key, why in lacking.items())
+        raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
+
+
 def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = False) -> dict[str, Any]:
     """Is one of two sets of sounds, of the same ids, better than the other? The JSON document: by score what `comparison` says."""
     protocol, judges = setup.protocol, setup.judges
@@ -185,9 +194,13 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
         for score in wanted:
             views = [features.view(by_name[score.embedder], folder.sounds, setup.cache) for folder in sides.values()]
             first, second, real = (side(view, score.metric) for view in views)
-            found[score.key] = comparison.compare(
-                score.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
-            )
+            try:
+                found[score.key] = comparison.compare(
+                    score.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
+                )
+            except UserError as error:
+                lacking[score.key] = str(error)
+    _check_some(protocol, lacking)
     return {
         **_provenance(setup),
         "counts": {role: len(folder.sounds) for role, folder in sides.items()},
@@ -279,9 +292,7 @@ def measure(task: Measurement, output: Path) -> shards.Report:
     try:
         found = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
-        if task.role == "generated":
-            raise UserError(f"{task.key}: {error}") from None
-        found = {"missing": str(error)}  # of the ruler: a reference too small for halves, say
+        found = {"missing": str(error)}  # by too few or too short sounds, say: the other scores do not depend on it
     if "value" in found and task.scale != 1:
         found["value"] *= task.scale
     output.touch()
@@ -301,7 +312,7 @@ def _publish(
     for (key, role), result in found.items():
         if role not in ("generated", RANKING) and "value" in result:
             ruler[key][role] = rounded(result["value"])
-        elif role == "generated":
+        elif role == "generated" and key not in lacking:
             flat = {name: value for name, value in result.items() if isinstance(value, (int, float))}
             metrics |= {key if name == "value" else f"{key}_{name}": rounded(value) for name, value in flat.items()}
             warnings += [f"{key}: {text}" for text in result["warnings"]]

@@ -191,6 +191,24 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     assert metrics["embedders"]["yamnet"]["embeddings"]["generated"] == 4 * 2 + 1
 
 
+def test_what_few_and_short_sounds_cannot_tell_is_left_out_and_said(setup, tmp_path):
+    for folder, first in (("made", 0), ("real", 20)):
+        for index in range(3):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_wav(tmp_path / folder / f"{folder}{index}.wav", wave(first + index, 1.0), RATE)  # of one patch each
+    setup = evaluator.Setup(protocol("fad", "fad_per_clip"), setup.cache, 1)
+    metrics = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real").metrics
+    assert np.isfinite(metrics["fad_yamnet"])
+    assert "fad_per_clip_yamnet" not in metrics
+    assert "no generated clip has two patches" in metrics["left_out"]["fad_per_clip_yamnet"]
+    compared = evaluator.compare(setup, tmp_path / "made", tmp_path / "made", tmp_path / "real")
+    assert compared["comparison"].keys() == {"fad_yamnet"}
+    assert compared["left_out"].keys() == {"fad_per_clip_yamnet"}
+    setup = evaluator.Setup(protocol("fad_per_clip", "kl"), setup.cache, 1)
+    with pytest.raises(UserError, match="no score of protocol soundmill-1 can be measured of these sounds"):
+        evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
+
+
 def test_one_of_two_sets_is_better(setup, tmp_path):
     names = [f"{index}.wav" for index in range(8)]
     good = put(tmp_path / "good", names, 100)
@@ -241,8 +259,8 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
         assert found.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
     assert found.metrics["clap_score"] == pytest.approx(np.mean(list(found.of["clap_score"].values())), rel=1e-4)
     assert found.metrics["ruler"]["clap_score"].keys() == {"silence", "noise"}
-    without = evaluator.evaluate(setup, made, real)
-    assert without.metrics["left_out"] == {"clap_score": "no prompts are given (--captions)"}
+    with pytest.raises(UserError, match=r"clap_score: no prompts are given \(--captions\)"):
+        evaluator.evaluate(setup, made, real)
 
 
 @pytest.mark.slow
