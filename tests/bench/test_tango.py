@@ -45,6 +45,7 @@ def untrained(tmp_path_factory) -> Path:
     trained = params.parse(TrainParams, document["tango"]["train"], "tango.train")
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
+    model.residual = [0.5] * SPEC.n_mels
     autoencoders.save(model, home / "autoencoder", {})
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     told = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
