@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +21,47 @@ CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow
 SAMPLE_RATE = 16_000
 WINDOW = 15_600  # samples, 0.975 s
 HOP = 7_680  # samples, 0.48 s
+HOP_FRAMES = 48  # of the log-mel spectrogram; a window has two hops of them
+MELS = 64
 
-# End of the tensor's name, size, and how its int8 values stand for real ones: real = scale · (value − zero point).
-EMBEDDING = ("/layer28/reduce_mean", 1024, 0.0223283507, -128)
-LOGITS = ("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
+
+class Tensor(NamedTuple):
+    """One int8 tensor of the network and how its values stand for real ones: real = scale · (value − zero point)."""
+
+    suffix: str  # end of its name
+    size: int
+    scale: float
+    zero_point: int
+
+    def find(self, tensors: Sequence[Any]) -> int:
+        """Its index among those of a model, checked against what we know of it."""
+        found = [
+            index
+            for index, one in enumerate(tensors)
+            if one.name.decode().endswith(self.suffix) and math.prod(one.shape) == self.size
+        ]
+        if len(found) != 1:
+            raise UserError(
+                f"yamnet: {len(found)} tensors {self.suffix!r} of {self.size} values, expected one; fetch the file again"
+            )
+        quantised = tensors[found[0]].quantization
+        known = list(zip(quantised.scale, quantised.zeroPoint, strict=True))
+        if known != [(np.float32(self.scale), self.zero_point)]:
+            raise UserError(
+                f"yamnet: tensor {self.suffix!r} is quantised as {', '.join(f'({scale}, {zero})' for scale, zero in known)}, "
+                f"expected ({self.scale}, {self.zero_point}); fetch the file again"
+            )
+        return found[0]
+
+    def real(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Values of the tensor at several times, [times, size] float32."""
+        flat = np.stack([value.ravel() for value in values]).astype(np.int32)
+        return ((flat - self.zero_point) * np.float64(np.float32(self.scale))).astype(np.float32)
+
+
+SPECTROGRAM = Tensor("tfl.quantize", 2 * HOP_FRAMES * MELS, 0.0480206087, 16)
+EMBEDDING = Tensor("/layer28/reduce_mean", 1024, 0.0223283507, -128)
+LOGITS = Tensor("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
 
 
 class YamnetEmbedder:
@@ -36,31 +72,36 @@ class YamnetEmbedder:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path):
-        from ai_edge_litert.interpreter import Interpreter
-
         self.digest = weights.digest(path)
         with zipfile.ZipFile(path) as metadata:
             self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's display names, in the order of the logits
-        with _quiet():
-            # One thread: more give other last bits. Inner tensors are read, so they must outlive the invocation.
-            self._network = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
-            self._network.allocate_tensors()
-        self._input = self._network.get_input_details()[0]["index"]
-        tensors = self._network.get_tensor_details()
-        self._embedding, self._logits = _Quantised(tensors, *EMBEDDING), _Quantised(tensors, *LOGITS)
+        model = path.read_bytes()
+        self._front = _Part(model, None, [SPECTROGRAM])
+        self._network = _Part(model, SPECTROGRAM, [EMBEDDING, LOGITS])
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames, logits = [], []
         for wave in waves:
-            patches, scores = [], []
-            for window in windows(wave):
-                self._network.set_tensor(self._input, window)
-                self._network.invoke()
-                patches.append(self._network.get_tensor(self._embedding.index))
-                scores.append(self._network.get_tensor(self._logits.index))
-            frames.append(self._embedding.real(patches))
-            logits.append(self._logits.real(scores).mean(axis=0, dtype=np.float64).astype(np.float32))
-        return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS[1]), np.float32))
+            heard = [self._network(spectrogram) for spectrogram in self._spectrograms(wave)]
+            patches, scores = zip(*heard, strict=True)
+            frames.append(EMBEDDING.real(patches))
+            logits.append(LOGITS.real(scores).mean(axis=0, dtype=np.float64).astype(np.float32))
+        return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS.size), np.float32))
+
+    def _spectrograms(self, wave: np.ndarray) -> Iterator[np.ndarray]:
+        """Spectrograms [1, 96, 64] of the windows, as the network takes them.
+
+        A window has half its frames in common with the next, and a frame does not depend on others: every second window has all.
+        Their Fourier transforms are half of what the file's own graph takes.
+        """
+        cut = list(windows(wave))
+        frames = np.empty((HOP_FRAMES * (len(cut) + 1), MELS), np.int8)
+        for index in {*range(0, len(cut), 2), len(cut) - 1}:
+            start = HOP_FRAMES * index
+            frames[start : start + 2 * HOP_FRAMES] = self._front(cut[index])[0]
+        for index in range(len(cut)):
+            start = HOP_FRAMES * index
+            yield frames[None, start : start + 2 * HOP_FRAMES]
 
 
 def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
@@ -72,25 +113,33 @@ def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(wave[start : start + WINDOW])
 
 
-class _Quantised:
-    """One int8 tensor of the network, found by the end of its name and checked against what we know of it."""
+class _Part:
+    """The operators of a model from one of its tensors (None: its input) to others, with an interpreter of their own."""
 
-    def __init__(self, tensors: list[dict[str, Any]], suffix: str, size: int, scale: float, zero_point: int):
-        found = [tensor for tensor in tensors if tensor["name"].endswith(suffix) and int(np.prod(tensor["shape"])) == size]
-        if len(found) != 1:
-            raise UserError(f"yamnet: {len(found)} tensors {suffix!r} of {size} values, expected one; fetch the file again")
-        self.index = found[0]["index"]
-        self._scale, self._zero_point = found[0]["quantization"]
-        if not math.isclose(self._scale, scale, rel_tol=1e-6) or self._zero_point != zero_point:
-            raise UserError(
-                f"yamnet: tensor {suffix!r} is quantised as ({self._scale}, {self._zero_point}), "
-                f"expected ({scale}, {zero_point}); fetch the file again"
-            )
+    def __init__(self, model: bytes, start: Tensor | None, ends: Sequence[Tensor]):
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.tools import flatbuffer_utils
 
-    def real(self, values: list[np.ndarray]) -> np.ndarray:
-        """Values of the tensor at several times, [times, size] float32."""
-        flat = np.stack([value.ravel() for value in values]).astype(np.int32)
-        return ((flat - self._zero_point) * np.float64(self._scale)).astype(np.float32)
+        whole = flatbuffer_utils.read_model_from_bytearray(model)
+        graph = whole.subgraphs[0]
+        inputs = graph.inputs if start is None else [start.find(graph.tensors)]
+        outputs = [end.find(graph.tensors) for end in ends]
+        made_by = {tensor: number for number, operator in enumerate(graph.operators) for tensor in operator.outputs}
+        first = 0 if start is None else made_by[inputs[0]] + 1
+        graph.operators = graph.operators[first : max(made_by[tensor] for tensor in outputs) + 1]  # they are in order
+        graph.inputs, graph.outputs = inputs, outputs
+        whole.signatureDefs = None  # it names the inputs and outputs of the whole
+        with _quiet():
+            # One thread: more give other last bits.
+            self._network = Interpreter(model_content=bytes(flatbuffer_utils.convert_object_to_bytearray(whole)), num_threads=1)
+            self._network.allocate_tensors()
+        (self._input,) = (tensor["index"] for tensor in self._network.get_input_details())
+        self._outputs = [tensor["index"] for tensor in self._network.get_output_details()]
+
+    def __call__(self, values: np.ndarray) -> list[np.ndarray]:
+        self._network.set_tensor(self._input, values)
+        self._network.invoke()
+        return [self._network.get_tensor(index) for index in self._outputs]
 
 
 @contextmanager
@@ -100,9 +149,7 @@ def _quiet() -> Iterator[None]:
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

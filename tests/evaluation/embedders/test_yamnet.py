@@ -52,10 +52,10 @@ def test_values_are_dequantised(network):
 
 
 def test_another_quantisation_is_refused(network, shared, monkeypatch):
-    monkeypatch.setattr(yamnet, "EMBEDDING", ("/layer28/reduce_mean", 1024, 0.5, -128))
+    monkeypatch.setattr(yamnet, "EMBEDDING", yamnet.EMBEDDING._replace(scale=0.5))
     with pytest.raises(UserError, match="quantised as"):
         yamnet.YamnetEmbedder(shared / "models" / "yamnet.tflite")
-    monkeypatch.setattr(yamnet, "EMBEDDING", ("/layer99/nothing", 1024, 0.5, -128))
+    monkeypatch.setattr(yamnet, "EMBEDDING", yamnet.EMBEDDING._replace(suffix="/layer99/nothing"))
     with pytest.raises(UserError, match="0 tensors"):
         yamnet.YamnetEmbedder(shared / "models" / "yamnet.tflite")
 
@@ -65,6 +65,36 @@ def test_one_wave_does_not_depend_on_the_others(network):
     together, alone = network.embed(waves), network.embed(waves[1:2])
     np.testing.assert_array_equal(together.frames[1], alone.frames[0])
     np.testing.assert_array_equal(together.logits[1], alone.logits[0])
+
+
+@pytest.mark.parametrize("num_samples", [4_000, 23_280, 40_000, 80_000])  # of 1, 2, 4 and 9 windows
+def test_the_parts_say_what_the_whole_graph_says(network, shared, num_samples):
+    """Bit by bit: no frame of the spectrogram depends on the window that it was made in."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with pytest.warns(UserWarning, match="debugging purposes"):
+        whole = Interpreter(str(shared / "models" / "yamnet.tflite"), experimental_preserve_all_tensors=True, num_threads=1)
+    whole.allocate_tensors()
+    named = {tensor["name"]: tensor for tensor in whole.get_tensor_details()}
+    frames, logits = (
+        next(tensor for name, tensor in named.items() if name.endswith(wanted.suffix))
+        for wanted in (yamnet.EMBEDDING, yamnet.LOGITS)
+    )
+    wave = features.made_up("noise", "any", num_samples, 0) * np.linspace(0.01, 1, num_samples, dtype=np.float32)
+    expected = []
+    for window in yamnet.windows(wave):
+        whole.set_tensor(whole.get_input_details()[0]["index"], window)
+        whole.invoke()
+        real = []
+        for tensor in (frames, logits):
+            scale, zero_point = tensor["quantization"]
+            values = whole.get_tensor(tensor["index"]).ravel().astype(np.int32)
+            real.append(((values - zero_point) * np.float64(scale)).astype(np.float32))
+        expected.append(real)
+    found = network.embed([wave])
+    np.testing.assert_array_equal(found.frames[0], np.stack([real[0] for real in expected]))
+    mean = np.stack([real[1] for real in expected]).mean(axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(found.logits[0], mean)
 
 
 @pytest.mark.slow
