@@ -60,7 +60,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from a Soundmill checkout, or compose it with `make params`") from None
     except (YAMLError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -493,3 +494,21 @@ def test_software_tells_of_the_files_beside_a_function_too(tmp_path):
         spec.loader.exec_module(module)
         told.append(shards.software(module.work))
     assert told[0] == told[1] != told[2]
+
+
+def test_software_tells_of_every_edit_of_the_library_though_it_is_installed_under_one_version(tmp_path):
+    root = Path(shards.__file__).parents[1]
+    shutil.copytree(root / "soundmill", tmp_path / "soundmill", ignore=shutil.ignore_patterns("__pycache__"))
+    installed = tmp_path / "soundmill-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: soundmill\nVersion: 0.1.0\n")
+    program = "import json; from soundmill import shards; print(json.dumps(shards.software(shards.digest)))"
+
+    def told() -> dict[str, str]:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment))
+
+    before = told()
+    assert before == told()
+    (tmp_path / "soundmill" / "audio" / "mel.py").open("a").write("# another\n")
+    assert told()["soundmill"] != before["soundmill"]

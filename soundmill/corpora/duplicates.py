@@ -55,6 +55,7 @@ LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
 MAX_SECONDS = 7200.0  # longer files are no clips
 FILES_PER_JOB = 32
+INDEXED = ["fingerprint", "keys", "probes"]  # columns of manifest.FINGERPRINTS
 
 Pair = dict[str, Any]  # a row of manifest.DUPLICATES
 
@@ -181,8 +182,8 @@ def landmarks(words: np.ndarray) -> dict[str, bytes]:
 
 
 def _names(prints: list[Path]) -> pa.Table:
-    """All that is known of the clips but their fingerprints, in the order of the shards."""
-    columns = [name for name in manifest.FINGERPRINTS.names if name != "fingerprint"]
+    """All that is known of the clips but what the index takes, in the order of the shards."""
+    columns = [name for name in manifest.FINGERPRINTS.names if name not in INDEXED]
     return pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
 
 
@@ -193,7 +194,7 @@ def _by_sound(
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
         first = 0
         for path in prints:
-            table = shards.read_table(path, manifest.FINGERPRINTS, ["fingerprint", "keys", "probes"])
+            table = shards.read_table(path, manifest.FINGERPRINTS, INDEXED)
             index.add(first, table)
             first += table.num_rows
         found = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
