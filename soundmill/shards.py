@@ -662,7 +662,7 @@ def start_server(modules: Sequence[str]) -> None:
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # read by libraries when they are loaded
     try:
-        _FROM_SERVER.set_forkserver_preload(list(modules))
+        _FROM_SERVER.set_forkserver_preload(["soundmill.preload", *modules])
         forkserver.ensure_running()
     finally:
         for name, value in before.items():

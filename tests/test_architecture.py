@@ -16,6 +16,7 @@ ALLOWED = {
     "soundmill.params": ("soundmill.errors",),
     "soundmill.manifest": ("soundmill.errors",),
     "soundmill.shards": ("soundmill.errors",),
+    "soundmill.preload": (),
     "soundmill.provenance": (),
     "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),
     "soundmill.stage": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.tracking"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -467,6 +468,17 @@ assert "pandas" not in sys.modules
 assert table.to_pandas().shape == (1, 1)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def told_of_garbage(output: Path) -> shards.Report:
+    output.touch()
+    return shards.Report(details=[gc.isenabled(), gc.get_freeze_count()])
+
+
+def test_workers_collect_garbage_but_never_look_at_what_their_server_imported(tmp_path):
+    enabled, frozen = shards.map_shards(told_of_garbage, [shards.Job("told", ())], tmp_path, workers=1).details
+    assert enabled
+    assert frozen > 10_000
 
 
 def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
