@@ -119,7 +119,7 @@ def resample(planned: Path, root: Path) -> tuple[float, float]:
     project = Project(root)
     importlib.import_module("stages.resample")
     start = time.perf_counter()
-    working = project.run("resample", imported=("scipy.fft",), corpus=planned / "data/corpus", segments=planned / "data/segments")
+    working = project.run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
     return time.perf_counter() - start, working
 
 

@@ -345,7 +345,8 @@ def _integers(block: np.ndarray, bits: int) -> bytes:
 
 def to_pcm16(wave: np.ndarray) -> np.ndarray:
     """16-bit samples of float32 ones, at full scale at most; the exact inverse of reading them (libsndfile's own scale is not)."""
-    return np.clip(np.rint(np.asarray(wave, dtype=np.float32) * np.float32(32768)), -32768, 32767).astype(np.int16)
+    scaled = np.asarray(wave, dtype=np.float32) * np.float32(32768)
+    return np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
 
 
 def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:

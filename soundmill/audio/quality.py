@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from soundmill.audio import fourier
 from soundmill.audio.pressure import FLOOR_DB, a_weighting, window_length
 
 SILENCE_DBFS = -60.0  # a window whose RMS, its mean apart, stays below this is silent
@@ -166,23 +167,33 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
     would be heard at all frequencies.
     """
-    from scipy import fft  # in float32; twice as fast as numpy's, which from a thousand clips on pays for the import
-
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
-    windows = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop] if whole else np.zeros((0, size), np.float32)
-    batches = [windows[start : start + STFT_WINDOWS] for start in range(0, whole, STFT_WINDOWS)]
+    halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is one and the next
+    frames, spectra = np.empty((STFT_WINDOWS, size), np.float32), np.empty((STFT_WINDOWS, hop + 1), np.complex64)
+    loudest, total = 0.0, np.zeros(size + 2)
+
+    def squares(count: int) -> np.ndarray:
+        """Of the first `count` windows in `frames`; of real and imaginary parts in turn."""
+        found = fourier.rfft(frames[:count], spectra[:count]).view(np.float32)
+        return np.square(found, out=found)
+
+    for start in range(0, whole, STFT_WINDOWS):
+        count = min(STFT_WINDOWS, whole - start)
+        np.multiply(halves[start : start + count], window[:hop], out=frames[:count, :hop])
+        np.multiply(halves[start + 1 : start + count + 1], window[hop:], out=frames[:count, hop:])
+        found = squares(count)
+        loudest = max(loudest, float((found @ weights).max()))
+        total += found.sum(axis=0)
     rest = wave[whole * hop :]
     if len(rest) > hop or not whole:  # half a window is in the one before
-        batches.append(np.concatenate([rest, np.zeros(size - len(rest), np.float32)])[None])
-    loudest, total = 0.0, np.zeros(size + 2)
-    for number, batch in enumerate(batches):
-        squares = fft.rfft(batch * window, overwrite_x=True).view(np.float32)  # of real and imaginary parts in turn
-        np.square(squares, out=squares)
-        loudest = max(loudest, float((squares @ weights).max()))
-        if number * STFT_WINDOWS < whole or not whole:
-            total += squares.sum(axis=0)
+        frames[0] = 0
+        np.multiply(rest, window[: len(rest)], out=frames[0, : len(rest)])
+        found = squares(1)
+        loudest = max(loudest, float((found @ weights).max()))
+        if not whole:
+            total += found[0]
     mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
     return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
 

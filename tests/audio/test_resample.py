@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,3 +71,16 @@ def test_upsampling_a_crawling_rate_stays_in_bounded_blocks():
     blocks = [len(block) for block in resample_blocks([np.ones(30_000, dtype=np.float32)], 100, 16_000)]
     assert sum(blocks) == 30_000 * 160
     assert max(blocks) < 2 * BLOCK_SAMPLES
+
+
+def test_a_stream_that_follows_or_accompanies_another_gives_the_same_samples():
+    rng = np.random.default_rng(3)
+    waves = [rng.standard_normal(size).astype(np.float32) for size in (70_000, 5, 70_000)]
+    fresh = [soxr.resample(wave, 44_100, 16_000, "HQ") for wave in waves]
+    resample(np.full(50_000, 3e38, np.float32), 44_100, 16_000)  # beyond any number, once filtered
+    abandoned = resample_blocks([waves[0], waves[2]], 44_100, 16_000)
+    next(abandoned)
+    both = zip(*(resample_blocks(np.split(waves[index], 7), 44_100, 16_000) for index in (0, 2)), strict=True)
+    first, second = (np.concatenate(parts) for parts in zip(*both, strict=True))
+    for found, wave in ((first, fresh[0]), (resample(waves[1], 44_100, 16_000), fresh[1]), (second, fresh[2])):
+        np.testing.assert_array_equal(found[: len(wave)], wave[: len(found)])
