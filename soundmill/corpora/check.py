@@ -140,8 +140,15 @@ def _move_to_missing(beyond: dict[tuple[str, float], dict[str, Any]], tables: Co
             entry["captions"].append(row["caption"])
             entry["origins"].append(row["origin"])
             entry["audiocap_ids"].append("")
+    described = {clip["id"] for clip in tables.matched}
     tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in beyond]
     tables.missing.extend(beyond.values())
+    # A file of which rows want only what it does not reach: nothing describes it.
+    bereft = described - {clip["id"] for clip in tables.matched}
+    reported = {path for entry in tables.collisions + tables.ambiguous for path in entry.get("paths", ())}
+    tables.orphans.extend(
+        {"path": row["path"]} for row in tables.recordings if row["recording_id"] in bereft and row["path"] not in reported
+    )
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ METADATA = frozenset(
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
+_TABLE = re.compile(rb"\.(csv|tsv|json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
@@ -79,6 +81,7 @@ class Inventory:
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → how many
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, what) → a sentence for reports
+    opened: set[bytes] = field(default_factory=set)  # metadata files that were read, whole or from their beginning
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
     cache: Path | None = None  # of what files' bytes tell, as in shards.file_digests
@@ -107,6 +110,10 @@ class Inventory:
             + (f"; rejected: {rejected}" if rejected else "")
             + "); set it to the directory that holds the audio files"
         )
+
+    def unread(self) -> list[bytes]:
+        """Tables and lists that were not read."""
+        return [name for name in self.metadata if _TABLE.search(name) and name not in self.opened]
 
     def csv_files(self) -> list[bytes]:
         return [name for name in self.metadata if name.lower().endswith(b".csv")]
@@ -226,6 +233,7 @@ def _kind(mode: int) -> str:
 
 
 def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
+    inventory.opened.add(name)
     path = inventory.metadata[name]
     try:
         with open(path, "rb") as file:
@@ -280,11 +288,15 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
     reader = csv.reader(io.StringIO(_read_lines(inventory, name), newline=""))
-    too_long = []
+    too_long, swallowing = [], []
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
+        at = reader.line_num
         for cells in reader:
+            at, begin = reader.line_num, at + 1
             if cells:
+                if at > begin and _swallows_rows(cells, columns):
+                    swallowing.append(begin)
                 if len(cells) > len(columns):
                     too_long.append(reader.line_num)
                 cells += [""] * (len(columns) - len(cells))
@@ -294,6 +306,15 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     if too_long:
         what = "rows with more cells than the header, which are left out (is a text with commas without quotes?)"
         inventory.remark(name, what, len(too_long), f"line {too_long[0]}")
+    if swallowing:
+        what = "texts in quotes that run over lines like rows, which are read as text (is a quote left open?)"
+        inventory.remark(name, what, len(swallowing), f"line {swallowing[0]}")
+
+
+def _swallows_rows(cells: list[str], columns: list[str]) -> bool:
+    """Whether a cell of several lines has one with as many cells as a row: an open quote makes text of all rows up to the next."""
+    lines = itertools.chain.from_iterable(cell.splitlines()[1:] for cell in cells)
+    return len(columns) > 1 and any(line.count(",") >= len(columns) - 1 for line in lines)
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
@@ -320,6 +341,7 @@ def read_json(inventory: Inventory, name: bytes) -> Any:
 
 def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, Any]]:
     """Values of a JSON lines file, packed or not, as (line number, value); UserError with the line where one is none."""
+    inventory.opened.add(name)
     path = escape_path(inventory.metadata[name])
     number, total = 0, 0
     repeated: list[str] = []

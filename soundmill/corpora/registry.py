@@ -63,12 +63,16 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
         name = detect(inventory)
     if name not in ADAPTERS:
         raise UserError(f"corpus.format: {name!r} is not known{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}")
+    inventory.opened.clear()  # by looking for the format
     tables = ADAPTERS[name].read(inventory, num_shards)
     if needs_audio and not tables.recordings:
         raise UserError(
             f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}; docs/corpora.md tells the formats"
         )
     tables.remarks = sorted(inventory.remarks.values())
+    if unread := inventory.unread():
+        what = f"{len(unread)} tables or lists not read, which say nothing that {name} knows of"
+        tables.remarks.append(f"{what} (first: {escape_path(unread[0])}); if there are captions in them, see docs/corpora.md")
     tables.settle(name)
     return tables
 

@@ -123,6 +123,15 @@ def test_a_second_beyond_the_end_of_its_recording_is_missing(lay, tmp_path):
     report = check.check(tmp_path)
     assert [clip["start_time"] for clip in report.tables.matched] == [30.0, 31.0]
     assert [(entry["start_time"], entry["captions"]) for entry in report.tables.missing] == [(35.0, ["c", "d"])]
+    assert report.tables.orphans == []
+
+
+def test_a_recording_that_ends_before_all_that_rows_want_of_it_is_an_orphan(lay, tmp_path):
+    lay(**{"train.csv": HEADER + "1,r1nicOVtvkQ,40,a\n2,r1nicOVtvkQ,50,b\n"})
+    soundfile.write(tmp_path / "r1nicOVtvkQ_30.wav", np.zeros(32_000), 8000)
+    report = check.check(tmp_path)
+    assert (report.tables.matched, len(report.tables.missing)) == ([], 2)
+    assert report.tables.orphans == [{"path": "r1nicOVtvkQ_30.wav"}]
 
 
 def test_headers_are_opened_when_asked_for(lay, tmp_path):

@@ -153,6 +153,21 @@ def test_cells_beyond_the_header_are_told(tmp_path):
     assert "line 2" in next(iter(found.remarks.values()))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('1,a\n2,"b\n3,c\n4,d\n', "1 texts in quotes that run over lines like rows"),
+        ('1,a\n2,"b\n3,c\n4,d"\n5,e\n', "(first: line 3)"),
+        ('1,"a\nb"\n2,"c"\n', None),
+    ],
+)
+def test_a_quote_left_open_that_swallows_rows_is_told(tmp_path, text, told):
+    put(tmp_path, "a.csv", f"id,caption\n{text}".encode())
+    found = inventory.take(tmp_path)
+    list(inventory.read_csv(found, b"a.csv"))
+    assert [told in remark for remark in found.remarks.values()] == ([True] if told else [])
+
+
 def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "a.json", b'\xef\xbb\xbf[{"id": "x", "caption": "a", "id": "y"}]')
     put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
