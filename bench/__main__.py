@@ -7,7 +7,17 @@ import sys
 
 from bench import measure, picture
 
-MEASUREMENTS = ("decode", "ffmpeg_formats", "log_mel", "loader", "duplicates", "tango_loop", "embedding", "distances")
+MEASUREMENTS = (
+    "decode",
+    "ffmpeg_formats",
+    "log_mel",
+    "loader",
+    "duplicates",
+    "tango_loop",
+    "embedding",
+    "distances",
+    "evaluation_memory",
+)
 
 
 def main() -> int:

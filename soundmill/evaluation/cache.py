@@ -39,7 +39,7 @@ ROWS_PER_GROUP = 16  # what is read to reach one sound
 GROUPS_HELD = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """What an embedder says of one sound, and the sound's plain facts."""
 
@@ -50,7 +50,7 @@ class Embedding:
     logits: np.ndarray  # [K]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of an embedded sound without reading its embedding."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.kernels import BLOCK, by_clip, squared_distances
+from soundmill.evaluation.kernels import BLOCK, by_clip, squared_distances, squared_lengths
 from soundmill.evaluation.resampling import Influence, Side
 
 NEAREST = 5  # k, of all four
@@ -31,9 +31,10 @@ def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequen
     coverage: share of the balls about real rows that a generated row is in
     """
     fakes, reals = (np.array([len(rows) for rows in clips]) for clips in (generated, reference))
-    fake, real = np.concatenate(generated), np.concatenate(reference)
+    fake, real = (np.concatenate(clips, dtype=np.float64) for clips in (generated, reference))
     centre = real.mean(axis=0)  # small numbers have small rounding errors
-    fake, real = fake - centre, real - centre
+    fake -= centre
+    real -= centre
     if name == "density":
         of_fake, of_real = np.zeros(len(fake)), np.zeros(len(reals))
         for part, inside in _inside(real, _radii(real, reals), fake, per="rows"):
@@ -78,7 +79,8 @@ def _radii(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         part = slice(start, start + step)
         distances = squared_distances(rows[part], rows)
         distances[owner[part, None] == owner] = np.inf
-        found.append(np.partition(distances, NEAREST - 1, axis=1)[:, NEAREST - 1])
+        distances.partition(NEAREST - 1, axis=1)
+        found.append(distances[:, NEAREST - 1].copy())  # a view of it would keep all distances
     return np.concatenate(found)
 
 
@@ -86,7 +88,7 @@ def _inside(
     centres: np.ndarray, radii: np.ndarray, rows: np.ndarray, per: Literal["centres", "rows"]
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Whether a row is in a ball [n, m], float32, for a part of the balls, or of the rows, at a time."""
-    squares = [(part**2).sum(axis=1) for part in (centres, rows)]
+    squares = [squared_lengths(part) for part in (centres, rows)]
     count, other = (len(centres), len(rows)) if per == "centres" else (len(rows), len(centres))
     step = max(1, BLOCK // other)
     for start in range(0, count, step):

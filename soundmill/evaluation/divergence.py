@@ -33,12 +33,18 @@ def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) 
 def paired_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> dict[str, float]:
     """KL(ref ‖ gen) of the softmaxed logits of every clip id, sorted by id; an id without its partner raises UserError."""
     check_pairs(reference, generated)
-    for side, name in ((reference, "reference"), (generated, "generated")):
-        bad = sorted(clip_id for clip_id, logits in side.items() if not np.isfinite(logits).all())
-        if bad:
-            raise UserError(f"classifier logits of {name} {_names(bad)} are not finite; the sound or the weights are at fault")
-    ids = sorted(generated)
-    return {clip_id: float(kl_divergence(softmax(reference[clip_id]), softmax(generated[clip_id]), EPSILON)) for clip_id in ids}
+    found, bad = {}, {"reference": [], "generated": []}
+    for clip_id in sorted(generated):
+        pair = {"reference": reference[clip_id], "generated": generated[clip_id]}  # once: they may be read from disk
+        wrong = [name for name, logits in pair.items() if not np.isfinite(logits).all()]
+        for name in wrong:
+            bad[name].append(clip_id)
+        if not wrong:
+            found[clip_id] = float(kl_divergence(softmax(pair["reference"]), softmax(pair["generated"]), EPSILON))
+    for name, ids in bad.items():
+        if ids:
+            raise UserError(f"classifier logits of {name} {names_of(ids)} are not finite; the sound or the weights are at fault")
+    return found
 
 
 def check_pairs(reference: Mapping[str, object], generated: Mapping[str, object]) -> None:
@@ -46,13 +52,14 @@ def check_pairs(reference: Mapping[str, object], generated: Mapping[str, object]
     lonely = sorted(set(generated) - set(reference))
     missing = sorted(set(reference) - set(generated))
     if lonely:
-        raise UserError(f"no reference clip for generated {_names(lonely)}; a pair is never skipped")
+        raise UserError(f"no reference clip for generated {names_of(lonely)}; a pair is never skipped")
     if missing:
-        raise UserError(f"no generated sound for reference {_names(missing)}; a pair is never skipped")
+        raise UserError(f"no generated sound for reference {names_of(missing)}; a pair is never skipped")
     if not generated:
         raise UserError("no pairs of reference and generated sounds to compare")
 
 
-def _names(ids: list[str]) -> str:
+def names_of(ids: list[str]) -> str:
+    """Of clips, for people."""
     shown = ", ".join(ids[:10])
     return f"clip {shown}" if len(ids) == 1 else f"clips {shown}{f' and {len(ids) - 10} more' if len(ids) > 10 else ''}"

@@ -230,6 +230,7 @@ def _plan(
 ) -> list[Measurement]:
     """Every score of the generated sounds and of the ruler, and a ranking of the clips."""
     tasks = []
+    halves = {name: _halves(views[name, "reference"], protocol.seed) for name in protocol.embedders}
     for score in protocol.scores:
         if score.key in lacking:
             continue
@@ -240,7 +241,7 @@ def _plan(
             made_up = views[score.embedder, role]
             measured[role] = (made_up, reference.of(made_up.keys) if paired else reference)
         if not paired:
-            measured["floor"] = _halves(reference, protocol.seed)
+            measured["floor"] = halves[score.embedder]
         for role, (these, those) in measured.items():
             replicates = protocol.replicates if role == "generated" else 0
             scale = _scale(score.metric, (these, those), measured["generated"]) if role == "floor" else 1.0
@@ -273,7 +274,7 @@ def side(view: features.View, metric: str) -> scores.Side:
     return scores.Side(
         tuple(keys),
         lambda: ((clip_id, found.frames(key)) for clip_id, key in keys.items()),
-        {clip_id: found.logits(key) for clip_id, key in keys.items()} if needed else {},
+        features.Logits(found, keys) if needed else {},
     )
 
 

@@ -67,7 +67,7 @@ def _front_ends() -> str:
     return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(Path(embedders.__file__).parent.glob("*.py"))])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sound:
     """One sound to be judged: a file, a clip of a shard, or a wave that is made up; `key` is a digest of its content."""
 
@@ -170,6 +170,23 @@ class View:
         found = self.open()
         frames = {clip_id: found.frames(key) for clip_id, key in self.keys.items()}
         return Features(frames, {clip_id: found.logits(key) for clip_id, key in self.keys.items()})
+
+
+@dataclass(frozen=True)
+class Logits(Mapping[str, np.ndarray]):
+    """Logits [K] by id, read from disk whenever they are asked for: all of a large set need not be in memory."""
+
+    found: Embedded
+    keys: Mapping[str, str]
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        return self.found.logits(self.keys[clip_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 def view(judge: Judge, sounds: Iterable[Sound], cache: Path) -> View:

@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.divergence import softmax
+from soundmill.evaluation.divergence import names_of, softmax
 from soundmill.evaluation.resampling import Influence, Side
 
 SPLITS = 10
 FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits one score of all is told
+CHUNK = 256  # sounds whose probabilities are held at once
 
 
-def inception_score(probabilities: np.ndarray) -> float:
-    """exp of the mean KL(p ‖ mean p), p [N, K]; from 1 to K."""
-    p = np.asarray(probabilities, dtype=np.float64)
-    return float(np.exp(_negative_entropy(p).mean() - _negative_entropy(p.mean(axis=0))))
-
-
-def influence(logits: np.ndarray) -> Influence:
+def influence(logits: Mapping[str, np.ndarray]) -> Influence:
     """What each sound adds to the score of all."""
-    p = softmax(logits)
-    mean = np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny)
-    return Influence(Side.of(inception_score(p) * (_negative_entropy(p) - p @ np.log(mean))))
+    entropies, sums = _gather(logits, np.zeros(len(logits), int), 1)
+    mean = np.maximum(sums[0] / len(logits), np.finfo(np.float64).tiny)
+    score = _score(entropies, sums[0])
+    return Influence(Side.of(score * (entropies - np.concatenate([p @ np.log(mean) for p in _probabilities(logits)]))))
 
 
-def in_splits(logits: np.ndarray, seed: int) -> tuple[float, float, int]:
-    """Mean and deviation of the scores of ten parts of the softmaxed logits [N, K], shuffled by the seed, and how many parts.
+def in_splits(logits: Mapping[str, np.ndarray], seed: int) -> tuple[float, float, int]:
+    """Mean and deviation of the scores of ten parts of the sounds, shuffled by the seed, and how many parts.
 
-    A part of few sounds cannot score above their number, so under a hundred sounds there is one part, without deviation.
+    A score is exp of the mean KL(p ‖ mean p), p the softmaxed logits [K]; it is from 1 to K. A part of few sounds cannot score
+    above their number, so under a hundred sounds there is one part, without deviation.
     """
-    if not len(logits) or not logits.shape[1]:
+    if not len(logits):
         raise UserError("no logits of generated sounds: an inception score needs a classifier")
-    p = softmax(logits)[np.random.default_rng(seed).permutation(len(logits))]
-    splits = SPLITS if len(p) >= SPLITS * FEWEST_IN_SPLIT else 1
-    scores = [inception_score(part) for part in np.array_split(p, splits)]
+    splits = SPLITS if len(logits) >= SPLITS * FEWEST_IN_SPLIT else 1
+    shuffled = np.random.default_rng(seed).permutation(len(logits))
+    part = np.empty(len(logits), int)  # that a sound is in
+    for number, members in enumerate(np.array_split(shuffled, splits)):
+        part[members] = number
+    entropies, sums = _gather(logits, part, splits)
+    scores = [_score(entropies[part == number], sums[number]) for number in range(splits)]
     return float(np.mean(scores)), float(np.std(scores)), splits
+
+
+def _score(entropies: np.ndarray, total: np.ndarray) -> float:
+    """Of sounds with these Σ p·ln p [n], whose p add up to `total` [K]."""
+    return float(np.exp(entropies.mean() - _negative_entropy(total / len(entropies))))
+
+
+def _gather(logits: Mapping[str, np.ndarray], part: np.ndarray, splits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Σ p·ln p of every sound [N], and the sum of all p of each part [splits, K]; `part` [N] is which one a sound is in."""
+    entropies, sums, start = [], 0, 0
+    for p in _probabilities(logits):
+        entropies.append(_negative_entropy(p))
+        chosen = part[start : start + len(p)] == np.arange(splits)[:, None]
+        sums = sums + chosen.astype(np.float64) @ p
+        start += len(p)
+    return np.concatenate(entropies), sums
+
+
+def _probabilities(logits: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """Softmaxed logits [≤ CHUNK, K] of all sounds, in their order; no more is in memory. What is not finite raises UserError."""
+    ids = list(logits)
+    for start in range(0, len(ids), CHUNK):
+        some = ids[start : start + CHUNK]
+        rows = np.stack([logits[clip_id] for clip_id in some])
+        bad = [clip_id for clip_id, row in zip(some, rows, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise UserError(f"classifier logits of {names_of(bad)} are not finite; the sound or the weights are at fault")
+        yield softmax(rows)
 
 
 def _negative_entropy(p: np.ndarray) -> np.ndarray:

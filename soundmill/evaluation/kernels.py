@@ -15,7 +15,7 @@ from soundmill.evaluation.resampling import Influence, Side
 SUBSETS = 100  # whose mean and deviation KID is
 SUBSET = 1000  # rows in one, at most half of the smaller set
 MEDIAN_ROWS = 2000  # of the reference, whose distances the bandwidth is the median of
-BLOCK = 2**22  # values of a kernel held at once
+BLOCK = 2**21  # values of a kernel held at once
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [n, d], [m, d] → [n, m]
 
@@ -36,8 +36,15 @@ def gaussian(bandwidth: float) -> Kernel:
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """‖x−y‖² [n, m] of all rows, never below zero."""
-    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    squares = -2 * x @ y.T
+    squares += squared_lengths(x)[:, None]
+    squares += squared_lengths(y)
     return np.maximum(squares, 0, out=squares)
+
+
+def squared_lengths(x: np.ndarray) -> np.ndarray:
+    """‖x‖² [n] of all rows, without a copy of them."""
+    return np.einsum("nd,nd->n", x, x)
 
 
 def median_distance(reference: np.ndarray, seed: int) -> float:
@@ -81,7 +88,7 @@ def discrepancy_by_clip(
     generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], kernel: Kernel
 ) -> tuple[float, Influence]:
     """The discrepancy of all rows of two sets of clips [P, d], and what each clip adds to it, a block of the kernel at a time."""
-    sets = [np.concatenate(clips) for clips in (generated, reference)]
+    sets = [np.concatenate(clips, dtype=np.float64) for clips in (generated, reference)]
     _check_sizes(*sets)
     value, added = 0.0, []
     for rows, others in (sets, sets[::-1]):

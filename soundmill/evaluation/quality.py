@@ -14,7 +14,7 @@ FULL_SCALE = 0.999
 CLIPPED_SHARE = 0.001  # of the samples at full scale: a peak alone is no clipping
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quality:
     """One sound's plain facts; `digest` is of its 16-bit samples."""
 

@@ -69,16 +69,33 @@ class Side:
             raise UserError(f"no embeddings of clip {', '.join(sorted(waiting)[:10])}; no part of a set is ever scored alone")
 
     def clips(self) -> list[np.ndarray]:
-        """Patches of every clip, float64, in the order of the ids."""
+        """Patches of every clip, in the order of the ids."""
         held = dict(self.stream())
-        return [np.asarray(held[clip_id], dtype=np.float64) for clip_id in self.ids]
+        return [held[clip_id] for clip_id in self.ids]
 
-    def heard(self) -> dict[str, np.ndarray]:
-        """Logits of every clip; a clip without, or an embedder that is no classifier, raises UserError."""
-        without = [clip_id for clip_id in self.ids if not len(self.logits.get(clip_id, ()))]
-        if without:
-            raise UserError(f"no logits of clip {', '.join(without[:10])}: this metric needs an embedder that is a classifier")
-        return {clip_id: self.logits[clip_id] for clip_id in self.ids}
+    def heard(self) -> Heard:
+        """Logits of every clip, in the order of the ids."""
+        return Heard(self.ids, self.logits)
+
+
+@dataclass(frozen=True)
+class Heard(Mapping[str, np.ndarray]):
+    """Logits by clip id, each looked up when it is asked for; one that is not there, or empty, raises UserError."""
+
+    ids: tuple[str, ...]
+    logits: Mapping[str, np.ndarray]
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        found = self.logits.get(clip_id, ())
+        if not len(found):
+            raise UserError(f"no logits of clip {clip_id}: this metric needs an embedder that is a classifier")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -179,35 +196,36 @@ def _kl(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _clap_score(generated: Side, reference: Side, seed: int) -> Statistic:
     check_pairs(dict.fromkeys(reference.ids), dict.fromkeys(generated.ids))
-    sounds, prompts = _directions(generated, "sound"), _directions(reference, "prompt")
-    return _mean({clip_id: float(sounds[clip_id] @ prompts[clip_id]) for clip_id in generated.ids})
+    waiting: tuple[dict[str, np.ndarray], ...] = ({}, {})  # for their partners: none for long where both come in one order
+    cosines = {}
+    for pair in zip(_directions(generated, "sound"), _directions(reference, "prompt"), strict=True):
+        for own, other, (clip_id, direction) in zip(waiting, waiting[::-1], pair, strict=True):
+            if clip_id in other:
+                cosines[clip_id] = float(direction @ other.pop(clip_id))
+            else:
+                own[clip_id] = direction
+    return _mean(cosines)
 
 
-def _directions(side: Side, what: str) -> dict[str, np.ndarray]:
-    """Of every clip the mean of its patches, of unit length."""
-    found = {}
+def _directions(side: Side, what: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Of every clip the mean of its patches, of unit length, in the stream's order."""
     for clip_id, patches in side.stream():
         total = np.asarray(patches, dtype=np.float64).sum(axis=0)
         length = np.linalg.norm(total)
         if not length > 0:
             raise UserError(f"clip {clip_id}: the embedding of its {what} has no direction, so no cosine")
-        found[clip_id] = total / length
-    return found
+        yield clip_id, total / length
 
 
 def _inception(generated: Side, reference: Side, seed: int) -> Statistic:
     heard = generated.heard()
-    bad = [clip_id for clip_id, logits in heard.items() if not np.isfinite(logits).all()]
-    if bad:
-        raise UserError(f"classifier logits of clip {', '.join(bad[:10])} are not finite; the sound or the weights are at fault")
-    logits = np.stack([heard[clip_id] for clip_id in generated.ids])
-    value, std, splits = inception.in_splits(logits, seed)
-    return Statistic(value, lambda: inception.influence(logits), {"std": std, "splits": splits})
+    value, std, splits = inception.in_splits(heard, seed)
+    return Statistic(value, lambda: inception.influence(heard), {"std": std, "splits": splits})
 
 
 def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
-    value, std, size = kernels.in_subsets(np.concatenate(first), np.concatenate(second), seed)
+    value, std, size = kernels.in_subsets(*(np.concatenate(clips, dtype=np.float64) for clips in (first, second)), seed)
     return Statistic(
         value,
         lambda: kernels.discrepancy_by_clip(first, second, kernels.polynomial)[1],
@@ -218,7 +236,7 @@ def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _mmd(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
-    bandwidth = kernels.median_distance(np.concatenate(second), seed)
+    bandwidth = kernels.median_distance(np.concatenate(second, dtype=np.float64), seed)
     value, influence = kernels.discrepancy_by_clip(first, second, kernels.gaussian(bandwidth))
     return Statistic(value, lambda: influence, {"bandwidth": bandwidth})
 

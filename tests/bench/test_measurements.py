@@ -156,3 +156,12 @@ def test_distances(root, tmp_path):
     assert [target["limit"] for target in document["targets"]] == [30, 1e-6, 1, 1e-6, 1.25]
     assert document["targets"][3]["met"]
     assert set(document["peak_megabytes"]) == {"300", "600"}
+
+
+@pytest.mark.slow
+def test_evaluation_memory(root, tmp_path, shared):
+    assert (shared / "models" / "yamnet.tflite").is_file()
+    document = bench(root, tmp_path, "evaluation_memory", "--sizes", "12", "24", "--reference", "0")
+    assert set(document["sizes"]) == {"12", "24"}
+    assert all(usage["peak_bytes"] > 1e8 and usage["seconds"] > 0 for usage in document["sizes"].values())
+    assert [target["limit"] for target in document["targets"]] == [2]

@@ -75,7 +75,7 @@ def test_identical_sets():
 
 def test_values_are_those_of_their_definitions():
     generated, reference = side(0, shift=0.5), side(1)
-    rows = [np.concatenate(part.clips()) for part in (generated, reference)]
+    rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
 
     def value(metric: str) -> float:
         return compute(metric, generated, reference, seed=0, replicates=0)["value"]
