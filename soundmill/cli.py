@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,21 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """A file that is to be written when all work is done: refused before it, where it cannot be."""
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}; name a file that can be written") from None
+    if path.is_dir():
+        raise typer.BadParameter(f"{path}: a directory; name a file")
+    return path
 
 
 class Command(typer.core.TyperCommand):
@@ -88,7 +104,10 @@ def browse(
 
 @app.command(cls=Command)
 def families(
-    json: Annotated[Path | None, typer.Option(help="Write them to this file, too: {FAMILY: {SCALE: {PART: parameters}}}.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(callback=_writable, help="Write them to this file, too: {FAMILY: {SCALE: {PART: parameters}}}."),
+    ] = None,
     project: Project = None,
 ) -> None:
     """List the model families: what each is, its paper, and how many parameters its parts have at each scale.
@@ -125,7 +144,10 @@ def generate(
         list[str] | None,
         typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
     ] = None,
-    family: Annotated[str, typer.Option(help="Model family, as listed under `families` in params.yaml.")] = "ddpm_mel",
+    family: Annotated[
+        str | None,
+        typer.Option(help="Model family, as `soundmill families` lists them (default: the checkpoint's; without one ddpm_mel)."),
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
@@ -142,15 +164,21 @@ def generate(
     project: Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
+    from soundmill.models import registry
+
+    if family:
+        registry.family(family)
     try:
         home = project_root(project)
     except UserError:
         if checkpoint is None:
             raise
         home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
-    directory = checkpoint or home / "data" / "models" / family
+    wanted = family or "ddpm_mel"
+    directory = checkpoint or home / "data" / "models" / wanted
     if not directory.is_dir():
-        raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+        raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{wanted}` (or `make demo`)")
+    registry.checkpoint_config(directory, family)
     from soundmill.models import generation
 
     prompts = [*(prompt or []), *(label or [])]
@@ -199,7 +227,8 @@ def evaluate(
         Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write the result to this file; scores are at its top level: fad_yamnet …")
+        Path | None,
+        typer.Option(callback=_writable, help="Write the result to this file; scores are at its top level: fad_yamnet …"),
     ] = None,
     report: Annotated[
         Path | None,
@@ -241,7 +270,7 @@ def compare(
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to measure both against.")],
     protocol: Protocol = None,
     embedder: Judges = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(callback=_writable, help="Write the result to this file.")] = None,
     unpaired: Unpaired = False,
     seed: ScoreSeed = None,
     cache: Cache = None,
@@ -474,7 +503,9 @@ def check_corpus(
 @corpus_app.command("duplicates", cls=Command)
 def corpus_duplicates(
     path: Annotated[Path, typer.Argument(help="Any folder of audio files; what lies below it counts too.")],
-    json: Annotated[Path | None, typer.Option(help="Write the pairs to this file: a list of {a, b, score}.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=_writable, help="Write the pairs to this file: a list of {a, b, score}.")
+    ] = None,
     threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Least score of a pair: the share they have in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
 ) -> None:
@@ -536,12 +567,17 @@ def list_weights() -> None:
     from soundmill.evaluation import weights
 
     for name, entry in weights.REGISTRY.items():
-        state, color = ("--", "yellow") if weights.unavailable(name) else ("ok", "green")
+        path = weights.directory() / entry.file
+        if not path.is_file():
+            state, color = "--", "yellow"
+        else:
+            state, color = ("ok", "green") if path.stat().st_size == entry.num_bytes else ("!!", "red")
         typer.echo(
             f"{typer.style(state, fg=color)}  {name:<16} {entry.num_bytes / 1e6:>5.0f} MB  {entry.licence:<10}  {entry.file}"
         )
         typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
-    typer.echo(f"ok: in {weights.directory()}. clap comes from the Hugging Face hub when it is first used.", err=True)
+    typer.echo(f"ok: in {weights.directory()}; !!: there, but of another size; `soundmill weights fetch` mends it.", err=True)
+    typer.echo("clap comes from the Hugging Face hub when it is first used.", err=True)
 
 
 @weights_app.command("fetch", cls=Command)

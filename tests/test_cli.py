@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
-from soundmill import clips, manifest, shards
+from soundmill import cli, clips, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -122,6 +123,21 @@ def test_families_are_told_with_their_sizes_and_written(root, tmp_path):
     assert list(described) == registry.names()
     assert described["ddpm_mel"]["paper"] == {"unet": 23_331_457}
     assert described["ddpm_mel"]["laptop"]["unet"] > 0
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["families"], ["evaluate", "a", "b"], ["compare", "a", "b", "c"], ["corpus", "duplicates", "a"]):
+        for wrong, said in ((tmp_path / "file" / "out.json", "can be written"), (tmp_path, "a directory")):
+            done = CliRunner().invoke(cli.app, [*arguments, "--json", str(wrong)])
+            assert done.exit_code == 2
+            assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    (tmp_path / "yamnet.tflite").write_bytes(b"half")
+    assert "!!  yamnet" in CliRunner().invoke(cli.app, ["weights", "list"]).output
 
 
 def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):

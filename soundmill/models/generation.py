@@ -80,6 +80,7 @@ def run(
     with ctx.progress(len(wanted), ctx.name) as tick:
         how = How(sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, tick)
         log_mels = of_family.draw(trained, list(asked.values()), [seed_of(params.seed, clip_id) for clip_id in asked], how)
+    _check_finite(log_mels, sampling)
     generated.mkdir(parents=True)
     with ctx.progress(len(wanted), f"{ctx.name}: to sound") as tick:
         for clip_id, log_mel in zip(asked, log_mels, strict=True):
@@ -129,9 +130,9 @@ def generate_sounds(
 
     Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
     known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
-    `spectrograms.png`, into `output_dir`; returns the WAVs. `home` is where relative paths of text encoders start. `steps`
-    and `guidance` replace the checkpoint's own sampling. Of all that are made `choose` says which are kept: they are the same, and
-    called the same, as if all were.
+    `spectrograms.png`, into `output_dir`, which is made before any sound is; returns the WAVs. `home` is where relative paths of
+    text encoders start. `steps` and `guidance` replace the checkpoint's own sampling. Of all that are made `choose` says which are
+    kept: they are the same, and called the same, as if all were.
     """
     whose = registry.origin(checkpoint_dir)
     family = whose["family"]
@@ -142,22 +143,34 @@ def generate_sounds(
     sampling = params.sampling.model_copy(update={key: value for key, value in changed.items() if value is not None})
     each = [(asked, index) for asked in of_family.asked_by_prompts(model, prompts) for index in range(count)]
     seeds = [seed_of(seed, *asked, index) for asked, index in each]
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output_dir}: no sound can be written there ({error.strerror}); name another directory") from None
     with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
         how = How(sampling, pick_device("auto"), params.hardware.precision, params.items, home, Path(folder))
         log_mels = of_family.draw(model, [asked for asked, _ in each], seeds, how)
+    _check_finite(log_mels, sampling)
     waves = of_family.to_waves(model, log_mels, sampling, how.device)
-    output_dir.mkdir(parents=True, exist_ok=True)
     said = [", ".join(asked) for asked, _ in each]
     kept = choose(said, waves.numpy(), model.spec.sample_rate)
     paths = [output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav" for index in kept]
     for path, index in zip(paths, kept, strict=True):
-        comment = json.dumps({**whose, "prompt": said[index], "seed": seed, "number": index + 1}, ensure_ascii=False)
+        facts = {"prompt": said[index], "seed": seed, "number": index + 1, "steps": sampling.num_steps}
+        comment = json.dumps({**whose, **facts, "guidance": sampling.guidance_scale}, ensure_ascii=False)
         write_wav(path, waves[index].numpy(), model.spec.sample_rate, comment)
     titles = [figures.shorten(said[index]) or path.stem for index, path in zip(kept, paths, strict=True)]
     heading = f"{family}: {sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
     figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, model.spec, min(4, len(paths)), heading)
     figures.save_png(figure, output_dir / "spectrograms.png")
     return paths
+
+
+def _check_finite(log_mels: Tensor, sampling: Any) -> None:
+    if not torch.isfinite(log_mels).all():
+        raise UserError(
+            f"the model's log-mels are not finite at guidance {sampling.guidance_scale:g}; lower it, or retrain with `dvc repro`"
+        )
 
 
 def _stem(prompt: str) -> str:

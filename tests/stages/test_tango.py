@@ -153,6 +153,7 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
         said = json.loads(sound.comment)
     assert said == {
         "family": "tango", "checkpoint": stage.tree_digest(trained / "model"), "prompt": "a bell", "seed": 5, "number": 3,
+        "steps": 3, "guidance": 2.0,
     }  # fmt: skip
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     assert len({path.read_bytes() for path in paths}) == 4
@@ -162,6 +163,20 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     assert np.abs(one).max() > 0.05
     with pytest.raises(UserError, match="give a prompt"):
         generation.generate_sounds(trained / "model", [], 1, 5, tmp_path / "c", tmp_path)
+
+
+def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="no sound can be written there"):
+        generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "file", tmp_path, steps=1)
+    with pytest.raises(UserError, match="not finite at guidance 1e\\+30"):
+        generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, steps=1, guidance=1e30)
+    assert not list((tmp_path / "a").iterdir())
+    arguments = ["generate", "a bell", "--family", "ddpm_mel", "--checkpoint", str(trained / "model")]
+    done = CliRunner().invoke(cli.app, [*arguments, "--output", str(tmp_path / "a")])
+    assert "a checkpoint of family 'tango', not 'ddpm_mel'" in done.output
+    done = CliRunner().invoke(cli.app, ["generate", "a bell", "--family", "tagno"])
+    assert "did you mean 'tango'" in done.output
 
 
 def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):

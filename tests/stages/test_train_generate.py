@@ -285,6 +285,7 @@ def test_sounds_on_demand(tmp_path, trained):
         said = json.loads(sound.comment)
     assert {**said, "checkpoint": None} == {
         "family": "ddpm_mel", "checkpoint": None, "prompt": "dog bark", "seed": 1, "number": 2,
+        "steps": 3, "guidance": 1.5,
     }  # fmt: skip
     assert said["checkpoint"] == stage.tree_digest(trained / "model")
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
