@@ -37,7 +37,7 @@ def named(folder: str, suffix: str) -> Callable[[Clip], str]:
 
 FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "amphion": Layout(captioned.amphion_place, captioned.write_amphion),
-    "audiocaps": Layout(named("audio", ".wav"), captioned.write_audiocaps),
+    "audiocaps": Layout(captioned.video_place, captioned.write_audiocaps),
     "audiocraft": Layout(named("audio", ".wav"), captioned.write_audiocraft),
     "audiofolder": Layout(captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
     "audiofolder_csv": Layout(captioned.audiofolder_place, captioned.write_audiofolder_csv, needs="nothing"),
@@ -48,7 +48,7 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "folder": Layout(classes.folder_place, classes.write_folder, needs="label"),
     "gtzan": classes.Gtzan,
     "lhotse": Layout(named("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
-    "musiccaps": Layout(named("audio", ".wav"), captioned.write_musiccaps),
+    "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
     "nsynth": Layout(classes.nsynth_place, classes.write_nsynth, needs="label"),
     "panns": Layout(lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": Layout(lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),

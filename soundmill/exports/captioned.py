@@ -27,15 +27,20 @@ def _caption_columns(placed: list[tuple[Clip, str]]) -> list[str]:
     return [f"caption_{number}" for number in range(1, most + 1)]
 
 
+def video_place(clip: Clip) -> str:
+    video, start = clip.video_and_start
+    return f"audio/{video}_{plain_number(start)}.wav"
+
+
 def write_audiocaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "val", "test": "test"}
     number = 0
     for split, rows in by_split(placed):
         table = []
         for clip, _ in rows:
-            stem, start = clip.stem_and_start
+            video, start = clip.video_and_start
             for caption in clip.captions:
-                table.append([number, stem, plain_number(start), caption])
+                table.append([number, video, plain_number(start), caption])
                 number += 1
         write_csv(directory / f"{names[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
 
@@ -117,12 +122,12 @@ def write_musiccaps(placed: list[tuple[Clip, str]], directory: Path, final: Path
     ]
     table = []
     for clip, _ in placed:
-        stem, start = clip.stem_and_start
+        video, start = clip.video_and_start
         for caption in clip.captions:
             aspects = str(list(clip.labels))
             table.append(
                 [
-                    stem,
+                    video,
                     plain_number(start),
                     plain_number(start + clip.seconds),
                     "",

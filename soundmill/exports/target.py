@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import IO, Any
 
 from soundmill import manifest
 
+_VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+_HASH = re.compile(r"[0-9a-f]{12}")  # the id of a recording that brings none
 HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
 
 
@@ -40,6 +43,15 @@ class Clip:
         """The clip's name taken apart: YouTube id (or another stem) and seconds."""
         stem, _, start = self.clip_id.rpartition("_")
         return stem, float(start)
+
+    @property
+    def video_and_start(self) -> tuple[str, float]:
+        """The same for a format that knows YouTube's ids alone: of a recording that has none its hash, cut to their length."""
+        stem, start = self.stem_and_start
+        video = stem[:11] if _HASH.fullmatch(stem) else stem
+        if not _VIDEO_ID.fullmatch(video):
+            raise NotExpressible("no YouTube id")
+        return video, start
 
 
 class NotExpressible(Exception):

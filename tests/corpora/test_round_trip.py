@@ -9,6 +9,7 @@ from soundmill import exports
 from soundmill.audio import decode
 from soundmill.corpora import inventory, registry
 from soundmill.corpora.sources import Sources
+from tests import prepared
 from tests.prepared import RATE, ROWS, prepare, wave_of
 
 # The name of a format among the adapters, where it is another one.
@@ -59,3 +60,12 @@ def test_an_export_is_detected_and_says_the_same(tmp_path, name):
             assert row["split"] == split
         if name in WITHOUT_CAPTIONS:
             assert row["labels"] == [labels[0].replace("_", " ")]
+
+
+@pytest.mark.parametrize("name", ["audiocaps", "musiccaps"])
+def test_recordings_without_youtube_id_have_one_in_formats_that_know_no_other(tmp_path, name, monkeypatch):
+    rows = [(f"{number:012x}_{start}", "train", ["a dog"], []) for number, start in ((0xF << 8, 0), (0xF << 8, 5), (0xE << 8, 0))]
+    monkeypatch.setattr(prepared, "ROWS", rows)
+    exports.export(prepare(tmp_path / "prepared"), name, tmp_path / "out", RATE)
+    read = registry.read("auto", inventory.take(tmp_path / "out"), 4)
+    assert (read.format, read.rejected, read.missing, read.orphans, len(read.matched)) == (name, [], [], [], 3)
