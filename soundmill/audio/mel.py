@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from soundmill.audio import fourier
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,18 +104,21 @@ def spectra(wave: np.ndarray, spec: MelSpec) -> Iterator[np.ndarray]:
 
     Centred, reflected at the ends, periodic Hann window: torch.stft's and librosa's convention.
     """
-    import scipy.fft  # in float32, as numpy's is not; several times as fast as torch.stft on one core
-
     count = num_frames(spec, len(wave))
     # Reflection needs more samples than it mirrors; a shorter clip is followed by silence.
-    wave = np.pad(np.asarray(wave, np.float32), (0, max(0, spec.n_fft // 2 + 1 - len(wave))))
+    short = max(0, spec.n_fft // 2 + 1 - len(wave))
+    wave = np.pad(np.asarray(wave, np.float32), (0, short)) if short else np.asarray(wave, np.float32)
     mirrored = np.pad(wave, spec.n_fft // 2, mode="reflect")
     lead = (spec.n_fft - spec.win_length) // 2  # the window stands in the middle of a frame; where does not change a magnitude
     frames = np.lib.stride_tricks.sliding_window_view(mirrored[lead:], spec.win_length)[:: spec.hop_length][:count]
     window = np.hanning(spec.win_length + 1)[:-1].astype(np.float32)
+    padded = np.zeros((FRAMES_AT_ONCE, spec.n_fft), np.float32)
+    transform = np.empty((FRAMES_AT_ONCE, spec.n_fft // 2 + 1), np.complex64)
     for start in range(0, count, FRAMES_AT_ONCE):
-        transform = scipy.fft.rfft(frames[start : start + FRAMES_AT_ONCE] * window, spec.n_fft, axis=1)
-        power = transform.real**2 + transform.imag**2
+        some = frames[start : start + FRAMES_AT_ONCE]
+        np.multiply(some, window, out=padded[: len(some), : spec.win_length])
+        found = fourier.rfft(padded[: len(some)], transform[: len(some)])
+        power = found.real**2 + found.imag**2
         yield np.sqrt(power) if spec.power == 1.0 else power
 
 
