@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def _writable(path: Path | None) -> Path | None:
 
 
 class Command(typer.core.TyperCommand):
-    """Shows a UserError as one message, never a traceback."""
+    """Shows a UserError, and a disk that is full or may not be written to, as one message, never a traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
@@ -57,6 +58,11 @@ class Command(typer.core.TyperCommand):
             raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            typer.secho(str(error), fg="red", err=True)  # of the disk, and no fault of ours
+            raise typer.Exit(1) from None
 
 
 def project_root(project: Path | None) -> Path:
@@ -348,6 +354,7 @@ def run(
     root = project_root(project)
     found = survey.survey(corpus)
     document = parameters.compose(root / "conf", ["corpus=auto", f"corpus.format={found.format}", *(overrides or [])])
+    registry.check(document)
     document["corpus"]["path"] = str(corpus.resolve())
     clips = found.num_clips(document["segment"]["clip_seconds"])
     training_seconds = sum(registry.estimate_seconds(name, document, clips, len(found.labels)) for name in document["families"])
@@ -389,9 +396,11 @@ def params(
 ) -> None:
     """Compose params.yaml from conf/, as `dvc exp run -S …` does."""
     from soundmill import params as parameters
+    from soundmill.models import registry
 
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
+    registry.check(document)
     parameters.write_yaml(document, Path("/dev/stdout") if show else root / "params.yaml")
 
 

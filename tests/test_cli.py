@@ -114,6 +114,14 @@ def test_params_prints_a_composition(root):
     assert "segmnt" in soundmill("params", "--print", "segmnt.x=1", cwd=root).stderr
 
 
+def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
+    done = soundmill("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
+    assert done.returncode == 1
+    assert "tango.generate.sampling.sampler: Input should be" in done.stderr
+    assert "'euler'" in done.stderr
+    assert "ddpm_mel.train.steps" in soundmill("params", "--print", "ddpm_mel.train.steps=abc", cwd=root).stderr
+
+
 def test_families_are_told_with_their_sizes_and_written(root, tmp_path):
     done = soundmill("families", "--json", str(tmp_path / "families.json"), cwd=root)
     assert done.returncode == 0, done.stderr
@@ -138,6 +146,16 @@ def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     (tmp_path / "yamnet.tflite").write_bytes(b"half")
     assert "!!  yamnet" in CliRunner().invoke(cli.app, ["weights", "list"]).output
+
+
+def test_a_full_disk_is_told_in_a_line(monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "out.wav")
+
+    monkeypatch.setattr(cli, "project_root", full)
+    done = CliRunner().invoke(cli.app, ["families"])
+    assert done.exit_code == 1
+    assert done.output == "[Errno 28] No space left on device: 'out.wav'\n"
 
 
 def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from typing import Any
 
 from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.params import P, StageParams, compose, did_you_mean, parse
+from soundmill.params import P, StageParams, compose, did_you_mean, parse, section
 from soundmill.stage import tree_digest
 
 CONFIG = "config.json"  # of a checkpoint
@@ -53,6 +53,13 @@ def train_params(name: str) -> type[StageParams]:
 
 def generate_params(name: str) -> type[StageParams]:
     return part(name, "params").GenerateParams
+
+
+def check(document: dict[str, Any]) -> None:
+    """Raise UserError where the content of a params.yaml has something that training or generating would refuse, hours later."""
+    for name in document["families"]:
+        for stage, model in (("train", train_params(name)), ("generate", generate_params(name))):
+            parse(model, section(document, f"{name}.{stage}", "parameters"), f"{name}.{stage}")
 
 
 def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_labels: int) -> float:
