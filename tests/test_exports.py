@@ -50,6 +50,13 @@ def test_every_format_holds_the_samples_and_is_made_alike_twice(tables, tmp_path
     assert tree(tmp_path / "out") == first
 
 
+def test_a_full_disk_is_told_with_the_file(tables, tmp_path, monkeypatch):
+    monkeypatch.setitem(exports.FORMATS, "clotho", exports.Layout(lambda clip: "/dev/full", exports.captioned.write_clotho))
+    with pytest.raises(OSError, match=r"No space left on device: .*out"):
+        exports.export(tables, "clotho", tmp_path / "out", RATE)
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_tango_json_is_what_tango_s_loader_reads(tables, tmp_path):
     exports.export(tables, "tango", tmp_path / "out", RATE)
     rows = list(manifest.read_tango_json(tmp_path / "out/train.json"))

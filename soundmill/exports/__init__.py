@@ -117,6 +117,9 @@ def export(
             final.rmdir()
         os.replace(partial, final)
         shards.sync_directory(final.parent)
+    except OSError as error:
+        error.filename = error.filename or str(directory)  # a write that fails does not say of what
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result

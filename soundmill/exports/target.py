@@ -118,7 +118,9 @@ def _write_wav(path: Path, flac: bytes) -> None:
     import soundfile
 
     samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, rate, subtype="PCM_16", format="WAV")
+    path.write_bytes(wav.getbuffer())  # libsndfile's own error does not say that the disk is full
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
