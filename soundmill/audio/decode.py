@@ -366,11 +366,13 @@ def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | Non
     """Write mono float32 [T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format="WAV", subtype="PCM_16") as sound:
+        if comment is not None:
+            sound.comment = comment
+        sound.write(to_pcm16(wave))
     with temporary.open("wb") as file:
-        with soundfile.SoundFile(file, "w", sample_rate, 1, format="WAV", subtype="PCM_16") as sound:
-            if comment is not None:
-                sound.comment = comment
-            sound.write(to_pcm16(wave))
+        file.write(buffer.getbuffer())  # libsndfile's own error does not say that the disk is full
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -762,3 +762,10 @@ def test_every_real_recording_is_accepted(shared):
 def test_flac_bytes_are_readable_by_others():
     wave, rate = soundfile.read(io.BytesIO(decode.encode_flac(np.zeros(100, dtype=np.float32), 16_000)))
     assert (len(wave), rate) == (100, 16_000)
+
+
+def test_a_wav_for_which_the_disk_has_no_room_is_an_error_that_says_so(tmp_path):
+    (tmp_path / ".x.wav.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        decode.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
+    assert not (tmp_path / "x.wav").exists()
