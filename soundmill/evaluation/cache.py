@@ -6,9 +6,12 @@ at the same time is there twice and read once. A sound is known by its content a
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +40,7 @@ EMBEDDINGS = pa.schema(
 FACTS = [name for name in EMBEDDINGS.names if name not in ("frames", "logits")]
 ROWS_PER_GROUP = 16  # what is read to reach one sound
 GROUPS_HELD = 16
+UNFINISHED = ".adding-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Facts:
 def add(directory: Path, name: str, embeddings: Iterable[Embedding]) -> None:
     """Add embeddings as the file `name`; it appears whole or not at all, and not where there are none."""
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".adding-", dir=directory) as place:
+    with _lock(directory, fcntl.LOCK_SH), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
         path = Path(place) / name
         with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
             for found in embeddings:
@@ -86,6 +90,26 @@ def add(directory: Path, name: str, embeddings: Iterable[Embedding]) -> None:
         if writer.num_rows:
             shards.sync_file(path)
             os.replace(path, directory / name)
+
+
+@contextlib.contextmanager
+def _lock(directory: Path, how: int) -> Iterator[None]:
+    """Shared by all who add to the directory: who has it alone knows that nobody does."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed runs left unfinished, unless somebody is adding at the moment."""
+    left = list(directory.glob(f"{UNFINISHED}*"))
+    if left:
+        with contextlib.suppress(OSError), _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for place in left:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 class Embedded:

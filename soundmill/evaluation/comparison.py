@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from soundmill.evaluation import resampling, scores
 from soundmill.evaluation.scores import Metric, Side, Statistic
 
 METRICS = tuple(scores.METRICS)  # what can be compared: all
+ROUNDING = 1e-9  # of the largest contribution: two clips that differ by less add the same
 LEVEL = 0.05  # of p, under which one of them is called better
 
 
@@ -28,10 +29,11 @@ def compare(
     """`a`, `b`, their `difference` (a − b) with 95 % interval `low`, `high`, `p` of no difference, and which is `better`.
 
     p is that of a permutation test, in which a and b change places clip by clip: of what each clip adds to the metric of a and b
-    together, which knows nothing of their places, or of its own value where the metric is a mean over clips. So it holds its size
+    together, which knows nothing of their places, or of its own value where the metric is a mean over clips. Of recall and coverage
+    it is of the real rows that the exchanged sets reach: what both of two partners reach, neither adds. So it holds its size
     however few clips there are, and of B permutations it is never under 1 / (B + 1) (Phipson & Smyth 2010). For the interval, what
-    each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the reference makes of
-    both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 + replicates; without
+    each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the reference makes
+    of both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 + replicates; without
     replicates there is neither interval nor p.
     """
     kind = scores.find(metric)
@@ -47,8 +49,11 @@ def compare(
     if replicates:
         moved = scores.resampled(first.influence() - second.influence(), seed, replicates, progress)
         error = float(np.hypot(first.error, second.error))
-        by_clip = _by_value(first.of, second.of) if first.of and second.of else _by_influence(kind, a, b, reference, seed)
-        p = permutation(by_clip, seed, replicates)
+        if kind.reached:
+            p = exchange(kind.reached(a, b, reference), len(a.ids), seed, replicates)
+        else:
+            by_clip = _by_value(first.of, second.of) if first.of and second.of else _by_influence(kind, a, b, reference, seed)
+            p = permutation(by_clip, seed, replicates)
         lower, higher = ("a", "b") if difference < 0 else ("b", "a")
         better = lower if kind.better == "lower" else higher
         found |= resampling.interval(difference, moved, -np.inf, np.inf, error)
@@ -88,7 +93,9 @@ def _by_influence(kind: Metric, a: Side, b: Side, reference: Side, seed: int) ->
     logits = {f"{name} {clip_id}": row for name, side in (("a", a), ("b", b)) for clip_id, row in side.logits.items()}
     together = Side(tuple(f"{name} {clip_id}" for name in "ab" for clip_id in a.ids), both, logits)
     sums = kind.statistic(together, reference, seed).influence().generated.sums  # in the order of ids: all of a, all of b
-    return sums[: len(a.ids)] - sums[len(a.ids) :]
+    differences = sums[: len(a.ids)] - sums[len(a.ids) :]
+    differences[np.abs(differences) <= ROUNDING * np.abs(sums).max()] = 0  # else equal sounds had signs to exchange
+    return differences
 
 
 def permutation(differences: np.ndarray, seed: int, replicates: int) -> float:
@@ -96,6 +103,25 @@ def permutation(differences: np.ndarray, seed: int, replicates: int) -> float:
     least = abs(differences.sum()) * (1 - 1e-12)  # sums in another order differ in their last bits
     extreme = 0
     for number in range(replicates):
-        signs = np.random.default_rng([seed, 1, number]).integers(0, 2, len(differences)) * 2 - 1
+        signs = _places(seed, number, len(differences)) * 2 - 1
         extreme += bool(abs(signs @ differences) >= least)
     return (1 + extreme) / (1 + replicates)
+
+
+def exchange(reached: Iterable[np.ndarray], pairs: int, seed: int, replicates: int) -> float:
+    """p of the shares of real rows that two sets reach; `reached` [2·pairs, m] is whether a clip reaches a row, as coverage.reached
+    has it: the share of random exchanges of partners after which the shares are as far apart, either way."""
+    chosen = np.ones((1 + replicates, pairs), np.float32)  # that clip of a pair which is in the first set: at first a's
+    chosen[1:] = [_places(seed, number, pairs) for number in range(replicates)]
+    apart = np.zeros(1 + replicates, np.int64)
+    for part in reached:
+        first, second = np.split(part.astype(np.float32), 2)
+        rest = first.sum(axis=0) + second.sum(axis=0)
+        hits = chosen @ (first - second) + second.sum(axis=0)  # how many clips of the first set reach a row; whole numbers
+        apart += (hits > 0).sum(axis=1) - (rest - hits > 0).sum(axis=1)
+    return float(np.mean(np.abs(apart) >= abs(apart[0])))
+
+
+def _places(seed: int, number: int, pairs: int) -> np.ndarray:
+    """1 for each pair whose two stay where they are in an exchange, 0 for one whose two change places."""
+    return np.random.default_rng([seed, 1, number]).integers(0, 2, pairs)

@@ -37,7 +37,7 @@ def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequen
     real -= centre
     if name == "density":
         of_fake, of_real = np.zeros(len(fake)), np.zeros(len(reals))
-        for part, inside in _inside(real, _radii(real, reals), fake, per="rows"):
+        for part, inside in _inside(real, _radii(real, _owners(reals)), fake, per="rows"):
             of_fake[part] = inside.sum(axis=0)
             of_real += by_clip(inside.sum(axis=1), reals)
         scale = NEAREST * len(fake)
@@ -46,13 +46,13 @@ def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequen
         return float(value), Influence(*sides)
     # Of the one set the clips that reach, of the other the rows that are reached.
     if name == "coverage":
-        parts = _inside(real, _radii(real, reals), fake, per="centres")
+        parts = _inside(real, _radii(real, _owners(reals)), fake, per="centres")
         reaching, reached = fakes, reals
     elif name == "precision":
-        parts = _inside(real, _radii(real, reals), fake, per="rows")
+        parts = _inside(real, _radii(real, _owners(reals)), fake, per="rows")
         reaching, reached = reals, fakes
     else:
-        parts = _inside(fake, _radii(fake, fakes), real, per="rows")
+        parts = _inside(fake, _radii(fake, _owners(fakes)), real, per="rows")
         reaching, reached = fakes, reals
     hit, alone = np.zeros(reached.sum()), np.zeros(len(reaching))
     for part, inside in parts:
@@ -65,22 +65,50 @@ def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequen
     return float(hit.mean()), Influence(*(sides[which] for which in order))
 
 
-def _radii(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Squared distance [n] of every row to its k-th nearest row of another clip; `lengths` are the clips' rows, in order."""
-    if len(rows) - lengths.max() < NEAREST:
+def reached(
+    name: Literal["recall", "coverage"], a: Sequence[np.ndarray], b: Sequence[np.ndarray], reference: Sequence[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Which real rows each clip of two sets of partners reaches, all of a, then all of b [2·N, m], a part of the rows at a time.
+
+    It does not depend on who of two partners is whose, so that they can be exchanged. Recall's balls are about generated rows: of
+    both sets together, as far as the 2·k-th nearest row of another pair, for there are twice as many.
+    """
+    lengths = np.array([len(rows) for clips in (a, b) for rows in clips])
+    fake, real = (np.concatenate(clips, dtype=np.float64) for clips in ([*a, *b], reference))
+    centre = real.mean(axis=0)
+    fake -= centre
+    real -= centre
+    if name == "coverage":
+        radii = _radii(real, _owners(np.array([len(rows) for rows in reference])))
+        for _, inside in _inside(real, radii, fake, per="centres"):
+            yield by_clip(inside.T, lengths) > 0
+    else:
+        radii = _radii(fake, np.repeat(np.tile(np.arange(len(a)), 2), lengths), 2 * NEAREST)
+        for _, inside in _inside(fake, radii, real, per="rows"):
+            yield by_clip(inside, lengths) > 0
+
+
+def _owners(lengths: np.ndarray) -> np.ndarray:
+    """Whose every row is [n]; `lengths` are the clips' rows, in order."""
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _radii(rows: np.ndarray, owner: np.ndarray, nearest: int = NEAREST) -> np.ndarray:
+    """Squared distance [n] of every row to its k-th nearest row of another owner."""
+    owners = np.bincount(owner)
+    if len(rows) - owners.max() < nearest:
         raise UserError(
-            f"{len(lengths)} clips are too few for precision, recall, density and coverage: "
-            f"every embedding needs {NEAREST} of other clips beside it"
+            f"{np.count_nonzero(owners)} clips are too few for precision, recall, density and coverage: "
+            f"every embedding needs {nearest} of other clips beside it"
         )
-    owner = np.repeat(np.arange(len(lengths)), lengths)
     found = []
     step = max(1, BLOCK // len(rows))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         distances = squared_distances(rows[part], rows)
         distances[owner[part, None] == owner] = np.inf
-        distances.partition(NEAREST - 1, axis=1)
-        found.append(distances[:, NEAREST - 1].copy())  # a view of it would keep all distances
+        distances.partition(nearest - 1, axis=1)
+        found.append(distances[:, nearest - 1].copy())  # a view of it would keep all distances
     return np.concatenate(found)
 
 

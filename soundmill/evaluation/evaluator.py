@@ -64,12 +64,18 @@ class Setup:
             for name, options in self.protocol.embedders.items()
         ]
 
-    def read(self, root: Path) -> folders.Folder:
+    def read(self, *roots: Path) -> list[folders.Folder]:
+        """The sounds of these folders. Where a file cannot even be opened, all others are decoded, so that one error names all."""
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.cache}: embeddings cannot be kept there ({error.strerror}); name another by --cache") from None
-        return folders.read(root, self.workers, self.cache / "files.sqlite")
+        found = [folders.read(root, self.workers, self.cache / "files.sqlite") for root in roots]
+        if refused := [row for folder in found for row in folder.refused]:
+            sounds = [sound for folder in found for sound in folder.sounds]
+            with self.progress(len(sounds) * len(self.judges), "embed", "clip") as tick:
+                features.embed_all(self.judges, sounds, self.cache, self.workers, tick, refused)
+        return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def evaluate(
     ids mean nothing. `training`: a folder of sounds of which generated ones may be copies; `captions`: a csv of prompts.
     """
     protocol, judges = setup.protocol, setup.judges
-    sides = {"generated": setup.read(generated), "reference": setup.read(reference)}
+    given = setup.read(generated, reference, *([training] if training else []))
+    sides, trained = {"generated": given[0], "reference": given[1]}, given[2] if training else None
     paired = not unpaired and folders.pairs(sides["generated"], sides["reference"])
     if captions and "clap" not in protocol.embedders:
         raise UserError(f"{captions}: only clap reads captions, and it does not judge here; add --embedder clap")
@@ -145,9 +152,8 @@ def evaluate(
     metrics = _publish(setup, sides, views, facts, lacking, found, paired)
     if classes := _classes(of):
         metrics["classes"] = classes
-    trained, memorised = None, None
-    if training:
-        trained = setup.read(training)
+    memorised = None
+    if trained:
         roles = [folder.sounds for folder in (*sides.values(), trained)]
         with setup.progress(2 * sum(map(len, roles)), "look for copies", "clip") as tick:
             memorised = memorisation.look(judges[0], *roles, setup.cache, setup.workers, tick)
@@ -179,7 +185,7 @@ def _check_some(protocol: protocols.Protocol, lacking: Mapping[str, str]) -> Non
 def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = False) -> dict[str, Any]:
     """Is one of two sets of sounds, of the same ids, better than the other? The JSON document: by score what `comparison` says."""
     protocol, judges = setup.protocol, setup.judges
-    sides = {"a": setup.read(a), "b": setup.read(b), "reference": setup.read(reference)}
+    sides = dict(zip(("a", "b", "reference"), setup.read(a, b, reference), strict=True))
     paired = not unpaired and folders.pairs(sides["a"], sides["reference"])
     if not folders.pairs(sides["a"], sides["b"]):
         raise UserError(f"{a} and {b} have no ids in common: two models are compared by what they made of the same prompts")

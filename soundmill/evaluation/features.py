@@ -20,7 +20,7 @@ from soundmill.audio import decode
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.cache import Embedded, Embedding, Facts, add
+from soundmill.evaluation.cache import Embedded, Embedding, Facts, add, sweep
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.quality import Quality, quality
 
@@ -199,11 +199,12 @@ def embed_all(
     cache: Path,
     workers: int,
     progress: Callable[[int], object] = lambda n: None,
+    refused: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
 
-    Whatever cannot be scored raises one UserError that names all of it; what could be is in the cache by then. So do weights that
-    are missing, unless they are not needed.
+    Whatever cannot be scored, what was `refused` before among it, raises one UserError that names all of it; what could be is in
+    the cache by then. So do weights that are missing, unless they are not needed.
     """
     jobs, without = [], {}
     for judge in judges:
@@ -220,10 +221,13 @@ def embed_all(
         lines = "".join(f"\n  {name}: {reason}" for name, reason in without.items())
         raise UserError(f"these sounds cannot be embedded without weights that are not here:{lines}")
     if not jobs:
+        refuse(refused)
         return
+    for judge in judges:
+        sweep(judge.directory(cache))
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
         report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
-    refuse(report.quarantine)
+    refuse([*refused, *report.quarantine])
 
 
 def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:

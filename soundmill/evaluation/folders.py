@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Folder:
     root: Path
     sounds: tuple[features.Sound, ...]
     remarks: tuple[str, ...]  # what was passed over, for people
+    refused: tuple[Mapping[str, str], ...] = ()  # what may be a sound and cannot be read, as features.refuse takes it
 
     @property
     def ids(self) -> list[str]:
@@ -32,14 +34,14 @@ class Folder:
 def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     """Everything below `root` that may be a sound; `digests` as in shards.file_digests.
 
-    Metadata, dot files and links to folders that were seen already are no sounds, and are told of. Whatever may be one and cannot
-    be read, and two files of one id, raise UserError naming all of them.
+    Metadata, dot files and links to folders that were seen already are no sounds, and are told of. Two files of one id raise
+    UserError naming all such.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one that holds audio files")
     taken = inventory.take(root, workers, cache=digests)
     remarks = [f"{row['path']}: {row['reason']}, {row['detail']}" for row in taken.rejected if row["reason"] == "directory link"]
-    features.refuse({**row, "path": str(root / row["path"])} for row in taken.rejected if row["reason"] != "directory link")
+    refused = [{**row, "path": str(root / row["path"])} for row in taken.rejected if row["reason"] != "directory link"]
     if taken.ignored:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(taken.ignored.items()))
         remarks.append(f"no sounds by their names, so not scored: {listed}")
@@ -48,13 +50,13 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
         clip_id = manifest.escape_path(os.path.splitext(found.raw_path)[0])
         path = os.path.join(os.fsencode(root), found.raw_path)
         by_id[clip_id].append(features.file(clip_id, path, found.digest))
-    if not by_id:
+    if not by_id and not refused:
         raise UserError(f"{root}: no sounds to score ({'; '.join(remarks) or 'it is empty'})")
     collisions = [sounds for sounds in by_id.values() if len(sounds) > 1]
     if collisions:
         lines = "".join(f"\n  {' and '.join(sound.shown for sound in sounds)}" for sounds in collisions)
         raise UserError(f"{root}: files that differ in their suffix alone have one id; keep one of each:{lines}")
-    return Folder(root, tuple(sounds[0] for _, sounds in sorted(by_id.items())), tuple(remarks))
+    return Folder(root, tuple(sounds[0] for _, sounds in sorted(by_id.items())), tuple(remarks), tuple(refused))
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

@@ -71,6 +71,8 @@ class Side:
     def clips(self) -> list[np.ndarray]:
         """Patches of every clip, in the order of the ids."""
         held = dict(self.stream())
+        if not held:
+            raise UserError("no embeddings to compare: there is no sound, or none is long enough for a patch")
         return [held[clip_id] for clip_id in self.ids]
 
     def heard(self) -> Heard:
@@ -122,6 +124,7 @@ class Metric:
     paired: bool = False  # ids of both sides have to agree
     needs_logits: bool = False
     pairwise: bool = False  # compares embeddings pair by pair, so it rests on a part of a large set
+    reached: Callable[[Side, Side, Side], Iterator[np.ndarray]] | None = None  # of one that counts real rows (coverage.reached)
 
 
 def _frechet(generated: Side, reference: Side, seed: int) -> Statistic:
@@ -246,6 +249,10 @@ def _neighbours(name: coverage.Name, generated: Side, reference: Side, seed: int
     return Statistic(value, lambda: influence)
 
 
+def _reached(name: Literal["recall", "coverage"], a: Side, b: Side, reference: Side) -> Iterator[np.ndarray]:
+    return coverage.reached(name, a.clips(), b.clips(), reference.clips())
+
+
 METRICS = {
     "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0),
     "fad_inf": Metric("Fréchet distance extrapolated to infinitely many generated embeddings", "lower", _frechet_without_bias),
@@ -273,7 +280,13 @@ METRICS = {
         "share of generated embeddings near a real one", "higher", partial(_neighbours, "precision"), 0, 1, pairwise=True
     ),
     "recall": Metric(
-        "share of real embeddings near a generated one", "higher", partial(_neighbours, "recall"), 0, 1, pairwise=True
+        "share of real embeddings near a generated one",
+        "higher",
+        partial(_neighbours, "recall"),
+        0,
+        1,
+        pairwise=True,
+        reached=partial(_reached, "recall"),
     ),
     "density": Metric(
         "real neighbourhoods that a generated embedding is in, in k-ths",
@@ -289,6 +302,7 @@ METRICS = {
         0,
         1,
         pairwise=True,
+        reached=partial(_reached, "coverage"),
     ),
 }
 
@@ -310,11 +324,14 @@ def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[l
             lengths[clip_id] = max(lengths[clip_id], len(patches))
     if sum(lengths.values()) <= MOST_ROWS:
         return list(sides), ()
-    ranked = sorted(lengths, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
+    fitting = [clip_id for clip_id in lengths if lengths[clip_id] <= MOST_ROWS]
+    if not fitting:
+        raise UserError(f"every {what} clip has more than {MOST_ROWS} embeddings, too many to be compared pair by pair; cut them")
+    ranked = sorted(fitting, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
     rows = np.cumsum([lengths[clip_id] for clip_id in ranked])
     kept = ranked[: int(np.searchsorted(rows, MOST_ROWS, side="right"))]
     said = (
-        f"{metric} rests on {len(kept)} of {len(ranked)} {what} clips, chosen by the seed: "
+        f"{metric} rests on {len(kept)} of {len(lengths)} {what} clips, chosen by the seed: "
         f"no more than {MOST_ROWS} embeddings are compared pair by pair."
     )
     return [side.only(kept) for side in sides], (said,)

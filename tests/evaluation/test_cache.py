@@ -44,6 +44,22 @@ def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet"]
 
 
+def test_what_killed_runs_left_is_removed_when_nobody_adds(tmp_path):
+    (tmp_path / ".adding-killed").mkdir()
+    (tmp_path / ".adding-killed" / "a.parquet").write_bytes(b"half")
+
+    def while_it_is_added():
+        yield embedding("1", 1)
+        cache.sweep(tmp_path)
+        assert len(list(tmp_path.glob(".adding-*"))) == 2
+        yield embedding("2", 1)
+
+    cache.add(tmp_path, "b.parquet", while_it_is_added())
+    cache.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.parquet"]
+    assert set(cache.Embedded(tmp_path, {"1", "2"}).facts) == {"1", "2"}
+
+
 def test_a_failed_addition_leaves_nothing_and_a_torn_file_counts_for_nothing(tmp_path):
     def rows():
         yield embedding("1", 1)

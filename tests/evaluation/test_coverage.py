@@ -83,17 +83,17 @@ def test_what_a_clip_adds_is_what_is_lost_without_it(name, monkeypatch):
     generated, reference = clips(random.standard_normal((80, 4)), 2), clips(random.standard_normal((80, 4)) + 0.7, 2)
     value, added = by_neighbours(name, generated, reference)
     radii = coverage._radii
-    held = {len(part): radii(np.concatenate(part), np.full(40, 2)) for part in (generated, reference)}
+    held = {len(part): radii(np.concatenate(part), coverage._owners(np.full(40, 2))) for part in (generated, reference)}
     for clip in range(6):
         for side, of in (("generated", added.generated), ("reference", added.reference)):
             sets = {"generated": generated, "reference": reference}
             owner = sets["generated"] if name == "recall" else sets["reference"]
-            held = radii(np.concatenate(owner), np.full(40, 2))
+            held = radii(np.concatenate(owner), coverage._owners(np.full(40, 2)))
             sets[side] = sets[side][:clip] + sets[side][clip + 1 :]
             kept = np.ones(80, dtype=bool)
             if owner is {"generated": generated, "reference": reference}[side]:
                 kept[2 * clip : 2 * clip + 2] = False
-            monkeypatch.setattr(coverage, "_radii", lambda rows, lengths, held=held, kept=kept: held[kept])
+            monkeypatch.setattr(coverage, "_radii", lambda rows, owner, held=held, kept=kept: held[kept])
             less = by_neighbours(name, sets["generated"], sets["reference"])[0]
             if name == "density" and side == "reference":
                 less *= 80 / 78  # a mean over real rows of the balls about each

@@ -135,6 +135,23 @@ def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup,
         evaluator.evaluate(setup, made, real)
     for path in (made / "b.wav", real / "list.m3u"):
         assert f"{path}: cannot be scored" in str(error.value)
+    (made / "empty.wav").touch()  # which no decoder is asked about
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(UserError) as error:
+        evaluator.evaluate(setup, made, real, training=tmp_path / "trained")
+    for path in (made / "b.wav", real / "list.m3u", made / "empty.wav", tmp_path / "trained" / "gone.wav"):
+        assert f"{path}: cannot be scored" in str(error.value)
+
+
+def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
+    made = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
+    real = put(tmp_path / "real", ["x.wav"], 9)
+    wanted = evaluator.Setup(protocol("fad", "kid", "mmd", "recall", "coverage"), setup.cache, 1)
+    found = evaluator.evaluate(wanted, made, real).metrics
+    assert "mmd_yamnet" in found
+    assert set(found["ruler"]["mmd_yamnet"]) == {"silence", "noise"}
+    assert "1 clips are too few" in found["left_out"]["coverage_yamnet"]
 
 
 def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from soundmill.audio.decode import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import folders
+from soundmill.evaluation import features, folders
 
 
 def put(root, *names: str):
@@ -46,8 +46,10 @@ def test_what_may_be_a_sound_and_cannot_be_read_is_named_and_loops_are_told_of(t
     (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     (tmp_path / "empty.wav").touch()
     os.mkfifo(tmp_path / "pipe.wav")
+    found = folders.read(tmp_path, 1)
+    assert found.ids == ["a", "sub/b"]
     with pytest.raises(UserError) as error:
-        folders.read(tmp_path, 1)
+        features.refuse(found.refused)
     assert "3 sounds cannot be scored" in str(error.value)
     for name in ("gone.wav: cannot be scored: dangling link", "empty.wav: cannot be scored: empty", "pipe.wav"):
         assert str(tmp_path / name) in str(error.value)

@@ -260,6 +260,24 @@ def test_pairs_of_a_large_set_are_those_of_a_seeded_part(monkeypatch):
     assert compute("fad", generated, reference, seed=0, replicates=5)["warnings"] == []
 
 
+@pytest.mark.parametrize("metric", ["kid", "mmd", "precision", "recall", "density", "coverage"])
+def test_a_set_without_an_embedding_is_an_error_that_says_so(metric):
+    some = Side.of({str(index): np.random.default_rng(index).standard_normal((3, 2)) for index in range(8)})
+    for sides in ((Side.of({}), some), (some, Side.of({}))):
+        with pytest.raises(UserError, match="no embeddings to compare"):
+            scores.compute(metric, *sides, seed=0, replicates=0)
+
+
+def test_a_clip_longer_than_what_is_compared_pair_by_pair_is_left_out(monkeypatch):
+    monkeypatch.setattr(scores, "MOST_ROWS", 30)
+    random = np.random.default_rng(0)
+    some = Side.of({f"{index}": random.standard_normal((40 if index < 4 else 5, 2)) for index in range(10)})
+    found = scores.compute("mmd", some, some, seed=0, replicates=0)
+    assert "mmd rests on 6 of 10 generated clips" in found["warnings"][0]
+    with pytest.raises(UserError, match="every generated clip has more than 30 embeddings"):
+        scores.compute("mmd", some.only("0123"), some, seed=0, replicates=0)
+
+
 def test_an_unknown_metric_is_told_with_the_nearest():
     with pytest.raises(UserError, match="unknown metric 'densit'; did you mean 'density'"):
         compute("densit", side(0), side(1), seed=0, replicates=0)
