@@ -234,6 +234,9 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
         splits = {row.split for row in own if row.split}
         if len(splits) > 1:
             tables.count("recordings_in_two_splits")
+            origins = [row.origin for row in own if row.split]
+            reason = f"rows put it into {' and '.join(sorted(splits))}"
+            state.tell_ambiguous(own[0].key, [file], origins, reason, min(splits, key=PROTECTED.index))
         ids[file.raw_path] = tables.add_recording(
             file,
             num_shards,

@@ -82,6 +82,21 @@ def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
     }
 
 
+def test_a_clip_in_two_splits_is_told(lay, tmp_path):
+    lay("r1nicOVtvkQ_30.wav", **{"train.csv": HEADER + "1,r1nicOVtvkQ,30,a\n", "test.csv": HEADER + "2,r1nicOVtvkQ,30,b\n"})
+    report = check.check(tmp_path)
+    assert [row["split"] for row in report.tables.recordings] == ["test"]
+    assert report.tables.ambiguous == [
+        {
+            "id": "r1nicOVtvkQ",
+            "paths": ["r1nicOVtvkQ_30.wav"],
+            "origins": ["test.csv:2", "train.csv:2"],
+            "reason": "rows put it into test and train",
+            "taken": "test",
+        }
+    ]
+
+
 def test_the_csv_of_what_is_missing_is_one_of_audiocaps(corpus, tmp_path):
     report = check.check(corpus)
     path = tmp_path / "out" / "missing.csv"
