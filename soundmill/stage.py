@@ -12,6 +12,7 @@ and takes `--metrics` (JSON), `--quarantine` (Parquet), `--family` (whose `<fami
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import importlib
 import inspect
@@ -125,6 +126,9 @@ def main(
     except KeyboardInterrupt:
         sys.exit(f"{section}: interrupted; finished work is kept, run it again to go on")
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = Path(error.filename or WORK.parent).resolve()  # who writes to an open file is told no name
+            sys.exit(f"{section}: no space left for {where}; make room and run again: finished work is kept")
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"{section}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
     except Exception as error:

@@ -79,7 +79,7 @@ def test_a_full_disk_is_named_and_a_rerun_with_room_completes(project, root, sma
     small_disk(f"size={SMALL}")
     failed = run(project, root, "resample")
     assert failed.returncode == 1
-    assert "No space left on device" in failed.stderr
+    assert f"resample: no space left for {(project / 'data').resolve()}" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "run again" in failed.stderr
     assert not (project / "data/clips").exists()
