@@ -158,6 +158,8 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
     target = directory() / wanted.file
     if target.is_file() and digest(target) == wanted.sha256:
         return target
+    if mirror is not None and not (mirror / wanted.file).is_file():
+        raise UserError(f"{mirror / wanted.file}: no such file; a mirror is a directory with {wanted.file} in it")
     part = target.with_name(f".{wanted.file}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,11 +225,8 @@ def _download(wanted: Weights, file: BinaryIO, progress: Any) -> None:
 
 
 def _copy(wanted: Weights, mirror: Path, file: BinaryIO) -> None:
-    source = mirror / wanted.file
-    if not source.is_file():
-        raise UserError(f"{source}: no such file; a mirror is a directory with {wanted.file} in it")
     file.truncate(0)
-    with source.open("rb") as original:
+    with (mirror / wanted.file).open("rb") as original:
         shutil.copyfileobj(original, file, BLOCK)
         file.flush()
 

@@ -163,6 +163,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
     mirror.mkdir()
     with pytest.raises(UserError, match=r"mirror/Cnn14_16k_mAP=0\.438\.pth: no such file"):
         fetch(mirror)
+    assert not list(place.glob(".*.partial"))
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT[:-1])
     with pytest.raises(UserError, match="not the weights"):
         fetch(mirror)
