@@ -128,6 +128,8 @@ def load(name: str) -> Protocol:
         raise UserError(
             f"unknown protocol {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
         )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a protocol's, or one of {', '.join(NAMES)}")
     protocol = params.parse(Protocol, params.read_yaml(path), f"{path}: protocol")
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} is not the file's, {path.stem!r}")

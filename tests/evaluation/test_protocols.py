@@ -101,3 +101,8 @@ def test_other_embedders_judge_by_what_they_can():
 def test_all_metrics_can_be_asked_for():
     asked = {score.metric for score in protocols.load("project").judged_by([*embedders.NAMES]).scores}
     assert asked == set(scores.METRICS) - {"fd"}  # which is fad by its other name
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file; give a protocol's, or one of audioldm_eval-16k"):
+        protocols.load(str(tmp_path / "absent.yaml"))

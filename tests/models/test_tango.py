@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundmill import params
+from soundmill import params, text
 from soundmill.audio import figures
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
@@ -188,3 +188,12 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
 def test_long_prompts_are_shortened_in_titles():
     assert figures.shorten("rain") == "rain"
     assert len(figures.shorten("a dog barks " * 10)) == 28
+
+
+def test_a_prompt_that_is_cut_is_told(tmp_path, capsys):
+    encoder = text.make_scratch(tmp_path / "one", width=16, layers=1, heads=2, seed=0)
+    sizes = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
+    config = conditions.TextConfig(**encoder.identity(), max_tokens=8, scratch=sizes)
+    states = conditions.encode(config, ["rain", "rain upon rain", "rain"], tmp_path, tmp_path / "two")
+    assert [len(part) for part in states] == [5, 8, 5]  # bytes, and the end
+    assert capsys.readouterr().out == "a prompt is longer than 8 tokens, and is heard no further: 'rain upon rain'…\n"

@@ -118,7 +118,10 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
     threads = torch.get_num_threads()
     try:
         read = text.load(encoder, config.max_tokens)
-        known = {prompt: read(prompt).values for prompt in set(prompts)}
+        known = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
     finally:
         torch.set_num_threads(threads)
-    return [known[prompt] for prompt in prompts]
+    for prompt, states in known.items():
+        if states.truncated:
+            print(f"a prompt is longer than {config.max_tokens} tokens, and is heard no further: {prompt[:60]!r}…")
+    return [known[prompt].values for prompt in prompts]
