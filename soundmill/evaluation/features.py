@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from soundmill.evaluation.cache import Embedded, Embedding, Facts, add, sweep
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.quality import Quality, quality
 
+HEARD_THROUGH = ("containers.py", "decode.py", "ffmpeg.py", "resample.py")  # of soundmill/audio
 BATCH = 16  # sounds given to an embedder at once, at most
 BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
 TASK_SIZE = 32  # files or made-up waves in one task: a few dozen sounds already keep several processes at work
@@ -63,8 +65,10 @@ class Judge:
 
 @cache
 def _front_ends() -> str:
-    """Digest of the code between samples and networks."""
-    return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(Path(embedders.__file__).parent.glob("*.py"))])
+    """Digest of the code between files and networks, and the versions of what decodes and resamples for it."""
+    sources = [*Path(embedders.__file__).parent.glob("*.py"), *(Path(decode.__file__).with_name(name) for name in HEARD_THROUGH)]
+    versions = [[name, version(name)] for name in ("soundfile", "soxr", "imageio-ffmpeg")]
+    return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(sources)], versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,16 @@ def test_what_is_known_is_not_made_again(judge, tmp_path, monkeypatch):
         assert other.directory(tmp_path) != judge.directory(tmp_path)
 
 
+@pytest.mark.parametrize("heard_through", ["decode.py", "resample.py"])
+def test_embeddings_are_not_known_once_sounds_are_read_otherwise(judge, tmp_path, monkeypatch, heard_through):
+    before = judge.directory(tmp_path)
+    monkeypatch.setattr(shards, "file_digest", lambda path: "new" if path.name == heard_through else "as it was")
+    first = features._front_ends.__wrapped__()
+    monkeypatch.setattr(shards, "file_digest", lambda path: "as it was")
+    assert features._front_ends.__wrapped__() != first
+    assert judge.directory(tmp_path) == before  # a process goes on with the code that it has loaded
+
+
 def test_nothing_depends_on_order_batch_or_workers(judge, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     for index in range(5):
