@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import ROOT, WORKERS, in_fresh_process
+from bench.measure import ROOT, WORKERS, children, in_fresh_process
 from flows import dvc
 from soundmill import params, shards
 from soundmill.errors import UserError
@@ -100,9 +100,8 @@ def _run(command: list[str], where: Path) -> Usage:
             log.seek(0)
             raise UserError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-4000:]}")
     usages = [usage]
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():  # it has stored all, and waits for a stage that does not come
-            os.kill(int(pid), signal.SIGTERM)
+    for pid in children():
+        os.kill(pid, signal.SIGTERM)  # it has stored all, and waits for a stage that does not come
     with suppress(ChildProcessError):
         while True:
             usages.append(os.wait4(-1, 0)[2])

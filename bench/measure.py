@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from multiprocessing import resource_tracker
@@ -81,14 +82,14 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
     PR_SET_CHILD_SUBREAPER = 36  # what outlives a competitor (the process that ours fork their workers from) becomes our child
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     resource_tracker.ensure_running()  # of this process's own pools: it stays
-    others = _children()
+    others = children()
     rounds = Rounds({name: [] for name in competitors}, {name: [] for name in competitors})
     for number in range(repetitions):
         names = list(competitors)
         for name in names if number % 2 == 0 else reversed(names):
             before = _cpu_of_children()
             rounds.seconds[name].append(competitors[name]())
-            for child in _children() - others:
+            for child in children() - others:
                 os.waitpid(child, 0)
             rounds.cpu_seconds[name].append(_cpu_of_children() - before)
             wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
@@ -96,8 +97,13 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
     return rounds
 
 
-def _children() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+def children() -> set[int]:
+    """Processes that this one has started, or inherited, and not yet waited for."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended; its children are another's now
+            found |= set(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def _cpu_of_children() -> float:
