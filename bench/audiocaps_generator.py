@@ -1,4 +1,7 @@
-"""A corpus as large as AudioCaps to measure with: its real ids, starts and captions over made sounds, each id's its own.
+"""A corpus as large as AudioCaps to measure with: its real ids, starts and captions over sounds that are each id's own.
+
+They are made up, or, with recordings to make them of, four of those over each other at other speeds, as 44.1 kHz Ogg Vorbis:
+sound, files and rates as people have them, and no two the same.
 
 `python -m bench.audiocaps_generator --captions ../shared/data/audiocaps --output DIR --count 50000`
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import hashlib
 import math
 import os
@@ -17,10 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.recordings import find
 from soundmill.errors import UserError
 
 RATE = 22_050
 NOTES = 6
+RECORDED_RATE = 44_100
+LAYERS = 4  # recordings in one sound
+SPEEDS = 0.5, 2.0
 FILES_AT_ONCE = 250
 
 
@@ -38,10 +46,10 @@ class Clip:
         """A number that is the clip's own, for everything that is chosen about it."""
         return int.from_bytes(hashlib.blake2b(f"{self.youtube_id} {self.start}".encode(), digest_size=8).digest(), "big")
 
-    @property
-    def path(self) -> str:
-        """Its file under one of the names in use; half of the files are FLAC, three of eight WAV, one of eight Ogg Vorbis."""
-        extension = ("ogg", "wav", "wav", "wav", "flac", "flac", "flac", "flac")[self.choice % 8]
+    def path(self, recorded: bool = False) -> str:
+        """Its file under one of the names in use; half of the made ones are FLAC, three of eight WAV, one of eight Ogg Vorbis."""
+        made = ("ogg", "wav", "wav", "wav", "flac", "flac", "flac", "flac")[self.choice % 8]
+        extension = "ogg" if recorded else made
         name, start = self.youtube_id, self.start
         stem = (f"{name}_{start}", f"Y{name}_{start}", f"{name}_{start}.000_{start + 10}.000")[self.choice // 8 % 3]
         return f"{self.choice // 24 % 100:02d}/{stem}.{extension}"
@@ -64,13 +72,14 @@ def read_clips(captions: Path) -> list[Clip]:
     return sorted(clips, key=lambda clip: (clip.choice, clip.table))
 
 
-def generate(clips: list[Clip], directory: Path, seconds: float, workers: int) -> None:
-    """Write the audio of `clips` below `directory`; what is there stays, so that a corpus can be made to grow."""
-    for folder in {os.path.dirname(clip.path) for clip in clips}:
+def generate(clips: list[Clip], directory: Path, seconds: float, workers: int, recordings: tuple[Path, ...] = ()) -> None:
+    """Write the audio of `clips` below `directory`, made up or of `recordings`; what is there stays, so that a corpus can grow."""
+    clips = [clip for clip in clips if not (directory / clip.path(bool(recordings))).exists()]
+    for folder in {os.path.dirname(clip.path()) for clip in clips}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     parts = [clips[start : start + FILES_AT_ONCE] for start in range(0, len(clips), FILES_AT_ONCE)]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for future in [pool.submit(write_sounds, part, directory, seconds) for part in parts]:
+        for future in [pool.submit(write_sounds, part, directory, seconds, recordings) for part in parts]:
             future.result()
 
 
@@ -86,12 +95,47 @@ def write_tables(clips: list[Clip], directory: Path) -> None:
                     writer.writerows([number, clip.youtube_id, clip.start, caption] for number, caption in clip.captions)
 
 
-def write_sounds(clips: list[Clip], directory: Path, seconds: float) -> None:
+def write_sounds(clips: list[Clip], directory: Path, seconds: float, recordings: tuple[Path, ...] = ()) -> None:
     import soundfile
 
     for clip in clips:
-        subtype = "VORBIS" if clip.path.endswith(".ogg") else "PCM_16"
-        soundfile.write(directory / clip.path, sound(clip.choice, seconds), RATE, subtype=subtype)
+        path = clip.path(bool(recordings))
+        subtype = "VORBIS" if path.endswith(".ogg") else "PCM_16"
+        wave = mixed(_waves(recordings), clip.choice, seconds) if recordings else sound(clip.choice, seconds)
+        partial = directory / f"{path}.partial"
+        soundfile.write(
+            partial, wave, RECORDED_RATE if recordings else RATE, format=path.rpartition(".")[2].upper(), subtype=subtype
+        )
+        partial.rename(directory / path)
+
+
+@functools.cache
+def _waves(recordings: tuple[Path, ...]) -> list[np.ndarray]:
+    """The recordings, mono float32 [T] at RECORDED_RATE."""
+    import soundfile
+    import soxr
+
+    waves = []
+    for path in recordings:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        waves.append(soxr.resample(wave.mean(axis=1), rate, RECORDED_RATE))
+    return waves
+
+
+def mixed(waves: list[np.ndarray], choice: int, seconds: float) -> np.ndarray:
+    """LAYERS of the recordings over each other, each from a moment and at a speed and level drawn by `choice`, float32 [T]."""
+    rng = np.random.default_rng(choice)
+    count = round(seconds * RECORDED_RATE)
+    total = np.zeros(count, np.float32)
+    for number in rng.choice(len(waves), LAYERS, replace=False):
+        source = waves[number]
+        speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
+        places = (rng.uniform(0, len(source)) + speed * np.arange(count)) % (len(source) - 1)
+        before = places.astype(np.int64)
+        part = (places - before).astype(np.float32)
+        layer = source[before] * (1 - part) + source[before + 1] * part
+        total += layer * np.float32(rng.uniform(0.5, 1.0) / max(1e-3, float(np.abs(layer).max())))
+    return total * np.float32(0.9 / max(1e-3, float(np.abs(total).max())))
 
 
 def sound(choice: int, seconds: float) -> np.ndarray:
@@ -117,10 +161,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of every sound (default: 1)")
+    parser.add_argument("--audio", type=Path, help="directory of recordings to make them of (default: sounds are made up)")
     args = parser.parse_args()
     clips = read_clips(args.captions)[: args.count]
     write_tables(clips, args.output)
-    generate(clips, args.output, args.seconds, os.cpu_count() or 1)
+    recordings = tuple(find(args.audio, args.output)[0]) if args.audio else ()
+    generate(clips, args.output, args.seconds, os.cpu_count() or 1, recordings)
 
 
 if __name__ == "__main__":

@@ -533,7 +533,7 @@ def corpus_duplicates(
         duplicates.write_json(found.pairs, json)
     for row in unreadable:
         typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
-    summary = f"{len(found.pairs)} pairs among {found.clips} files"
+    summary = f"{len(found.pairs)} pairs among {found.names.num_rows} files"
     if found.featureless:
         summary += f"; {len(found.featureless)} are too short or too steady to tell but by their bytes"
     typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)

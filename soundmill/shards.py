@@ -335,7 +335,21 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
         path
     ) as file:  # `pq.read_table` takes twice as long: of a small table, most of it for finding out what it is
         _check(path, file.schema_arrow, schema)
-        return file.read(columns)
+        return file.read(columns, use_threads=False)  # of a small one, waking threads takes as long as reading
+
+
+def read_tables(
+    paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None = None, rows_at_once: int = TABLE_ROWS_PER_GROUP
+) -> Iterator[list[pa.Table]]:
+    """`read_table` of every path, in order, as many together as have some `rows_at_once`, for whoever takes long over each."""
+    tables: list[pa.Table] = []
+    for path in paths:
+        tables.append(read_table(path, schema, columns))
+        if sum(table.num_rows for table in tables) >= rows_at_once:
+            yield tables
+            tables = []
+    if tables:
+        yield tables
 
 
 def read_rows(
@@ -353,7 +367,7 @@ def read_rows(
             size = file.metadata.row_group(group).num_rows
             inside = None if chosen is None else [row - first for row in chosen if first <= row < first + size]
             if inside is None or inside:
-                table = file.read_row_group(group, columns=columns)
+                table = file.read_row_group(group, columns=columns, use_threads=False)
                 yield from (table if inside is None else table.take(inside)).to_pylist()
             first += size
 
@@ -458,7 +472,7 @@ class ItemWriter:
             start, stop = max(self._start, first), min(self._stop, first + size)
             if start < stop:
                 if self._group is None or self._group[0] != group:
-                    self._group = group, self._file.read_row_group(group)
+                    self._group = group, self._file.read_row_group(group, use_threads=False)
                 self._writer.write_table(self._group[1].slice(start - first, stop - start))
             first += size
         self._start = self._stop

@@ -47,7 +47,7 @@ EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts i
 class Context:
     """What a stage is given beside its parameters and paths; nothing in it changes a byte of the outputs."""
 
-    name: str  # `segment`, `train/ddpm_mel`, `spectrogram/clips_tagger`
+    name: str  # `segment`, `train/ddpm_mel`, `spectrogram/tagger`
     family: str | None
     root: Path  # the project: where params.yaml lies
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here

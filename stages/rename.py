@@ -74,7 +74,7 @@ def run(
         writer.write_table(table)
 
     left_out = rejected | set(dropped)
-    _write_audio(ctx, clips, left_out, audiocaps / "audio")
+    _write_audio(ctx, described.ids, left_out, audiocaps / "audio")
     json_rows = {split: _write_json(params, table, split, audiocaps / f"{split}.json") for split in manifest.SPLITS}
     orphans = _values(table.filter(pc.equal(pc.list_value_length(table["captions"]), 0)), "clip_id")
     label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
@@ -114,6 +114,7 @@ class _Described:
     missing: list[str]
     origins: Counter[str]
     given: bool  # whether any recording brings a split
+    ids: dict[Path, list[str]]  # of all clips, by shard
 
 
 UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
@@ -130,12 +131,15 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
     recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
     planned_of = shards.by_shard(shards.read_table(segments, manifest.SEGMENTS, columns=["clip_id", "shard"]))
     paths = {path.name: path for path in shards.shard_paths(clips)}
-    found = _Described(UNSPLIT.empty_table(), 0, [], Counter(), pc.any(pc.is_valid(recordings["split"])).as_py() or False)
+    found = _Described(UNSPLIT.empty_table(), 0, [], Counter(), pc.any(pc.is_valid(recordings["split"])).as_py() or False, {})
     tables, strange = [], []
     for shard in [*recordings_of, -1]:
         own = _rows(recordings_of.get(shard))
         origin = {row["recording_id"]: row for row in own}
-        rows = _clip_rows(paths.pop(shards.shard_name(shard), None), planned_of.get(shard), clips)
+        path = paths.pop(shards.shard_name(shard), None)
+        rows = _clip_rows(path, planned_of.get(shard), clips)
+        if path:
+            found.ids[path] = [row["clip_id"] for row in rows]
         strange += [row["clip_id"] for row in rows if row["recording_id"] not in origin]
         rows = [row for row in rows if row["recording_id"] in origin]
         matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
@@ -278,11 +282,10 @@ def _write_json(params: RenameParams, table: pa.Table, split: str, path: Path) -
     )
 
 
-def _write_audio(ctx: stage.Context, clips: Path, left_out: set[str], directory: Path) -> None:
-    """Write every clip but those left out as `<clip_id>.wav` below `directory`."""
+def _write_audio(ctx: stage.Context, ids_of: dict[Path, list[str]], left_out: set[str], directory: Path) -> None:
+    """Write every clip of these shards but those left out as `<clip_id>.wav` below `directory`."""
     jobs = []
-    for path in shards.shard_paths(clips):
-        ids = _values(shards.read_table(path, manifest.CLIPS, ["clip_id"]), "clip_id")
+    for path, ids in sorted(ids_of.items()):
         absent = left_out.intersection(ids)
         jobs.append(shards.Job(path.stem, (path, absent), len(ids), shards.digest(shards.signature(path), sorted(absent))))
     _, named = ctx.make_shards(name_clips, jobs, "named")

@@ -80,7 +80,7 @@ KILLED = [
     ("quality", "quality", "kept/*/*/*.report.json", 0.0),
     ("rename", "rename", "kept/*/named/*.report.json", 0.0),
     ("mixup", "mixup", "kept/*/*/*.report.json", 0.0),
-    ("spectrogram_clips@tagger", "spectrogram-clips_tagger", "kept/*/*/*.report.json", 0.0),
+    ("spectrogram@tagger", "spectrogram-tagger", "kept/*/*/*.report.json", 0.0),
     ("tagger", "tagger", "*/outputs", 2.0),
     ("train@ddpm_mel", "train-ddpm_mel", "*/training", 2.0),
     ("generate@ddpm_mel", "generate-ddpm_mel", "*/outputs", 2.0),

@@ -16,8 +16,10 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,7 @@ NEIGHBOURS = 8  # that are taken from a bucket before and after a clip's own pla
 MIN_KEYS = 2  # in common, at offsets that differ by OFFSET_SLACK frames at most
 OFFSET_SLACK = 2  # a copy's frames lie between those of the original
 RECORDS = 1 << 18  # of keys, of looked-up keys and of what they have in common, that are in memory at once
+LOOKING_UP = 2  # threads, each with RECORDS of its own; sorting and searching release the GIL
 PARTS = 1 << 9  # that they are dealt to: each is held whole, so more than so many times RECORDS take more memory
 SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing: keys of sounds crowd, their products' highest bits do not
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
@@ -55,6 +58,7 @@ LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
 MAX_SECONDS = 7200.0  # longer files are no clips
 FILES_PER_JOB = 32
+CLIPS_AT_ONCE = 256  # that the index takes in: 5 MB where they last ten seconds
 INDEXED = ["fingerprint", "keys", "probes"]  # columns of manifest.FINGERPRINTS
 
 Pair = dict[str, Any]  # a row of manifest.DUPLICATES
@@ -65,7 +69,7 @@ class Found:
     """Pairs in the order of their ids, and what they were found among."""
 
     pairs: list[Pair]
-    clips: int
+    names: pa.Table  # manifest.FINGERPRINTS but for what the index takes, clips in the order of their shards
     featureless: list[str]  # ids of clips too short, soft or steady for a fingerprint: only exact copies of them are found
 
 
@@ -90,7 +94,7 @@ def find(
     pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)
     for a, b, score in _by_video(names, recordings):
         pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
-    return Found([pairs[key] for key in sorted(pairs)], names.num_rows, featureless)
+    return Found([pairs[key] for key in sorted(pairs)], names, featureless)
 
 
 def _weight_and_key(clips: Path) -> tuple[int, str]:
@@ -119,7 +123,7 @@ def find_in_folder(
         files = [prints / job.name for job in jobs]
         names = _names(files)
         pairs, featureless = _by_sound(files, names, threshold, Path(name))
-    found = Found([pairs[key] for key in sorted(pairs)], names.num_rows, featureless)
+    found = Found([pairs[key] for key in sorted(pairs)], names, featureless)
     return found, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
 
 
@@ -192,11 +196,16 @@ def _by_sound(
 ) -> tuple[dict[tuple[str, str], Pair], list[str]]:
     """Pairs of clips that sound alike or have the same bytes, and the ids of those without features, sorted."""
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
-        first = 0
-        for path in prints:
-            table = shards.read_table(path, manifest.FINGERPRINTS, INDEXED)
-            index.add(first, table)
-            first += table.num_rows
+        first, adding = 0, None
+        with ThreadPoolExecutor(1) as pool:
+            for tables in shards.read_tables(prints, manifest.FINGERPRINTS, INDEXED, CLIPS_AT_ONCE):
+                table = pa.concat_tables(tables)
+                if adding:
+                    adding.result()
+                adding = pool.submit(index.add, first, table)
+                first += table.num_rows
+            if adding:
+                adding.result()
         found = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
     return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in found}, sorted(index.featureless)
 
@@ -269,16 +278,8 @@ class Index:
         """
         count = len(self._ids)
         with closing(_Dealt(self._scratch, HIT_RECORD)) as hits:
-            for parts in self._keys.groups():
-                keys = np.concatenate([np.zeros(0, KEY_RECORD), *self._keys.read(parts)])
-                places = _places(keys)
-                by_place = np.argsort(places, kind="stable")
-                places, frames = places[by_place], keys["frame"][by_place]
-                for probes in self._probes.read(parts):
-                    for first, second, offset in _neighbours(places, frames, _places(probes), probes["frame"]):
-                        apart = self._owners[first] != self._owners[second]
-                        first, second, offset = first[apart], second[apart], offset[apart]
-                        hits.add(_records(HIT_RECORD, first, second, offset), first * PARTS // count)
+            with ThreadPoolExecutor(LOOKING_UP) as pool:
+                list(pool.map(lambda parts: self._look_up(parts, hits), self._keys.groups()))
             for parts in hits.groups(most_parts=max(1, MOST_CODES * PARTS // max(1, count**2))):
                 base = parts.start * count // PARTS  # no first clip's rank in these parts is less
                 found = np.concatenate([np.zeros(0, HIT_RECORD), *hits.read(parts)])
@@ -288,6 +289,19 @@ class Index:
                     first, second = divmod(pair, count)
                     yield base + first, second, offset - LARGEST_OFFSET
 
+    def _look_up(self, parts: range, hits: _Dealt) -> None:
+        """Add what the keys of some parts have in common to `hits`; in which order does not matter."""
+        count = len(self._ids)
+        keys = np.concatenate([np.zeros(0, KEY_RECORD), *self._keys.read(parts)])
+        places = _places(keys)
+        by_place = np.argsort(places, kind="stable")
+        places, frames = places[by_place], keys["frame"][by_place]
+        for probes in self._probes.read(parts):
+            for first, second, offset in _neighbours(places, frames, _places(probes), probes["frame"]):
+                apart = self._owners[first] != self._owners[second]
+                first, second, offset = first[apart], second[apart], offset[apart]
+                hits.add(_records(HIT_RECORD, first, second, offset), first * PARTS // count)
+
 
 WORDS = np.dtype("<u8")  # both of a frame
 LANDMARK = np.dtype([("key", "<u4"), ("frame", "<u4")])
@@ -296,20 +310,23 @@ HIT_RECORD = np.dtype([("first", np.uint32), ("second", np.uint32), ("offset", n
 
 
 class _Dealt:
-    """Records dealt to PARTS parts in a file without a name, and read back by part, in the order in which they came."""
+    """Records dealt to PARTS parts in a file without a name, and read back by part. Threads may add at once, and read at once
+    what all have added."""
 
     def __init__(self, scratch: Path, dtype: np.dtype):
         self._file = tempfile.TemporaryFile(dir=scratch)
         self._dtype = dtype
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._num_waiting = 0
+        self._lock = threading.Lock()
         self._runs: list[np.ndarray] = []  # where in the file, in records, the parts of what was written at once begin and end
 
     def add(self, records: np.ndarray, parts: np.ndarray) -> None:
-        self._waiting.append((records, parts.astype(np.uint16)))
-        self._num_waiting += len(records)
-        if self._num_waiting >= RECORDS:
-            self._write()
+        with self._lock:
+            self._waiting.append((records, parts.astype(np.uint16)))
+            self._num_waiting += len(records)
+            if self._num_waiting >= RECORDS:
+                self._write()
 
     def _write(self) -> None:
         if self._waiting:
@@ -320,10 +337,14 @@ class _Dealt:
             self._file.write(records.take(order).data)  # an index in brackets takes records field by field, eighteen times as long
             self._waiting, self._num_waiting = [], 0
 
+    def _finish(self) -> None:
+        with self._lock:
+            self._write()
+            self._file.flush()
+
     def groups(self, most_parts: int = PARTS) -> Iterator[range]:
         """Parts that are held at once: some RECORDS together, or one part."""
-        self._write()
-        self._file.flush()
+        self._finish()
         sizes = sum((np.diff(run) for run in self._runs), np.zeros(PARTS, np.int64)).tolist()
         start, total = 0, 0
         for part, size in enumerate(sizes):
@@ -335,8 +356,7 @@ class _Dealt:
 
     def read(self, parts: range) -> Iterator[np.ndarray]:
         """The records of some parts, some RECORDS at once."""
-        self._write()
-        self._file.flush()
+        self._finish()
         read, total = [], 0
         for run in self._runs:
             start, end = int(run[parts.start]), int(run[parts.stop])

@@ -105,9 +105,11 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
     owners: list[pa.Array] = []
     rows: list[dict[str, str]] = []
     with shards.ShardWriter(verdicts, manifest.VERDICTS) as writer:
-        for path in survey.shards:
-            table = shards.read_table(path, manifest.CLIPS, ["clip_id", "source", "start", "recording_id", "quality"])
-            measures = _measures(table, path)
+        for tables in shards.read_tables(survey.shards, manifest.CLIPS, ["clip_id", "source", "start", "recording_id", "quality"]):
+            for some in tables:
+                survey.starts.append(len(survey) + some.num_rows)
+            table = pa.concat_tables(tables)
+            measures = _measures(table, clips)
             broken = np.stack([limit.excess(measures) > 0 for limit in survey.limits] or [np.zeros(table.num_rows, bool)])
             first = np.where(broken.any(axis=0), broken.argmax(axis=0), -1)
             details: list[str | None] = [None] * table.num_rows
@@ -124,7 +126,6 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
                 "detail", pa.array(details, pa.string())
             )
             writer.write_table(verdict)
-            survey.starts.append(len(survey) + table.num_rows)
             for name, values in measures.items():
                 collected[name].append(values)
             owners += table["recording_id"].chunks
@@ -145,8 +146,11 @@ def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list
     return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(found).to_numpy().astype(np.int32)
 
 
-def _measures(table: pa.Table, path: Path) -> dict[str, np.ndarray]:
+def _measures(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:
     quality = table["quality"].combine_chunks()
     if quality.null_count:
-        raise UserError(f"{path}: {quality.null_count} clips were never measured; remake it: `dvc repro -f resample`")
+        first = table["clip_id"][pc.index(pc.is_null(quality), True).as_py()]
+        raise UserError(
+            f"{clips}: {quality.null_count} clips were never measured (first: {first}); remake it: `dvc repro -f resample`"
+        )
     return {name: pc.struct_field(quality, name).to_numpy(zero_copy_only=False).astype(np.float64) for name in MEASURES}

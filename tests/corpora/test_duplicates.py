@@ -201,7 +201,7 @@ def planted(shared, tmp_path_factory) -> Path:
 def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(planted):
     found, unreadable = duplicates.find_in_folder(planted, workers=2)
     assert not unreadable
-    assert found.clips == 96
+    assert found.names.num_rows == 96
     pairs = {(pair["a"], pair["b"]) for pair in found.pairs}
     truth = {(f"{number:03d}-copy.mp3", f"{number:03d}.ogg") for number in range(48)}
     assert len(pairs & truth) >= 0.95 * len(truth)
@@ -307,7 +307,7 @@ def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tm
     ]
     found = find(rows, [recording(name) for name in "abc"], tmp_path)
     assert [(pair["a"], pair["b"], pair["kind"]) for pair in found.pairs] == [("a_0", "b_0", "sound"), ("a_3", "b_0", "sound")]
-    assert found.clips == 4
+    assert found.names.num_rows == 4
     table = tmp_path / "duplicates.parquet"
     shards.write_rows(found.pairs, table, manifest.DUPLICATES)
     assert list(shards.read_rows(table, manifest.DUPLICATES)) == found.pairs
