@@ -29,6 +29,7 @@ NOTES = 6
 RECORDED_RATE = 44_100
 LAYERS = 4  # recordings in one sound
 SPEEDS = 0.5, 2.0
+MOST_RECORDINGS = 500  # that every worker holds, decoded
 FILES_AT_ONCE = 250
 
 
@@ -74,6 +75,9 @@ def read_clips(captions: Path) -> list[Clip]:
 
 def generate(clips: list[Clip], directory: Path, seconds: float, workers: int, recordings: tuple[Path, ...] = ()) -> None:
     """Write the audio of `clips` below `directory`, made up or of `recordings`; what is there stays, so that a corpus can grow."""
+    if 0 < len(recordings) < LAYERS:
+        raise UserError(f"{recordings[0].parent}: {len(recordings)} recordings; {LAYERS} at least are needed to make others of")
+    recordings = recordings[:MOST_RECORDINGS]
     clips = [clip for clip in clips if not (directory / clip.path(bool(recordings))).exists()]
     for folder in {os.path.dirname(clip.path()) for clip in clips}:
         (directory / folder).mkdir(parents=True, exist_ok=True)

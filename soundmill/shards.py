@@ -338,9 +338,7 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
         return file.read(columns, use_threads=False)  # of a small one, waking threads takes as long as reading
 
 
-def read_tables(
-    paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None = None, rows_at_once: int = TABLE_ROWS_PER_GROUP
-) -> Iterator[list[pa.Table]]:
+def read_tables(paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None, rows_at_once: int) -> Iterator[list[pa.Table]]:
     """`read_table` of every path, in order, as many together as have some `rows_at_once`, for whoever takes long over each."""
     tables: list[pa.Table] = []
     for path in paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -61,14 +60,13 @@ def run(
     """Write a verdict on every clip, all pairs of duplicates and the page; clips that break a rule go to quarantine."""
     columns = ["recording_id", "group", "start_time", "corpus"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
-    scratch = ctx.scratch / "duplicates"
-    scratch.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(1) as pool:  # while workers make fingerprints
-        judging = pool.submit(judge, clips, recordings, params.rules.limits(), verdicts)
-        found = find(clips, recordings, ctx.map_shards, scratch, params.duplicates.threshold)
-        survey, rejected = judging.result()
+    survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
     _check_left(survey, len(rejected))
     ctx.quarantine.extend(rejected)
+
+    scratch = ctx.scratch / "duplicates"
+    scratch.mkdir(exist_ok=True)
+    found = find(clips, recordings, ctx.map_shards, scratch, params.duplicates.threshold)
     shards.write_rows(found.pairs, duplicates, manifest.DUPLICATES)
 
     places = quality_report.places(survey, found.names, {clip for pair in found.pairs for clip in (pair["a"], pair["b"])})

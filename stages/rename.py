@@ -114,7 +114,7 @@ class _Described:
     missing: list[str]
     origins: Counter[str]
     given: bool  # whether any recording brings a split
-    ids: dict[Path, list[str]]  # of all clips, by shard
+    ids: dict[Path, pa.Array]  # of all clips, by shard
 
 
 UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
@@ -139,7 +139,7 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
         path = paths.pop(shards.shard_name(shard), None)
         rows = _clip_rows(path, planned_of.get(shard), clips)
         if path:
-            found.ids[path] = [row["clip_id"] for row in rows]
+            found.ids[path] = _strings(row["clip_id"] for row in rows)
         strange += [row["clip_id"] for row in rows if row["recording_id"] not in origin]
         rows = [row for row in rows if row["recording_id"] in origin]
         matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
@@ -282,11 +282,11 @@ def _write_json(params: RenameParams, table: pa.Table, split: str, path: Path) -
     )
 
 
-def _write_audio(ctx: stage.Context, ids_of: dict[Path, list[str]], left_out: set[str], directory: Path) -> None:
+def _write_audio(ctx: stage.Context, ids_of: dict[Path, pa.Array], left_out: set[str], directory: Path) -> None:
     """Write every clip of these shards but those left out as `<clip_id>.wav` below `directory`."""
     jobs = []
     for path, ids in sorted(ids_of.items()):
-        absent = left_out.intersection(ids)
+        absent = left_out.intersection(ids.to_pylist())
         jobs.append(shards.Job(path.stem, (path, absent), len(ids), shards.digest(shards.signature(path), sorted(absent))))
     _, named = ctx.make_shards(name_clips, jobs, "named")
     directory.mkdir(parents=True)

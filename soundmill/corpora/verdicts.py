@@ -15,6 +15,8 @@ from soundmill.errors import UserError
 
 MEASURES = tuple(column.name for column in manifest.QUALITY)
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+COLUMNS = ["clip_id", "source", "start", "recording_id", "quality"]  # of the shards, beside which nothing is read
+CLIPS_AT_ONCE = 8192
 SIGNED = ("dc_offset",)  # limited on both sides of zero
 
 
@@ -49,7 +51,7 @@ class Limit:
 
 @dataclass
 class Survey:
-    """The measures of all clips, in the order of the shards: 70 bytes a clip, names stay on disk."""
+    """The measures of all clips, in the order of the shards: 70 bytes a clip, without names."""
 
     limits: list[Limit]
     shards: list[Path]
@@ -88,8 +90,13 @@ class Survey:
 
     def place(self, number: int) -> tuple[Path, int]:
         """Shard and row of a clip."""
-        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self.shards[shard], number - self.starts[shard]
+        return self.places(np.array([number]))[0]
+
+    def places(self, numbers: np.ndarray) -> list[tuple[Path, int]]:
+        """Shard and row of each of these clips."""
+        starts = np.array(self.starts)
+        found = np.searchsorted(starts, numbers, side="right") - 1
+        return [(self.shards[shard], row) for shard, row in zip(found.tolist(), (numbers - starts[found]).tolist(), strict=True)]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:
@@ -105,7 +112,7 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
     owners: list[pa.Array] = []
     rows: list[dict[str, str]] = []
     with shards.ShardWriter(verdicts, manifest.VERDICTS) as writer:
-        for tables in shards.read_tables(survey.shards, manifest.CLIPS, ["clip_id", "source", "start", "recording_id", "quality"]):
+        for tables in shards.read_tables(survey.shards, manifest.CLIPS, COLUMNS, CLIPS_AT_ONCE):
             for some in tables:
                 survey.starts.append(len(survey) + some.num_rows)
             table = pa.concat_tables(tables)
@@ -150,7 +157,5 @@ def _measures(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:
     quality = table["quality"].combine_chunks()
     if quality.null_count:
         first = table["clip_id"][pc.index(pc.is_null(quality), True).as_py()]
-        raise UserError(
-            f"{clips}: {quality.null_count} clips were never measured (first: {first}); remake it: `dvc repro -f resample`"
-        )
+        raise UserError(f"{clips}: clips were never measured (first: {first}); remake it: `dvc repro -f resample`")
     return {name: pc.struct_field(quality, name).to_numpy(zero_copy_only=False).astype(np.float64) for name in MEASURES}

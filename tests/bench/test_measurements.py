@@ -10,11 +10,14 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from bench import audiocaps_generator as generator
 from bench import measure, picture
 from bench.measure import Target
+from soundmill.errors import UserError
 
 
 def bench(root: Path, results: Path, name: str, *arguments: str) -> dict:
@@ -100,6 +103,23 @@ def test_generated_sounds_are_each_ids_own(captions, tmp_path):
     for clip, raw in zip(clips, made, strict=False):
         if not clip.path().endswith(".ogg"):  # a stream of which has a random serial number
             assert (tmp_path / "other" / clip.path()).read_bytes() == raw
+
+
+def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
+    clips, recordings = generator.read_clips(captions)[:4], []
+    for number in range(4):
+        recordings.append(tmp_path / f"{number}.wav")
+        soundfile.write(recordings[-1], np.random.default_rng(number).uniform(-0.5, 0.5, (16_000, 2)), 16_000)
+    generator.generate(clips, tmp_path / "corpus", 1.5, 2, tuple(recordings))
+    made = [soundfile.read(tmp_path / "corpus" / clip.path(recorded=True))[0] for clip in clips]
+    waves = generator._waves(tuple(recordings))
+    for clip, wave in zip(clips, made, strict=True):
+        assert wave.shape == (round(1.5 * generator.RECORDED_RATE),)
+        wanted = generator.mixed(waves, clip.choice, 1.5)
+        assert np.corrcoef(wave, wanted)[0, 1] > 0.9
+        assert abs(np.corrcoef(wave, made[clips.index(clip) - 1])[0, 1]) < 0.2
+    with pytest.raises(UserError, match="3 recordings; 4 at least"):
+        generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]))
 
 
 def test_decode(root, tmp_path):

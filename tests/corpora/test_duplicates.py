@@ -154,6 +154,7 @@ def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path
 
 def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "RECORDS", 1 << 12)
+    monkeypatch.setattr(duplicates, "LOOKING_UP", 1)  # whether the peaks of several threads coincide is luck
     peaks = []
     for count in (100, 800):
         words = {f"{seed:04d}": fingerprint.fingerprint(noise(seed, 1.0)) for seed in range(count)}
@@ -288,6 +289,7 @@ def recording(recording_id: str, group: str | None = None, start_time: float = 0
 
 def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> duplicates.Found:
     clips, scratch = root / "clips", root / "scratch"
+    root.mkdir(exist_ok=True)
     for number in range(2):
         shards.write_rows(rows[number::2], clips / shards.shard_name(number), manifest.CLIPS)
 
@@ -311,6 +313,25 @@ def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tm
     table = tmp_path / "duplicates.parquet"
     shards.write_rows(found.pairs, table, manifest.DUPLICATES)
     assert list(shards.read_rows(table, manifest.DUPLICATES)) == found.pairs
+
+
+def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, monkeypatch):
+    rows = [clip(f"{name}_{part}", name, part, noise(ord(name) % 5)[part * 800 :]) for name in "abcdefgh" for part in (0, 3)]
+    wanted = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "one")
+    assert len(wanted.pairs) > 3
+    monkeypatch.setattr(duplicates, "CLIPS_AT_ONCE", 1)
+    found = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "other")
+    assert (found.pairs, found.names, found.featureless) == (wanted.pairs, wanted.names, wanted.featureless)
+
+
+@pytest.mark.parametrize("step", ["add", "_look_up"])
+def test_what_fails_in_a_thread_is_not_lost(tmp_path, monkeypatch, step):
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(duplicates.Index, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        find([clip("a_0", "a", 0, noise(0)), clip("b_0", "b", 0, noise(1))], [recording("a"), recording("b")], tmp_path)
 
 
 VIDEO, OTHER = "-abcdefghi_", "Yabcdefghij"

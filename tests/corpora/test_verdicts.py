@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest, shards
+from soundmill.corpora import verdicts
 from soundmill.corpora.verdicts import MEASURES, Limit, Survey, judge
 from soundmill.errors import UserError
 
@@ -110,6 +111,21 @@ def test_the_spread_and_the_worst_are_of_all_shards_together(tmp_path):
     ]  # fmt: skip
 
 
+def test_verdicts_are_the_same_however_many_clips_are_judged_at_once(tmp_path, monkeypatch):
+    by_shard = [[{}, {"clipping_ratio": 0.31}], [], [{"dc_offset": -0.25}], [{"level_db": None}, {}]]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    survey, rejected, rows = verdicts_of(tmp_path / "one", *by_shard)
+    monkeypatch.setattr(verdicts, "CLIPS_AT_ONCE", 1)
+    again, rejected_again, rows_again = verdicts_of(tmp_path / "other", *by_shard)
+    assert (rejected_again, rows_again, again.starts) == (rejected, rows, survey.starts)
+    assert (again.spread(), again.broken(), again.rejected.tolist()) == (survey.spread(), survey.broken(), survey.rejected.tolist())
+    assert survey.starts == [0, 2, 2, 3, 5]
+    names = [path.name for path, _ in survey.places(np.arange(5))]
+    assert names == [shards.shard_name(index) for index in (0, 0, 2, 3, 3)]
+    assert [row for _, row in survey.places(np.arange(5))] == [0, 1, 0, 0, 1]
+
+
 def test_without_rules_nothing_is_rejected(tmp_path):
     survey, rejected, rows = verdicts_of(tmp_path, [{"level_db": None}, {"clipping_ratio": 1.0}], limits=[])
     assert rejected == []
@@ -118,7 +134,7 @@ def test_without_rules_nothing_is_rejected(tmp_path):
 
 
 def test_clips_that_were_never_measured_are_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"1 clips were never measured \(first: 1\).*dvc repro -f resample"):
+    with pytest.raises(UserError, match=r"clips were never measured \(first: 1\).*dvc repro -f resample"):
         verdicts_of(tmp_path, [{}, None])
 
 

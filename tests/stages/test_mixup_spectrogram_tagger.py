@@ -261,6 +261,27 @@ def test_what_did_not_change_is_not_made_again(project):
         make(project, "spectrogram")
 
 
+def test_other_mixes_leave_the_spectrograms_of_clips_alone(project):
+    """One stage makes both: told by sound that changed behind the back of its digest, in shards that did not."""
+    make(project, "spectrogram")
+    first = contents(project / "data/spectrograms/clips")
+    for path in (project / "data/clips").iterdir():
+        facts = path.stat()
+        before = path.read_bytes()
+        path.write_bytes(before.replace(b"fLaC", b"none"))
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert path.read_bytes() != before
+    other = dict(mixes_of(project).items())
+    rows = list(other.values())[1:]
+    for path in (project / "data/mixes").iterdir():
+        shards.write_rows([], path, manifest.MIXES)
+    shards.write_rows(rows, sorted((project / "data/mixes").iterdir())[0], manifest.MIXES)
+    metrics = make(project, "spectrogram")
+    assert metrics["mixes"] == len(rows) > 0
+    assert set(dict(iterate_log_mels(project / "data/spectrograms/mixes/tagger"))) == {row["clip_id"] for row in rows}
+    assert contents(project / "data/spectrograms/clips") == first
+
+
 @pytest.mark.parametrize(
     ("labels", "captions", "targets"),
     [(True, True, "labels"), (False, True, "caption words"), (False, False, "clusters")],

@@ -198,6 +198,10 @@ def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_tex
         wave, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert (len(wave), rate) == (80_000, 16_000)
     assert "<img src=x" not in text
+    original = sorted(path.name for path in (judged / "recordings/good").iterdir())[1]
+    pair = page.text.rpartition("the same by ear")[0].rpartition("Duplicates")[2]  # its names stand before what is said of it
+    assert f"{HOSTILE}/copy.ogg" in pair
+    assert f"good/{original}" in pair
 
 
 def test_the_page_stays_within_its_bounds(here, project):
