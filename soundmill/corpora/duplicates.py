@@ -5,7 +5,8 @@ are candidates, and only those are compared. In a bucket (all that have one key)
 own place, so hum and noise cost no more than anything else, and many copies of one sound still hang together as a chain.
 
 No process holds the keys of all clips. A bucket is looked at by itself, so keys, and what is looked up among them, are dealt by key
-into parts on disk, what they have in common by pair; of each as many parts are in memory at once as have some RECORDS.
+into parts on disk, what they have in common by pair; of each as many parts are in memory at once as have some RECORDS, in each of
+LOOKING_UP threads.
 """
 
 from __future__ import annotations
