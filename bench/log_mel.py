@@ -84,12 +84,10 @@ def spectrograms(clips: Path, root: Path, spec: str) -> tuple[float, float]:
         document["spectrogram"][spec] = {**document["spectrogram"]["ddpm_mel"], **LIKE_LHOTSE}
         params.write_yaml(document, root / "params.yaml")
     importlib.import_module("stages.spectrogram")
-    mixes = root / "data/mixes"
-    shards.write_rows([], mixes / shards.shard_name(0), manifest.MIXES)
     start = time.perf_counter()
-    working = project.run("spectrogram", f"spectrogram.{spec}", ("soundfile", "scipy.sparse"), clips=clips, mixes=mixes)
+    working = project.run("spectrogram", f"spectrogram.{spec}", ("soundfile", "scipy.sparse"), audio=clips)
     seconds = time.perf_counter() - start
-    rows = sum(pq.read_metadata(path).num_rows for path in shards.shard_paths(root / "data/clip_spectrograms"))
+    rows = sum(pq.read_metadata(path).num_rows for path in shards.shard_paths(root / "data/spectrograms"))
     assert rows == sum(pq.read_metadata(path).num_rows for path in shards.shard_paths(clips)), "a clip is missing"
     return seconds, working
 

@@ -228,8 +228,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     return result
 
 
+# FLAC cannot be made smaller. Fingerprints can, by a third; they are all read in every run, in half the time if they are not.
+_AS_THEY_ARE = {"audio.bytes", "fingerprint", "keys", "probes"}
+
+
 def _column_options(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are stored: bytes never as a dictionary, and FLAC as it is, for it cannot be made smaller."""
+    """How columns are stored: bytes never as a dictionary, and those of _AS_THEY_ARE not compressed."""
     dictionary, compression = [], {}
 
     def add(path: str, kind: pa.DataType) -> None:
@@ -239,7 +243,7 @@ def _column_options(schema: pa.Schema) -> dict[str, Any]:
         elif pa.types.is_list(kind):
             add(f"{path}.list.element", kind.value_type)
         else:
-            compression[path] = "none" if path == "audio.bytes" else "zstd"
+            compression[path] = "none" if path in _AS_THEY_ARE else "zstd"
             if not pa.types.is_binary(kind):
                 dictionary.append(path)
 
@@ -341,11 +345,13 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
 def read_tables(paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None, rows_at_once: int) -> Iterator[list[pa.Table]]:
     """`read_table` of every path, in order, as many together as have some `rows_at_once`, for whoever takes long over each."""
     tables: list[pa.Table] = []
+    rows = 0
     for path in paths:
         tables.append(read_table(path, schema, columns))
-        if sum(table.num_rows for table in tables) >= rows_at_once:
+        rows += tables[-1].num_rows
+        if rows >= rows_at_once:
             yield tables
-            tables = []
+            tables, rows = [], 0
     if tables:
         yield tables
 
@@ -504,8 +510,8 @@ def report_path(shard: Path) -> Path:
 class Job:
     """One shard's work: `function(*args, output)` writes the file (or folder) `output` and returns a Report.
 
-    `name` is the output's file name, `weight` the number of items in it (what the progress bar counts). `key` tells all that the
-    shard is made from, beside the stage's parameters and code: content by digest or `signature`, never by name alone.
+    `name` is the output's file name, `weight` how much work it is, in what the progress bar counts (items, bytes). `key` tells all
+    that the shard is made from, beside the stage's parameters and code: content by digest or `signature`, never by name alone.
     """
 
     name: str
@@ -535,7 +541,8 @@ def map_shards(
     """
     directory.mkdir(parents=True, exist_ok=True)
     _forget_attempts(directory)
-    reports = {job.name: report for job in jobs if (report := _finished(job, directory)) is not None}
+    known = _read_reports(directory)
+    reports = {job.name: found for job in jobs if (found := _finished(job, directory, known)) is not None}
     todo = [job for job in jobs if job.name not in reports]
     progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
     todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
@@ -545,10 +552,37 @@ def map_shards(
         _run_here(function, todo, directory, workers, progress)
     _forget_attempts(directory)
     _forget(directory, jobs)
+    for job in todo:
+        report, _, facts = _read_report(directory / job.name)
+        reports[job.name] = report, facts
+    _write_reports(directory, jobs, reports)
     total = Report()
     for job in jobs:
-        total.add(reports[job.name] if job.name in reports else _read_report(directory / job.name)[0])
+        total.add(reports[job.name][0])
     return total
+
+
+_REPORTS = "reports.json"  # what all reports say but for their items, which only who makes the shard again wants to know
+
+
+def _read_reports(directory: Path) -> dict[str, Any]:
+    """Of the last run: [key, signature, report] of every shard. To open thousands of files takes longer than what is in them."""
+    try:
+        return dict(json.loads((directory / _REPORTS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _write_reports(directory: Path, jobs: list[Job], reports: dict[str, tuple[Report, Any]]) -> None:
+    found = {
+        job.name: [job.key, facts, {name: value for name, value in vars(report).items() if name != "items"}]
+        for job in jobs
+        if job.key
+        for report, facts in [reports[job.name]]
+        if not report.quarantine
+    }
+    if found:
+        write_atomically(directory / _REPORTS, lambda path: path.write_text(json.dumps(found), encoding="utf-8"))
 
 
 _ATTEMPT = ".attempt-"
@@ -562,20 +596,22 @@ def _forget_attempts(directory: Path) -> None:
 
 def _forget(directory: Path, jobs: list[Job]) -> None:
     """Drop the shards that were kept for jobs which there are no more."""
-    known = {job.name for job in jobs} | {report_path(Path(job.name)).name for job in jobs}
+    known = {_REPORTS} | {job.name for job in jobs} | {report_path(Path(job.name)).name for job in jobs}
     for name in os.listdir(directory) if jobs and jobs[0].key else ():
         if name not in known:
             path = directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _finished(job: Job, directory: Path) -> Report | None:
-    """The report of a job that need not be done, because its shard is there."""
+def _finished(job: Job, directory: Path, known: dict[str, Any]) -> tuple[Report, Any] | None:
+    """The report of a job that need not be done, because its shard is there, and the shard's signature."""
     try:
+        now = signature(directory / job.name)
+        key, facts, told = known.get(job.name, (None, None, None))
+        if told is not None and (key, facts) == (job.key, now):
+            return Report(**told), now
         report, key, facts = _read_report(directory / job.name)
-        if key != job.key or facts != signature(directory / job.name) or (job.key and report.quarantine):
-            return None
-        return report
+        return None if key != job.key or facts != now or (job.key and report.quarantine) else (report, now)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

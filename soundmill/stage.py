@@ -68,7 +68,7 @@ class Context:
         """A bar with rate and time left, on a terminal only: `with ctx.progress(n, "resample") as tick: tick(1)`."""
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=label, unit=unit, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
             yield bar.update
 
     def map_shards(

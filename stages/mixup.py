@@ -81,7 +81,7 @@ def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
     for path in shards.shard_paths(clips):
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                for row in file.read_row_group(group, columns=["clip_id", "digest"]).to_pylist():
+                for row in file.read_row_group(group, columns=["clip_id", "digest"], use_threads=False).to_pylist():
                     places[row["clip_id"]] = (str(path), group, row["digest"])
     return places
 
@@ -159,7 +159,7 @@ def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
     for path in sorted({path for path, _ in wanted}):
         with pq.ParquetFile(path) as file:
             for group in sorted(group for name, group in wanted if name == path):
-                table = file.read_row_group(group, columns=["clip_id", "audio"])
+                table = file.read_row_group(group, columns=["clip_id", "audio"], use_threads=False)
                 for row in range(table.num_rows):
                     clip_id = table["clip_id"][row].as_py()
                     if clip_id in wanted[path, group]:

@@ -52,8 +52,12 @@ def imported(path: Path, in_functions: bool = True) -> frozenset[str]:
     return frozenset(names)
 
 
-def closure(start: Path) -> set[Path]:
-    """The project's files that running `start` can import, itself included (packages' `__init__` with code too).
+TRACKING = ROOT / "soundmill" / "tracking"
+
+
+def closure(start: Path, without: Path | None = None) -> set[Path]:
+    """The project's files that running `start` can import, itself included (packages' `__init__` with code too), but for those
+    below `without` and what only they import.
 
     Of a package that is only on the way to one of its modules, `__init__` is run but none of its functions is called.
     """
@@ -68,6 +72,6 @@ def closure(start: Path) -> set[Path]:
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 target = module_path(".".join(parts[:depth]))
-                if target and target.stat().st_size:
+                if target and target.stat().st_size and not (without and target.is_relative_to(without)):
                     todo.append((target, depth == len(parts)))
     return set(found)

@@ -335,7 +335,8 @@ def remade(place: Path, *words: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory(dir=place) as afresh:
         assert report == shards.map_shards(lines, keyed(list(words)), Path(afresh) / "kept", workers=1)
         assert contents(place / "kept") == contents(Path(afresh) / "kept")
-        assert len(list((place / "kept").iterdir())) == 2 * len(words)
+        left = {path.name.removesuffix(".report.json") for path in (place / "kept").iterdir()} - {"reports.json"}
+        assert left == {job.name for job in keyed(list(words))}
     assert sum(ticks) == sum(map(len, words))
     return sorted(made)
 
@@ -357,25 +358,53 @@ def forged(shard: Path) -> None:
     shard.write_bytes(shard.with_name("other").read_bytes())  # through a link
 
 
+def summary(shard: Path) -> Path:
+    return shard.with_name("reports.json")
+
+
+@pytest.mark.parametrize("summed", [True, False], ids=["reports together", "reports alone"])
 @pytest.mark.parametrize(
-    ("harm", "made"),
+    "harm",
     [
-        (lambda shard: os.utime(shard), "000"),
-        (forged, "000"),
-        (lambda shard: shard.write_bytes(shard.read_bytes()[:-9]), "000"),
-        (lambda shard: shard.unlink(), "000"),
-        (lambda shard: shards.report_path(shard).unlink(), "000"),
-        (lambda shard: shards.report_path(shard).write_bytes(shards.report_path(shard).read_bytes()[:-9]), "000"),
-        (lambda shard: shards.report_path(shard).write_text("[]"), "000"),
-        (lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard), "000"),  # another shard under its name
+        os.utime,
+        forged,
+        lambda shard: shard.write_bytes(shard.read_bytes()[:-9]),
+        lambda shard: shard.unlink(),
+        lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard),  # another shard under its name
     ],
-    ids=["touched", "forged", "cut short", "gone", "report gone", "report cut short", "no report", "another's"],
+    ids=["touched", "forged", "cut short", "gone", "another's"],
 )
-def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm, made):
+def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm, summed):
     remade(tmp_path, ["a", "b"], ["c"])
-    harm(tmp_path / "kept" / shards.shard_name(0))
-    assert made in remade(tmp_path, ["a", "b"], ["c"])
+    shard = tmp_path / "kept" / shards.shard_name(0)
+    if not summed:
+        summary(shard).unlink()
+    harm(shard)
+    assert "000" in remade(tmp_path, ["a", "b"], ["c"])
     assert remade(tmp_path, ["a", "b"], ["c"]) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda report: report.unlink(),
+        lambda report: report.write_bytes(report.read_bytes()[:-9]),
+        lambda report: report.write_text("[]"),
+        lambda report: report.write_text("{}"),
+    ],
+    ids=["gone", "cut short", "no report", "empty"],
+)
+def test_without_any_report_a_kept_shard_is_made_from_nothing(tmp_path, harm):
+    remade(tmp_path, ["a", "b"], ["c"])
+    shard = tmp_path / "kept" / shards.shard_name(0)
+    harm(summary(shard))
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # its own report tells the same
+    harm(shards.report_path(shard))
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # and that of all
+    assert remade(tmp_path, ["a", "b", "d"], ["c"]) == ["000"]  # but not what it is made of
+    harm(summary(shard))
+    harm(shards.report_path(shard))
+    assert remade(tmp_path, ["a", "b", "d"], ["c"]) == ["000"]
 
 
 def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(tmp_path):

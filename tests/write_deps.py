@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ruamel.yaml import YAML
 
-from tests.imports import ROOT, closure
+from tests.imports import ROOT, TRACKING, closure
 
 
 def main() -> None:
@@ -22,12 +22,12 @@ def main() -> None:
     for stage in document["stages"].values():
         stage = stage.get("do", stage)
         module = re.search(r"-m stages\.(\w+)", stage["cmd"]).group(1)
-        code = {str(used.relative_to(ROOT)) for used in closure(ROOT / "stages" / f"{module}.py")}
+        code = {str(used.relative_to(ROOT)) for used in closure(ROOT / "stages" / f"{module}.py", TRACKING)}
         if module in ("train", "generate"):
             families = [family for family in (ROOT / "soundmill" / "models").iterdir() if (family / "__init__.py").exists()]
             for family in families:
                 for source in family.rglob("*.py"):
-                    names = {str(used.relative_to(ROOT)) for used in closure(source)}
+                    names = {str(used.relative_to(ROOT)) for used in closure(source, TRACKING)}
                     code |= {name for name in names if not name.startswith(f"soundmill/models/{family.name}")}
             code.add("soundmill/models/${key}")
         data = [dep for dep in stage["deps"] if str(dep).startswith(("data/", "${"))]

@@ -94,17 +94,21 @@ def num_certain(fingerprint: np.ndarray) -> int:
     return int(np.bitwise_count(fingerprint[:, 1]).sum())
 
 
-def similarity(a: np.ndarray, b: np.ndarray, offset: int) -> float:
-    """Share in [0, 1] of the lesser fingerprint that is found in the other, where frame t of `a` is frame t + offset of `b`.
+def similarity(a: np.ndarray, b: np.ndarray, *offsets: int) -> float:
+    """Share in [0, 1] of the lesser fingerprint that is found in the other, where frame t of `a` is frame t + offset of `b`; the
+    largest, of several offsets.
 
     Certain bits that agree less those that do not: unlike sounds have 0 within chance, one sound before and after a coder 0.6 to 1.
     """
-    start, end = max(0, -offset), min(len(a), len(b) - offset)
     most = min(num_certain(a), num_certain(b))
-    if end <= start or most < MIN_BITS:
-        return 0.0
+    return max(0, *(_agreement(a, b, offset) for offset in offsets)) / most if most >= MIN_BITS else 0.0
+
+
+def _agreement(a: np.ndarray, b: np.ndarray, offset: int) -> int:
+    start, end = max(0, -offset), min(len(a), len(b) - offset)
+    if end <= start:
+        return 0
     first, second = a[start:end], b[start + offset : end + offset]
     both = first[:, 1] & second[:, 1]
     unlike = (first[:, 0] ^ second[:, 0]) & both
-    agreement = int(np.bitwise_count(both).sum()) - 2 * int(np.bitwise_count(unlike).sum())
-    return max(0.0, agreement / most)
+    return int(np.bitwise_count(both).sum()) - 2 * int(np.bitwise_count(unlike).sum())

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from soundmill import manifest, shards
 from soundmill.audio import decode, fingerprint, resample
@@ -54,6 +53,8 @@ RECORDS = 1 << 18  # of keys, of looked-up keys and of what they have in common,
 LOOKING_UP = 2  # threads, each with RECORDS of its own; sorting and searching release the GIL
 PARTS = 1 << 9  # that they are dealt to: each is held whole, so more than so many times RECORDS take more memory
 SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing: keys of sounds crowd, their products' highest bits do not
+SPREAD_OTHERWISE = np.uint32(2_246_822_507)  # than into parts: all keys of a part begin alike by the one above
+SLOT_BITS = 22  # of a table of the keys that are in memory: a quarter of a million of them leave most of it empty
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
@@ -77,7 +78,7 @@ class Found:
 def find(
     clips: Path,
     recordings: pa.Table,
-    map_shards: Callable[[Callable[..., shards.Report], list[shards.Job], Path], shards.Report],
+    map_shards: Callable[..., shards.Report],
     scratch: Path,
     threshold: float = THRESHOLD,
 ) -> Found:
@@ -89,17 +90,13 @@ def find(
     prints = scratch / "fingerprints"
     shutil.rmtree(prints, ignore_errors=True)  # links that a killed run left
     sources = shards.shard_paths(clips)
-    jobs = [shards.Job(path.name, (path,), *_weight_and_key(path)) for path in sources]
-    map_shards(fingerprint_shard, jobs, prints)
+    jobs = [shards.Job(path.name, (path,), path.stat().st_size, shards.digest(shards.signature(path))) for path in sources]
+    map_shards(fingerprint_shard, jobs, prints, unit="B")
     names = _names([prints / job.name for job in jobs])
     pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)
     for a, b, score in _by_video(names, recordings):
         pairs[a, b] = {"a": a, "b": b, "score": max(score, pairs.get((a, b), {"score": 0.0})["score"]), "kind": "video"}
     return Found([pairs[key] for key in sorted(pairs)], names, featureless)
-
-
-def _weight_and_key(clips: Path) -> tuple[int, str]:
-    return pq.read_metadata(clips).num_rows, shards.digest(shards.signature(clips))
 
 
 def find_in_folder(
@@ -264,7 +261,7 @@ class Index:
         scores: dict[tuple[int, int], float] = {}
         for first, second, offset in self.candidates():
             a, b = (self.words(int(self._order[rank])) for rank in (first, second))
-            score = max(fingerprint.similarity(a, b, offset + shift) for shift in range(-1, OFFSET_SLACK + 2))
+            score = fingerprint.similarity(a, b, *(offset + shift for shift in range(-1, OFFSET_SLACK + 2)))
             if score >= threshold:
                 pair = min(first, second), max(first, second)
                 scores[pair] = max(score, scores.get(pair, 0.0))
@@ -297,7 +294,10 @@ class Index:
         places = _places(keys)
         by_place = np.argsort(places, kind="stable")
         places, frames = places[by_place], keys["frame"][by_place]
+        known = np.zeros(1 << SLOT_BITS, dtype=bool)
+        known[_slot(keys["key"])] = True
         for probes in self._probes.read(parts):
+            probes = probes.take(np.flatnonzero(known[_slot(probes["key"])]))  # most keys are nobody's: they need no place
             for first, second, offset in _neighbours(places, frames, _places(probes), probes["frame"]):
                 apart = self._owners[first] != self._owners[second]
                 first, second, offset = first[apart], second[apart], offset[apart]
@@ -390,6 +390,10 @@ def _joined(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.nd
 
 def _part_of_key(keys: np.ndarray) -> np.ndarray:
     return (keys * SPREAD) >> np.uint32(32 - PARTS.bit_length() + 1)
+
+
+def _slot(keys: np.ndarray) -> np.ndarray:
+    return keys * SPREAD_OTHERWISE >> np.uint32(32 - SLOT_BITS)
 
 
 def _places(keys: np.ndarray) -> np.ndarray:

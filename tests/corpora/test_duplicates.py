@@ -293,7 +293,7 @@ def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> dup
     for number in range(2):
         shards.write_rows(rows[number::2], clips / shards.shard_name(number), manifest.CLIPS)
 
-    def map_shards(function, jobs, output):
+    def map_shards(function, jobs, output, unit):
         return shards.map_shards(function, jobs, output, workers=1, **options)
 
     scratch.mkdir(exist_ok=True)
