@@ -7,6 +7,9 @@ import json
 import os
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,7 @@ from typing import Annotated, Any
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
+import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -273,15 +277,42 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> int:
-    """Run the flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
+    return run_to_end("pipeline", "stages", lambda: pipeline(stages, force, retries, wait_minutes, return_state=True))
+
+
+def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
+    """Run a flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
     server = os.environ.get("PREFECT_API_URL")
     tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
     try:
-        state = pipeline(stages, force, retries, wait_minutes, return_state=True)
+        if server:
+            check_server(server)
+        state = flow()
+        if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
+            raise error
+    except UserError as error:
+        tell(f"{name}: {error}")
+        return 1
     except KeyboardInterrupt:
-        tell("pipeline: interrupted; finished stages are kept, run it again to go on")
+        tell(f"{name}: interrupted; finished {parts} are kept, run it again to go on")
         return 130
+    except httpx.HTTPError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to go on")
+        return 1
     return 0 if state.is_completed() else 1
+
+
+def check_server(url: str) -> None:
+    """UserError with the remedy unless a Prefect server answers at `url`."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return
+    except urllib.error.HTTPError:
+        return  # it wants a login: Prefect's client has it (PREFECT_API_AUTH_STRING)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
 
 
 if __name__ == "__main__":

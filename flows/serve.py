@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")
@@ -15,7 +13,7 @@ from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 
-from flows.pipeline import pipeline
+from flows.pipeline import check_server, pipeline
 from soundmill.errors import UserError
 
 NAME = "scheduled"
@@ -37,18 +35,6 @@ def deployment(root: Path, cron: str, wait_minutes: float, retries: int) -> Runn
         raise UserError(
             f"--cron {cron!r}: not a schedule ({' '.join(str(error).split())[:200]}); five fields, e.g. `0 3 * * *`"
         ) from None
-
-
-def check_server(url: str) -> None:
-    """UserError with the remedy unless a Prefect server answers at `url`."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
-            return
-    except urllib.error.HTTPError:
-        return  # it wants a login: Prefect's client has it (PREFECT_API_AUTH_STRING)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flows import checkout, dvc, sweep_table
-from flows.pipeline import BROWSER_PORT, pipeline, read_scores, tell
+from flows.pipeline import BROWSER_PORT, pipeline, read_scores, run_to_end, tell
 from flows.sweep_table import Outcome, Row
 from soundmill import params as parameters
 from soundmill import tracking
@@ -365,14 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         tell(f"sweep: {error}")
         return 1
-    server = os.environ.get("PREFECT_API_URL")
-    tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
-    try:
-        state = sweep(args.name, args.overrides, args.points, args.seeds, return_state=True)
-    except KeyboardInterrupt:
-        tell("sweep: interrupted; finished points are kept, run it again to go on")
-        return 130
-    return 0 if state.is_completed() else 1
+    return run_to_end("sweep", "points", lambda: sweep(args.name, args.overrides, args.points, args.seeds, return_state=True))
 
 
 def _listed(text: str) -> list[str]:

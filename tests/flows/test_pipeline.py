@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -187,8 +189,41 @@ def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> N
     variables = environment(tmp_path, "http://127.0.0.1:9/api")
     done = subprocess.run(command, cwd=tiny, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "no Prefect server at http://127.0.0.1:9/api" in done.stderr
-    assert "make server" in done.stderr
+    said = done.stdout + done.stderr
+    assert "no Prefect server at http://127.0.0.1:9/api" in said
+    assert "make server" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> None:
+    set_param("first", seconds=3.0)
+    command = [sys.executable, "-m", "flows.pipeline"]
+    variables = environment(tmp_path, None) | {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # its patience is of minutes
+    flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    for line in flow.stdout:
+        said.append(line)
+        if "working" in line:
+            break
+    servers = [
+        pid
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if b"prefect.server" in read(f"/proc/{pid}/cmdline") and str(tmp_path).encode() in read(f"/proc/{pid}/environ")
+    ]
+    assert servers
+    for pid in servers:
+        os.kill(pid, signal.SIGKILL)
+    said += list(flow.stdout)
+    assert flow.wait() == 1, said
+    assert "Prefect's server is gone" in "".join(said[-3:]), said
+    assert not any("Traceback" in line for line in said)
+
+
+def read(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read()
+    return b""
 
 
 def test_choosing_stages_takes_what_they_need() -> None:
