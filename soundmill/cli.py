@@ -500,6 +500,8 @@ def check_corpus(
 
     from soundmill.corpora import check
 
+    if missing:
+        check.check_outside(missing, path)
     with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
         report = check.check(path, format, headers, bar.update)
     check.show(report, Console())

@@ -178,6 +178,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
         split=about.split or _split_of(key.encode("utf-8", "replace")) or _split_of(name),
         fold=about.fold,
         group=about.clip[0] if about.clip else None,
+        about=about.clip,
         bare=True,
     )
 

@@ -21,7 +21,7 @@ from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.sources import Sources
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import escape_path, naming_stem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,7 @@ def check(
     """Look at a corpus; UserError where the path is none.
 
     No recording is opened but those of which a row wants a later second than they begin at: such a row is missing if they end
-    before. `headers`: the header of every recording is read, and what cannot be decoded is among the damaged.
+    before. `headers`: the header of every recording is read, and what cannot be decoded is among the damaged, and missing.
     """
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"
@@ -92,23 +92,24 @@ def check(
     name = registry.detect(found) if format == registry.AUTO else format
     tables = registry.read(name, found, 1, needs_audio=False)
     begins = {row["recording_id"]: row for row in tables.recordings}
-    late = defaultdict(list)  # recording_id → clips that it may be too short for
+    clips, late = defaultdict(list), set()  # described clips by recording_id; those that it may be too short for
     for clip in tables.matched:
+        clips[clip["id"]].append(clip)
         if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
-            late[clip["id"]].append(clip)
+            late.add(clip["id"])
     wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = found.rejected + tables.rejected
-    beyond: dict[tuple[str, float], dict[str, Any]] = {}  # clips after the end of their recording, as entries of `missing`
+    lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips after the end of their recording or of a damaged one
     for row, seconds in zip(wanted, probe(root, (row["raw_path"] for row in wanted), progress), strict=True):
-        if isinstance(seconds, decode.DecodeError):
+        broken = isinstance(seconds, decode.DecodeError)
+        if broken:
             damaged.append({"path": row["path"], "reason": seconds.reason, "detail": seconds.detail})
-        else:
-            for clip in late[row["recording_id"]]:
-                if clip["start_time"] - row["start_time"] >= seconds:
-                    entry = {"id": row["group"], "youtube_id": row["group"], "start_time": clip["start_time"]}
-                    beyond[clip["id"], clip["start_time"]] = {**entry, "captions": [], "origins": [], "audiocap_ids": []}
-    if beyond:
-        _move_to_missing(beyond, tables)
+        for clip in clips[row["recording_id"]]:
+            start = clip["start_time"]
+            if broken or (start is not None and start - row["start_time"] >= seconds):
+                lost[clip["id"], start] = _as_missing(row, start)
+    if lost:
+        _move_to_missing(lost, tables, found)
     return Report(root, format == registry.AUTO, found, tables, damaged)
 
 
@@ -134,21 +135,44 @@ def probe(
     return results
 
 
-def _move_to_missing(beyond: dict[tuple[str, float], dict[str, Any]], tables: CorpusTables) -> None:
+def _as_missing(recording: dict[str, Any], start: float | None) -> dict[str, Any]:
+    """An entry of `missing` for a clip of a recording, without its captions."""
+    video = recording["group"] if naming_stem(recording["recording_id"]) == recording["group"] else None
+    start = recording["start_time"] if start is None and video else start
+    entry = {"id": video or recording["path"], "youtube_id": video, "start_time": start}
+    return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
+
+
+def _move_to_missing(
+    lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, found: inventory.Inventory
+) -> None:
+    numbers = _numbers({row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}, found)
     for row in tables.captions:
-        if entry := beyond.get((row["recording_id"], row["start_time"])):
+        if entry := lost.get((row["recording_id"], row["start_time"])):
             entry["captions"].append(row["caption"])
             entry["origins"].append(row["origin"])
-            entry["audiocap_ids"].append("")
+            entry["audiocap_ids"].append(numbers.get(row["origin"], ""))
     described = {clip["id"] for clip in tables.matched}
-    tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in beyond]
-    tables.missing.extend(beyond.values())
+    tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in lost]
+    tables.missing.extend(lost.values())
     # A file of which rows want only what it does not reach: nothing describes it.
     bereft = described - {clip["id"] for clip in tables.matched}
     reported = {path for entry in tables.collisions + tables.ambiguous for path in entry.get("paths", ())}
     tables.orphans.extend(
         {"path": row["path"]} for row in tables.recordings if row["recording_id"] in bereft and row["path"] not in reported
     )
+
+
+def _numbers(origins: set[str], found: inventory.Inventory) -> dict[str, str]:
+    """AudioCaps' ids of rows, by their origins (`train.csv:12`)."""
+    tables = {origin.rpartition(":")[0] for origin in origins}
+    return {
+        f"{escape_path(name)}:{line}": cells["audiocap_id"]
+        for name in found.csv_files()
+        if escape_path(name) in tables and "audiocap_id" in inventory.csv_columns(found, name)
+        for line, cells in inventory.read_csv(found, name)
+        if f"{escape_path(name)}:{line}" in origins
+    }
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -160,25 +184,33 @@ def write_json(report: Report, path: Path) -> None:
 def write_missing(report: Report, path: Path) -> int:
     """Write one csv row per caption of a clip without file, for a downloader; returns the number of rows.
 
-    With AudioCaps' columns where all are YouTube's, else with what the manifest calls them.
+    With AudioCaps' columns where any is YouTube's, and with what the manifest calls them where any is not.
     """
     import io
 
-    youtube = all(entry.get("youtube_id") for entry in report.tables.missing)
+    of_video = [bool(entry.get("youtube_id")) for entry in report.tables.missing]
+    columns = AUDIOCAPS_COLUMNS + (() if all(of_video) else ("id", "origin")) if any(of_video) else ("id", "caption", "origin")
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(AUDIOCAPS_COLUMNS if youtube else ("id", "caption", "origin"))
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     count = 0
     for entry in report.tables.missing:
-        start = "" if entry.get("start_time") is None else f"{entry['start_time']:.10g}"
+        start = entry.get("start_time")
+        told = {"id": entry["id"], "youtube_id": entry.get("youtube_id"), "start_time": "" if start is None else f"{start:.10g}"}
         captions = entry.get("captions") or [""]
         numbers = entry.get("audiocap_ids") or [""] * len(captions)
         origins = entry.get("origins") or [""] * len(captions)
         for number, caption, origin in zip(numbers, captions, origins, strict=False):
-            writer.writerow((number, entry["youtube_id"], start, caption) if youtube else (entry["id"], caption, origin))
+            writer.writerow({**told, "audiocap_id": number, "caption": caption, "origin": origin})
             count += 1
     _write(path, text.getvalue())
     return count
+
+
+def check_outside(path: Path, directory: Path) -> None:
+    """UserError where a csv would be written into the corpus that it is about."""
+    if path.resolve().is_relative_to(directory.resolve()):
+        raise UserError(f"{path}: lies in the corpus, and the next look would take it for one of its tables; write it elsewhere")
 
 
 def _write(path: Path, text: str) -> None:

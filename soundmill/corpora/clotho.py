@@ -10,7 +10,7 @@ from itertools import islice
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -20,12 +20,14 @@ FORMAT = Format(
     id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
     caption="`caption_1` … `caption_5`",
     label="none",
-    split="the csv's name: development is train, validation valid, evaluation test; group: `sound_id` of `clotho_metadata_*.csv`",
+    split="the csv's name: development is train, validation valid, evaluation test; or train, valid, test; group: `sound_id` of "
+    "`clotho_metadata_*.csv`",
 )
 
 COLUMNS = {"file_name", "caption_1"}
 METADATA_COLUMNS = {"file_name", "sound_id"}
-SPLITS = {"development": "train", "validation": "valid", "evaluation": "test"}
+SPLITS = {"development": "train", **SPLIT_NAMES}
+OWN_WORDS = ("development", "validation", "evaluation")
 LOOKED_AT = 50  # rows, to tell Clotho from lists of YouTube clips with the same columns
 
 
@@ -53,7 +55,7 @@ def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:
 
 
 def _is_clotho(inventory: Inventory, name: bytes) -> bool:
-    if _part(name):
+    if _part(name) in OWN_WORDS:
         return True
     keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
     return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)

@@ -9,7 +9,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
@@ -34,7 +34,7 @@ _MEDIA = re.compile(
 )
 _EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
 
-How = Literal["path", "name", "stem", "youtube id", "none"]
+How = Literal["path", "name", "stem", "youtube id", "inside", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class FileIndex:
         starts, files = self._timed.get(video, NO_FILES)
         end = bisect_right(starts, start)
         first = bisect_left(starts, starts[end - 1]) if end else 0
-        return _resolution(files[first : min(end, first + MANY)], same_clip=True)
+        return replace(_resolution(files[first : min(end, first + MANY)], same_clip=True), how="inside")
 
 
 def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:

@@ -41,6 +41,7 @@ class Row:
     number: str = ""  # AudioCaps' own id of the row, after which some name the file
     part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
     of_video: bool = False  # the key is named after a YouTube video, though its id may look like words
+    about: tuple[str, float | None] | None = None  # the YouTube id and start that other columns than the key's tell
     bare: bool = False  # the format may list recordings that it says nothing of: no captions and no labels are no fault
 
     @property
@@ -50,7 +51,7 @@ class Row:
     @property
     def clip(self) -> tuple[str, float | None] | None:
         """(YouTube id, start) where the row is about a video."""
-        return (self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key, self.of_video)
+        return self.about or ((self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key, self.of_video))
 
 
 @dataclass
@@ -62,6 +63,8 @@ class _Join:
     absent: list[int] = field(default_factory=list)
     twins: dict[bytes, tuple[str, float | None]] = field(default_factory=dict)  # further files of a claimed clip
     told: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
+    whole: list[str] = field(default_factory=list)  # paths of files that only their rows say the start of
+    inside: list[str] = field(default_factory=list)  # origins of rows for a later second than any file begins at
 
     def disown(self, lost: list[int], numbers: list[int]) -> None:
         """Take rows from those (`numbers`) of a file."""
@@ -104,15 +107,35 @@ def join(
     for number in range(len(kept)):  # each row's room goes to its captions
         _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), tables)
     _report_missing(absent, tables)
+    _remark(state)
     return tables
+
+
+def _remark(state: _Join) -> None:
+    """Tell what was taken for granted."""
+    if state.whole:
+        state.tables.remarks.append(
+            f"{len(state.whole)} files are called by their YouTube id alone (first: {state.whole[0]}); each is taken to begin at "
+            "the second that its rows are for. One that is the whole video should be called `{id}_0`"
+        )
+    if state.inside:
+        state.tables.remarks.append(
+            f"{len(state.inside)} rows are for a second inside of a file that begins before it (first: {state.inside[0]}); they "
+            "describe it only if one of its clips begins within half a second of that"
+        )
 
 
 def _claim_all(inventory: Inventory, rows: list[Row], state: _Join) -> None:
     """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
     index = FileIndex(inventory)
     parts = {row.part for row in rows if row.part}
+    numbered: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)  # files called by a row's number, by clip
+    for row in rows:
+        if row.number:
+            numbered[row.key, row.start_time].update(dict.fromkeys(index.resolve(row.number).files))
     for number, row in enumerate(rows):
-        _claim(number, row, _in_part(row, parts, _resolve(index, row)), state)
+        named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
+        _claim(number, row, _in_part(row, parts, _resolve(index, row, named)), state)
     files = {file.raw_path: file for file in inventory.audio}
     for raw_path, numbers in state.claims.items():
         _settle_claims(files[raw_path], numbers, rows, state)
@@ -132,12 +155,13 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
     return False
 
 
-def _resolve(index: FileIndex, row: Row) -> Resolution:
+def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolution:
+    """`numbered`: files that are called by AudioCaps' number of this row, or of another one of the same clip."""
     if row.start_time is None:
         return index.resolve(row.key, row.source.rpartition(b"/")[0])
     found = index.resolve_clip(row.key, row.start_time)
-    if row.number and (numbered := index.resolve(row.number)).files:
-        return Resolution(tuple(dict.fromkeys(found.files + numbered.files)), "stem", same_clip=True)
+    if numbered:
+        return Resolution(tuple(dict.fromkeys((*found.files, *numbered))), "stem", same_clip=True)
     return found if found.files else index.resolve_inside(row.key, row.start_time)
 
 
@@ -166,6 +190,8 @@ def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
         return
     if found.elsewhere:
         state.tell_ambiguous(row.key, found.files, [row.origin], "found in another folder", first.path)
+    if found.how == "inside":
+        state.inside.append(row.origin)
     state.owners[number] = first.raw_path
     state.claims[first.raw_path].append(number)
     if clip := row.clip:
@@ -177,6 +203,8 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
     clips = {number: clip[0] for number in numbers if (clip := rows[number].clip)}
     if len(set(clips.values())) > 1:  # found by a number that rows of several videos have
         return _give_up(file, list(clips), numbers, rows, state)
+    if len({rows[number].part for number in numbers} - {""}) > 1:  # each has its folder, and the file lies in neither
+        return _give_up(file, list(numbers), numbers, rows, state)
     named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
     if _are_one(named.values()):
         return
@@ -263,6 +291,8 @@ def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float]
         return video, own[1]
     starts = state.starts.get(video, set())
     if len(starts) == 1:
+        if own and own[0] == video and min(starts):
+            state.whole.append(file.path)
         return video, min(starts)
     if starts and own and own[0] == video:
         reason = f"rows tell {len(starts)} starts, the file's name none"

@@ -184,3 +184,14 @@ def test_recordings_are_read_again_only_where_their_table_changed(tmp_path, monk
     write_table(corpus / "test.parquet", [cell(0), cell(5)], text=["x", "y"])
     assert [row["digest"] for row in scanned()][:2] != [row["digest"] for row in first]
     assert read == [1, 1, 2]
+
+
+def test_the_clip_that_a_csv_tells_beside_the_name(tmp_path):
+    put(tmp_path, "audio/0.wav")
+    rows = "audio/0.wav,r1nicOVtvkQ,130,a\naudio/2.wav,UDGBjjwyaqE,20,c\n"
+    write(tmp_path, "metadata.csv", "file_name,youtube_id,start_time,text\n" + rows)
+    tables = scan(tmp_path)
+    assert [(row["recording_id"], row["start_time"], row["group"]) for row in tables.recordings] == [
+        ("r1nicOVtvkQ", 130.0, "r1nicOVtvkQ")
+    ]
+    assert [(entry["youtube_id"], entry["start_time"]) for entry in tables.missing] == [("UDGBjjwyaqE", 20.0)]

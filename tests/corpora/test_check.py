@@ -160,6 +160,28 @@ def test_headers_are_opened_when_asked_for(lay, tmp_path):
     assert sum(seen) == 3
 
 
+def test_what_is_damaged_is_missing_with_its_captions_and_numbers(lay, tmp_path):
+    rows = "1,r1nicOVtvkQ,30,a\n2,r1nicOVtvkQ,30,b\n3,UDGBjjwyaqE,20,c\n4,xBxDz0CFVn0,30,d\n5,xBxDz0CFVn0,90,e\n"
+    lay("r1nicOVtvkQ_30.wav", **{"sub/train.csv": HEADER + rows})
+    for name in ("UDGBjjwyaqE_20", "xBxDz0CFVn0_30"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(80_000), 8000)
+    report = check.check(tmp_path, headers=True)
+    assert [clip["id"] for clip in report.tables.matched] == ["UDGBjjwyaqE", "xBxDz0CFVn0"]
+    assert [
+        (entry["youtube_id"], entry["start_time"], entry["captions"], entry["audiocap_ids"]) for entry in report.tables.missing
+    ] == [("r1nicOVtvkQ", 30.0, ["a", "b"], ["1", "2"]), ("xBxDz0CFVn0", 90.0, ["e"], ["5"])]
+    assert report.coverage == 0.5
+
+
+def test_one_name_that_is_no_video_spoils_no_csv_of_missing_videos(lay, tmp_path):
+    lay(**{"train.json": '{"location": "/x/Yr1nicOVtvkQ.wav", "captions": "a"}\n{"location": "/x/rain.wav", "captions": "b"}\n'})
+    path = tmp_path / "missing.csv"
+    check.write_missing(check.check(tmp_path), path)
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    assert header == "audiocap_id,youtube_id,start_time,caption,id,origin"
+    assert sorted(rows) == [",,,b,/x/rain.wav,train.json:2", ",r1nicOVtvkQ,,a,/x/Yr1nicOVtvkQ.wav,train.json:1"]
+
+
 def test_the_report_for_a_person_names_what_is_wrong(corpus):
     console = Console(record=True, width=60, file=open(os.devnull, "w"))
     check.show(check.check(corpus), console)
@@ -195,7 +217,7 @@ def command(*arguments, cwd):
 
 
 def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(corpus, tmp_path, root):
-    report, missing = tmp_path / "report.json", tmp_path / "missing.csv"
+    report, missing = tmp_path / "report.json", tmp_path.with_suffix(".csv")
     done = command(corpus, "--json", report, "--missing", missing, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "75.0 %" in done.stdout
@@ -205,6 +227,7 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
     for arguments, said in (
         ((tmp_path / "none",), "no such directory"),
         ((corpus, "--format", "audiocap"), "did you mean 'audiocaps'"),
+        ((corpus, "--missing", corpus / "a" / "missing.csv"), "write it elsewhere"),
     ):
         wrong = command(*arguments, cwd=root)
         assert wrong.returncode == 1

@@ -79,3 +79,13 @@ def test_a_name_that_no_file_can_have_costs_itself_alone(corpus):
     tables = scan(corpus, "clotho")
     assert captions(tables)["validation/door.wav"][0] == "Another door"
     assert [row["reason"] for row in tables.rejected] == ["bad id"]
+
+
+def test_splits_in_plain_words_are_kept_and_keep_files_of_one_name_apart(tmp_path):
+    put(tmp_path, "train/x.wav", "test/x.wav", "train/rain in town.wav")
+    write(tmp_path, "train.csv", HEADER + "x.wav,A dog,b,,,\nrain in town.wav,Rain,,,,\n")
+    write(tmp_path, "test.csv", HEADER + "x.wav,A gun,d,,,\n")
+    tables = scan(tmp_path)
+    assert recordings(tables, "split") == {"test/x.wav": "test", "train/rain in town.wav": "train", "train/x.wav": "train"}
+    assert captions(tables) == {"test/x.wav": ["A gun", "d"], "train/x.wav": ["A dog", "b"], "train/rain in town.wav": ["Rain"]}
+    assert not tables.ambiguous

@@ -125,6 +125,50 @@ def test_repeated_ids_are_told_where_each_may_be_there_once():
     assert joined(["x.wav"], rows).collisions == []
 
 
+def test_any_number_of_a_clip_names_its_file():
+    """AudioCaps has five rows of one clip in val and test, and whoever names files by number has one of the five."""
+    rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
+    assert told(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
+    tables = joined(["97154.wav", "97151.flac"], rows)
+    assert told(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
+    assert [entry["paths"] for entry in tables.collisions] == [["97151.flac", "97154.wav"]]
+    assert not tables.missing
+
+
+def test_rows_of_two_parts_that_find_one_file_outside_of_both_are_reported():
+    rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
+    tables = joined(["audio/2219.flac"], rows)
+    assert told(tables) == {None: ["a dog", "a gun"]}
+    assert [(entry["paths"], entry["origins"]) for entry in tables.ambiguous] == [
+        (["audio/2219.flac"], ["fsd.json:2", "sb.json:2"])
+    ]
+
+
+def test_what_is_taken_for_granted_is_told():
+    tables = joined(
+        [f"{VIDEO}.wav", "UDGBjjwyaqE_29.wav"], [row(VIDEO, start_time=130.0), row("UDGBjjwyaqE", start_time=30.0, at=3)]
+    )
+    assert [recording["start_time"] for recording in tables.recordings] == [29.0, 130.0]
+    bare, inside = tables.remarks
+    assert bare.startswith(f"1 files are called by their YouTube id alone (first: {VIDEO}.wav)")
+    assert inside.startswith("1 rows are for a second inside of a file that begins before it (first: m.csv:3)")
+    assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
+
+
+def test_a_clip_that_other_columns_tell_is_the_recordings_and_the_missing_ones():
+    rows = [row(f"audio/{n}.wav", at=n, about=(VIDEO, start)) for n, start in enumerate((30.0, 90.0))] + [
+        row("audio/9.wav", at=9, about=("UDGBjjwyaqE", 20.0))
+    ]
+    tables = joined(["audio/0.wav", "audio/1.wav"], rows)
+    assert [(found["recording_id"], found["start_time"], found["group"]) for found in tables.recordings] == [
+        (f"{VIDEO}_30", 30.0, VIDEO),
+        (f"{VIDEO}_90", 90.0, VIDEO),
+    ]
+    assert [(entry["id"], entry["youtube_id"], entry["start_time"]) for entry in tables.missing] == [
+        ("audio/9.wav", "UDGBjjwyaqE", 20.0)
+    ]
+
+
 def test_a_number_of_two_videos_names_neither():
     rows = [row(VIDEO, "one", start_time=30.0, number="7"), row("AAAAAAAAAAA", "two", at=3, start_time=0.0, number="7")]
     tables = joined(["7.wav"], rows)
