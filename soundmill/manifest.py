@@ -219,6 +219,14 @@ def escape_path(raw: bytes) -> str:
     return "".join(out)
 
 
+def unescape_path(path: str) -> bytes:
+    """What `escape_path` was given."""
+    parts = re.split(r"(\\\\|\\x[0-9a-f]{2})", path)
+    return b"".join(
+        b"\\" if part == "\\\\" else bytes.fromhex(part[2:]) if number % 2 else part.encode() for number, part in enumerate(parts)
+    )
+
+
 CLIP_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 

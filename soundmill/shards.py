@@ -220,7 +220,7 @@ def start_sync(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     """Let `write(temporary)` make a file, then put it in place: readers see the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # ranks of a training may write the same file at once
     result = write(temporary)
     sync_file(temporary)
     os.replace(temporary, path)
@@ -786,7 +786,8 @@ def _run_on_cluster(
     try:
         asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, MemoryError) as error:  # MemoryError: another server's greeting, taken for a length
+    # MemoryError: another server's greeting, taken for a length. TypeError: tls without certificates.
+    except (OSError, ValueError, MemoryError, TypeError) as error:
         raise UserError(
             f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
             "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import wave
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import matching, splits
+from soundmill.corpora.resolver import VIDEO_ID
 from soundmill.errors import UserError
 from soundmill.params import Probability, Seed, StageParams
 
@@ -68,7 +69,7 @@ def run(
     pairs = _pairs(duplicates, described.clips)
     split_of, decided_by = _assign(params, corpus, described.clips, pairs)
     table = described.clips.append_column("split", _strings(split_of[name] for name in _values(described.clips, "recording_id")))
-    dropped = _parted(params, ctx, table, pairs, decided_by)
+    dropped = _parted(params, ctx, corpus, table, pairs, decided_by)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], _strings(dropped))))
     with shards.ShardWriter(catalog, manifest.CATALOG) as writer:
         writer.write_table(table)
@@ -246,27 +247,83 @@ def _assign(
 
 
 def _parted(
-    params: RenameParams, ctx: stage.Context, table: pa.Table, pairs: list[tuple[int, int]], decided_by: splits.Source
+    params: RenameParams,
+    ctx: stage.Context,
+    corpus: Path,
+    table: pa.Table,
+    pairs: list[tuple[int, int]],
+    decided_by: splits.Source,
 ) -> list[str]:
-    """Ids of the clips to drop because another split has the same sound; without leave to drop them, a UserError."""
-    ids, sources, split = (table[name].combine_chunks() for name in ("clip_id", "source", "split"))
-    parted = []
-    for a, b in pairs:
-        if split[a] != split[b]:
-            parted.append(sorted((a, b), key=lambda row: splits.PROTECTED.index(split[row].as_py()))[::-1])
-    if parted and params.duplicates == "fail":
-        first = "; ".join(f"{ids[a]} ({split[a]}) and {ids[b]} ({split[b]})" for a, b in parted[:5])
+    """Ids of the clips to drop because another split has the same sound or video; without leave to drop them, a UserError."""
+    ids, sources, split = (_values(table, name) for name in ("clip_id", "source", "split"))
+    stays_of = _across_splits(split, pairs)
+    if decided_by == "given":
+        # After what hangs together by sound: of two reasons the better one is told.
+        stays_of = _across_given_splits(corpus, _values(table, "recording_id"), split) | stays_of
+    if stays_of and params.duplicates == "fail":
+        first = "; ".join(
+            f"{sources[copy]} ({ids[copy]}, {split[copy]}) and {sources[stays]} ({ids[stays]}, {split[stays]})"
+            for copy, stays in sorted(stays_of.items())[:5]
+        )
         raise UserError(
-            f"{len(parted)} pairs of clips are the same sound in two splits of the corpus's own ({decided_by}), first: {first}. "
-            "Mend the corpus, or let `rename.duplicates: drop` leave out the copies in training and validation"
+            f"{len(stays_of)} clips are the same sound or video as one in another of the corpus's own splits ({decided_by}), "
+            f"first: {first}. Mend the corpus, or let `rename.duplicates: drop` leave out the copies in training and validation"
         )
-    dropped = {}
-    for copy, stays in parted:
-        dropped.setdefault(ids[copy].as_py(), stays)
-        ctx.reject(
-            sources[copy].as_py(), "duplicate", f"{ids[copy]} ({split[copy]}) is the same sound as {ids[stays]} ({split[stays]})"
-        )
-    return sorted(dropped)
+    for copy, stays in stays_of.items():
+        what = f"{ids[copy]} ({split[copy]}) is the same sound or video as {ids[stays]} ({split[stays]})"
+        ctx.reject(sources[copy], "duplicate", what)
+    return sorted(ids[copy] for copy in stays_of)
+
+
+def _across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, int]:
+    """Rows to drop → a row that stays, of rows that hang together by pairs but lie in several splits.
+
+    Of many copies of one sound not every two are a pair, so a copy need not be one with what stays.
+    """
+    near: dict[int, list[int]] = defaultdict(list)
+    for a, b in pairs:
+        near[a].append(b)
+        near[b].append(a)
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    for start in sorted(near):
+        if start in seen:
+            continue
+        together, todo = {start}, [start]
+        while todo:
+            new = [row for row in near[todo.pop()] if row not in together]
+            together.update(new)
+            todo.extend(new)
+        seen |= together
+        stays = min(together, key=lambda row: (splits.PROTECTED.index(split[row]), row))
+        found.update((row, stays) for row in together if split[row] != split[stays])
+    return found
+
+
+def _across_given_splits(corpus: Path, owners: list[str], split: list[str]) -> dict[int, int]:
+    """The same for clips of recordings that are of one YouTube video, and which the corpus itself puts into several splits.
+
+    `split`, which such a video has as a whole, becomes the recordings' own.
+    """
+    columns = ["recording_id", "split", "group"]
+    recordings = _rows(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns))
+    # A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
+    videos = {row["group"] for row in recordings if manifest.naming_stem(row["recording_id"]) == row["group"]}
+    told = {
+        row["recording_id"]: (row["group"], row["split"])
+        for row in recordings
+        if row["split"] and row["group"] in videos and VIDEO_ID.fullmatch(row["group"])
+    }
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, owner in enumerate(owners):
+        if owner in told:
+            video, split[row] = told[owner]
+            rows_of[video].append(row)
+    found: dict[int, int] = {}
+    for rows in rows_of.values():
+        stays = min(rows, key=lambda row: (splits.PROTECTED.index(split[row]), row))
+        found.update((row, stays) for row in rows if split[row] != split[stays])
+    return found
 
 
 def _write_json(params: RenameParams, table: pa.Table, split: str, path: Path) -> int:

@@ -132,7 +132,7 @@ def _write_recording(
                 raise recording
             meter = RecordingMeter(recording.sample_rate)
             num_samples, peak = _decode(recording, meter, params, spool)
-            _check_sound(num_samples, peak, first["recording_samples"], params)
+            _check_sound(num_samples, peak, meter, first["recording_samples"], params)
         except decode.DecodeError as error:
             report.reject(first["source"], error.reason, error.detail)
             return
@@ -182,13 +182,15 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: Resample
     return num_samples, peak
 
 
-def _check_sound(num_samples: int, peak: float, planned: int, params: ResampleParams) -> None:
+def _check_sound(num_samples: int, peak: float, meter: RecordingMeter, planned: int, params: ResampleParams) -> None:
     if abs(num_samples - planned) > params.tolerance_seconds * params.sample_rate:
         reason = "truncated" if num_samples < planned else "corrupt"
         found, wanted = num_samples / params.sample_rate, planned / params.sample_rate
         raise decode.DecodeError(reason, f"{found:.3f} s decoded, {wanted:.3f} s planned")
     if peak == 0.0 or 20 * math.log10(peak) <= params.silence_dbfs:
-        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dB of full scale")
+        correlation = meter.channel_correlation()  # None where no channel has a sound either
+        why = f"; its channels, mixed to one, cancel each other: channel_correlation {correlation:g}" if correlation else ""
+        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dB of full scale{why}")
 
 
 def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int) -> np.ndarray:

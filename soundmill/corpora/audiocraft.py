@@ -67,7 +67,8 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             found = index.resolve(entry["path"], name.rpartition(b"/")[0]).files
             about = _sidecar(inventory, found[0].raw_path, tables) if len(found) == 1 else {}
             labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
-            yield Row(name, line, entry["path"], captions=_texts(about.get("description")), labels=labels, split=split, bare=True)
+            captions = _texts(about.get("captions")) or _texts(about.get("description"))
+            yield Row(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
 
 
 def _split_of(name: bytes) -> str | None:

@@ -100,6 +100,8 @@ class _Description:
     def of(cls, values: dict[str, Any], names: dict[str, list[str]]) -> _Description:
         values = {column.strip().lower(): value for column, value in values.items()}
         captions = [text for column, value in values.items() if CAPTIONS.fullmatch(column) for text in _texts(value)]
+        if isinstance(several := values.get("labels"), str):  # a csv has no lists
+            values["labels"] = several.split(";")
         labels = next((found for column in LABELS if (found := _classes(values.get(column), names.get(column)))), [])
         split, fold, video = values.get("split"), values.get("fold"), values.get("youtube_id")
         return cls(
@@ -151,6 +153,7 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
             else:
                 tables.reject(name, "bad entry", f"line {at}: no object")
         return
+    inventory.opened.add(name)
     try:
         with sources.open_table(inventory.metadata[name]) as file:
             names, at = sources.class_names(file.schema_arrow), 0
@@ -186,6 +189,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
 def _read_table(inventory: Inventory, name: bytes, embedded: dict[Any, _Embedded], tables: CorpusTables) -> Iterator[Row]:
     """Put a table's recordings into `embedded`; yields rows whose recording is a file that the table names instead."""
     count = 0
+    inventory.opened.add(name)
     try:
         with sources.open_table(inventory.metadata[name]) as file:
             names, column = sources.class_names(file.schema_arrow), sources.audio_column(file.schema_arrow)

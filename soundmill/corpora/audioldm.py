@@ -59,6 +59,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
         )
     names = class_names(inventory)
     for root, listed in roots:
+        inventory.opened.add(root)
         for splits in listed.values():
             for key, path in splits.items():
                 split = SPLIT_NAMES.get(key.lower())

@@ -109,7 +109,8 @@ def find_in_folder(
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
     taken = inventory.take(root, workers)
-    taken.check_not_empty()
+    if not taken.audio:
+        raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder that holds the audio files")
     batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
     jobs = [
         shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
@@ -126,10 +127,17 @@ def find_in_folder(
 
 
 def write_json(pairs: list[Pair], path: Path) -> None:
-    """Write a list of {a, b, score}."""
-    plain = [{name: pair[name] for name in ("a", "b", "score")} for pair in pairs]
+    """Write a list of {a, b, score}; paths as they are, but of one that is no UTF-8, which JSON cannot say, its escaped form."""
+    plain = [{"a": _unescaped(pair["a"]), "b": _unescaped(pair["b"]), "score": pair["score"]} for pair in pairs]
     text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
     shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _unescaped(path: str) -> str:
+    try:
+        return manifest.unescape_path(path).decode()
+    except UnicodeDecodeError:
+        return path
 
 
 def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:

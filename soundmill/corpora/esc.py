@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv
+from soundmill.corpora.resolver import FileIndex
+from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -13,7 +18,7 @@ from soundmill.manifest import escape_path
 FORMAT = Format(
     name="esc",
     layout="ESC-10 folders (`001 - Dog bark/1-100032-A.ogg`), or ESC-50's `meta/esc50.csv` and `audio/`",
-    id="hash of the relative path; rows by `filename`",
+    id="hash of the relative path; rows by `filename`, of several such files the uppermost",
     caption="made from the label",
     label="the class: `category`, or the folder",
     split="folds: the highest is test",
@@ -31,28 +36,52 @@ def detect(inventory: Inventory) -> bool:
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of ESC-10 or ESC-50: one label each, the fold, and the Freesound original as the group; captions it has none."""
     tables = CorpusTables()
-    table = meta_csv(inventory)
-    rows = _read_meta(inventory, table, tables) if table else {}
-    if not table and not any(is_esc10(file) for file in inventory.audio):
+    if table := meta_csv(inventory):
+        return _read_esc50(inventory, list(_rows(inventory, table, tables)), num_shards, tables)
+    if not any(is_esc10(file) for file in inventory.audio):
         raise UserError(
             f"corpus.path: {escape_path(bytes(inventory.root))} holds neither a csv with the columns {', '.join(COLUMNS)} "
             "(ESC-50) nor folders like `001 - Dog bark` with files like `1-100032-A.ogg` (ESC-10); "
             "for another layout use `corpus=folder`"
         )
     for file in inventory.audio:
-        match = NAME.fullmatch(file.stem)
-        fold = int(match["fold"]) if match else None
-        if table:
-            row = rows.pop(file.name, None)
-            labels = [row[0]] if row else []
-            fold = row[1] if row else fold
-            if row is None:
-                tables.count("without_row")
-        else:
-            labels = [class_label(file.folders[0])] if file.folders else []
-        tables.add_recording(file, num_shards, labels=labels, fold=fold, group=match["source"] if match else None)
-    tables.count("rows_without_audio", len(rows))
+        # The class is the folder that is called like one, else the innermost: ESC-10 may lie in a folder of its own.
+        label = next((folder for folder in reversed(file.folders) if FOLDER.fullmatch(folder)), b"".join(file.folders[-1:]))
+        fold, source = _told(file.stem)
+        tables.add_recording(file, num_shards, labels=[class_label(label)] if label else [], fold=fold, group=source)
     return tables
+
+
+def _read_esc50(inventory: Inventory, rows: list[Row], num_shards: int, tables: CorpusTables) -> CorpusTables:
+    """Rows joined with their files. Of several files of one name that in the uppermost folder is described: the same folder for
+    every row, as where `audio/16000/` holds all of `audio/` again. The others are recordings of the same fold and group.
+    """
+    index = FileIndex(inventory)
+    first: dict[str, Row] = {}  # of each name
+    twins: dict[AudioFile, Row] = {}
+    for row in rows:
+        if first.setdefault(row.key, row) is not row:
+            continue
+        files = sorted(index.resolve(row.key).files, key=lambda file: (len(file.folders), file.folders, file.name))
+        if len(files) > 1:
+            twins.update(dict.fromkeys(files[1:], row))
+            tables.collisions.append({"id": row.key, "paths": [file.path for file in files]})
+            row.group = row.group or row.key  # or a split by hash would part them
+    alone = replace(inventory, audio=[file for file in inventory.audio if file not in twins])
+    join(alone, rows, num_shards, tables, unique=True)
+    for file, row in twins.items():
+        tables.add_recording(file, num_shards, fold=row.fold, group=row.group)
+    for recording in tables.recordings:  # of a file without row its name still tells fold and original
+        fold, source = _told(os.fsdecode(os.path.splitext(os.path.basename(recording["raw_path"]))[0]))
+        recording["fold"] = fold if recording["fold"] is None else recording["fold"]
+        recording["group"] = recording["group"] or source
+    return tables
+
+
+def _told(stem: str) -> tuple[int | None, str | None]:
+    """(fold, Freesound original) that a file's name tells."""
+    match = NAME.fullmatch(stem)
+    return (int(match["fold"]), match["source"]) if match else (None, None)
 
 
 def meta_csv(inventory: Inventory) -> bytes | None:
@@ -66,9 +95,8 @@ def is_esc10(file: AudioFile) -> bool:
     return bool(file.folders and FOLDER.fullmatch(file.folders[-1]) and NAME.fullmatch(file.stem))
 
 
-def _read_meta(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[bytes, tuple[str, int]]:
-    """File name → (label, fold); a name with a slash in it or a fold that is no number is quarantined."""
-    rows = {}
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+    """A row for each line; a name with a slash in it or a fold that is no number is quarantined."""
     for line, row in read_csv(inventory, name):
         file, fold, category = row["filename"], row["fold"].strip(), row["category"].replace("_", " ").strip().lower()
         if not file or "/" in file:
@@ -78,5 +106,5 @@ def _read_meta(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[
         elif not category:
             tables.reject(name, "empty category", f"line {line}: {file}")
         else:
-            rows[file.encode()] = category, int(fold)
-    return rows
+            source = _told(os.path.splitext(file)[0])[1]
+            yield Row(name, line, file, labels=[category], fold=int(fold), group=source)

@@ -1,11 +1,15 @@
-"""Any directory of recordings: first-level folders are classes, a `.txt` beside a recording is its caption."""
+"""Any directory of recordings: folders are splits and classes, a `.txt` beside a recording is its caption."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory
+from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, is_about_corpus, read_head
 from soundmill.corpora.resolver import clip_of_file, looks_random
+from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.manifest import escape_path
 
@@ -13,14 +17,15 @@ FORMAT = Format(
     name="folder",
     layout="any tree of recordings",
     id="`{ytid}_{start}` names, else a hash of the relative path",
-    caption="`x.txt` beside `x.wav`; else made from the label",
-    label='first-level folders (`001 - Dog bark` → "dog bark")',
-    split="folders named `train`, `valid`, `test` above the classes; else dealt out",
+    caption="`x.txt` or `x.wav.txt` beside `x.wav`; else made from the label",
+    label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits',
+    split="folders named `train`, `valid`, `test` above the classes, alone or with fewer others beside them; else dealt out",
 )
 # A lone first-level folder of such a name holds the corpus; it is no class.
 CONTAINERS = frozenset(
     {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
+_WORDS = re.compile(r"[A-Z]?[a-z]+(?:[A-Z][a-z]+)+")  # RainAtNight: so are few ids, and many files of a person's own
 
 
 def detect(inventory: Inventory) -> bool:
@@ -30,14 +35,16 @@ def detect(inventory: Inventory) -> bool:
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of a plain directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
     tables = CorpusTables()
-    level, has_splits = _layout(inventory.audio)
-    sidecars = {_without_extension(name): name for name in inventory.metadata if name.lower().endswith(b".txt")}
+    layout = _layout(inventory.audio)
+    texts = {name[: -len(b".txt")]: name for name in inventory.metadata if name.lower().endswith(b".txt")}
+    paired: set[bytes] = set()
+    like_words = []
     for file in inventory.audio:
-        folders = file.folders
-        split = SPLIT_NAMES.get(folders[0].decode("utf-8", "replace").lower()) if has_splits else None
-        label = class_label(folders[level]) if len(folders) > level else None
+        split, label = layout.told_of(file)
         clip = clip_of_file(file)
         video = clip if clip and clip[1] is not None and looks_random(clip[0]) else None
+        if video and _WORDS.fullmatch(video[0]):
+            like_words.append(file)
         recording_id = f"{video[0]}_{video[1]:g}" if video else None
         recording_id = tables.add_recording(
             file,
@@ -48,19 +55,98 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             split=split,
             group=video[0] if video else None,
         )
-        if sidecar := sidecars.get(_without_extension(file.raw_path)):
-            _read_sidecar(inventory, sidecar, recording_id, tables)
+        for key in dict.fromkeys((os.path.splitext(file.raw_path)[0], file.raw_path)):
+            if key in texts:
+                paired.add(key)
+                _read_sidecar(inventory, texts[key], recording_id, tables)
+    absent = list(_without_recording(inventory, texts, paired))
+    join(replace(inventory, audio=[]), absent, num_shards, tables)
+    _remark(inventory.audio, layout, like_words, tables)
     return tables
 
 
-def _layout(audio: list[AudioFile]) -> tuple[int, bool]:
-    """Which level of folders tells the class, and whether the first one tells the split."""
-    first = {file.folders[0] if file.folders else b"" for file in audio}
-    if len(first) == 1 and next(iter(first)).lower() in CONTAINERS:
-        return 1, False
-    if first and all(name.decode("utf-8", "replace").lower() in SPLIT_NAMES for name in first):
-        return 1, True
-    return 0, False
+@dataclass(frozen=True)
+class _Layout:
+    above: tuple[bytes, ...] | None  # the folders in which those named after splits lie; None: there are none
+    level: int  # of the folders that tell the class
+
+    def told_of(self, file: AudioFile) -> tuple[str | None, str | None]:
+        """(split, label); a file beside the folders of splits has neither, for its own tell neither."""
+        split = None if self.above is None else _split_below(file, self.above)
+        if self.above is not None and split is None:
+            return None, None
+        return split, class_label(file.folders[self.level]) if len(file.folders) > self.level else None
+
+
+def _layout(audio: list[AudioFile]) -> _Layout:
+    """Where the splits and the classes are told.
+
+    `train` is a word for a class, too. Folders named after splits are splits if nothing lies beside them but files; or if they
+    are those of several splits, and more than the folders beside them.
+    """
+    parents = {parent for file in audio if (parent := _above_split(file)) is not None}
+    above = min(parents, key=len, default=None)
+    if above is None or any(parent[: len(above)] != above for parent in parents):
+        return _Layout(None, _class_level(audio, 0))
+    inside = [file for file in audio if _split_below(file, above)]
+    named = {file.folders[len(above)] for file in inside}
+    beside = {_parting(file, above) for file in audio if not _split_below(file, above)} - {None}
+    if beside and not (len({_split_of(folder) for folder in named}) > 1 and len(named) > len(beside)):
+        return _Layout(None, _class_level(audio, 0))
+    return _Layout(above, _class_level(inside, len(above) + 1))
+
+
+def _split_of(folder: bytes) -> str | None:
+    return SPLIT_NAMES.get(folder.decode("utf-8", "replace").lower())
+
+
+def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
+    """The folders above a file's first folder that is named after a split."""
+    return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if _split_of(folder)), None)
+
+
+def _split_below(file: AudioFile, above: tuple[bytes, ...]) -> str | None:
+    """The split that a file's folder directly below `above` is named after."""
+    folders = file.folders
+    return _split_of(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
+
+
+def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
+    """The folder that leads off the way to the splits; None for a file on the way."""
+    folders = tuple(file.folders)
+    return next((folders[: end + 1] for end in range(len(folders)) if folders[: end + 1] != above[: end + 1]), None)
+
+
+def _class_level(audio: list[AudioFile], level: int) -> int:
+    """The level of folders that tells the class, from this one on; lone containers are passed."""
+    while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1 and names <= CONTAINERS:
+        level += 1
+    return level
+
+
+def _remark(audio: list[AudioFile], layout: _Layout, like_words: list[AudioFile], tables: CorpusTables) -> None:
+    if layout.above is None:
+        unused = [file for file in audio if _above_split(file) is not None]
+        what = (
+            "lie in folders named after splits that are not read as such, for they lie in several folders, or other folders beside "
+            "them; put all recordings into train, valid or test, and the classes below these"
+        )
+    else:
+        unused = [file for file in audio if layout.told_of(file)[0] is None]
+        what = (
+            "lie beside the folders of splits: they have no label, and are for training; put them into train, valid or test, or "
+            "take them out of the corpus"
+        )
+    for files, sentence in (
+        (unused, what),
+        (
+            like_words,
+            "are called like a clip of a YouTube video (its id and a second) and taken for it, though the id reads like words; "
+            "rename them if they are none",
+        ),
+    ):
+        if files:
+            tables.remarks.append(f"{len(files)} recordings (first: {files[0].path}) {sentence}")
 
 
 def class_label(folder: bytes) -> str:
@@ -70,13 +156,27 @@ def class_label(folder: bytes) -> str:
     return " ".join(words.split()) or name
 
 
-def _without_extension(raw_path: bytes) -> bytes:
-    head, _, name = raw_path.rpartition(b"/")
-    return head + b"/" + (name.rpartition(b".")[0] or name)
+def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[Row]:
+    """Captions whose recording is missing: texts of one line in folders where others have theirs. Longer ones may be anything."""
+    folders = {os.path.dirname(key) for key in paired}
+    for key in sorted(texts.keys() - paired):
+        name = texts[key]
+        if os.path.dirname(key) in folders and not is_about_corpus(name) and (line := _only_line(inventory, name)):
+            inventory.opened.add(name)
+            yield Row(name, 1, os.fsdecode(key), captions=[line])
+
+
+def _only_line(inventory: Inventory, name: bytes) -> str | None:
+    try:
+        text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    return text if len(text.splitlines()) == 1 else None
 
 
 def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: CorpusTables) -> None:
     """The whole text is one caption; what is no text is quarantined, for it fails one recording's caption and not the corpus."""
+    inventory.opened.add(name)
     try:
         with open(inventory.metadata[name], "rb") as file:
             raw = file.read(MAX_TEXT_BYTES + 1)

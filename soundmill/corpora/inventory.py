@@ -33,7 +33,7 @@ METADATA = frozenset(
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
-_TABLE = re.compile(rb"\.(csv|tsv|json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
+_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet)$", re.IGNORECASE)
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
@@ -112,11 +112,17 @@ class Inventory:
         )
 
     def unread(self) -> list[bytes]:
-        """Tables and lists that were not read."""
-        return [name for name in self.metadata if _TABLE.search(name) and name not in self.opened]
+        """Tables, lists and texts that were not read."""
+        return [name for name in self.metadata if _TABLE.search(name) and name not in self.opened and not is_about_corpus(name)]
 
     def csv_files(self) -> list[bytes]:
         return [name for name in self.metadata if name.lower().endswith(b".csv")]
+
+
+def is_about_corpus(name: bytes) -> bool:
+    """Whether a text is a readme, a licence or the like (`README.txt`, `UrbanSound8K_README.txt`)."""
+    stem, extension = os.path.splitext(os.path.basename(name))
+    return extension.lower() == b".txt" and any(METADATA_NAMES.fullmatch(word) for word in re.split(rb"[^A-Za-z]+", stem))
 
 
 def take(

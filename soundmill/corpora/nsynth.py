@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -53,7 +54,8 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
         examples = read_json(inventory, name)
         if not isinstance(examples, dict):
             raise UserError(f"{escape_path(name)}: expected notes by their names, as NSynth has them")
-        folder = name.rpartition(b"/")[0].decode("utf-8", "replace")
+        # One part of NSynth alone has its word in the name of the corpus itself.
+        folder = (os.path.dirname(name) or os.path.basename(os.path.realpath(bytes(inventory.root)))).decode("utf-8", "replace")
         split = next((SPLITS[word] for word in re.split(r"[^a-z]+", folder.lower()) if word in SPLITS), None)
         for note, fields in examples.items():
             if not isinstance(fields, dict) or not isinstance(fields.get("instrument_family_str"), str):

@@ -67,11 +67,12 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
     tables = ADAPTERS[name].read(inventory, num_shards)
     if needs_audio and not tables.recordings:
         raise UserError(
-            f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}; docs/corpora.md tells the formats"
+            f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}{_parquet(inventory)}; "
+            "docs/corpora.md tells the formats"
         )
-    tables.remarks = sorted(inventory.remarks.values())
+    tables.remarks += sorted(inventory.remarks.values())
     if unread := inventory.unread():
-        what = f"{len(unread)} tables or lists not read, which say nothing that {name} knows of"
+        what = f"{len(unread)} tables, lists or texts not read, which say nothing that {name} knows of"
         tables.remarks.append(f"{what} (first: {escape_path(unread[0])}); if there are captions in them, see docs/corpora.md")
     tables.settle(name)
     return tables
@@ -84,5 +85,14 @@ def detect(inventory: Inventory) -> str:
             return name
     inventory.check_not_empty()
     raise UserError(
-        f"corpus.path: no recording in {escape_path(bytes(inventory.root))}; set it to the directory of the audio files"
+        f"corpus.path: no recording in {escape_path(bytes(inventory.root))}{_parquet(inventory)}; "
+        "set it to the directory of the audio files"
     )
+
+
+def _parquet(inventory: Inventory) -> str:
+    """What an error says of Parquet tables where nothing else is."""
+    names = [name for name in inventory.metadata if name.lower().endswith(b".parquet")]
+    if inventory.audio or not names:
+        return ""
+    return f" ({len(names)} Parquet tables without a column of recordings that can be read, first: {escape_path(names[0])})"

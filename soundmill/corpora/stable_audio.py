@@ -52,35 +52,59 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
-    told = set()
+    told, paired = set(), set()
+    keys = {"prompt"}
     for file, name in _pairs(inventory, b".json"):
         told.add(file.raw_path)
-        prompts = _prompts(inventory, name, tables)
-        if prompts:
+        paired.add(name)
+        value = _value(inventory, name, tables)
+        keys.update(value)
+        if prompts := _prompts(value):
             yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts)
+    for name in inventory.metadata:
+        # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
+        if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
+            if value.keys() <= keys:
+                inventory.opened.add(name)
+                yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in told and (text := _text(inventory, name, tables)):
             yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text])
 
 
-def _prompts(inventory: Inventory, name: bytes, tables: CorpusTables) -> list[str]:
-    value: Any = _text(inventory, name, tables)
-    if value is None:
-        return []
+def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
+    """What the json beside a recording says; where it has no prompt it is quarantined."""
+    text = _text(inventory, name, tables)
+    if text is None:
+        return {}
     try:
-        value = json.loads(value) if value else None
+        value = json.loads(text) if text else None
     except (ValueError, RecursionError):
         tables.reject(name, "unreadable caption", "no JSON")
-        return []
-    prompt = value.get("prompt") if isinstance(value, dict) else None
-    prompts = [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str) and text.strip()]
-    if not prompts:
+        return {}
+    value = value if isinstance(value, dict) else {}
+    if not _prompts(value):
         tables.reject(name, "empty caption", "no `prompt`")
-    return prompts
+    return value
+
+
+def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
+    """What a json that may be anything says; nothing if it is too long for a sidecar."""
+    try:
+        value = json.loads(read_head(inventory, name, MAX_TEXT_BYTES))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _prompts(value: dict[str, Any]) -> list[str]:
+    prompt = value.get("prompt")
+    return [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str) and text.strip()]
 
 
 def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
     """The file's text; None, and it is quarantined, where that fails: it costs one recording its caption."""
+    inventory.opened.add(name)
     try:
         if os.path.getsize(inventory.metadata[name]) > MAX_TEXT_BYTES:
             tables.reject(name, "caption too long", f"over {MAX_TEXT_BYTES} bytes")

@@ -79,7 +79,10 @@ def export(
         raise UserError(f"{directory} is not empty; say a new directory, or remove it")
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{directory}: {error.strerror}; say a directory that can be made") from None
     target, result = FORMATS[name](partial, final), Export(directory)
     try:
         for found in clips.with_audio(tables, set(rows)):

@@ -143,20 +143,23 @@ def write_musiccaps(placed: list[tuple[Clip, str]], directory: Path, final: Path
 
 def write_audioldm(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "val", "test": "test"}
+    labels = sorted({label for clip, _ in placed for label in clip.labels})
+    # AudioLDM takes labels apart at commas and looks for each as it stands; a clip of which it does not find one it replaces.
+    codes = {label: f"/soundmill/{index}" for index, label in enumerate(labels)}
     paths = {}
     for split, rows in by_split(placed):
         data = []
         for clip, place in rows:
             numbered = {f"caption_{number}": text for number, text in enumerate(clip.captions[1:], start=2)}
             wav = str(Path(place).relative_to("audio"))
-            data.append({"wav": wav, "seg_label": "", "labels": ";".join(clip.labels), "caption": clip.captions[0], **numbered})
+            classes = {"labels": ",".join(codes[label] for label in clip.labels)} if clip.labels else {}
+            data.append({"wav": wav, "seg_label": "", **classes, "caption": clip.captions[0], **numbered})
         paths[names[split]] = f"./metadata/{names[split]}.json"
         write_json(directory / paths[names[split]], {"data": data})
-    labels = sorted({label for clip, _ in placed for label in clip.labels})
     write_csv(
         directory / "metadata/class_labels_indices.csv",
         ["index", "mid", "display_name"],
-        [[index, label, label] for index, label in enumerate(labels)],
+        [[index, code, label] for index, (label, code) in enumerate(codes.items())],
     )
     paths["class_label_indices"] = "./metadata/class_labels_indices.csv"
     write_json(
@@ -173,7 +176,7 @@ def write_audiocraft(placed: list[tuple[Clip, str]], directory: Path, final: Pat
             sidecar = {
                 "description": clip.captions[0],
                 "captions": list(clip.captions),
-                "keywords": ", ".join(clip.labels),
+                "keywords": list(clip.labels),
                 "name": clip.clip_id,
                 "duration": clip.seconds,
                 "sample_rate": clip.sample_rate,

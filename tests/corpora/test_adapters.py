@@ -69,6 +69,62 @@ def test_split_folders_above_class_folders(tmp_path):
     }
 
 
+SPLIT_TREE = ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
+SPLIT_ROWS = {"train/dog/a.wav": ("train", ["dog"]), "train/cat/b.wav": ("train", ["cat"]), "test/dog/c.wav": ("test", ["dog"])}
+
+
+@pytest.mark.parametrize("above", ["", "data/", "audio/", "clips/", "mycorpus/", "mycorpus/audio/"])
+@pytest.mark.parametrize("beside", ["", "stray.wav", "unlabeled/x/u.wav", "data/u.wav", "train.wav"])
+def test_split_folders_wherever_they_lie(tmp_path, above, beside):
+    found = make(tmp_path, *(above + name for name in SPLIT_TREE), *filter(None, [beside]))
+    tables = registry.read("folder", found, 1)
+    expected = {above + name: told for name, told in SPLIT_ROWS.items()}
+    assert rows(tables, "split", "labels") == expected | ({beside: (None, [])} if beside else {})
+    assert [remark.partition(" lie")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("train/a.wav", "dog/b.wav", "cat/c.wav"), ["cat", "dog", "train"]),
+        (("dog/train/a.wav", "dog/test/b.wav", "cat/train/c.wav"), ["cat", "dog", "dog"]),
+        (("dev/a.wav", "test/b.wav", "cat/c.wav", "dog/d.wav"), ["cat", "dev", "dog", "test"]),
+    ],
+)
+def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path, names, labels):
+    tables = registry.read("folder", make(tmp_path, *names), 1)
+    assert sorted(label for row in tables.recordings for label in row["labels"]) == labels
+    assert {row["split"] for row in tables.recordings} == {None}
+    (remark,) = tables.remarks
+    assert "in folders named after splits that are not read as such" in remark
+
+
+def test_containers_below_splits_are_no_classes(tmp_path):
+    tables = registry.read("folder", make(tmp_path, "train/audio/dog/a.wav", "test/audio/dog/b.wav"), 1)
+    assert rows(tables, "split", "labels") == {
+        "train/audio/dog/a.wav": ("train", ["dog"]),
+        "test/audio/dog/b.wav": ("test", ["dog"]),
+    }
+
+
+def test_texts_without_recording_are_missing(tmp_path):
+    found = make(tmp_path, "d/a.wav", d__a_txt="A dog", d__b_txt="A cat", d__README_txt="Free", d__list_txt="a\nb\n", notes_txt="x")
+    tables = registry.read("folder", found, 1)
+    assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
+    assert len(tables.matched) == 1
+    (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
+    assert remark.startswith("2 tables, lists or texts not read, which say nothing that folder knows of (first: d/list.txt)")
+
+
+def test_texts_with_the_extension_of_their_recording(tmp_path):
+    (tmp_path / "b.wav.txt").write_text("A cat")
+    (tmp_path / "a.wav.txt").write_text("A dog")
+    (tmp_path / "c.wav.txt").write_text("A cow")
+    tables = registry.read("folder", make(tmp_path, "a.wav", "b.wav"), 1)
+    assert [row["caption"] for row in tables.captions] == ["A dog", "A cat", "A cow"]
+    assert ([row["id"] for row in tables.missing], tables.remarks) == (["c.wav"], [])
+
+
 def test_sidecar_texts_are_captions(tmp_path):
     (tmp_path / "d").mkdir()
     found = make(tmp_path, "d/a.wav", "d/a.mp3", "b.wav", "c.wav", d__a_txt="\ufeffA dog\n barks. ", b_txt=" \n", other_txt="x")
@@ -79,6 +135,7 @@ def test_sidecar_texts_are_captions(tmp_path):
     assert {(row["recording_id"], row["caption"], row["start_time"], row["origin"]) for row in tables.captions} == {
         (ids["d/a.wav"], "A dog barks.", None, "d/a.txt"),
         (ids["d/a.mp3"], "A dog barks.", None, "d/a.txt"),
+        ("missing:other", "x", None, "other.txt:1"),
     }
     assert {row["path"]: row["reason"] for row in tables.rejected} == {"b.txt": "empty caption", "c.txt": "unreadable caption"}
 
@@ -92,6 +149,13 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(tmp_path):
     assert found["r1nicOVtvkQ_10.wav"] == ("r1nicOVtvkQ_10", 10.0, "r1nicOVtvkQ")
     assert found["drum_kick_a_12.wav"][1:] == found["Drum_kicker_2.wav"][1:] == (0.0, None)
     assert not looks_random("kick_drum_a")
+    assert registry.read("folder", inventory.take(tmp_path), 1).remarks == []
+
+
+def test_words_that_are_taken_for_a_youtube_id_are_told(tmp_path):
+    tables = registry.read("folder", make(tmp_path, "RainAtNight_1.wav", "RainAtNight_2.wav", "r1nicOVtvkQ_10.wav"), 1)
+    (remark,) = tables.remarks
+    assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are called like a clip of a YouTube video")
 
 
 def test_esc10_folders(tmp_path):
@@ -103,6 +167,13 @@ def test_esc10_folders(tmp_path):
         "001 - Dog bark/3-9-B.ogg": (["dog bark"], 3, "9"),
         "010 - Fire crackling/odd.ogg": (["fire crackling"], None, None),
     }
+
+
+def test_esc10_in_a_folder_of_its_own(tmp_path):
+    tables = registry.read(
+        "auto", make(tmp_path, "ESC-10-master/001 - Dog bark/1-1-A.ogg", "ESC-10-master/002 - Rain/1-2-A.ogg"), 1
+    )
+    assert (tables.format, [row["labels"] for row in tables.recordings]) == ("esc", [["dog bark"], ["rain"]])
 
 
 def test_esc50_table(tmp_path):
@@ -118,8 +189,50 @@ def test_esc50_table(tmp_path):
         "audio/2-2-A-2.wav": ([], 2),
         "audio/5-9-A-14.wav": (["chirping birds"], 5),
     }
-    assert tables.counts == {"without_row": 1, "rows_without_audio": 1}
+    assert [row["path"] for row in tables.orphans] == ["audio/2-2-A-2.wav"]
+    assert [(row["id"], row["origins"]) for row in tables.missing] == [("4-1-A-1.wav", ["meta/esc50.csv:4"])]
     assert [row["reason"] for row in tables.rejected] == ["bad file name", "bad fold"]
+
+
+ESC50 = "filename,fold,target,category,esc10,src_file,take\n"
+
+
+def test_esc50_without_its_audio_is_all_missing(tmp_path):
+    found = make(tmp_path, esc50_csv=ESC50 + "1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,True,2,A\n")
+    tables = registry.read("auto", found, 1, needs_audio=False)
+    assert (tables.format, tables.recordings, [row["id"] for row in tables.missing]) == ("esc", [], ["1-1-A-0.wav", "2-2-A-1.wav"])
+
+
+def test_esc50_files_under_another_extension(tmp_path):
+    found = make(tmp_path, "audio/1-1-A-0.ogg", esc50_csv=ESC50 + "1-1-A-0.wav,3,0,dog,True,1,A\n")
+    tables = registry.read("esc", found, 1)
+    assert rows(tables, "labels", "fold", "group") == {"audio/1-1-A-0.ogg": (["dog"], 3, "1")}
+    assert not tables.missing
+
+
+def test_esc50_twice_is_a_collision_and_one_folder_is_described(tmp_path):
+    """`2-…` sorts after `16000`, `1-…` before it: the first in the order of paths would be one of either folder."""
+    names = ("1-1-A-0.wav", "2-2-A-1.wav", "dog.wav")
+    meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n2-2-A-1.wav,2,1,rooster,,2,A\ndog.wav,2,0,dog,,3,A\n"
+    found = make(tmp_path, *(f"audio/{folder}{name}" for folder in ("", "16000/") for name in names), esc50_csv=meta)
+    tables = registry.read("esc", found, 1)
+    assert rows(tables, "labels", "fold", "group") == {
+        "audio/1-1-A-0.wav": (["dog"], 1, "1"),
+        "audio/16000/1-1-A-0.wav": ([], 1, "1"),
+        "audio/2-2-A-1.wav": (["rooster"], 2, "2"),
+        "audio/16000/2-2-A-1.wav": ([], 2, "2"),
+        "audio/dog.wav": (["dog"], 2, "dog.wav"),
+        "audio/16000/dog.wav": ([], 2, "dog.wav"),
+    }
+    assert tables.collisions == [{"id": name, "paths": [f"audio/{name}", f"audio/16000/{name}"]} for name in names]
+    assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
+
+
+def test_esc50_rows_of_one_file_are_told(tmp_path):
+    meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n1-1-A-0.wav,2,1,rooster,,1,A\n"
+    tables = registry.read("esc", make(tmp_path, "audio/1-1-A-0.wav", esc50_csv=meta), 1)
+    assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]
+    assert rows(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
 
 
 def test_esc_of_something_else_is_an_error_that_says_what_esc_is(tmp_path):

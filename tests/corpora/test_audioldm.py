@@ -76,6 +76,7 @@ def test_splits_are_where_the_root_lists_them(corpus):
         ("missing manifest", "test"),
         ("bad entry", "data[3]"),
     }
+    assert not [remark for remark in tables.remarks if "not read" in remark]
 
 
 def test_a_list_of_another_form_is_an_error_that_names_it(corpus):

@@ -225,7 +225,7 @@ def folder(tmp_path) -> Path:
     for number in range(3):
         soundfile.write(root / f"{number}.wav", noise(number), RATE)
     soundfile.write(root / "sub" / "rén 1.flac", resample.resample(noise(1) / 2, RATE, 44_100), 44_100)
-    (root / "sub" / "same bytes.wav").write_bytes((root / "2.wav").read_bytes())
+    (root / "sub" / "same\nbytes\\.wav").write_bytes((root / "2.wav").read_bytes())
     soundfile.write(root / "click.wav", noise(9, 0.03), RATE)
     (root / "sub" / "click again.wav").write_bytes((root / "click.wav").read_bytes())
     (root / "broken.wav").write_bytes((root / "0.wav").read_bytes()[:500])
@@ -242,7 +242,7 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
     pairs = json.loads(out.read_text(encoding="utf-8"))
     assert [(pair["a"], pair["b"]) for pair in pairs] == [
         ("1.wav", "sub/rén 1.flac"),
-        ("2.wav", "sub/same bytes.wav"),
+        ("2.wav", "sub/same\nbytes\\.wav"),
         ("click.wav", "sub/click again.wav"),
     ]
     assert [set(pair) for pair in pairs] == [{"a", "b", "score"}] * 3
@@ -254,7 +254,7 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
 
 
 def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
-    for path, words in ((tmp_path / "absent", "no such directory"), (tmp_path, "no recording")):
+    for path, words in ((tmp_path / "absent", "no such directory"), (tmp_path, "no audio file in it")):
         done = CliRunner().invoke(app, ["corpus", "duplicates", str(path)])
         assert done.exit_code == 1
         assert words in done.output

@@ -82,6 +82,13 @@ def test_nsynth(tmp_path):
     assert [row["detail"] for row in tables.rejected] == ["'odd': no `instrument_family_str`"]
 
 
+def test_one_part_of_nsynth_has_its_split_in_its_own_name(tmp_path):
+    bass = note("bass_synthetic_033", "bass", "synthetic", ["dark"], 22)
+    put(tmp_path, "nsynth-test/audio/bass_synthetic_033-022-050.wav")
+    write(tmp_path, "nsynth-test/examples.json", json.dumps({bass["note_str"]: bass}))
+    assert recordings(scan(tmp_path / "nsynth-test"), "split") == {"audio/bass_synthetic_033-022-050.wav": "test"}
+
+
 @pytest.mark.parametrize("name", ["urbansound8k", "gtzan", "nsynth"])
 def test_another_layout_is_told_what_was_expected(tmp_path, name):
     with pytest.raises(UserError, match=r"corpus\.path: no (csv|file like|`examples\.json`).*choose another corpus\.format"):

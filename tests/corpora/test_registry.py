@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from soundmill.corpora import inventory, registry
 from soundmill.corpora.tables import Format
+from soundmill.errors import UserError
+from tests.corpora.tiny import cell, put, scan, write, write_table
 
 
 def table_row(about: Format) -> str:
@@ -55,9 +59,44 @@ def test_tables_that_no_format_is_like_are_told(lay, other):
     assert (alone.format, len(alone.remarks)) == ("folder", 1)
     beside = registry.read("auto", lay(**MANIFESTS["audiocaps"]), 4)
     assert (beside.format, len(beside.matched)) == ("audiocaps", 1)
-    assert [remark.partition(";")[0] for remark in beside.remarks] == [
-        "1 tables or lists not read, which say nothing that audiocaps knows of (first: val.csv)"
-    ]
+    assert beside.remarks[-1].startswith(
+        "1 tables, lists or texts not read, which say nothing that audiocaps knows of (first: val.csv);"
+    )
+
+
+def test_a_parquet_without_recordings_is_told(tmp_path):
+    pq.write_table(pa.table({"file_name": ["a.wav"], "caption": ["a dog"]}), tmp_path / "captions.parquet")
+    with pytest.raises(UserError, match=r"no recording in .*1 Parquet tables without .*first: captions\.parquet"):
+        scan(tmp_path)
+    with pytest.raises(UserError, match=r"read as folder .*captions\.parquet"):
+        scan(tmp_path, "folder")
+    tables = scan(put(tmp_path, "a.wav"))
+    assert (tables.format, [remark.partition(";")[0] for remark in tables.remarks]) == (
+        "folder",
+        ["1 tables, lists or texts not read, which say nothing that folder knows of (first: captions.parquet)"],
+    )
+
+
+def test_parquet_tables_that_were_read_are_not_told(tmp_path):
+    write_table(tmp_path / "train.parquet", [cell(1), cell(2)], text=["a", "b"])
+    write_table(tmp_path / "again.parquet", [cell(1)], text=["a"])
+    assert (scan(tmp_path).format, scan(tmp_path).remarks) == ("audiofolder", [])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "train.parquet").read_bytes()[:-8])
+    assert "first: cut.parquet" in scan(tmp_path).remarks[0]
+
+
+def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
+    put(tmp_path, "audio/a.wav", "audio/b.wav")
+    for name in ("README.txt", "UrbanSound8K_README.txt", "license.txt", "LICENSE-audio.txt"):
+        write(tmp_path, name, "All of it is free.")
+    assert scan(tmp_path).remarks == []
+    write(tmp_path, "captions/a.txt", "A dog barks")
+    assert "first: captions/a.txt" in scan(tmp_path).remarks[0]
+
+
+def test_what_the_join_takes_for_granted_is_told(lay):
+    tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
+    assert ["called by their YouTube id alone" in remark for remark in tables.remarks] == [True]
 
 
 def test_detection_opens_no_recording(lay, monkeypatch):

@@ -21,7 +21,7 @@ READ_AS = {
 DETECTED_AS = {"clotho": "panns"}  # the same columns; file names that are YouTube ids tell them apart, and these are
 OTHERS = {"webdataset", "lhotse"}  # only written
 WITHOUT_SPLITS = {"gtzan", "musiccaps", "stable_audio"}
-ONE_CAPTION = {"audiocraft", "stable_audio"}  # the rest is kept beside it
+ONE_CAPTION = {"stable_audio"}  # the rest is kept beside it
 WITHOUT_CAPTIONS = {"esc", "gtzan", "nsynth", "urbansound8k"}
 
 

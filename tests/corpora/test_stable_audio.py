@@ -30,6 +30,7 @@ def test_prompts_belong_to_the_recording_beside_them(corpus):
         "a/000002.flac": ["Rain", "Heavy rain"],
         "b/000001.wav": ["Ein Käuzchen"],
         "b/000004.wav": ["The sea"],
+        "missing:b/gone": ["Nobody's"],
     }
     assert set(recordings(tables, "split").values()) == {None}
     assert [(row["path"], row["reason"]) for row in tables.rejected] == [("b/000003.json", "empty caption")]
@@ -54,6 +55,23 @@ def test_a_damaged_json_costs_one_caption(corpus, content, reason):
     assert len(tables.recordings) == 6
     assert "a/000001.flac" not in captions(tables)
     assert [row["reason"] for row in tables.rejected if row["path"] == "a/000001.json"] == [reason]
+
+
+def test_prompts_without_a_recording_are_missing(tmp_path):
+    put(tmp_path, "a.wav")
+    for name in "abc":
+        write(tmp_path, f"{name}.json", json.dumps({"prompt": name, "seconds_total": 5}))
+    write(tmp_path, "workflow.json", json.dumps({"prompt": "A dog", "steps": 100}))
+    write(tmp_path, "list.json", json.dumps([{"prompt": "A dog"}]))
+    assert detected(tmp_path) == "stable_audio"
+    tables = scan(tmp_path)
+    assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [
+        ("b", ["b"], ["b.json:prompt"]),
+        ("c", ["c"], ["c.json:prompt"]),
+    ]
+    assert (len(tables.matched), tables.rejected, tables.ambiguous) == (1, [], [])
+    (remark,) = tables.remarks
+    assert remark.startswith("2 tables, lists or texts not read, which say nothing that stable_audio knows of (first: list.json)")
 
 
 def test_jsons_without_prompts_are_something_else(tmp_path):

@@ -379,8 +379,8 @@ def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test
     ports = ("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
     outputs = ("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet", "--duplicates", "data/duplicates.parquet")
     said = failure(capsys, rename, *ports, *outputs)
-    assert "1 pairs of clips are the same sound in two splits" in said
-    assert "-aaaaaaaaaa_35 (train) and bbbbbbbbbbb_0 (test)" in said
+    assert "1 clips are the same sound or video as one in another of the corpus's own splits (given)" in said
+    assert "-aaaaaaaaaa.wav (-aaaaaaaaaa_35, train) and bbbbbbbbbbb.wav (bbbbbbbbbbb_0, test)" in said
     assert "`rename.duplicates: drop`" in said
     settle(small, rename={**RENAME, "duplicates": "drop"})
     metrics = call_rename("--duplicates", "data/duplicates.parquet")
@@ -390,7 +390,38 @@ def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test
     (rejected,) = table("data/quarantine/rename.parquet")
     assert rejected["path"] == "-aaaaaaaaaa.wav"
     assert rejected["reason"] == "duplicate"
-    assert "the same sound as bbbbbbbbbbb_0 (test)" in rejected["detail"]
+    assert "the same sound or video as bbbbbbbbbbb_0 (test)" in rejected["detail"]
+
+
+def test_copies_that_hang_together_with_one_in_test_are_all_dropped():
+    """Of forty copies of one sound not every two are a pair."""
+    split = ["train"] * 4 + ["valid", "test", "train", "train"]
+    assert rename._across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
+
+
+def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(small, capsys):
+    """Also where its windows do not meet, so that no pair of clips is found."""
+    recordings = table("data/corpus/recordings.parquet")
+    for row, name in zip(recordings, ("-aaaaaaaaaa_30", "-aaaaaaaaaa_90", "0123456789ab"), strict=True):
+        row["recording_id"] = name
+        row["group"] = None if name == "0123456789ab" else "-aaaaaaaaaa"
+    shards.write_rows(recordings, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+    clips = [
+        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa_30", 0.0), clip("-aaaaaaaaaa_35", "-aaaaaaaaaa_30", 5.0)],
+        [clip("-aaaaaaaaaa_90", "-aaaaaaaaaa_90", 0.0), clip("0123456789ab_0", "0123456789ab", 0.0)],
+    ]
+    planned = [{"clip_id": row["clip_id"], "shard": number} for number, rows in enumerate(clips) for row in rows]
+    shards.write_rows(planned, small / "data/segments.parquet", manifest.SEGMENTS)
+    for number, rows in enumerate(clips):
+        shards.write_rows(rows, small / "data/clips" / shards.shard_name(number), manifest.CLIPS)
+    ports = ("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
+    said = failure(capsys, rename, *ports, "--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet")
+    assert "2 clips are the same sound or video as one in another of the corpus's own splits" in said
+    assert "(-aaaaaaaaaa_30, train)" in said
+    assert "(-aaaaaaaaaa_90, test)" in said
+    settle(small, rename={**RENAME, "duplicates": "drop"})
+    assert call_rename()["duplicates_dropped"] == 2
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_90", "0123456789ab_0"]
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):

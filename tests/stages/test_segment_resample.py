@@ -166,6 +166,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     soundfile.write(audio / "endless.flac", np.zeros(8000 * 70), 8000)
     soundfile.write(audio / "nan.wav", np.append(noise(3.0, 16_000), np.float32("nan")), 16_000, subtype="FLOAT")
     soundfile.write(audio / "silent.wav", np.zeros(48_000), 16_000)
+    soundfile.write(audio / "inverted.wav", np.outer(noise(3.0, 16_000), [1, -1]), 16_000)
     (audio / "dangling.wav").symlink_to(audio / "nowhere.wav")
     os.mkfifo(audio / "fifo.wav")
     (audio / "dir.wav").mkdir()
@@ -217,6 +218,7 @@ DAMAGED = {
     "endless.flac": {"too long"},
     "nan.wav": {"nan"},
     "silent.wav": {"silent"},
+    "inverted.wav": {"silent"},
     "dangling.wav": {"dangling link"},
     "fifo.wav": {"not a regular file"},
     "dir.wav": {"not a regular file"},
@@ -240,6 +242,12 @@ def test_damaged_files_are_quarantined_by_name_with_the_reason(everything, sourc
     reasons = {**reasons_of(everything, "segment"), **reasons_of(everything, "resample")}
     assert reasons[source] in DAMAGED[source]
     assert source not in clips_of(everything)
+
+
+def test_channels_that_cancel_each_other_are_named(everything):
+    rows = {row["path"]: row["detail"] for row in pq.read_table(everything / "data/quarantine/resample.parquet").to_pylist()}
+    assert "cancel each other: channel_correlation -1" in rows["inverted.wav"]
+    assert "cancel" not in rows["silent.wav"]
 
 
 def test_nothing_is_lost_without_a_word(everything):
