@@ -22,7 +22,8 @@ SMOOTHING = 4  # spectra in one frame: coders shape their noise in time within s
 LAG = 4  # frames that a level is compared over
 BANDS = 33  # of equal width in mel; the lowest 25 end below 3.7 kHz, so that sound once sampled at 8 kHz keeps 24 bits
 LOWEST_HZ, HIGHEST_HZ = 100.0, 6800.0
-FLOOR_DB = 60.0  # below the loudest band of the recording: there coders keep nothing
+FLOOR_DB = 60.0  # below the loudest band within FLOOR_SECONDS before and after: there coders keep nothing
+FLOOR_SECONDS = 10.0
 SILENCE = 1e-7  # power of a band of 16-bit noise, some -90 dB of full scale
 LOUDEST = 1e6  # where full scale is 1: squares of wilder samples leave float32
 CERTAIN_DB = 0.5  # a smaller move may go either way after a coder
@@ -49,7 +50,7 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
     if count <= LAG:
         return np.zeros((0, 2), dtype=np.uint32)
     smooth = sum(energies[shift : shift + count] for shift in range(1, SMOOTHING)) + energies[:count]
-    floor = np.float32(max(float(smooth.max()) * 10 ** (-FLOOR_DB / 10), SILENCE))
+    floor = np.maximum(_loudest_near(smooth.max(axis=1)) * np.float32(10 ** (-FLOOR_DB / 10)), np.float32(SILENCE))[:, None]
     heard = smooth > floor
     heard = heard[:, :-1] & heard[:, 1:]
     level = 10 * np.log10(np.maximum(smooth, floor))
@@ -57,6 +58,16 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
     move = tilt[LAG:] - tilt[:-LAG]
     certain = heard[LAG:] & heard[:-LAG] & (np.abs(move) > CERTAIN_DB)
     return np.concatenate([_words(move > 0), _words(certain)], axis=1)
+
+
+def _loudest_near(peaks: np.ndarray) -> np.ndarray:
+    """The greatest of float32 [frames] within FLOOR_SECONDS before and after each."""
+    reach = int(FLOOR_SECONDS * FRAMES_PER_SECOND)
+    if len(peaks) <= reach:
+        return np.full_like(peaks, peaks.max())
+    from scipy.ndimage import maximum_filter1d
+
+    return maximum_filter1d(peaks, 2 * reach + 1, mode="nearest")
 
 
 def _words(bits: np.ndarray) -> np.ndarray:

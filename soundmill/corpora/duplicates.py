@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ KEY_LATER = 4  # frames between the two moments of a key
 KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sound once sampled at 8 kHz has too
 KEY_BITS_LATER = np.uint32(0x0000FF00)
 QUIET_FRAMES = 2  # before and after one in which a band is silent, and not just undecided
+KEYS_FRAMES = 312  # about five seconds, each of which has its share of the keys: one loud minute must not have those of an hour
 KEYS, KEYS_PER_SECOND = 64, 16  # of a clip in the index: so many in all and so many more for each second
 LEAST_HEARD = 8  # bits of a key that are certain because something moves
 MOST_UNCERTAIN = 12  # bits of a key in the index
@@ -166,14 +167,28 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
         for file in files:
             try:
                 rate, blocks = decode.decode_blocks(os.path.join(root, file.raw_path), MAX_SECONDS)
-                found = fingerprint.fingerprint_blocks(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
+                sound = _Heard(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
+                found = fingerprint.fingerprint_blocks(sound)
             except decode.DecodeError as error:
                 report.reject(file.path, error.reason, error.detail)
                 continue
             seconds = len(found) / fingerprint.FRAMES_PER_SECOND
-            row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": file.digest}
+            digest = file.digest if sound.any else ""  # silence is no sound that two files could have in common
+            row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": digest}
             writer.write({**row, **landmarks(found)})
     return report
+
+
+class _Heard:
+    """Blocks of a sound, and whether any sample of those that were taken is not zero."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]):
+        self._blocks, self.any = blocks, False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            self.any = self.any or bool(block.any())
+            yield block
 
 
 def landmarks(words: np.ndarray) -> dict[str, bytes]:
@@ -446,7 +461,18 @@ def certain_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     usable[1:] &= keys[1:] != keys[:-1]  # what stands still is in the index once
     frames = np.flatnonzero(usable).astype(np.int32)
     frames = frames[np.argsort(number[frames], kind="stable")]
+    stretches = max(1, round(len(words) / KEYS_FRAMES))  # of one length, or a rest of a few frames had as much as the others
+    frames = frames[_by_turns(frames * stretches // max(1, len(words)))]
     return keys[frames], ~certain[frames], frames
+
+
+def _by_turns(groups: np.ndarray) -> np.ndarray:
+    """Numbers of the rows, the first of every group, then the second of every one …"""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    turns = np.empty(len(groups), np.int64)
+    turns[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
+    return np.argsort(turns, kind="stable")
 
 
 def turned(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -480,7 +506,8 @@ def _exact_copies(names: pa.Table) -> Iterator[tuple[str, str]]:
     """Ids of clips of different recordings that were made from the same bytes."""
     by_digest: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in names.take(_shared(names["digest"])).select(["digest", "clip_id", "recording_id"]).to_pylist():
-        by_digest[row["digest"]].append(row)
+        if row["digest"]:
+            by_digest[row["digest"]].append(row)
     for copies in by_digest.values():
         copies.sort(key=lambda row: row["clip_id"])
         for number, first in enumerate(copies):

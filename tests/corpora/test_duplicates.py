@@ -56,6 +56,13 @@ def test_copies_are_found_among_others_whatever_the_order(tmp_path):
     assert indexed({name: sounds[name] for name in names}, tmp_path)[0] == forward
 
 
+def test_soft_and_uncertain_cuts_of_a_long_recording_are_found_beside_loud_ones(tmp_path):
+    """Each stretch has its own floor and its share of the keys, whatever else is in the hour."""
+    cuts = [noise(seed, 30.0) * np.float32(1e-3 if seed % 3 else 1.0) for seed in range(8)]
+    sounds = {"long": np.concatenate(cuts), **{f"{seed:02d}": cut[12 * RATE : 17 * RATE] for seed, cut in enumerate(cuts)}}
+    assert [(a, b) for a, b, _ in indexed(sounds, tmp_path)[0]] == [(f"{seed:02d}", "long") for seed in range(8)]
+
+
 def test_one_owners_clips_are_not_compared(tmp_path):
     sounds = {name: noise(0) for name in ("a", "b", "c")}
     pairs, _ = indexed(sounds, tmp_path, {"a": "x", "b": "x", "c": "y"})
@@ -226,6 +233,8 @@ def folder(tmp_path) -> Path:
         soundfile.write(root / f"{number}.wav", noise(number), RATE)
     soundfile.write(root / "sub" / "rén 1.flac", resample.resample(noise(1) / 2, RATE, 44_100), 44_100)
     (root / "sub" / "same\nbytes\\.wav").write_bytes((root / "2.wav").read_bytes())
+    for name in ("silence.wav", "more silence.wav"):
+        soundfile.write(root / name, np.zeros(RATE), RATE)
     soundfile.write(root / "click.wav", noise(9, 0.03), RATE)
     (root / "sub" / "click again.wav").write_bytes((root / "click.wav").read_bytes())
     (root / "broken.wav").write_bytes((root / "0.wav").read_bytes()[:500])
@@ -250,7 +259,7 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
     assert [pair["score"] for pair in pairs[1:]] == [1.0, 1.0]
     for name in ("broken.wav: truncated", "empty.wav: empty", "playlist.mp3: playlist"):
         assert f"not read: {name}" in done.output
-    assert "3 pairs among 7 files; 2 are too short or too steady to tell but by their bytes; 3 not read" in done.output
+    assert "3 pairs among 9 files; 4 are too short or too steady to tell but by their bytes; 3 not read" in done.output
 
 
 def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
