@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,6 @@ from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
 SPOOL_BYTES = 64 << 20  # a decoded recording beyond this waits on disk, not in memory
-DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 
 
 class ResampleParams(StageParams):
@@ -80,7 +78,11 @@ def resample_shard(
     with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
         planned = [list(recording) for _, recording in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
         keyed = [(recording, _key(recording)) for recording in planned]
-        places = (_unchanged(recording[0], sources, output.parent) for recording, key in keyed if key not in writer)
+        places = (
+            sources.open_unchanged(recording[0]["raw_path"], recording[0]["digest"], recording[0]["source"], output.parent)
+            for recording, key in keyed
+            if key not in writer
+        )
         with closing(decode.open_all(places, params.max_seconds)) as opened:
             for recording, key in keyed:
                 if not writer.copy(key):
@@ -97,23 +99,6 @@ def _key(cuts: list[dict[str, Any]]) -> str:
     return shards.digest(
         first["raw_path"], first["source"], first["digest"], first["recording_id"], first["recording_samples"], ranges
     )
-
-
-@contextmanager
-def _unchanged(cut: dict[str, Any], sources: Sources, scratch: Path) -> Iterator[BinaryIO]:
-    """The file of a cut's recording, which must be what it was when the corpus was scanned."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(decode.open_regular(stack.enter_context(sources.open(cut["raw_path"], scratch))))
-            state = hashlib.blake2b(digest_size=16)
-            while data := file.read(DIGEST_BYTES):
-                state.update(data)
-            found = state.hexdigest()
-        except decode.DecodeError as error:
-            found = str(error)
-        if found != cut["digest"]:
-            raise UserError(f"{cut['source']}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
-        yield file
 
 
 def _write_recording(

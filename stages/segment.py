@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
@@ -72,19 +71,17 @@ def plan_shard(
     """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have."""
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row)) for row in recordings.to_pylist()]
-        places = (_open(row["raw_path"], sources, output.parent) for row, key in rows if key not in writer)
+        places = (
+            sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
+            for row, key in rows
+            if key not in writer
+        )
         with closing(decode.open_all(places, params.max_seconds)) as opened:
             for row, key in rows:
                 if not writer.copy(key):
                     with writer.item(key) as report:
                         _plan(row, next(opened), params, writer, report)
     return writer.report
-
-
-@contextmanager
-def _open(raw_path: bytes, sources: Sources, scratch: Path) -> Iterator[BinaryIO]:
-    with sources.open(raw_path, scratch) as path, decode.open_regular(path) as file:
-        yield file
 
 
 KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # of a recording: what its cuts are made from

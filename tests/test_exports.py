@@ -18,6 +18,7 @@ from soundmill import cli, clips, exports, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
 from soundmill.exports import classes
+from soundmill.exports.target import NotExpressible
 from tests.prepared import RATE, ROWS, VIDEO, prepare, wave_of
 
 
@@ -88,6 +89,8 @@ def test_labels_never_become_a_path_outside(tables, tmp_path):
     assert classes.folder_of("../../etc") == "_.._etc"
     assert classes.folder_of("..") == "_"
     assert classes.folder_of("dog bark") == "dog bark"
+    with pytest.raises(NotExpressible, match="more than 200 bytes"):
+        classes.folder_of("x" * 300)
 
 
 def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):

@@ -14,6 +14,7 @@ import re
 import resource
 import selectors
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -400,6 +401,10 @@ class _Log:
         """What all the complaints come to, whatever order the process's threads made them in; None if there are none."""
         if not self.complained:
             return None
+        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # which we do not send to one whose end we wait for
+            raise UserError(
+                f"ffmpeg was killed (signal {-self._status}) while it decoded: out of memory? Run it again: finished work is kept"
+            )
         complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # they differ from run to run
         together = "\n".join(complaints)
         detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"

@@ -48,6 +48,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     manifests = [name for name in _manifests(inventory) if _names_files(inventory, name)]
     embedded: dict[Any, _Embedded] = {}
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
+    _reject_damaged(inventory, tables)
     for name in _tables(inventory):
         rows.extend(_read_table(inventory, name, embedded, tables))
     if not rows and not embedded:
@@ -84,6 +85,18 @@ def _tables(inventory: Inventory) -> Iterator[bytes]:
             with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
                 if sources.audio_column(file.schema_arrow):
                     yield name
+
+
+def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
+    """Name the tables that cannot be opened: of what was in them nobody can tell more."""
+    for name in inventory.metadata:
+        if name.lower().endswith(b".parquet"):
+            try:
+                with sources.open_table(inventory.metadata[name]):
+                    pass
+            except DecodeError as error:
+                inventory.opened.add(name)
+                tables.reject(name, error.reason, error.detail)
 
 
 @dataclass

@@ -37,7 +37,8 @@ _TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet)$", re.
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
-MAX_UNPACKED_BYTES = 4 << 30  # of a packed manifest
+MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a packed manifest
+MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels at 192 kHz in float32 are 44 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,8 @@ def take(
             inventory.ignore(escape_path(extension or name))
         elif size == 0:
             inventory.reject(raw_path, "empty", "zero bytes")
+        elif size > MAX_RECORDING_BYTES:
+            inventory.reject(raw_path, "too large", f"{size} bytes, more than {MAX_RECORDING_BYTES}")
         else:
             candidates.append((raw_path, size))
     if not digests:
@@ -207,6 +210,8 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 inventory.reject(raw_path, "not a regular file", _kind(status.st_mode))
             elif entry.is_symlink():
                 links.append(raw_path)
+            elif _identity(status) in seen:  # through a link to a folder above it
+                inventory.reject(raw_path, "directory link", "a link led here before, and it is scanned already")
             else:
                 seen.add(_identity(status))
                 todo.append(raw_path)
@@ -283,11 +288,16 @@ def _read_lines(inventory: Inventory, name: bytes) -> str:
 
 
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
-    """The header of a csv, lower case; empty where it has none."""
+    """The header of a csv, lower case; empty where it has none within MAX_TEXT_BYTES."""
     try:
-        with open(inventory.metadata[name], encoding="utf-8-sig", errors="replace", newline="") as file:
-            return [column.strip().lower() for column in next(csv.reader(file), [])]
-    except (OSError, csv.Error):
+        with open(inventory.metadata[name], "rb") as file:
+            head = file.read(MAX_TEXT_BYTES)
+    except OSError as error:
+        raise UserError(f"{escape_path(name)}: {error.strerror}; let it be read, or take it out of the corpus") from None
+    text = io.StringIO(head.decode("utf-8-sig", "replace"), newline="")
+    try:
+        return [column.strip().lower() for column in next(csv.reader(text), [])]
+    except csv.Error:
         return []
 
 

@@ -65,7 +65,7 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
             group = fields.get("instrument_str")
             yield Row(
                 name,
-                note,
+                note.encode("utf-8", "replace").decode(),  # JSON can say half characters, which no table holds
                 f"audio/{note}",
                 captions=[_caption(family, fields)],
                 labels=[family],

@@ -16,10 +16,10 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,7 @@ from soundmill.manifest import escape_path
 MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
 PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
 MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, to be read ROWS at once; of more, one by one
+DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 ROWS = 64  # that may all repeat the group's longest text: a table says it once
 _MARK = b"\0"
 
@@ -117,6 +118,26 @@ class Sources:
                     f"{shown(raw_path)}: corpus.parts has no {escape_path(part)!r}; scan the corpus again (`dvc repro`)"
                 )
         return os.path.join(root, path), row
+
+    @contextmanager
+    def open_unchanged(self, raw_path: bytes, digest: str, name: str, scratch: Path | str | bytes) -> Iterator[BinaryIO]:
+        """The opened file of a recording, which must be what it was when the corpus was scanned: a UserError, naming it, if not.
+
+        What is made of another file, or of none, would be kept for this one's digest.
+        """
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_regular(stack.enter_context(self.open(raw_path, scratch))))
+                state = hashlib.blake2b(digest_size=16)
+                while data := file.read(DIGEST_BYTES):
+                    state.update(data)
+                found = state.hexdigest()
+            except DecodeError as error:
+                found = str(error)
+            if found != digest:
+                raise UserError(f"{name}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
+            file.seek(0)
+            yield file
 
     @contextmanager
     def open(self, raw_path: bytes, scratch: Path | str | bytes) -> Iterator[bytes]:

@@ -9,10 +9,15 @@ from pathlib import Path
 from soundmill import shards
 from soundmill.exports.target import Clip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
 
+LONGEST_NAME = 200  # bytes; file systems have 255, and a number may follow
+
 
 def folder_of(label: str) -> str:
     """A label as the name of a folder: nothing in it can leave the directory or hide."""
-    return re.sub(r"[^\w .,()&'+-]", "_", label).strip(" .") or "_"
+    folder = re.sub(r"[^\w .,()&'+-]", "_", label).strip(" .") or "_"
+    if len(folder.encode()) > LONGEST_NAME:
+        raise NotExpressible(f"label {label[:40]!r} … of more than {LONGEST_NAME} bytes, where the format has the name of a folder")
+    return folder
 
 
 def _fold(clip: Clip, count: int) -> int:
@@ -73,7 +78,7 @@ class Gtzan(Files):
 
     def _place(self, clip: Clip) -> str:
         genre = clip.labels[0]
-        if not re.fullmatch("[a-z]+", genre):
+        if not re.fullmatch(f"[a-z]{{1,{LONGEST_NAME}}}", genre):
             raise NotExpressible(f"label {genre!r} where the format has one word of small letters")
         if self._count[genre] > 99_999:
             raise NotExpressible(f"more than 100000 clips of {genre}")

@@ -486,6 +486,16 @@ def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(made, tmp_path, monkeypatch):
+    """As the kernel does where memory is short: the file must not be called damaged."""
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nkill -9 $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
+    with pytest.raises(UserError, match=r"ffmpeg was killed \(signal 9\).*Run it again"):
+        decode.probe(made / "a.m4a", MAX_SECONDS)
+
+
 def test_ffmpeg_ends_when_its_reader_stops(made, monkeypatch):
     children = []
     popen = subprocess.Popen

@@ -132,6 +132,8 @@ def test_tables_that_are_damaged_or_hostile_cost_themselves_alone(tmp_path):
     assert captions(tables) == {"good.parquet#0": ["Good"]}
     assert {row["path"]: row["reason"] for row in tables.rejected} == {
         "cut.parquet": "unreadable table",
+        "empty.parquet": "unreadable table",
+        "text.parquet": "unreadable table",
         "long.parquet": "caption too long",
     }
 

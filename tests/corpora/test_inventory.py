@@ -110,6 +110,28 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
     assert {row["reason"] for row in found.rejected} == {"directory link"}
 
 
+def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):
+    corpus, outside = tmp_path / "corpus", tmp_path / "outside"
+    put(outside, "sub/a.wav")
+    put(corpus, "x.wav")
+    (corpus / "a").symlink_to(outside / "sub")
+    (corpus / "b").symlink_to(outside)
+    found = inventory.take(corpus)
+    assert names(found) == [b"a/a.wav", b"x.wav"]
+    assert [(row["path"], row["reason"]) for row in found.rejected] == [("b/sub", "directory link")]
+
+
+def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
+    put(tmp_path, "x.wav")
+    with open(tmp_path / "zeros.wav", "wb") as file:
+        file.truncate(inventory.MAX_RECORDING_BYTES + 1)  # takes no room on the disk
+    with open(tmp_path / "notes.csv", "wb") as file:
+        file.truncate(3 << 30)
+    found = inventory.take(tmp_path)
+    assert [(row["path"], row["reason"]) for row in found.rejected] == [("zeros.wav", "too large")]
+    assert inventory.csv_columns(found, b"notes.csv") == []
+
+
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
     with pytest.raises(UserError, match=r"corpus\.path: no recording in .*no files"):
         inventory.take(tmp_path).check_not_empty()

@@ -82,7 +82,9 @@ def test_parquet_tables_that_were_read_are_not_told(tmp_path):
     write_table(tmp_path / "again.parquet", [cell(1)], text=["a"])
     assert (scan(tmp_path).format, scan(tmp_path).remarks) == ("audiofolder", [])
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "train.parquet").read_bytes()[:-8])
-    assert "first: cut.parquet" in scan(tmp_path).remarks[0]
+    tables = scan(tmp_path)
+    assert [(row["path"], row["reason"]) for row in tables.rejected] == [("cut.parquet", "unreadable table")]
+    assert len(tables.recordings) == 3
 
 
 def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
