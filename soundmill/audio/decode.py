@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -318,7 +320,8 @@ def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: flo
     while total < sound.frames:
         block = np.empty((min(most, sound.frames - total), sound.channels), dtype=np.float32)
         try:
-            count = sound.buffer_read_into(block, "float32")
+            with _mpg123_listened_to() if file.kind.name == "mpeg-audio" else nullcontext():
+                count = sound.buffer_read_into(block, "float32")
         except soundfile.SoundFileError as error:
             at_end = os.lseek(file.file.fileno(), 0, os.SEEK_CUR) >= file.size
             raise DecodeError("truncated" if at_end else "corrupt", one_line(str(error))) from None
@@ -335,6 +338,34 @@ def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: flo
         raise DecodeError("too short", "no or one sample")
     if checksum and checksum.digest() != layout.md5:
         raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
+
+
+_STDERR = threading.Lock()
+# A stream that was taken up in the middle begins with a frame whose bits were in those before: that is no damage.
+_MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
+
+
+@contextmanager
+def _mpg123_listened_to() -> Iterator[None]:
+    """DecodeError where libmpg123 complains of a frame: libsndfile goes on as if it had not, and there is no one else to ask.
+
+    It writes to the standard error of the process, one at a time; what else is written there meanwhile comes afterwards.
+    """
+    with _STDERR, ExitStack() as stack:
+        heard = os.memfd_create("heard")
+        stack.callback(os.close, heard)
+        before = os.dup(2)
+        stack.callback(os.close, before)
+        os.dup2(heard, 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            text = os.pread(heard, os.fstat(heard).st_size, 0)
+            if error := _MPG123_ERROR.search(text):
+                raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
+            if text:
+                os.write(2, text)
 
 
 def _integers(block: np.ndarray, bits: int) -> bytes:

@@ -475,6 +475,26 @@ def test_millions_of_empty_chunks_are_not_walked_for_ever(tmp_path):
     assert reason_of(tmp_path / "x.wav") == "corrupt"
 
 
+def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middle_is_not(made, tmp_path, capfd):
+    """libsndfile decodes both without a word."""
+    coded = (made / "cbr.mp3").read_bytes()
+    frames, at = [], 10 + sum(byte << 7 * (3 - n) for n, byte in enumerate(coded[6:10])) if coded[:3] == b"ID3" else 0
+    while at + 7 < len(coded) and (frame := containers.mpeg_frame(coded[at : at + 7])):
+        frames.append((at, frame[0]))
+        at += frame[0]
+    damaged, rng = bytearray(coded), np.random.default_rng(0)
+    for start, size in frames[len(frames) // 3 : len(frames) // 2]:
+        damaged[start + 4 : start + size] = rng.bytes(size - 4)
+    (tmp_path / "noise.mp3").write_bytes(damaged)
+    (tmp_path / "cut.mp3").write_bytes(coded[frames[10][0] :])
+    with pytest.raises(DecodeError, match="libmpg123") as error:
+        decode.read_mono(tmp_path / "noise.mp3", 16_000, MAX_SECONDS)
+    assert error.value.reason == "corrupt"
+    assert len(decode.read_mono(tmp_path / "cut.mp3", 16_000, MAX_SECONDS)) > 12_000
+    os.write(2, b"still open\n")
+    assert "still open" in capfd.readouterr().err
+
+
 def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
     fake = tmp_path / "ffmpeg"
     fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
