@@ -1,7 +1,8 @@
 """A corpus as large as AudioCaps to measure with: its real ids, starts and captions over sounds that are each id's own.
 
-They are made up, or, with recordings to make them of, four of those over each other at other speeds, as 44.1 kHz Ogg Vorbis:
-sound, files and rates as people have them, and no two the same.
+They are made up, or, with recordings to make them of, four of those over each other at other speeds: sound, files and rates as
+people have them, and no two the same. Of recordings they are mono Ogg Vorbis at 44.1 kHz, as ESC-50's, or, `--form youtube`, what a
+download of AudioCaps leaves: stereo, half AAC in m4a at 44.1 kHz, half Opus in webm at 48 kHz, 128 kbit/s.
 
 `python -m bench.audiocaps_generator --captions ../shared/data/audiocaps --output DIR --count 50000`
 """
@@ -14,15 +15,20 @@ import functools
 import hashlib
 import math
 import os
+import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from bench.recordings import find
+from soundmill.audio.decode import ffmpeg_executable
 from soundmill.errors import UserError
+
+Form = Literal["made", "ogg", "youtube"]
 
 RATE = 22_050
 NOTES = 6
@@ -31,6 +37,7 @@ LAYERS = 4  # recordings in one sound
 SPEEDS = 0.5, 2.0
 MOST_RECORDINGS = 500  # that every worker holds, decoded
 FILES_AT_ONCE = 250
+CODED = {"m4a": ["-c:a", "aac", "-aac_coder", "fast"], "webm": ["-c:a", "libopus"]}
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,10 @@ class Clip:
         """A number that is the clip's own, for everything that is chosen about it."""
         return int.from_bytes(hashlib.blake2b(f"{self.youtube_id} {self.start}".encode(), digest_size=8).digest(), "big")
 
-    def path(self, recorded: bool = False) -> str:
+    def path(self, form: Form = "made") -> str:
         """Its file under one of the names in use; half of the made ones are FLAC, three of eight WAV, one of eight Ogg Vorbis."""
         made = ("ogg", "wav", "wav", "wav", "flac", "flac", "flac", "flac")[self.choice % 8]
-        extension = "ogg" if recorded else made
+        extension = {"made": made, "ogg": "ogg", "youtube": ("m4a", "webm")[self.choice % 2]}[form]
         name, start = self.youtube_id, self.start
         stem = (f"{name}_{start}", f"Y{name}_{start}", f"{name}_{start}.000_{start + 10}.000")[self.choice // 8 % 3]
         return f"{self.choice // 24 % 100:02d}/{stem}.{extension}"
@@ -73,17 +80,19 @@ def read_clips(captions: Path) -> list[Clip]:
     return sorted(clips, key=lambda clip: (clip.choice, clip.table))
 
 
-def generate(clips: list[Clip], directory: Path, seconds: float, workers: int, recordings: tuple[Path, ...] = ()) -> None:
+def generate(
+    clips: list[Clip], directory: Path, seconds: float, workers: int, recordings: tuple[Path, ...] = (), form: Form = "made"
+) -> None:
     """Write the audio of `clips` below `directory`, made up or of `recordings`; what is there stays, so that a corpus can grow."""
-    if 0 < len(recordings) < LAYERS:
-        raise UserError(f"{recordings[0].parent}: {len(recordings)} recordings; {LAYERS} at least are needed to make others of")
+    if form != "made" and len(recordings) < LAYERS:
+        raise UserError(f"{len(recordings)} recordings; {LAYERS} at least are needed to make others of")
     recordings = recordings[:MOST_RECORDINGS]
-    clips = [clip for clip in clips if not (directory / clip.path(bool(recordings))).exists()]
+    clips = [clip for clip in clips if not (directory / clip.path(form)).exists()]
     for folder in {os.path.dirname(clip.path()) for clip in clips}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     parts = [clips[start : start + FILES_AT_ONCE] for start in range(0, len(clips), FILES_AT_ONCE)]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for future in [pool.submit(write_sounds, part, directory, seconds, recordings) for part in parts]:
+        for future in [pool.submit(write_sounds, part, directory, seconds, recordings, form) for part in parts]:
             future.result()
 
 
@@ -99,18 +108,32 @@ def write_tables(clips: list[Clip], directory: Path) -> None:
                     writer.writerows([number, clip.youtube_id, clip.start, caption] for number, caption in clip.captions)
 
 
-def write_sounds(clips: list[Clip], directory: Path, seconds: float, recordings: tuple[Path, ...] = ()) -> None:
+def write_sounds(clips: list[Clip], directory: Path, seconds: float, recordings: tuple[Path, ...], form: Form) -> None:
+    for clip in clips:
+        path = clip.path(form)
+        extension = path.rpartition(".")[2]
+        partial = directory / f"{path}.partial"
+        if form == "made":
+            _write(partial, extension, sound(clip.choice, seconds), RATE)
+        elif form == "ogg":
+            _write(partial, extension, mixed(_waves(recordings), clip.choice, seconds)[:, 0], RECORDED_RATE)
+        else:
+            _encode(partial, extension, mixed(_waves(recordings), clip.choice, seconds, channels=2))
+        partial.rename(directory / path)
+
+
+def _write(path: Path, extension: str, wave: np.ndarray, rate: int) -> None:
     import soundfile
 
-    for clip in clips:
-        path = clip.path(bool(recordings))
-        subtype = "VORBIS" if path.endswith(".ogg") else "PCM_16"
-        wave = mixed(_waves(recordings), clip.choice, seconds) if recordings else sound(clip.choice, seconds)
-        partial = directory / f"{path}.partial"
-        soundfile.write(
-            partial, wave, RECORDED_RATE if recordings else RATE, format=path.rpartition(".")[2].upper(), subtype=subtype
-        )
-        partial.rename(directory / path)
+    soundfile.write(path, wave, rate, format=extension.upper(), subtype="VORBIS" if extension == "ogg" else "PCM_16")
+
+
+def _encode(path: Path, extension: str, wave: np.ndarray) -> None:
+    """Write float32 [T, 2] as one of CODED; Opus is always of 48 kHz."""
+    read = ["-f", "f32le", "-ar", str(RECORDED_RATE), "-ac", "2", "-i", "pipe:0"]
+    write = [*CODED[extension], "-b:a", "128k", "-f", {"m4a": "ipod"}.get(extension, extension), f"file:{path}"]
+    command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-threads", "1", "-y", *read, *write]
+    subprocess.run(command, input=wave.tobytes(), check=True)
 
 
 @functools.cache
@@ -126,11 +149,12 @@ def _waves(recordings: tuple[Path, ...]) -> list[np.ndarray]:
     return waves
 
 
-def mixed(waves: list[np.ndarray], choice: int, seconds: float) -> np.ndarray:
-    """LAYERS of the recordings over each other, each from a moment and at a speed and level drawn by `choice`, float32 [T]."""
+def mixed(waves: list[np.ndarray], choice: int, seconds: float, channels: int = 1) -> np.ndarray:
+    """LAYERS of the recordings over each other, each from a moment and at a speed, level and place (of two channels) drawn by
+    `choice`, float32 [T, channels]."""
     rng = np.random.default_rng(choice)
     count = round(seconds * RECORDED_RATE)
-    total = np.zeros(count, np.float32)
+    total = np.zeros((count, channels), np.float32)
     for number in rng.choice(len(waves), LAYERS, replace=False):
         source = waves[number]
         speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
@@ -138,7 +162,10 @@ def mixed(waves: list[np.ndarray], choice: int, seconds: float) -> np.ndarray:
         before = places.astype(np.int64)
         part = (places - before).astype(np.float32)
         layer = source[before] * (1 - part) + source[before + 1] * part
-        total += layer * np.float32(rng.uniform(0.5, 1.0) / max(1e-3, float(np.abs(layer).max())))
+        layer *= np.float32(rng.uniform(0.5, 1.0) / max(1e-3, float(np.abs(layer).max())))
+        shares = [1.0] if channels == 1 else [place := rng.uniform(0, 1), 1 - place]
+        for channel, share in enumerate(shares):
+            total[:, channel] += layer * np.float32(share)
     return total * np.float32(0.9 / max(1e-3, float(np.abs(total).max())))
 
 
@@ -165,12 +192,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of every sound (default: 1)")
-    parser.add_argument("--audio", type=Path, help="directory of recordings to make them of (default: sounds are made up)")
+    parser.add_argument("--form", choices=Form.__args__, default="made", help="made up, or of recordings (default: %(default)s)")
+    parser.add_argument("--audio", type=Path, help="directory of recordings to make them of (default: see bench/recordings.py)")
     args = parser.parse_args()
     clips = read_clips(args.captions)[: args.count]
     write_tables(clips, args.output)
-    recordings = tuple(find(args.audio, args.output)[0]) if args.audio else ()
-    generate(clips, args.output, args.seconds, os.cpu_count() or 1, recordings)
+    recordings = () if args.form == "made" else tuple(find(args.audio, args.output)[0])
+    generate(clips, args.output, args.seconds, os.cpu_count() or 1, recordings, args.form)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One per cent more recordings in a built corpus: `dvc repro` of all data stages, against building it afresh; the same bytes.
 
-The recordings are 44.1 kHz Ogg Vorbis, each made of four real ones (see audiocaps_generator.py).
+The recordings are made of four real ones each: 44.1 kHz Ogg Vorbis, or what a download of AudioCaps leaves (`--form youtube`; see
+audiocaps_generator.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="length of every recording and clip (default: 10, as in AudioCaps)"
     )
+    parser.add_argument("--form", choices=("ogg", "youtube"), default="ogg", help="what the recordings are (default: %(default)s)")
     parser.add_argument(
         "--clips-per-shard",
         type=int,
@@ -34,11 +36,11 @@ def main() -> None:
     with measure.workplace(args.work) as place:
         corpus = Path(place) / "corpus"
         found, what = recordings.find(args.audio, Path(place))
-        grow(clips[: args.clips], corpus, args.seconds, tuple(found))
+        grow(clips[: args.clips], corpus, args.seconds, tuple(found), args.form)
         overrides = settings(corpus, args.clips, args.seconds, args.clips_per_shard)
         grown, fresh = (Checkout.make(Path(place) / name, overrides) for name in ("grown", "afresh"))  # of the code as it is now
         usages = {"built": grown.dvc("repro"), "nothing to do": grown.dvc("repro")}
-        grow(clips[: args.clips + added], corpus, args.seconds, tuple(found))
+        grow(clips[: args.clips + added], corpus, args.seconds, tuple(found), args.form)
         usages["one per cent added"] = grown.dvc("repro")
         usages["built afresh"] = fresh.dvc("repro")
         one, other = grown.digests(), fresh.digests()
@@ -55,6 +57,7 @@ def main() -> None:
             Target("files that differ from building afresh", len(different), 0, at_least=False, unit=""),
         ],
         recordings=what,
+        form=args.form,
         added=added,
         clip_seconds=args.seconds,
         clips_per_shard=args.clips_per_shard,
@@ -67,9 +70,9 @@ def main() -> None:
         raise UserError(f"{len(different)} of {len(other)} files differ from a fresh build, first {different[0]}")
 
 
-def grow(clips: list[generator.Clip], corpus: Path, seconds: float, found: tuple[Path, ...]) -> None:
+def grow(clips: list[generator.Clip], corpus: Path, seconds: float, found: tuple[Path, ...], form: generator.Form) -> None:
     generator.write_tables(clips, corpus)
-    generator.generate(clips, corpus, seconds, WORKERS, found)
+    generator.generate(clips, corpus, seconds, WORKERS, found, form)
 
 
 if __name__ == "__main__":

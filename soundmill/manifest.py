@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -244,13 +244,23 @@ def clip_name(stem: str, start_time: float) -> str:
     return f"{stem}_{whole}" if rest == 0 else f"{stem}_{whole}.{rest:03d}".rstrip("0")
 
 
-_YOUTUBE_ID = re.compile(r"([A-Za-z0-9_-]{11})(?:_\d+(?:\.\d+)?)?")
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # of YouTube
+_VIDEO_AND_START = re.compile(rf"({VIDEO_ID.pattern})(?:_\d+(?:\.\d+)?)?")
 
 
 def naming_stem(recording_id: str) -> str:
     """What a recording's clips are named after: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
-    found = _YOUTUBE_ID.fullmatch(recording_id)
+    found = _VIDEO_AND_START.fullmatch(recording_id)
     return found[1] if found else recording_id
+
+
+def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The groups of these rows (`recording_id`, `group`) that are YouTube videos.
+
+    A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
+    """
+    groups = {row["group"] for row in recordings if row["group"] and naming_stem(row["recording_id"]) == row["group"]}
+    return {group for group in groups if VIDEO_ID.fullmatch(group)}
 
 
 TANGO_KEYS = ("dataset", "location", "captions")

@@ -17,7 +17,6 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import matching, splits
-from soundmill.corpora.resolver import VIDEO_ID
 from soundmill.errors import UserError
 from soundmill.params import Probability, Seed, StageParams
 
@@ -307,13 +306,8 @@ def _across_given_splits(corpus: Path, owners: list[str], split: list[str]) -> d
     """
     columns = ["recording_id", "split", "group"]
     recordings = _rows(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns))
-    # A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
-    videos = {row["group"] for row in recordings if manifest.naming_stem(row["recording_id"]) == row["group"]}
-    told = {
-        row["recording_id"]: (row["group"], row["split"])
-        for row in recordings
-        if row["split"] and row["group"] in videos and VIDEO_ID.fullmatch(row["group"])
-    }
+    videos = manifest.youtube_videos(recordings)
+    told = {row["recording_id"]: (row["group"], row["split"]) for row in recordings if row["split"] and row["group"] in videos}
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, owner in enumerate(owners):
         if owner in told:

@@ -46,6 +46,7 @@ __all__ = [
 
 BLOCK_SAMPLES = 1 << 16  # of all channels together, held at once: stays in the cache
 BATCH_FILES = 32  # that one ffmpeg decodes together
+MAX_SECONDS = 7200.0  # a longer file is refused, where no parameter says another limit: conf/config.yaml has the same
 LOOKAHEAD = 64  # files that are opened to fill a batch
 READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
 ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
-from soundmill.corpora.resolver import VIDEO_ID
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import VIDEO_ID, escape_path
 
 FORMAT = Format(
     name="audiocaps",

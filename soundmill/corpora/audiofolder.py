@@ -16,11 +16,11 @@ from soundmill import shards
 from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv, read_head, read_json_lines
-from soundmill.corpora.resolver import VIDEO_ID, youtube_clip
+from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import VIDEO_ID, escape_path
 
 FORMAT = Format(
     name="audiofolder",
@@ -189,7 +189,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
         name,
         at,
         key,
-        captions=_bounded(about.captions, name, at, tables),
+        captions=_bounded(about, name, at, tables),
         labels=about.labels,
         split=about.split or _split_of(key.encode("utf-8", "replace")) or _split_of(name),
         fold=about.fold,
@@ -241,16 +241,19 @@ def _add_embedded(file: sources.EmbeddedFile, about: _Description, embedded: dic
     if same in embedded:
         tables.count("repeated_recordings")
     recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold))
-    captions = _bounded(about.captions, sources.split(file.raw_path)[0], file.row, tables)
+    captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in captions)
     recording.labels.update(dict.fromkeys(about.labels))
 
 
-def _bounded(captions: list[str], name: bytes, at: int, tables: CorpusTables) -> list[str]:
-    for caption in captions:
+def _bounded(about: _Description, name: bytes, at: int, tables: CorpusTables) -> list[str]:
+    """The captions of a row that are not too long."""
+    captions = [caption for caption in about.captions if len(caption) <= MAX_CAPTION]
+    for caption in about.captions:
         if len(caption) > MAX_CAPTION:
             tables.reject(name, "caption too long", f"line {at}: {len(caption)} characters")
-    return [caption for caption in captions if len(caption) <= MAX_CAPTION]
+    tables.hold([*captions, *about.labels], name)
+    return captions
 
 
 def _split_of(path: bytes) -> str | None:

@@ -25,7 +25,6 @@ from soundmill.manifest import escape_path, naming_stem
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROBED_SECONDS = 7200.0  # longer recordings are damaged: conf/config.yaml has the same for the pipeline
 LISTED = 10  # of each kind that the report names; the JSON names all
 AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
@@ -122,7 +121,7 @@ def probe(
     def seconds(raw_path: bytes) -> float | decode.DecodeError:
         try:
             with sources.open(raw_path, scratch) as path:
-                header = decode.probe(path, PROBED_SECONDS)
+                header = decode.probe(path, decode.MAX_SECONDS)
             return header.num_frames / header.sample_rate
         except decode.DecodeError as error:
             return error

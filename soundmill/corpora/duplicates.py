@@ -33,7 +33,6 @@ import pyarrow.compute as pc
 from soundmill import manifest, shards
 from soundmill.audio import decode, fingerprint, resample
 from soundmill.corpora import inventory
-from soundmill.corpora.audiocaps import VIDEO_ID
 from soundmill.errors import UserError
 
 THRESHOLD = 0.4  # of the score of two duplicates; docs/duplicates.md says how it was measured
@@ -59,7 +58,6 @@ SLOT_BITS = 22  # of a table of the keys that are in memory: a quarter of a mill
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
 MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
-MAX_SECONDS = 7200.0  # longer files are no clips
 FILES_PER_JOB = 32
 CLIPS_AT_ONCE = 256  # that the index takes in: 5 MB where they last ten seconds
 INDEXED = ["fingerprint", "keys", "probes"]  # columns of manifest.FINGERPRINTS
@@ -166,7 +164,7 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
     with shards.ShardWriter(output, manifest.FINGERPRINTS) as writer:
         for file in files:
             try:
-                rate, blocks = decode.decode_blocks(os.path.join(root, file.raw_path), MAX_SECONDS)
+                rate, blocks = decode.decode_blocks(os.path.join(root, file.raw_path), decode.MAX_SECONDS)
                 sound = _Heard(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
                 found = fingerprint.fingerprint_blocks(sound)
             except decode.DecodeError as error:
@@ -520,9 +518,8 @@ def _by_video(names: pa.Table, recordings: pa.Table) -> Iterator[tuple[str, str,
     """(id, id, share of the shorter) of clips whose windows of one YouTube video overlap."""
     grouped = recordings.filter(pc.is_valid(recordings["group"]))
     rows = grouped.take(_shared(grouped["group"])).to_pylist()
-    # A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
-    videos = {row["group"] for row in rows if manifest.naming_stem(row["recording_id"]) == row["group"]}
-    of_video = {row["recording_id"]: row for row in rows if row["group"] in videos and VIDEO_ID.fullmatch(row["group"])}
+    videos = manifest.youtube_videos(rows)
+    of_video = {row["recording_id"]: row for row in rows if row["group"] in videos}
     windows: dict[str, list[tuple[float, float, str, str]]] = defaultdict(list)
     for row in names.filter(pc.is_in(names["recording_id"], pa.array(of_video, pa.string()))).to_pylist():
         recording = of_video[row["recording_id"]]

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from soundmill.corpora.audiocaps import seconds
 from soundmill.corpora.audioldm import class_names
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
-from soundmill.corpora.resolver import VIDEO_ID
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import VIDEO_ID, escape_path
 
 FORMAT = Format(
     name="musiccaps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from soundmill.audio.decode import DecodeError
 from soundmill.corpora import (
     amphion,
     audiocaps,
@@ -17,6 +18,7 @@ from soundmill.corpora import (
     musiccaps,
     nsynth,
     panns,
+    sources,
     stable_audio,
     tango_json,
     urbansound8k,
@@ -95,4 +97,9 @@ def _parquet(inventory: Inventory) -> str:
     names = [name for name in inventory.metadata if name.lower().endswith(b".parquet")]
     if inventory.audio or not names:
         return ""
-    return f" ({len(names)} Parquet tables without a column of recordings that can be read, first: {escape_path(names[0])})"
+    why = ""
+    try:
+        sources.open_table(inventory.metadata[names[0]]).close()
+    except DecodeError as error:
+        why = f": {error}"
+    return f" ({len(names)} Parquet tables without a column of recordings that can be read, first: {escape_path(names[0])}{why})"

@@ -20,7 +20,6 @@ TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ:
 MANY = 20  # files of one name, of which a row is told
 MAX_KEY = 4096  # characters of a row's path, name or id
 
-VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 # `{id}`, `{id}_{start}`, `{id}_{start}_{end}`, each perhaps after a `Y`: `Y` is a legal first character of an id, so it is dropped
 # only where eleven characters remain. At most one reading fits: the character after the id must be `_`, and a digit after that.
 _CLIP_NAME = re.compile(

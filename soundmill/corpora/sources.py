@@ -35,6 +35,7 @@ PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a uni
 MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, to be read ROWS at once; of more, one by one
 DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 ROWS = 64  # that may all repeat the group's longest text: a table says it once
+MOST_UNPACKED = 64  # times the packed size, of what is larger than MAX_BYTES: recordings hardly pack, text by ten or twenty
 _MARK = b"\0"
 
 
@@ -169,7 +170,20 @@ def open_table(path: bytes) -> pq.ParquetFile:
             raise DecodeError("unreadable table", f"it claims {table.metadata.num_rows} rows, more than it has bytes")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
             raise DecodeError("unreadable table", "two columns have one name")
+        _check_sizes(table.metadata)
         return table
+
+
+def _check_sizes(about: pq.FileMetaData) -> None:
+    """DecodeError where a column would unpack to what no recording and no text is: pages of it are held in memory whole."""
+    for group in range(about.num_row_groups):
+        row_group = about.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            packed, plain = column.total_compressed_size, column.total_uncompressed_size
+            if plain > MAX_BYTES and plain > MOST_UNPACKED * packed:
+                what = f"{column.path_in_schema} of row group {group} unpacks from {packed} to {plain} bytes"
+                raise DecodeError("too large", what)
 
 
 def audio_column(schema: pa.Schema) -> str | None:

@@ -9,7 +9,10 @@ from typing import Any
 
 from soundmill import shards
 from soundmill.corpora.inventory import AudioFile
+from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+
+MAX_TEXT = 1 << 28  # characters of captions and labels that are held of a corpus's tables: those of some two million clips
 
 SPLIT_NAMES = {
     "train": "train",
@@ -58,9 +61,17 @@ class CorpusTables:
 
     def __post_init__(self) -> None:
         self._ids: dict[str, str] = {}  # recording_id → path
+        self._held = 0  # characters
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
+
+    def hold(self, texts: Iterable[str], raw_path: bytes) -> None:
+        """Count text that a small table may unpack to, or say thousands of times; too much of it is a UserError that names it."""
+        self._held += sum(map(len, texts))
+        if self._held > MAX_TEXT:
+            what = f"captions and labels of more than {MAX_TEXT} characters, which memory may not hold"
+            raise UserError(f"{escape_path(raw_path)}: {what}; take it out of the corpus, or divide the corpus")
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})

@@ -15,7 +15,6 @@ from typing import IO, Any
 
 from soundmill import manifest
 
-_VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _HASH = re.compile(r"[0-9a-f]{12}")  # the id of a recording that brings none
 HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -49,7 +48,7 @@ class Clip:
         """The same for a format that knows YouTube's ids alone: of a recording that has none its hash, cut to their length."""
         stem, start = self.stem_and_start
         video = stem[:11] if _HASH.fullmatch(stem) else stem
-        if not _VIDEO_ID.fullmatch(video):
+        if not manifest.VIDEO_ID.fullmatch(video):
             raise NotExpressible("no YouTube id")
         return video, start
 

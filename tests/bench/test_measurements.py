@@ -17,6 +17,7 @@ import soundfile
 from bench import audiocaps_generator as generator
 from bench import measure, picture
 from bench.measure import Target
+from soundmill.audio import decode
 from soundmill.errors import UserError
 
 
@@ -110,16 +111,23 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
     for number in range(4):
         recordings.append(tmp_path / f"{number}.wav")
         soundfile.write(recordings[-1], np.random.default_rng(number).uniform(-0.5, 0.5, (16_000, 2)), 16_000)
-    generator.generate(clips, tmp_path / "corpus", 1.5, 2, tuple(recordings))
-    made = [soundfile.read(tmp_path / "corpus" / clip.path(recorded=True))[0] for clip in clips]
+    generator.generate(clips, tmp_path / "corpus", 1.5, 2, tuple(recordings), "ogg")
+    made = [soundfile.read(tmp_path / "corpus" / clip.path("ogg"))[0] for clip in clips]
     waves = generator._waves(tuple(recordings))
     for clip, wave in zip(clips, made, strict=True):
         assert wave.shape == (round(1.5 * generator.RECORDED_RATE),)
-        wanted = generator.mixed(waves, clip.choice, 1.5)
+        wanted = generator.mixed(waves, clip.choice, 1.5)[:, 0]
         assert np.corrcoef(wave, wanted)[0, 1] > 0.9
         assert abs(np.corrcoef(wave, made[clips.index(clip) - 1])[0, 1]) < 0.2
+    generator.generate(clips, tmp_path / "youtube", 1.5, 2, tuple(recordings), "youtube")
+    coded = [tmp_path / "youtube" / clip.path("youtube") for clip in clips]
+    assert {path.suffix for path in coded} == {".m4a", ".webm"}
+    for path in coded:
+        about = decode.probe(path, 10.0)
+        assert (about.sample_rate, about.channels) == ({".m4a": 44_100, ".webm": 48_000}[path.suffix], 2)
+        assert abs(about.num_frames / about.sample_rate - 1.5) < 0.05
     with pytest.raises(UserError, match="3 recordings; 4 at least"):
-        generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]))
+        generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]), "ogg")
 
 
 def test_decode(root, tmp_path):

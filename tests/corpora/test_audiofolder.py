@@ -138,6 +138,17 @@ def test_tables_that_are_damaged_or_hostile_cost_themselves_alone(tmp_path):
     }
 
 
+def test_text_that_a_small_table_repeats_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("soundmill.corpora.tables.MAX_TEXT", 1_000_000)
+    write_table(tmp_path / "train.parquet", [cell(n) for n in range(40)], text=["x" * 50_000] * 40)
+    assert (tmp_path / "train.parquet").stat().st_size < 500_000
+    with pytest.raises(UserError, match=r"train\.parquet: captions and labels of more than 1000000 characters"):
+        scan(tmp_path)
+    write_table(tmp_path / "train.parquet", [cell(0)], text=["A dog"], labels=[["x" * 50_000] * 40])
+    with pytest.raises(UserError, match=r"train\.parquet: captions and labels"):
+        scan(tmp_path)
+
+
 def test_a_look_without_digests_opens_no_recording(tmp_path, monkeypatch):
     write_table(tmp_path / "train.parquet", [cell(n) for n in range(3)], text=list("abc"))
     monkeypatch.setattr(sources, "read_cells", lambda *_: pytest.fail("a recording was read"))

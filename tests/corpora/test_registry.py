@@ -77,6 +77,12 @@ def test_a_parquet_without_recordings_is_told(tmp_path):
     )
 
 
+def test_why_the_only_parquet_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(UserError, match=r"first: train\.parquet: unreadable table"):
+        scan(tmp_path)
+
+
 def test_parquet_tables_that_were_read_are_not_told(tmp_path):
     write_table(tmp_path / "train.parquet", [cell(1), cell(2)], text=["a", "b"])
     write_table(tmp_path / "again.parquet", [cell(1)], text=["a"])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -143,6 +144,31 @@ def test_a_table_that_cannot_be_read_says_so(tmp_path, damage, reason):
         content(Sources({b"": bytes(tmp_path)}), sources.embedded_path(b"t.parquet", 0), tmp_path)
     assert error.value.reason == reason
     assert "/" not in str(error.value)  # no paths of this machine in the quarantine
+
+
+@pytest.mark.parametrize("column", ["audio.bytes", "text"])
+def test_a_column_that_unpacks_to_far_more_than_it_is_is_not_opened(tmp_path, monkeypatch, column):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 20)
+    cells, texts, zeros = [cell(n) for n in range(8)], list("abcdefgh"), bytes(4 << 20)
+    if column == "text":
+        texts[5] = zeros.decode()
+    else:
+        cells[5] = {"bytes": zeros, "path": "b.wav"}
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"audio": pa.array(cells, AUDIO), "text": texts}), path, compression="zstd")
+    assert path.stat().st_size < 200_000
+    with pytest.raises(DecodeError, match=rf"{column} of row group 0 unpacks from \d+ to 4\d{{6}} bytes") as error:
+        sources.open_table(bytes(path))
+    assert error.value.reason == "too large"
+
+
+def test_a_large_row_group_of_recordings_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 20)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "t.parquet"
+    write_table(path, [{"bytes": rng.bytes(1 << 19), "path": None} for _ in range(8)], rows_per_group=8)
+    with sources.open_table(bytes(path)) as file:
+        assert file.metadata.row_group(0).column(0).total_uncompressed_size > 4 << 20
 
 
 def test_more_rows_than_bytes_are_not_believed(tmp_path):
