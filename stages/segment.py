@@ -47,9 +47,8 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         )
     names = ClipNames()
     with shards.ShardWriter(segments, manifest.SEGMENTS) as writer:
-        for job in jobs:
-            for row in shards.read_rows(plans / job.name, manifest.SEGMENTS):
-                writer.write(row | {"clip_id": names.settle(row)})
+        for tables in shards.read_tables((plans / job.name for job in jobs), manifest.SEGMENTS, None, shards.TABLE_ROWS_PER_GROUP):
+            writer.write_table(names.settle(pa.concat_tables(tables)))
     return {
         "recordings": recordings.num_rows,
         "recordings_cut": report.counts["recordings"],
@@ -154,16 +153,18 @@ class ClipNames:
         self.renamed = 0
         self._taken: set[str] = set()
 
-    def settle(self, row: dict[str, Any]) -> str:
-        """The name of a row of manifest.SEGMENTS: the one it has, or where that is taken a longer one."""
-        name = row["clip_id"]
-        if name in self._taken:
-            self.renamed += 1
-            name = manifest.clip_name(row["recording_id"], row["start"])
+    def settle(self, cuts: pa.Table) -> pa.Table:
+        """Rows of manifest.SEGMENTS under the names they have, or where one is taken under a longer one."""
+        settled = []
+        for number, name in enumerate(cuts["clip_id"].to_pylist()):
             if name in self._taken:
-                raise UserError(f"clip id {name!r} comes twice; recording ids in the inventory must be unique: rerun the scan")
-        self._taken.add(name)
-        return manifest.check_clip_id(name)
+                self.renamed += 1
+                name = manifest.clip_name(cuts["recording_id"][number].as_py(), cuts["start"][number].as_py())
+                if name in self._taken:
+                    raise UserError(f"clip id {name!r} comes twice; recording ids in the inventory must be unique: rerun the scan")
+            self._taken.add(name)
+            settled.append(manifest.check_clip_id(name))
+        return cuts.set_column(0, manifest.SEGMENTS.field("clip_id"), pa.array(settled, pa.string()))
 
 
 if __name__ == "__main__":

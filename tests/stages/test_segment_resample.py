@@ -529,9 +529,13 @@ def test_clip_names_are_audiocaps_names_and_never_meet():
     names = ClipNames()
     found = []
     for key in starts:
-        for start in (0.0, 5.0, 7.5):
-            wished = manifest.clip_name(manifest.naming_stem(key), starts[key] + start)
-            found.append(names.settle({"clip_id": wished, "recording_id": key, "start": start}))
+        wished = [
+            {"clip_id": manifest.clip_name(manifest.naming_stem(key), starts[key] + start), "recording_id": key, "start": start}
+            for start in (0.0, 5.0, 7.5)
+        ]
+        settled = names.settle(pa.Table.from_pylist(wished, manifest.SEGMENTS))
+        assert settled.schema == manifest.SEGMENTS
+        found += settled["clip_id"].to_pylist()
     assert names.renamed == 1
     assert found == [
         "abcdefghijk_30",
