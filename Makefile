@@ -47,9 +47,10 @@ lint: $(VENV)/.installed  ## format and check the code
 bench: $(VENV)/.bench  ## measure the data plane beside other tools; results in data/bench
 	@$(BIN)/python -m bench
 
-bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more costs (an hour)
+bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more costs (two hours)
 	@$(BIN)/python -m bench.scale
 	@$(BIN)/python -m bench.incremental --clips 20000
+	@$(BIN)/python -m bench.incremental --clips 20000 --form youtube
 	@$(BIN)/python -m bench.picture
 
 # What is measured against is no dependency of the project.

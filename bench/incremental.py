@@ -16,6 +16,8 @@ from bench.measure import WORKERS, Target
 from bench.scale import CAPTIONS, CLIPS_PER_SHARD, settings
 from soundmill.errors import UserError
 
+FORMS = {"ogg": "mono Ogg", "youtube": "stereo m4a and webm"}
+
 
 def main() -> None:
     parser = measure.parser(__doc__, clips=5_000)
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="length of every recording and clip (default: 10, as in AudioCaps)"
     )
-    parser.add_argument("--form", choices=("ogg", "youtube"), default="ogg", help="what the recordings are (default: %(default)s)")
+    parser.add_argument("--form", choices=FORMS, default="ogg", help="what the recordings are (default: %(default)s)")
     parser.add_argument(
         "--clips-per-shard",
         type=int,
@@ -48,12 +50,12 @@ def main() -> None:
     seconds = {name: [usage.seconds] for name, usage in usages.items()}
     share = usages["one per cent added"].seconds / usages["built afresh"].seconds
     measure.write(
-        "incremental",
+        f"incremental_{args.form}",
         args.results,
         args.clips,
         seconds,
         [
-            Target("1 % more recordings, against building afresh", share, 0.05, at_least=False, unit=" of the time"),
+            Target(f"1 % more recordings ({FORMS[args.form]}), against building", share, 0.05, at_least=False, unit=" of the time"),
             Target("files that differ from building afresh", len(different), 0, at_least=False, unit=""),
         ],
         recordings=what,

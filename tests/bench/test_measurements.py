@@ -21,12 +21,12 @@ from soundmill.audio import decode
 from soundmill.errors import UserError
 
 
-def bench(root: Path, results: Path, name: str, *arguments: str) -> dict:
+def bench(root: Path, results: Path, name: str, *arguments: str, results_name: str | None = None) -> dict:
     command = [sys.executable, "-m", f"bench.{name}", "--results", str(results), *arguments]
     quick = {**os.environ, "SOUNDMILL_TRACKING": "off"}  # a third of what a small stage takes
     done = subprocess.run(command, cwd=root, env=quick, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    document = json.loads((results / f"{name}.json").read_text())
+    document = json.loads((results / f"{results_name or name}.json").read_text())
     assert {"name", "machine", "items", "repetitions", "seconds", "medians", "items_per_second", "targets"} <= set(document)
     assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert all(value > 0 for values in document["seconds"].values() for value in values)
@@ -185,8 +185,10 @@ def test_scale(root, tmp_path, captions):
 
 
 @pytest.mark.slow
-def test_incremental(root, tmp_path, captions):
-    document = bench(root, tmp_path, "incremental", "--captions", str(captions), "--clips", "50", "--seconds", "1")
+@pytest.mark.parametrize("form", ["ogg", "youtube"])
+def test_incremental(root, tmp_path, captions, form):
+    arguments = ["--captions", str(captions), "--clips", "50", "--seconds", "1", "--form", form]
+    document = bench(root, tmp_path, "incremental", *arguments, results_name=f"incremental_{form}")
     assert document["added"] == 1
     assert document["files"] > 20
     assert document["different_first"] == []
