@@ -107,7 +107,7 @@ class Recall:
 
 def plant(source: Path, rank: int, directory: Path) -> list[str]:
     """Write a recording and its copies as `<transform>/<rank>.*` below `directory`; the transforms that it is long enough for."""
-    rate, blocks = decode.decode_blocks(source, duplicates.MAX_SECONDS)
+    rate, blocks = decode.decode_blocks(source, decode.MAX_SECONDS)
     wave = np.concatenate(list(blocks))
     (directory / "original").mkdir(exist_ok=True)
     original(wave, rate, directory / "original" / f"{rank:05d}")

@@ -5,6 +5,7 @@ Step k's batch follows from (seed, k) alone: not from the number of workers or r
 
 from __future__ import annotations
 
+import atexit
 import bisect
 import errno
 import math
@@ -402,6 +403,9 @@ def _rank() -> tuple[int, int]:
 
 def _start_worker(parent: int, worker: int) -> None:
     shards.die_with_parent(parent)
+    # Of a loop that ends early a thread may still be sending a batch. If it is in torch's own code when Python winds up, the
+    # process aborts, and torch raises that in the trainer.
+    atexit.register(os._exit, 0)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -276,6 +277,34 @@ def test_a_killed_worker_is_explained(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"a process that reads .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
+
+
+class _Busy:
+    """A source that leaves a thread in torch's own code, as the one that sends batches may be."""
+
+    def batch(self, items, drawn):
+        threading.Thread(target=self._work, daemon=True).start()
+        return (torch.zeros(len(items)),)
+
+    @staticmethod
+    def _work():
+        square = torch.ones(300, 300)
+        while True:
+            square @ square
+
+
+def _leave_early(home: Path) -> None:
+    order = Order(7, {f"{item}": 1.0 for item in range(100)}, 4)
+    batches = iter(Loader(_Busy(), order, partial(random_places, 4), steps=1_000_000, workers=2))
+    print(next(batches).step)
+    batches.close()
+    print("left")
+
+
+def test_workers_end_quietly_when_a_loop_is_left_early(tmp_path):
+    code = f"from pathlib import Path; from tests.training.test_loader import _leave_early as go; go(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nleft\n", "")
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
