@@ -58,7 +58,7 @@ def main() -> None:
             args.clips,
             rounds.seconds,
             [
-                Target("loader: crops of 64 × 256 with 2 workers", args.clips / medians["soundmill, 2 workers"], 3000, unit="/s"),
+                Target("crops of 64 × 256 with 2 workers", args.clips / medians["soundmill, 2 workers"], 3000, unit="/s"),
                 Target("… without workers", args.clips / medians["soundmill"], 3000, unit="/s"),
                 Target("… most memory of one process", peak / 1e9, 1.5, at_least=False, unit=" GB"),
             ],

@@ -54,7 +54,7 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target("log-mel: against lhotse's Fbank of the same size", ratio(seconds["lhotse"], seconds["soundmill"]), 2),
+                Target("against lhotse's Fbank of the same size", ratio(seconds["lhotse"], seconds["soundmill"]), 2),
                 Target(
                     "… with started processes",
                     ratio(seconds["lhotse, started processes"], seconds["soundmill, started processes"]),
