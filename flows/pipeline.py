@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -298,6 +299,7 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         return 130
     except httpx.HTTPError as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        logging.raiseExceptions = False  # or Prefect tells of every line of log that it could not send, until the very end
         tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to go on")
         return 1
     return 0 if state.is_completed() else 1

@@ -216,7 +216,7 @@ def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_p
         os.kill(pid, signal.SIGKILL)
     said += list(flow.stdout)
     assert flow.wait() == 1, said
-    assert "Prefect's server is gone" in "".join(said[-3:]), said
+    assert "Prefect's server is gone" in "".join(said[-5:]), said  # a failure that was being told of may be told to its end
     assert not any("Traceback" in line for line in said)
 
 
