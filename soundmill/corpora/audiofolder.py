@@ -17,7 +17,7 @@ from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import youtube_clip
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
@@ -34,7 +34,6 @@ FORMAT = Format(
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|transcription|transcript|sentence|description|prompt")
 LABELS = ("labels", "label", "category", "class", "genre")  # the first that has a value
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
-MAX_CAPTION = 1 << 16  # characters: a table may repeat a long text at no cost to itself
 
 
 def detect(inventory: Inventory) -> bool:
