@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio, timed
 from bench.project import Project
+from soundmill import tracking
 from soundmill.audio.ffmpeg import ffmpeg_executable, version_of
 
 SHARDS = 4
@@ -37,29 +37,33 @@ def main() -> None:
         source = work / "recordings"
         recordings.repeat(found, args.clips, source)
         planned = plan(source, work / "planned")
-        mapping: list[float] = []  # of each round, without starting the processes
+        calls: list[float] = []  # of lhotse, in each round: without its own imports
 
-        def ours() -> float:
-            seconds, working = in_fresh_process(resample, planned, work / "ours")
-            mapping.append(working)
+        def lhotse() -> float:
+            seconds, call = peer("lhotse", source, work / "lhotse")
+            calls.append(call)
             return seconds
 
         loops = with_each_ffmpeg("shell loop of", lambda ffmpeg: shell_loop(ffmpeg, source, work / "shell"))
         rounds = measure.in_turns(
             {
-                "soundmill": ours,
+                "soundmill": lambda: resample_command(planned, work / "ours"),
+                "soundmill, started processes": lambda: in_fresh_process(resample, planned, work / "ours"),
                 **loops,
-                "lhotse": lambda: peer("lhotse", source, work / "lhotse"),
-                "lhotse, started processes": lambda: peer("lhotse", source, work / "lhotse", "--started"),
-                "bare loop": lambda: peer("bare loop", source, work / "bare"),
-                "bare loop, started processes": lambda: peer("bare loop", source, work / "bare", "--started"),
+                "lhotse": lhotse,
+                "lhotse, started processes": lambda: peer("lhotse", source, work / "lhotse", "--started")[1],
+                "bare loop": lambda: peer("bare loop", source, work / "bare")[0],
+                "bare loop, started processes": lambda: peer("bare loop", source, work / "bare", "--started")[1],
             },
             args.repetitions,
         )
         seconds = rounds.seconds
-        seconds["soundmill, started processes"] = mapping
-        mine, started = seconds["soundmill"], mapping
+        mine, started = seconds["soundmill"], seconds["soundmill, started processes"]
         judged, *others = ((name, ratio(seconds[name], mine)) for name in loops)
+        others += [
+            ("lhotse's call without its imports, ours with them", ratio(calls, mine)),
+            ("lhotse, with started processes", ratio(seconds["lhotse, started processes"], started)),
+        ]
         measure.write(
             "decode",
             args.results,
@@ -68,7 +72,6 @@ def main() -> None:
             [
                 Target(f"decode + resample + FLAC, against a {judged[0]}", judged[1], 10),
                 Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], mine), 1.8),
-                Target("… with started processes", ratio(seconds["lhotse, started processes"], started), 1.8),
                 Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], mine), 0.85),
                 Target("… with started processes", ratio(seconds["bare loop, started processes"], started), 0.85),
             ],
@@ -111,16 +114,28 @@ def plan(source: Path, root: Path) -> Path:
     return root
 
 
-def resample(planned: Path, root: Path) -> tuple[float, float]:
-    """Seconds of the resample stage in a project of its own (nothing to reuse), and those without starting processes."""
+def resample_command(planned: Path, root: Path) -> float:
+    """Seconds of the resample stage as `dvc repro` runs it, but recorded nowhere, in a project of its own (nothing to reuse)."""
+    emptied(root, planned)
+    inputs = {"--corpus": planned / "data/corpus", "--segments": planned / "data/segments"}
+    outputs = {"--clips": root / "data/clips", "--metrics": root / "data/resample.json"}
+    command = [sys.executable, "-m", "stages.resample", "--params", root / "params.yaml"]
+    for option, path in {**inputs, **outputs}.items():
+        command += [option, path]
+    return timed(lambda: subprocess.run(command, cwd=ROOT, env={**os.environ, tracking.SWITCH: "off"}, check=True))
+
+
+def resample(planned: Path, root: Path) -> float:
+    """Seconds of the same stage's workers, from the first shard's start to the last one's end."""
+    emptied(root, planned)
+    return Project(root).run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
+
+
+def emptied(root: Path, planned: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     shutil.copyfile(planned / "params.yaml", root / "params.yaml")
-    project = Project(root)
-    importlib.import_module("stages.resample")
-    start = time.perf_counter()
-    working = project.run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
-    return time.perf_counter() - start, working
+    os.sync()  # a stage flushes the file system at its end: what others wrote there is not its work
 
 
 def shell_loop(ffmpeg: Path, source: Path, output: Path) -> float:
@@ -130,12 +145,14 @@ def shell_loop(ffmpeg: Path, source: Path, output: Path) -> float:
     return timed(lambda: subprocess.run(command, check=True))
 
 
-def peer(name: str, source: Path, output: Path, *options: str) -> float:
-    """Seconds that one of bench/peers.py took."""
+def peer(name: str, source: Path, output: Path, *options: str) -> tuple[float, float]:
+    """Seconds of one of bench/peers.py: of the whole command, and those that it tells of its call alone."""
+    shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "bench.peers", name, source, output, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as `in_fresh_process` does
+    start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    return time.perf_counter() - start, float(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ thread. The others go clip by clip, as their own code does, with two threads. Bo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 
 from bench import measure, recordings, references
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
+from soundmill import shards
 from soundmill.audio.decode import encode_flac, read_mono
 from soundmill.evaluation import features, weights
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
@@ -128,10 +128,7 @@ def embed(name: str, net: Path, source: Path) -> tuple[float, float]:
     with measure.workplace(source.parent) as place:
         notes = Path(place) / "notes"
         notes.mkdir()
-        sounds = [
-            features.file(path.stem, path, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
-            for path in sorted(source.iterdir())
-        ]
+        sounds = [features.file(path.stem, path, shards.file_digest(path)) for path in sorted(source.iterdir())]
         features.embed_all([Bench(name, path=net, notes=notes)], sounds, Path(place) / "cache", WORKERS)
         end = time.monotonic()
         ready, cpu = zip(*(json.loads(path.read_text()) for path in notes.iterdir()), strict=True)

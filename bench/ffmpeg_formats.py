@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import measure, recordings
-from bench.decode import about_ffmpegs, plan, resample, with_each_ffmpeg
+from bench.decode import about_ffmpegs, plan, resample, resample_command, with_each_ffmpeg
 from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
 from bench.peers import RATE
 from soundmill.audio.decode import ffmpeg_executable
@@ -24,31 +24,18 @@ def main() -> None:
         source = work / "recordings"
         encode(found, args.clips, source)
         planned = work / "planned"
-        planning: list[float] = []
-        mapping: list[float] = []
-
-        def ours() -> float:
-            seconds, working = in_fresh_process(resample, planned, work / "ours")
-            mapping.append(working)
-            return seconds
-
-        def both_stages() -> float:
-            """`segment` too: it decodes these formats to count their samples."""
-            shutil.rmtree(planned, ignore_errors=True)
-            planning.append(timed(lambda: in_fresh_process(plan, source, planned)))
-            return planning[-1] + ours()
-
-        both_stages()  # a first time, for the plan
-        planning.clear()
-        mapping.clear()
+        in_fresh_process(plan, source, planned)
         singles = with_each_ffmpeg("one process per file of", lambda ffmpeg: one_by_one(ffmpeg, source, work / "one"))
-        rounds = measure.in_turns({"soundmill, resample": ours, **singles}, args.repetitions)
+        ours = {
+            "soundmill, resample": lambda: resample_command(planned, work / "ours"),
+            "soundmill, resample, started processes": lambda: in_fresh_process(resample, planned, work / "ours"),
+        }
+        rounds = measure.in_turns({**ours, **singles}, args.repetitions)
         seconds = rounds.seconds
-        seconds["soundmill, resample, started processes"] = list(mapping)
         mine, started = seconds["soundmill, resample"], seconds["soundmill, resample, started processes"]
         judged, *others = ((name, ratio(seconds[name], mine)) for name in singles)
-        planning.extend(timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions))
-        seconds["soundmill, scan and segment"] = planning
+        # `segment` too: it decodes these formats to count their samples.
+        seconds["soundmill, scan and segment"] = [timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions)]
         measure.write(
             "ffmpeg_formats",
             args.results,

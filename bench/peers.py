@@ -1,6 +1,7 @@
 """What others do of the same work, as a program that imports nothing of ours: `python -m bench.peers PEER RECORDINGS OUTPUT`.
 
-Prints the seconds it took, started processes (`--started`) or not. Its processes must not pay for what ours import.
+Prints the seconds of its call, the imports before it aside; with `--started`, of processes that have imported as well. It must not
+pay for what ours import.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--started", action="store_true")
     args = parser.parse_args()
-    shutil.rmtree(args.output, ignore_errors=True)
     print(PEERS[args.peer](args.recordings, args.output, args.started))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bench.measure import ROOT, WORKERS
-from soundmill import params, shards, stage, tracking
+from soundmill import forking, params, shards, stage, tracking
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Project:
             imported=imported,
         )
         context.times.mkdir(parents=True)
-        shards.start_server([f"stages.{module}", *imported])
+        forking.start_server([f"stages.{module}", *imported])
         run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
         for output in (names[name] for name, hint in hints.items() if hint == stage.Output):
             # What stage.publish does with the whole file system at once, which here has the others' files too.

@@ -111,16 +111,14 @@ def main(
     argv: list[str] | None = None,
     params_of_family: Callable[[str], type[BaseModel]] | None = None,
     always_runs: bool = False,
-    workers_import: tuple[str, ...] | None = None,
 ) -> None:
     """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
 
     The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
     Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
-    `workers_import`, of a stage that maps over shards: modules that its workers need beside its own, imported while it plans.
     """
     try:
-        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs, workers_import)
+        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs)
     except UserError as error:
         sys.exit(f"{section}: {error}")
     except KeyboardInterrupt:
@@ -150,7 +148,6 @@ def _main(
     argv: list[str],
     params_of_family: Callable[[str], type[BaseModel]] | None,
     always_runs: bool,
-    workers_import: tuple[str, ...] | None,
 ) -> None:
     from soundmill import tracking
 
@@ -166,10 +163,6 @@ def _main(
 
     execution = load(params.ExecutionParams, "execution")
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
-    if workers_import is not None and not cluster:
-        # What this module has imported, but not itself: workers run it as their main one, and Python warns of a second time.
-        shards.start_server([*(name for name in sys.modules if name.startswith("soundmill.")), *workers_import])
-
     if args.family and _has_family_section(document, args.params, args.family, section):
         where = f"{args.family}.{section}"
     else:

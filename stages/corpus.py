@@ -62,4 +62,4 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output) -> dict[
 
 
 if __name__ == "__main__":
-    stage.main(run, section="corpus", workers_import=())
+    stage.main(run, section="corpus")

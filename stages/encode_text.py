@@ -107,4 +107,4 @@ def encode_shard(
 
 
 if __name__ == "__main__":
-    stage.main(run, section="text", workers_import=())
+    stage.main(run, section="text")

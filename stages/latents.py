@@ -190,4 +190,4 @@ def scaled_deviation(moments: list[list[float]], scaling_factor: float) -> float
 
 
 if __name__ == "__main__":
-    stage.main(run, section="latents", workers_import=())
+    stage.main(run, section="latents")

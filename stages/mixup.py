@@ -167,4 +167,4 @@ def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="mixup", workers_import=())
+    stage.main(run, section="mixup")

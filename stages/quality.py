@@ -109,4 +109,4 @@ def _corpus_of(ids: set[str], recordings: pa.Table) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="quality", workers_import=())
+    stage.main(run, section="quality")

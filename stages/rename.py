@@ -401,4 +401,4 @@ def _say_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="rename", workers_import=("soundfile",))
+    stage.main(run, section="rename")

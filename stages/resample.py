@@ -185,4 +185,4 @@ def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int) -> n
 
 
 if __name__ == "__main__":
-    stage.main(run, section="resample", workers_import=())
+    stage.main(run, section="resample")

@@ -168,4 +168,4 @@ class ClipNames:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="segment", workers_import=())
+    stage.main(run, section="segment")

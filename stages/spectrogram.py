@@ -70,4 +70,4 @@ def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="spectrogram", workers_import=("soundfile", "scipy.sparse"))
+    stage.main(run, section="spectrogram")

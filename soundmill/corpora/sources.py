@@ -8,7 +8,6 @@ In a union either one starts with the part's name and a slash.
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soundmill import params
+from soundmill import params, shards
 from soundmill.audio.decode import DecodeError, open_regular
 from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
@@ -33,7 +32,6 @@ from soundmill.manifest import escape_path
 MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
 PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
 MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, to be read ROWS at once; of more, one by one
-DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 ROWS = 64  # that may all repeat the group's longest text: a table says it once
 MOST_UNPACKED = 64  # times the packed size, of what is larger than MAX_BYTES: recordings hardly pack, text by ten or twenty
 _MARK = b"\0"
@@ -129,10 +127,7 @@ class Sources:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(open_regular(stack.enter_context(self.open(raw_path, scratch))))
-                state = hashlib.blake2b(digest_size=16)
-                while data := file.read(DIGEST_BYTES):
-                    state.update(data)
-                found = state.hexdigest()
+                found = shards.opened_digest(file)
             except DecodeError as error:
                 found = str(error)
             if found != digest:
@@ -318,7 +313,7 @@ def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
         try:
             for data in itertools.islice(read_cells(file, group), end - len(found)):
                 try:
-                    found.append([check_cell(data).size, hashlib.blake2b(data, digest_size=16).hexdigest()])
+                    found.append([check_cell(data).size, shards.bytes_digest(data)])
                 except DecodeError as error:
                     found.append([error.reason, error.detail])
         except DecodeError as error:

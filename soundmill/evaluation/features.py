@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -351,7 +350,7 @@ def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Rep
 def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
     """The file of a sound, which must have the bytes that it is known by."""
     with decode.open_regular(sound.path) as opened:
-        found = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        found = shards.opened_digest(opened)
         if found != sound.key:
             raise decode.DecodeError("changed", "while it was being scored; run it again")
         opened.seek(0)

@@ -133,8 +133,10 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
 def test_decode(root, tmp_path):
     document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "bare loop", "shell loop of the pinned ffmpeg"} <= set(document["seconds"])
-    assert [target["limit"] for target in document["targets"]] == [10, 1.8, 1.8, 0.85, 0.85]
-    check_ffmpegs(document, "shell loop of")
+    assert [target["limit"] for target in document["targets"]] == [10, 1.8, 0.85, 0.85]
+    check_ffmpegs(
+        document, "shell loop of", {"lhotse's call without its imports, ours with them", "lhotse, with started processes"}
+    )
 
 
 def test_ffmpeg_formats(root, tmp_path):
@@ -143,14 +145,14 @@ def test_ffmpeg_formats(root, tmp_path):
     check_ffmpegs(document, "one process per file of")
 
 
-def check_ffmpegs(document: dict, what: str) -> None:
+def check_ffmpegs(document: dict, what: str, others: set[str] = frozenset()) -> None:
     """Every ffmpeg has competed and told its version; the target is held against the system's where there is one."""
     names = ["the system's ffmpeg"] if shutil.which("ffmpeg", path="/usr/local/bin:/usr/bin:/bin") else []
     names.append("the pinned ffmpeg")
     assert list(document["ffmpegs"]) == names
     assert all(document["ffmpegs"].values())
     assert document["targets"][0]["name"].endswith(f"{what} {names[0]}")
-    assert set(document["other_ratios"]) == {f"{what} {name}" for name in names[1:]}
+    assert set(document["other_ratios"]) == {f"{what} {name}" for name in names[1:]} | others
     assert {f"{what} {name}" for name in names} <= set(document["seconds"])
 
 
