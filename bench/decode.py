@@ -17,7 +17,7 @@ from bench.project import Project
 from soundmill import tracking
 from soundmill.audio.ffmpeg import ffmpeg_executable, version_of
 
-SHARDS = 4
+CLIPS_PER_SHARD = 50  # some; few enough that a process which others slow down gets fewer of them
 STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where a script finds its ffmpeg
 
 # One ffmpeg after the other, as a shell script does it. $1: ffmpeg, $2: recordings, $3: output.
@@ -36,7 +36,7 @@ def main() -> None:
         found, what = recordings.find(args.audio, work)
         source = work / "recordings"
         recordings.repeat(found, args.clips, source)
-        planned = plan(source, work / "planned")
+        planned = plan(source, work / "planned", shards=max(1, args.clips // CLIPS_PER_SHARD))
         calls: list[float] = []  # of lhotse, in each round: without its own imports
 
         def lhotse() -> float:
@@ -105,9 +105,9 @@ def about_ffmpegs(others: list[tuple[str, float]]) -> dict[str, object]:
     return {"ffmpegs": {name: version_of(path) for name, path in ffmpegs().items()}, "other_ratios": dict(others)}
 
 
-def plan(source: Path, root: Path) -> Path:
+def plan(source: Path, root: Path, shards: int) -> Path:
     """A project in which `scan` and `segment` have planned the clips of `source`: what `resample` starts from."""
-    settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={SHARDS}", "segment.clip_seconds=5.0"]
+    settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={shards}", "segment.clip_seconds=5.0"]
     project = Project.make(root, settings)
     project.run("scan", "corpus")
     project.run("segment")

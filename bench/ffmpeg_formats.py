@@ -13,6 +13,7 @@ from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
 from bench.peers import RATE
 from soundmill.audio.decode import ffmpeg_executable
 
+SHARDS = 4
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}
 
 
@@ -24,7 +25,7 @@ def main() -> None:
         source = work / "recordings"
         encode(found, args.clips, source)
         planned = work / "planned"
-        in_fresh_process(plan, source, planned)
+        in_fresh_process(plan, source, planned, SHARDS)
         singles = with_each_ffmpeg("one process per file of", lambda ffmpeg: one_by_one(ffmpeg, source, work / "one"))
         ours = {
             "soundmill, resample": lambda: resample_command(planned, work / "ours"),
@@ -54,7 +55,7 @@ def main() -> None:
 
 def rerun_plan(source: Path, planned: Path) -> None:
     shutil.rmtree(planned)
-    in_fresh_process(plan, source, planned)
+    in_fresh_process(plan, source, planned, SHARDS)
 
 
 def encode(found: list[Path], count: int, directory: Path) -> None:
