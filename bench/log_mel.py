@@ -16,6 +16,7 @@ from bench.peers import in_pool
 from bench.project import Project
 from soundmill import manifest, params, shards
 
+SHARDS = 4
 # lhotse's own figures (FbankConfig), so that both do the same work: 25 ms every 10 ms, 80 bands.
 LIKE_LHOTSE = {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80, "f_min": 20.0, "f_max": 7600.0}
 
@@ -26,7 +27,7 @@ def main() -> None:
         work = Path(place)
         found, what = recordings.find(args.audio, work)
         recordings.repeat(found, args.clips, work / "recordings")
-        in_fresh_process(resample, plan(work / "recordings", work / "planned"), work / "clips")
+        in_fresh_process(resample, plan(work / "recordings", work / "planned", SHARDS), work / "clips")
         clips = work / "clips/data/clips"
         unpack(clips, work / "flac")
         mapping: dict[str, list[float]] = {"like lhotse": [], "ddpm_mel": []}

@@ -88,7 +88,7 @@ def table_digest(table: pa.Table) -> str:
 
 
 def file_digest(path: Path | str | bytes) -> str:
-    """The first 128 bits of a file's SHA-256, for which processors have instructions: BLAKE2b takes nearly three times as long."""
+    """The first 128 bits of a file's SHA-256, for which processors have instructions: BLAKE2b takes twice as long."""
     with open(path, "rb") as file:
         return opened_digest(file)
 
