@@ -119,10 +119,11 @@ def resample_command(planned: Path, root: Path) -> float:
     emptied(root, planned)
     inputs = {"--corpus": planned / "data/corpus", "--segments": planned / "data/segments"}
     outputs = {"--clips": root / "data/clips", "--metrics": root / "data/resample.json"}
-    command = [sys.executable, "-m", "stages.resample", "--params", root / "params.yaml"]
+    command = ["sh", "stages/python.sh", "-m", "stages.resample", "--params", root / "params.yaml"]
     for option, path in {**inputs, **outputs}.items():
         command += [option, path]
-    return timed(lambda: subprocess.run(command, cwd=ROOT, env={**os.environ, tracking.SWITCH: "off"}, check=True))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", tracking.SWITCH: "off"}  # threads as the others'
+    return timed(lambda: subprocess.run(command, cwd=ROOT, env=environment, check=True))
 
 
 def resample(planned: Path, root: Path) -> float:
@@ -135,7 +136,6 @@ def emptied(root: Path, planned: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     shutil.copyfile(planned / "params.yaml", root / "params.yaml")
-    os.sync()  # a stage flushes the file system at its end: what others wrote there is not its work
 
 
 def shell_loop(ffmpeg: Path, source: Path, output: Path) -> float:

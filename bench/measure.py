@@ -87,6 +87,7 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
     for number in range(repetitions):
         names = list(competitors)
         for name in names if number % 2 == 0 else reversed(names):
+            os.sync()  # what others wrote is not this one's work; a stage flushes the whole file system at its end
             before = _cpu_of_children()
             rounds.seconds[name].append(competitors[name]())
             for child in children() - others:

@@ -1,5 +1,6 @@
 """The stages of dvc.yaml, each a program: `python -m stages.NAME`."""
 
+import os
 import sys
 
 from soundmill import forking
@@ -18,12 +19,19 @@ WORKERS_IMPORT = {
 }
 
 
-def _program() -> str:
-    """NAME of `python -m stages.NAME`, where it is that which imports this package: before it, and what it needs, is imported."""
+def _start_server() -> None:
+    """Where `python -m stages.NAME` imports this package, before NAME and what it needs, have the server import the same meanwhile.
+
+    Where there are two cores, the workers are then ready when the stage is. Elsewhere the server starts with the first worker.
+    """
     given = sys.orig_argv
-    return given[given.index("-m") + 1].rpartition(".")[2] if sys.argv[0] == "-m" and "-m" in given else ""
+    if sys.argv[0] != "-m" or "-m" not in given:  # Python's own sign that it still looks for the module to run
+        return
+    module, *arguments = given[given.index("-m") + 1 :]
+    package, _, name = module.rpartition(".")
+    wanted = not os.environ.get("DASK_SCHEDULER_ADDRESS") and not {"-h", "--help"} & set(arguments)
+    if package == __name__ and name in WORKERS_IMPORT and wanted:
+        forking.start_server([module, *WORKERS_IMPORT[name]])
 
 
-if (_name := _program()) in WORKERS_IMPORT:
-    # Both import the same at the same time: where there are two cores, the workers are ready when the stage is.
-    forking.start_server([f"{__name__}.{_name}", *WORKERS_IMPORT[_name]])
+_start_server()

@@ -47,6 +47,8 @@ def maps(path: Path) -> bool:
         (["-m"], ["python", "-m", "stages.resample", "--clips", "-m"], 2),  # the server, and Python's tracker of semaphores
         (["-m"], ["python", "-X", "utf8", "-m", "stages.spectrogram"], 2),
         (["-m"], ["python", "-m", "stages.train"], 0),
+        (["-m"], ["python", "-m", "stages.resample", "--help"], 0),
+        (["-m"], ["python", "-m", "other.resample"], 0),
         (["-m"], ["python", "-mstages.resample"], 0),
         (["run.py"], ["python", "run.py", "-m", "stages.resample"], 0),
         ([""], ["python"], 0),
@@ -62,3 +64,8 @@ def test_a_stage_and_what_its_workers_need_can_be_imported_by_the_server(name):
     modules = ["soundmill.preload", f"stages.{name}", *stages.WORKERS_IMPORT[name]]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_cluster_of_the_environment_needs_no_server(monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    assert started(["-m"], ["python", "-m", "stages.resample"]) == "0"
