@@ -45,7 +45,7 @@ class FamilyGenerateParams(StageParams):
     count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
     batch_size: int = Field(ge=1)
     accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"]
+    precision: Literal["32", "bf16"] = Field(description="bf16 is 32 on a CPU that has no instructions for it")
     threads: int = Field(ge=1)
     codec_count: int | None = Field(ge=1, description="real clips sent through the family's representation and back; null: all")
     codec_split: Literal["train", "valid", "test"]

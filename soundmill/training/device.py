@@ -13,8 +13,14 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def usable_precision(device: torch.device, precision: str) -> str:
+    """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow."""
+    emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "32" if emulated else precision
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=usable_precision(device, precision) == "bf16")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from soundmill.errors import UserError
 from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint, without_step
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
-from soundmill.training.device import pick_device
+from soundmill.training.device import pick_device, usable_precision
 from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, Joined, Loader, Order, Source, worker_deaths_explained
 from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
@@ -157,8 +157,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
 
-    `loader` has `module.accumulate` batches for each step. `curve` ends with all points. Returns what the hardware came to: device
-    and number of them.
+    `loader` has `module.accumulate` batches for each step. `curve` ends with all points. Returns what the hardware came to: device,
+    number of them, precision.
     """
     use_threads(hardware.threads)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -166,6 +166,11 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+    precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
+    if precision != hardware.precision:
+        print(
+            f"{label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits", flush=True
+        )
     timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.optim\.lr_scheduler")
@@ -173,7 +178,7 @@ def fit(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
-            precision={"32": "32-true", "bf16": "bf16-mixed"}[hardware.precision],
+            precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
             max_steps=module.steps,
             accumulate_grad_batches=module.accumulate,
             max_epochs=-1,
@@ -195,4 +200,4 @@ def fit(
         module.load_state_dict(last["state_dict"])
         module.on_load_checkpoint(last)
         curve.load_state_dict(last["callbacks"][curve.state_key])
-    return {"device": trainer.strategy.root_device.type, "devices": hardware.devices}
+    return {"device": trainer.strategy.root_device.type, "devices": hardware.devices, "precision": precision}

@@ -14,7 +14,7 @@ class HardwareParams(StageParams):
 
     accelerator: Literal["cpu", "gpu", "auto"]
     devices: int = Field(ge=1, description="more than one: data parallel, each takes its share of the batch")
-    precision: Literal["32", "bf16"]
+    precision: Literal["32", "bf16"] = Field(description="bf16 is 32 on a CPU that has no instructions for it")
     threads: int = Field(ge=1, description="CPU threads of torch; weights are bit-equal for the same number")
 
 
