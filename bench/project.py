@@ -44,6 +44,7 @@ class Project:
             kept=work / "kept",
             digests=work / "digests.sqlite",
             workers=WORKERS,
+            pool=None,
             cluster=None,
             tracking=tracking.StageRun(),
             times=work / "times",

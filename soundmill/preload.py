@@ -5,9 +5,6 @@ Collecting takes a seventh of the time of the imports, and in a worker it would 
 
 import gc
 import os
-import warnings
 
 gc.disable()
 os.register_at_fork(before=gc.freeze, after_in_child=gc.enable)
-# A worker runs its stage's module again, as its main one, and Python warns that it was imported before.
-warnings.filterwarnings("ignore", r"'stages\.\w+' found in sys\.modules", RuntimeWarning)

@@ -26,7 +26,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -55,6 +56,7 @@ class Context:
     kept: Path  # stays: for the next run with these parameters and this code
     digests: Path  # cache of file digests, as shards.file_digests takes it
     workers: int
+    pool: ProcessPoolExecutor | None  # the same, where they are forked from this process
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
@@ -91,7 +93,9 @@ class Context:
         """
         directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
-            report = shards.map_shards(function, jobs, directory, workers=self.workers, cluster=self.cluster, progress=tick)
+            report = shards.map_shards(
+                function, jobs, directory, workers=self.workers, pool=self.pool, cluster=self.cluster, progress=tick
+            )
         self.quarantine.extend(report.quarantine)
         return report, directory
 
@@ -154,7 +158,6 @@ def _main(
     hints = get_type_hints(run, include_extras=True)
     ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
     args = _parse(run, section, ports, argv)
-    _die_with_ancestors()
     shards.forgo_pandas()
     document = params.read_yaml(args.params)
 
@@ -163,6 +166,7 @@ def _main(
 
     execution = load(params.ExecutionParams, "execution")
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    workers = execution.workers or os.cpu_count() or 1
     if args.family and _has_family_section(document, args.params, args.family, section):
         where = f"{args.family}.{section}"
     else:
@@ -178,9 +182,9 @@ def _main(
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
     made_from = {"name": name, "params": values.model_dump(mode="json"), "software": shards.software(run)}
-    workers = execution.workers or os.cpu_count() or 1
     work = root / WORK / name.replace("/", "-")
-    with _only_one(work):
+    with _only_one(work), (None if cluster else shards.fork_pool(workers)) or nullcontext() as pool:
+        _die_with_ancestors()  # has a thread, so comes after the fork
         digests = root / WORK / "digests.sqlite"
         scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
         kept = work / "kept" / shards.digest(made_from)
@@ -195,7 +199,7 @@ def _main(
 
         made_with = values.model_dump(mode="json")
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
-            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
+            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, pool, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             for port, path in finals.items():
                 if not staged[port].exists():

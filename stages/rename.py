@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import soundfile
 from pydantic import Field, field_validator, model_validator
 
 from soundmill import manifest, shards, stage
@@ -350,8 +351,6 @@ def _write_audio(ctx: stage.Context, ids_of: dict[Path, pa.Array], left_out: set
 
 def name_clips(source: Path, left_out: set[str], output: Path, previous: Path | None = None) -> shards.Report:
     """Write the clips of one shard as WAV files of the same samples, in the new folder `output`."""
-    import soundfile
-
     report = shards.Report()
     known = {key for (key,) in shards.read_items(previous)} if previous else set()
     output.mkdir()

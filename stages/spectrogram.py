@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse  # noqa: F401 - for the workers that are forked from here
+import soundfile
 
 from soundmill import manifest, shards, stage
 from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
@@ -58,8 +60,6 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
 
 def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
     """Log-mel of one row, float16 [n_mels, num_frames]."""
-    import soundfile
-
     wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
     if sample_rate != spec.sample_rate:
         raise UserError(

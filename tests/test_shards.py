@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundmill import manifest, shards
+from soundmill import forking, manifest, shards
 from soundmill.errors import UserError
 from tests.cluster import Cluster
 
@@ -206,14 +206,19 @@ def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch)
         shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers)
 
 
-def test_workers_die_with_a_killed_parent(tmp_path):
+FORKED_EARLY = "from soundmill import forking; forking.prepare()\n"  # as the first of a program
+
+
+@pytest.mark.parametrize("start", ["", FORKED_EARLY], ids=["of a server", "of the mapping process"])
+def test_workers_die_with_a_killed_parent(tmp_path, start):
     work = tmp_path / "work"
     work.mkdir()
     (work / "slow").touch()
-    code = (
+    code = start + (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_shards as t\n"
         "from soundmill import shards\n"
-        "if __name__ == '__main__': shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2)\n"
+        "if __name__ == '__main__':\n"
+        "    shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2, pool=shards.fork_pool(2))\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -230,6 +235,48 @@ def test_workers_die_with_a_killed_parent(tmp_path):
     before = len(list(work.glob("*")))
     time.sleep(1.5)
     assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"
+
+
+def told_of_process(output: Path) -> shards.Report:
+    import numpy as np
+
+    np.ones((300, 300)) @ np.ones((300, 300))  # starts the threads of its library, where that has some
+    output.touch()
+    names = sorted(name for name in forking.ONE_THREAD if os.environ.get(name) == "1")
+    threads = len(os.listdir("/proc/self/task"))
+    return shards.Report(details=[[os.getppid(), gc.isenabled(), gc.get_freeze_count() > 10_000, names, threads]])
+
+
+def test_a_prepared_process_forks_its_workers_once_before_it_has_threads_and_is_then_as_it_was(tmp_path):
+    code = """
+import gc, json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from soundmill import shards
+import test_shards as t
+
+assert not gc.isenabled() and os.environ["OPENBLAS_NUM_THREADS"] == "1"
+threads = len(os.listdir("/proc/self/task"))
+with shards.fork_pool(2) as pool:
+    jobs = [shards.Job(f"told-{number}", ()) for number in range(4)]
+    found = shards.map_shards(t.told_of_process, jobs, Path(sys.argv[1]), workers=2, pool=pool).details
+assert gc.isenabled() and os.environ["OPENBLAS_NUM_THREADS"] == "7" and "OMP_NUM_THREADS" not in os.environ
+assert shards.fork_pool(2) is None
+print(json.dumps([os.getpid(), threads, found]))
+"""
+    env = {name: value for name, value in os.environ.items() if name not in forking.ONE_THREAD}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "7"}
+    command = [sys.executable, "-c", FORKED_EARLY + code, str(tmp_path / "work"), str(Path(__file__).parent)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
+    pid, threads, found = json.loads(done.stdout)
+    assert [row[:4] for row in found] == [[pid, True, True, sorted(forking.ONE_THREAD)]] * 4
+    # The main one, the one that waits for the mapping process to die, and the queue's.
+    assert max(row[4] for row in found) <= 3
+    assert threads <= 2  # Arrow has one from its import on
+
+
+def test_a_process_that_is_not_prepared_forks_no_workers():
+    assert shards.fork_pool(2) is None
 
 
 @st.composite

@@ -105,7 +105,7 @@ def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections
 def here(monkeypatch) -> None:
     """Shards are made in this process: starting others, which import torch and diffusers, takes seconds each time."""
 
-    def run(function, jobs, directory, workers, progress):
+    def run(function, jobs, directory, workers, pool, progress):
         for job in jobs:
             shards._run_job(function, job, directory)
 

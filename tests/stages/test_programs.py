@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,29 +12,33 @@ import pytest
 import stages
 from tests.imports import ROOT
 
-CHILDREN = """
+STARTED = """
 import sys
 from pathlib import Path
 
 sys.argv, sys.orig_argv = {argv!r}, {orig_argv!r}
+import gc, os
 import stages
 
 children = Path("/proc/self/task").glob("*/children")
-print(sum(len(path.read_text().split()) for path in children), *sorted({{"numpy", "pyarrow", "pydantic"}} & set(sys.modules)))
+assert not any(path.read_text().split() for path in children)
+assert not {{"numpy", "pyarrow", "pydantic"}} & set(sys.modules)
+print(gc.isenabled(), os.environ.get("OMP_NUM_THREADS"))
 """
 
 
 def started(argv: list[str], orig_argv: list[str]) -> str:
-    """How many processes importing `stages` starts, and what heavy it imports."""
-    code = CHILDREN.format(argv=argv, orig_argv=orig_argv)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    """Of a process that has imported `stages` and nothing heavy: whether it collects garbage, its number of threads."""
+    code = STARTED.format(argv=argv, orig_argv=orig_argv)
+    env = {**os.environ, "OMP_NUM_THREADS": "5"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=60)
     assert not done.stderr
     return done.stdout.strip()
 
 
 def test_the_stages_that_map_over_shards_are_known():
     mapping = {path.stem for path in (ROOT / "stages").glob("*.py") if maps(path)}
-    assert mapping == set(stages.WORKERS_IMPORT)
+    assert mapping == stages.MAPPING
 
 
 def maps(path: Path) -> bool:
@@ -42,30 +47,16 @@ def maps(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("argv", "orig_argv", "processes"),
+    ("argv", "orig_argv", "prepared"),
     [
-        (["-m"], ["python", "-m", "stages.resample", "--clips", "-m"], 2),  # the server, and Python's tracker of semaphores
-        (["-m"], ["python", "-X", "utf8", "-m", "stages.spectrogram"], 2),
-        (["-m"], ["python", "-m", "stages.train"], 0),
-        (["-m"], ["python", "-m", "stages.resample", "--help"], 0),
-        (["-m"], ["python", "-m", "other.resample"], 0),
-        (["-m"], ["python", "-mstages.resample"], 0),
-        (["run.py"], ["python", "run.py", "-m", "stages.resample"], 0),
-        ([""], ["python"], 0),
+        (["-m"], ["python", "-m", "stages.resample", "--clips", "-m"], True),
+        (["-m"], ["python", "-X", "utf8", "-m", "stages.spectrogram"], True),
+        (["-m"], ["python", "-m", "stages.train"], False),
+        (["-m"], ["python", "-m", "other.resample"], False),
+        (["-m"], ["python", "-mstages.resample"], False),
+        (["run.py"], ["python", "run.py", "-m", "stages.resample"], False),
+        ([""], ["python"], False),
     ],
 )
-def test_a_program_that_maps_starts_the_server_of_its_workers_before_its_own_imports(argv, orig_argv, processes):
-    assert started(argv, orig_argv) == str(processes)
-
-
-@pytest.mark.parametrize("name", stages.WORKERS_IMPORT)
-def test_a_stage_and_what_its_workers_need_can_be_imported_by_the_server(name):
-    """Python's fork server says nothing of a module that it cannot import."""
-    modules = ["soundmill.preload", f"stages.{name}", *stages.WORKERS_IMPORT[name]]
-    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, check=True, timeout=60)
-
-
-def test_a_cluster_of_the_environment_needs_no_server(monkeypatch):
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
-    assert started(["-m"], ["python", "-m", "stages.resample"]) == "0"
+def test_a_program_that_maps_is_prepared_to_fork_before_its_imports(argv, orig_argv, prepared):
+    assert started(argv, orig_argv) == ("False 1" if prepared else "True 5")
