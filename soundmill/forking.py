@@ -29,18 +29,24 @@ def prepare() -> None:
 
 
 def fork_workers(count: int, initializer: Callable[[], None]) -> ProcessPoolExecutor | None:
-    """Fork workers from this process, now; None where it is not prepared, and may have threads."""
-    from multiprocessing import get_context
+    """Fork workers from this process, which is then no longer prepared; None where it was not, and may have threads, or for 0."""
+    from multiprocessing import active_children, get_context
 
     global _before
     if _before is None:
         return None
     gc.freeze()  # workers would copy the pages that a collector looks at
     gc.enable()
-    pool = ProcessPoolExecutor(count, get_context("fork"), initializer)
-    pool.submit(os.getpid)  # the first piece of work has all of them forked, and only then the pool's own thread started
-    for name, value in _before.items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    pool = None
+    if count:
+        pool = ProcessPoolExecutor(count, get_context("fork"), initializer)
+        try:
+            pool.submit(os.getpid)  # the first piece of work has all of them forked, and only then the pool's own thread started
+        except BaseException:
+            for child in active_children():  # some, and then there was no room for another: they would wait for work for ever
+                child.kill()
+            raise
+    _restore(_before)
     _before = None
     return pool
 
@@ -63,5 +69,9 @@ def start_server(modules: Sequence[str]) -> None:
         get_context("forkserver").set_forkserver_preload(["soundmill.preload", *modules])
         forkserver.ensure_running()
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+        _restore(before)
+
+
+def _restore(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -721,7 +721,7 @@ def _run_here(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     except BrokenProcessPool:
-        names = ", ".join(job.name for job in running.values())
+        names = ", ".join(job.name for job in running.values()) or "none"
         raise UserError(
             f"a worker process died (out of memory, or killed) while working on one of: {names}. Finished shards are kept: "
             "run it again, with a smaller `execution.workers` if memory was short"
@@ -729,7 +729,7 @@ def _run_here(
 
 
 def fork_pool(workers: int) -> ProcessPoolExecutor | None:
-    """Workers for `map_shards`, forked from this process as it is now; None where it may have threads (see forking.py)."""
+    """Workers for `map_shards`, forked from this process now; None for 0, and where it may have threads (see forking.py)."""
     return forking.fork_workers(workers, _start_worker)
 
 
@@ -742,6 +742,7 @@ def _start_worker(environment: dict[str, str] | None = None) -> None:
     if environment:
         os.environ.clear()
         os.environ.update(environment)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
     threading.Thread(target=_die_with_mapper, daemon=True).start()
     forgo_pandas()
 

@@ -158,6 +158,7 @@ def _main(
     hints = get_type_hints(run, include_extras=True)
     ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
     args = _parse(run, section, ports, argv)
+    ancestors = _die_with_parent()
     shards.forgo_pandas()
     document = params.read_yaml(args.params)
 
@@ -183,8 +184,8 @@ def _main(
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
     made_from = {"name": name, "params": values.model_dump(mode="json"), "software": shards.software(run)}
     work = root / WORK / name.replace("/", "-")
-    with _only_one(work), (None if cluster else shards.fork_pool(workers)) or nullcontext() as pool:
-        _die_with_ancestors()  # has a thread, so comes after the fork
+    with _only_one(work), shards.fork_pool(0 if cluster else workers) or nullcontext() as pool:
+        _die_with(ancestors)  # by a thread, so after the fork
         digests = root / WORK / "digests.sqlite"
         scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
         kept = work / "kept" / shards.digest(made_from)
@@ -305,21 +306,22 @@ def _only_one(work: Path) -> Iterator[None]:
         yield
 
 
-def _die_with_ancestors() -> None:
+def _die_with_parent() -> list[int]:
     """End this process when the shell or the `dvc` that started it dies, so a `kill -9` leaves no orphan behind.
 
     The kernel's death signal covers the parent; DVC may put a shell between itself and us, so the line up to the first
-    `dvc` is watched as well.
+    `dvc`, which is returned, is to be watched as well.
     """
     if os.environ.get("DVC_ROOT") is None:  # started by hand: background runs outlive their shell
-        return
+        return []
     shards.die_with_parent(os.getppid())
     line = [os.getppid()]
     while line[-1] > 1 and len(line) < 4 and not _is_dvc(line[-1]):
         line.append(_parent(line[-1]))
-    if line[-1] <= 1:
-        return
+    return line if line[-1] > 1 else []
 
+
+def _die_with(line: list[int]) -> None:
     def watch() -> None:
         while all(_parent(child) == parent for child, parent in itertools.pairwise(line)) and os.getppid() == line[0]:
             time.sleep(0.2)

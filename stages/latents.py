@@ -72,7 +72,8 @@ def run(
             flush=True,
         )
     if pick_device(params.accelerator).type != "cpu":
-        ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its pictures there
+        # One process, of a pool of its own, fills a GPU; each of several would hold the net and its pictures there.
+        ctx = replace(ctx, workers=1, pool=None)
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_frames", "cut_frames")}
     if report.details:

@@ -270,13 +270,69 @@ print(json.dumps([os.getpid(), threads, found]))
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
     pid, threads, found = json.loads(done.stdout)
     assert [row[:4] for row in found] == [[pid, True, True, sorted(forking.ONE_THREAD)]] * 4
-    # The main one, the one that waits for the mapping process to die, and the queue's.
-    assert max(row[4] for row in found) <= 3
+    assert max(row[4] for row in found) <= 2  # the main one, and the one that waits for the mapping process to die
     assert threads <= 2  # Arrow has one from its import on
 
 
 def test_a_process_that_is_not_prepared_forks_no_workers():
     assert shards.fork_pool(2) is None
+
+
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", FORKED_EARLY + code], capture_output=True, text=True, timeout=60)
+
+
+def test_a_prepared_process_that_needs_no_workers_is_then_as_it_was():
+    code = """
+import gc, os
+from soundmill import shards
+
+assert shards.fork_pool(0) is None
+assert gc.isenabled() and os.environ.get("OMP_NUM_THREADS") != "1"
+"""
+    assert run_code(code).returncode == 0
+
+
+def test_a_fork_that_fails_leaves_no_process_and_waits_for_none():
+    code = """
+import errno, os
+from soundmill import shards
+
+fork, made = os.fork, []
+
+def failing():
+    if len(made) == 2:
+        raise OSError(errno.EAGAIN, "no more processes")
+    made.append(fork())
+    return made[-1]
+
+os.fork = failing
+try:
+    shards.fork_pool(4)
+except OSError as error:
+    assert error.errno == errno.EAGAIN
+for pid in made:
+    os.waitpid(pid, 0)
+"""
+    assert run_code(code).stderr == ""
+
+
+def test_an_interrupt_is_told_by_the_mapping_process_alone():
+    code = """
+import os, signal, time
+from soundmill import shards
+
+os.setpgrp()
+with shards.fork_pool(3) as pool:
+    assert pool.submit(os.getpid).result() != os.getpid()
+    try:
+        os.killpg(0, signal.SIGINT)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+"""
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @st.composite

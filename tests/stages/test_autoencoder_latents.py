@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from soundmill import manifest, shards, stage
 from soundmill.audio.mel import SPEC_KEY
+from soundmill.errors import UserError
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.tango.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
@@ -186,6 +188,22 @@ def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
         expected = torch.stack(model.encode(torch.from_numpy(padded)))[:, 0]
         np.testing.assert_allclose(posterior, expected.numpy(), rtol=2e-3, atol=2e-3)
     assert (metrics["clips"], metrics["captions"], metrics["silent_frames"], metrics["cut_frames"]) == (6, 12, 23, 0)
+
+
+def test_a_gpu_has_one_process_of_a_pool_of_its_own(project, monkeypatch):
+    asked = []
+
+    def run(function, jobs, directory, workers, pool, progress):
+        asked.append((workers, pool))
+        raise UserError("enough")
+
+    make_autoencoder(project, "autoencoder", weights=PARAMETERS["weights"] | {"steps": 1})
+    monkeypatch.setattr(shards, "_run_here", run)
+    monkeypatch.setattr(shards, "fork_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(latents, "pick_device", lambda accelerator: torch.device("cuda"))
+    with pytest.raises(SystemExit, match="enough"):
+        make_latents(project)
+    assert asked == [(1, None)]
 
 
 def test_the_last_frame_is_cut_and_no_more(project, here):
