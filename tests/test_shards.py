@@ -279,7 +279,8 @@ def test_a_process_that_is_not_prepared_forks_no_workers():
 
 
 def run_code(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", FORKED_EARLY + code], capture_output=True, text=True, timeout=60)
+    env = {**os.environ, "OMP_NUM_THREADS": "5"}
+    return subprocess.run([sys.executable, "-c", FORKED_EARLY + code], env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_a_prepared_process_that_needs_no_workers_is_then_as_it_was():
@@ -288,9 +289,9 @@ import gc, os
 from soundmill import shards
 
 assert shards.fork_pool(0) is None
-assert gc.isenabled() and os.environ.get("OMP_NUM_THREADS") != "1"
+assert gc.isenabled() and os.environ["OMP_NUM_THREADS"] == "5"
 """
-    assert run_code(code).returncode == 0
+    assert run_code(code).stderr == ""
 
 
 def test_a_fork_that_fails_leaves_no_process_and_waits_for_none():
