@@ -13,6 +13,7 @@ MEASUREMENTS = (
     "log_mel",
     "loader",
     "duplicates",
+    "bandwidth",
     "tango_loop",
     "embedding",
     "distances",

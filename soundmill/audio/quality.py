@@ -15,6 +15,10 @@ NOISE_DBFS = -101.1  # of 16 bits: a step of 2^-15 has the power 2^-30 / 12
 NOISE_MARGIN_DB = 10.0  # above which a band holds sound; dither alone adds 4.8
 SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and lossy coders leak, not sound
 BANDS = 128  # of equal width, in which the end of the spectrum is looked for
+MIRROR_HZ = 4_000.0  # the end of sound at 8 kHz; what upsamples it badly leaves its mirror image above
+MIRROR_BINS = range(4, 64)  # from there, up to half a kilohertz: next to it, bins are alike by the window alone
+MIRROR_AGREEMENT = 0.97  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py tells)
+MIRROR_DB = -3.0  # what the worst filter takes of an image; a tone whose harmonics are the mirror of each other has more
 STFT_WINDOWS = 16  # held at once: they stay in the processor's cache, and an hour of sound becomes no matrix
 
 CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
@@ -165,7 +169,7 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
 
     The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
-    would be heard at all frequencies.
+    would be heard at all frequencies, and a mirror image that upsampling left.
     """
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
@@ -173,10 +177,15 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is one and the next
     frames, spectra = np.empty((STFT_WINDOWS, size), np.float32), np.empty((STFT_WINDOWS, hop + 1), np.complex64)
     loudest, total = 0.0, np.zeros(size + 2)
+    mirror = _mirror_bin(sample_rate, size)
+    around: list[np.ndarray] = []  # the bins on both sides of it
 
     def squares(count: int) -> np.ndarray:
         """Of the first `count` windows in `frames`; of real and imaginary parts in turn."""
-        found = fourier.rfft(frames[:count], spectra[:count]).view(np.float32)
+        found = fourier.rfft(frames[:count], spectra[:count])
+        if mirror:
+            around.append(found[:, mirror - MIRROR_BINS.stop : mirror + MIRROR_BINS.stop + 1].copy())
+        found = found.view(np.float32)
         return np.square(found, out=found)
 
     for start in range(0, whole, STFT_WINDOWS):
@@ -186,6 +195,7 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         found = squares(count)
         loudest = max(loudest, float((found @ weights).max()))
         total += found.sum(axis=0)
+    mirrored = around and _is_mirrored(np.concatenate(around), _bands(size)[2])
     rest = wave[whole * hop :]
     if len(rest) > hop or not whole:  # half a window is in the one before
         frames[0] = 0
@@ -195,7 +205,30 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         if not whole:
             total += found[0]
     mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
+    if mirrored:
+        mean[mirror + 1 :] = 0
     return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
+
+
+def _mirror_bin(sample_rate: int, size: int) -> int:
+    """The bin of MIRROR_HZ, where there is one and as much above it as is looked at; else 0."""
+    number = MIRROR_HZ * size / sample_rate
+    return int(number) if number.is_integer() and number + MIRROR_BINS.stop <= size // 2 else 0
+
+
+def _is_mirrored(spectra: np.ndarray, noise: float) -> bool:
+    """Whether spectra complex64 [windows, 2 · MIRROR_BINS.stop + 1] above their middle are, softer, what is below it, turned round.
+
+    Zeros between the samples of real sound make its spectrum above the middle the conjugate of the one below. Filters of linear
+    phase leave the product of such a pair the same phase in all bins and windows; the phases of other sounds add up to little.
+    """
+    middle = MIRROR_BINS.stop
+    below, above = spectra[:, middle - np.array(MIRROR_BINS)], spectra[:, middle + np.array(MIRROR_BINS)]
+    power_below, power_above = np.vdot(below, below).real, np.vdot(above, above).real
+    if power_above <= noise * above.size or power_above > power_below * 10 ** (MIRROR_DB / 10):
+        return False
+    products = below * above
+    return bool(np.abs(products.sum()) >= MIRROR_AGREEMENT * np.abs(products).sum())
 
 
 def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:

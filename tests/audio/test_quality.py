@@ -130,6 +130,46 @@ def test_what_was_upsampled_from_8_khz_ends_at_4_khz():
     assert measure(ending[: int(5.01 * RATE)])["bandwidth_hz"] == pytest.approx(4000, abs=150)
 
 
+def coloured(seconds: float, rate: int, seed: int) -> np.ndarray:
+    """Noise that falls by 6 dB an octave and comes and goes: as strong at its lowest frequencies as real sounds are."""
+    spectrum = np.fft.rfft(noise(seconds, rate, seed=seed))
+    spectrum /= np.maximum(np.arange(len(spectrum)) / seconds, 50) / 50
+    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 1.3 * np.arange(int(seconds * rate)) / rate)
+    return (8 * np.fft.irfft(spectrum) * swell).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate_between", [RATE, 44_100])
+@pytest.mark.parametrize("by", ["torchaudio", "scipy"])
+def test_the_mirror_image_that_a_short_filter_leaves_is_no_sound(by, rate_between):
+    import torch
+    import torchaudio
+    from scipy import signal
+
+    for seed in range(3):
+        low = coloured(5.0, 8_000, seed)
+        if by == "torchaudio":
+            wave = torchaudio.functional.resample(torch.from_numpy(low), 8_000, rate_between).numpy()
+        else:
+            wave = signal.resample_poly(low, rate_between // 100, 80).astype(np.float32)
+        wave = (np.rint(wave * 32768) / 32768).astype(np.float32)[137:]
+        if rate_between != RATE:
+            wave = soxr.resample(wave, rate_between, RATE)
+        assert measure(wave)["bandwidth_hz"] == pytest.approx(3950, abs=130)
+        assert measure(wave[: RATE // 2])["bandwidth_hz"] == pytest.approx(3950, abs=130)
+
+
+def test_what_is_no_mirror_image_is_sound():
+    low = soxr.resample(coloured(5.0, 8_000, 0), 8_000, RATE)
+    assert measure(low + coloured(5.0, RATE, 1) * np.float32(0.1))["bandwidth_hz"] > 7000
+    click = np.zeros(5 * RATE, np.float32)
+    click[777::8000] = 0.9
+    assert measure(click)["bandwidth_hz"] == RATE / 2
+    # Harmonics of 100 Hz are each other's mirror around 4 kHz.
+    time = np.arange(5 * RATE) / RATE
+    saw = sum(np.sin(2 * np.pi * 100 * number * time + number) / number for number in range(1, 80))
+    assert measure((0.2 * saw).astype(np.float32))["bandwidth_hz"] > 7700
+
+
 def test_silence_is_a_share_of_the_windows():
     half = np.concatenate([noise(2.56), np.zeros(int(2.56 * RATE), np.float32)])
     assert measure(half)["silence_ratio"] == pytest.approx(0.5, abs=0.02)

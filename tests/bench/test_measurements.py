@@ -157,6 +157,12 @@ def check_ffmpegs(document: dict, what: str, others: set[str] = frozenset()) -> 
 
 
 @pytest.mark.slow
+def test_bandwidth(root, tmp_path):
+    document = bench(root, tmp_path, "bandwidth", "--most=4")
+    assert all(len(values) == 4 for values in document["readings"].values())
+    assert all(target["met"] for target in document["targets"])
+
+
 def test_log_mel(root, tmp_path):
     document = bench(root, tmp_path, "log_mel", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "lhotse, started processes"} <= set(document["seconds"])
