@@ -26,6 +26,11 @@ def shared() -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: one of three minutes that began last would leave the other workers without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 # How far property tests look: `make fuzz` sets HYPOTHESIS_PROFILE=long. None has a deadline: a machine that is busy fails no test.
 settings.register_profile("short", max_examples=100, deadline=None)
 settings.register_profile("long", max_examples=20_000, deadline=None)

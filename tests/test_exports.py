@@ -100,6 +100,12 @@ def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):
         assert names[:3] == [f"{VIDEO}_30.flac", f"{VIDEO}_30.json", f"{VIDEO}_30.txt"]
         assert json.load(archive.extractfile("abcdefghijk_5p5.json"))["captions"] == ["an engine idles", "a car waits\tnearby"]
         assert {member.mtime for member in archive.getmembers()} == {0}
+    for path in (tmp_path / "out").glob("*.tar"):  # `datasets` wants the same members of the same types in all of them
+        with tarfile.open(path) as archive:
+            keys = {member.partition(".")[0] for member in archive.getnames()}
+            assert set(archive.getnames()) == {f"{key}.{kind}" for key in keys for kind in ("flac", "json", "txt")}
+            facts = [json.load(archive.extractfile(f"{key}.json")) for key in keys]
+            assert all(isinstance(value, str) for fact in facts for value in (fact["captions"][0], fact["labels"][0]))
 
 
 def test_lhotse_reads_its_manifests(tables, tmp_path):

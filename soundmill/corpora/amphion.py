@@ -22,6 +22,8 @@ FORMAT = Format(
     split="the JSON's name",
 )
 
+_UID = re.compile(r"Y?(?P<video>[A-Za-z0-9_-]{11})_(?P<start>[0-9]{1,9})_[0-9]{1,9}")
+
 
 def detect(inventory: Inventory) -> bool:
     """Whether a JSON list begins with an object that has `Uid` and `Caption`."""
@@ -53,6 +55,12 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
         split = split_of_file(name)
         for number, entry in enumerate(read_json(inventory, name)):
             if isinstance(entry, dict) and isinstance(entry.get("Uid"), str):
-                yield Row(name, f"[{number}]", entry["Uid"].strip(), captions=texts(entry.get("Caption")), split=split)
+                uid = entry["Uid"].strip()
+                yield Row(name, f"[{number}]", uid, captions=texts(entry.get("Caption")), split=split, about=_clip(uid))
             else:
                 tables.reject(name, "bad entry", f"[{number}]: no `Uid`")
+
+
+def _clip(uid: str) -> tuple[str, float] | None:
+    match = _UID.fullmatch(uid)
+    return (match["video"], int(match["start"]) / 1000) if match else None

@@ -42,8 +42,12 @@ class Report:
     @property
     def coverage(self) -> float | None:
         """Share of the described clips that have a file; None where nothing is described."""
-        described = len(self.tables.matched) + len(self.tables.missing)
-        return len(self.tables.matched) / described if described else None
+        return len(self.tables.matched) / self.described if self.described else None
+
+    @property
+    def described(self) -> int:
+        """Clips that are matched, missing, or ambiguous with no file taken for them."""
+        return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts.get("undecided_clips", 0)
 
     def counts(self) -> dict[str, int]:
         return {
@@ -230,7 +234,7 @@ def show(report: Report, console: Console) -> None:
     _say(console, f"corpus    {escape_path(bytes(report.directory))}")
     _say(console, f"format    {tables.format} ({said}{about.layout})")
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
-    of = f"{len(tables.matched)} of {len(tables.matched) + len(tables.missing)} described clips have a file"
+    of = f"{len(tables.matched)} of {report.described} described clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     meanings = {
         "recordings": "files that may be recordings",

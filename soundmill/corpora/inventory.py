@@ -24,6 +24,7 @@ from soundmill.manifest import escape_path
 # Everything else may be a recording: ffmpeg knows hundreds of containers, and the decoder says what is none.
 METADATA = frozenset(
     """
+    .srt .vtt .ass .ssa .sbv .lrc .ttml .srv1 .srv2 .srv3 .json3 .description
     .csv .tsv .json .jsonl .ndjson .txt .md .rst .yaml .yml .toml .ini .cfg .conf .xml .html .htm .css .js .bib .log .lab .textgrid
     .pdf .doc .docx .xls .xlsx .odt .ods .rtf .tex .png .jpg .jpeg .gif .bmp .svg .webp .tif .tiff .ico .eps
     .zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .py .ipynb .m .r .sh .bat .c .h .cpp .lock .dvc

@@ -25,6 +25,7 @@ MAX_KEY = 4096  # characters of a row's path, name or id
 _CLIP_NAME = re.compile(
     r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:_(?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
 )
+_WINDOW = re.compile(r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+$")  # from … to, or a start with decimals
 # What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
 _MEDIA = re.compile(
     r"\.(?:wav|wave|flac|mp3|ogg|oga|opus|m4a|m4b|mp4|m4v|aac|webm|mkv|mka|mov|avi|mpg|mpeg|ts|aif|aiff|aifc|au|snd|wma|caf|amr|ac3|"
@@ -66,12 +67,14 @@ def key_problem(key: str) -> str | None:
 
 
 def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] | None:
-    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: with a start, or random.
+    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: a random one, or before a start that
+    is no mere number. `thunderclap_2` is not one.
 
     `of_video`: it is known that the name is one of a video.
     """
-    clip = clip_of_name(key_stem(_fold(_slashes(key)).rpartition("/")[2]))
-    return clip if clip and (of_video or clip[1] is not None or looks_random(clip[0])) else None
+    stem = key_stem(_fold(_slashes(key)).rpartition("/")[2])
+    clip = clip_of_name(stem)
+    return clip if clip and (of_video or looks_random(clip[0]) or _WINDOW.search(stem)) else None
 
 
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:
@@ -142,29 +145,41 @@ class FileIndex:
             found.add((folders.rpartition("/")[2], file_stem(name)), file)
         return found
 
-    def resolve(self, key: str, base: bytes = b"") -> Resolution:
+    def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
 
         In this order, the first that finds any: the path itself; its name with this or any extension; the YouTube id (and start)
         in its name. Of several files of one name those stay that agree best with the key's folders and extension. A key that
-        climbs out of the corpus means nothing.
+        climbs out of the corpus means nothing. `of_video`: see youtube_clip.
         """
         if key_problem(key):
             return NOTHING
         path = _fold(_slashes(key))
-        for start in dict.fromkeys((os.fsdecode(base), "")):
-            if found := self._paths.of(posixpath.normpath(posixpath.join(start, path))):
+        places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((os.fsdecode(base), ""))]
+        for place in places:
+            if found := self._paths.of(place):
                 return Resolution(tuple(found), "path")
         if ".." in path.split("/"):
-            return NOTHING
+            return Resolution(tuple(found), "stem") if (found := self._at(places[0])) else NOTHING
         *folders, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
         stem = key_stem(name)
-        clip = clip_of_name(stem)
+        clip = youtube_clip(key, of_video)
         if found := _nearest(self._namesakes(name, stem, folders), folders, name):
-            same = len(found) > 1 and youtube_clip(key) is not None
+            same = len(found) > 1 and clip is not None
             stray = len(found) == 1 and clip is None and not path.startswith("/") and not compatible(found[0], folders)
             return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
+
+    def at(self, key: str, base: bytes) -> list[AudioFile]:
+        """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
+        return self._at(posixpath.normpath(posixpath.join(os.fsdecode(base), _fold(_slashes(key)))))
+
+    def _at(self, path: str) -> list[AudioFile]:
+        """The files of a path in the corpus, with its or any extension."""
+        *folders, name = path.split("/")
+        return self._paths.of(path) or [
+            file for file in self._namesakes(name, key_stem(name), folders) if _folders(file) == folders
+        ]
 
     def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
         """Files of this name, with this or any extension; of more than MANY, those in the key's last folder or at the root.
@@ -247,7 +262,7 @@ def _folders(file: AudioFile) -> list[str]:
     return [_fold(os.fsdecode(folder)) for folder in file.folders]
 
 
-def _shared(file: AudioFile, folders: Sequence[str]) -> int:
+def shared_folders(file: AudioFile, folders: Sequence[str]) -> int:
     """How many of the last folders of file and key are the same."""
     count = 0
     for ours, theirs in zip(reversed(_folders(file)), reversed(folders), strict=False):
@@ -261,7 +276,7 @@ def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[
     """The files that agree best with a key: in its folders, then in its name with extension, then in more of its folders."""
     if len(files) < 2:
         return files
-    ranks = [(compatible(file, folders), _name(file) == name, _shared(file, folders)) for file in files]
+    ranks = [(compatible(file, folders), _name(file) == name, shared_folders(file, folders)) for file in files]
     return [file for file, rank in zip(files, ranks, strict=True) if rank == max(ranks)]
 
 
@@ -271,4 +286,4 @@ def _name(file: AudioFile) -> str:
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:
     """Whether key and file agree in all the folders that both tell."""
-    return _shared(file, folders) == min(len(file.folders), len(folders))
+    return shared_folders(file, folders) == min(len(file.folders), len(folders))

@@ -16,6 +16,7 @@ from soundmill.corpora.resolver import (
     folders_of_key,
     key_problem,
     looks_random,
+    shared_folders,
     youtube_clip,
 )
 from soundmill.corpora.splits import PROTECTED
@@ -41,6 +42,7 @@ class Row:
     number: str = ""  # AudioCaps' own id of the row, after which some name the file
     part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
     of_video: bool = False  # the key is named after a YouTube video, though its id may look like words
+    at_root: bool = False  # the key is a path in the corpus, not one from the manifest's folder
     about: tuple[str, float | None] | None = None  # the YouTube id and start that other columns than the key's tell
     bare: bool = False  # the format may list recordings that it says nothing of: no captions and no labels are no fault
 
@@ -63,6 +65,7 @@ class _Join:
     absent: list[int] = field(default_factory=list)
     twins: dict[bytes, tuple[str, float | None]] = field(default_factory=dict)  # further files of a claimed clip
     told: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
+    strays: dict[int, AudioFile] = field(default_factory=dict)  # row number → file in another folder than the row says
     whole: list[str] = field(default_factory=list)  # paths of files that only their rows say the start of
     inside: list[str] = field(default_factory=list)  # origins of rows for a later second than any file begins at
 
@@ -73,18 +76,27 @@ class _Join:
         numbers[:] = [number for number in numbers if number in self.owners]
 
     def tell_ambiguous(
-        self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None
+        self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None, clips: int = 1
     ) -> None:
-        """Report what may mean several things, and what was made of it; rows of one key share an entry."""
+        """Report what may mean several things, and what was made of it; rows of one key share an entry. `clips`: see Report of
+        check.py; those of which nothing was taken count as described and not found."""
         paths = [file.path for file in files]
         entry = {"id": key, "paths": paths, "origins": [], "reason": reason, "taken": taken}
         if (known := self.told.setdefault((key, reason, *paths), entry)) is entry:
             self.tables.ambiguous.append(entry)
+            if taken is None:
+                self.tables.count("undecided_clips", clips)
         known["origins"].extend(origins)
 
 
 def join(
-    inventory: Inventory, rows: Iterable[Row], num_shards: int, tables: CorpusTables | None = None, *, unique: bool = False
+    inventory: Inventory,
+    rows: Iterable[Row],
+    num_shards: int,
+    tables: CorpusTables | None = None,
+    *,
+    unique: bool = False,
+    parts: Iterable[str] = (),
 ) -> CorpusTables:
     """Recordings and captions of a corpus whose manifests say `rows`; nothing depends on the order of rows or files.
 
@@ -92,15 +104,17 @@ def join(
     that mean different recordings and find but one file, are `ambiguous` and describe nothing. Several files of one YouTube clip
     collide: one whose name tells the start, else the first in the order of paths, is described; the others are recordings
     without captions. `unique`: the format has one row per recording, so a second one is a collision too (both describe it).
+    `parts`: those that the format may have beside the rows' own.
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]
     state = _Join(tables)
+    _mark_videos(kept)
     _report_repeated(kept, unique, tables)
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
-    _claim_all(inventory, kept, state)
+    _claim_all(inventory, kept, state, {*parts, *(row.part for row in kept if row.part)})
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
@@ -109,6 +123,16 @@ def join(
     _report_missing(absent, tables)
     _remark(state)
     return tables
+
+
+def _mark_videos(rows: list[Row]) -> None:
+    """Where most names in a manifest surely have a YouTube id, those of eleven characters that may be words have one too."""
+    votes: dict[bytes, int] = defaultdict(int)
+    for row in rows:
+        if row.start_time is None:
+            votes[row.source] += 1 if youtube_clip(row.key) else -1
+    for row in rows:
+        row.of_video |= votes[row.source] > 0
 
 
 def _remark(state: _Join) -> None:
@@ -125,20 +149,31 @@ def _remark(state: _Join) -> None:
         )
 
 
-def _claim_all(inventory: Inventory, rows: list[Row], state: _Join) -> None:
+def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: set[str]) -> None:
     """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
     index = FileIndex(inventory)
-    parts = {row.part for row in rows if row.part}
     numbered: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)  # files called by a row's number, by clip
     for row in rows:
         if row.number:
             numbered[row.key, row.start_time].update(dict.fromkeys(index.resolve(row.number).files))
+    # Manifests that name files by paths from their own folder, as some rows show; in another folder is another file of that name.
+    local: set[bytes] = set()
+    for row in rows:
+        folder, _, name = row.source.rpartition(b"/")
+        if row.start_time is None and not row.at_root and name not in local and index.at(row.key, folder):
+            local.add(name)
     for number, row in enumerate(rows):
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
-        _claim(number, row, _in_part(row, parts, _resolve(index, row, named)), state)
+        found = _in_part(row, parts, _resolve(index, row, named))
+        if row.source.rpartition(b"/")[2] in local:
+            found = _in_own_folder(index, row, found)
+        _claim(number, row, found, state)
     files = {file.raw_path: file for file in inventory.audio}
     for raw_path, numbers in state.claims.items():
         _settle_claims(files[raw_path], numbers, rows, state)
+    for number, file in state.strays.items():
+        if number in state.owners:
+            state.tell_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
 
 
 def _is_usable(row: Row, tables: CorpusTables) -> bool:
@@ -158,11 +193,22 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
 def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolution:
     """`numbered`: files that are called by AudioCaps' number of this row, or of another one of the same clip."""
     if row.start_time is None:
-        return index.resolve(row.key, row.source.rpartition(b"/")[0])
+        return index.resolve(row.key, b"" if row.at_root else row.source.rpartition(b"/")[0], row.of_video)
     found = index.resolve_clip(row.key, row.start_time)
     if numbered:
         return Resolution(tuple(dict.fromkeys((*found.files, *numbered))), "stem", same_clip=True)
     return found if found.files else index.resolve_inside(row.key, row.start_time)
+
+
+def _in_own_folder(index: FileIndex, row: Row, found: Resolution) -> Resolution:
+    """Of files that a row's name alone found, those where its path says, or at least below its manifest's folder."""
+    if found.how not in ("name", "stem") or row.start_time is not None or row.at_root or row.key.startswith("/"):
+        return found
+    folder = row.source.rpartition(b"/")[0]
+    if there := index.at(row.key, folder):
+        return replace(found, files=tuple(there), elsewhere=False)
+    files = tuple(file for file in found.files if not folder or file.raw_path.startswith(folder + b"/"))
+    return replace(found, files=files, elsewhere=found.elsewhere or (len(files) == 1 and row.clip is None))
 
 
 def _in_part(row: Row, parts: set[str], found: Resolution) -> Resolution:
@@ -189,7 +235,7 @@ def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
         state.tell_ambiguous(row.key, found.files, [row.origin], "several files bear this name")
         return
     if found.elsewhere:
-        state.tell_ambiguous(row.key, found.files, [row.origin], "found in another folder", first.path)
+        state.strays[number] = first
     if found.how == "inside":
         state.inside.append(row.origin)
     state.owners[number] = first.raw_path
@@ -208,7 +254,9 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
     named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
     if _are_one(named.values()):
         return
-    agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
+    ranks = {number: (compatible(file, path[:-1]), shared_folders(file, path[:-1])) for number, path in named.items()}
+    best = max(ranks.values())
+    agreeing = {number: path for number, path in named.items() if ranks[number] == best} if any(best) else {}
     lost = [number for number in named if number not in agreeing]
     if agreeing and _are_one(agreeing.values()):
         state.absent.extend(lost)
@@ -220,7 +268,8 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
 def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Row], state: _Join) -> None:
     """Rows of different recordings find this file alone, and nothing tells whose it is."""
     origins = [rows[number].origin for number in lost]
-    state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file")
+    clips = len({(rows[number].key, rows[number].start_time) for number in lost})
+    state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file", clips=clips)
     state.disown(lost, numbers)
 
 
@@ -288,7 +337,8 @@ def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float]
         clip = own
     video = clip[0]
     if own and own[0] == video and own[1] is not None:
-        return video, own[1]
+        milliseconds = clip[1] is not None and own[1] == 1000 * clip[1]  # less than a second of them looks like seconds
+        return video, clip[1] if milliseconds else own[1]
     starts = state.starts.get(video, set())
     if len(starts) == 1:
         if own and own[0] == video and min(starts):

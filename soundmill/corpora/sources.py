@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, 
 ROWS = 64  # that may all repeat the group's longest text: a table says it once
 MOST_UNPACKED = 64  # times the packed size, of what is larger than MAX_BYTES: recordings hardly pack, text by ten or twenty
 _MARK = b"\0"
+NO_BYTES = ("empty", "no bytes in its cell")
 
 
 @dataclass(frozen=True)
@@ -248,10 +249,24 @@ def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
         raise DecodeError("unreadable table", _one_line(error)) from None
 
 
+def _absent_cells(file: pq.ParquetFile, group: int) -> Iterable[int]:
+    """Which rows of a row group have no bytes at all. Only where some have and some have not are they read for it."""
+    about = file.metadata.row_group(group)
+    path = f"{audio_column(file.schema_arrow)}.bytes"
+    of_bytes = next(column for column in map(about.column, range(about.num_columns)) if column.path_in_schema == path)
+    told = of_bytes.statistics
+    absent = told.null_count if told is not None and told.has_null_count else 0
+    if absent in (0, about.num_rows):
+        return range(absent)
+    return (number for number, data in enumerate(read_cells(file, group)) if data is None)
+
+
 def check_cell(data: pa.Buffer | None) -> pa.Buffer:
     """The bytes of a recording; DecodeError where there are none, or too many."""
-    if data is None or data.size == 0:
-        raise DecodeError("empty", "no bytes in its cell" if data is None else "zero bytes")
+    if data is None:
+        raise DecodeError(*NO_BYTES)
+    if data.size == 0:
+        raise DecodeError("empty", "zero bytes")
     if data.size > MAX_BYTES:
         raise DecodeError("too large", f"{data.size} bytes in one cell, {MAX_BYTES} are allowed; keep it as a file")
     return data
@@ -328,17 +343,20 @@ def embedded_files(
     """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
 
     `cells` are those of digest_cells; one that cannot be used gives a DecodeError instead, and what the table calls it under the
-    recordings' column. None: nothing is said of them, and sizes are shares of their row groups'. DecodeError is raised where the
-    rest of the table is damaged.
+    recordings' column. None: nothing is said of them but which are absent, and sizes are shares of their row groups'.
+    DecodeError is raised where the rest of the table is damaged.
     """
     column = audio_column(file.schema_arrow)
     row, end = 0, 0
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         end += about.num_rows
+        absent = set() if cells is not None else {row + number for number in _absent_cells(file, group)}
         for values in itertools.islice(read_rows(file, group), end - row):
             inner = (values.pop(column, None) or {}).get("path") or ""
             size, digest = cells[row] if cells is not None else (about.total_byte_size // about.num_rows, "")
+            if row in absent:
+                size, digest = NO_BYTES
             if isinstance(size, int):
                 yield EmbeddedFile(embedded_path(table, row), size, digest, row, group, inner), values
             else:

@@ -65,7 +65,10 @@ def assign(
     by_fold = {unit.key: "test" for unit in everything if last_fold is not None and unit.fold == last_fold}
     splits: dict[str, str] = {}
     source: Source = "hash"
-    for name, choice in (("given", given), ("folds", by_fold)):
+    choices: list[tuple[Source, dict[str, str]]] = [("given", given), ("folds", by_fold)]
+    if set(given.values()) == {"train"} and by_fold:
+        choices.reverse()  # a corpus without splits of its own has all of it called train; folds say more
+    for name, choice in choices:
         if choice and (len(choice) < len(everything) or "train" in choice.values()):
             splits, source = choice, name
             break

@@ -60,16 +60,16 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts)
+            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
         # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
             if value.keys() <= keys:
                 inventory.opened.add(name)
-                yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts)
+                yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in told and (text := _text(inventory, name, tables)):
-            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text])
+            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:

@@ -21,7 +21,8 @@ CLIPS_PER_TAR = 1000
 
 
 class WebDataset(Target):
-    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, labels, origin) and `<id>.txt` (first caption)."""
+    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, labels, origin) and `<id>.txt` (first caption); an
+    empty text where there is none."""
 
     def __init__(self, directory: Path, final: Path):
         super().__init__(directory, final)
@@ -41,16 +42,15 @@ class WebDataset(Target):
         key = clip.clip_id.replace(".", "p")
         facts = {
             "clip_id": clip.clip_id,
-            "captions": list(clip.captions),
-            "labels": list(clip.labels),
+            "captions": list(clip.captions) or [""],
+            "labels": list(clip.labels) or [""],
             "source": clip.source,
             "start": clip.start,
             "seconds": clip.seconds,
             "sample_rate": clip.sample_rate,
         }
-        members = {"flac": flac, "json": json.dumps(facts, ensure_ascii=False).encode()}
-        if clip.captions:
-            members["txt"] = clip.captions[0].encode()
+        # The same members of the same types in every sample, or `datasets` refuses them.
+        members = {"flac": flac, "json": json.dumps(facts, ensure_ascii=False).encode(), "txt": facts["captions"][0].encode()}
         for suffix, data in members.items():
             member = tarfile.TarInfo(f"{key}.{suffix}")
             member.size, member.mode = len(data), 0o644

@@ -130,6 +130,7 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
         generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]), "ogg")
 
 
+@pytest.mark.slow
 def test_decode(root, tmp_path):
     document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "bare loop", "shell loop of the pinned ffmpeg"} <= set(document["seconds"])
@@ -139,6 +140,7 @@ def test_decode(root, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_ffmpeg_formats(root, tmp_path):
     document = bench(root, tmp_path, "ffmpeg_formats", "--clips", "3", "--repetitions", "1")
     assert {"soundmill, resample", "soundmill, scan and segment"} <= set(document["seconds"])
@@ -163,6 +165,7 @@ def test_bandwidth(root, tmp_path):
     assert all(target["met"] for target in document["targets"])
 
 
+@pytest.mark.slow
 def test_log_mel(root, tmp_path):
     document = bench(root, tmp_path, "log_mel", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "lhotse, started processes"} <= set(document["seconds"])

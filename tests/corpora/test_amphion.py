@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from soundmill.corpora import registry
+from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 
 
@@ -33,3 +33,12 @@ def test_uids_are_found_under_their_own_and_other_names(lay, told):
 def test_another_list_is_an_error_that_says_what_it_looks_for(lay):
     with pytest.raises(UserError, match=r"no JSON list of `Uid` and `Caption`"):
         registry.read("amphion", lay("x.wav", **{"a.json": [{"id": "x"}]}), 4)
+
+
+def test_a_uid_of_less_than_a_second_is_in_milliseconds_too(lay, tmp_path):
+    lay(
+        "-Yb_cdEfG1h_30000_30500.wav",
+        **{"train.json": '[{"Dataset": "x", "Uid": "-Yb_cdEfG1h_30000_30500", "Caption": "a click"}]'},
+    )
+    (recording,) = registry.read("amphion", inventory.take(tmp_path), 1).recordings
+    assert (recording["group"], recording["start_time"]) == ("-Yb_cdEfG1h", 30.0)

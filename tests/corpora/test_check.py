@@ -243,3 +243,29 @@ def test_real_recordings_and_captions(shared, tmp_path):
     report = check.check(tmp_path)
     assert len(report.tables.missing) == 49_838 + 495 + 975
     assert check.write_missing(report, tmp_path / "missing.csv") == 57_188
+
+
+def test_what_nobody_can_decide_is_not_covered(lay, tmp_path):
+    lay("a/x.wav", "b/x.wav", "y.wav", **{"metadata.csv": "file_name,text\nx.wav,one\nx.wav,again\ny.wav,two\ngone.wav,three\n"})
+    report = check.check(tmp_path)
+    assert (report.described, report.coverage) == (3, pytest.approx(1 / 3))
+
+
+def test_subtitles_beside_a_clip_are_not_the_clip(lay, tmp_path):
+    lay("r1nicOVtvkQ_30.wav", **{"r1nicOVtvkQ_30.srt": b"1", "r1nicOVtvkQ_30.description": b"x", "train.csv": HEADER + ROWS[:22]})
+    report = check.check(tmp_path)
+    assert [entry["path"] for entry in report.tables.matched] == ["r1nicOVtvkQ_30.wav"]
+    assert (report.tables.collisions, report.damaged) == ([], [])
+
+
+def test_a_table_that_names_files_is_checked_as_it_is_scanned(tmp_path):
+    from tests.corpora.tiny import cell, put, write_table
+
+    put(tmp_path, "clips/a.wav")
+    named = [{"bytes": None, "path": f"clips/{name}.wav"} for name in "abc"]
+    write_table(tmp_path / "named.parquet", named, text=["one", "two", "three"])
+    write_table(tmp_path / "mixed.parquet", [cell(0), {"bytes": None, "path": "clips/d.wav"}], text=["four", "five"])
+    report = check.check(tmp_path)
+    assert sorted(entry["path"] for entry in report.tables.matched) == ["clips/a.wav", "mixed.parquet#0"]
+    assert sorted(entry["id"] for entry in report.tables.missing) == ["clips/b.wav", "clips/c.wav", "clips/d.wav"]
+    assert report.tables.orphans == []

@@ -63,9 +63,9 @@ def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, r
     for video, start in clips.items():
         expected = [files[video]] if video in files else []
         assert paths(found.resolve_clip(video, float(start))) == expected
-        assert paths(found.resolve(f"/elsewhere/{video}_{start}.wav")) == expected
+        assert paths(found.resolve(f"/elsewhere/{video}_{start}.wav", of_video=True)) == expected
         assert paths(found.resolve(f"{video}_{start * 1000}_{(start + 10) * 1000}")) == expected
-        assert paths(found.resolve(f"Y{video}.wav")) == expected
+        assert paths(found.resolve(f"Y{video}.wav", of_video=True)) == expected
 
 
 @given(

@@ -286,3 +286,69 @@ def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng)
     without = {origin for entry in first.missing + first.ambiguous for origin in entry["origins"]}
     owned = {recording["recording_id"] for recording in first.recordings}
     assert {caption["origin"] for caption in first.captions if caption["recording_id"] not in owned} <= without
+
+
+def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
+    rows = [
+        row("0.wav", "dog 0", source=b"dog/metadata.jsonl"),
+        row("1.wav", "dog 1", source=b"dog/metadata.jsonl", at=3),
+        row("0.wav", "cat 0", source=b"cat/metadata.jsonl"),
+        row("1.wav", "cat 1", source=b"cat/metadata.jsonl", at=3),
+    ]
+    tables = joined(["cat/0.wav", "cat/1.wav", "dog/0.wav", "other/1.wav"], rows)
+    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], None: ["dog 1"]}
+    assert [entry["origins"] for entry in tables.missing] == [["dog/metadata.jsonl:3"]]
+    assert tables.ambiguous == []
+    # A whole folder is gone: its table's names mean files of its own all the same.
+    tables = joined(["cat/0.wav", "cat/1.wav"], rows)
+    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], None: ["dog 0", "dog 1"]}
+    # Another extension is the same place; deeper below its folder it is found, and told.
+    tables = joined(["dog/0.wav", "dog/1.flac", "cat/0.wav", "cat/more/1.wav"], rows)
+    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/more/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], "dog/1.flac": ["dog 1"]}
+    assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "cat/more/1.wav")]
+
+
+def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
+    tables = joined(
+        ["audio/x.wav", "audio/y.wav"], [row("x.wav", "one", source=b"meta/m.csv"), row("y", "two", source=b"meta/m.csv")]
+    )
+    assert told(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
+    assert tables.ambiguous == []
+
+
+def test_words_of_eleven_letters_are_no_videos():
+    """`thunderclap_2` is another sound, and not its second second."""
+    rows = [row("thunderclap.wav", "one clap"), row("thunderclap_2.wav", "two claps", at=3)]
+    tables = joined(["thunderclap_2.wav"], rows)
+    assert told(tables) == {"thunderclap_2.wav": ["two claps"], None: ["one clap"]}
+    tables = joined(["thunderclap.wav"], rows)
+    assert told(tables) == {"thunderclap.wav": ["one clap"], None: ["two claps"]}
+    tables = joined(["thunderclap.wav", "thunderclap_2.wav"], rows)
+    assert told(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
+    assert (tables.collisions, [recording["start_time"] for recording in tables.recordings]) == ([], [0.0, 0.0])
+
+
+def test_ids_that_look_like_words_are_videos_among_others():
+    rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
+    names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]
+    assert told(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
+
+
+def test_of_two_rows_of_one_name_the_one_with_the_files_folder_has_it():
+    rows = [row("/home/x/data/train/002.wav", "train"), row("/home/x/data/test/002.wav", "test", at=3, split="test")]
+    tables = joined(["audio/test/002.wav"], rows)
+    assert told(tables) == {"audio/test/002.wav": ["test"], None: ["train"]}
+    assert tables.recordings[0]["split"] == "test"
+    assert [entry["id"] for entry in tables.missing] == ["/home/x/data/train/002.wav"]
+
+
+def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
+    tables = joined(
+        ["audio/one.flac", "two.flac"], [row("../audio/one.wav", source=b"json/train.json"), row("../../two.wav", "out", at=3)]
+    )
+    assert told(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
+
+
+def test_a_part_that_the_format_may_have_is_nobody_elses_folder():
+    rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
+    assert told(joined(["evaluation/b.wav"], rows, parts=["evaluation"])) == {None: ["a sound"]}

@@ -169,3 +169,12 @@ def test_joined_groups_are_the_connected_parts(count, numbers):
             near[b] |= near[a]
     assert all((group[a] == group[b]) == (b in near[a]) for a in group for b in group)
     assert {row["recording_id"]: row["group"] for row in join(rows, pairs[::-1])} == group
+
+
+def test_folds_say_more_than_that_all_is_for_training():
+    rows = [recording(number, "train", fold=number % 5 + 1) for number in range(20)]
+    splits, source = deal(rows)
+    assert source == "folds"
+    assert {key for key, split in splits.items() if split == "test"} == {f"r{number}" for number in (4, 9, 14, 19)}
+    assert deal([recording(0, "test", 1), recording(1, "train", 2)])[1] == "given"
+    assert deal([recording(number, "train", fold=1) for number in range(4)])[1] == "given"

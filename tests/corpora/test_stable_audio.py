@@ -80,3 +80,10 @@ def test_jsons_without_prompts_are_something_else(tmp_path):
     assert detected(tmp_path) == "folder"
     with pytest.raises(UserError, match='"prompt" beside a recording'):
         scan(tmp_path, "stable_audio")
+
+
+def test_a_folder_of_its_own_name_inside_takes_nothing_away(tmp_path):
+    put(tmp_path, "a/x.wav", "a/a/x.wav")
+    write(tmp_path, "a/x.json", '{"prompt": "outer"}')
+    write(tmp_path, "a/a/x.json", '{"prompt": "inner"}')
+    assert captions(scan(tmp_path, "stable_audio")) == {"a/x.wav": ["outer"], "a/a/x.wav": ["inner"]}
