@@ -36,6 +36,10 @@ def _writable(path: Path | None) -> Path | None:
     """A file that is to be written when all work is done: refused before it, where it cannot be."""
     if path is None:
         return None
+    from soundmill import shards
+
+    if shards.is_device(path):
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -241,14 +241,31 @@ def start_sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
-    """Let `write(temporary)` make a file, then put it in place: readers see the old file or the new one, never a part."""
+    """Let `write(temporary)` make a file, then put it in place: readers see the old file or the new one, never a part.
+
+    What is no file (`/dev/stdout`, a FIFO) is written to as it is.
+    """
+    if is_device(path):
+        return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # ranks of a training may write the same file at once
-    result = write(temporary)
-    sync_file(temporary)
-    os.replace(temporary, path)
+    try:
+        result = write(temporary)
+        sync_file(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # who writes to an open file is told no name
+        raise
     sync_directory(path.parent)
     return result
+
+
+def is_device(path: Path) -> bool:
+    """Whether a path to write to is something else than a file, or one of the system's names for what is open already."""
+    return Path(os.path.abspath(path)).parts[:2] == ("/", "dev") or (path.exists() and not (path.is_file() or path.is_dir()))
 
 
 # FLAC cannot be made smaller. Fingerprints can, by a third; they are all read in every run, in half the time if they are not.

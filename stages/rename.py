@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import wave
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -206,16 +207,40 @@ def _rejected(quality: Path | None) -> set[str]:
 
 
 def _pairs(duplicates: Path | None, table: pa.Table) -> list[tuple[int, int]]:
-    """Rows of the table that are the same sound, of two recordings each; pairs with a rejected clip are nobody's concern."""
+    """Rows of the table that are the same sound, of two recordings each: a pair, or alike to rejected clips that hang together."""
     if duplicates is None:
         return []
     row_of = {clip_id: row for row, clip_id in enumerate(_values(table, "clip_id"))}
     recordings = table["recording_id"].combine_chunks()
     found = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
-    pairs = [
-        (row_of[a], row_of[b]) for a, b in zip(_values(found, "a"), _values(found, "b"), strict=True) if {a, b} <= row_of.keys()
-    ]
-    return [(a, b) for a, b in pairs if recordings[a] != recordings[b]]
+    pairs = []
+    near: dict[str, list[str]] = defaultdict(list)  # of rejected clips
+    for a, b in zip(_values(found, "a"), _values(found, "b"), strict=True):
+        if {a, b} <= row_of.keys():
+            pairs.append((row_of[a], row_of[b]))
+        for one, other in ((a, b), (b, a)):
+            if one not in row_of:
+                near[one].append(other)
+    seen: set[str] = set()
+    for start in near:
+        if start not in seen:
+            together = _reached(start, near)
+            seen |= together
+            kept = sorted(row_of[name] for name in together & row_of.keys())
+            others = [row for row in kept if recordings[row] != recordings[kept[0]]]
+            pairs.extend(itertools.product(kept[:1], others))
+            pairs.extend(itertools.product([row for row in kept if row not in others], others[:1]))
+    return [(a, b) for a, b in dict.fromkeys(pairs) if recordings[a] != recordings[b]]
+
+
+def _reached(start: Any, near: Mapping[Any, list[Any]]) -> set[Any]:
+    """`start` and all that is reached from it."""
+    together, todo = {start}, [start]
+    while todo:
+        new = [one for one in near.get(todo.pop(), ()) if one not in together]
+        together.update(new)
+        todo.extend(new)
+    return together
 
 
 def _assign(
@@ -289,11 +314,7 @@ def _across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, 
     for start in sorted(near):
         if start in seen:
             continue
-        together, todo = {start}, [start]
-        while todo:
-            new = [row for row in near[todo.pop()] if row not in together]
-            together.update(new)
-            todo.extend(new)
+        together = _reached(start, near)
         seen |= together
         stays = min(together, key=lambda row: (splits.PROTECTED.index(split[row]), row))
         found.update((row, stays) for row in together if split[row] != split[stays])

@@ -22,6 +22,7 @@ from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
+MAX_PEAK = 2.0**32  # integers of 32 bits that were never scaled are sound; beyond there is none
 SPOOL_BYTES = 64 << 20  # a decoded recording beyond this waits on disk, not in memory
 
 
@@ -137,7 +138,7 @@ def _write_recording(
                     ),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
-                    "quality": measure_clip(sound, params.sample_rate, meter, cut["start"]),
+                    "quality": measure_clip(wave[: len(sound)], params.sample_rate, meter, cut["start"], float(gain)),
                 }
             )
             report.count("samples", len(wave))
@@ -159,8 +160,8 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: Resample
     for block in resample.resample_blocks(mono(), recording.sample_rate, params.sample_rate):
         if len(block):
             highest = max(float(block.max()), -float(block.min()))
-            if not math.isfinite(highest):
-                raise decode.DecodeError("nan", "samples too large for any number")
+            if not highest <= MAX_PEAK:
+                raise decode.DecodeError("nan", f"samples up to {highest:.3g}, where full scale is 1")
             peak = max(peak, highest)
             num_samples += len(block)
             spool.write(block)

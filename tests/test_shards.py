@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.util
 import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -657,3 +659,29 @@ def test_software_tells_of_every_edit_of_the_library_though_it_is_installed_unde
     assert before == told()
     (tmp_path / "soundmill" / "audio" / "mel.py").open("a").write("# another\n")
     assert told()["soundmill"] != before["soundmill"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_names_the_file(tmp_path):
+    def fail(path):
+        path.write_text("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.json").write_text("old")
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "x.json"))):
+        shards.write_atomically(tmp_path / "x.json", fail)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.json": "old"}
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path, root):
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+    shards.write_atomically(fifo, lambda path: path.write_text("told"))
+    assert reader.communicate()[0] == b"told"
+    assert fifo.is_fifo()
+    write = "shards.write_atomically(Path('/dev/stdout'), lambda path: path.write_text('told'))"
+    code = f"from pathlib import Path; from soundmill import shards; {write}"
+    with (tmp_path / "told.txt").open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], cwd=root, stdout=file, check=True)
+    assert (tmp_path / "told.txt").read_text() == "told"
+    assert Path("/dev/stdout").is_symlink()

@@ -17,8 +17,10 @@ SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and l
 BANDS = 128  # of equal width, in which the end of the spectrum is looked for
 MIRROR_HZ = 4_000.0  # the end of sound at 8 kHz; what upsamples it badly leaves its mirror image above
 MIRROR_BINS = range(4, 64)  # from there, up to half a kilohertz: next to it, bins are alike by the window alone
-MIRROR_AGREEMENT = 0.97  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py tells)
+MIRROR_AGREEMENT = 0.98  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py tells)
+MIRROR_WINDOWS = 3  # in which something is heard there; one click, which is in two, is its own mirror
 MIRROR_DB = -3.0  # what the worst filter takes of an image; a tone whose harmonics are the mirror of each other has more
+FAR_MIRROR_DB = -50.0  # what every filter takes of an image that is parted from 4 kHz by silence
 STFT_WINDOWS = 16  # held at once: they stay in the processor's cache, and an hour of sound becomes no matrix
 
 CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
@@ -132,17 +134,20 @@ class RecordingMeter:
                 self._clipped += np.bincount(frames // self._bin, minlength=len(self._clipped))
 
 
-def measure_clip(wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float) -> dict[str, float | None]:
-    """Every measure of one clip: mono float32 [T] without padding, as decoded (not yet attenuated), `start` seconds into it.
+def measure_clip(
+    wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float, gain: float = 1.0
+) -> dict[str, float | None]:
+    """Every measure of one clip: mono float32 [T] without padding, `start` seconds into its recording.
 
-    The result is a value of manifest.QUALITY, rounded to digits that mean something and are equal on every machine.
+    `gain`: what it was multiplied by to stay within full scale, before which its peak is told. The result is a value of
+    manifest.QUALITY, rounded to digits that mean something and are equal on every machine.
     """
     seconds = len(wave) / sample_rate
     size = window_length(sample_rate)
     level, spectrum = _spectrum(wave, sample_rate, size)
     return {
         "seconds": _plain(seconds, 6),
-        "peak": _plain(max(wave.max(initial=0.0), -wave.min(initial=0.0)), 5),
+        "peak": _plain(max(wave.max(initial=0.0), -wave.min(initial=0.0)) / gain, 5),
         "level_db": level,
         "silence_ratio": _silence_ratio(wave, size // 2),
         "clipping_ratio": recording.clipping_ratio(start, seconds),
@@ -177,14 +182,12 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is one and the next
     frames, spectra = np.empty((STFT_WINDOWS, size), np.float32), np.empty((STFT_WINDOWS, hop + 1), np.complex64)
     loudest, total = 0.0, np.zeros(size + 2)
-    mirror = _mirror_bin(sample_rate, size)
-    around: list[np.ndarray] = []  # the bins on both sides of it
+    mirror = _Mirror(sample_rate, size)
 
     def squares(count: int) -> np.ndarray:
         """Of the first `count` windows in `frames`; of real and imaginary parts in turn."""
         found = fourier.rfft(frames[:count], spectra[:count])
-        if mirror:
-            around.append(found[:, mirror - MIRROR_BINS.stop : mirror + MIRROR_BINS.stop + 1].copy())
+        mirror.add(found)
         found = found.view(np.float32)
         return np.square(found, out=found)
 
@@ -195,7 +198,6 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         found = squares(count)
         loudest = max(loudest, float((found @ weights).max()))
         total += found.sum(axis=0)
-    mirrored = around and _is_mirrored(np.concatenate(around), _bands(size)[2])
     rest = wave[whole * hop :]
     if len(rest) > hop or not whole:  # half a window is in the one before
         frames[0] = 0
@@ -205,30 +207,63 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         if not whole:
             total += found[0]
     mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
-    if mirrored:
-        mean[mirror + 1 :] = 0
+    mirror.leave_out(mean)
     return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
 
 
-def _mirror_bin(sample_rate: int, size: int) -> int:
-    """The bin of MIRROR_HZ, where there is one and as much above it as is looked at; else 0."""
-    number = MIRROR_HZ * size / sample_rate
-    return int(number) if number.is_integer() and number + MIRROR_BINS.stop <= size // 2 else 0
-
-
-def _is_mirrored(spectra: np.ndarray, noise: float) -> bool:
-    """Whether spectra complex64 [windows, 2 · MIRROR_BINS.stop + 1] above their middle are, softer, what is below it, turned round.
+class _Mirror:
+    """Whether a sound above 4 kHz is, softer, what is below it, turned round: upsampled from 8 kHz by a short filter.
 
     Zeros between the samples of real sound make its spectrum above the middle the conjugate of the one below. Filters of linear
     phase leave the product of such a pair the same phase in all bins and windows; the phases of other sounds add up to little.
+    Memory: HELD windows of what is near 4 kHz.
     """
-    middle = MIRROR_BINS.stop
-    below, above = spectra[:, middle - np.array(MIRROR_BINS)], spectra[:, middle + np.array(MIRROR_BINS)]
-    power_below, power_above = np.vdot(below, below).real, np.vdot(above, above).real
-    if power_above <= noise * above.size or power_above > power_below * 10 ** (MIRROR_DB / 10):
-        return False
-    products = below * above
-    return bool(np.abs(products.sum()) >= MIRROR_AGREEMENT * np.abs(products).sum())
+
+    HELD = 512
+
+    def __init__(self, sample_rate: int, size: int):
+        """Of windows of `size`; where no bin lies at 4 kHz, or not enough above it, nothing is looked for."""
+        number = MIRROR_HZ * size / sample_rate
+        self._bin = int(number) if number.is_integer() and number + MIRROR_BINS.stop <= size // 2 else 0
+        self._noise = _bands(size)[2]
+        self._waiting: list[np.ndarray] = []
+        self._windows, self._agreement, self._below, self._above = 0, 0j, 0.0, 0.0
+
+    def add(self, spectra: np.ndarray) -> None:
+        """Take spectra complex64 [n, bins] of windows half a window apart."""
+        if self._bin:
+            self._waiting.append(spectra[:, self._bin - MIRROR_BINS.stop : self._bin + MIRROR_BINS.stop + 1].copy())
+            if len(self._waiting) * STFT_WINDOWS >= self.HELD:
+                self._look()
+
+    def _look(self) -> None:
+        if not self._waiting:
+            return
+        spectra, self._waiting = np.concatenate(self._waiting), []
+        bins, middle = np.array(MIRROR_BINS), MIRROR_BINS.stop
+        below, above = spectra[:, middle - bins], spectra[:, middle + bins]
+        sizes_below, sizes_above = np.abs(below), np.abs(above)
+        powers = np.square(sizes_above).sum(axis=1)
+        heard = powers > self._noise * len(bins)
+        products, sizes = (below * above)[heard].sum(axis=1), (sizes_below * sizes_above)[heard].sum(axis=1)
+        self._windows += int(heard.sum())
+        self._agreement += complex((products / sizes).sum())  # a loud moment says no more than a soft one
+        self._below += float(np.square(sizes_below).sum())
+        self._above += float(powers.sum())
+
+    def leave_out(self, mean: np.ndarray) -> None:
+        """Set to 0 what is an image in the mean power [bins] of the sound."""
+        self._look()
+        if not self._bin:
+            return
+        softer = self._above <= self._below * 10 ** (MIRROR_DB / 10)
+        if softer and self._windows >= MIRROR_WINDOWS and abs(self._agreement) >= MIRROR_AGREEMENT * self._windows:
+            mean[self._bin + 1 :] = 0
+        elif mean[self._bin + np.array(MIRROR_BINS)].mean() <= self._noise:
+            # Nothing is heard right above 4 kHz, so what comes further up may be the image of deep sound.
+            above = mean[self._bin + 1 : 2 * self._bin + 1]
+            below = mean[self._bin - len(above) : self._bin][::-1]
+            above[above < below * 10 ** (FAR_MIRROR_DB / 10)] = 0
 
 
 def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:

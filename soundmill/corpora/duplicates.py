@@ -315,11 +315,12 @@ class Index:
         places = _places(keys)
         by_place = np.argsort(places, kind="stable")
         places, frames = places[by_place], keys["frame"][by_place]
+        runs = _runs(places, self._owners)
         known = np.zeros(1 << SLOT_BITS, dtype=bool)
         known[_slot(keys["key"])] = True
         for probes in self._probes.read(parts):
             probes = probes.take(np.flatnonzero(known[_slot(probes["key"])]))  # most keys are nobody's: they need no place
-            for first, second, offset in _neighbours(places, frames, _places(probes), probes["frame"]):
+            for first, second, offset in _neighbours(places, frames, runs, self._owners, _places(probes), probes["frame"]):
                 apart = self._owners[first] != self._owners[second]
                 first, second, offset = first[apart], second[apart], offset[apart]
                 hits.add(_records(HIT_RECORD, first, second, offset), first * PARTS // count)
@@ -422,18 +423,39 @@ def _places(keys: np.ndarray) -> np.ndarray:
     return keys["key"].astype(np.uint64) << RANK_BITS | keys["rank"]
 
 
+def _runs(places: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every entry, where those around it of its own bucket and owner begin, and where they have ended."""
+    entries = (places >> RANK_BITS) << RANK_BITS | owners[(places & RANKS).astype(np.int64)].astype(np.uint64)
+    edges = np.flatnonzero(np.diff(entries)) + 1
+    starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(places)]])
+    lengths = (ends - starts) * bool(len(places))
+    return np.repeat(starts, lengths), np.repeat(ends, lengths)
+
+
 def _neighbours(
-    places: np.ndarray, frames: np.ndarray, wanted: np.ndarray, at: np.ndarray
+    places: np.ndarray,
+    frames: np.ndarray,
+    runs: tuple[np.ndarray, np.ndarray],
+    owners: np.ndarray,
+    wanted: np.ndarray,
+    at: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(rank looked up, rank found, offset) of the NEIGHBOURS entries on either side of every wanted place in its bucket.
 
     A clip has its own place even in buckets that none of its keys is in, so that not all clips are given the same few entries.
+    Entries around it of its own recording, which may have a sound a thousand times, do not count.
     """
     by_place = np.argsort(wanted)  # close places are looked up one after the other
     wanted, at = wanted[by_place], at[by_place]
     for side, step in (("right", 1), ("left", -1)):
         entries = np.searchsorted(places, wanted, side=side) - (side == "left")
         looked, when = wanted, at
+        near = np.clip(entries, 0, max(0, len(places) - 1))
+        own = np.zeros(len(wanted), bool)
+        if len(places):
+            own = owners[(places[near] & RANKS).astype(np.int64)] == owners[(looked & RANKS).astype(np.int64)]
+            own &= (places[near] >> RANK_BITS == looked >> RANK_BITS) & (near == entries)
+        entries[own] = runs[1][near[own]] if step == 1 else runs[0][near[own]] - 1
         for _ in range(NEIGHBOURS):
             inside = (entries >= 0) & (entries < len(places))
             inside[inside] = places[entries[inside]] >> RANK_BITS == looked[inside] >> RANK_BITS

@@ -156,6 +156,25 @@ def test_the_mirror_image_that_a_short_filter_leaves_is_no_sound(by, rate_betwee
             wave = soxr.resample(wave, rate_between, RATE)
         assert measure(wave)["bandwidth_hz"] == pytest.approx(3950, abs=130)
         assert measure(wave[: RATE // 2])["bandwidth_hz"] == pytest.approx(3950, abs=130)
+        assert measure(np.tile(wave[:60_000], 10))["bandwidth_hz"] == pytest.approx(3950, abs=130)
+
+
+def test_the_image_of_deep_sound_is_far_from_its_mirror():
+    from scipy import signal
+
+    deep = sine(300.0, 5.0, 8_000)
+    wave = signal.resample_poly(deep, 2, 1).astype(np.float32)
+    assert measure(wave)["bandwidth_hz"] < 500
+    # … and a high tone is none, however deep the sound beside it.
+    assert measure(wave + sine(7000.0, 5.0, amplitude=0.01))["bandwidth_hz"] == pytest.approx(7000, abs=100)
+    assert measure(wave[: RATE // 10])["bandwidth_hz"] > 0
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 32_000, 44_100, 48_000])
+def test_noise_of_any_length_and_rate_reaches_the_end(rate):
+    size = pressure.window_length(rate)
+    for count in (size // 3, size - 1, size, size + 1, 2 * size + 1, 5 * size):
+        assert measure(noise(1.5, rate)[:count], rate)["bandwidth_hz"] == pytest.approx(rate / 2, rel=0.02)
 
 
 def test_what_is_no_mirror_image_is_sound():
@@ -164,6 +183,14 @@ def test_what_is_no_mirror_image_is_sound():
     click = np.zeros(5 * RATE, np.float32)
     click[777::8000] = 0.9
     assert measure(click)["bandwidth_hz"] == RATE / 2
+    # One click is its own mirror, and so are those of a metronome, over a little noise.
+    time = np.arange(400) / RATE
+    tick = (0.9 * np.exp(-time / 0.003) * np.sin(2 * np.pi * 2500 * time)).astype(np.float32)
+    for places in ([30_000], range(2000, 78_000, 8000)):
+        wave = noise(5.0, amplitude=3e-4)
+        for place in places:
+            wave[place : place + len(tick)] += tick
+        assert measure(wave)["bandwidth_hz"] > 7000
     # Harmonics of 100 Hz are each other's mirror around 4 kHz.
     time = np.arange(5 * RATE) / RATE
     saw = sum(np.sin(2 * np.pi * 100 * number * time + number) / number for number in range(1, 80))

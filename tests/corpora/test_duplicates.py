@@ -7,6 +7,7 @@ import subprocess
 import tracemalloc
 from collections import Counter, defaultdict
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_one_owners_clips_are_not_compared(tmp_path):
     assert pairs == [("a", "c", 1.0), ("b", "c", 1.0)]
 
 
+def test_a_sound_that_one_recording_has_many_times_is_found_beside_every_one(tmp_path):
+    """A loop in training, one round of it in test: if only the rounds next to it were paired, the others would stay."""
+    sounds = {**{f"loop {number:02d}": noise(0) for number in range(40)}, "loop 20 once": noise(0), "other": noise(1)}
+    owners = {name: "loop" if len(name) == 7 else name for name in sounds}
+    pairs, _ = indexed(sounds, tmp_path, owners)
+    assert [pair[:2] for pair in pairs] == sorted(tuple(sorted((f"loop {number:02d}", "loop 20 once"))) for number in range(40))
+
+
 def test_many_copies_hang_together_without_being_paired_all_with_all(tmp_path):
     count = 200
     pairs, _ = indexed({f"{number:03d}": noise(0, 2.0) for number in range(count)}, tmp_path)
@@ -116,6 +125,11 @@ def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
 # ---- the parts on disk ----
 
 
+def _beyond(entries: list[tuple[str, int]], owners: dict[str, str], name: str) -> list[tuple[str, int]]:
+    """The next NEIGHBOURS, those of the own recording that stand before them left out."""
+    return list(dropwhile(lambda entry: owners[entry[0]] == owners[name], entries))[: duplicates.NEIGHBOURS]
+
+
 def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> set[tuple[str, str, int]]:
     """What `Index.candidates` finds, by the rule alone: every key's bucket is a list, every pair's offsets are counted."""
     buckets, offsets = defaultdict(list), defaultdict(Counter)
@@ -127,9 +141,9 @@ def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> 
     for name, found, certain in ranked:
         most = duplicates.PROBES + int(duplicates.PROBES_PER_SECOND * len(found) / fingerprint.FRAMES_PER_SECOND)
         for key, frame in zip(*(column.tolist() for column in duplicates.turned(*certain, most)), strict=True):
-            before = [entry for entry in buckets[key] if entry[0] < name][-duplicates.NEIGHBOURS :]
-            after = [entry for entry in buckets[key] if entry[0] > name][: duplicates.NEIGHBOURS]
-            for other, at in before + after:
+            before = [entry for entry in reversed(buckets[key]) if entry[0] < name]
+            after = [entry for entry in buckets[key] if entry[0] > name]
+            for other, at in _beyond(before, owners, name) + _beyond(after, owners, name):
                 if owners[name] != owners[other]:
                     offsets[name, other][at - frame] += 1
     result = set()

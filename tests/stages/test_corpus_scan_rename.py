@@ -393,6 +393,26 @@ def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test
     assert "the same sound or video as bbbbbbbbbbb_0 (test)" in rejected["detail"]
 
 
+def test_rejected_copies_join_what_they_are_copies_of(small):
+    """Two sounds of which no pair was found, but of both with a clip that a rule refuses."""
+    pairs = [duplicate("-aaaaaaaaaa_35", "0123456789ab_0"), duplicate("0123456789ab_0", "bbbbbbbbbbb_0")]
+    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
+    shards.write_rows(verdicts(**{"0123456789ab0": "max_dc_offset"}), small / "data/quality.parquet", manifest.VERDICTS)
+    settle(small, rename={**RENAME, "duplicates": "drop"})
+    metrics = call_rename("--duplicates", "data/duplicates.parquet", "--quality", "data/quality.parquet")
+    assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0"]
+
+
+def test_rejected_copies_join_every_clip_of_a_recording(small):
+    pairs = [duplicate(name, "0123456789ab_0") for name in ("-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0")]
+    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
+    shards.write_rows(verdicts(**{"0123456789ab0": "max_dc_offset"}), small / "data/quality.parquet", manifest.VERDICTS)
+    settle(small, rename={**RENAME, "duplicates": "drop"})
+    assert call_rename("--duplicates", "data/duplicates.parquet", "--quality", "data/quality.parquet")["duplicates_dropped"] == 2
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["bbbbbbbbbbb_0"]
+
+
 def test_copies_that_hang_together_with_one_in_test_are_all_dropped():
     """Of forty copies of one sound not every two are a pair."""
     split = ["train"] * 4 + ["valid", "test", "train", "train"]

@@ -21,6 +21,7 @@ import soundfile
 
 from soundmill import manifest, shards
 from soundmill.audio import decode
+from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.sources import Sources, embedded_path
 from stages.resample import ResampleParams, resample_shard
 from stages.segment import ClipNames, SegmentParams, plan_shard
@@ -276,7 +277,7 @@ def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
     assert json.loads((everything / "data/metrics/resample.json").read_text())["attenuated_recordings"] == 1
 
 
-def test_clips_are_measured_before_padding_and_attenuation(everything):
+def test_clips_are_measured_before_padding_and_as_they_are_stored(everything):
     clips = clips_of(everything)
     assert [clip["quality"]["seconds"] for clip in clips["plain.wav"]] == [2.0, 2.0, 0.6]
     assert clips["loud.wav"][0]["quality"]["peak"] > 10
@@ -522,6 +523,25 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     if not reason:
         assert len(decode.decode_flac(rows[0]["audio"]["bytes"])) == planned
         assert report.counts["length_adjusted_recordings"] == 1
+
+
+@pytest.mark.parametrize(
+    ("factor", "spike", "reason"), [(32_768.0, 0.0, None), (1.0, 2e18, "nan"), (1.0, 1e25, "nan"), (1e19, 0, "nan")]
+)
+def test_float_samples_of_another_scale_are_brought_back_and_impossible_ones_named(tmp_path, factor, spike, reason):
+    wave = noise(2.0, 16_000) * np.float32(factor)
+    wave[1000] += np.float32(spike)
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
+    cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), len(wave))
+    params = ResampleParams.model_validate(PARAMS["resample"])
+    table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
+    report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
+    assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
+    for row in shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS):
+        stored = measure_clip(wave / np.abs(wave).max(), 16_000, RecordingMeter(16_000), 0.0)
+        assert row["quality"]["peak"] == pytest.approx(np.abs(wave).max(), rel=1e-4)
+        for name in ("level_db", "dc_offset", "silence_ratio", "bandwidth_hz"):
+            assert row["quality"][name] == pytest.approx(stored[name], abs=0.02)
 
 
 def test_clip_names_are_audiocaps_names_and_never_meet():
