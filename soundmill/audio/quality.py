@@ -240,16 +240,17 @@ class _Mirror:
         if not self._waiting:
             return
         spectra, self._waiting = np.concatenate(self._waiting), []
-        bins, middle = np.array(MIRROR_BINS), MIRROR_BINS.stop
-        below, above = spectra[:, middle - bins], spectra[:, middle + bins]
-        sizes_below, sizes_above = np.abs(below), np.abs(above)
-        powers = np.square(sizes_above).sum(axis=1)
-        heard = powers > self._noise * len(bins)
-        products, sizes = (below * above)[heard].sum(axis=1), (sizes_below * sizes_above)[heard].sum(axis=1)
+        middle, (first, stop) = MIRROR_BINS.stop, (MIRROR_BINS.start, MIRROR_BINS.stop)
+        below, above = spectra[:, middle - stop + 1 : middle - first + 1], spectra[:, middle + first : middle + stop]
+        powers = np.einsum("nb,nb->n", above.real, above.real) + np.einsum("nb,nb->n", above.imag, above.imag)
+        heard = powers > self._noise * len(MIRROR_BINS)
         self._windows += int(heard.sum())
-        self._agreement += complex((products / sizes).sum())  # a loud moment says no more than a soft one
-        self._below += float(np.square(sizes_below).sum())
         self._above += float(powers.sum())
+        self._below += float(np.vdot(below, below).real)
+        if heard.any() and self._above <= self._below * 10 ** (MIRROR_DB / 10):  # else it would not count
+            products = below[heard, ::-1] * above[heard]
+            agreements = products.sum(axis=1) / np.abs(products).sum(axis=1)
+            self._agreement += complex(agreements.sum())  # a loud moment says no more than a soft one
 
     def leave_out(self, mean: np.ndarray) -> None:
         """Set to 0 what is an image in the mean power [bins] of the sound."""
@@ -259,7 +260,7 @@ class _Mirror:
         softer = self._above <= self._below * 10 ** (MIRROR_DB / 10)
         if softer and self._windows >= MIRROR_WINDOWS and abs(self._agreement) >= MIRROR_AGREEMENT * self._windows:
             mean[self._bin + 1 :] = 0
-        elif mean[self._bin + np.array(MIRROR_BINS)].mean() <= self._noise:
+        elif mean[self._bin + MIRROR_BINS.start : self._bin + MIRROR_BINS.stop].mean() <= self._noise:
             # Nothing is heard right above 4 kHz, so what comes further up may be the image of deep sound.
             above = mean[self._bin + 1 : 2 * self._bin + 1]
             below = mean[self._bin - len(above) : self._bin][::-1]
