@@ -29,6 +29,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import shutil
 import signal
 import sqlite3
@@ -265,7 +266,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
 
 def is_device(path: Path) -> bool:
     """Whether a path to write to is something else than a file, or one of the system's names for what is open already."""
-    return Path(os.path.abspath(path)).parts[:2] == ("/", "dev") or (path.exists() and not (path.is_file() or path.is_dir()))
+    open_already = re.fullmatch(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", os.path.abspath(path))
+    return open_already is not None or (path.exists() and not (path.is_file() or path.is_dir()))
 
 
 # FLAC cannot be made smaller. Fingerprints can, by a third; they are all read in every run, in half the time if they are not.

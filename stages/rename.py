@@ -211,7 +211,7 @@ def _pairs(duplicates: Path | None, table: pa.Table) -> list[tuple[int, int]]:
     if duplicates is None:
         return []
     row_of = {clip_id: row for row, clip_id in enumerate(_values(table, "clip_id"))}
-    recordings = table["recording_id"].combine_chunks()
+    recordings = _values(table, "recording_id")
     found = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
     pairs = []
     near: dict[str, list[str]] = defaultdict(list)  # of rejected clips
@@ -227,9 +227,10 @@ def _pairs(duplicates: Path | None, table: pa.Table) -> list[tuple[int, int]]:
             together = _reached(start, near)
             seen |= together
             kept = sorted(row_of[name] for name in together & row_of.keys())
+            own = [row for row in kept if recordings[row] == recordings[kept[0]]]
             others = [row for row in kept if recordings[row] != recordings[kept[0]]]
             pairs.extend(itertools.product(kept[:1], others))
-            pairs.extend(itertools.product([row for row in kept if row not in others], others[:1]))
+            pairs.extend(itertools.product(own[1:], others[:1]))
     return [(a, b) for a, b in dict.fromkeys(pairs) if recordings[a] != recordings[b]]
 
 

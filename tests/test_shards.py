@@ -685,3 +685,9 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path, root):
         subprocess.run([sys.executable, "-c", code], cwd=root, stdout=file, check=True)
     assert (tmp_path / "told.txt").read_text() == "told"
     assert Path("/dev/stdout").is_symlink()
+
+
+def test_what_a_device_is(tmp_path):
+    (tmp_path / "file").touch()
+    assert not any(map(shards.is_device, (tmp_path, tmp_path / "file", tmp_path / "new", Path("/dev/shm/new/x.json"))))
+    assert all(map(shards.is_device, (Path("/dev/stdout"), Path("/dev/fd/1"), Path("/dev/null"), Path("/proc/self/fd/1"))))

@@ -47,7 +47,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
-    return join(inventory, _rows(inventory, names, originals, index, tables), num_shards, tables, unique=True, parts=OWN_WORDS)
+    parts = {word: SPLITS[word] for word in (*OWN_WORDS, *filter(None, map(_part, names)))}
+    return join(inventory, _rows(inventory, names, originals, index, tables), num_shards, tables, unique=True, parts=parts)
 
 
 def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:

@@ -174,6 +174,11 @@ class FileIndex:
         """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
         return self._at(posixpath.normpath(posixpath.join(os.fsdecode(base), _fold(_slashes(key)))))
 
+    def bears(self, key: str) -> bool:
+        """Whether any file has the name of a key, with its or any extension."""
+        name = _fold(_slashes(key)).rpartition("/")[2]
+        return name in self._names or name in self._stems or key_stem(name) in self._stems
+
     def _at(self, path: str) -> list[AudioFile]:
         """The files of a path in the corpus, with its or any extension."""
         *folders, name = path.split("/")
@@ -224,6 +229,11 @@ def looks_random(video: str) -> bool:
         and any(char.islower() for char in video)
         and not re.fullmatch(r"[A-Z][a-z_-]+", video)
     )
+
+
+def is_absolute(key: str) -> bool:
+    """Whether a key is a path from the root of some machine's disk."""
+    return _slashes(key).startswith("/")
 
 
 def file_stem(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from soundmill.corpora.resolver import (
     clip_of_file,
     compatible,
     folders_of_key,
+    is_absolute,
     key_problem,
     looks_random,
     shared_folders,
@@ -96,7 +97,7 @@ def join(
     tables: CorpusTables | None = None,
     *,
     unique: bool = False,
-    parts: Iterable[str] = (),
+    parts: Mapping[str, str] | None = None,
 ) -> CorpusTables:
     """Recordings and captions of a corpus whose manifests say `rows`; nothing depends on the order of rows or files.
 
@@ -104,7 +105,7 @@ def join(
     that mean different recordings and find but one file, are `ambiguous` and describe nothing. Several files of one YouTube clip
     collide: one whose name tells the start, else the first in the order of paths, is described; the others are recordings
     without captions. `unique`: the format has one row per recording, so a second one is a collision too (both describe it).
-    `parts`: those that the format may have beside the rows' own.
+    `parts`: the words that folders of the format may have, and what they mean; words of one meaning are no other part.
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]
@@ -114,7 +115,7 @@ def join(
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
-    _claim_all(inventory, kept, state, {*parts, *(row.part for row in kept if row.part)})
+    _claim_all(inventory, kept, state, {row.part: row.part for row in kept if row.part} | dict(parts or {}))
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
@@ -149,24 +150,25 @@ def _remark(state: _Join) -> None:
         )
 
 
-def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: set[str]) -> None:
+def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mapping[str, str]) -> None:
     """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
     index = FileIndex(inventory)
     numbered: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)  # files called by a row's number, by clip
     for row in rows:
         if row.number:
             numbered[row.key, row.start_time].update(dict.fromkeys(index.resolve(row.number).files))
-    # Manifests that name files by paths from their own folder, as some rows show; in another folder is another file of that name.
-    local: set[bytes] = set()
-    for row in rows:
-        folder, _, name = row.source.rpartition(b"/")
-        if row.start_time is None and not row.at_root and name not in local and index.at(row.key, folder):
-            local.add(name)
+    local = _local_manifests(index, rows)
+    taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a manifest → folders that such a one has for its own
+    for source in local:
+        folder, _, name = source.rpartition(b"/")
+        taken[name].add(folder)
     for number, row in enumerate(rows):
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
         found = _in_part(row, parts, _resolve(index, row, named))
-        if row.source.rpartition(b"/")[2] in local:
+        if row.source in local:
             found = _in_own_folder(index, row, found)
+        elif folders := taken.get(row.source.rpartition(b"/")[2]):
+            found = _in_nobodys_folder(row, found, folders)
         _claim(number, row, found, state)
     files = {file.raw_path: file for file in inventory.audio}
     for raw_path, numbers in state.claims.items():
@@ -200,24 +202,57 @@ def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolutio
     return found if found.files else index.resolve_inside(row.key, row.start_time)
 
 
+def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
+    """Manifests that name files by paths from their own folder: no fewer rows find theirs so than find its name elsewhere only."""
+    votes: dict[bytes, int] = defaultdict(int)
+    local: set[bytes] = set()
+    for row in rows:
+        if _may_be_anywhere(row):
+            if index.at(row.key, row.source.rpartition(b"/")[0]):
+                votes[row.source] += 1
+                local.add(row.source)
+            else:
+                votes[row.source] -= index.bears(row.key)
+    return {source for source in local if votes[source] >= 0}
+
+
+def _may_be_anywhere(row: Row) -> bool:
+    """Whether a row says no more of its file's place than its folder may."""
+    return row.start_time is None and row.clip is None and not row.at_root and not is_absolute(row.key)
+
+
 def _in_own_folder(index: FileIndex, row: Row, found: Resolution) -> Resolution:
     """Of files that a row's name alone found, those where its path says, or at least below its manifest's folder."""
-    if found.how not in ("name", "stem") or row.start_time is not None or row.at_root or row.key.startswith("/"):
+    if found.how not in ("name", "stem") or not _may_be_anywhere(row):
         return found
     folder = row.source.rpartition(b"/")[0]
     if there := index.at(row.key, folder):
         return replace(found, files=tuple(there), elsewhere=False)
-    files = tuple(file for file in found.files if not folder or file.raw_path.startswith(folder + b"/"))
-    return replace(found, files=files, elsewhere=found.elsewhere or (len(files) == 1 and row.clip is None))
+    return replace(found, files=tuple(file for file in found.files if not folder or file.raw_path.startswith(folder + b"/")))
 
 
-def _in_part(row: Row, parts: set[str], found: Resolution) -> Resolution:
+def _in_nobodys_folder(row: Row, found: Resolution, folders: set[bytes]) -> Resolution:
+    """Of files that a row's name alone found, those below none of the folders that other manifests have for their own."""
+    if found.how not in ("name", "stem") or not _may_be_anywhere(row):
+        return found
+    return replace(found, files=tuple(file for file in found.files if not folders.intersection(_above(file))))
+
+
+def _above(file: AudioFile) -> Iterator[bytes]:
+    """The folders that a file lies in, but for the corpus itself."""
+    path = file.raw_path
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolution:
     """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's."""
     if not row.part or not found.files:
         return found
     folders = {file.raw_path: _squashed(file.folders) for file in found.files}
+    others = [part for part, meaning in parts.items() if meaning != parts[row.part]]
     files = [file for file in found.files if row.part in folders[file.raw_path]]
-    files = files or [file for file in found.files if not any(part in folders[file.raw_path] for part in parts)]
+    files = files or [file for file in found.files if not any(part in folders[file.raw_path] for part in others)]
     return replace(found, files=tuple(files))
 
 
@@ -254,9 +289,11 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
     named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
     if _are_one(named.values()):
         return
-    ranks = {number: (compatible(file, path[:-1]), shared_folders(file, path[:-1])) for number, path in named.items()}
-    best = max(ranks.values())
-    agreeing = {number: path for number, path in named.items() if ranks[number] == best} if any(best) else {}
+    agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
+    if not agreeing or not _are_one(agreeing.values()):  # who shares most of its folders, and who says fewer of the same
+        shared = {number: shared_folders(file, path[:-1]) for number, path in named.items()}
+        best = [path for number, path in named.items() if shared[number] == max(shared.values()) > 0]
+        agreeing = {number: path for number, path in named.items() if path in best or _are_one([path, *best])}
     lost = [number for number in named if number not in agreeing]
     if agreeing and _are_one(agreeing.values()):
         state.absent.extend(lost)

@@ -343,7 +343,8 @@ def embedded_files(
     """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
 
     `cells` are those of digest_cells; one that cannot be used gives a DecodeError instead, and what the table calls it under the
-    recordings' column. None: nothing is said of them but which are absent, and sizes are shares of their row groups'.
+    recordings' column. None: nothing is said of them but which are absent, where the table counts these, and sizes
+    are shares of their row groups'.
     DecodeError is raised where the rest of the table is damaged.
     """
     column = audio_column(file.schema_arrow)

@@ -305,7 +305,7 @@ def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
     # Another extension is the same place; deeper below its folder it is found, and told.
     tables = joined(["dog/0.wav", "dog/1.flac", "cat/0.wav", "cat/more/1.wav"], rows)
     assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/more/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], "dog/1.flac": ["dog 1"]}
-    assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "cat/more/1.wav")]
+    assert tables.ambiguous == []
 
 
 def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
@@ -314,6 +314,34 @@ def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
     )
     assert told(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
     assert tables.ambiguous == []
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "source"),
+    [
+        (["meta/b0.wav", *(f"audio/b{n}.wav" for n in range(1, 6))], [f"b{n}.wav" for n in range(6)], b"meta/metadata.csv"),
+        (["b0.wav", *(f"audio/b{n}.wav" for n in range(1, 6))], [f"b{n}.wav" for n in range(6)], b"metadata.csv"),
+        (["m/r1nicOVtvkQ.wav", "audio/Ar1nicOVtvk.wav"], ["r1nicOVtvkQ.wav", "Ar1nicOVtvk.wav"], b"m/t.csv"),
+        (["m/0.wav", "audio/1.wav"], ["0.wav", r"C:\data\audio\1.wav"], b"m/t.csv"),
+    ],
+)
+def test_one_file_beside_its_table_takes_nothing_from_those_in_other_folders(names, keys, source):
+    tables = joined(names, [row(key, source=source, at=number) for number, key in enumerate(keys)])
+    assert told(tables) == {name: ["a sound"] for name in names}
+    assert tables.ambiguous == []
+
+
+def test_two_corpora_in_one_need_not_name_their_files_alike():
+    rows = [row("a.wav", source=b"A/metadata.csv"), *(row(f"b{n}.wav", source=b"B/meta/metadata.csv", at=n) for n in range(3))]
+    names = ["A/a.wav", "B/audio/b0.wav", "B/audio/b1.wav", "B/audio/b2.wav"]
+    assert told(joined(names, rows)) == {name: ["a sound"] for name in names}
+
+
+@pytest.mark.parametrize("more", ["", "corpus/"])
+def test_rows_that_say_fewer_folders_of_the_same_path_agree(more):
+    keys = ["x.wav", "b/x.wav", "a/x.wav"] if not more else ["corpus/b/x.wav", "b/x.wav", "a/x.wav"]
+    tables = joined([f"{more}b/x.wav"], [row(key, key, at=number) for number, key in enumerate(keys)])
+    assert told(tables) == {f"{more}b/x.wav": keys[:2], None: ["a/x.wav"]}
 
 
 def test_words_of_eleven_letters_are_no_videos():
@@ -351,4 +379,8 @@ def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
 
 def test_a_part_that_the_format_may_have_is_nobody_elses_folder():
     rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
-    assert told(joined(["evaluation/b.wav"], rows, parts=["evaluation"])) == {None: ["a sound"]}
+    parts = {"development": "train", "evaluation": "test"}
+    assert told(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
+    assert told(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
+    rows = [row("b.wav", part="train", source=b"train.csv")]  # another word for the same
+    assert told(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
