@@ -95,6 +95,7 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
             rounds.cpu_seconds[name].append(_cpu_of_children() - before)
             wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
             print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)  # whoever measured may go on with something else, and wait for nobody
     return rounds
 
 

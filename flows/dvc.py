@@ -393,9 +393,15 @@ def _mtime(path: Path) -> float:
 
 
 def _started(pid: int) -> float | None:
-    """When a living process began, in seconds since 1970; None when there is none."""
+    """When a living process began, in seconds since 1970; None when there is none.
+
+    One that has ended and that nobody asks after, as in a container without an init, is none.
+    """
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if state in "ZX":
+            return None
+        ticks = int(rest[18])
         boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
     except (OSError, ValueError, IndexError, StopIteration):
         return None

@@ -128,6 +128,18 @@ def test_a_number_taken_over_by_another_process_holds_nothing(tiny: Path) -> Non
     assert dvc.holders(tiny) == []
 
 
+def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Path) -> None:
+    """A `dvc` whose parent was killed stays in the list of processes in a container without an init."""
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
+    lock = tiny / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(json.dumps({"write": {"/x": {"pid": ended.pid, "cmd": "dvc repro"}}}))
+    assert Path(f"/proc/{ended.pid}").exists()
+    assert dvc.holders(tiny) == []
+    ended.wait()
+
+
 def test_one_pipeline_at_a_time(tiny: Path) -> None:
     code = (
         "from pathlib import Path; from flows import dvc\n"
