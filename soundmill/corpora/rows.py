@@ -292,8 +292,10 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
     agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
     if not agreeing or not _are_one(agreeing.values()):  # who shares most of its folders, and who says fewer of the same
         shared = {number: shared_folders(file, path[:-1]) for number, path in named.items()}
-        best = [path for number, path in named.items() if shared[number] == max(shared.values()) > 0]
-        agreeing = {number: path for number, path in named.items() if path in best or _are_one([path, *best])}
+        most = max(shared.values())
+        longest = max((path for number, path in named.items() if shared[number] == most), key=len)
+        same = {number for number, path in named.items() if shared[number] == most or longest[-len(path) :] == path}
+        agreeing = {number: named[number] for number in same} if most else {}
     lost = [number for number in named if number not in agreeing]
     if agreeing and _are_one(agreeing.values()):
         state.absent.extend(lost)
