@@ -44,7 +44,7 @@ __all__ = [
     "write_wav",
 ]
 
-BLOCK_SAMPLES = 1 << 16  # of all channels together, held at once: stays in the cache
+BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 BATCH_FILES = 32  # that one ffmpeg decodes together
 MAX_SECONDS = 7200.0  # a longer file is refused, where no parameter says another limit: conf/config.yaml has the same
 LOOKAHEAD = 64  # files that are opened to fill a batch

@@ -34,7 +34,7 @@ MEMORY = 4 << 30  # address space of the child
 BATCH_BYTES = 128 << 20  # of decoded samples in one batch, in memory: 32 times 10 s of stereo
 POLL_SECONDS = 0.05  # how often that is looked at
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
-BLOCK_SAMPLES = 1 << 16  # of all channels together, held at once: stays in the cache
+BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 FRAMES_AT_ONCE = 8192  # that ffmpeg hands from thread to thread; codecs' own frames are of a thousand
 
 # What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.

@@ -21,13 +21,13 @@ MIRROR_AGREEMENT = 0.98  # images have more, but where little sounds near 4 kHz;
 MIRROR_WINDOWS = 3  # in which something is heard there; one click, which is in two, is its own mirror
 MIRROR_DB = -3.0  # what the worst filter takes of an image; a tone whose harmonics are the mirror of each other has more
 FAR_MIRROR_DB = -50.0  # what every filter takes of an image that is parted from 4 kHz by silence
-STFT_WINDOWS = 16  # held at once: they stay in the processor's cache, and an hour of sound becomes no matrix
+STFT_WINDOWS = 40  # held at once: an hour of sound becomes no matrix
 
 CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
 CEILING_RUN = 3  # samples; a peak that touches the ceiling once or twice is no clipping
 LOWEST_CEILING = 10 ** (-40 / 20)  # below it the steps of 16 bits look like a ceiling
 HIGHEST_OVERSHOOT = 4.0  # lossy coders give a clipped wave back beyond full scale; what is further beyond was only scaled
-METER_SAMPLES = 1 << 16  # of all channels: sums are made over blocks of this size, however the decoder cuts, so bits are equal
+METER_SAMPLES = 1 << 18  # of all channels: sums are made over blocks of this size, however the decoder cuts, so bits are equal
 MIN_METER_FRAMES = 256  # but no shorter ones, which would cut runs
 BINS_PER_SECOND = 10  # resolution at which clipping is told apart between the clips of a recording
 
@@ -50,7 +50,7 @@ class RecordingMeter:
         self._sums = self._squares = self._products = np.zeros(0)
 
     def add(self, block: np.ndarray) -> None:
-        """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled."""
+        """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled; they must stay as they are."""
         size = max(MIN_METER_FRAMES, METER_SAMPLES // block.shape[1])
         while len(block):
             room = size - self._waiting
@@ -58,7 +58,7 @@ class RecordingMeter:
             if not self._waiting and len(part) == size:
                 self._measure(part)
                 continue
-            self._pending.append(part.copy())
+            self._pending.append(part)
             self._waiting += len(part)
             if self._waiting == size:
                 self._finish()
@@ -88,7 +88,7 @@ class RecordingMeter:
 
     def _finish(self) -> None:
         if self._pending:
-            block = np.concatenate(self._pending)
+            block = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
             self._pending, self._waiting = [], 0
             self._measure(block)
 

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 QUALITY = "HQ"
-BLOCK_SAMPLES = 1 << 16  # of input or output, whichever is more: stays in the cache, and an upsampled block in memory
+BLOCK_SAMPLES = 1 << 18  # of input or output, whichever is more: an upsampled block stays small
 MAX_IDLE = 8  # kept of those that ended
 
 
