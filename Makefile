@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 # One more than there are processors, up to four: a quarter of a worker's time is waiting for servers and stages.
-TEST_WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+TEST_WORKERS = $(shell $(PYTHON3) -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 .PHONY: help demo test fuzz browse run server schedule params lint bench bench-scale constraints clean-venv
 
