@@ -226,8 +226,8 @@ def _is_transport_stream(body: bytes) -> bool:
     return False
 
 
-# Frames of raw streams: header bytes → (frame bytes, samples, sample rate), None where no frame starts.
-FrameParser = Callable[[bytes], "tuple[int, int, int] | None"]
+# Frames of raw streams: header bytes → (frame bytes, samples, sample rate, channels), None where no frame starts.
+FrameParser = Callable[[bytes], "tuple[int, int, int, int] | None"]
 
 _MPEG_RATES = (44100, 48000, 32000)
 _MPEG_KBPS = {  # (MPEG-1, layer)
@@ -243,7 +243,7 @@ _AMR_NB_BYTES = (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1)
 _AMR_WB_BYTES = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
 
 
-def mpeg_frame(header: bytes) -> tuple[int, int, int] | None:
+def mpeg_frame(header: bytes) -> tuple[int, int, int, int] | None:
     """MPEG-1/2/2.5 audio layers I–III (ISO 11172-3, 13818-3); free-format frames have no size and are not walked."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
@@ -253,13 +253,14 @@ def mpeg_frame(header: bytes) -> tuple[int, int, int] | None:
         return None
     rate = _MPEG_RATES[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
     bits_per_second = 1000 * _MPEG_KBPS[version == 3, layer][bitrate - 1]
+    channels = 1 if header[3] >> 6 == 3 else 2
     if layer == 1:
-        return (12 * bits_per_second // rate + padding) * 4, 384, rate
+        return (12 * bits_per_second // rate + padding) * 4, 384, rate, channels
     samples = 576 if layer == 3 and version != 3 else 1152
-    return samples // 8 * bits_per_second // rate + padding, samples, rate
+    return samples // 8 * bits_per_second // rate + padding, samples, rate, channels
 
 
-def adts_frame(header: bytes) -> tuple[int, int, int] | None:
+def adts_frame(header: bytes) -> tuple[int, int, int, int] | None:
     """AAC in ADTS (ISO 13818-7)."""
     if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
         return None
@@ -267,20 +268,20 @@ def adts_frame(header: bytes) -> tuple[int, int, int] | None:
     size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
     if rate_index >= len(_ADTS_RATES) or size < 7:
         return None
-    return size, 1024 * (1 + (header[6] & 3)), _ADTS_RATES[rate_index]
+    return size, 1024 * (1 + (header[6] & 3)), _ADTS_RATES[rate_index], (header[2] & 1) << 2 | header[3] >> 6
 
 
-def _amr_nb_frame(header: bytes) -> tuple[int, int, int] | None:
-    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000) if header and not header[0] & 0x83 else None
+def _amr_nb_frame(header: bytes) -> tuple[int, int, int, int] | None:
+    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000, 1) if header and not header[0] & 0x83 else None
 
 
-def _amr_wb_frame(header: bytes) -> tuple[int, int, int] | None:
-    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000) if header and not header[0] & 0x83 else None
+def _amr_wb_frame(header: bytes) -> tuple[int, int, int, int] | None:
+    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000, 1) if header and not header[0] & 0x83 else None
 
 
-def _mlp_frame(header: bytes) -> tuple[int, int, int] | None:
+def _mlp_frame(header: bytes) -> tuple[int, int, int, int] | None:
     size = ((header[0] & 15) << 8 | header[1]) * 2 if len(header) >= 4 else 0
-    return (size, 0, 1) if size >= 4 else None
+    return (size, 0, 1, 1) if size >= 4 else None
 
 
 def _follows(body: bytes, frame: FrameParser) -> bool:
@@ -309,14 +310,14 @@ def _truncated(declared: int, size: int, what: str) -> DecodeError:
 
 
 def _chunks(
-    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0
+    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0, most: int = MAX_CHUNKS
 ) -> Iterator[tuple[bytes, int, int]]:
     """(id, where its data starts, declared data size) of the chunks of an IFF-like file.
 
     `align`: what chunks are padded to; `counts_itself`: how much of the header the declared size includes.
     """
     position = start
-    for _ in range(MAX_CHUNKS):
+    for _ in range(most):
         if position + header.size > size:
             return
         name, declared = header.unpack(_read(file, position, header.size))
@@ -350,6 +351,9 @@ def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             streamed = declared in STREAMED_SIZES or 0 <= SOX_STREAMED_SIZE - declared < max(frame_bytes, 1)
             if at + declared > size and not streamed:
                 raise _truncated(at + declared, size, "the sound data")
+            # Sizes of 32 bits: what a writer put behind its mark for `unknown`, or counted round, no reader would look for.
+            if (streamed and 0 < declared < size - at) or size - at - declared >= 2**32:
+                raise DecodeError("corrupt", f"{size - at} bytes of sound, more than WAV can count ({declared} declared)")
             if declared == 0:
                 # libsndfile takes a size of nothing at its word; what follows is sound unless it is a chunk that fits.
                 follow = _read(file, at, 8)
@@ -518,8 +522,12 @@ def opus_samples(packet: bytes) -> int:
 
 
 def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int, float]:
-    """(frames, samples, seconds) from `position` to the end; bytes between that are neither tags nor zeros raise DecodeError."""
+    """(frames, samples, seconds) from `position` to the end; what stands between frames and is no tag raises DecodeError, and
+    so does another rate or number of channels: libmpg123 ends there without a word, and ffmpeg begins to count anew.
+    """
     count, total, seconds, steps = 0, 0, 0.0, 0
+    form: tuple[int, int] | None = None
+    free = True  # before the first frame and behind a tag zeros are padding; between frames they are a hole
     while position < size:
         steps += 1
         if steps > MAX_FRAMES:
@@ -527,16 +535,27 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         header = _read(file, position, 10)
         found = frame(header)
         if found is None:
-            after = _skip_tag(file, position, size, header)
-            if after is None:
-                reason = "truncated" if size - position < 10 else "corrupt"
-                raise DecodeError(reason, f"no frame where one should start, at byte {position}")
-            position = after
-            continue
-        length, samples, rate = found
+            tag = _tag_end_at(file, position, size, header)
+            if tag is not None:
+                position, free = tag, True
+                continue
+            after = _zeros_end(file, position, size)
+            if after == size or (free and count and after == position):  # behind a tag comes sound or nothing
+                break
+            if free and after > position:
+                position = after
+                continue
+            reason = "truncated" if size - position < 10 else "corrupt"
+            raise DecodeError(reason, f"no frame where one should start, at byte {position}")
+        length, samples, rate, channels = found
         if position + length > size:
             raise _truncated(position + length, size, "the last frame")
+        if count == 1:  # the first may be an encoder's note
+            form = rate, channels
+        elif form is not None and form != (rate, channels):
+            raise DecodeError("corrupt", f"from byte {position} on another rate or number of channels; cut the file there")
         position += length
+        free = False
         count += 1
         total += samples
         seconds += samples / rate
@@ -545,21 +564,39 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
     return count, total, seconds
 
 
-def _skip_tag(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
-    """Where the stream goes on behind a tag or padding; None where the bytes are neither."""
+LYRICS_BYTES = 1 << 20  # in which the end of a Lyrics3 tag is looked for
+
+
+def _tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
+    """Where a tag ends that begins at `position`; None where none does. Sound may follow: files are joined by `cat`."""
     if header.startswith(b"ID3"):
         return position + max(tag_end(header), 10)
-    if header.startswith((b"TAG", b"APETAGEX", b"LYRICSBEG", b"3DI")):
-        return size
-    if header[:1] == b"\0":
-        while position < size:
-            block = _read(file, position, HEAD_BYTES)
-            rest = block.lstrip(b"\0")
-            if rest:
-                return position + len(block) - len(rest)
-            position += len(block)
-        return size
+    if header.startswith(b"3DI"):
+        return position + 10
+    if header.startswith(b"TAG+"):
+        return position + 227
+    if header.startswith(b"TAG"):
+        return position + 128
+    if header.startswith(b"APETAGEX"):
+        head = _read(file, position, 32)
+        counted, flags = struct.unpack("<I4xI", head[12:24]) if len(head) == 32 else (0, 0)
+        return position + 32 + (counted if flags & 1 << 29 else 0)  # a header; else the footer of a tag that has none
+    if header.startswith(b"LYRICSBEG"):
+        text = _read(file, position, LYRICS_BYTES)
+        ends = [text.find(mark) for mark in (b"LYRICS200", b"LYRICSEND")]
+        return position + min((end + 9 for end in ends if end >= 0), default=size - position)
     return None
+
+
+def _zeros_end(file: BinaryIO, position: int, size: int) -> int:
+    """Where the zeros end that stand at `position`: there, if there are none."""
+    while position < size:
+        block = _read(file, position, HEAD_BYTES)
+        rest = block.lstrip(b"\0")
+        position += len(block) - len(rest)
+        if rest:
+            break
+    return position
 
 
 def _walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -680,13 +717,21 @@ def _walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def _walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    for name, at, declared in _chunks(file, 0, size, struct.Struct("<4sI"), align=2):
+    header = struct.Struct("<4sI")
+    for name, at, declared in _chunks(file, 0, size, header, align=2):
         if name != b"RIFF":
             break
         if declared in STREAMED_SIZES:
             return Layout(sndfile=False, streamed=True)
         if at + declared > size:
             raise _truncated(at + declared, size, "the RIFF chunk")
+        for part, inside, length in _chunks(file, at + 4, at + declared, header, align=2):
+            if part == b"LIST" and _read(file, inside, 4) == b"movi":
+                # A download that was given its size at the start and never ended has zeros for the rest.
+                end = min(inside + length, at + declared)
+                for packet, data, _ in _chunks(file, inside + 4, end, header, align=2, most=MAX_FRAMES):
+                    if packet == b"\0\0\0\0":
+                        raise DecodeError("corrupt", f"nothing but zeros where a packet should start, at byte {data - header.size}")
     return Layout(sndfile=False)
 
 

@@ -47,6 +47,7 @@ __all__ = [
 BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 BATCH_FILES = 32  # that one ffmpeg decodes together
 MAX_SECONDS = 7200.0  # a longer file is refused, where no parameter says another limit: conf/config.yaml has the same
+LOST_SAMPLES = 2 * 1152  # frames at the start of MPEG audio that need what was in those before
 LOOKAHEAD = 64  # files that are opened to fill a batch
 READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
 ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known
@@ -335,6 +336,8 @@ def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: flo
         yield block[:count]
     if layout.exact:
         check_length(total, sound.frames, sound.samplerate, 0)
+    elif total < layout.at_least - LOST_SAMPLES:
+        raise DecodeError("corrupt", f"libsndfile gives {total} of {layout.at_least} samples")
     if total < MIN_SAMPLES:
         raise DecodeError("too short", "no or one sample")
     if checksum and checksum.digest() != layout.md5:

@@ -118,7 +118,12 @@ def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
         "f": "au",
         "threads": 1,
     }
-    compiled = ffmpeg.input("file:", protocol_whitelist="file", threads=1, **force).output("pipe:", **out).compile(cmd=[])
+    # Checksums that FLAC, WavPack, TTA and AC-3 have of their own; left to itself, ffmpeg plays on.
+    compiled = (
+        ffmpeg.input("file:", protocol_whitelist="file", err_detect="crccheck", threads=1, **force)
+        .output("pipe:", **out)
+        .compile(cmd=[])
+    )
     at = compiled.index("-i") + 1
     return compiled[:at], compiled[at + 1 : -1]
 

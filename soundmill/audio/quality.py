@@ -58,7 +58,8 @@ class RecordingMeter:
             if not self._waiting and len(part) == size:
                 self._measure(part)
                 continue
-            self._pending.append(part)
+            whole = getattr(part.base, "nbytes", part.nbytes)  # a view keeps all that it is of
+            self._pending.append(part if 2 * part.nbytes > whole else part.copy())
             self._waiting += len(part)
             if self._waiting == size:
                 self._finish()

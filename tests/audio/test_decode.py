@@ -495,6 +495,125 @@ def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middl
     assert "still open" in capfd.readouterr().err
 
 
+def test_mpeg_audio_whose_rate_or_channels_change_is_not_cut_there(made, tmp_path):
+    """libmpg123 ends at such a frame, and libsndfile says nothing of it."""
+    for name, options in {"mono": ["-ac", "1"], "slow": ["-ar", "22050"], "same": []}.items():
+        coded = ["-b:a", "64k", "-write_xing", "0", "-id3v2_version", "0", tmp_path / f"{name}.mp3"]
+        ffmpeg("-i", made / "pcm16.wav", *options, *coded)
+    same = (tmp_path / "same.mp3").read_bytes()
+    (tmp_path / "twice.mp3").write_bytes(same * 2)
+    assert len(whole(tmp_path / "twice.mp3")[1]) == 2 * len(whole(tmp_path / "same.mp3")[1])
+    for name in ("mono", "slow"):
+        (tmp_path / "x.mp3").write_bytes(same + (tmp_path / f"{name}.mp3").read_bytes())
+        with pytest.raises(DecodeError, match=f"from byte {len(same)} on another rate or number of channels") as error:
+            whole(tmp_path / "x.mp3")
+        assert error.value.reason == "corrupt"
+
+
+TAGS = {
+    "ID3v1": b"TAG".ljust(128, b"\0"),
+    "ID3v1, long": b"TAG+".ljust(227, b"\0") + b"TAG".ljust(128, b"\0"),
+    "APEv2": b"APETAGEX"
+    + struct.pack("<4I8x", 2000, 32 + 20, 1, 5 << 29)
+    + bytes(20)
+    + b"APETAGEX"
+    + struct.pack("<4I8x", 2000, 52, 1, 4 << 29),
+    "Lyrics3": b"LYRICSBEGIND0000210" + b"000029LYRICS200",
+    "ID3v2": b"ID3\4\0\0\0\0\0\x14" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, tag):
+    coded = (made / "uncounted.mp3").read_bytes()
+    coded = coded[containers.tag_end(coded) :]
+    alone = len(whole(made / "uncounted.mp3")[1])
+    for name, data, count in (
+        ("behind", coded + TAGS[tag], 1),
+        ("padded", coded + TAGS[tag] + bytes(500), 1),
+        ("junk behind it", coded + TAGS[tag] + b"\1\2\3" * 50, 1),
+        ("between", coded + TAGS[tag] + coded, 2),
+    ):
+        (tmp_path / "x.mp3").write_bytes(data)
+        assert containers.inspect(
+            containers.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
+        ).at_least == pytest.approx(count * alone, abs=2 * 1152), name
+    counted = (made / "tagged.mp3").read_bytes()
+    assert len(whole(made / "tagged.mp3")[1]) == 44_100
+    (tmp_path / "twice.mp3").write_bytes(counted * 2)
+    assert reason_of(tmp_path / "twice.mp3") == "corrupt"  # its header counts half of it
+
+
+def test_a_hole_between_frames_is_corrupt(made, tmp_path):
+    coded = bytearray((made / "uncounted.mp3").read_bytes())
+    at = containers.tag_end(bytes(coded))
+    frames = []
+    while at + 7 < len(coded) and (frame := containers.mpeg_frame(coded[at : at + 7])):
+        frames.append(at)
+        at += frame[0]
+    coded[frames[10] : frames[20]] = bytes(frames[20] - frames[10])
+    (tmp_path / "x.mp3").write_bytes(coded)
+    assert reason_of(tmp_path / "x.mp3") == "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    {
+        "streamed.flac": ["-f", "flac"],
+        "tagged.flac": [],
+        "a.mka": ["-c:a", "flac"],
+        "a.wv": [],
+        "a.tta": [],
+    }.items(),
+)
+def test_one_wrong_bit_is_told_by_the_formats_own_checksums_through_ffmpeg_too(made, tmp_path, name, options):
+    noise = ["-f", "lavfi", "-i", "anoisesrc=d=1:a=0.5:seed=1:r=44100"]
+    if name.startswith("streamed"):
+        data = ffmpeg(*noise, *options, "-")
+    else:
+        ffmpeg(*noise, *options, tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+    if name.startswith("tagged"):
+        data = b"ID3\4\0\0\0\0\0\x14" + bytes(20) + data
+    (tmp_path / name).write_bytes(data)
+    assert decode.probe(tmp_path / name, MAX_SECONDS).backend == "ffmpeg"
+    assert len(whole(tmp_path / name)[1]) == 44_100
+    for share in (0.3, 0.5, 0.7):
+        damaged = bytearray(data)
+        damaged[int(share * len(data))] ^= 0x10
+        (tmp_path / name).write_bytes(damaged)
+        assert reason_of(tmp_path / name) in ("corrupt", "truncated")
+
+
+@pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x80000000, 0x7FFFF000])
+def test_a_streamed_wav_of_more_than_its_size_can_say_is_refused(made, tmp_path, declared):
+    data = (made / "pcm16.wav").read_bytes()
+    at = data.index(b"data") + 4
+    with (tmp_path / "x.wav").open("wb") as file:
+        file.write(data[:at] + struct.pack("<I", declared) + data[at + 4 :])
+        file.truncate(at + 4 + declared)  # sparse
+    decode.probe(tmp_path / "x.wav", 10 * 3600)  # as much as the size says
+    with (tmp_path / "x.wav").open("r+b") as file:
+        file.truncate(at + 4 + declared + 1000)
+    with pytest.raises(DecodeError, match="more than WAV can count"):
+        decode.probe(tmp_path / "x.wav", 10 * 3600)
+    with (tmp_path / "x.wav").open("r+b") as file:  # a size that was counted round
+        file.seek(at)
+        file.write(struct.pack("<I", 1000))
+        file.truncate(at + 4 + 2**32 + 1000)
+    with pytest.raises(DecodeError, match="more than WAV can count"):
+        decode.probe(tmp_path / "x.wav", 10 * 3600)
+
+
+def test_a_film_of_which_a_part_never_came_is_corrupt(made, tmp_path):
+    """A download that was given its whole size at the start: ffmpeg plays what there is."""
+    whole_film = (made / "film.avi").read_bytes()
+    for start, stop in ((0.6, 1.0), (0.4, 0.5)):
+        first, last = int(start * len(whole_film)), int(stop * len(whole_film))
+        (tmp_path / "x.avi").write_bytes(whole_film[:first] + bytes(last - first) + whole_film[last:])
+        assert reason_of(tmp_path / "x.avi") == "corrupt"
+
+
 def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
     fake = tmp_path / "ffmpeg"
     fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
