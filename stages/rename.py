@@ -84,7 +84,10 @@ def run(
     clip_counts, recording_counts = (_count_by_split(rows) for rows in (table, _one_per_recording(table)))
     _say_gaps(ctx.name, described.missing, orphans)
     if decided_by != "given" and described.given:
-        print(f"{ctx.name}: the given splits would leave nothing to train on; they are put aside, and splits are by {decided_by}")
+        print(
+            f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
+            f"aside, and splits are by {decided_by}"
+        )
     return {
         "clips": table.num_rows,
         "rejected": len(rejected),
@@ -286,6 +289,10 @@ def _parted(
     if decided_by == "given":
         # After what hangs together by sound: of two reasons the better one is told.
         stays_of = _across_given_splits(corpus, _values(table, "recording_id"), split) | stays_of
+        for copy, stays in stays_of.items():  # what stays by sound may have to go by its video
+            while stays in stays_of:
+                stays = stays_of[stays]
+            stays_of[copy] = stays
     if stays_of and params.duplicates == "fail":
         first = "; ".join(
             f"{sources[copy]} ({ids[copy]}, {split[copy]}) and {sources[stays]} ({ids[stays]}, {split[stays]})"

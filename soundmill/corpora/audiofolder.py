@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,9 @@ import pyarrow.parquet as pq
 from soundmill import shards
 from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
-from soundmill.corpora.inventory import Inventory, csv_columns, read_csv, read_head, read_json_lines
+from soundmill.corpora.audioldm import class_names
+from soundmill.corpora.folder import layout_of
+from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
@@ -25,14 +29,24 @@ from soundmill.manifest import VIDEO_ID, escape_path
 FORMAT = Format(
     name="audiofolder",
     layout="`metadata.{csv,jsonl,parquet}` with `file_name`; or Parquet tables with a column of `{bytes, path}` (`audio`, …)",
-    id="`youtube_id` and `start_time`, else the YouTube id in the file's name, else a hash of the path; the file is `file_name`",
+    id="`youtube_id` (`ytid`, `video_id`) and `start_time` (`start_s`, `start_seconds`, `start`), else the YouTube id in the "
+    "file's name, else a hash of the path; the file is `file_name`",
     caption="`text`, `caption`, `captions`, `caption_1` …, `transcription`, `transcript`, `sentence`, `description`, `prompt`",
-    label="`labels`, `label`, `category`, `class` or `genre`; numbers by the class names in the table's metadata",
-    split="`split`, else a word (train, validation, test) in the name of the table or one of its folders, or the file's; `fold`",
+    label="`human_labels`, `labels`, `label`, `category`, `class` or `genre`; numbers by the class names in the table's metadata, "
+    "AudioSet's ids through `mid,display_name` of its class label csv, if that is there",
+    split="`split`, else `is_audioset_eval` (True is test, False train), else a word (train, validation, test) in the name of the "
+    "Parquet table or one of its folders, else folders as in `folder`; `fold`; group: `fsID`, `freesound_id`, `src_file`",
 )
 
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|transcription|transcript|sentence|description|prompt")
-LABELS = ("labels", "label", "category", "class", "genre")  # the first that has a value
+# The first that has a value.
+LABELS = ("human_labels", "labels", "label", "category", "class", "genre")
+VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
+STARTS = ("start_time", "start_s", "start_seconds", "start")
+ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`
+_ORIGINAL = re.compile(r"([1-9]\d{0,9})(?:\.0|-\d+-\d+-\d+)?(?:\.[A-Za-z]\w*)?")  # of Freesound; 1.0 where others have none
+_MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")  # of one of AudioSet's classes
+DEEPEST = 4  # folders above those of splits
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
 
 
@@ -47,17 +61,23 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     manifests = [name for name in _manifests(inventory) if _names_files(inventory, name)]
     embedded: dict[Any, _Embedded] = {}
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
+    splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
+    _split_by_folders(rows, inventory, splits)
     _reject_damaged(inventory, tables)
-    for name in _tables(inventory):
-        rows.extend(_read_table(inventory, name, embedded, tables))
+    names = list(_tables(inventory))
+    alike = set() if inventory.digests else _with_names_twice(inventory, names)
+    for name in names:
+        rows.extend(_read_table(inventory, name, name in alike, embedded, tables))
     if not rows and not embedded:
         raise UserError(
             f"corpus.path: neither a metadata.csv, .jsonl or .parquet with `file_name` nor a Parquet table with usable recordings "
             f"below {escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
         )
+    _name_classes([*rows, *embedded.values()], inventory, tables)
     join(inventory, rows, num_shards, tables)
     for recording in tables.recordings:
-        recording["split"] = recording["split"] or _split_of(recording["raw_path"])
+        recording["split"] = recording["split"] or splits.get(recording["raw_path"])
+    _remark_unread_folders(tables)
     for recording in embedded.values():
         recording.add_to(tables, num_shards)
     return tables
@@ -107,22 +127,33 @@ class _Description:
     split: str | None
     fold: int | None
     clip: tuple[str, float | None] | None  # YouTube id and start
+    original: str | None  # of Freesound, of which this may be one of several cuts
 
     @classmethod
     def of(cls, values: dict[str, Any], names: dict[str, list[str]]) -> _Description:
         values = {column.strip().lower(): value for column, value in values.items()}
         captions = [text for column, value in values.items() if CAPTIONS.fullmatch(column) for text in _texts(value)]
-        if isinstance(several := values.get("labels"), str):  # a csv has no lists
-            values["labels"] = several.split(";")
-        labels = next((found for column in LABELS if (found := _classes(values.get(column), names.get(column)))), [])
-        split, fold, video = values.get("split"), values.get("fold"), values.get("youtube_id")
+        for column in ("human_labels", "labels"):
+            if isinstance(several := values.get(column), str):  # a csv has no lists
+                values[column] = re.split(r";|,(?=\s*/[mtg]/)", several)
+        labels = [found for column in LABELS if (found := _classes(values.get(column), names.get(column)))]
+        fold = values.get("fold")
+        videos = (video for column in VIDEOS if isinstance(video := values.get(column), str) and VIDEO_ID.fullmatch(video))
+        starts = (start for column in STARTS if (start := _seconds(values.get(column))) is not None)
+        video = next(videos, None)
         return cls(
             captions,
-            labels,
-            SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None,
+            next((found for found in labels if not all(map(_MACHINE_ID.fullmatch, found))), labels[0] if labels else []),
+            _split_told(values),
             int(fold) if str(fold).isdecimal() and len(str(fold)) <= 4 else None,
-            (video, _seconds(values.get("start_time"))) if isinstance(video, str) and VIDEO_ID.fullmatch(video) else None,
+            (video, next(starts, None)) if video else None,
+            next((told[1] for column in ORIGINALS if (told := _ORIGINAL.fullmatch(str(values.get(column)).strip()))), None),
         )
+
+    def clip_with(self, name: str) -> tuple[str, float | None] | None:
+        """The clip of a recording of this name, which may tell the start where the columns tell the video alone."""
+        told = youtube_clip(name, of_video=self.clip is not None)
+        return told if self.clip is None or (self.clip[1] is None and told and told[0] == self.clip[0]) else self.clip
 
 
 @dataclass
@@ -133,6 +164,7 @@ class _Embedded:
     clip: tuple[str, float | None] | None
     split: str | None
     fold: int | None
+    original: str | None
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
     labels: dict[str, None] = field(default_factory=dict)
 
@@ -146,7 +178,7 @@ class _Embedded:
             labels=self.labels,
             fold=self.fold,
             split=self.split,
-            group=video,
+            group=video or self.original,
         )
         for caption, origin in self.captions:
             tables.add_caption(recording_id, caption, origin)
@@ -184,22 +216,28 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
         tables.reject(name, "bad id", f"line {at}: no `file_name`")
         return None
     about = _Description.of(values, names)
+    clip = about.clip and about.clip_with(key)
     return Row(
         name,
         at,
         key,
         captions=_bounded(about, name, at, tables),
         labels=about.labels,
-        split=about.split or _split_of(key.encode("utf-8", "replace")) or _split_of(name),
+        split=about.split or (None if METADATA.search(name) else _split_of(name)),
         fold=about.fold,
-        group=about.clip[0] if about.clip else None,
-        about=about.clip,
+        group=clip[0] if clip else about.original,
+        about=clip,
         bare=True,
     )
 
 
-def _read_table(inventory: Inventory, name: bytes, embedded: dict[Any, _Embedded], tables: CorpusTables) -> Iterator[Row]:
-    """Put a table's recordings into `embedded`; yields rows whose recording is a file that the table names instead."""
+def _read_table(
+    inventory: Inventory, name: bytes, alike: bool, embedded: dict[Any, _Embedded], tables: CorpusTables
+) -> Iterator[Row]:
+    """Put a table's recordings into `embedded`; yields rows whose recording is a file that the table names instead.
+
+    `alike`: its recordings are read to tell them apart, though the inventory was taken without digests.
+    """
     count = 0
     inventory.opened.add(name)
     try:
@@ -208,7 +246,7 @@ def _read_table(inventory: Inventory, name: bytes, embedded: dict[Any, _Embedded
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
                 tables.count("columns_of_recordings_left_out", len(others))
-            cells = json.loads(_digests(inventory, name, file)) if inventory.digests else None
+            cells = json.loads(_digests(inventory, name, file)) if inventory.digests or alike else None
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
@@ -232,14 +270,35 @@ def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
     return shards.told_of_file(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
 
 
+def _with_names_twice(inventory: Inventory, names: list[bytes]) -> set[bytes]:
+    """Tables with recordings that only their bytes tell apart: several are called the same, or nothing."""
+    tables: dict[Any, bytes] = {}  # that of the first recording of each name
+    found: set[bytes] = set()
+    for name in names:
+        with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
+            for file_or_error, values in sources.embedded_files(name, file, None):
+                if not isinstance(file_or_error, DecodeError):
+                    called = _called(file_or_error, _Description.of(values, {}))
+                    if called in tables:
+                        found |= {tables[called], name}
+                    tables.setdefault(called, name)
+    return found
+
+
+def _called(file: sources.EmbeddedFile, about: _Description) -> tuple[str | None, tuple[str, float | None] | None, str]:
+    """(split, clip, name) of a recording, as its table says; a clip's name says no more."""
+    clip = about.clip_with(file.inner_path)
+    return about.split or _split_of(sources.split(file.raw_path)[0]), clip, "" if clip else file.inner_path
+
+
 def _add_embedded(file: sources.EmbeddedFile, about: _Description, embedded: dict[Any, _Embedded], tables: CorpusTables) -> None:
-    clip = about.clip or youtube_clip(file.inner_path)
-    split = about.split or _split_of(sources.split(file.raw_path)[0])
-    # AudioCaps and the like repeat a recording in every row that captions it.
-    same = (file.digest or clip or file.raw_path, clip, split)
+    # AudioCaps and the like repeat a recording in every row that captions it. Under two names it is two recordings, as files are:
+    # so one whose name no other has need not be read to be told apart.
+    split, clip, _ = called = _called(file, about)
+    same = (called, file.digest or file.raw_path)
     if same in embedded:
         tables.count("repeated_recordings")
-    recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold))
+    recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold, about.original))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in captions)
     recording.labels.update(dict.fromkeys(about.labels))
@@ -255,13 +314,80 @@ def _bounded(about: _Description, name: bytes, at: int, tables: CorpusTables) ->
     return captions
 
 
+def _split_told(values: dict[str, Any]) -> str | None:
+    """The split that a row's columns tell; MusicCaps marks what is for evaluation."""
+    split, is_eval = values.get("split"), str(values.get("is_audioset_eval")).strip().lower()
+    told = SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
+    return told or {"true": "test", "false": "train"}.get(is_eval)
+
+
 def _split_of(path: bytes) -> str | None:
-    """The split that the last telling part of a path names (`data/train-00000-of-00001.parquet`, `validation/x.wav`)."""
+    """The split that the last telling part of a table's path names (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
     for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
         found = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
         if len(found) == 1:
             return found.pop()
     return None
+
+
+def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path, of files in folders named after splits, by the rule of `folder`: `train` is a word for a class, too.
+
+    Where there are such folders in several (`en/train`, `de/train`), all of these must have them.
+    """
+    files = [file for file in files if file.folders]
+    if not any(_is_split(folder) for file in files for folder in file.folders):
+        return {}
+    for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
+        parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
+        for file in files:
+            parts[tuple(file.folders[:depth])].append(file)
+        layouts = {part: layout_of(inside) for part, inside in parts.items()}
+        if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
+            found = {file.raw_path: layouts[part].told_of(file)[0] for part, inside in parts.items() for file in inside}
+            return {raw_path: split for raw_path, split in found.items() if split}
+    return {}
+
+
+def _is_split(folder: bytes) -> bool:
+    return folder.decode("utf-8", "replace").lower() in SPLIT_NAMES
+
+
+def _split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes, str]) -> None:
+    """Give rows without a split that of the folders they name, else of their manifest's. `splits`: of files and manifests."""
+    places = [os.path.normpath(os.path.join(os.path.dirname(row.source), row.key.encode("utf-8", "replace"))) for row in rows]
+    files = {file.raw_path for file in inventory.audio}
+    # Files may have been put elsewhere than the manifest says, which still tells their published splits.
+    named = {} if files.issuperset(places) else _splits_of_folders(AudioFile(place, 0, "") for place in places)
+    for row, place in zip(rows, places, strict=True):
+        row.split = row.split or (splits if place in files else named).get(place) or splits.get(row.source)
+
+
+def _remark_unread_folders(tables: CorpusTables) -> None:
+    without = [row for row in tables.recordings if not row["split"]]
+    unread = [row["path"] for row in without if any(map(_is_split, row["raw_path"].split(b"/")[:-1]))]
+    if unread:
+        tables.remarks.append(
+            f"{len(unread)} recordings (first: {unread[0]}) lie in folders named after splits that are not read as such, for other "
+            "folders lie beside them; if they are splits, say so in a column `split`"
+        )
+
+
+def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
+    """Call AudioSet's machine ids among labels by their names; those that no csv names are no words, and are left out."""
+    names = class_names(inventory)
+    nameless: list[str] = []
+    for about in described:
+        labels = list(about.labels)
+        nameless += [label for label in labels if _MACHINE_ID.fullmatch(label) and label not in names]
+        kept = [names.get(label, label) for label in labels if label in names or not _MACHINE_ID.fullmatch(label)]
+        about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
+    if nameless:
+        tables.count("labels_without_name", len(nameless))
+        tables.remarks.append(
+            f"{len(nameless)} labels are machine ids of AudioSet's classes (first: {nameless[0]}) that nothing here names, and are "
+            "left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
+        )
 
 
 def _texts(value: Any) -> list[str]:
@@ -277,7 +403,8 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
             continue
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]
-        if text := str(item).replace("_", " ").strip():
+        text = str(item).strip()
+        if text := text if _MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
             found.append(text[:MAX_CAPTION])
     return found
 

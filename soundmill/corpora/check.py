@@ -84,8 +84,9 @@ def check(
 ) -> Report:
     """Look at a corpus; UserError where the path is none.
 
-    No recording is opened but those of which a row wants a later second than they begin at: such a row is missing if they end
-    before. `headers`: the header of every recording is read, and what cannot be decoded is among the damaged, and missing.
+    No recording is opened but those of which a row wants a later second than they begin at (such a row is missing if they end
+    before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
+    recording is read, and what cannot be decoded is among the damaged, and missing.
     """
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"

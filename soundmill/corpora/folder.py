@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, is_about_corpus, read_head
-from soundmill.corpora.resolver import clip_of_file, looks_random
+from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.manifest import escape_path
@@ -25,7 +25,6 @@ FORMAT = Format(
 CONTAINERS = frozenset(
     {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
-_WORDS = re.compile(r"[A-Z]?[a-z]+(?:[A-Z][a-z]+)+")  # RainAtNight: so are few ids, and many files of a person's own
 
 
 def detect(inventory: Inventory) -> bool:
@@ -35,16 +34,16 @@ def detect(inventory: Inventory) -> bool:
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of a plain directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
     tables = CorpusTables()
-    layout = _layout(inventory.audio)
+    layout = layout_of(inventory.audio)
     texts = {name[: -len(b".txt")]: name for name in inventory.metadata if name.lower().endswith(b".txt")}
     paired: set[bytes] = set()
-    like_words = []
+    doubtful = []
     for file in inventory.audio:
         split, label = layout.told_of(file)
         clip = clip_of_file(file)
         video = clip if clip and clip[1] is not None and looks_random(clip[0]) else None
-        if video and _WORDS.fullmatch(video[0]):
-            like_words.append(file)
+        if video and like_words(video[0]):
+            doubtful.append(file)
         recording_id = f"{video[0]}_{video[1]:g}" if video else None
         recording_id = tables.add_recording(
             file,
@@ -61,7 +60,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
                 _read_sidecar(inventory, texts[key], recording_id, tables)
     absent = list(_without_recording(inventory, texts, paired))
     join(replace(inventory, audio=[]), absent, num_shards, tables)
-    _remark(inventory.audio, layout, like_words, tables)
+    _remark(inventory.audio, layout, doubtful, tables)
     return tables
 
 
@@ -78,7 +77,7 @@ class _Layout:
         return split, class_label(file.folders[self.level]) if len(file.folders) > self.level else None
 
 
-def _layout(audio: list[AudioFile]) -> _Layout:
+def layout_of(audio: list[AudioFile]) -> _Layout:
     """Where the splits and the classes are told.
 
     `train` is a word for a class, too. Folders named after splits are splits if nothing lies beside them but files; or if they
@@ -124,7 +123,7 @@ def _class_level(audio: list[AudioFile], level: int) -> int:
     return level
 
 
-def _remark(audio: list[AudioFile], layout: _Layout, like_words: list[AudioFile], tables: CorpusTables) -> None:
+def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
     if layout.above is None:
         unused = [file for file in audio if _above_split(file) is not None]
         what = (
@@ -140,7 +139,7 @@ def _remark(audio: list[AudioFile], layout: _Layout, like_words: list[AudioFile]
     for files, sentence in (
         (unused, what),
         (
-            like_words,
+            doubtful,
             "are called like a clip of a YouTube video (its id and a second) and taken for it, though the id reads like words; "
             "rename them if they are none",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,6 @@ from soundmill.corpora.resolver import (
     folders_of_key,
     is_absolute,
     key_problem,
-    looks_random,
     shared_folders,
     youtube_clip,
 )
@@ -111,11 +111,11 @@ def join(
     kept = [row for row in rows if _is_usable(row, tables)]
     state = _Join(tables)
     _mark_videos(kept)
-    _report_repeated(kept, unique, tables)
     for row in kept:
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
     _claim_all(inventory, kept, state, {row.part: row.part for row in kept if row.part} | dict(parts or {}))
+    _report_repeated(_tell_once(kept, state), unique, tables)
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
@@ -134,6 +134,38 @@ def _mark_videos(rows: list[Row]) -> None:
             votes[row.source] += 1 if youtube_clip(row.key) else -1
     for row in rows:
         row.of_video |= votes[row.source] > 0
+
+
+def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
+    """Take from rows the captions that another manifest tells of the same file too; returns the rows that say more than that.
+
+    A subset or another version of a list often lies beside it. Rows with labels go first, then the manifests' names decide; what
+    one manifest repeats stays, and so does what is told for another split or under another number.
+    """
+
+    def what(number: int, caption: str) -> tuple[Any, ...]:
+        row = rows[number]
+        return state.owners[number], row.start_time, row.split, row.number, caption
+
+    first: dict[tuple[Any, ...], tuple[bool, bytes]] = {}
+    for number in state.owners:
+        for caption in rows[number].captions:
+            rank = not rows[number].labels, rows[number].source
+            told = what(number, caption)
+            first[told] = min(first.get(told, rank), rank)
+    again: dict[int, None] = {}
+    for number in sorted(state.owners):
+        row = rows[number]
+        captions = tuple(caption for caption in row.captions if first[what(number, caption)][1] == row.source)
+        if len(captions) < len(row.captions):
+            row.captions = captions
+            again[number] = None
+    if again:
+        where = rows[next(iter(again))].origin
+        state.tables.remarks.append(
+            f"{len(again)} rows say again what another manifest says of the same recording (first: {where}); it counts once"
+        )
+    return [row for number, row in enumerate(rows) if row.captions or number not in again]
 
 
 def _remark(state: _Join) -> None:
@@ -371,7 +403,7 @@ def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float]
     clip = next((row.clip for row in rows if row.clip), None) or state.twins.get(file.raw_path)
     own = clip_of_file(file)
     if clip is None:
-        if own is None or not (looks_random(own[0]) or own[0] in state.starts):
+        if own is None or not (youtube_clip(os.fsdecode(file.name)) or own[0] in state.starts):
             return None
         clip = own
     video = clip[0]

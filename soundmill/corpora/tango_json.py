@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import split_of_file
+from soundmill.corpora.audioldm import class_names
 from soundmill.corpora.inventory import Inventory, read_head, read_json_lines
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -18,10 +19,12 @@ FORMAT = Format(
     layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
     id="the file is `location`, found by its name wherever it lies; the YouTube id and start that the name tells, else a hash",
     caption="`captions`: a text, or a list of texts",
-    label="`labels`, if there are any: a list, or a text with `;`",
+    label="`labels`, if there are any: a list, or a text with `;`; machine ids with commas through `mid,display_name` of "
+    "AudioSet's class label csv",
     split="the manifest's name",
 )
 KEYS = {"location", "captions"}
+MACHINE_IDS = re.compile(r"/[mgt]/[0-9a-z_]+(?:\s*,\s*/[mgt]/[0-9a-z_]+)*")
 
 
 def detect(inventory: Inventory) -> bool:
@@ -54,15 +57,30 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             f"corpus.path: no JSON lines with {' and '.join(sorted(KEYS))} below {escape_path(bytes(inventory.root))}; "
             "put TANGO's manifests there, or choose another corpus.format"
         )
+    classes = class_names(inventory)
     for name in manifests:
         split = split_of_file(name)
         for line, entry in read_json_lines(inventory, name):
             location = entry.get("location") if isinstance(entry, dict) else None
             if isinstance(location, str):
-                captions, labels = texts(entry.get("captions")), texts(entry.get("labels"), ";")
+                captions, labels = texts(entry.get("captions")), _labels(entry.get("labels"), classes, tables)
                 yield Row(name, line, location, captions=captions, labels=labels, split=split)
             else:
                 tables.reject(name, "bad entry", f"line {line}: no `location`")
+
+
+def _labels(value: object, classes: dict[str, str], tables: CorpusTables) -> list[str]:
+    """Labels as they are, but for machine ids, which say nothing: their classes' names, or none."""
+    found = []
+    for label in texts(value, ";"):
+        if not MACHINE_IDS.fullmatch(label):
+            found.append(label)
+            continue
+        mids = [mid.strip() for mid in label.split(",")]
+        found += [classes[mid] for mid in mids if mid in classes]
+        if nameless := sum(mid not in classes for mid in mids):
+            tables.count("labels_without_name", nameless)
+    return found
 
 
 def texts(value: object, separator: str | None = None) -> list[str]:

@@ -63,13 +63,14 @@ def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
 
 
 def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
-    """Given splits by recording id; without any, test for the highest of several folds and train for the others."""
+    """Given splits by recording id; without any, or where all is called train, test for the highest of several folds and train for
+    the others: as splits.assign has it for a corpus by itself."""
     given = {row["recording_id"]: row["split"] for row in recordings if row["split"]}
     folds = {row["recording_id"]: row["fold"] for row in recordings if row["fold"] is not None}
-    if given or len(set(folds.values())) < 2:
+    if set(given.values()) - {"train"} or len(set(folds.values())) < 2:
         return given
     last = max(folds.values())
-    return {recording_id: "test" if fold == last else "train" for recording_id, fold in folds.items()}
+    return given | {recording_id: "test" if fold == last else "train" for recording_id, fold in folds.items()}
 
 
 def _add_captions(part: Part, ids: dict[str, str], tables: CorpusTables) -> None:

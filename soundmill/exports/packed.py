@@ -103,8 +103,8 @@ _FEATURES = {
         "features": {
             "clip_id": _TEXT,
             "audio": {"_type": "Audio"},
-            "captions": {"feature": _TEXT, "_type": "List"},
-            "labels": {"feature": _TEXT, "_type": "List"},
+            "captions": {"feature": _TEXT, "_type": "Sequence"},  # a list by the name that datasets 3 and later know
+            "labels": {"feature": _TEXT, "_type": "Sequence"},
         }
     }
 }

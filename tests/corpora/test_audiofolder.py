@@ -208,3 +208,137 @@ def test_the_clip_that_a_csv_tells_beside_the_name(tmp_path):
         ("r1nicOVtvkQ", 130.0, "r1nicOVtvkQ")
     ]
     assert [(entry["youtube_id"], entry["start_time"]) for entry in tables.missing] == [("UDGBjjwyaqE", 20.0)]
+
+
+def test_labels_that_people_can_read_win_over_machine_ids(tmp_path):
+    """The columns of AudioSet on the Hub."""
+    columns = {
+        "video_id": ["--PJHxphWEs", "-0RWZT-miFs", "r1nicOVtvkQ"],
+        "labels": [["/m/09x0r", "/t/dd00088"], ["/m/0k4j", "/m/0_ksk"], ["/m/04rlf"]],
+        "human_labels": [["Speech", "Gush"], None, []],
+    }
+    write_table(tmp_path / "data" / "bal_train" / "00.parquet", [cell(n) for n in range(3)], **columns)
+    tables = scan(tmp_path)
+    assert [(row["recording_id"], row["labels"], row["split"], row["group"]) for row in tables.recordings] == [
+        ("--PJHxphWEs", ["Speech", "Gush"], "train", "--PJHxphWEs"),
+        ("-0RWZT-miFs", [], "train", "-0RWZT-miFs"),
+        ("r1nicOVtvkQ", [], "train", "r1nicOVtvkQ"),
+    ]
+    assert tables.counts["labels_without_name"] == 3
+    assert [remark.partition("(")[0] for remark in tables.remarks] == ["3 labels are machine ids of AudioSet's classes "]
+    write(tmp_path, "class_labels_indices.csv", 'index,mid,display_name\n0,/m/0k4j,Car\n1,/m/0_ksk,"Car alarm"\n2,/m/04rlf,Music\n')
+    tables = scan(tmp_path)
+    assert list(recordings(tables, "labels").values()) == [["Speech", "Gush"], ["Car", "Car alarm"], ["Music"]]
+    assert tables.remarks == []
+
+
+def test_machine_ids_in_a_csv(tmp_path):
+    put(tmp_path, "a.wav", "b.wav")
+    write(tmp_path, "metadata.csv", 'file_name,labels,category\na.wav,"/m/09x0r,/t/dd00088",loud_speech\nb.wav,/m/09x0r;Gush,\n')
+    assert recordings(scan(tmp_path), "labels") == {"a.wav": ["loud speech"], "b.wav": ["Gush"]}
+
+
+def test_the_clip_and_the_split_as_musiccaps_tells_them(tmp_path):
+    columns = {"ytid": ["r1nicOVtvkQ", "UDGBjjwyaqE"], "start_s": [30, 90], "is_audioset_eval": [True, False]}
+    write_table(tmp_path / "train-00000-of-00001.parquet", [cell(0), cell(1)], **columns)
+    found = [(row["recording_id"], row["start_time"], row["split"]) for row in scan(tmp_path).recordings]
+    assert found == [("r1nicOVtvkQ_30", 30.0, "test"), ("UDGBjjwyaqE_90", 90.0, "train")]
+
+
+def test_a_video_in_a_column_and_its_start_in_the_name(tmp_path):
+    cells = [{"bytes": sound(n), "path": f"r1nicOVtvkQ_{30 * n}.wav"} for n in range(2)]
+    write_table(tmp_path / "all.parquet", cells, video_id=["r1nicOVtvkQ"] * 2, text=["A", "B"])
+    assert [row["recording_id"] for row in scan(tmp_path).recordings] == ["r1nicOVtvkQ_0", "r1nicOVtvkQ_30"]
+
+
+def test_a_word_in_the_name_of_a_recording_is_no_split(tmp_path):
+    put(tmp_path, "sound_1.wav", "Mic test, one two.wav", "steam_train.wav", "eval.wav", "eval_board/a.wav")
+    write(tmp_path, "metadata.csv", 'file_name,text\nsound_1.wav,A\n"Mic test, one two.wav",B\nsteam_train.wav,C\neval.wav,D\n')
+    assert set(recordings(scan(tmp_path), "split").values()) == {None}
+
+
+def test_a_class_folder_called_train_is_no_split(tmp_path):
+    put(tmp_path, "train/0.wav", "dog/0.wav", "cat/0.wav")
+    write(tmp_path, "metadata.csv", "file_name,label\ntrain/0.wav,train\ndog/0.wav,dog\n")
+    tables = scan(tmp_path)
+    assert recordings(tables, "split") == {"cat/0.wav": None, "dog/0.wav": None, "train/0.wav": None}
+    assert [remark.partition(",")[0] for remark in tables.remarks] == [
+        "1 recordings (first: train/0.wav) lie in folders named after splits that are not read as such"
+    ]
+    (tmp_path / "metadata.csv").unlink()
+    for folder in ("train", "dog"):
+        write(tmp_path, f"{folder}/metadata.csv", f"file_name,label\n0.wav,{folder}\n")
+    assert recordings(scan(tmp_path), "split") == {"cat/0.wav": None, "dog/0.wav": None, "train/0.wav": None}
+
+
+@pytest.mark.parametrize("folder", ["", "data/", "data/en/"])
+def test_folders_of_splits_with_classes_below(tmp_path, folder):
+    names = [f"{folder}{name}" for name in ("train/dog/0.wav", "train/train/0.wav", "test/dog/1.wav", "validation/cat/2.wav")]
+    put(tmp_path, *names, "spare.wav")
+    write(tmp_path, "metadata.csv", "file_name,label\n" + "".join(f"{name},{name.split('/')[-2]}\n" for name in names))
+    splits = ["train", "train", "test", "valid"]
+    assert recordings(scan(tmp_path), "split") == dict(zip(names, splits, strict=True)) | {"spare.wav": None}
+
+
+def test_folders_of_splits_in_each_of_several_folders(tmp_path):
+    put(tmp_path, "de/train/a.wav", "de/test/b.wav", "en/train/c.wav")
+    for folder, name in (("de/train", "a"), ("de/test", "b"), ("en/train", "c")):
+        write(tmp_path, f"{folder}/metadata.csv", f"file_name,text\n{name}.wav,{name}\n")
+    assert recordings(scan(tmp_path), "split") == {"de/test/b.wav": "test", "de/train/a.wav": "train", "en/train/c.wav": "train"}
+    put(tmp_path, "fr/d.wav")
+    assert set(recordings(scan(tmp_path), "split").values()) == {None}
+
+
+def test_splits_of_a_manifest_whose_files_lie_elsewhere(tmp_path):
+    put(tmp_path, "wavs/a.wav", "wavs/b.wav")
+    write(tmp_path, "metadata.csv", "file_name,text\ntrain/a.wav,A\ntest/b.wav,B\n")
+    assert recordings(scan(tmp_path), "split") == {"wavs/a.wav": "train", "wavs/b.wav": "test"}
+
+
+def test_recordings_of_one_original_are_a_group(tmp_path):
+    write_table(
+        tmp_path / "us8k" / "train.parquet",
+        [cell(n) for n in range(4)],
+        slice_file_name=["100032-3-0-0.wav", "100032-3-0-1.wav", "24074-1-0-3.wav", "no slice.wav"],
+        fsID=[100032, 100032, None, None],
+    )
+    write_table(tmp_path / "esc" / "train.parquet", [cell(4), cell(5)], src_file=[100032, 210], category=["dog", "rain"])
+    put(tmp_path, "a.wav", "b.wav")
+    write(tmp_path, "metadata.csv", "file_name,freesound_id,text\na.wav,100032,A\nb.wav,0,B\n")
+    assert recordings(scan(tmp_path), "group") == {
+        "a.wav": "100032",
+        "b.wav": None,
+        "esc/train.parquet#0": "100032",
+        "esc/train.parquet#1": "210",
+        "us8k/train.parquet#0": "100032",
+        "us8k/train.parquet#1": "100032",
+        "us8k/train.parquet#2": "24074",
+        "us8k/train.parquet#3": None,
+    }
+
+
+ALIKE = {"bytes": sound(0), "path": "Santa Motor.wav"}
+OF_VIDEO = [{"bytes": sound(n), "path": "r1nicOVtvkQ.wav"} for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "columns", "found"),
+    [
+        ([ALIKE] * 5, {}, [5]),
+        ([ALIKE, {**ALIKE, "bytes": sound(1)}, ALIKE, {"bytes": b"", "path": None}], {}, [2, 1]),
+        ([{**ALIKE, "path": None}, {**ALIKE, "path": None}, {**OF_VIDEO[1], "path": None}], {}, [2, 1]),
+        ([ALIKE, {**ALIKE, "path": "Another name.wav"}], {}, [1, 1]),
+        (OF_VIDEO, {}, [1, 1]),
+        (OF_VIDEO, {"ytid": ["r1nicOVtvkQ"] * 2, "start_s": [30, 90], "end_s": [40, 100]}, [1, 1]),
+        ([OF_VIDEO[0]] * 2, {"youtube_id": ["r1nicOVtvkQ"] * 2, "start_time": [30, 30]}, [2]),
+    ],
+)
+def test_a_look_finds_what_the_pipeline_finds(tmp_path, cells, columns, found):
+    write_table(tmp_path / "a.parquet", cells[:1], text=["a"], **{name: values[:1] for name, values in columns.items()})
+    more = {name: values[1:] for name, values in columns.items()}
+    write_table(tmp_path / "b.parquet", cells[1:], text=list("bcdef")[: len(cells) - 1], **more)
+    looked, scanned = registry.read("auto", inventory.take(tmp_path, digests=False), 4), scan(tmp_path)
+    assert list(map(len, captions(looked).values())) == found
+    assert captions(looked) == captions(scanned)
+    for report in ("matched", "missing", "orphans", "collisions", "ambiguous", "rejected"):
+        assert getattr(looked, report) == getattr(scanned, report)

@@ -356,6 +356,48 @@ def test_words_of_eleven_letters_are_no_videos():
     assert (tables.collisions, [recording["start_time"] for recording in tables.recordings]) == ([], [0.0, 0.0])
 
 
+@pytest.mark.parametrize("name", ["LoudThunder", "RainOnGlass", "GlassBreak1", "Dog_bark_01"])
+def test_words_with_capitals_are_no_videos_either(name):
+    rows = [row(f"{name}.wav", "one"), row(f"{name}_2.wav", "two", at=3), row("dog.wav", "dog", at=4)]
+    tables = joined([f"{name}_2.wav", "dog.wav"], rows)
+    assert told(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
+    assert [recording["group"] for recording in tables.recordings] == [None, None]
+
+
+def test_what_several_manifests_tell_of_a_file_counts_once():
+    """Of a list and its subset with labels; what one of them repeats, or says for another split, stays."""
+    rows = [
+        row("x.wav", "a dog", source=b"all.json"),
+        row("x.wav", "a dog", at=3, source=b"all.json"),
+        row("x.wav", "a bark", at=4, source=b"all.json"),
+        row("y.wav", "a dog", at=5, source=b"all.json", split="train"),
+        row("x.wav", "a dog", source=b"labelled.json", labels=["dog"]),
+        row("y.wav", "a dog", at=3, source=b"labelled.json", split="test"),
+        row("gone.wav", "a dog", at=4, source=b"labelled.json"),
+    ]
+    tables = joined(["x.wav", "y.wav"], rows)
+    assert {name: sorted(captions) for name, captions in told(tables).items()} == {
+        "x.wav": ["a bark", "a dog"],
+        "y.wav": ["a dog", "a dog"],
+        None: ["a dog"],
+    }
+    assert [recording["labels"] for recording in tables.recordings if recording["path"] == "x.wav"] == [["dog"]]
+    (remark,) = tables.remarks
+    assert remark.startswith("2 rows say again what another manifest says of the same recording (first: all.json:2)")
+    again = [row("x.wav", "a dog", source=b"a.json"), row("x.wav", "a dog", source=b"b.json")]
+    assert joined(["x.wav"], again, unique=True).collisions == []
+    more = [row("x.wav", "a dog", source=b"a.json"), row("x.wav", "a cat", source=b"b.json")]
+    assert len(joined(["x.wav"], more, unique=True).collisions) == 1
+
+
+def test_files_of_one_name_in_several_folders_keep_equal_captions():
+    names = ["a/0.wav", "b/0.wav", "c/0.wav"]
+    rows = [row("0.wav", "a dog barks", source=f"{folder}/metadata.csv".encode()) for folder in "abc"]
+    tables = joined(names, rows)
+    assert told(tables) == {name: ["a dog barks"] for name in names}
+    assert tables.remarks == []
+
+
 def test_ids_that_look_like_words_are_videos_among_others():
     rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
     names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]

@@ -37,6 +37,18 @@ def test_rows_of_one_location_are_captions_of_one_recording(lay, told):
     assert by_path["dog bark.wav"]["corpus"] == "tango_json"
 
 
+def test_machine_ids_are_told_by_their_names_or_not_at_all(lay):
+    mids = "/m/09x0r,/m/0llzx,/t/dd00127"
+    manifest = lines(
+        entry("data/a.wav", labels=mids), entry("data/b.wav", labels="/m/09x0r; dog"), entry("data/c.wav", labels=[mids])
+    )
+    classes = "index,mid,display_name\n0,/m/09x0r,Speech\n1,/m/0llzx,Sewing machine\n"
+    tables = registry.read("auto", lay("a.wav", "b.wav", "c.wav", **{"t.json": manifest, "class_labels_indices.csv": classes}), 1)
+    labels = {row["path"]: row["labels"] for row in tables.recordings}
+    assert labels == {"a.wav": ["Speech", "Sewing machine"], "b.wav": ["Speech", "dog"], "c.wav": ["Speech", "Sewing machine"]}
+    assert tables.counts["labels_without_name"] == 2
+
+
 def test_bad_entries_are_quarantined_and_a_broken_line_is_an_error_with_its_number(lay):
     rows = lines(entry("x.wav"), {"location": 3, "captions": "x"}, entry("x.wav", captions=None), entry("../../x.wav"))
     tables = registry.read("tango_json", lay("x.wav", **{"test.json": rows}), 4)

@@ -99,6 +99,17 @@ def test_recordings_in_tables_stay_where_they_are(tmp_path):
         assert file.read() == cell(1)["bytes"]
 
 
+def test_folds_of_a_part_that_calls_all_of_it_train_become_splits(tmp_path):
+    """As `datasets` wants ESC-50: one file of Parquet, which is called train."""
+    write_table(
+        tmp_path / "hf" / "data" / "train-00000-of-00001.parquet", [cell(n) for n in range(3)], fold=[1, 5, 2], text=["A", "B", "C"]
+    )
+    _, tables = unite([part(tmp_path / "hf", "hf"), part(put(tmp_path / "mine", "train/x.wav", "test/y.wav"), "mine")])
+    found = {row["path"]: row["split"] for row in tables.recordings}
+    of_hf = [split for path, split in sorted(found.items()) if path.startswith("hf/")]
+    assert (of_hf, found["mine/train/x.wav"], found["mine/test/y.wav"]) == (["train", "test", "train"], "train", "test")
+
+
 @pytest.mark.parametrize(("folds", "splits"), [((1, 2, 3), ["train", "train", "test"]), ((2, 2, 2), [None] * 3)])
 def test_folds_become_splits_where_they_can(tmp_path, folds, splits):
     names = [f"001 - Dog/{fold}-{number}00-A.wav" for number, fold in enumerate(folds, start=1)]

@@ -442,6 +442,10 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
     settle(small, rename={**RENAME, "duplicates": "drop"})
     assert call_rename()["duplicates_dropped"] == 2
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_90", "0123456789ab_0"]
+    # A copy of what has to go by its video goes too, and the clip that is named is one that stays.
+    shards.write_rows([duplicate("-aaaaaaaaaa_30", "0123456789ab_0")], small / "data/duplicates.parquet", manifest.DUPLICATES)
+    assert call_rename("--duplicates", "data/duplicates.parquet")["duplicates_dropped"] == 3
+    assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/rename.parquet"))
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):
