@@ -352,7 +352,7 @@ def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             if at + declared > size and not streamed:
                 raise _truncated(at + declared, size, "the sound data")
             # Sizes of 32 bits: what a writer put behind its mark for `unknown`, or counted round, no reader would look for.
-            if (streamed and 0 < declared < size - at) or size - at - declared >= 2**32:
+            if declared and ((streamed and declared < size - at) or size - at - declared >= 2**32):
                 raise DecodeError("corrupt", f"{size - at} bytes of sound, more than WAV can count ({declared} declared)")
             if declared == 0:
                 # libsndfile takes a size of nothing at its word; what follows is sound unless it is a chunk that fits.
@@ -527,7 +527,8 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
     """
     count, total, seconds, steps = 0, 0, 0.0, 0
     form: tuple[int, int] | None = None
-    free = True  # before the first frame and behind a tag zeros are padding; between frames they are a hole
+    free = True  # no frame since the beginning, or a tag
+    zeros = False  # since the last frame or tag
     while position < size:
         steps += 1
         if steps > MAX_FRAMES:
@@ -537,16 +538,20 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         if found is None:
             tag = _tag_end_at(file, position, size, header)
             if tag is not None:
-                position, free = tag, True
+                position, free, zeros = tag, True, False
                 continue
             after = _zeros_end(file, position, size)
             if after == size or (free and count and after == position):  # behind a tag comes sound or nothing
                 break
-            if free and after > position:
-                position = after
-                continue
-            reason = "truncated" if size - position < 10 else "corrupt"
-            raise DecodeError(reason, f"no frame where one should start, at byte {position}")
+            if count and size - position <= FILLED_BYTES and not _read(file, position, FILLED_BYTES).strip(FILLING):
+                break
+            if after == position:
+                reason = "truncated" if size - position < 10 else "corrupt"
+                raise DecodeError(reason, f"no frame where one should start, at byte {position}")
+            position, zeros = after, True
+            continue
+        if zeros and not free:  # before the first frame and around tags they are padding, between frames a hole
+            raise DecodeError("corrupt", f"zeros between frames, up to byte {position}")
         length, samples, rate, channels = found
         if position + length > size:
             raise _truncated(position + length, size, "the last frame")
@@ -555,7 +560,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         elif form is not None and form != (rate, channels):
             raise DecodeError("corrupt", f"from byte {position} on another rate or number of channels; cut the file there")
         position += length
-        free = False
+        free = zeros = False
         count += 1
         total += samples
         seconds += samples / rate
@@ -564,6 +569,8 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
     return count, total, seconds
 
 
+FILLED_BYTES, FILLING = 4096, b"\0\xff \r\n\t"  # what tools leave at the end of a stream
+AVI_PADDING = 4096  # zeros: writers fill up to a sector or a page
 LYRICS_BYTES = 1 << 20  # in which the end of a Lyrics3 tag is looked for
 
 
@@ -731,7 +738,9 @@ def _walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
                 end = min(inside + length, at + declared)
                 for packet, data, _ in _chunks(file, inside + 4, end, header, align=2, most=MAX_FRAMES):
                     if packet == b"\0\0\0\0":
-                        raise DecodeError("corrupt", f"nothing but zeros where a packet should start, at byte {data - header.size}")
+                        if (hole := _zeros_end(file, data, end) - data) > AVI_PADDING:
+                            raise DecodeError("corrupt", f"{hole} zeros where a packet should start, at byte {data - header.size}")
+                        break  # ffmpeg finds the packets behind a few
     return Layout(sndfile=False)
 
 

@@ -335,9 +335,10 @@ def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
 
     Where there are such folders in several (`en/train`, `de/train`), all of these must have them.
     """
-    files = [file for file in files if file.folders]
+    files = list(files)
     if not any(_is_split(folder) for file in files for folder in file.folders):
-        return {}
+        return _splits_of_words(files)
+    files = [file for file in files if file.folders]
     for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
         parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
         for file in files:
@@ -346,7 +347,22 @@ def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
         if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
             found = {file.raw_path: layouts[part].told_of(file)[0] for part, inside in parts.items() for file in inside}
             return {raw_path: split for raw_path, split in found.items() if split}
-    return {}
+    return _splits_of_words(files)
+
+
+def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path, where words in the names of all folders side by side tell some (`train-clean-100`, `test-clean`), or,
+    of files, the first words of all their names (`train_1.wav`, `test_1.wav`)."""
+    files = [file for file in files if not METADATA.search(file.raw_path)]
+    if not files:
+        return {}
+    for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
+        found = {folder: _split_of(folder) for folder in {file.folders[depth] for file in files}}
+        if None not in found.values() and len(set(found.values())) > 1:
+            return {file.raw_path: found[file.folders[depth]] for file in files}
+    words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
+    splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
+    return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
 
 
 def _is_split(folder: bytes) -> bool:

@@ -76,7 +76,8 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
     clip = clip_of_name(stem)
     if clip is None or of_video or _WINDOW.match(stem.partition(clip[0])[2]):
         return clip
-    return clip if looks_random(clip[0]) and not like_words(clip[0]) else None
+    # What may be words is an id where a second stands behind it: a number of theirs harms less than a video without its group.
+    return clip if looks_random(clip[0]) and (clip[1] is not None or not like_words(clip[0])) else None
 
 
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:

@@ -147,16 +147,22 @@ def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
         row = rows[number]
         return state.owners[number], row.start_time, row.split, row.number, caption
 
-    first: dict[tuple[Any, ...], tuple[bool, bytes]] = {}
+    first: dict[tuple[Any, ...], tuple[bool, bytes, tuple[str, ...]]] = {}
     for number in state.owners:
-        for caption in rows[number].captions:
-            rank = not rows[number].labels, rows[number].source
+        row = rows[number]
+        for caption in row.captions:
+            rank = not row.labels, row.source, tuple(row.labels)
             told = what(number, caption)
             first[told] = min(first.get(told, rank), rank)
+
+    def is_news(number: int, caption: str) -> bool:
+        _, source, labels = first[what(number, caption)]
+        return source == rows[number].source or not set(rows[number].labels) <= set(labels)
+
     again: dict[int, None] = {}
     for number in sorted(state.owners):
         row = rows[number]
-        captions = tuple(caption for caption in row.captions if first[what(number, caption)][1] == row.source)
+        captions = tuple(caption for caption in row.captions if is_news(number, caption))
         if len(captions) < len(row.captions):
             row.captions = captions
             again[number] = None

@@ -531,6 +531,8 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, 
     for name, data, count in (
         ("behind", coded + TAGS[tag], 1),
         ("padded", coded + TAGS[tag] + bytes(500), 1),
+        ("zeros before it", coded + bytes(300) + TAGS[tag], 1),
+        ("filled", coded + b"\xff" * 64 + b"\r\n", 1),
         ("junk behind it", coded + TAGS[tag] + b"\1\2\3" * 50, 1),
         ("between", coded + TAGS[tag] + coded, 2),
     ):
@@ -612,6 +614,13 @@ def test_a_film_of_which_a_part_never_came_is_corrupt(made, tmp_path):
         first, last = int(start * len(whole_film)), int(stop * len(whole_film))
         (tmp_path / "x.avi").write_bytes(whole_film[:first] + bytes(last - first) + whole_film[last:])
         assert reason_of(tmp_path / "x.avi") == "corrupt"
+    at = whole_film.index(b"idx1")  # padding behind the last packet: one more chunk in the list that holds them, and in the file
+    for count in (8, 2048):
+        padded = bytearray(whole_film[:at] + bytes(count) + whole_film[at:])
+        for where in (4, whole_film.index(b"movi") - 4):
+            padded[where : where + 4] = struct.pack("<I", int.from_bytes(padded[where : where + 4], "little") + count)
+        (tmp_path / "x.avi").write_bytes(padded)
+        assert len(whole(tmp_path / "x.avi")[1]) == len(whole(made / "film.avi")[1])
 
 
 def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):

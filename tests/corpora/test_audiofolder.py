@@ -342,3 +342,31 @@ def test_a_look_finds_what_the_pipeline_finds(tmp_path, cells, columns, found):
     assert captions(looked) == captions(scanned)
     for report in ("matched", "missing", "orphans", "collisions", "ambiguous", "rejected"):
         assert getattr(looked, report) == getattr(scanned, report)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-clean-100/a.wav", "test-clean/c.wav"),
+        ("train_clips/a.wav", "test_clips/c.wav"),
+        ("audio/bal_train/a.wav", "audio/eval_test/c.wav"),
+        ("audio/train_1.wav", "audio/test_2.wav"),
+    ],
+)
+@pytest.mark.parametrize("each", [False, True])
+def test_words_in_all_names_side_by_side_tell_the_splits(lay, names, each):
+    each &= "audio/train_1.wav" not in names  # which lie in one folder
+    tables = {f"{os.path.dirname(name)}/metadata.csv" if each else "metadata.csv": [] for name in names}
+    for name in names:
+        for table, rows in tables.items():
+            if os.path.dirname(table) in ("", os.path.dirname(name)):
+                rows.append(f"{os.path.basename(name) if each else name},a sound")
+    found = lay(*names, **{table: "\n".join(["file_name,text", *rows]) + "\n" for table, rows in tables.items()})
+    splits = {row["path"]: row["split"] for row in registry.read("audiofolder", found, 1).recordings}
+    assert splits == dict(zip(names, ["train", "test"], strict=True))
+
+
+def test_words_in_some_names_tell_nothing(lay):
+    names = ["train_horn/a.wav", "dog/b.wav", "train_horn/test.wav"]
+    text = "\n".join(["file_name,text", *(f"{name},a sound" for name in names)]) + "\n"
+    assert {row["split"] for row in registry.read("audiofolder", lay(*names, **{"metadata.csv": text}), 1).recordings} == {None}

@@ -361,7 +361,6 @@ def test_words_with_capitals_are_no_videos_either(name):
     rows = [row(f"{name}.wav", "one"), row(f"{name}_2.wav", "two", at=3), row("dog.wav", "dog", at=4)]
     tables = joined([f"{name}_2.wav", "dog.wav"], rows)
     assert told(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
-    assert [recording["group"] for recording in tables.recordings] == [None, None]
 
 
 def test_what_several_manifests_tell_of_a_file_counts_once():
