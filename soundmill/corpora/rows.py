@@ -137,18 +137,22 @@ def _mark_videos(rows: list[Row]) -> None:
 
 
 def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
-    """Take from rows the captions that another manifest tells of the same file too; returns the rows that say more than that.
+    """Take from rows the captions that another manifest tells of the same file, or of the same second of a video without file;
+    returns the rows that say more than that.
 
     A subset or another version of a list often lies beside it. Rows with labels go first, then the manifests' names decide; what
     one manifest repeats stays, and so does what is told for another split or under another number.
     """
 
+    absent = {number: clip for number in state.absent if (clip := rows[number].clip) and clip[1] is not None}
+    places: dict[int, Any] = state.owners | absent
+
     def what(number: int, caption: str) -> tuple[Any, ...]:
         row = rows[number]
-        return state.owners[number], row.start_time, row.split, row.number, caption
+        return places[number], row.start_time, row.split, row.number, caption
 
     first: dict[tuple[Any, ...], tuple[bool, bytes, tuple[str, ...]]] = {}
-    for number in state.owners:
+    for number in places:
         row = rows[number]
         for caption in row.captions:
             rank = not row.labels, row.source, tuple(row.labels)
@@ -160,7 +164,7 @@ def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
         return source == rows[number].source or not set(rows[number].labels) <= set(labels)
 
     again: dict[int, None] = {}
-    for number in sorted(state.owners):
+    for number in sorted(places):
         row = rows[number]
         captions = tuple(caption for caption in row.captions if is_news(number, caption))
         if len(captions) < len(row.captions):
@@ -171,7 +175,9 @@ def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
         state.tables.remarks.append(
             f"{len(again)} rows say again what another manifest says of the same recording (first: {where}); it counts once"
         )
-    return [row for number, row in enumerate(rows) if row.captions or number not in again]
+    said = {number for number in again if not rows[number].captions}
+    state.absent = [number for number in state.absent if number not in said]
+    return [row for number, row in enumerate(rows) if number not in said]
 
 
 def _remark(state: _Join) -> None:

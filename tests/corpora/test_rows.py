@@ -383,6 +383,10 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
     assert [recording["labels"] for recording in tables.recordings if recording["path"] == "x.wav"] == [["dog"]]
     (remark,) = tables.remarks
     assert remark.startswith("2 rows say again what another manifest says of the same recording (first: all.json:2)")
+    gone = [row("r1nicOVtvkQ", "a dog", source=name, start_time=30.0, number="7") for name in (b"v1.csv", b"v2.csv")]
+    tables = joined(["x.wav"], gone)
+    assert [(entry["captions"], entry["audiocap_ids"]) for entry in tables.missing] == [(["a dog"], ["7"])]
+    assert tables.collisions == []
     again = [row("x.wav", "a dog", source=b"a.json"), row("x.wav", "a dog", source=b"b.json")]
     assert joined(["x.wav"], again, unique=True).collisions == []
     more = [row("x.wav", "a dog", source=b"a.json"), row("x.wav", "a cat", source=b"b.json")]
