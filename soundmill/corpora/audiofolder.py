@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from soundmill import shards
 from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
-from soundmill.corpora.audioldm import class_names
+from soundmill.corpora.audioldm import MACHINE_ID, class_names
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import youtube_clip
@@ -45,7 +45,6 @@ VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
 ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`
 _ORIGINAL = re.compile(r"([1-9]\d{0,9})(?:\.0|-\d+-\d+-\d+)?(?:\.[A-Za-z]\w*)?")  # of Freesound; 1.0 where others have none
-_MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")  # of one of AudioSet's classes
 DEEPEST = 4  # folders above those of splits
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
 
@@ -143,7 +142,7 @@ class _Description:
         video = next(videos, None)
         return cls(
             captions,
-            next((found for found in labels if not all(map(_MACHINE_ID.fullmatch, found))), labels[0] if labels else []),
+            next((found for found in labels if not all(map(MACHINE_ID.fullmatch, found))), labels[0] if labels else []),
             _split_told(values),
             int(fold) if str(fold).isdecimal() and len(str(fold)) <= 4 else None,
             (video, next(starts, None)) if video else None,
@@ -395,8 +394,8 @@ def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, ta
     nameless: list[str] = []
     for about in described:
         labels = list(about.labels)
-        nameless += [label for label in labels if _MACHINE_ID.fullmatch(label) and label not in names]
-        kept = [names.get(label, label) for label in labels if label in names or not _MACHINE_ID.fullmatch(label)]
+        nameless += [label for label in labels if MACHINE_ID.fullmatch(label) and label not in names]
+        kept = [names.get(label, label) for label in labels if label in names or not MACHINE_ID.fullmatch(label)]
         about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
     if nameless:
         tables.count("labels_without_name", len(nameless))
@@ -420,7 +419,7 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]
         text = str(item).strip()
-        if text := text if _MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
+        if text := text if MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
             found.append(text[:MAX_CAPTION])
     return found
 

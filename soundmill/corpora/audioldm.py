@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ FORMAT = Format(
 )
 
 LABEL_COLUMNS = {"mid", "display_name"}
+MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")  # of one of AudioSet's classes
 
 
 def detect(inventory: Inventory) -> bool:

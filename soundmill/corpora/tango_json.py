@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import class_names
+from soundmill.corpora.audioldm import MACHINE_ID, class_names
 from soundmill.corpora.inventory import Inventory, read_head, read_json_lines
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -24,7 +24,6 @@ FORMAT = Format(
     split="the manifest's name",
 )
 KEYS = {"location", "captions"}
-MACHINE_IDS = re.compile(r"/[mgt]/[0-9a-z_]+(?:\s*,\s*/[mgt]/[0-9a-z_]+)*")
 
 
 def detect(inventory: Inventory) -> bool:
@@ -73,10 +72,10 @@ def _labels(value: object, classes: dict[str, str], tables: CorpusTables) -> lis
     """Labels as they are, but for machine ids, which say nothing: their classes' names, or none."""
     found = []
     for label in texts(value, ";"):
-        if not MACHINE_IDS.fullmatch(label):
+        mids = [mid.strip() for mid in label.split(",")]
+        if not all(map(MACHINE_ID.fullmatch, mids)):
             found.append(label)
             continue
-        mids = [mid.strip() for mid in label.split(",")]
         found += [classes[mid] for mid in mids if mid in classes]
         if nameless := sum(mid not in classes for mid in mids):
             tables.count("labels_without_name", nameless)
