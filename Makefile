@@ -6,8 +6,6 @@ PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
 export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
-# One more than there are processors, up to four: a quarter of a worker's time is waiting for servers and stages.
-TEST_WORKERS = $(shell $(PYTHON3) -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 .PHONY: help demo test fuzz browse run server schedule params lint bench bench-scale constraints clean-venv
 
@@ -20,7 +18,7 @@ demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded co
 test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
 	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/audio/test_decode.py -k damage

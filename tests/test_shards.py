@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -126,26 +127,32 @@ def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
 
 
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("scheduler"))
-    cluster.start_scheduler()
-    yield cluster
-    cluster.stop()
+@contextmanager
+def scheduler(directory):
+    cluster = Cluster(directory)
+    try:
+        cluster.start_scheduler()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="module")
-def two_workers(scheduler):
-    scheduler.start_two_workers()
-    return scheduler.address
+def two_workers(tmp_path_factory):
+    with scheduler(tmp_path_factory.mktemp("scheduler")) as cluster:
+        cluster.start_two_workers()
+        yield cluster.address
 
 
 @pytest.mark.slow
-def test_a_cluster_without_workers_or_without_scheduler_is_named(scheduler, tmp_path, monkeypatch):
+def test_a_cluster_without_workers_or_without_scheduler_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "WORKERLESS_SECONDS", 0.5)
     monkeypatch.setattr(shards, "CONNECT_SECONDS", 1.0)
-    with pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"):
-        shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster=scheduler.address)
+    with (
+        scheduler(tmp_path) as cluster,
+        pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"),
+    ):
+        shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster=cluster.address)
     with pytest.raises(UserError, match=r"execution\.dask: no Dask scheduler answers at tcp://127\.0\.0\.1:1 .* start one"):
         shards.map_shards(square, jobs(3), tmp_path / "work", workers=1, cluster="tcp://127.0.0.1:1")
 
