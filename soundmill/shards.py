@@ -375,11 +375,14 @@ def shard_paths(directory: Path) -> list[Path]:
     return paths
 
 
+def open_parquet(path: Path | str) -> pq.ParquetFile:
+    """A shard or table to read from. Arrow's reading ahead, made for object storage, takes as long as all else of a small file."""
+    return pq.ParquetFile(path, pre_buffer=False)
+
+
 def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read a small table whole, checking that its columns are the schema's."""
-    with pq.ParquetFile(
-        path
-    ) as file:  # `pq.read_table` takes twice as long: of a small table, most of it for finding out what it is
+    with open_parquet(path) as file:  # `pq.read_table` takes twice as long: of a small table, most of it for finding out what it is
         _check(path, file.schema_arrow, schema)
         return file.read(columns, use_threads=False)  # of a small one, waking threads takes as long as reading
 
@@ -406,7 +409,7 @@ def read_rows(
     `wanted`: the numbers of the rows to read, where not all are; row groups that have none of them are not touched.
     """
     chosen = None if wanted is None else sorted(set(wanted))
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         _check(path, file.schema_arrow, schema)
         first = 0
         for group in range(file.num_row_groups):
@@ -472,7 +475,7 @@ class ItemWriter:
         self._path, self._previous = path, previous
         self._known = {key: place for key, *place in read_items(previous)} if previous else {}
         self._writer = ShardWriter(path, schema)
-        self._file = pq.ParquetFile(previous) if previous else None
+        self._file = open_parquet(previous) if previous else None
         self._group: tuple[int, pa.Table] | None = None  # the last one read
         self._start = self._stop = 0  # rows of `previous` that come next, not yet copied
 
@@ -670,11 +673,23 @@ def _read_report(shard: Path) -> tuple[Report, str | None, Any]:
 
 
 def _run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
+    if job.key is None:
+        return _try_job(function, job, directory, {})
+    previous = _previous(directory / job.name)
+    try:
+        _try_job(function, job, directory, {"previous": previous})
+    except (pa.ArrowException, OSError) as error:
+        if previous is None or getattr(error, "errno", None) is not None:
+            raise
+        # Arrow cannot read what was kept, though its size and time are right: a bad disk. Or it is what we read: said again then.
+        _try_job(function, job, directory, {"previous": None})
+
+
+def _try_job(function: Callable[..., Report], job: Job, directory: Path, options: dict[str, Any]) -> None:
     # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
     attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))
     try:
         output, final = attempt / job.name, directory / job.name
-        options = {} if job.key is None else {"previous": _previous(final)}
         report = function(*job.args, output, **options)
         text = report_path(output)
         text.write_text(json.dumps(vars(report) | {"key": job.key, "shard": signature(output)}), encoding="utf-8")
@@ -917,12 +932,14 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
 
 def software(function: Callable[..., Any]) -> dict[str, str]:
     """What the bytes that `function` makes depend on beside its arguments: this library, the files beside its own (a stage keeps
-    rows by what they are made from, and another stage's file made that), Python and packages."""
+    rows by what they are made from, and another stage's file made that), Python and packages, and ffmpeg where it may be asked."""
     module = function.__module__
+    decoder = sys.modules.get("soundmill.audio.ffmpeg")  # who decodes has imported it
     return {
         **_packages(),  # first: it names this library too, once installed, by a version that no edit changes
         "soundmill": _source_digest(Path(__file__).parent),
         module: _source_digest(Path(inspect.getfile(function)).parent),
+        **({"ffmpeg": decoder.installed_version()} if decoder else {}),
     }
 
 

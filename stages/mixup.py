@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -79,7 +78,7 @@ def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
     """Where each clip lies: shard, row group, digest of the row."""
     places = {}
     for path in shards.shard_paths(clips):
-        with pq.ParquetFile(path) as file:
+        with shards.open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group, columns=["clip_id", "digest"], use_threads=False).to_pylist():
                     places[row["clip_id"]] = (str(path), group, row["digest"])
@@ -157,7 +156,7 @@ def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
         for role, place in zip(("first", "second"), plan["places"], strict=True):
             wanted[place].add(plan[role])
     for path in sorted({path for path, _ in wanted}):
-        with pq.ParquetFile(path) as file:
+        with shards.open_parquet(path) as file:
             for group in sorted(group for name, group in wanted if name == path):
                 table = file.read_row_group(group, columns=["clip_id", "audio"], use_threads=False)
                 for row in range(table.num_rows):

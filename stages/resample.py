@@ -127,15 +127,15 @@ def _write_recording(
             sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples)
             wave = np.zeros(cut["num_samples"] + cut["pad_samples"], np.float32)
             np.multiply(sound, gain, out=wave[: len(sound)])
+            flac = decode.encode_flac(wave, params.sample_rate)
             writer.write(
                 {
                     "clip_id": cut["clip_id"],
-                    "audio": {"bytes": decode.encode_flac(wave, params.sample_rate), "path": f"{cut['clip_id']}.flac"},
+                    "audio": {"bytes": flac, "path": f"{cut['clip_id']}.flac"},
                     "source": cut["source"],
                     "start": cut["start"],
-                    "digest": shards.digest(
-                        cut["digest"], cut["start_sample"], cut["num_samples"], cut["pad_samples"], params.sample_rate
-                    ),
+                    # With the bytes: what is made of a clip must be made again when another decoder reads the file otherwise.
+                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], shards.bytes_digest(flac)),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
                     "quality": measure_clip(wave[: len(sound)], params.sample_rate, meter, cut["start"], float(gain)),

@@ -497,6 +497,19 @@ def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm,
     assert remade(tmp_path, ["a", "b"], ["c"]) == []
 
 
+def test_a_kept_shard_on_a_bad_disk_is_made_from_nothing(tmp_path):
+    """Its size and time are right, and it cannot be read."""
+    remade(tmp_path, ["a", "b"], ["c"])
+    shard = tmp_path / "kept" / shards.shard_name(0)
+    status, size = shard.stat(), shard.stat().st_size
+    copy = shard.with_name("copy")
+    copy.write_bytes(shard.read_bytes()[:4] + bytes(size // 2) + shard.read_bytes()[4 + size // 2 :])
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(copy, shard)
+    assert remade(tmp_path, ["a", "b", "d"], ["c"]) == ["000", "000 after"]
+    assert remade(tmp_path, ["a", "b", "d"], ["c"]) == []
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -76,6 +76,14 @@ def ffmpeg_version() -> str:
     return version_of(ffmpeg_executable())
 
 
+def installed_version() -> str:
+    """The same, or `none` where none runs: whoever has no need of it works without."""
+    try:
+        return ffmpeg_version()
+    except UserError:
+        return "none"
+
+
 @functools.cache
 def version_of(executable: Path) -> str:
     """What ffmpeg calls itself; empty if it does not run."""

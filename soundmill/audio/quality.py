@@ -151,7 +151,7 @@ def measure_clip(
         "peak": _plain(max(wave.max(initial=0.0), -wave.min(initial=0.0)) / gain, 5),
         "level_db": level,
         "silence_ratio": _silence_ratio(wave, size // 2),
-        "clipping_ratio": recording.clipping_ratio(start, seconds),
+        "clipping_ratio": recording.clipping_ratio(start, seconds) if len(wave) else 0.0,
         "dc_offset": _plain(wave.mean(), 5) if len(wave) else 0.0,
         "bandwidth_hz": _bandwidth(spectrum, sample_rate),
         "channel_correlation": recording.channel_correlation(),

@@ -51,7 +51,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             labels=labels.get((video, start), ()),
             start_time=start,
             split=split_of_file(name),
-            number=row.get("audiocap_id", "") if row.get("audiocap_id", "").isdecimal() else "",
+            number=whole_number(row.get("audiocap_id", "")),
         )
         for name in with_captions
         for line, video, start, row in _windows(inventory, name, tables)
@@ -64,8 +64,9 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 
 
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
-    """Names of the csv files with captions and of those with labels; one that lacks a column is an error that names it."""
-    with_captions, with_labels, strangers = [], [], []
+    """Names of the csv files with captions and of those with labels; where none has captions, one that lacks a column is an error
+    that names it: lists of failed downloads, and AudioSet's segments, have ids too."""
+    with_captions, with_labels, strangers, lacking = [], [], [], []
     for name in inventory.csv_files():
         columns = _columns(inventory, name)
         path = escape_path(name)
@@ -73,14 +74,16 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             with_captions.append(name)
         elif set(LABEL_COLUMNS) <= columns:
             with_labels.append(name)
-        elif len(columns & set(COLUMNS)) > 1:  # meant as one; a list of failed downloads has the ids too
-            missing = ", ".join(column for column in COLUMNS if column not in columns)
-            raise UserError(
-                f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
-                f"(found: {', '.join(sorted(columns))}); mend its header, or take it out of the corpus"
-            )
         else:
             strangers.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
+            lacking += [(path, columns)] if len(columns & set(COLUMNS)) > 1 else []
+    if lacking and not with_captions:
+        path, columns = lacking[0]
+        missing = ", ".join(column for column in COLUMNS if column not in columns)
+        raise UserError(
+            f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
+            f"(found: {', '.join(sorted(columns))}); mend its header, or take it out of the corpus"
+        )
     if not with_captions:
         found = "; ".join(strangers) or "none"
         raise UserError(
@@ -109,6 +112,12 @@ def split_of_file(name: bytes) -> str | None:
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
     found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
+
+
+def whole_number(text: str) -> str:
+    """The digits of a whole number, also of one that a table program wrote as `5.0`; empty for anything else."""
+    found = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
+    return found[1] if found else ""
 
 
 def seconds(text: str) -> float | None:

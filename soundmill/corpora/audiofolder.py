@@ -20,7 +20,7 @@ from soundmill.corpora import sources
 from soundmill.corpora.audioldm import MACHINE_ID, class_names
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
-from soundmill.corpora.resolver import youtube_clip
+from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
@@ -370,7 +370,10 @@ def _is_split(folder: bytes) -> bool:
 
 def _split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes, str]) -> None:
     """Give rows without a split that of the folders they name, else of their manifest's. `splits`: of files and manifests."""
-    places = [os.path.normpath(os.path.join(os.path.dirname(row.source), row.key.encode("utf-8", "replace"))) for row in rows]
+    places = [
+        os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace")))
+        for row in rows
+    ]
     files = {file.raw_path for file in inventory.audio}
     # Files may have been put elsewhere than the manifest says, which still tells their published splits.
     named = {} if files.issuperset(places) else _splits_of_folders(AudioFile(place, 0, "") for place in places)

@@ -26,7 +26,7 @@ FORMAT = Format(
 
 COLUMNS = {"file_name", "caption_1"}
 METADATA_COLUMNS = {"file_name", "sound_id"}
-SPLITS = {"development": "train", **SPLIT_NAMES}
+SPLITS = {"development": "train", **SPLIT_NAMES, "dev": "train"}
 OWN_WORDS = ("development", "validation", "evaluation")
 LOOKED_AT = 50  # rows, to tell Clotho from lists of YouTube clips with the same columns
 
@@ -47,8 +47,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
-    parts = {word: SPLITS[word] for word in (*OWN_WORDS, *filter(None, map(_part, names)))}
-    return join(inventory, _rows(inventory, names, originals, index, tables), num_shards, tables, unique=True, parts=parts)
+    splits = {**SPLITS, "dev": SPLIT_NAMES["dev"]} if "train" in map(_part, names) else SPLITS  # Clotho's own is of development
+    return join(inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits)
 
 
 def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:
@@ -69,7 +69,12 @@ def _part(name: bytes) -> str:
 
 
 def _rows(
-    inventory: Inventory, names: list[bytes], originals: dict[tuple[str, str], str], index: FileIndex, tables: CorpusTables
+    inventory: Inventory,
+    names: list[bytes],
+    originals: dict[tuple[str, str], str],
+    index: FileIndex,
+    splits: dict[str, str],
+    tables: CorpusTables,
 ) -> Iterator[Row]:
     for name in names:
         part = _part(name)
@@ -82,7 +87,7 @@ def _rows(
                 at=line,
                 key=_key(cells["file_name"], index),
                 captions=captions,
-                split=SPLITS.get(part),
+                split=splits.get(part),
                 group=originals.get((part, cells["file_name"])),
                 part=part,
             )

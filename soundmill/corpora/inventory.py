@@ -29,11 +29,13 @@ METADATA = frozenset(
     .pdf .doc .docx .xls .xlsx .odt .ods .rtf .tex .png .jpg .jpeg .gif .bmp .svg .webp .tif .tiff .ico .eps
     .zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .py .ipynb .m .r .sh .bat .c .h .cpp .lock .dvc
     .parquet .arrow .npy .npz .h5 .hdf5 .mat .pkl .pt .pth .safetensors .ckpt .db .sqlite .md5 .sha1 .sha256 .sfv
+    .part .ytdl .crdownload .aria2 .partial .tmp .bak .pkf .pek .asd .sfk .reapeaks
     """.split()
 )
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
+UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # what a file of it begins with
 _TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet)$", re.IGNORECASE)
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
@@ -147,7 +149,7 @@ def take(
         inventory.num_files += 1
         name = os.path.basename(raw_path)
         extension = os.path.splitext(name)[1].lower()
-        if os.fsdecode(extension) in METADATA or (not extension and METADATA_NAMES.fullmatch(name)):
+        if os.fsdecode(extension) in METADATA or extension.endswith(b"~") or (not extension and METADATA_NAMES.fullmatch(name)):
             inventory.metadata[raw_path] = os.path.join(top, raw_path)
             inventory.ignore(escape_path(extension or name))
         elif size == 0:
@@ -267,8 +269,10 @@ def read_text(inventory: Inventory, name: bytes) -> str:
 
 
 def _read_lines(inventory: Inventory, name: bytes) -> str:
-    """Text of a csv; lines that are not UTF-8, as where tables of two origins were put together, are taken as Windows-1252."""
+    """Text of a csv, UTF-16 or UTF-8; lines that are neither, as where tables of two origins were put together: Windows-1252."""
     raw = _read_bytes(inventory, name, MAX_MANIFEST_BYTES)
+    if raw.startswith(UTF_16) and "\0" not in (text := raw.decode("utf-16", "replace")):
+        return text
     if b"\0" in raw:
         path = escape_path(inventory.metadata[name])
         raise UserError(f"{path}: not UTF-8 text (zero byte at {raw.index(0)}); save it as UTF-8, or take it out of the corpus")
@@ -295,24 +299,30 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
             head = file.read(MAX_TEXT_BYTES)
     except OSError as error:
         raise UserError(f"{escape_path(name)}: {error.strerror}; let it be read, or take it out of the corpus") from None
-    text = io.StringIO(head.decode("utf-8-sig", "replace"), newline="")
+    text = head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
     try:
-        return [column.strip().lower() for column in next(csv.reader(text), [])]
+        return [
+            column.strip().lower() for column in next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
+        ]
     except csv.Error:
         return []
 
 
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
-    reader = csv.reader(io.StringIO(_read_lines(inventory, name), newline=""))
+    text = _read_lines(inventory, name)
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     too_long, swallowing = [], []
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
+        repeated = [column for number, column in enumerate(columns) if column and column in columns[:number]]
+        inventory.remark(name, "columns that a header has twice, of which the last is read", len(repeated), *repeated[:1])
         at = reader.line_num
         for cells in reader:
             at, begin = reader.line_num, at + 1
             if cells:
-                if at > begin and _swallows_rows(cells, columns):
+                if at > begin and _swallows_rows(cells, columns, delimiter):
                     swallowing.append(begin)
                 if len(cells) > len(columns):
                     too_long.append(reader.line_num)
@@ -328,10 +338,16 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         inventory.remark(name, what, len(swallowing), f"line {swallowing[0]}")
 
 
-def _swallows_rows(cells: list[str], columns: list[str]) -> bool:
+def _delimiter(text: str) -> str:
+    """What stands between the cells of a csv: a comma, or what table programs write for one where the header has more of them."""
+    header = text.partition("\n")[0]
+    return max((",", ";", "\t"), key=header.count)
+
+
+def _swallows_rows(cells: list[str], columns: list[str], delimiter: str) -> bool:
     """Whether a cell of several lines has one with as many cells as a row: an open quote makes text of all rows up to the next."""
     lines = itertools.chain.from_iterable(cell.splitlines()[1:] for cell in cells)
-    return len(columns) > 1 and any(line.count(",") >= len(columns) - 1 for line in lines)
+    return len(columns) > 1 and any(line.count(delimiter) >= len(columns) - 1 for line in lines)
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:

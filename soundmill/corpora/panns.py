@@ -46,7 +46,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             f"corpus.path: no csv with `file_name,caption_1` and no JSON with `id` and `caption_1` below "
             f"{escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
         )
-    return join(inventory, rows, num_shards, tables, unique=True)
+    return join(inventory, rows, num_shards, tables, unique=True, parts=wavcaps.PARTS)
 
 
 def _csv_files(inventory: Inventory) -> list[bytes]:

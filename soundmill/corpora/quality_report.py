@@ -183,7 +183,7 @@ def _histogram(survey: Survey, name: str) -> str:
     limits = [limit for limit in survey.limits if limit.measure == name]
     values = survey.measures[name]
     beyond = np.any([limit.excess(survey.measures) > 0 for limit in limits], axis=0) if limits else np.zeros(len(values), bool)
-    known = ~np.isnan(values)
+    known = np.isfinite(values)
     if known.any():
         figure = Figure(figsize=(3.4, 1.9))
         # Room for 1,000,000 beside the axis; to measure what is needed takes as long as to draw all.

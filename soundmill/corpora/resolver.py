@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 
@@ -25,7 +26,13 @@ MAX_KEY = 4096  # characters of a row's path, name or id
 _CLIP_NAME = re.compile(
     r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:_(?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
 )
-_WINDOW = re.compile(r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+$")  # from … to, or a start with decimals
+# `Title [{id}]`, as yt-dlp names a whole video, and `[{id}]-[{start}-{end}]`, as downloaders of MusicCaps name its pieces.
+_IN_BRACKETS = re.compile(
+    r"(?:.* )?\[(?P<video>[A-Za-z0-9_-]{11})\]|\[(?P<piece>[A-Za-z0-9_-]{11})\]-\[(?P<start>[0-9]{1,9})-[0-9]{1,9}\]"
+)
+_WINDOW = re.compile(  # from … to, or a start with decimals
+    r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+$|\]-\[[0-9]+-[0-9]+\]$"
+)
 # What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
 _MEDIA = re.compile(
     r"\.(?:wav|wave|flac|mp3|ogg|oga|opus|m4a|m4b|mp4|m4v|aac|webm|mkv|mka|mov|avi|mpg|mpeg|ts|aif|aiff|aifc|au|snd|wma|caf|amr|ac3|"
@@ -72,7 +79,7 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
 
     `of_video`: it is known that the name is one of a video.
     """
-    stem = key_stem(_fold(_slashes(key)).rpartition("/")[2])
+    stem = key_stem(_fold(with_slashes(key)).rpartition("/")[2])
     clip = clip_of_name(stem)
     if clip is None or of_video or _WINDOW.match(stem.partition(clip[0])[2]):
         return clip
@@ -86,6 +93,8 @@ def clip_of_name(stem: str) -> tuple[str, float | None] | None:
     Two whole numbers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
     `{id}_30.000_40.000`).
     """
+    if stem.endswith("]") and (match := _IN_BRACKETS.fullmatch(stem)):
+        return (match["piece"], float(match["start"])) if match["piece"] else (match["video"], None)
     match = _CLIP_NAME.fullmatch(stem)
     if match is None:
         return None
@@ -148,16 +157,28 @@ class FileIndex:
             found.add((folders.rpartition("/")[2], file_stem(name)), file)
         return found
 
+    @cached_property
+    def _folders(self) -> set[str]:
+        """Names of the folders that files lie in."""
+        return {_fold(os.fsdecode(folder)) for file in self._files for folder in file.folders}
+
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
 
         In this order, the first that finds any: the path itself; its name with this or any extension; the YouTube id (and start)
-        in its name. Of several files of one name those stay that agree best with the key's folders and extension. A key that
-        climbs out of the corpus means nothing. `of_video`: see youtube_clip.
+        in its name; the same without spaces around it, or as an address on the web spells it (`rain%20on.wav`). Of several files of
+        one name those stay that agree best with the key's folders and extension. A key that climbs out of the corpus means nothing.
+        `of_video`: see youtube_clip.
         """
+        found = self._resolve(key, base, of_video)
+        if not found.files and (other := unquote(key).strip()) != key:
+            return self._resolve(other, base, of_video)
+        return found
+
+    def _resolve(self, key: str, base: bytes, of_video: bool) -> Resolution:
         if key_problem(key):
             return NOTHING
-        path = _fold(_slashes(key))
+        path = _fold(with_slashes(key))
         places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((os.fsdecode(base), ""))]
         for place in places:
             if found := self._paths.of(place):
@@ -169,17 +190,20 @@ class FileIndex:
         clip = youtube_clip(key, of_video)
         if found := _nearest(self._namesakes(name, stem, folders), folders, name):
             same = len(found) > 1 and clip is not None
-            stray = len(found) == 1 and clip is None and not path.startswith("/") and not compatible(found[0], folders)
+            known = not path.startswith("/") or (
+                folders and folders[-1] in self._folders
+            )  # of another machine's path only what is here too
+            stray = len(found) == 1 and clip is None and known and not compatible(found[0], folders)
             return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
         """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
-        return self._at(posixpath.normpath(posixpath.join(os.fsdecode(base), _fold(_slashes(key)))))
+        return self._at(posixpath.normpath(posixpath.join(os.fsdecode(base), _fold(with_slashes(key)))))
 
     def bears(self, key: str) -> bool:
         """Whether any file has the name of a key, with its or any extension."""
-        name = _fold(_slashes(key)).rpartition("/")[2]
+        name = _fold(with_slashes(key)).rpartition("/")[2]
         return name in self._names or name in self._stems or key_stem(name) in self._stems
 
     def _at(self, path: str) -> list[AudioFile]:
@@ -244,7 +268,7 @@ def like_words(video: str) -> bool:
 
 def is_absolute(key: str) -> bool:
     """Whether a key is a path from the root of some machine's disk."""
-    return _slashes(key).startswith("/")
+    return with_slashes(key).startswith("/")
 
 
 def file_stem(name: str) -> str:
@@ -264,7 +288,7 @@ def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
 
 def folders_of_key(key: str) -> list[str]:
     """A key's path, folder by folder, its last part without extension."""
-    *folders, name = [part for part in _fold(_slashes(key)).split("/") if part not in ("", ".")] or [""]
+    *folders, name = [part for part in _fold(with_slashes(key)).split("/") if part not in ("", ".")] or [""]
     return [*folders, key_stem(name)]
 
 
@@ -273,10 +297,13 @@ def _fold(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def _slashes(key: str) -> str:
+def with_slashes(key: str) -> str:
     """A path with `/`, also if it was written on Windows."""
-    windows = re.match(r"[A-Za-z]:[\\/]", key) or ("\\" in key and "/" not in key)
-    return "/" + re.sub(r"^[A-Za-z]:", "", key).replace("\\", "/").lstrip("/") if windows else key
+    drive = re.match(r"[A-Za-z]:[\\/]", key)
+    if not drive and ("\\" not in key or "/" in key):
+        return key
+    path = re.sub(r"^[A-Za-z]:", "", key).replace("\\", "/")
+    return re.sub(r"^/+", "/", path)
 
 
 def _folders(file: AudioFile) -> list[str]:

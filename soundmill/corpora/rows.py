@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,8 @@ class _Join:
     strays: dict[int, AudioFile] = field(default_factory=dict)  # row number → file in another folder than the row says
     whole: list[str] = field(default_factory=list)  # paths of files that only their rows say the start of
     inside: list[str] = field(default_factory=list)  # origins of rows for a later second than any file begins at
+    by_number: list[str] = field(default_factory=list)  # origins of rows that only AudioCaps' number of a file told from others
+    homes: dict[bytes, bytes] = field(default_factory=dict)  # manifest whose rows name files from its own folder → that folder
 
     def disown(self, lost: list[int], numbers: list[int]) -> None:
         """Take rows from those (`numbers`) of a file."""
@@ -120,8 +123,8 @@ def join(
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
     for number in range(len(kept)):  # each row's room goes to its captions
-        _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), tables)
-    _report_missing(absent, tables)
+        _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), state)
+    _report_missing(absent, state)
     _remark(state)
     return tables
 
@@ -187,6 +190,10 @@ def _remark(state: _Join) -> None:
             f"{len(state.whole)} files are called by their YouTube id alone (first: {state.whole[0]}); each is taken to begin at "
             "the second that its rows are for. One that is the whole video should be called `{id}_0`"
         )
+    if state.by_number:
+        state.tables.remarks.append(
+            f"{len(state.by_number)} rows found their file by its name being their `audiocap_id` (first: {state.by_number[0]})"
+        )
     if state.inside:
         state.tables.remarks.append(
             f"{len(state.inside)} rows are for a second inside of a file that begins before it (first: {state.inside[0]}); they "
@@ -197,17 +204,20 @@ def _remark(state: _Join) -> None:
 def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mapping[str, str]) -> None:
     """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
     index = FileIndex(inventory)
-    numbered: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)  # files called by a row's number, by clip
-    for row in rows:
-        if row.number:
-            numbered[row.key, row.start_time].update(dict.fromkeys(index.resolve(row.number).files))
+    numbered = _numbered(inventory, index, rows)
     local = _local_manifests(index, rows)
     taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a manifest → folders that such a one has for its own
     for source in local:
         folder, _, name = source.rpartition(b"/")
         taken[name].add(folder)
+    for source in {row.source for row in rows}:
+        folder, _, name = source.rpartition(b"/")
+        if source in local or name in taken:
+            state.homes[source] = folder
     for number, row in enumerate(rows):
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
+        if named and not index.resolve_clip(row.key, row.start_time).files:
+            state.by_number.append(row.origin)
         found = _in_part(row, parts, _resolve(index, row, named))
         if row.source in local:
             found = _in_own_folder(index, row, found)
@@ -220,6 +230,25 @@ def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mappi
     for number, file in state.strays.items():
         if number in state.owners:
             state.tell_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
+
+
+def _numbered(inventory: Inventory, index: FileIndex, rows: list[Row]) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
+    """Files called by AudioCaps' number of a row, by the row's clip; of folders of whose numbers as many are AudioCaps' as are not.
+
+    Freesound's numbers, which files of other corpora are called by, are some of them AudioCaps' too.
+    """
+    files = {row.number: index.resolve(row.number).files for row in rows if row.number}
+    known = {file for found in files.values() for file in found}
+    votes: dict[tuple[bytes, ...], int] = defaultdict(int)
+    for file in inventory.audio if known else ():
+        if file.stem.isdigit():
+            votes[tuple(file.folders)] += 1 if file in known else -1
+    found: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
+    for row in rows:
+        for file in files.get(row.number, ()):
+            if votes[tuple(file.folders)] >= 0:
+                found[row.key, row.start_time][file] = None
+    return found
 
 
 def _is_usable(row: Row, tables: CorpusTables) -> bool:
@@ -293,16 +322,20 @@ def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolutio
     """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's."""
     if not row.part or not found.files:
         return found
-    folders = {file.raw_path: _squashed(file.folders) for file in found.files}
-    others = [part for part, meaning in parts.items() if meaning != parts[row.part]]
-    files = [file for file in found.files if row.part in folders[file.raw_path]]
-    files = files or [file for file in found.files if not any(part in folders[file.raw_path] for part in others)]
+    folders = {file.raw_path: _beginnings(file.folders) for file in found.files}
+    others = tuple(part for part, meaning in parts.items() if meaning != parts[row.part])
+    files = [file for file in found.files if any(text.startswith(row.part) for text in folders[file.raw_path])]
+    files = files or [file for file in found.files if not any(text.startswith(others) for text in folders[file.raw_path])]
     return replace(found, files=tuple(files))
 
 
-def _squashed(folders: list[bytes]) -> str:
-    text = b"/".join(folders).decode("utf-8", "replace").lower()
-    return "".join(char for char in text if char.isalnum() or char == "/")
+def _beginnings(folders: list[bytes]) -> list[str]:
+    """Of every folder what stands from each of its words on, in one: `Free_Sound` is `freesound` and `sound`."""
+    found = []
+    for folder in folders:
+        words = re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[0-9]+", folder.decode("utf-8", "replace"))
+        found += ["".join(words[number:]).lower() for number in range(len(words))]
+    return found
 
 
 def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
@@ -434,12 +467,18 @@ def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float]
     return video, clip[1] or 0.0
 
 
-def _add_captions(row: Row, recording_id: str | None, tables: CorpusTables) -> None:
-    owner = recording_id
+def _absent(row: Row, state: _Join) -> str:
+    """What tells a row of no video that has no file from others of its name: its part, and the folder that it names files from."""
+    place = state.homes.get(row.source, b"") if _may_be_anywhere(row) else b""
+    return "/".join(filter(None, (row.part, escape_path(place), row.key)))
+
+
+def _add_captions(row: Row, recording_id: str | None, state: _Join) -> None:
+    owner, tables = recording_id, state.tables
     if owner is None:
         clip = row.clip
         # No recording has such an id: hashes and YouTube ids have no colon, and no recording of that video has this start.
-        owner = f"{clip[0]}_{clip[1]:g}" if clip and clip[1] is not None else f"missing:{row.key}"
+        owner = f"{clip[0]}_{clip[1]:g}" if clip and clip[1] is not None else f"missing:{_absent(row, state)}"
     labels = row.labels if row.start_time is not None else ()
     for caption in row.captions:
         tables.add_caption(owner, caption, row.origin, row.start_time, labels)
@@ -458,13 +497,13 @@ def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> Non
     tables.collisions.extend({"id": key, "origins": found} for (_, key, _), found in origins.items() if len(found) > 1)
 
 
-def _report_missing(rows: list[Row], tables: CorpusTables) -> None:
+def _report_missing(rows: list[Row], state: _Join) -> None:
     """One entry per described clip; its captions, their origins and AudioCaps' ids are lists of one length."""
     entries: dict[Any, dict[str, Any]] = {}
     for row in rows:
         clip = row.clip
         entry = entries.setdefault(
-            clip or row.key,
+            clip or _absent(row, state),
             {
                 "id": row.key,
                 "youtube_id": clip[0] if clip else None,
@@ -478,4 +517,4 @@ def _report_missing(rows: list[Row], tables: CorpusTables) -> None:
             entry["captions"].append(caption)
             entry["origins"].append(row.origin)
             entry["audiocap_ids"].append(row.number)
-    tables.missing.extend(entries.values())
+    state.tables.missing.extend(entries.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from soundmill.corpora.audiocaps import whole_number
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -45,9 +46,9 @@ def _tables(inventory: Inventory) -> list[bytes]:
 def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
     for name in names:
         for line, cells in read_csv(inventory, name):
-            fold, label = cells["fold"].strip(), cells["class"].replace("_", " ").strip().lower()
-            if not fold.isdecimal() or len(fold) > 4:
-                tables.reject(name, "bad fold", f"line {line}: {fold!r:.80} is no fold's number")
+            fold, label = whole_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
+            if not fold or len(fold) > 4:
+                tables.reject(name, "bad fold", f"line {line}: {cells['fold']!r:.80} is no fold's number")
             elif not label:
                 tables.reject(name, "empty category", f"line {line}: {cells['slice_file_name']:.80}")
             else:

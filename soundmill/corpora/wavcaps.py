@@ -32,6 +32,7 @@ SOURCES = {
     "audioset": "audioset",
     "as": "audioset",
 }
+PARTS = {source: source for source in SOURCES.values()}  # also those that no JSON is there of: their sounds are nobody else's
 
 
 def detect(inventory: Inventory) -> bool:
@@ -49,7 +50,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             "put WavCaps' json_files there, or choose another corpus.format"
         )
     rows = [row for name in names for row in entries(inventory, name, tables)]
-    return join(inventory, rows, num_shards, tables, unique=True)
+    return join(inventory, rows, num_shards, tables, unique=True, parts=PARTS)
 
 
 def manifests(inventory: Inventory, caption: bytes) -> Iterator[bytes]:
@@ -66,7 +67,7 @@ def manifests(inventory: Inventory, caption: bytes) -> Iterator[bytes]:
 
 
 def entries(inventory: Inventory, name: bytes, tables: CorpusTables, of_video: bool = False) -> Iterator[Row]:
-    """Rows of one such file; an entry without id is quarantined. `of_video`: all ids are names of YouTube videos."""
+    """Rows of one such file; an entry without id is quarantined. `of_video`: ids without a source are of YouTube videos."""
     value = read_json(inventory, name)
     found = value.get("data") if isinstance(value, dict) else value
     if not isinstance(found, list):
@@ -76,7 +77,8 @@ def entries(inventory: Inventory, name: bytes, tables: CorpusTables, of_video: b
         at = f"data[{number}]" if isinstance(value, dict) else f"[{number}]"
         key = _key(entry) if isinstance(entry, dict) else ""
         if key:
-            yield Row(name, at, key, captions=_captions(entry), split=split, part=part, of_video=of_video or part == "audioset")
+            video = part == "audioset" or (of_video and not part)
+            yield Row(name, at, key, captions=_captions(entry), split=split, part=part, of_video=video)
         else:
             tables.reject(name, "bad entry", f"{at}: no `id`")
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from soundmill import shards
 from soundmill.evaluation.quality import Quality
@@ -146,7 +145,7 @@ class Embedded:
 
 def _read_facts(path: Path) -> list[dict[str, Any]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with shards.open_parquet(path) as file:
             rows = file.read(FACTS).to_pylist()
     except (pa.ArrowException, OSError):  # not ours to read, or torn: made again
         return []
@@ -155,5 +154,5 @@ def _read_facts(path: Path) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=GROUPS_HELD)
 def _read_group(path: str, group: int) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with shards.open_parquet(path) as file:
         return file.read_row_group(group, columns=["frames", "logits"])

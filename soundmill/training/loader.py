@@ -73,18 +73,23 @@ class Described(NamedTuple):
 
 
 def gather(
-    index: Iterable[Described], contents: Callable[[], Iterable[tuple[str, np.ndarray]]], ids: Sequence[str], path: Path, what: str
+    index: Callable[[], Iterable[Described]],
+    contents: Callable[[], Iterable[tuple[str, np.ndarray]]],
+    ids: Sequence[str],
+    path: Path,
+    what: str,
 ) -> Arrays:
     """The arrays of `ids`, in that order, out of `contents()`; copied once to a flat file whose name begins with `path`.
 
-    A shard is compressed in groups of rows, so one item at random would cost a whole group. `index` describes the same arrays in
-    the same order. The file's name ends with the digest of its content: another call finds it. An item that is missing or there
-    twice is a UserError that names it, and `what` it lacks (`data/…: spectrogram of clip`).
+    A shard is compressed in groups of rows, so one item at random would cost a whole group. `index()` describes the same arrays in
+    the same order; where it says something else once they are copied, somebody remade them meanwhile: a UserError. The file's name
+    ends with the digest of its content: another call finds it. An item that is missing or there twice is a UserError that names it,
+    and `what` it lacks (`data/…: spectrogram of clip`).
     """
     wanted = {one: item for item, one in enumerate(ids)}
     shapes: list[tuple[int, ...] | None] = [None] * len(wanted)
     offsets, stored, end = np.zeros(len(wanted), np.int64), [], 0
-    for row in index:
+    for row in index():
         item = wanted.get(row.id)
         if item is None:
             continue
@@ -97,10 +102,16 @@ def gather(
     if missing:
         raise UserError(f"{what} {missing[0]!r} is missing ({len(missing)} in all); remake it: `dvc repro`")
 
+    def copy(target: Path) -> None:
+        _copy(contents, wanted, target)
+        again = [list(row) for row in index() if row.id in wanted]
+        if again != stored or target.stat().st_size != end:
+            raise UserError(f"{what} and others were remade while they were read; run it again")
+
     path = path.with_name(f"{path.name}-{shards.digest(stored)}.f16")
     if not path.exists() or path.stat().st_size != end:
         try:
-            shards.write_atomically(path, partial(_copy, contents, wanted))
+            shards.write_atomically(path, copy)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -146,7 +157,11 @@ def start_of(place: float, length: int, frames: int) -> int:
 
 def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
     """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
-    index = (Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"]) for row in mel.iterate_index(directory))
+
+    def index() -> Iterator[Described]:
+        for row in mel.iterate_index(directory):
+            yield Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"])
+
     what = f"{directory}: the spectrogram of clip"
     arrays = gather(index, partial(mel.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
     bands = dict(zip(arrays.shapes[::-1, 0].tolist(), clip_ids[::-1], strict=True))
@@ -172,7 +187,7 @@ class Order:
         self._times = values.floor().long()
         self._chance = values - self._times
         self._even = not self._chance.any()  # every epoch is as long as the first
-        if values.sum() < 1:
+        if values.sum() < 1 - 1e-9:  # six times a sixth are 0.9999999999999999
             raise UserError(f"nothing to train on: the weights of {len(values)} clips add up to less than one draw per epoch")
         self._ends: list[int] = []  # of epochs, as places in the endless order
         self._last: tuple[int, np.ndarray] | None = None

@@ -207,3 +207,11 @@ def test_real_captions(shared, tmp_path):
     first = test[0]["youtube_id"]
     assert sum(row["recording_id"] == first for row in tables.captions) == 5
     assert sum(looks_random(row["youtube_id"]) for row in train) > 0.98 * len(train)
+
+
+def test_a_list_of_failed_downloads_beside_captions_is_let_be_and_numbers_may_be_floats(tmp_path):
+    text = HEADER + "91139.0,r1nicOVtvkQ,30,a dog\n"
+    tables = corpus(tmp_path, ["audio/91139.wav"], train=text, failed="youtube_id,start_time,error\nEoBLlcMg_30,10,gone\n")
+    assert [row[2] for row in captions(tables)] == ["a dog"]
+    assert (tables.counts["other_csv"], tables.missing, len(tables.recordings)) == (1, [], 1)
+    assert tables.recordings[0]["recording_id"] == "r1nicOVtvkQ"

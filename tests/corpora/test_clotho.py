@@ -89,3 +89,15 @@ def test_splits_in_plain_words_are_kept_and_keep_files_of_one_name_apart(tmp_pat
     assert recordings(tables, "split") == {"test/x.wav": "test", "train/rain in town.wav": "train", "train/x.wav": "train"}
     assert captions(tables) == {"test/x.wav": ["A gun", "d"], "train/x.wav": ["A dog", "b"], "train/rain in town.wav": ["Rain"]}
     assert not tables.ambiguous
+
+
+@pytest.mark.parametrize(("first", "meaning"), [("dev", "train"), ("train", "valid")])
+def test_what_dev_is_follows_from_what_else_there_is(tmp_path, first, meaning):
+    """Clotho's is for development; beside a training set it is to validate with. `eval` ends with `val`, and is not it."""
+    names = dict.fromkeys([first, "dev", "val", "eval"])
+    put(tmp_path, *(f"{name}/x.wav" for name in names))
+    for name in names:
+        write(tmp_path, f"{name}.csv", HEADER + f"x.wav,{name} sound,,,,\n")
+    tables = scan(tmp_path)
+    assert captions(tables) == {f"{name}/x.wav": [f"{name} sound"] for name in names}
+    assert recordings(tables, "split") | {"dev/x.wav": meaning, "eval/x.wav": "test"} == recordings(tables, "split")

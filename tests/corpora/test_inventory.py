@@ -150,7 +150,7 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
 
 
 def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
-    put(tmp_path, "bad.csv", "name\nx".encode("utf-16"))
+    put(tmp_path, "bad.csv", "name\nx".encode("utf-16-le"))
     found = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
         list(inventory.read_csv(found, b"bad.csv"))
@@ -216,3 +216,25 @@ def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypat
         list(inventory.read_csv(found, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
         inventory.read_json(found, b"large.json")
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8"), ("\t", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-16")])
+def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
+    lines = [["name", "caption"], ["1", '"a, b; c"'], ["2", "café"]]
+    put(tmp_path, "a.csv", "\r\n".join(map(mark.join, lines)).encode(encoding))
+    found = inventory.take(tmp_path)
+    assert inventory.csv_columns(found, b"a.csv") == ["name", "caption"]
+    assert [tuple(row.values()) for _, row in inventory.read_csv(found, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
+    found = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in inventory.read_csv(found, b"a.csv")] == ["b"]
+    assert list(found.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
+
+
+def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
+    for name in ("a.wav", "b.wav.part", "c.wav~", "a.pkf", "d.m4a.ytdl"):
+        put(tmp_path, name, b"RIFF")
+    assert [file.path for file in inventory.take(tmp_path).audio] == ["a.wav"]

@@ -100,6 +100,11 @@ def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
         ("abcdefghijk_3x", None),
         ("abcdefghijk_١٢", None),  # digits, but of no number that a tool writes
         ("abcdefghijk_-3", None),
+        ("[abcdefghijk]-[30-40]", ("abcdefghijk", 30.0)),
+        ("[abcdefghijk]", ("abcdefghijk", None)),
+        ("A dog [barks] [abcdefghijk]", ("abcdefghijk", None)),
+        ("dog[abcdefghijk]", None),
+        ("[abcdefghijkl]", None),
     ],
 )
 def test_readings(stem, clip):

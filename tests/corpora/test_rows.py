@@ -429,3 +429,47 @@ def test_a_part_that_the_format_may_have_is_nobody_elses_folder():
     assert told(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
     rows = [row("b.wav", part="train", source=b"train.csv")]  # another word for the same
     assert told(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
+
+
+def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
+    here, gone = row("train\\1.wav", "near"), row("train\\2.wav", "lost", at=3)
+    tables = joined(["train/1.wav", "test/1.wav", "test/2.wav"], [here, gone, row("test\\1.wav", "far", at=4)])
+    assert told(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
+    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
+
+
+def test_a_file_in_another_folder_of_the_corpus_than_another_machines_path_says_is_told():
+    rows = [row("/home/me/train/1.wav"), row("/home/me/train/2.wav", at=3), row("/home/me/deep/3.wav", at=4)]
+    tables = joined(["train/1.wav", "test/2.wav", "test/3.wav"], rows)
+    assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
+
+
+def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
+    """Of a folder's numbers most must be the rows' own."""
+    rows = [row(VIDEO, start_time=30.0, number="7"), row("Y0aBcDe_gHi", start_time=10.0, number="8")]
+    strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/8.wav"], rows)
+    assert told(strange) == {None: ["a sound"], "own/8.wav": ["a sound"]}
+    assert [remark.partition(" (")[0] for remark in strange.remarks] == [
+        "1 rows found their file by its name being their `audiocap_id`"
+    ]
+
+
+def test_missing_files_of_one_name_in_several_folders_are_each_counted():
+    rows = [
+        row(name, at=at, source=f"{split}/metadata.csv".encode()) for split in "ab" for at, name in enumerate(["1.wav", "x.wav"])
+    ]
+    tables = joined(["a/1.wav", "b/1.wav"], rows)
+    assert [entry["origins"] for entry in tables.missing] == [["a/metadata.csv:1"], ["b/metadata.csv:1"]]
+    assert len({caption["recording_id"] for caption in tables.captions}) == 4
+
+
+def test_a_part_is_a_word_of_its_folder_and_not_a_piece_of_one():
+    rows = [row("x.wav", "seen", part="val"), row("y.wav", "unseen", part="eval")]
+    tables = joined(["my_Eval/x.wav", "my_Eval/y.wav", "Validation/z.wav"], rows, parts={"val": "valid", "eval": "test"})
+    assert told(tables) == {None: ["seen"], "my_Eval/y.wav": ["unseen"]}
+
+
+@pytest.mark.parametrize("key", [" x.wav", "x.wav ", "rain%20on%20x.wav"])
+def test_a_name_with_spaces_around_it_or_as_the_web_spells_it_finds_its_file(key):
+    name = "rain on x.wav" if "%" in key else "x.wav"
+    assert told(joined([name], [row(key)])) == {name: ["a sound"]}

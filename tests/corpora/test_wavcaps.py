@@ -58,3 +58,10 @@ def test_entries_without_id_duplicate_ids_and_hostile_ones(lay, told):
 def test_broken_json_is_an_error_that_names_it(lay, content):
     with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
         registry.read("wavcaps", lay("a.flac", **{"x.json": content}), 4)
+
+
+def test_a_sound_of_a_source_that_no_json_is_there_of_is_nobody_elses(lay, told):
+    entries = {"data": [{"id": "2219", "caption": "of Freesound"}, {"id": "3", "caption": "here"}]}
+    found = lay("FreeSound_flac/3.flac", "SoundBible_flac/2219.flac", **{"json_files/FreeSound/fsd_final.json": entries})
+    tables = registry.read("wavcaps", found, 4)
+    assert told(tables) == {None: ["of Freesound"], "FreeSound_flac/3.flac": ["here"]}

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundmill import manifest, shards
+from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.training.loader import Crops, Joined, Loader, Order, gather_log_mels, share, worker_deaths_explained
 
@@ -95,6 +96,22 @@ def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 10))
+
+
+def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_kept(tmp_path, monkeypatch):
+    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
+    iterate = mel.iterate_log_mels
+
+    def remade(directory):
+        write_shards(directory, {"a": 9, "b": 8})  # of the same size in all
+        return iterate(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mel, "iterate_log_mels", remade)
+        with pytest.raises(UserError, match="mels: the spectrogram of clip and others were remade while they were read"):
+            gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
+    assert list(tmp_path.glob("*.f16")) == []
+    np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 8))
 
 
 def test_a_missing_or_doubled_clip_is_named(tmp_path):
@@ -204,6 +221,8 @@ def test_batches_follow_epochs_of_unequal_length_from_any_step():
     ],
 )
 def test_weights_that_make_no_order_are_refused(weights, said):
+    """Those that make one draw, but for rounding, do: six times a sixth."""
+    assert Order(0, dict.fromkeys("abcdef", 1 / 6), 2).num_items == 6
     with pytest.raises(UserError, match=said):
         Order(0, weights, 4)
 

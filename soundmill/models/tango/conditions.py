@@ -66,7 +66,7 @@ class Texts:
 def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, scratch: Path) -> Texts:
     """States of `captions` ("" not among them), in that order; `scratch` holds their copy. Another width is a UserError."""
     what = f"{directory}: the state of caption"
-    states = gather(_index(directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
+    states = gather(partial(_index, directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
     found = int(states.shapes[0, 1])
     if found != width:
         raise UserError(f"{directory}: text states are {found} wide; set train.network.text_width to that, it is {width}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,9 @@ class Listing:
         self.directory, self.about = directory, read_about(directory)
         self.captions: dict[str, list[str]] = {}
         self.splits: dict[str, str] = {}
-        self.described: list[Described] = []
         for row in iterate_index(directory):
             self.captions[row["clip_id"]] = [caption for caption in row["captions"] or [] if caption]
             self.splits[row["clip_id"]] = row["split"]
-            self.described.append(Described(row["clip_id"], (2, row["channels"], row["frames"], row["bands"]), row["digest"]))
 
     def of(self, split: str) -> list[str]:
         """Ids of one split, sorted."""
@@ -203,11 +200,17 @@ def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
 def _source(
     listings: Sequence[Listing], ids: Sequence[str], texts: Texts, numbers: dict[str, int], params: TrainParams, scratch: Path
 ) -> LatentsAndTexts:
-    index = chain.from_iterable(listing.described for listing in listings)
-    what = f"{listings[0].directory.parent}: the latent of clip"
-    posteriors = gather(index, partial(_posteriors, [listing.directory for listing in listings]), ids, scratch / "latents", what)
+    directories = [listing.directory for listing in listings]
+    what = f"{directories[0].parent}: the latent of clip"
+    posteriors = gather(partial(_index, directories), partial(_posteriors, directories), ids, scratch / "latents", what)
     captions = {clip_id: of_one for listing in listings for clip_id, of_one in listing.captions.items()}
     return LatentsAndTexts(posteriors, [[numbers[text] for text in captions[one]] for one in ids], texts, params.text_dropout)
+
+
+def _index(directories: Sequence[Path]) -> Iterator[Described]:
+    for directory in directories:
+        for row in iterate_index(directory):
+            yield Described(row["clip_id"], (2, row["channels"], row["frames"], row["bands"]), row["digest"])
 
 
 def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:

@@ -172,7 +172,7 @@ def gather_waves(clips: Path, clip_ids: Sequence[str], spec: MelSpec, scratch: P
         for clip_id, wave in waves_of(clips, set(clip_ids)):
             yield clip_id, mel.levelled(wave, spec).astype("<f2")
 
-    return gather(index(), contents, clip_ids, scratch / "waves", f"{clips}: clip")
+    return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")
 
 
 def places(seed: int, batch_size: int, step: int) -> Tensor:
