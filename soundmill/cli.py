@@ -451,6 +451,7 @@ def show_clip(clip_id: str, project: Project = None) -> None:
     wave = decode.decode_flac(row["audio"]["bytes"])
     peak = float(abs(wave).max()) if len(wave) else 0.0
     sample_rate = _sample_rate(root)
+    clips.check_rate(row, sample_rate)
     facts = {
         "clip": row["clip_id"],
         "recording": row["source"],
@@ -564,6 +565,7 @@ def export_corpus(
     from soundmill import exports
 
     root = project_root(project)
+    _check_apart(directory, root)
     with tqdm(desc=f"export {format}", unit="clip", disable=not sys.stderr.isatty()) as bar:
         result = exports.export(tables(root), format, directory, _sample_rate(root), split=split, progress=bar.update)
     typer.echo(f"{directory}: {result.written} clips as {format}")
@@ -628,6 +630,17 @@ def path_of_weights(name: str) -> None:
     from soundmill.evaluation import weights
 
     typer.echo(weights.path(name))
+
+
+def _check_apart(directory: Path, root: Path) -> None:
+    """UserError where the pipeline would take an export for recordings, or remove it."""
+    from soundmill import params as parameters
+
+    corpus = parameters.section(parameters.read_yaml(root / "params.yaml"), "corpus", "params.yaml")
+    paths = [corpus.get("path"), *(part.get("path") for part in (corpus.get("parts") or {}).values())]
+    for path in [*(root / path for path in paths if path), root / "data"]:
+        if directory.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")
 
 
 def _sample_rate(root: Path) -> int:

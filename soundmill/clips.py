@@ -67,6 +67,16 @@ def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
         yield from shards.read_rows(path, manifest.CLIPS, wanted=numbers.values())
 
 
+def check_rate(row: dict[str, Any], sample_rate: int) -> None:
+    """UserError where a clip (a row of manifest.CLIPS) was made at another rate than params.yaml says by now."""
+    found = int.from_bytes(row["audio"]["bytes"][18:21], "big") >> 4  # RFC 9639, 8.2: twenty bits after the frame sizes
+    if found != sample_rate:
+        raise UserError(
+            f"clip {row['clip_id']!r} has {found} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
+            "`dvc repro`, or take the parameter back"
+        )
+
+
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
     """Write clips as `{clip_id}.wav` (16-bit PCM) for any player; returns the paths in the order of the shards."""
     from soundmill.audio import decode
@@ -74,6 +84,7 @@ def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: in
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for row in with_audio(tables, set(clip_ids)):
+        check_rate(row, sample_rate)
         path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
         decode.write_wav(path, decode.decode_flac(row["audio"]["bytes"]), sample_rate)
         written.append(path)

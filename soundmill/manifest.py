@@ -140,6 +140,7 @@ CATALOG = pa.schema(
         ("labels", pa.list_(pa.string())),
         ("corpus", pa.string()),
         ("weight", pa.float64()),
+        ("group", pa.string()),  # of recordings that never part: a YouTube video, a Freesound original; null: the recording alone
     ]
 )
 

@@ -932,14 +932,15 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
 
 def software(function: Callable[..., Any]) -> dict[str, str]:
     """What the bytes that `function` makes depend on beside its arguments: this library, the files beside its own (a stage keeps
-    rows by what they are made from, and another stage's file made that), Python and packages, and ffmpeg where it may be asked."""
+    rows by what they are made from, and another stage's file made that), Python and packages; and ffmpeg, where the function's
+    module has imported `soundmill.audio.decode`: lossy formats decode bit-equal for one version only."""
     module = function.__module__
-    decoder = sys.modules.get("soundmill.audio.ffmpeg")  # who decodes has imported it
+    decode = getattr(sys.modules.get(module), "decode", None)
     return {
         **_packages(),  # first: it names this library too, once installed, by a version that no edit changes
         "soundmill": _source_digest(Path(__file__).parent),
         module: _source_digest(Path(inspect.getfile(function)).parent),
-        **({"ffmpeg": decoder.installed_version()} if decoder else {}),
+        **({"ffmpeg": decode.installed_version()} if decode else {}),
     }
 
 

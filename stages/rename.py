@@ -127,7 +127,7 @@ UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "sp
 
 def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], template: str) -> _Described:
     """Match captions with clips, one shard of recordings after the other."""
-    columns = ["recording_id", "shard", "start_time", "labels", "split", "corpus", "weight"]
+    columns = ["recording_id", "shard", "start_time", "labels", "split", "corpus", "weight", "group"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
     # A caption whose recording is absent goes with none of the shards, at the end.
@@ -157,7 +157,7 @@ def _describe(corpus: Path, segments: Path, clips: Path, rejected: set[str], tem
             recording, said = origin[row["recording_id"]], matched.clips[row["clip_id"]]
             found.origins[said.origin] += 1
             told = {"captions": said.captions, "labels": said.labels}
-            entries.append({**row, **told, **{name: recording[name] for name in ("shard", "corpus", "weight")}})
+            entries.append({**row, **told, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
     if strange or paths:
         which = f"clip {strange[0]!r}" if strange else min(paths)

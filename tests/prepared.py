@@ -52,6 +52,7 @@ def prepare(directory: Path) -> clips.Tables:
                 "labels": labels,
                 "corpus": "test",
                 "weight": 1.0,
+                "group": None,
             }
         )
     for shard, rows in sounds.items():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import cli, clips, exports, manifest, shards
+from soundmill import cli, clips, exports, manifest, params, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
 from soundmill.exports import classes
@@ -167,3 +167,98 @@ def test_nothing_to_express_is_an_error_and_leaves_nothing(tables, tmp_path):
 def test_the_command_line_names_every_format():
     text = inspect.getsource(cli.export_corpus)
     assert set(re.findall(r"\w+", text.partition('help="')[2].partition('."')[0])) - {"or"} >= set(exports.FORMATS)
+
+
+def with_rows(directory: Path, monkeypatch: pytest.MonkeyPatch, *rows: tuple, groups: dict[str, str] | None = None) -> clips.Tables:
+    """Prepared clips of these (clip id, split, captions, labels), their recordings in these groups."""
+    monkeypatch.setattr("tests.prepared.ROWS", rows)
+    tables = prepare(directory)
+    found = [{**row, "group": (groups or {}).get(row["recording_id"])} for row in clips.find(tables)]
+    shards.write_rows(found, tables.catalog, manifest.CATALOG)
+    return tables
+
+
+def test_what_never_parts_is_in_one_fold_and_bears_one_name(tmp_path, monkeypatch):
+    names = [f"{number:012x}" for number in range(12)]
+    rows = [(f"{name}_0", "train", [], ["dog"]) for name in names]
+    tables = with_rows(tmp_path, monkeypatch, *rows, groups={name: f"original-{number // 4}" for number, name in enumerate(names)})
+    exports.export(tables, "urbansound8k", tmp_path / "us", RATE)
+    exports.export(tables, "esc", tmp_path / "esc", RATE)
+    for table, origin in (("us/metadata/UrbanSound8K.csv", "fsID"), ("esc/meta/esc50.csv", "src_file")):
+        with (tmp_path / table).open() as file:
+            pairs = {(row[origin], row["fold"]) for row in csv.DictReader(file)}
+        assert sorted(origin for origin, _ in pairs) == ["original-0", "original-1", "original-2"]
+
+
+def test_labels_that_would_share_a_folder_and_several_captions_are_left_out_of_folders(tmp_path, monkeypatch):
+    labels = ["a/b", "a_b", "कुत्ता", "🐶", "🐱"]
+    rows = [(f"{number:012x}_0", "train", ["one"], [label]) for number, label in enumerate(labels)]
+    tables = with_rows(tmp_path, monkeypatch, *rows, ("00000000000f_0", "train", ["one", "two"], ["bell"]))
+    result = exports.export(tables, "folder", tmp_path / "out", RATE)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.wav")} == {"a_b", "कुत्ता", "_"}
+    assert sorted(reason.partition(" ")[2] for _, reason in result.left_out) == [
+        "'a_b' would share the folder of 'a/b'",
+        "'🐶' would share the folder of '🐱'",  # whose shard comes first
+        "captions where the format has one text",
+    ]
+
+
+def test_a_label_with_the_mark_between_labels_is_left_out_of_csv(tmp_path, monkeypatch):
+    rows = [("000000000000_0", "train", ["x"], ["a;b", "c"]), ("000000000001_0", "train", ["y"], ["c"])]
+    result = exports.export(with_rows(tmp_path, monkeypatch, *rows), "audiofolder_csv", tmp_path / "out", RATE)
+    assert [clip_id for clip_id, _ in result.left_out] == ["000000000000_0"]
+
+
+def test_clips_of_another_rate_than_the_parameters_say_are_not_exported(tables, tmp_path):
+    with pytest.raises(UserError, match=r"has 16000 Hz, params\.yaml says 32000"):
+        exports.export(tables, "lhotse", tmp_path / "out", 2 * RATE)
+    with pytest.raises(UserError, match="has 16000 Hz"):
+        clips.export(tables, [ROWS[0][0]], tmp_path / "wavs", 2 * RATE)
+
+
+def test_an_empty_directory_stays_the_same_one(tables, tmp_path):
+    """It may be a volume, or where somebody's shell is."""
+    (tmp_path / "new").mkdir()
+    before = (tmp_path / "new").stat().st_ino
+    exports.export(tables, "tango", tmp_path / "new", RATE)
+    assert (tmp_path / "new").stat().st_ino == before
+    exports.export(tables, "tango", tmp_path / "other", RATE)
+    alike = {name: data.replace(b"/other/", b"/new/") for name, data in tree(tmp_path / "other").items()}
+    assert alike == tree(tmp_path / "new")
+
+
+def test_two_exports_to_one_place_do_not_mix(tables, tmp_path):
+    def start_another(count: int) -> None:
+        with pytest.raises(UserError, match="another export is writing there"):
+            exports.export(tables, "lhotse", tmp_path / "out", RATE)
+
+    assert exports.export(tables, "tango", tmp_path / "out", RATE, progress=start_another).written
+    assert (tmp_path / "out/train.json").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "bad\udcff"])
+def test_a_name_that_cannot_be_is_told(tables, tmp_path, name):
+    with pytest.raises(UserError, match=r"too long|not UTF-8"):
+        exports.export(tables, "tango", tmp_path / name, RATE)
+
+
+def test_what_a_killed_export_left_is_not_in_the_next(tables, tmp_path):
+    left = tmp_path / f"{exports.PARTIAL}-out" / "audio"
+    left.mkdir(parents=True)
+    (left / "strange.wav").write_bytes(b"x")
+    exports.export(tables, "tango", tmp_path / "out", RATE)
+    assert "audio/strange.wav" not in tree(tmp_path / "out")
+    assert not left.parent.exists()
+
+
+@pytest.mark.parametrize("place", ["corpus/out", "corpus", "part/deep/out", "project/data/out", "project/elsewhere"])
+def test_an_export_into_the_corpus_or_the_pipelines_own_data_is_refused(tmp_path, place):
+    root = tmp_path / "project"
+    (root / "data").mkdir(parents=True)
+    parts = {"a": {"format": "auto", "path": str(tmp_path / "part"), "weight": 1.0}}
+    params.write_yaml({"corpus": {"path": "../corpus", "parts": parts}}, root / "params.yaml")
+    if place == "project/elsewhere":
+        cli._check_apart(tmp_path / place, root)
+    else:
+        with pytest.raises(UserError, match="which the pipeline reads or writes; say a directory elsewhere"):
+            cli._check_apart(tmp_path / place, root)

@@ -663,6 +663,15 @@ def test_software_tells_of_the_files_beside_a_function_too(tmp_path):
     assert told[0] == told[1] != told[2]
 
 
+def test_software_tells_of_the_decoder_of_those_who_decode():
+    from soundmill.audio import decode
+    from stages import resample, segment, spectrogram
+
+    for function in (segment.plan_shard, resample.resample_shard):
+        assert shards.software(function)["ffmpeg"] == decode.ffmpeg_version() != ""
+    assert "ffmpeg" not in shards.software(spectrogram.spectrogram_shard)
+
+
 def test_software_tells_of_every_edit_of_the_library_though_it_is_installed_under_one_version(tmp_path):
     root = Path(shards.__file__).parents[1]
     shutil.copytree(root / "soundmill", tmp_path / "soundmill", ignore=shutil.ignore_patterns("__pycache__"))

@@ -24,7 +24,7 @@ import soundfile
 
 from soundmill.audio import containers, ffmpeg
 from soundmill.audio.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
-from soundmill.audio.ffmpeg import ffmpeg_executable, ffmpeg_version, one_line
+from soundmill.audio.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version, one_line
 from soundmill.audio.resample import resample_blocks
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "encode_flac",
     "ffmpeg_executable",
     "ffmpeg_version",
+    "installed_version",
     "mix_down",
     "open_all",
     "open_regular",

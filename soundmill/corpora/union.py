@@ -9,6 +9,7 @@ from typing import Any
 
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables, id_of_path
+from soundmill.manifest import VIDEO_ID
 
 NAME = "union"
 
@@ -43,11 +44,15 @@ def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
 def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
     """Add a part's recordings; returns their ids in the union by those in the part."""
     splits = _splits(part.tables.recordings)
+    starts = {row["recording_id"]: row["start_time"] for row in tables.recordings}
     ids = {}
     for row in part.tables.recordings:
         old, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
         # Files of one name in two corpora have the same hash and nothing else in common.
-        ids[old] = tables.take_id(None if old == id_of_path(row["raw_path"]) else old, raw_path, path)
+        wanted = None if old == id_of_path(row["raw_path"]) else old
+        if VIDEO_ID.fullmatch(old) and starts.get(old, row["start_time"]) != row["start_time"]:
+            wanted = f"{old}_{row['start_time']:g}"  # another stretch of the video: as within one corpus
+        ids[old] = tables.take_id(wanted, raw_path, path)
         tables.recordings.append(
             {
                 **row,

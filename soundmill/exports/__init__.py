@@ -6,10 +6,12 @@ for. A clip that a format cannot express (no caption, several labels) is left ou
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,12 +42,12 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "audiocaps": Layout(captioned.video_place, captioned.write_audiocaps),
     "audiocraft": Layout(named("audio", ".wav"), captioned.write_audiocraft),
     "audiofolder": Layout(captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
-    "audiofolder_csv": Layout(captioned.audiofolder_place, captioned.write_audiofolder_csv, needs="nothing"),
+    "audiofolder_csv": Layout(captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
     "audiofolder_parquet": packed.HuggingFaceParquet,
     "audioldm": Layout(named("audio", ".wav"), captioned.write_audioldm),
     "clotho": Layout(lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
     "esc": Layout(named("audio", ".wav"), classes.write_esc, needs="label"),
-    "folder": Layout(classes.folder_place, classes.write_folder, needs="label"),
+    "folder": classes.Folder,
     "gtzan": classes.Gtzan,
     "lhotse": Layout(named("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
@@ -74,25 +76,17 @@ def export(
     rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
     if not rows:
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
-    final = directory.resolve()
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UserError(f"{directory} is not empty; say a new directory, or remove it")
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{directory}: {error.strerror}; say a directory that can be made") from None
-    target, result = FORMATS[name](partial, final), Export(directory)
-    try:
+    with _in_the_making(directory) as (partial, final):
+        target, result = FORMATS[name](partial, final), Export(directory)
         for found in clips.with_audio(tables, set(rows)):
             row = rows[found["clip_id"]]
+            clips.check_rate(found, sample_rate)
             clip = Clip(
                 manifest.check_clip_id(row["clip_id"]),
                 row["split"],
                 tuple(row["captions"]),
                 tuple(row["labels"]),
-                row["recording_id"],
+                row["group"] or row["recording_id"],
                 row["source"],
                 row["start"],
                 found["num_samples"],
@@ -113,16 +107,59 @@ def export(
         if result.left_out:
             lines = ["clip_id\treason", *("\t".join(pair) for pair in sorted(result.left_out))]
             (partial / LEFT_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        for path in partial.rglob("*"):
-            if path.is_file():
-                shards.sync_file(path)
-        if final.exists():
-            final.rmdir()
-        os.replace(partial, final)
-        shards.sync_directory(final.parent)
-    except OSError as error:
-        error.filename = error.filename or str(directory)  # a write that fails does not say of what
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+PARTIAL = ".soundmill-export"  # what an export is made in
+
+
+@contextmanager
+def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """Where to write what shall lie in `directory`, which is new or empty, and `directory` resolved; put in place at the end.
+
+    An empty directory that is there stays, for it may be a volume, or where somebody's shell is.
+    """
+    try:
+        final = directory.resolve()
+        os.fspath(final).encode()
+        inside = final.exists()
+        partial = final / PARTIAL if inside else final.with_name(f"{PARTIAL}-{final.name}")
+        if inside and (not final.is_dir() or _left_in(final)):
+            raise UserError(f"{directory} is not empty; say a new directory, or remove it")
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    except UnicodeEncodeError:
+        raise UserError(f"{directory}: manifests cannot say this name, which is not UTF-8; say another directory") from None
+    except OSError as error:
+        raise UserError(f"{directory}: {error.strerror}; say a directory that can be made and written to") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory") from None
+        for path in partial.iterdir():  # of an export that was killed
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            yield partial, final
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    shards.sync_file(path)
+            if final.exists() and _left_in(final):
+                raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
+            if inside:
+                for path in sorted(partial.iterdir()):
+                    os.replace(path, final / path.name)
+            else:
+                os.replace(partial, final)
+            shards.sync_directory(final.parent)
+        except OSError as error:
+            error.filename = error.filename or str(directory)  # a write that fails does not say of what
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _left_in(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory) if name != PARTIAL]

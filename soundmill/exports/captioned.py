@@ -8,6 +8,7 @@ from soundmill import manifest
 from soundmill.exports.target import (
     HUGGING_FACE,
     Clip,
+    NotExpressible,
     by_split,
     plain_number,
     write_csv,
@@ -209,6 +210,12 @@ def write_stable_audio(placed: list[tuple[Clip, str]], directory: Path, final: P
 
 def audiofolder_place(clip: Clip) -> str:
     return f"{HUGGING_FACE[clip.split]}/{clip.clip_id}.wav"
+
+
+def audiofolder_csv_place(clip: Clip) -> str:
+    if any(";" in label for label in clip.labels):
+        raise NotExpressible("a label with `;`, which stands between labels")
+    return audiofolder_place(clip)
 
 
 def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from soundmill import shards
 from soundmill.exports.target import Clip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
 
+FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # that stay in a folder's name, beside letters, marks and digits of any script
 LONGEST_NAME = 200  # bytes; file systems have 255, and a number may follow
 
 
 def folder_of(label: str) -> str:
     """A label as the name of a folder: nothing in it can leave the directory or hide."""
-    folder = re.sub(r"[^\w .,()&'+-]", "_", label).strip(" .") or "_"
+    kept = (char if char in FOLDER_CHARACTERS or unicodedata.category(char)[0] in "LMN" else "_" for char in label)
+    folder = "".join(kept).strip(" .") or "_"
     if len(folder.encode()) > LONGEST_NAME:
         raise NotExpressible(f"label {label[:40]!r} … of more than {LONGEST_NAME} bytes, where the format has the name of a folder")
     return folder
 
 
 def _fold(clip: Clip, count: int) -> int:
-    """The last fold is test and the one before it valid; the rest of the recordings are dealt out by hash."""
+    """The last fold is test and the one before it valid; the rest is dealt out by a hash of what never parts."""
     if clip.split == "test":
         return count
     if clip.split == "valid":
         return count - 1
-    return 1 + shards.shard_of(clip.recording_id, count - 2)
+    return 1 + shards.shard_of(clip.origin, count - 2)
 
 
 def write_esc(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
@@ -38,7 +41,7 @@ def write_esc(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> N
             targets[clip.labels[0]],
             clip.labels[0].replace(" ", "_"),
             False,
-            clip.recording_id,
+            clip.origin,
             "A",
         ]
         for clip, place in placed
@@ -55,7 +58,7 @@ def write_urbansound(placed: list[tuple[Clip, str]], directory: Path, final: Pat
     rows = [
         [
             Path(place).name,
-            clip.recording_id,
+            clip.origin,
             plain_number(clip.start),
             plain_number(clip.start + clip.seconds),
             1,
@@ -102,7 +105,7 @@ def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
         notes = {
             clip.clip_id: {
                 "note_str": clip.clip_id,
-                "instrument_str": clip.recording_id,
+                "instrument_str": clip.origin,
                 "instrument_family": families[clip.labels[0]],
                 "instrument_family_str": clip.labels[0].replace(" ", "_"),
                 "qualities_str": [],
@@ -113,12 +116,25 @@ def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
         write_json(directory / f"nsynth-{split}/examples.json", notes)
 
 
-def folder_place(clip: Clip) -> str:
-    return f"{clip.split}/{folder_of(clip.labels[0])}/{clip.clip_id}.wav"
+class Folder(Files):
+    """`train/dog/x.wav`, a folder for each label, and the caption beside it."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(Layout(self._place, write_folder, needs="label"), directory, final)
+        self._label_of: dict[str, str] = {}
+
+    def _place(self, clip: Clip) -> str:
+        label = clip.labels[0]
+        folder = folder_of(label)
+        if len(clip.captions) > 1:
+            raise NotExpressible(f"{len(clip.captions)} captions where the format has one text")
+        if (other := self._label_of.setdefault(folder.casefold(), label)) != label:
+            raise NotExpressible(f"label {label!r} would share the folder of {other!r}")
+        return f"{clip.split}/{folder}/{clip.clip_id}.wav"
 
 
 def write_folder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    """A caption file beside each sound that has captions."""
+    """A text beside each sound that has a caption."""
     for clip, place in placed:
         if clip.captions:
-            (directory / place).with_suffix(".txt").write_text("\n".join(clip.captions) + "\n", encoding="utf-8")
+            (directory / place).with_suffix(".txt").write_text(clip.captions[0] + "\n", encoding="utf-8")

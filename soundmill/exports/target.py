@@ -27,7 +27,7 @@ class Clip:
     split: str
     captions: tuple[str, ...]
     labels: tuple[str, ...]
-    recording_id: str
+    origin: str  # what never parts: the video or Freesound original that the recording is a piece of, else the recording
     source: str  # recording's path in its corpus, escaped
     start: float  # seconds into the recording
     num_samples: int

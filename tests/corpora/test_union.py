@@ -116,3 +116,13 @@ def test_folds_become_splits_where_they_can(tmp_path, folds, splits):
     _, tables = unite([part(put(tmp_path, *names), "esc", format="esc")])
     assert [row["split"] for row in tables.recordings] == splits
     assert [row["fold"] for row in tables.recordings] == list(folds)
+
+
+def test_another_stretch_of_a_parts_video_keeps_its_id_and_is_no_collision(tmp_path):
+    for name, start in (("one", 30), ("two", 50), ("zoo", 30)):
+        put(tmp_path / name, f"r1nicOVtvkQ_{start}.wav")
+        write(tmp_path / name, "train.csv", f"audiocap_id,youtube_id,start_time,caption\n1,r1nicOVtvkQ,{start},{name}\n")
+    _, tables = unite(part(tmp_path / name, name) for name in ("one", "two", "zoo"))
+    ids = {row["path"]: row["recording_id"] for row in tables.recordings}
+    assert (ids["one/r1nicOVtvkQ_30.wav"], ids["two/r1nicOVtvkQ_50.wav"]) == ("r1nicOVtvkQ", "r1nicOVtvkQ_50")
+    assert [entry["paths"] for entry in tables.collisions] == [["one/r1nicOVtvkQ_30.wav", "zoo/r1nicOVtvkQ_30.wav"]]
