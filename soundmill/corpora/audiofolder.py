@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -409,8 +410,25 @@ def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, ta
 
 
 def _texts(value: Any) -> list[str]:
-    texts = value if isinstance(value, list) else [value]
+    listed = value if isinstance(value, list) else _listed(value)
+    texts = [value] if listed is None else listed
     return [text for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _listed(value: Any) -> list[str] | None:
+    """The texts of a list that a csv's cell has as JSON or as Python prints it; None where it is no such list."""
+    if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        try:
+            found = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+        if str(found) != value:  # `['a' 'b']`, as numpy prints it, would be one text
+            return None
+    return found if isinstance(found, list) and all(isinstance(item, str) for item in found) else None
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:

@@ -370,3 +370,21 @@ def test_words_in_some_names_tell_nothing(lay):
     names = ["train_horn/a.wav", "dog/b.wav", "train_horn/test.wav"]
     text = "\n".join(["file_name,text", *(f"{name},a sound" for name in names)]) + "\n"
     assert {row["split"] for row in registry.read("audiofolder", lay(*names, **{"metadata.csv": text}), 1).recordings} == {None}
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("""['one', "it's two"]""", ["one", "it's two"]),
+        ('["one", "two"]', ["one", "two"]),
+        ("[]", []),
+        ("['one' 'two']", ["['one' 'two']"]),
+        ("[music]", ["[music]"]),
+        ("[1, 2]", ["[1, 2]"]),
+        ("[" * 5000 + "]", ["[" * 5000 + "]"]),
+    ],
+)
+def test_a_list_of_captions_in_a_cell_is_several(tmp_path, cell, texts):
+    put(tmp_path, "a.wav")
+    write(tmp_path, "metadata.csv", 'file_name,captions,label\na.wav,"' + cell.replace('"', '""') + '",dog\n')
+    assert captions(scan(tmp_path)).get("a.wav", []) == texts
