@@ -636,9 +636,11 @@ def _check_apart(directory: Path, root: Path) -> None:
     """UserError where the pipeline would take an export for recordings, or remove it."""
     from soundmill import params as parameters
 
-    corpus = parameters.section(parameters.read_yaml(root / "params.yaml"), "corpus", "params.yaml")
-    paths = [corpus.get("path"), *(part.get("path") for part in (corpus.get("parts") or {}).values())]
-    for path in [*(root / path for path in paths if path), root / "data"]:
+    corpus = parameters.read_yaml(root / "params.yaml").get("corpus")
+    parts = corpus.get("parts") if isinstance(corpus, dict) else None
+    told = [corpus, *(parts.values() if isinstance(parts, dict) else [])]
+    paths = [path for one in told if isinstance(one, dict) and isinstance(path := one.get("path"), str) and path]
+    for path in [*(root / path for path in paths), root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")
 

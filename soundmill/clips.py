@@ -81,10 +81,10 @@ def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: in
     """Write clips as `{clip_id}.wav` (16-bit PCM) for any player; returns the paths in the order of the shards."""
     from soundmill.audio import decode
 
-    directory.mkdir(parents=True, exist_ok=True)
     written = []
     for row in with_audio(tables, set(clip_ids)):
         check_rate(row, sample_rate)
+        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
         decode.write_wav(path, decode.decode_flac(row["audio"]["bytes"]), sample_rate)
         written.append(path)

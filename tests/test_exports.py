@@ -6,6 +6,7 @@ import csv
 import gzip
 import inspect
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -190,17 +191,56 @@ def test_what_never_parts_is_in_one_fold_and_bears_one_name(tmp_path, monkeypatc
         assert sorted(origin for origin, _ in pairs) == ["original-0", "original-1", "original-2"]
 
 
-def test_labels_that_would_share_a_folder_and_several_captions_are_left_out_of_folders(tmp_path, monkeypatch):
+def test_labels_that_would_share_a_folder_have_their_own_and_several_captions_are_left_out(tmp_path, monkeypatch):
     labels = ["a/b", "a_b", "कुत्ता", "🐶", "🐱"]
     rows = [(f"{number:012x}_0", "train", ["one"], [label]) for number, label in enumerate(labels)]
     tables = with_rows(tmp_path, monkeypatch, *rows, ("00000000000f_0", "train", ["one", "two"], ["bell"]))
     result = exports.export(tables, "folder", tmp_path / "out", RATE)
-    assert {path.parent.name for path in (tmp_path / "out").rglob("*.wav")} == {"a_b", "कुत्ता", "_"}
-    assert sorted(reason.partition(" ")[2] for _, reason in result.left_out) == [
-        "'a_b' would share the folder of 'a/b'",
-        "'🐶' would share the folder of '🐱'",  # whose shard comes first
-        "captions where the format has one text",
-    ]
+    found = {path.parent.name for path in (tmp_path / "out").rglob("*.wav")}
+    assert len(found) == len(labels)
+    assert {re.sub(" [0-9a-f]{8}$", "", name) for name in found} == {"a_b", "कुत्ता", "_"}
+    assert result.left_out == [("00000000000f_0", "2 captions where the format has one text")]
+
+
+def test_a_link_where_an_export_is_made_is_not_followed(tables, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "letter.txt").write_text("dear")
+    (tmp_path / "old").mkdir()
+    for link in (tmp_path / "old" / exports.PARTIAL, tmp_path / f"{exports.PARTIAL}-new"):
+        link.symlink_to(precious)
+    for name in ("old", "new"):
+        with pytest.raises(UserError, match="say a directory that can be made"):
+            exports.export(tables, "tango", tmp_path / name, RATE)
+    assert tree(precious) == {"letter.txt": b"dear"}
+
+
+def test_a_directory_that_is_moved_meanwhile_is_told(tables, tmp_path):
+    (tmp_path / "out").mkdir()
+
+    def move(count: int) -> None:
+        if not (tmp_path / "moved").exists():
+            (tmp_path / "out").rename(tmp_path / "moved")
+
+    with pytest.raises(UserError, match="was moved or removed meanwhile"):
+        exports.export(tables, "tango", tmp_path / "out", RATE, progress=move)
+
+
+def test_an_export_into_an_old_directory_that_is_cut_short_at_its_end_leaves_it_empty(tables, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    replace, calls = os.replace, []
+
+    def cut_short(source, target):
+        calls.append(source)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exports.os, "replace", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            exports.export(tables, "tango", tmp_path / "out", RATE)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_label_with_the_mark_between_labels_is_left_out_of_csv(tmp_path, monkeypatch):
@@ -257,6 +297,9 @@ def test_an_export_into_the_corpus_or_the_pipelines_own_data_is_refused(tmp_path
     (root / "data").mkdir(parents=True)
     parts = {"a": {"format": "auto", "path": str(tmp_path / "part"), "weight": 1.0}}
     params.write_yaml({"corpus": {"path": "../corpus", "parts": parts}}, root / "params.yaml")
+    for odd in ({}, {"corpus": None}, {"corpus": {"path": 12, "parts": {"a": None}}}):
+        params.write_yaml(odd, tmp_path / "params.yaml")
+        cli._check_apart(tmp_path / "elsewhere", tmp_path)
     if place == "project/elsewhere":
         cli._check_apart(tmp_path / place, root)
     else:

@@ -64,8 +64,8 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 
 
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
-    """Names of the csv files with captions and of those with labels; where none has captions, one that lacks a column is an error
-    that names it: lists of failed downloads, and AudioSet's segments, have ids too."""
+    """Names of the csv files with captions and of those with labels; one that lacks a column is an error that names it, unless it
+    has no `audiocap_id` and others have captions: lists of failed downloads, and AudioSet's segments, have ids too."""
     with_captions, with_labels, strangers, lacking = [], [], [], []
     for name in inventory.csv_files():
         columns = _columns(inventory, name)
@@ -76,8 +76,9 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             with_labels.append(name)
         else:
             strangers.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
-            lacking += [(path, columns)] if len(columns & set(COLUMNS)) > 1 else []
-    if lacking and not with_captions:
+            if len(columns & set(COLUMNS)) > 1 and ("audiocap_id" in columns or not lacking):
+                lacking.insert(0, (path, columns))
+    if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
         path, columns = lacking[0]
         missing = ", ".join(column for column in COLUMNS if column not in columns)
         raise UserError(

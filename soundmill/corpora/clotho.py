@@ -26,7 +26,7 @@ FORMAT = Format(
 
 COLUMNS = {"file_name", "caption_1"}
 METADATA_COLUMNS = {"file_name", "sound_id"}
-SPLITS = {"development": "train", **SPLIT_NAMES, "dev": "train"}
+SPLITS = {"development": "train", **SPLIT_NAMES}
 OWN_WORDS = ("development", "validation", "evaluation")
 LOOKED_AT = 50  # rows, to tell Clotho from lists of YouTube clips with the same columns
 
@@ -47,7 +47,9 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
-    splits = {**SPLITS, "dev": SPLIT_NAMES["dev"]} if "train" in map(_part, names) else SPLITS  # Clotho's own is of development
+    told = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
+    # Clotho's own is short for development: where there is something else to validate with, and nothing else to train on.
+    splits = {**SPLITS, "dev": "train" if "valid" in told and "train" not in told else SPLITS["dev"]}
     return join(inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits)
 
 

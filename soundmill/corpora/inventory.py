@@ -340,7 +340,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
 
 def _delimiter(text: str) -> str:
     """What stands between the cells of a csv: a comma, or what table programs write for one where the header has more of them."""
-    header = text.partition("\n")[0]
+    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0]).rstrip(";\t ")
     return max((",", ";", "\t"), key=header.count)
 
 

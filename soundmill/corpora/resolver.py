@@ -26,10 +26,9 @@ MAX_KEY = 4096  # characters of a row's path, name or id
 _CLIP_NAME = re.compile(
     r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:_(?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
 )
-# `Title [{id}]`, as yt-dlp names a whole video, and `[{id}]-[{start}-{end}]`, as downloaders of MusicCaps name its pieces.
-_IN_BRACKETS = re.compile(
-    r"(?:.* )?\[(?P<video>[A-Za-z0-9_-]{11})\]|\[(?P<piece>[A-Za-z0-9_-]{11})\]-\[(?P<start>[0-9]{1,9})-[0-9]{1,9}\]"
-)
+# `Title [{id}]`, as yt-dlp names a whole video, and `[{id}]` or `[{id}]-[{start}-{end}]`, as downloaders of MusicCaps name pieces.
+_WHOLE = re.compile(r".* \[(?P<video>[A-Za-z0-9_-]{11})\]")
+_PIECE = re.compile(r"\[(?P<video>[A-Za-z0-9_-]{11})\](?:-\[(?P<start>[0-9]{1,9})-[0-9]{1,9}\])?")
 _WINDOW = re.compile(  # from … to, or a start with decimals
     r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+$|\]-\[[0-9]+-[0-9]+\]$"
 )
@@ -81,6 +80,8 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
     """
     stem = key_stem(_fold(with_slashes(key)).rpartition("/")[2])
     clip = clip_of_name(stem)
+    if clip and not of_video and _WHOLE.fullmatch(stem):
+        return None  # `Dog [HD-Remaster]`
     if clip is None or of_video or _WINDOW.match(stem.partition(clip[0])[2]):
         return clip
     # What may be words is an id where a second stands behind it: a number of theirs harms less than a video without its group.
@@ -93,8 +94,10 @@ def clip_of_name(stem: str) -> tuple[str, float | None] | None:
     Two whole numbers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
     `{id}_30.000_40.000`).
     """
-    if stem.endswith("]") and (match := _IN_BRACKETS.fullmatch(stem)):
-        return (match["piece"], float(match["start"])) if match["piece"] else (match["video"], None)
+    if stem.endswith("]"):
+        if match := _PIECE.fullmatch(stem):
+            return match["video"], float(match["start"]) if match["start"] else None
+        return (match["video"], 0.0) if (match := _WHOLE.fullmatch(stem)) else None
     match = _CLIP_NAME.fullmatch(stem)
     if match is None:
         return None
@@ -288,7 +291,7 @@ def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
 
 def folders_of_key(key: str) -> list[str]:
     """A key's path, folder by folder, its last part without extension."""
-    *folders, name = [part for part in _fold(with_slashes(key)).split("/") if part not in ("", ".")] or [""]
+    *folders, name = [part for part in _fold(with_slashes(unquote(key).strip())).split("/") if part not in ("", ".")] or [""]
     return [*folders, key_stem(name)]
 
 

@@ -204,7 +204,7 @@ def _remark(state: _Join) -> None:
 def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mapping[str, str]) -> None:
     """Find every row its file. What the files are found by takes more memory than all else, and is gone afterwards."""
     index = FileIndex(inventory)
-    numbered = _numbered(inventory, index, rows)
+    numbered = _numbered(inventory, index, rows, state)
     local = _local_manifests(index, rows)
     taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a manifest → folders that such a one has for its own
     for source in local:
@@ -232,21 +232,32 @@ def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mappi
             state.tell_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
 
 
-def _numbered(inventory: Inventory, index: FileIndex, rows: list[Row]) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
-    """Files called by AudioCaps' number of a row, by the row's clip; of folders of whose numbers as many are AudioCaps' as are not.
+def _numbered(
+    inventory: Inventory, index: FileIndex, rows: list[Row], state: _Join
+) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
+    """Files called by AudioCaps' number of a row, by the row's clip.
 
-    Freesound's numbers, which files of other corpora are called by, are some of them AudioCaps' too.
+    Where some rows find theirs by YouTube id, only those in folders of whose numbers as many are rows' as are not: Freesound's
+    numbers, which files of other corpora are called by, are AudioCaps' too.
     """
     files = {row.number: index.resolve(row.number).files for row in rows if row.number}
     known = {file for found in files.values() for file in found}
-    votes: dict[tuple[bytes, ...], int] = defaultdict(int)
-    for file in inventory.audio if known else ():
-        if file.stem.isdigit():
-            votes[tuple(file.folders)] += 1 if file in known else -1
+    strange: set[bytes] = set()
+    if known and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
+        votes: dict[bytes, int] = defaultdict(int)
+        for file in inventory.audio:
+            if file.stem.isdigit():
+                votes[os.path.dirname(file.raw_path)] += 1 if file in known else -1
+        strange = {folder for folder, vote in votes.items() if vote < 0}
+    if others := sorted(file.path for file in known if os.path.dirname(file.raw_path) in strange):
+        state.tables.remarks.append(
+            f"{len(others)} files are called by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
+            f"are no row's (first: {others[0]})"
+        )
     found: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
     for row in rows:
         for file in files.get(row.number, ()):
-            if votes[tuple(file.folders)] >= 0:
+            if os.path.dirname(file.raw_path) not in strange:
                 found[row.key, row.start_time][file] = None
     return found
 
@@ -319,23 +330,39 @@ def _above(file: AudioFile) -> Iterator[bytes]:
 
 
 def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolution:
-    """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's."""
+    """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's, unless it is
+    called by a YouTube id, which only one recording has."""
     if not row.part or not found.files:
         return found
-    folders = {file.raw_path: _beginnings(file.folders) for file in found.files}
-    others = tuple(part for part, meaning in parts.items() if meaning != parts[row.part])
-    files = [file for file in found.files if any(text.startswith(row.part) for text in folders[file.raw_path])]
-    files = files or [file for file in found.files if not any(text.startswith(others) for text in folders[file.raw_path])]
+    above = row.source.split(b"/")[:-1]
+    places = {
+        file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders) for file in found.files
+    }
+    alike = [part for part, meaning in parts.items() if meaning == parts[row.part]]
+    others = [part for part in parts if part not in alike]
+    files = (
+        [file for file, words in places.items() if words.have(row.part)]
+        or [file for file, words in places.items() if any(map(words.have, alike))]
+        or [file for file, words in places.items() if row.clip or not any(map(words.have, others))]
+    )
     return replace(found, files=tuple(files))
 
 
-def _beginnings(folders: list[bytes]) -> list[str]:
-    """Of every folder what stands from each of its words on, in one: `Free_Sound` is `freesound` and `sound`."""
-    found = []
-    for folder in folders:
-        words = re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[0-9]+", folder.decode("utf-8", "replace"))
-        found += ["".join(words[number:]).lower() for number in range(len(words))]
-    return found
+class _Words:
+    """The words of folders' names, and runs of them in one: `Free_Sound` is `free`, `sound` and `freesound`."""
+
+    def __init__(self, folders: Iterable[bytes]):
+        self._words: set[str] = set()
+        self._text = ""
+        for folder in folders:
+            name = folder.decode("utf-8", "replace")
+            words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)
+            self._words.update("".join(words[at : at + count]).lower() for at in range(len(words)) for count in (1, 2, 3))
+            self._text += "".join(words).lower() + "/"
+
+    def have(self, part: str) -> bool:
+        """Whether a word is `part`, or, of a long one, which is a piece of no other, has it in it."""
+        return part in self._words or (len(part) > 7 and part in self._text)
 
 
 def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:

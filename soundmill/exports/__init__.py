@@ -127,7 +127,7 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
         if inside and (not final.is_dir() or _left_in(final)):
             raise UserError(f"{directory} is not empty; say a new directory, or remove it")
         partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
+        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except UnicodeEncodeError:
         raise UserError(f"{directory}: manifests cannot say this name, which is not UTF-8; say another directory") from None
     except OSError as error:
@@ -137,21 +137,22 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory") from None
+        _check_ours(partial, lock, directory)
         for path in partial.iterdir():  # of an export that was killed
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         try:
             yield partial, final
+            _check_ours(partial, lock, directory)
             for path in partial.rglob("*"):
                 if path.is_file():
                     shards.sync_file(path)
             if final.exists() and _left_in(final):
                 raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
             if inside:
-                for path in sorted(partial.iterdir()):
-                    os.replace(path, final / path.name)
+                _move_up(partial, final)
             else:
                 os.replace(partial, final)
-            shards.sync_directory(final.parent)
+            shards.sync_directory(final if inside else final.parent)
         except OSError as error:
             error.filename = error.filename or str(directory)  # a write that fails does not say of what
             raise
@@ -159,6 +160,25 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(partial, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _check_ours(partial: Path, lock: int, directory: Path) -> None:
+    """The locked directory must still bear its name: another export may have ended with it, or somebody moved it."""
+    if not partial.exists() or not os.path.samestat(os.fstat(lock), os.stat(partial)):
+        raise UserError(f"{directory}: was moved or removed meanwhile; export again")
+
+
+def _move_up(partial: Path, final: Path) -> None:
+    """Put everything in place, or, if that is cut short, nothing."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(partial.iterdir()):
+            os.replace(path, final / path.name)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            os.replace(final / path.name, path)
+        raise
 
 
 def _left_in(directory: Path) -> list[str]:

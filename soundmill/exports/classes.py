@@ -128,8 +128,8 @@ class Folder(Files):
         folder = folder_of(label)
         if len(clip.captions) > 1:
             raise NotExpressible(f"{len(clip.captions)} captions where the format has one text")
-        if (other := self._label_of.setdefault(folder.casefold(), label)) != label:
-            raise NotExpressible(f"label {label!r} would share the folder of {other!r}")
+        if self._label_of.setdefault(folder.casefold(), label) != label:  # on some systems `Dog` and `dog` are one folder
+            folder = f"{folder} {shards.digest(label)[:8]}"
         return f"{clip.split}/{folder}/{clip.clip_id}.wav"
 
 

@@ -102,7 +102,7 @@ def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
         ("abcdefghijk_-3", None),
         ("[abcdefghijk]-[30-40]", ("abcdefghijk", 30.0)),
         ("[abcdefghijk]", ("abcdefghijk", None)),
-        ("A dog [barks] [abcdefghijk]", ("abcdefghijk", None)),
+        ("A dog [barks] [abcdefghijk]", ("abcdefghijk", 0.0)),  # the whole video
         ("dog[abcdefghijk]", None),
         ("[abcdefghijkl]", None),
     ],

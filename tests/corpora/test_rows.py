@@ -445,13 +445,15 @@ def test_a_file_in_another_folder_of_the_corpus_than_another_machines_path_says_
 
 
 def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
-    """Of a folder's numbers most must be the rows' own."""
+    """Where other names are found by YouTube id, of a folder's numbers most must be the rows' own."""
     rows = [row(VIDEO, start_time=30.0, number="7"), row("Y0aBcDe_gHi", start_time=10.0, number="8")]
-    strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/8.wav"], rows)
-    assert told(strange) == {None: ["a sound"], "own/8.wav": ["a sound"]}
-    assert [remark.partition(" (")[0] for remark in strange.remarks] == [
-        "1 rows found their file by its name being their `audiocap_id`"
-    ]
+    strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "Y0aBcDe_gHi_10.wav", "own/8.wav"], rows)
+    assert told(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
+    beside = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/Y0aBcDe_gHi_10.wav"], rows)
+    assert told(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
+    assert beside.remarks[0].startswith("1 files are called by a row's `audiocap_id` and not taken for it")
+    numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
+    assert told(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
 
 
 def test_missing_files_of_one_name_in_several_folders_are_each_counted():
@@ -473,3 +475,40 @@ def test_a_part_is_a_word_of_its_folder_and_not_a_piece_of_one():
 def test_a_name_with_spaces_around_it_or_as_the_web_spells_it_finds_its_file(key):
     name = "rain on x.wav" if "%" in key else "x.wav"
     assert told(joined([name], [row(key)])) == {name: ["a sound"]}
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("clothoevaluation", True),
+        ("CLOTHOEvaluation", True),
+        ("train_val_test", True),
+        ("trains", True),
+        ("device_audio", True),
+        ("Valley", True),
+        ("run/audio", True),
+        ("run/training", False),
+        ("my_Validation-set", False),
+    ],
+)
+def test_folders_whose_names_are_no_other_parts(folder, found):
+    parts = {"development": "train", "training": "train", "train": "train", "val": "valid", "validation": "valid", "test": "test"}
+    rows = [row("x.wav", source=b"run/evaluation.csv", part="evaluation")]
+    tables = joined([f"{folder}/x.wav"], rows, parts={**parts, "evaluation": "test"})
+    assert bool(tables.matched) is found
+
+
+def test_a_whole_video_does_not_take_a_clips_caption_and_a_tag_is_no_video():
+    rows = [row("abcdEFGH123", start_time=30.0), row("-abcdEFGH12", start_time=30.0, at=3)]
+    tables = joined(["audio/Funny dogs [abcdEFGH123].wav", "clips/abcdEFGH123.wav", "Title [-abcdEFGH12].wav"], rows)
+    assert told(tables)["clips/abcdEFGH123.wav"] == ["a sound"]
+    starts = {recording["path"]: recording["start_time"] for recording in tables.recordings}
+    assert (starts["clips/abcdEFGH123.wav"], starts["Title [-abcdEFGH12].wav"]) == (30.0, 0.0)
+    tags = joined(["Dog [HD-Remaster].wav"], [row("Dog [HD-Remaster].wav", "dog"), row("Cat [HD-Remaster].wav", "cat", at=3)])
+    assert told(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
+
+
+def test_two_spellings_of_one_name_share_its_file():
+    for keys in (["rain.wav", "rain.wav "], ["a b.wav", "a%20b.wav"]):
+        tables = joined([keys[0]], [row(key, key, at=at) for at, key in enumerate(keys)])
+        assert (sorted(told(tables)), len(tables.captions)) == ([keys[0]], 2)
