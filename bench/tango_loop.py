@@ -126,7 +126,7 @@ class Training:
         def flat(arrays: list[np.ndarray], name: str) -> Any:
             described = [Described(str(number), array.shape, "") for number, array in enumerate(arrays)]
             ids = [one.id for one in described]
-            return gather(described, partial(zip, ids, arrays, strict=True), ids, work / name, name)
+            return gather(lambda: described, partial(zip, ids, arrays, strict=True), ids, work / name, name)
 
         posteriors = [
             np.stack([half[0].cpu().numpy() for half in self.autoencoder.encode(log_mel[None].to(self.device))]).astype("<f2")
