@@ -134,8 +134,8 @@ def _write_recording(
                     "audio": {"bytes": flac, "path": f"{cut['clip_id']}.flac"},
                     "source": cut["source"],
                     "start": cut["start"],
-                    # With the bytes: what is made of a clip must be made again when another decoder reads the file otherwise.
-                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], shards.bytes_digest(flac)),
+                    # With the samples: what is made of a clip must be made again when another decoder reads the file otherwise.
+                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], decode.flac_checksum(flac)),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
                     "quality": measure_clip(wave[: len(sound)], params.sample_rate, meter, cut["start"], float(gain)),

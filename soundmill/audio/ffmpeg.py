@@ -53,17 +53,10 @@ HARMLESS_DEMUXERS = """
 
 @functools.cache
 def ffmpeg_executable() -> Path:
-    """The ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the one on PATH; one that runs."""
-    import imageio_ffmpeg
-
-    try:
-        found = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        found = None
-    if found:
-        executable = Path(shutil.which(found) or found)  # the bare name where it falls back to PATH
-        if version_of(executable):
-            return executable
+    """The ffmpeg that decodes here (see `_found`), which runs; a UserError with the remedy where none does."""
+    found = _found()
+    if found and version_of(found):
+        return found
     problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
     raise UserError(
         f"{problem}: m4a, mp4, webm, wma and the like need it; install it again with "
@@ -77,11 +70,30 @@ def ffmpeg_version() -> str:
 
 
 def installed_version() -> str:
-    """The same, or `none` where none runs: whoever has no need of it works without."""
-    try:
-        return ffmpeg_version()
-    except UserError:
-        return "none"
+    """What tells the ffmpeg that decodes here from others; `none` where none runs: whoever has no need of it works without.
+
+    Every stage that decodes asks, and to run it takes a tenth of what starting a stage does: the wheel's says it in its name.
+    """
+    found = _found()
+    if found and found == _of_wheel():
+        return found.name
+    return (version_of(found) if found else "") or "none"
+
+
+def _found() -> Path | None:
+    """What IMAGEIO_FFMPEG_EXE names, else the ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the
+    one on PATH; whether it runs is not tried."""
+    if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return Path(shutil.which(named) or named)
+    on_path = _of_wheel() or shutil.which("ffmpeg")
+    return Path(on_path) if on_path else None
+
+
+@functools.cache
+def _of_wheel() -> Path | None:
+    import imageio_ffmpeg
+
+    return next(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"), None)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import os
@@ -680,6 +681,26 @@ def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(made, tmp_path, mon
         decode.ffmpeg_executable.cache_clear()
 
 
+def test_which_ffmpeg_is_known_without_running_the_wheels(monkeypatch, tmp_path):
+    named = tmp_path / "ffmpeg"
+    named.write_text("#!/bin/sh\necho ffmpeg version 7.1-own Copyright\n")
+    named.chmod(0o755)
+    version = re.search(r"-v(\d+(\.\d+)*)", decode.installed_version())[1]
+    assert version in decode.ffmpeg_version()
+    with monkeypatch.context() as patch:
+        patch.setattr(ffmpeg_module.subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
+        ffmpeg_module.version_of.cache_clear()
+        assert version in decode.installed_version()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(named))
+    assert decode.installed_version() == "7.1-own"
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    monkeypatch.setattr(ffmpeg_module, "_of_wheel", lambda: None)  # built without: the one on PATH
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert decode.installed_version() == "7.1-own"
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert decode.installed_version() == "none"
+
+
 def test_complaints_are_told_the_same_way_every_time(made, tmp_path):
     """ffmpeg's threads complain in any order; the quarantine table must not show it."""
     for name in ("a.m4a", "a.webm", "a.wma", "a.ac3", "film.mp4"):
@@ -850,6 +871,7 @@ def test_sixteen_bit_sound_survives_flac_bit_for_bit(values):
     data = decode.encode_flac(wave, 16_000)
     np.testing.assert_array_equal(decode.decode_flac(data), wave)
     assert decode.encode_flac(wave, 16_000) == data
+    assert decode.flac_checksum(data) == hashlib.md5(np.array(values, "<i2").tobytes()).digest()
 
 
 def test_beyond_full_scale_is_held_there(tmp_path):
