@@ -487,6 +487,7 @@ def export_clips(
     selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
     if not selected:
         raise UserError("no clip matches; `soundmill clips list` shows what there is")
+    _check_apart(output, root)
     for path in clips.export(where, selected, output, _sample_rate(root)):
         typer.echo(path)
 
@@ -555,7 +556,7 @@ def export_corpus(
             "folder, gtzan, lhotse, musiccaps, nsynth, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
         ),
     ],
-    directory: Annotated[Path, typer.Argument(help="A new directory for audio and manifests.")],
+    directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],
     split: Split = None,
     project: Project = None,
 ) -> None:

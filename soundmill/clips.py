@@ -69,7 +69,9 @@ def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
 
 def check_rate(row: dict[str, Any], sample_rate: int) -> None:
     """UserError where a clip (a row of manifest.CLIPS) was made at another rate than params.yaml says by now."""
-    found = int.from_bytes(row["audio"]["bytes"][18:21], "big") >> 4  # RFC 9639, 8.2: twenty bits after the frame sizes
+    from soundmill.audio import decode
+
+    found = decode.flac_rate(row["audio"]["bytes"])
     if found != sample_rate:
         raise UserError(
             f"clip {row['clip_id']!r} has {found} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
@@ -84,7 +86,8 @@ def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: in
     written = []
     for row in with_audio(tables, set(clip_ids)):
         check_rate(row, sample_rate)
-        directory.mkdir(parents=True, exist_ok=True)
+        if not written:  # of clips at another rate no directory is left
+            directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
         decode.write_wav(path, decode.decode_flac(row["audio"]["bytes"]), sample_rate)
         written.append(path)

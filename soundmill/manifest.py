@@ -84,7 +84,7 @@ CLIPS = pa.schema(
         ("audio", AUDIO),
         ("source", pa.string()),
         ("start", pa.float64()),
-        ("digest", pa.string()),  # of what the row was made from: file, cut, parameters
+        ("digest", pa.string()),  # of the file, the cut and the samples
         ("recording_id", pa.string()),
         ("num_samples", pa.int64()),
         ("quality", QUALITY),

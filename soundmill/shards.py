@@ -935,12 +935,13 @@ def software(function: Callable[..., Any]) -> dict[str, str]:
     rows by what they are made from, and another stage's file made that), Python and packages; and ffmpeg, where the function's
     module has imported `soundmill.audio.decode`: lossy formats decode bit-equal for one version only."""
     module = function.__module__
-    decode = getattr(sys.modules.get(module), "decode", None)
+    decode = sys.modules.get("soundmill.audio.decode")
+    decodes = decode is not None and any(value is decode for value in function.__globals__.values())
     return {
         **_packages(),  # first: it names this library too, once installed, by a version that no edit changes
         "soundmill": _source_digest(Path(__file__).parent),
         module: _source_digest(Path(inspect.getfile(function)).parent),
-        **({"ffmpeg": decode.installed_version()} if decode else {}),
+        **({"ffmpeg": decode.installed_version()} if decodes else {}),
     }
 
 

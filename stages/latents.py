@@ -59,7 +59,7 @@ def run(
     encoding = Encoding(autoencoder, about, params.accelerator, params.batch_size, params.precision)
     jobs = []
     for path in shards.shard_paths(mels):
-        ids = pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist()
+        ids = shards.read_table(path, manifest.SPECTROGRAMS, ["clip_id"])["clip_id"].to_pylist()
         mine = {clip_id: known.pop(clip_id) for clip_id in ids if clip_id in known}
         key = shards.digest(shards.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
         jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine), key))

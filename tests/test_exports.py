@@ -226,6 +226,21 @@ def test_a_directory_that_is_moved_meanwhile_is_told(tables, tmp_path):
         exports.export(tables, "tango", tmp_path / "out", RATE, progress=move)
 
 
+def test_a_moved_export_leaves_another_ones_work_alone(tables, tmp_path):
+    (tmp_path / "out").mkdir()
+    another = tmp_path / "out" / exports.PARTIAL / "clip.wav"
+
+    def move_and_begin_another(count: int) -> None:
+        if not another.exists():
+            (tmp_path / "out").rename(tmp_path / "moved")
+            another.parent.mkdir(parents=True)
+            another.write_bytes(b"another's")
+
+    with pytest.raises(UserError, match="was moved or removed meanwhile"):
+        exports.export(tables, "tango", tmp_path / "out", RATE, progress=lambda n: another.exists() or move_and_begin_another(n))
+    assert another.read_bytes() == b"another's"
+
+
 def test_an_export_into_an_old_directory_that_is_cut_short_at_its_end_leaves_it_empty(tables, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     replace, calls = os.replace, []

@@ -720,3 +720,9 @@ def test_what_a_device_is(tmp_path):
     (tmp_path / "file").touch()
     assert not any(map(shards.is_device, (tmp_path, tmp_path / "file", tmp_path / "new", Path("/dev/shm/new/x.json"))))
     assert all(map(shards.is_device, (Path("/dev/stdout"), Path("/dev/fd/1"), Path("/dev/null"), Path("/proc/self/fd/1"))))
+
+
+def test_a_function_called_decode_is_not_the_decoder():
+    scope = {"__name__": __name__, "decode": lambda: None}
+    exec("def work(): ...", scope)
+    assert "ffmpeg" not in shards.software(scope["work"])

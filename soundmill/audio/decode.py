@@ -37,6 +37,7 @@ __all__ = [
     "ffmpeg_executable",
     "ffmpeg_version",
     "flac_checksum",
+    "flac_rate",
     "installed_version",
     "mix_down",
     "open_all",
@@ -396,6 +397,11 @@ def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
 def flac_checksum(data: bytes) -> bytes:
     """The MD5 of the samples in FLAC bytes that this project wrote, which their encoder noted (RFC 9639, 8.2): 16 bytes."""
     return data[26:42]
+
+
+def flac_rate(data: bytes) -> int:
+    """The sample rate of FLAC bytes that this project wrote: twenty bits behind the frame sizes (RFC 9639, 8.2)."""
+    return int.from_bytes(data[18:21], "big") >> 4
 
 
 def decode_flac(data: bytes) -> np.ndarray:

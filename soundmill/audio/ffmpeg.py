@@ -72,7 +72,8 @@ def ffmpeg_version() -> str:
 def installed_version() -> str:
     """What tells the ffmpeg that decodes here from others; `none` where none runs: whoever has no need of it works without.
 
-    Every stage that decodes asks, and to run it takes a tenth of what starting a stage does: the wheel's says it in its name.
+    Every stage that decodes asks, and to run it takes a tenth of what starting a stage does: of the wheel's it is the name, whether
+    it runs or not.
     """
     found = _found()
     if found and found == _of_wheel():
@@ -85,7 +86,9 @@ def _found() -> Path | None:
     one on PATH; whether it runs is not tried."""
     if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
         return Path(shutil.which(named) or named)
-    on_path = _of_wheel() or shutil.which("ffmpeg")
+    if wheels := _of_wheel():
+        return wheels
+    on_path = shutil.which("ffmpeg")
     return Path(on_path) if on_path else None
 
 

@@ -196,7 +196,7 @@ def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # as shards.open_parquet
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
 
@@ -76,8 +76,9 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             with_labels.append(name)
         else:
             strangers.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
-            if len(columns & set(COLUMNS)) > 1 and ("audiocap_id" in columns or not lacking):
-                lacking.insert(0, (path, columns))
+            if len(columns & set(COLUMNS)) > 1:
+                lacking.append((path, columns))
+    lacking.sort(key=lambda found: "audiocap_id" not in found[1])
     if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
         path, columns = lacking[0]
         missing = ", ".join(column for column in COLUMNS if column not in columns)
@@ -113,12 +114,6 @@ def split_of_file(name: bytes) -> str | None:
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
     found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
-
-
-def whole_number(text: str) -> str:
-    """The digits of a whole number, also of one that a table program wrote as `5.0`; empty for anything else."""
-    found = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
-    return found[1] if found else ""
 
 
 def seconds(text: str) -> float | None:

@@ -23,7 +23,7 @@ from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
 
@@ -134,10 +134,10 @@ class _Description:
         values = {column.strip().lower(): value for column, value in values.items()}
         captions = [text for column, value in values.items() if CAPTIONS.fullmatch(column) for text in _texts(value)]
         for column in ("human_labels", "labels"):
-            if isinstance(several := values.get(column), str):  # a csv has no lists
-                values[column] = re.split(r";|,(?=\s*/[mtg]/)", several)
+            if isinstance(several := values.get(column), str):
+                listed = _listed(several)
+                values[column] = listed if listed != [several] else re.split(r";|,(?=\s*/[mtg]/)", several)
         labels = [found for column in LABELS if (found := _classes(values.get(column), names.get(column)))]
-        fold = values.get("fold")
         videos = (video for column in VIDEOS if isinstance(video := values.get(column), str) and VIDEO_ID.fullmatch(video))
         starts = (start for column in STARTS if (start := _seconds(values.get(column))) is not None)
         video = next(videos, None)
@@ -145,7 +145,7 @@ class _Description:
             captions,
             next((found for found in labels if not all(map(MACHINE_ID.fullmatch, found))), labels[0] if labels else []),
             _split_told(values),
-            int(fold) if str(fold).isdecimal() and len(str(fold)) <= 4 else None,
+            fold_number(str(values.get("fold"))),
             (video, next(starts, None)) if video else None,
             next((told[1] for column in ORIGINALS if (told := _ORIGINAL.fullmatch(str(values.get(column)).strip()))), None),
         )
@@ -410,25 +410,28 @@ def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, ta
 
 
 def _texts(value: Any) -> list[str]:
-    listed = value if isinstance(value, list) else _listed(value)
-    texts = [value] if listed is None else listed
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+    return [text for text in _listed(value) if isinstance(text, str) and text.strip()]
 
 
-def _listed(value: Any) -> list[str] | None:
-    """The texts of a list that a csv's cell has as JSON or as Python prints it; None where it is no such list."""
-    if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
-        return None
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        try:
-            found = ast.literal_eval(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
-        if str(found) != value:  # `['a' 'b']`, as numpy prints it, would be one text
-            return None
-    return found if isinstance(found, list) and all(isinstance(item, str) for item in found) else None
+def _listed(value: Any) -> list[Any]:
+    """A list, also one of texts that a csv's cell has as JSON or as Python prints it; anything else alone in one."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        for read in (json.loads, _printed):
+            with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                found = read(value)
+                if isinstance(found, list) and all(isinstance(item, str) for item in found):
+                    return found
+    return [value]
+
+
+def _printed(text: str) -> Any:
+    """What Python prints so; ValueError where it prints it otherwise: `['a' 'b']`, as numpy prints it, would be one text."""
+    found = ast.literal_eval(text)
+    if str(found) != text:
+        raise ValueError(text)
+    return found
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:

@@ -10,7 +10,7 @@ from itertools import islice
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -96,16 +96,16 @@ def _rows(
 
 
 def _key(written: str, index: FileIndex) -> str:
-    """The name that a file bears: as written, or with HTML's characters (`&#39;`) and outer spaces as people mean them."""
-    if len(written) > MAX_KEY:
+    """The name that a file bears: as written, or with HTML's characters (`&#39;`) as people mean them."""
+    if len(written) > MAX_KEY or index.resolve(written).files:
         return written
-    forms = dict.fromkeys((written, html.unescape(written), html.unescape(written).strip()))
-    return next((form for form in forms if index.resolve(form).files), written)
+    meant = html.unescape(written)
+    return meant if index.resolve(meant).files else written
 
 
 def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
     """((split's word, file name), Freesound number) of the metadata tables, which are published in Latin-1."""
     for name in _tables(inventory, METADATA_COLUMNS):
         for _, cells in read_csv(inventory, name):
-            if cells["sound_id"].strip().isdecimal():
-                yield (_part(name), cells["file_name"]), cells["sound_id"].strip()
+            if number := whole_number(cells["sound_id"]):
+                yield (_part(name), cells["file_name"]), number

@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from soundmill.corpora.audiocaps import whole_number
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -99,13 +98,13 @@ def is_esc10(file: AudioFile) -> bool:
 def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
     """A row for each line; a name with a slash in it or a fold that is no number is quarantined."""
     for line, row in read_csv(inventory, name):
-        file, fold, category = row["filename"], whole_number(row["fold"]), row["category"].replace("_", " ").strip().lower()
+        file, fold, category = row["filename"], fold_number(row["fold"]), row["category"].replace("_", " ").strip().lower()
         if not file or "/" in file:
             tables.reject(name, "bad file name", f"line {line}: {file!r:.80}")
-        elif not fold or len(fold) > 4:
+        elif fold is None:
             tables.reject(name, "bad fold", f"line {line}: {row['fold']!r:.80} is no fold's number")
         elif not category:
             tables.reject(name, "empty category", f"line {line}: {file}")
         else:
             source = _told(os.path.splitext(file)[0])[1]
-            yield Row(name, line, file, labels=[category], fold=int(fold), group=source)
+            yield Row(name, line, file, labels=[category], fold=fold, group=source)

@@ -301,9 +301,7 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
         raise UserError(f"{escape_path(name)}: {error.strerror}; let it be read, or take it out of the corpus") from None
     text = head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
     try:
-        return [
-            column.strip().lower() for column in next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
-        ]
+        return _header(_reader(text))
     except csv.Error:
         return []
 
@@ -311,18 +309,17 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
     text = _read_lines(inventory, name)
-    delimiter = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = _reader(text)
     too_long, swallowing = [], []
     try:
-        columns = [column.strip().lower() for column in next(reader, [])]
+        columns = _header(reader)
         repeated = [column for number, column in enumerate(columns) if column and column in columns[:number]]
         inventory.remark(name, "columns that a header has twice, of which the last is read", len(repeated), *repeated[:1])
         at = reader.line_num
         for cells in reader:
             at, begin = reader.line_num, at + 1
             if cells:
-                if at > begin and _swallows_rows(cells, columns, delimiter):
+                if at > begin and _swallows_rows(cells, columns, reader.dialect.delimiter):
                     swallowing.append(begin)
                 if len(cells) > len(columns):
                     too_long.append(reader.line_num)
@@ -338,10 +335,15 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
         inventory.remark(name, what, len(swallowing), f"line {swallowing[0]}")
 
 
-def _delimiter(text: str) -> str:
-    """What stands between the cells of a csv: a comma, or what table programs write for one where the header has more of them."""
+def _reader(text: str) -> Any:
+    """A csv's cells, parted by commas, or where its header has none, by what table programs write for them."""
     header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0]).rstrip(";\t ")
-    return max((",", ";", "\t"), key=header.count)
+    delimiter = "," if "," in header else max((",", ";", "\t"), key=header.count)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    return [column.strip().lower() for column in next(reader, [])]
 
 
 def _swallows_rows(cells: list[str], columns: list[str], delimiter: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -161,7 +161,7 @@ class FileIndex:
         return found
 
     @cached_property
-    def _folders(self) -> set[str]:
+    def _folder_names(self) -> set[str]:
         """Names of the folders that files lie in."""
         return {_fold(os.fsdecode(folder)) for file in self._files for folder in file.folders}
 
@@ -173,10 +173,7 @@ class FileIndex:
         one name those stay that agree best with the key's folders and extension. A key that climbs out of the corpus means nothing.
         `of_video`: see youtube_clip.
         """
-        found = self._resolve(key, base, of_video)
-        if not found.files and (other := unquote(key).strip()) != key:
-            return self._resolve(other, base, of_video)
-        return found
+        return next((found for one in _spellings(key) if (found := self._resolve(one, base, of_video)).files), NOTHING)
 
     def _resolve(self, key: str, base: bytes, of_video: bool) -> Resolution:
         if key_problem(key):
@@ -193,21 +190,22 @@ class FileIndex:
         clip = youtube_clip(key, of_video)
         if found := _nearest(self._namesakes(name, stem, folders), folders, name):
             same = len(found) > 1 and clip is not None
-            known = not path.startswith("/") or (
-                folders and folders[-1] in self._folders
-            )  # of another machine's path only what is here too
-            stray = len(found) == 1 and clip is None and known and not compatible(found[0], folders)
+            # Of another machine's path only a folder that is here too says where the file should be.
+            told = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
+            stray = len(found) == 1 and clip is None and told and not compatible(found[0], folders)
             return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
         """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
-        return self._at(posixpath.normpath(posixpath.join(os.fsdecode(base), _fold(with_slashes(key)))))
+        start = os.fsdecode(base)
+        places = (posixpath.normpath(posixpath.join(start, _fold(with_slashes(one)))) for one in _spellings(key))
+        return next((found for place in places if (found := self._at(place))), [])
 
     def bears(self, key: str) -> bool:
         """Whether any file has the name of a key, with its or any extension."""
-        name = _fold(with_slashes(key)).rpartition("/")[2]
-        return name in self._names or name in self._stems or key_stem(name) in self._stems
+        names = [_fold(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
+        return any(name in self._names or name in self._stems or key_stem(name) in self._stems for name in names)
 
     def _at(self, path: str) -> list[AudioFile]:
         """The files of a path in the corpus, with its or any extension."""
@@ -293,6 +291,11 @@ def folders_of_key(key: str) -> list[str]:
     """A key's path, folder by folder, its last part without extension."""
     *folders, name = [part for part in _fold(with_slashes(unquote(key).strip())).split("/") if part not in ("", ".")] or [""]
     return [*folders, key_stem(name)]
+
+
+def _spellings(key: str) -> Iterable[str]:
+    """A key as it stands, then as its program meant it: without spaces around it, or an address on the web (`rain%20on.wav`)."""
+    return dict.fromkeys((key, unquote(key).strip()))
 
 
 def _fold(text: str) -> str:

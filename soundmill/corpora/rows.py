@@ -70,8 +70,10 @@ class _Join:
     strays: dict[int, AudioFile] = field(default_factory=dict)  # row number → file in another folder than the row says
     whole: list[str] = field(default_factory=list)  # paths of files that only their rows say the start of
     inside: list[str] = field(default_factory=list)  # origins of rows for a later second than any file begins at
-    by_number: list[str] = field(default_factory=list)  # origins of rows that only AudioCaps' number of a file told from others
-    homes: dict[bytes, bytes] = field(default_factory=dict)  # manifest whose rows name files from its own folder → that folder
+    by_number: list[str] = field(default_factory=list)  # origins of rows whose file is called by their `audiocap_id` alone
+    homes: dict[bytes, bytes] = field(
+        default_factory=dict
+    )  # manifest called like one that names files from its folder → its folder
 
     def disown(self, lost: list[int], numbers: list[int]) -> None:
         """Take rows from those (`numbers`) of a file."""
@@ -212,7 +214,7 @@ def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mappi
         taken[name].add(folder)
     for source in {row.source for row in rows}:
         folder, _, name = source.rpartition(b"/")
-        if source in local or name in taken:
+        if name in taken:
             state.homes[source] = folder
     for number, row in enumerate(rows):
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
@@ -242,22 +244,21 @@ def _numbered(
     """
     files = {row.number: index.resolve(row.number).files for row in rows if row.number}
     known = {file for found in files.values() for file in found}
-    strange: set[bytes] = set()
+    votes: dict[bytes, int] = defaultdict(int)  # by folder
     if known and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
-        votes: dict[bytes, int] = defaultdict(int)
         for file in inventory.audio:
             if file.stem.isdigit():
                 votes[os.path.dirname(file.raw_path)] += 1 if file in known else -1
-        strange = {folder for folder, vote in votes.items() if vote < 0}
-    if others := sorted(file.path for file in known if os.path.dirname(file.raw_path) in strange):
+    strange = {file for file in known if votes[os.path.dirname(file.raw_path)] < 0}
+    if strange:
         state.tables.remarks.append(
-            f"{len(others)} files are called by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
-            f"are no row's (first: {others[0]})"
+            f"{len(strange)} files are called by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
+            f"are no row's (first: {min(file.path for file in strange)})"
         )
     found: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
     for row in rows:
         for file in files.get(row.number, ()):
-            if os.path.dirname(file.raw_path) not in strange:
+            if file not in strange:
                 found[row.key, row.start_time][file] = None
     return found
 
@@ -349,19 +350,15 @@ def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolutio
 
 
 class _Words:
-    """The words of folders' names, and runs of them in one: `Free_Sound` is `free`, `sound` and `freesound`."""
+    """The words of folders' names."""
 
     def __init__(self, folders: Iterable[bytes]):
-        self._words: set[str] = set()
-        self._text = ""
-        for folder in folders:
-            name = folder.decode("utf-8", "replace")
-            words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)
-            self._words.update("".join(words[at : at + count]).lower() for at in range(len(words)) for count in (1, 2, 3))
-            self._text += "".join(words).lower() + "/"
+        names = [re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder.decode("utf-8", "replace")) for folder in folders]
+        self._words = {word.lower() for words in names for word in words}
+        self._text = "/".join("".join(words).lower() for words in names)
 
     def have(self, part: str) -> bool:
-        """Whether a word is `part`, or, of a long one, which is a piece of no other, has it in it."""
+        """Whether a word is `part`, or, of a long one, which is a piece of no other, some words together have it: `Free_Sound`."""
         return part in self._words or (len(part) > 7 and part in self._text)
 
 

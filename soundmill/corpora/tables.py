@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,3 +168,15 @@ def id_of_path(raw_path: bytes) -> str:
 def _clean(text: str) -> str:
     """One line; half characters, which JSON can say and no file can hold, as `?`."""
     return " ".join(text.split()).encode("utf-8", "replace").decode()
+
+
+def whole_number(text: str) -> str:
+    """The digits of a whole number, also of one that a table program wrote as `5.0`; empty for anything else."""
+    found = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
+    return found[1] if found else ""
+
+
+def fold_number(text: str) -> int | None:
+    """A fold's number of at most four digits, read as `whole_number` does; None for anything else."""
+    number = whole_number(text)
+    return int(number) if 0 < len(number) <= 4 else None

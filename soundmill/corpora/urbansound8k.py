@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from soundmill.corpora.audiocaps import whole_number
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, fold_number, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -46,11 +45,13 @@ def _tables(inventory: Inventory) -> list[bytes]:
 def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
     for name in names:
         for line, cells in read_csv(inventory, name):
-            fold, label = whole_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
-            if not fold or len(fold) > 4:
+            fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
+            if fold is None:
                 tables.reject(name, "bad fold", f"line {line}: {cells['fold']!r:.80} is no fold's number")
             elif not label:
                 tables.reject(name, "empty category", f"line {line}: {cells['slice_file_name']:.80}")
             else:
-                key = f"fold{int(fold)}/{cells['slice_file_name'].strip()}"
-                yield Row(name, line, key, labels=[label], fold=int(fold), group=cells["fsid"].strip() or None)
+                key = f"fold{fold}/{cells['slice_file_name'].strip()}"
+                yield Row(
+                    name, line, key, labels=[label], fold=fold, group=whole_number(cells["fsid"]) or cells["fsid"].strip() or None
+                )

@@ -70,7 +70,7 @@ def export(
     split: str | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Export:
-    """Write all prepared clips (of one split) to the new directory in the named format; it appears whole or not at all."""
+    """Write all prepared clips (of one split) in the named format to a directory that is empty, or new and appears whole."""
     if name not in FORMATS:
         raise UserError(f"format {name!r} is not known{did_you_mean(name, list(FORMATS))} (formats: {', '.join(FORMATS)})")
     rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
@@ -119,6 +119,33 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
 
     An empty directory that is there stays, for it may be a volume, or where somebody's shell is.
     """
+    with _locked(directory) as (partial, final, lock):
+        try:
+            for path in partial.iterdir():  # of an export that was killed
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            yield partial, final
+            _check_ours(partial, lock, directory)
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    shards.sync_file(path)
+            if final.exists() and _left_in(final):
+                raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
+            if partial.parent == final:
+                _move_up(partial, final)
+            else:
+                os.replace(partial, final)
+            shards.sync_directory(partial.parent)
+        except OSError as error:
+            error.filename = error.filename or str(directory)  # a write that fails does not say of what
+            raise
+        finally:
+            if _is_ours(partial, lock):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[tuple[Path, Path, int]]:
+    """(what an export to `directory` is made in, `directory` resolved, the lock on the first)."""
     try:
         final = directory.resolve()
         os.fspath(final).encode()
@@ -138,34 +165,19 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
         except BlockingIOError:
             raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory") from None
         _check_ours(partial, lock, directory)
-        for path in partial.iterdir():  # of an export that was killed
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        try:
-            yield partial, final
-            _check_ours(partial, lock, directory)
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    shards.sync_file(path)
-            if final.exists() and _left_in(final):
-                raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
-            if inside:
-                _move_up(partial, final)
-            else:
-                os.replace(partial, final)
-            shards.sync_directory(final if inside else final.parent)
-        except OSError as error:
-            error.filename = error.filename or str(directory)  # a write that fails does not say of what
-            raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        yield partial, final, lock
     finally:
         os.close(lock)
 
 
 def _check_ours(partial: Path, lock: int, directory: Path) -> None:
-    """The locked directory must still bear its name: another export may have ended with it, or somebody moved it."""
-    if not partial.exists() or not os.path.samestat(os.fstat(lock), os.stat(partial)):
+    if not _is_ours(partial, lock):
         raise UserError(f"{directory}: was moved or removed meanwhile; export again")
+
+
+def _is_ours(partial: Path, lock: int) -> bool:
+    """Whether the locked directory still bears its name: another export may have ended with it, or somebody moved it."""
+    return partial.exists() and os.path.samestat(os.fstat(lock), os.stat(partial))
 
 
 def _move_up(partial: Path, final: Path) -> None:

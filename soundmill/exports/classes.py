@@ -99,7 +99,7 @@ def nsynth_place(clip: Clip) -> str:
 
 
 def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    """A note for each clip: its class is the instrument's family, its recording the instrument; pitch and velocity are unknown."""
+    """A note for each clip: its class is the instrument's family, its `origin` the instrument; pitch and velocity are unknown."""
     families = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
     for split, rows in by_split(placed):
         notes = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from soundmill import manifest, shards
 from soundmill.audio.decode import decode_flac, write_wav
@@ -63,7 +62,7 @@ def lengths_of(clips: Path, wanted: Iterable[str]) -> dict[str, int]:
     """Samples of each clip."""
     found: dict[str, int] = {}
     for path in shards.shard_paths(clips):
-        for row in pq.read_table(path, columns=["clip_id", "num_samples"]).to_pylist():
+        for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples"]).to_pylist():
             found[row["clip_id"]] = row["num_samples"]
     missing = sorted(set(wanted) - set(found))
     if missing:

@@ -103,10 +103,13 @@ def gather(
         raise UserError(f"{what} {missing[0]!r} is missing ({len(missing)} in all); remake it: `dvc repro`")
 
     def copy(target: Path) -> None:
-        _copy(contents, wanted, target)
+        with target.open("wb") as file:
+            for one, values in contents():
+                if one in wanted:
+                    file.write(values)
         again = [list(row) for row in index() if row.id in wanted]
         if again != stored or target.stat().st_size != end:
-            raise UserError(f"{what} and others were remade while they were read; run it again")
+            raise UserError(f"{what} {ids[0]!r} or one beside it was remade while they were read; run it again")
 
     path = path.with_name(f"{path.name}-{shards.digest(stored)}.f16")
     if not path.exists() or path.stat().st_size != end:
@@ -117,13 +120,6 @@ def gather(
                 raise
             raise UserError(f"{path}: the disk is full; training needs {end:,} bytes here for what it reads") from None
     return Arrays(path, list(ids), np.array(shapes, np.int64), offsets)
-
-
-def _copy(contents: Callable[[], Iterable[tuple[str, np.ndarray]]], wanted: Mapping[str, int], target: Path) -> None:
-    with target.open("wb") as file:
-        for one, values in contents():
-            if one in wanted:
-                file.write(values)
 
 
 class LogMels:

@@ -382,9 +382,17 @@ def test_words_in_some_names_tell_nothing(lay):
         ("[music]", ["[music]"]),
         ("[1, 2]", ["[1, 2]"]),
         ("[" * 5000 + "]", ["[" * 5000 + "]"]),
+        ("[{{}}]", ["[{{}}]"]),
+        ("[0x" + "f" * 5000 + "]", ["[0x" + "f" * 5000 + "]"]),
     ],
 )
 def test_a_list_of_captions_in_a_cell_is_several(tmp_path, cell, texts):
     put(tmp_path, "a.wav")
     write(tmp_path, "metadata.csv", 'file_name,captions,label\na.wav,"' + cell.replace('"', '""') + '",dog\n')
     assert captions(scan(tmp_path)).get("a.wav", []) == texts
+
+
+def test_labels_in_a_cell_are_several_and_a_fold_may_be_written_as_a_float(tmp_path):
+    put(tmp_path, "a.wav", "b.wav")
+    write(tmp_path, "metadata.csv", """file_name,labels,fold\na.wav,"['dog', 'cat']",1.0\nb.wav,"[""rain""]",2.5\n""")
+    assert recordings(scan(tmp_path), "labels", "fold") == {"a.wav": (["dog", "cat"], 1), "b.wav": (["rain"], None)}

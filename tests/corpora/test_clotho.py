@@ -54,9 +54,10 @@ def test_captions_go_to_the_file_of_that_name_in_the_folder_of_the_split(corpus)
     assert not tables.orphans
 
 
-def test_the_freesound_original_is_the_group(corpus):
+@pytest.mark.parametrize("number", ["1234", "1234.0"])
+def test_the_freesound_original_is_the_group(corpus, number):
     latin = "file_name,keywords,sound_id,sound_link,start_end_samples,manufacturer,license\n"
-    rows = 'door.wav,door;wood,1234,https://freesound.org/people/Ren\xe9,"[0, 1]",Ren\xe9,CC0\nx.wav,,Not found,,,,\n'
+    rows = f'door.wav,door;wood,{number},https://freesound.org/people/Ren\xe9,"[0, 1]",Ren\xe9,CC0\nx.wav,,Not found,,,,\n'
     write(corpus, "clotho_metadata_development.csv", (latin + rows).encode("latin-1"))
     groups = recordings(scan(corpus), "group")
     assert groups["development/door.wav"] == "1234"

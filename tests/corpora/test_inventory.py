@@ -247,10 +247,12 @@ def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
         "name,caption\r1,a; b; c; d\r",
         "name,caption\t\t\n1,a\n",
         'name,caption,";;;;"\n1,a,x\n',
+        "name,caption (a; b; c)\n1,a\n",
     ],
 )
 def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
     put(tmp_path, "a.csv", text.encode())
     found = inventory.take(tmp_path)
-    assert inventory.csv_columns(found, b"a.csv")[:2] == ["name", "caption"]
-    assert [row["caption"][0] for _, row in inventory.read_csv(found, b"a.csv")] == ["a"]
+    name, caption = inventory.csv_columns(found, b"a.csv")[:2]
+    assert (name, caption[:7]) == ("name", "caption")
+    assert [row[caption][0] for _, row in inventory.read_csv(found, b"a.csv")] == ["a"]

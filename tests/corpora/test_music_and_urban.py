@@ -14,7 +14,7 @@ URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
 
 def test_urbansound8k(tmp_path):
     put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
-    rows = "100032-3-0-0.wav,100032,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
+    rows = "100032-3-0-0.wav,100032.0,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
     bad = "x.wav,1,0,1,1,five,3,dog_bark\ny.wav,1,0,1,1,2,3,\ngone.wav,2,0,1,1,3,8,siren\n../../../etc/passwd,2,0,1,1,3,8,siren\n"
     write(tmp_path, "metadata/UrbanSound8K.csv", URBAN + rows + bad)
     assert detected(tmp_path) == "urbansound8k"

@@ -512,3 +512,22 @@ def test_two_spellings_of_one_name_share_its_file():
     for keys in (["rain.wav", "rain.wav "], ["a b.wav", "a%20b.wav"]):
         tables = joined([keys[0]], [row(key, key, at=at) for at, key in enumerate(keys)])
         assert (sorted(told(tables)), len(tables.captions)) == ([keys[0]], 2)
+
+
+@pytest.mark.parametrize("written", ["{}.wav ", "{}%20x.wav"])
+def test_a_manifest_that_spells_names_its_own_way_still_means_its_own_folder(written):
+    """Where its file is lost, the other split's file of that name is not it."""
+    suffix = " x.wav" if "%" in written else ".wav"
+    rows = [
+        row(written.format("a"), "train a", source=b"train/metadata.csv"),
+        row(written.format("c"), "train c, lost", at=3, source=b"train/metadata.csv"),
+        row(written.format("c"), "test c", source=b"test/metadata.csv"),
+        row(written.format("e"), "test e", at=3, source=b"test/metadata.csv"),
+    ]
+    found = told(joined([f"train/a{suffix}", f"test/c{suffix}", f"test/e{suffix}"], rows))
+    assert found == {
+        f"train/a{suffix}": ["train a"],
+        f"test/c{suffix}": ["test c"],
+        f"test/e{suffix}": ["test e"],
+        None: ["train c, lost"],
+    }

@@ -108,7 +108,7 @@ def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_ke
 
     with monkeypatch.context() as patch:
         patch.setattr(mel, "iterate_log_mels", remade)
-        with pytest.raises(UserError, match="mels: the spectrogram of clip and others were remade while they were read"):
+        with pytest.raises(UserError, match=r"mels: the spectrogram of clip .* or one beside it was remade while they were read"):
             gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     assert list(tmp_path.glob("*.f16")) == []
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 8))

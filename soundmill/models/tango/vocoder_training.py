@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from soundmill import shards
+from soundmill import manifest, shards
 from soundmill.audio import figures, mel
 from soundmill.audio.invert import mel_to_wave
 from soundmill.audio.mel import MelSpec
@@ -165,7 +164,7 @@ def gather_waves(clips: Path, clip_ids: Sequence[str], spec: MelSpec, scratch: P
 
     def index() -> Iterator[Described]:
         for path in shards.shard_paths(clips):
-            for row in pq.read_table(path, columns=["clip_id", "num_samples", "digest"]).to_pylist():
+            for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples", "digest"]).to_pylist():
                 yield Described(row["clip_id"], (row["num_samples"],), row["digest"])
 
     def contents() -> Iterator[tuple[str, np.ndarray]]:
