@@ -111,7 +111,7 @@ def outputs(checkout: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkout, monkeypatch):
     document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
     params.write_yaml(document, checkout / "params.yaml")
@@ -175,7 +175,7 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     assert set(afresh) == set(broken)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path, monkeypatch):
     """A shrunken ESC-10 run: `dvc exp run -S corpus=esc -S corpus.path=…`, scored by both embedders."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
@@ -251,7 +251,7 @@ TANGO = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_a_family_over_latents_from_recordings_to_scores(checkout, tmp_path, monkeypatch):
     """Six recordings, text in random states: every stage that only such families have."""
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")

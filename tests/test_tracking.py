@@ -405,7 +405,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         log.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_server_records_a_model_without_pickles_and_may_die_in_the_middle(
     home: Path,
     server: tuple[str, subprocess.Popen[bytes]],

@@ -12,7 +12,7 @@ import soundfile
 from bench import embedding, references
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_embedding(tmp_path, monkeypatch):
     (tmp_path / "audio").mkdir()
     for index in range(2):

@@ -130,7 +130,7 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
         generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]), "ogg")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_decode(root, tmp_path):
     document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "bare loop", "shell loop of the pinned ffmpeg"} <= set(document["seconds"])
@@ -165,7 +165,7 @@ def test_bandwidth(root, tmp_path):
     assert all(target["met"] for target in document["targets"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_log_mel(root, tmp_path):
     document = bench(root, tmp_path, "log_mel", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "lhotse, started processes"} <= set(document["seconds"])
@@ -179,7 +179,7 @@ def test_tango_loop(root, tmp_path):
     assert document["targets"][0]["value"] > 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_scale(root, tmp_path, captions):
     document = bench(root, tmp_path, "scale", "--captions", str(captions), "--sizes", "20", "40")
     for size in ("20", "40"):
@@ -195,7 +195,7 @@ def test_scale(root, tmp_path, captions):
         assert all(usage["peak_bytes"] > 1e7 and usage["cpu_seconds"] > 0 and usage["bytes"] > 0 for usage in stages.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_incremental(root, tmp_path, captions):
     arguments = ["--captions", str(captions), "--clips", "50", "--seconds", "1", "--form", "youtube"]
     document = bench(root, tmp_path, "incremental", *arguments, results_name="incremental_youtube")

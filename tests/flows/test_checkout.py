@@ -54,7 +54,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tmp_path: Path, set_param
     assert document["first"]["number"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
     document = params.read_yaml(tiny / "params.yaml")

@@ -60,7 +60,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.sweep", "numbers", *arguments]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_that_fails(
     project: Path, tmp_path: Path, prefect_server: str
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monke
     assert vocoders.load(tmp_path / "whole" / "vocoder", SPEC).spec == SPEC
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_it_learns(tmp_path, data, root):
     untrained, trained = (make(tmp_path / f"{steps}", data, root, steps) for steps in (1, 80))
     assert trained["valid_l1_db"] < 0.85 * untrained["valid_l1_db"]
