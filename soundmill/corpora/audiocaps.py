@@ -100,7 +100,7 @@ def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
     """(line, YouTube id, start, row) of a csv; a row without them is quarantined."""
     for line, row in read_csv(inventory, name):
         row = {ALIASES.get(column, column): text for column, text in row.items()}
-        video, start = row["youtube_id"].strip(), seconds(row["start_time"])
+        video, start = row["youtube_id"].strip().lstrip("'="), seconds(row["start_time"])  # as table programs keep `-0abc`
         if not VIDEO_ID.fullmatch(video):
             tables.reject(name, "bad id", f"line {line}: {video!r:.80} is no YouTube id")
         elif start is None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from soundmill import shards
 from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
-from soundmill.corpora.audioldm import MACHINE_ID, class_names
+from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import with_slashes, youtube_clip
@@ -52,7 +52,8 @@ METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
 
 def detect(inventory: Inventory) -> bool:
     """Whether there is a metadata file that names files, or a Parquet table with recordings in it."""
-    return any(_names_files(inventory, name) for name in _manifests(inventory)) or any(True for _ in _tables(inventory))
+    tables = sources.tables_of(inventory.metadata)
+    return any(_names_files(inventory, name) for name in _manifests(inventory)) or any(True for _ in tables)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
@@ -64,7 +65,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
     _split_by_folders(rows, inventory, splits)
     _reject_damaged(inventory, tables)
-    names = list(_tables(inventory))
+    names = list(sources.tables_of(inventory.metadata))
     alike = set() if inventory.digests else _with_names_twice(inventory, names)
     for name in names:
         rows.extend(_read_table(inventory, name, name in alike, embedded, tables))
@@ -95,15 +96,6 @@ def _names_files(inventory: Inventory, name: bytes) -> bool:
     with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
         return "file_name" in file.schema_arrow.names and sources.audio_column(file.schema_arrow) is None
     return False
-
-
-def _tables(inventory: Inventory) -> Iterator[bytes]:
-    """Parquet tables with recordings in them."""
-    for name in inventory.metadata:
-        if name.lower().endswith(b".parquet"):
-            with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
-                if sources.audio_column(file.schema_arrow):
-                    yield name
 
 
 def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
@@ -393,20 +385,12 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
 
 
 def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
-    """Call AudioSet's machine ids among labels by their names; those that no csv names are no words, and are left out."""
-    names = class_names(inventory)
-    nameless: list[str] = []
+    """Call AudioSet's machine ids among labels by their names."""
+    classes = ClassNames.of(inventory)
     for about in described:
-        labels = list(about.labels)
-        nameless += [label for label in labels if MACHINE_ID.fullmatch(label) and label not in names]
-        kept = [names.get(label, label) for label in labels if label in names or not MACHINE_ID.fullmatch(label)]
+        kept = classes.call(about.labels)
         about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
-    if nameless:
-        tables.count("labels_without_name", len(nameless))
-        tables.remarks.append(
-            f"{len(nameless)} labels are machine ids of AudioSet's classes (first: {nameless[0]}) that nothing here names, and are "
-            "left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
-        )
+    classes.remark(tables)
 
 
 def _texts(value: Any) -> list[str]:

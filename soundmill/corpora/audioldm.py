@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json
@@ -59,7 +60,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             f"corpus.path: no json below {escape_path(bytes(inventory.root))} lists AudioLDM's splits "
             '(`{"metadata": {"path": {dataset: {"train": …}}}}`); choose another corpus.format'
         )
-    names = class_names(inventory)
+    classes = ClassNames.of(inventory)
     for root, listed in roots:
         inventory.opened.add(root)
         for splits in listed.values():
@@ -69,22 +70,53 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
                     continue
                 files = manifests.resolve(path, root.rpartition(b"/")[0]).files
                 if len(files) == 1:
-                    yield from _read_split(inventory, files[0].raw_path, split, names, tables)
+                    yield from _read_split(inventory, files[0].raw_path, split, classes, tables)
                 else:
                     what = f"{len(files)} files of this name" if files else "is not below the corpus"
                     tables.reject(root, "missing manifest", f"{key}: {path!r:.200}: {what}")
+    classes.remark(tables)
 
 
-def class_names(inventory: Inventory) -> dict[str, str]:
-    """AudioSet's machine ids → the names of their classes."""
-    found = {}
-    for name in inventory.csv_files():
-        if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
-            found.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
-    return found
+@dataclass
+class ClassNames:
+    """The names of AudioSet's classes by machine id, as a csv of the corpus has them; and what none of them names."""
+
+    names: dict[str, str]
+    nameless: int = 0
+    first: str = ""  # of those
+
+    @classmethod
+    def of(cls, inventory: Inventory) -> ClassNames:
+        found = {}
+        for name in inventory.csv_files():
+            if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
+                found.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
+        return cls(found)
+
+    def call(self, labels: Iterable[str]) -> list[str]:
+        """Labels, machine ids among them by their names; an id that nothing names is no word, and is left out."""
+        found = []
+        for label in labels:
+            if label in self.names:
+                found.append(self.names[label])
+            elif not MACHINE_ID.fullmatch(label):
+                found.append(label)
+            else:
+                self.nameless += 1
+                self.first = self.first or label
+        return found
+
+    def remark(self, tables: CorpusTables) -> None:
+        """Tell what was left out."""
+        if self.nameless:
+            tables.count("labels_without_name", self.nameless)
+            tables.remarks.append(
+                f"{self.nameless} labels are machine ids of AudioSet's classes (first: {self.first}) that nothing here names, and "
+                "are left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
+            )
 
 
-def _read_split(inventory: Inventory, name: bytes, split: str, names: dict[str, str], tables: CorpusTables) -> Iterator[Row]:
+def _read_split(inventory: Inventory, name: bytes, split: str, classes: ClassNames, tables: CorpusTables) -> Iterator[Row]:
     value = read_json(inventory, name)
     entries = value.get("data") if isinstance(value, dict) else None
     if not isinstance(entries, list):
@@ -94,14 +126,7 @@ def _read_split(inventory: Inventory, name: bytes, split: str, names: dict[str, 
         if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
             tables.reject(name, "bad entry", f"{at}: no `wav`")
             continue
-        labels = []
-        for mid in str(entry.get("labels") or "").split(","):
-            if mid.strip() in names:
-                labels.append(names[mid.strip()])
-            elif mid.strip():
-                tables.count("labels_without_name")
-                if not mid.strip().startswith("/"):  # no machine id: a name already
-                    labels.append(mid.strip())
+        labels = classes.call(label.strip() for label in str(entry.get("labels") or "").split(",") if label.strip())
         yield Row(name, at, entry["wav"], captions=list(_captions(entry)), labels=labels, split=split)
 
 

@@ -38,6 +38,7 @@ class Report:
     found: inventory.Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
+    inside: int  # of the matched: they begin inside of a recording, and are described if a clip is cut within half a second of it
 
     @property
     def coverage(self) -> float | None:
@@ -62,6 +63,8 @@ class Report:
             "format": self.tables.format,
             "detected": self.detected,
             "coverage": self.coverage,
+            "inside": self.inside,
+            "unusable_rows": len(self.tables.rejected),
             "counts": self.counts(),
             **self._lists(),
             "remarks": self.tables.remarks,
@@ -114,7 +117,11 @@ def check(
                 lost[clip["id"], start] = _as_missing(row, start)
     if lost:
         _move_to_missing(lost, tables, found)
-    return Report(root, format == registry.AUTO, found, tables, damaged)
+    inside = sum(
+        clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE
+        for clip in tables.matched
+    )
+    return Report(root, format == registry.AUTO, found, tables, damaged, inside)
 
 
 def probe(
@@ -237,6 +244,11 @@ def show(report: Report, console: Console) -> None:
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
     of = f"{len(tables.matched)} of {report.described} described clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
+    if report.inside:
+        cut = "described only if a clip is cut within half a second of where they begin (segment.clip_seconds)"
+        _say(console, f"          {report.inside:,} of them begin inside of a longer file, and are {cut}", "yellow")
+    if tables.rejected:
+        _say(console, f"          {len(tables.rejected):,} rows cannot be used, and count nowhere: see damaged", "yellow")
     meanings = {
         "recordings": "files that may be recordings",
         "captions": "with and without a file",

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 
 from soundmill import manifest, shards
 from soundmill.audio import decode, fingerprint, resample
-from soundmill.corpora import inventory
+from soundmill.corpora import inventory, sources
 from soundmill.errors import UserError
 
 THRESHOLD = 0.4  # of the score of two duplicates; docs/duplicates.md says how it was measured
@@ -108,9 +108,10 @@ def find_in_folder(
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
     taken = inventory.take(root, workers)
-    if not taken.audio:
+    files = [*taken.audio, *_embedded(taken)]
+    if not files:
         raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder that holds the audio files")
-    batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
+    batches = [files[start : start + FILES_PER_JOB] for start in range(0, len(files), FILES_PER_JOB)]
     jobs = [
         shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
         for number, batch in enumerate(batches)
@@ -118,11 +119,26 @@ def find_in_folder(
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
         prints = Path(name) / "fingerprints"
         report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
-        files = [prints / job.name for job in jobs]
-        names = _names(files)
-        pairs, featureless = _by_sound(files, names, threshold, Path(name))
+        made = [prints / job.name for job in jobs]
+        names = _names(made)
+        pairs, featureless = _by_sound(made, names, threshold, Path(name))
     found = Found([pairs[key] for key in sorted(pairs)], names, featureless)
     return found, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
+
+
+def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
+    """The recordings in Parquet tables; what cannot be used is rejected."""
+    for name in sources.tables_of(taken.metadata):
+        try:
+            with sources.open_table(taken.metadata[name]) as table:
+                for row, (file, _) in enumerate(sources.embedded_files(name, table, sources.digest_cells(table))):
+                    if isinstance(file, decode.DecodeError):
+                        shown = sources.shown(sources.embedded_path(name, row))
+                        taken.rejected.append({"path": shown, "reason": file.reason, "detail": file.detail})
+                    else:
+                        yield file
+        except decode.DecodeError as error:
+            taken.reject(name, error.reason, error.detail)
 
 
 def write_json(pairs: list[Pair], path: Path) -> None:
@@ -160,13 +176,14 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
 
 def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Path) -> shards.Report:
     """Write the fingerprints of some files below `root`, each a clip of its own; what cannot be decoded is rejected."""
-    report = shards.Report()
+    report, corpus = shards.Report(), sources.Sources({b"": root})
     with shards.ShardWriter(output, manifest.FINGERPRINTS) as writer:
         for file in files:
             try:
-                rate, blocks = decode.decode_blocks(os.path.join(root, file.raw_path), decode.MAX_SECONDS)
-                sound = _Heard(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
-                found = fingerprint.fingerprint_blocks(sound)
+                with corpus.open(file.raw_path, output.parent) as path:
+                    rate, blocks = decode.decode_blocks(path, decode.MAX_SECONDS)
+                    sound = _Heard(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
+                    found = fingerprint.fingerprint_blocks(sound)
             except decode.DecodeError as error:
                 report.reject(file.path, error.reason, error.detail)
                 continue

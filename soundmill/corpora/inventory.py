@@ -187,6 +187,8 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 inventory.reject(link, "directory link", refusal)
                 continue
             seen.add(_identity(os.stat(os.path.join(top, link))))
+            what = "link to a directory outside of the corpus, whose files are taken for the corpus's"
+            inventory.remark(link, what, 1, escape_path(os.path.realpath(os.path.join(top, link))))
             todo.append(link)
         where = todo.pop()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import seconds
-from soundmill.corpora.audioldm import class_names
+from soundmill.corpora.audioldm import ClassNames
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -45,7 +45,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             f"corpus.path: no csv with the columns {', '.join(sorted(COLUMNS))} below {escape_path(bytes(inventory.root))}; "
             "put musiccaps-public.csv there, or choose another corpus.format"
         )
-    classes = class_names(inventory)
+    classes = ClassNames.of(inventory)
     for name in names:
         for line, cells in read_csv(inventory, name):
             video, start = cells["ytid"].strip(), seconds(cells["start_s"])
@@ -54,13 +54,14 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             elif start is None:
                 tables.reject(name, "bad start time", f"line {line}: {cells['start_s']!r:.80} is no number of seconds")
             else:
-                mids = (mid.strip() for mid in cells.get("audioset_positive_labels", "").split(","))
+                labels = [label.strip() for label in cells.get("audioset_positive_labels", "").split(",") if label.strip()]
                 yield Row(
                     name,
                     line,
                     video,
                     captions=[cells["caption"]],
-                    labels=[classes[mid] for mid in mids if mid in classes],
+                    labels=classes.call(labels),
                     start_time=start,
                     split={"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
                 )
+    classes.remark(tables)

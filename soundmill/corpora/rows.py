@@ -454,7 +454,7 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
             origins = [row.origin for row in own if row.split]
             reason = f"rows put it into {' and '.join(sorted(splits))}"
             state.tell_ambiguous(own[0].key, [file], origins, reason, min(splits, key=PROTECTED.index))
-        ids[file.raw_path] = tables.add_recording(
+        ids[file.raw_path] = recording_id = tables.add_recording(
             file,
             num_shards,
             recording_id=recording_id if recording_id and bearers[recording_id] is file else None,
@@ -464,6 +464,8 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
             split=min(splits, key=PROTECTED.index, default=None),
             group=next((row.group for row in own if row.group), window[0] if window else None),
         )
+        if own and not any(row.captions or row.labels for row in own):
+            tables.named.add(recording_id)
     return ids
 
 

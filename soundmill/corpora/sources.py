@@ -14,8 +14,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -168,6 +168,15 @@ def open_table(path: bytes) -> pq.ParquetFile:
             raise DecodeError("unreadable table", "two columns have one name")
         _check_sizes(table.metadata)
         return table
+
+
+def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
+    """Names of the Parquet tables with recordings in them, among those of a corpus (inventory.Inventory.metadata)."""
+    for name, path in metadata.items():
+        if name.lower().endswith(b".parquet"):
+            with suppress(DecodeError), open_table(path) as file:
+                if audio_column(file.schema_arrow):
+                    yield name
 
 
 def _check_sizes(about: pq.FileMetaData) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_text
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -20,7 +21,7 @@ FORMAT = Format(
     id="hash of the path, or the YouTube id that the file's name tells; the file is the one with the json's name",
     caption="`prompt` of the json (a text, or a list of texts); the whole `.txt` of the same name where there is no json",
     label="none",
-    split="none",
+    split="folders named after splits, as in `folder`",
 )
 
 LOOKED_AT = 50  # pairs, to tell these from other jsons beside recordings
@@ -54,13 +55,15 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     told, paired = set(), set()
     keys = {"prompt"}
+    layout = layout_of(inventory.audio)
     for file, name in _pairs(inventory, b".json"):
         told.add(file.raw_path)
         paired.add(name)
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
+            split, _ = layout.told_of(file)
+            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, split=split, at_root=True)
     for name in inventory.metadata:
         # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
@@ -69,7 +72,8 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
                 yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in told and (text := _text(inventory, name, tables)):
-            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
+            split, _ = layout.told_of(file)
+            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], split=split, at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:

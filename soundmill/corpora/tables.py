@@ -58,6 +58,7 @@ class CorpusTables:
     collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
     counts: dict[str, int] = field(default_factory=dict)  # what else the adapter found, for the metrics
+    named: set[str] = field(default_factory=set)  # ids of recordings that a manifest lists and says nothing of
     remarks: list[str] = field(default_factory=list)  # what is odd about metadata and was read all the same
 
     def __post_init__(self) -> None:
@@ -138,7 +139,7 @@ class CorpusTables:
         )
 
     def settle(self, corpus: str) -> None:
-        """Once all is read: name every recording's corpus, and tell described clips (`matched`) from files nothing describes."""
+        """Once all is read: name every recording's corpus, and tell listed clips (`matched`) from files that nothing lists."""
         self.format = corpus
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
@@ -154,7 +155,7 @@ class CorpusTables:
         self.matched, self.orphans = list(described.values()), []
         for row in self.recordings:
             row["corpus"] = row["corpus"] or corpus
-            if row["labels"] and row["recording_id"] not in with_captions:
+            if (row["labels"] or row["recording_id"] in self.named) and row["recording_id"] not in with_captions:
                 self.matched.append({"id": row["recording_id"], "path": row["path"], "start_time": None, "captions": 0})
             elif row["recording_id"] not in with_captions and row["path"] not in reported:
                 self.orphans.append({"path": row["path"]})

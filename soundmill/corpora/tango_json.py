@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import MACHINE_ID, class_names
+from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory, read_head, read_json_lines
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -56,29 +56,25 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             f"corpus.path: no JSON lines with {' and '.join(sorted(KEYS))} below {escape_path(bytes(inventory.root))}; "
             "put TANGO's manifests there, or choose another corpus.format"
         )
-    classes = class_names(inventory)
+    classes = ClassNames.of(inventory)
     for name in manifests:
         split = split_of_file(name)
         for line, entry in read_json_lines(inventory, name):
             location = entry.get("location") if isinstance(entry, dict) else None
             if isinstance(location, str):
-                captions, labels = texts(entry.get("captions")), _labels(entry.get("labels"), classes, tables)
+                captions, labels = texts(entry.get("captions")), _labels(entry.get("labels"), classes)
                 yield Row(name, line, location, captions=captions, labels=labels, split=split)
             else:
                 tables.reject(name, "bad entry", f"line {line}: no `location`")
+    classes.remark(tables)
 
 
-def _labels(value: object, classes: dict[str, str], tables: CorpusTables) -> list[str]:
-    """Labels as they are, but for machine ids, which say nothing: their classes' names, or none."""
+def _labels(value: object, classes: ClassNames) -> list[str]:
+    """Labels as they are; of machine ids, several of which may be one text, their classes' names."""
     found = []
     for label in texts(value, ";"):
         mids = [mid.strip() for mid in label.split(",")]
-        if not all(map(MACHINE_ID.fullmatch, mids)):
-            found.append(label)
-            continue
-        found += [classes[mid] for mid in mids if mid in classes]
-        if nameless := sum(mid not in classes for mid in mids):
-            tables.count("labels_without_name", nameless)
+        found += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
     return found
 
 

@@ -36,6 +36,7 @@ def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
     for part in sorted(parts, key=lambda part: part.name):
         ids = _add_recordings(part, tables)
         _add_captions(part, ids, tables)
+        tables.named |= {ids[name] for name in part.tables.named}
         _add_reports(part, inventory, tables)
     tables.settle(NAME)
     return inventory, tables

@@ -71,6 +71,7 @@ def test_splits_are_where_the_root_lists_them(corpus):
     ]
     assert captions(tables)["dataset/audioset/wav/40020.wav"] == ["One", "Two", "Three"]
     assert tables.counts["labels_without_name"] == 1
+    assert any("1 labels are machine ids" in remark for remark in tables.remarks)
     assert [row["id"] for row in tables.missing] == ["wav/gone.wav"]
     assert {(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected} == {
         ("missing manifest", "test"),

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from soundmill.corpora import check, inventory, registry, survey
+from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
@@ -269,3 +269,39 @@ def test_a_table_that_names_files_is_checked_as_it_is_scanned(tmp_path):
     assert sorted(entry["path"] for entry in report.tables.matched) == ["clips/a.wav", "mixed.parquet#0"]
     assert sorted(entry["id"] for entry in report.tables.missing) == ["clips/b.wav", "clips/c.wav", "clips/d.wav"]
     assert report.tables.orphans == []
+
+
+def test_seconds_inside_of_a_recording_are_told_apart_and_no_clip_may_have_them(lay, tmp_path):
+    """Files cut a second before what rows say: found, but their captions are a second off, and stay without a clip."""
+    videos = [f"abcdEFGH12{number}" for number in range(5)]
+    lay(**{"train.csv": HEADER + "".join(f"{number},{video},30,a sound\n" for number, video in enumerate(videos))})
+    for number, video in enumerate(videos):
+        soundfile.write(tmp_path / f"{video}_{29 if number < 3 else 30}.wav", np.zeros(40_000), 8000)
+    report = check.check(tmp_path)
+    assert (report.coverage, report.inside, report.as_json()["inside"]) == (1.0, 3, 3)
+    with (tmp_path / "report.txt").open("w+") as file:
+        check.show(report, Console(file=file, width=200))
+    assert "3 of them begin inside of a longer file" in (tmp_path / "report.txt").read_text()
+    clips = [
+        {"clip_id": row["recording_id"], "recording_id": row["recording_id"], "start": 0.0} for row in report.tables.recordings
+    ]
+    matched = matching.match(report.tables.recordings, report.tables.captions, clips, "{label}")
+    assert matched.matched == len(report.tables.matched) - report.inside
+
+
+def test_recordings_that_a_manifest_lists_and_says_nothing_of_are_covered(lay, tmp_path):
+    names = [f"{number}.wav" for number in range(10)]
+    lay(*names[:9], **{"metadata.csv": "file_name,speaker\n" + "".join(f"{name},me\n" for name in names)})
+    report = check.check(tmp_path)
+    assert (report.coverage, report.tables.orphans, [row["id"] for row in report.tables.missing]) == (0.9, [], ["9.wav"])
+
+
+def test_ids_as_table_programs_keep_them_and_rows_that_cannot_be_used(lay, tmp_path):
+    rows = "1,abcdEFGH123,30,a\n2,'-0abcDEF1_g,30,b\n3,=-1abcDEF1_g,30,c\n4,#NAME?,30,d\n"
+    lay("abcdEFGH123_30.wav", **{"train.csv": HEADER + rows})
+    report = check.check(tmp_path)
+    assert [row["youtube_id"] for row in report.tables.missing] == ["-0abcDEF1_g", "-1abcDEF1_g"]
+    assert report.as_json()["unusable_rows"] == 1
+    with (tmp_path / "report.txt").open("w+") as file:
+        check.show(report, Console(file=file, width=200))
+    assert "1 rows cannot be used, and count nowhere" in (tmp_path / "report.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import tracemalloc
@@ -21,6 +22,7 @@ from soundmill.audio import decode, fingerprint, resample
 from soundmill.cli import app
 from soundmill.corpora import duplicates
 from soundmill.errors import UserError
+from tests.corpora.tiny import write_table
 
 RATE = fingerprint.SAMPLE_RATE
 
@@ -399,3 +401,17 @@ def _write_with_report(output: Path, previous: Path | None, source: Path) -> Non
 def test_a_missing_shard_is_said(tmp_path):
     with pytest.raises(UserError, match="no shards"):
         duplicates.find(tmp_path, GROUPS.empty_table(), lambda *_: None, tmp_path / "scratch")
+
+
+def test_copies_in_a_parquet_table_are_found(tmp_path):
+    cells = []
+    for number, wave in enumerate([noise(1), noise(2), noise(1)[4321:] / 2]):
+        file = io.BytesIO()
+        soundfile.write(file, wave, RATE, format="FLAC")
+        cells.append({"bytes": file.getvalue(), "path": f"{number}.flac"})
+    write_table(tmp_path / "data/train.parquet", [*cells, {"bytes": b"no sound", "path": "x.wav"}])
+    soundfile.write(tmp_path / "copy.wav", noise(2), RATE)
+    found, unreadable = duplicates.find_in_folder(tmp_path, workers=1)
+    table = "data/train.parquet#"
+    assert [(pair["a"], pair["b"]) for pair in found.pairs] == [("copy.wav", f"{table}1"), (f"{table}0", f"{table}2")]
+    assert [row["path"] for row in unreadable] == [f"{table}3"]

@@ -106,6 +106,7 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
     assert names(found) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
     assert {row["path"] for row in found.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
     assert {row["reason"] for row in found.rejected} == {"directory link"}
+    assert [remark for remark in found.remarks.values() if "outside of the corpus" in remark and str(outside) in remark]
 
 
 def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):

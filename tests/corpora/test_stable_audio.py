@@ -87,3 +87,14 @@ def test_a_folder_of_its_own_name_inside_takes_nothing_away(tmp_path):
     write(tmp_path, "a/x.json", '{"prompt": "outer"}')
     write(tmp_path, "a/a/x.json", '{"prompt": "inner"}')
     assert captions(scan(tmp_path, "stable_audio")) == {"a/x.wav": ["outer"], "a/a/x.wav": ["inner"]}
+
+
+def test_folders_named_after_splits_are_splits(tmp_path):
+    put(tmp_path, "train/a.wav", "valid/b.wav", "test/c.wav")
+    for name, extension in (("train/a", ".json"), ("valid/b", ".json"), ("test/c", ".txt")):
+        write(tmp_path, name + extension, '{"prompt": "a sound"}' if extension == ".json" else "a sound")
+    assert recordings(scan(tmp_path, "stable_audio"), "split") == {
+        "test/c.wav": "test",
+        "train/a.wav": "train",
+        "valid/b.wav": "valid",
+    }
