@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, video_id, whole_number
 from soundmill.errors import UserError
-from soundmill.manifest import VIDEO_ID, escape_path
+from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="audiocaps",
@@ -100,9 +100,9 @@ def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
     """(line, YouTube id, start, row) of a csv; a row without them is quarantined."""
     for line, row in read_csv(inventory, name):
         row = {ALIASES.get(column, column): text for column, text in row.items()}
-        video, start = row["youtube_id"].strip().lstrip("'="), seconds(row["start_time"])  # as table programs keep `-0abc`
-        if not VIDEO_ID.fullmatch(video):
-            tables.reject(name, "bad id", f"line {line}: {video!r:.80} is no YouTube id")
+        video, start = video_id(row["youtube_id"]), seconds(row["start_time"])
+        if not video:
+            tables.reject(name, "bad id", f"line {line}: {row['youtube_id']!r:.80} is no YouTube id")
         elif start is None:
             tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is no number of seconds")
         else:

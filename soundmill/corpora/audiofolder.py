@@ -23,9 +23,9 @@ from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number, video_id
 from soundmill.errors import UserError
-from soundmill.manifest import VIDEO_ID, escape_path
+from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="audiofolder",
@@ -125,12 +125,13 @@ class _Description:
     def of(cls, values: dict[str, Any], names: dict[str, list[str]]) -> _Description:
         values = {column.strip().lower(): value for column, value in values.items()}
         captions = [text for column, value in values.items() if CAPTIONS.fullmatch(column) for text in _texts(value)]
-        for column in ("human_labels", "labels"):
+        for column in LABELS:
             if isinstance(several := values.get(column), str):
                 listed = _listed(several)
-                values[column] = listed if listed != [several] else re.split(r";|,(?=\s*/[mtg]/)", several)
+                plural = column in ("human_labels", "labels") and listed == [several]
+                values[column] = re.split(r";|,(?=\s*/[mtg]/)", several) if plural else listed
         labels = [found for column in LABELS if (found := _classes(values.get(column), names.get(column)))]
-        videos = (video for column in VIDEOS if isinstance(video := values.get(column), str) and VIDEO_ID.fullmatch(video))
+        videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := _seconds(values.get(column))) is not None)
         video = next(videos, None)
         return cls(
@@ -174,6 +175,8 @@ class _Embedded:
         )
         for caption, origin in self.captions:
             tables.add_caption(recording_id, caption, origin)
+        if not (self.captions or self.labels):
+            tables.named.add(recording_id)
 
 
 def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:

@@ -91,7 +91,7 @@ class ClassNames:
         for name in inventory.csv_files():
             if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
                 found.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
-        return cls(found)
+        return cls({mid: name for mid, name in found.items() if mid and name})
 
     def call(self, labels: Iterable[str]) -> list[str]:
         """Labels, machine ids among them by their names; an id that nothing names is no word, and is left out."""

@@ -42,11 +42,11 @@ class Report:
 
     @property
     def coverage(self) -> float | None:
-        """Share of the described clips that have a file; None where nothing is described."""
-        return len(self.tables.matched) / self.described if self.described else None
+        """Share of the listed clips that have a file; None where nothing is listed."""
+        return len(self.tables.matched) / self.listed if self.listed else None
 
     @property
-    def described(self) -> int:
+    def listed(self) -> int:
         """Clips that are matched, missing, or ambiguous with no file taken for them."""
         return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts.get("undecided_clips", 0)
 
@@ -64,7 +64,8 @@ class Report:
             "detected": self.detected,
             "coverage": self.coverage,
             "inside": self.inside,
-            "unusable_rows": len(self.tables.rejected),
+            "undescribed": len(self.tables.named),
+            "unusable": len(self.tables.rejected),
             "counts": self.counts(),
             **self._lists(),
             "remarks": self.tables.remarks,
@@ -99,7 +100,7 @@ def check(
     name = registry.detect(found) if format == registry.AUTO else format
     tables = registry.read(name, found, 1, needs_audio=False)
     begins = {row["recording_id"]: row for row in tables.recordings}
-    clips, late = defaultdict(list), set()  # described clips by recording_id; those that it may be too short for
+    clips, late = defaultdict(list), set()  # listed clips by recording_id; those that it may be too short for
     for clip in tables.matched:
         clips[clip["id"]].append(clip)
         if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
@@ -166,7 +167,7 @@ def _move_to_missing(
     described = {clip["id"] for clip in tables.matched}
     tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in lost]
     tables.missing.extend(lost.values())
-    # A file of which rows want only what it does not reach: nothing describes it.
+    # A file of which rows want only what it does not reach: nothing lists it.
     bereft = described - {clip["id"] for clip in tables.matched}
     reported = {path for entry in tables.collisions + tables.ambiguous for path in entry.get("paths", ())}
     tables.orphans.extend(
@@ -242,19 +243,21 @@ def show(report: Report, console: Console) -> None:
     _say(console, f"corpus    {escape_path(bytes(report.directory))}")
     _say(console, f"format    {tables.format} ({said}{about.layout})")
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
-    of = f"{len(tables.matched)} of {report.described} described clips have a file"
+    of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     if report.inside:
         cut = "described only if a clip is cut within half a second of where they begin (segment.clip_seconds)"
         _say(console, f"          {report.inside:,} of them begin inside of a longer file, and are {cut}", "yellow")
+    if tables.named:
+        _say(console, f"          {len(tables.named):,} of them have neither caption nor label", "yellow")
     if tables.rejected:
-        _say(console, f"          {len(tables.rejected):,} rows cannot be used, and count nowhere: see damaged", "yellow")
+        _say(console, f"          {len(tables.rejected):,} rows, or texts of rows, cannot be used: see damaged", "yellow")
     meanings = {
         "recordings": "files that may be recordings",
         "captions": "with and without a file",
-        "matched": "described clips with their file",
-        "missing": "described clips without a file",
-        "orphans": "files that nothing describes",
+        "matched": "listed clips with their file",
+        "missing": "listed clips without a file",
+        "orphans": "files that nothing lists",
         "collisions": "ids that several files or rows have",
         "ambiguous": "what may mean several things",
         "damaged": "files and rows that cannot be used",

@@ -90,17 +90,21 @@ def _rows(
                 key=_key(cells["file_name"], index),
                 captions=captions,
                 split=splits.get(part),
-                group=originals.get((part, cells["file_name"])),
+                group=originals.get((part, _meant(cells["file_name"]))),
                 part=part,
             )
 
 
 def _key(written: str, index: FileIndex) -> str:
-    """The name that a file bears: as written, or with HTML's characters (`&#39;`) as people mean them."""
-    if len(written) > MAX_KEY or index.resolve(written).files:
+    """The name that a file bears: as written, or as people mean it."""
+    if index.resolve(written).files:
         return written
-    meant = html.unescape(written)
-    return meant if index.resolve(meant).files else written
+    return meant if index.resolve(meant := _meant(written)).files else written
+
+
+def _meant(name: str) -> str:
+    """A name without HTML's characters (`&#39;`), numbers of which may have any length, and without spaces around it."""
+    return html.unescape(name).strip() if len(name) <= MAX_KEY else name
 
 
 def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
@@ -108,4 +112,4 @@ def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
     for name in _tables(inventory, METADATA_COLUMNS):
         for _, cells in read_csv(inventory, name):
             if number := whole_number(cells["sound_id"]):
-                yield (_part(name), cells["file_name"]), number
+                yield (_part(name), _meant(cells["file_name"])), number

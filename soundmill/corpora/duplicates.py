@@ -12,6 +12,7 @@ LOOKING_UP threads.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
@@ -108,10 +109,11 @@ def find_in_folder(
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
     taken = inventory.take(root, workers)
-    files = [*taken.audio, *_embedded(taken)]
-    if not files:
+    batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
+    # A row group is read from its beginning by everyone who reads of it.
+    batches += [list(group) for _, group in itertools.groupby(_embedded(taken), key=lambda file: file.shard_key)]
+    if not batches:
         raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder that holds the audio files")
-    batches = [files[start : start + FILES_PER_JOB] for start in range(0, len(files), FILES_PER_JOB)]
     jobs = [
         shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
         for number, batch in enumerate(batches)
@@ -127,15 +129,21 @@ def find_in_folder(
 
 
 def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
-    """The recordings in Parquet tables; what cannot be used is rejected."""
-    for name in sources.tables_of(taken.metadata):
+    """The recordings in Parquet tables; what cannot be used is rejected. One that several rows of a table have is one."""
+    for name, path in taken.metadata.items():
+        if not name.lower().endswith(b".parquet"):
+            continue
         try:
-            with sources.open_table(taken.metadata[name]) as table:
+            with sources.open_table(path) as table:
+                if sources.audio_column(table.schema_arrow) is None:
+                    continue
+                seen = set()
                 for row, (file, _) in enumerate(sources.embedded_files(name, table, sources.digest_cells(table))):
                     if isinstance(file, decode.DecodeError):
                         shown = sources.shown(sources.embedded_path(name, row))
                         taken.rejected.append({"path": shown, "reason": file.reason, "detail": file.detail})
-                    else:
+                    elif (same := (file.inner_path, file.digest)) not in seen:
+                        seen.add(same)
                         yield file
         except decode.DecodeError as error:
             taken.reject(name, error.reason, error.detail)

@@ -178,6 +178,7 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
     real_top = os.path.realpath(top)
     seen = {_identity(os.stat(top))}
     links: list[bytes] = []
+    followed: list[bytes] = []
     todo = [b""]
     while todo or links:
         # Real directories first, so that a link never takes the place of the directory it leads to.
@@ -187,8 +188,7 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 inventory.reject(link, "directory link", refusal)
                 continue
             seen.add(_identity(os.stat(os.path.join(top, link))))
-            what = "link to a directory outside of the corpus, whose files are taken for the corpus's"
-            inventory.remark(link, what, 1, escape_path(os.path.realpath(os.path.join(top, link))))
+            followed.append(link)
             todo.append(link)
         where = todo.pop()
         try:
@@ -221,6 +221,9 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 seen.add(_identity(status))
                 todo.append(raw_path)
         links.sort()
+    if followed:
+        what = "links to directories outside of the corpus are followed, and what lies there is read as part of it"
+        inventory.remarks[b"", what] = f"{len(followed)} {what} (first: {escape_path(min(followed))})"
     return iter(sorted(found))
 
 
@@ -338,10 +341,10 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
 
 
 def _reader(text: str) -> Any:
-    """A csv's cells, parted by commas, or where its header has none, by what table programs write for them."""
-    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0]).rstrip(";\t ")
-    delimiter = "," if "," in header else max((",", ";", "\t"), key=header.count)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    """A csv's cells, parted by commas or what table programs write for them: the first such mark of the header."""
+    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
+    found = re.search(r"[,;\t]", header)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=found[0] if found else ",")
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:

@@ -8,9 +8,9 @@ from soundmill.corpora.audiocaps import seconds
 from soundmill.corpora.audioldm import ClassNames
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, video_id
 from soundmill.errors import UserError
-from soundmill.manifest import VIDEO_ID, escape_path
+from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="musiccaps",
@@ -48,9 +48,9 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     classes = ClassNames.of(inventory)
     for name in names:
         for line, cells in read_csv(inventory, name):
-            video, start = cells["ytid"].strip(), seconds(cells["start_s"])
-            if not VIDEO_ID.fullmatch(video):
-                tables.reject(name, "bad id", f"line {line}: {video!r:.80} is no YouTube id")
+            video, start = video_id(cells["ytid"]), seconds(cells["start_s"])
+            if not video:
+                tables.reject(name, "bad id", f"line {line}: {cells['ytid']!r:.80} is no YouTube id")
             elif start is None:
                 tables.reject(name, "bad start time", f"line {line}: {cells['start_s']!r:.80} is no number of seconds")
             else:

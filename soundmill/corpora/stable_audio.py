@@ -42,7 +42,11 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             f'corpus.path: no json with a "prompt" beside a recording of its name below {escape_path(bytes(inventory.root))}; '
             "put them there, or choose another corpus.format"
         )
-    return join(inventory, rows, num_shards, tables)
+    tables = join(inventory, rows, num_shards, tables)
+    layout, files = layout_of(inventory.audio), {file.raw_path: file for file in inventory.audio}
+    for recording in tables.recordings:
+        recording["split"] = layout.told_of(files[recording["raw_path"]])[0]
+    return tables
 
 
 def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, bytes]]:
@@ -55,15 +59,13 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     told, paired = set(), set()
     keys = {"prompt"}
-    layout = layout_of(inventory.audio)
     for file, name in _pairs(inventory, b".json"):
         told.add(file.raw_path)
         paired.add(name)
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            split, _ = layout.told_of(file)
-            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, split=split, at_root=True)
+            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
         # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
@@ -72,8 +74,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
                 yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in told and (text := _text(inventory, name, tables)):
-            split, _ = layout.told_of(file)
-            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], split=split, at_root=True)
+            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:

@@ -36,9 +36,9 @@ class Survey:
     labels: tuple[str, ...]
     splits: dict[str, int]
     folds: int
-    matched: int  # described clips with their file
+    matched: int  # listed clips with their file
     missing: int  # and without
-    orphans: int  # files that nothing describes
+    orphans: int  # files that nothing lists
     collisions: int
     ambiguous: int
     remarks: tuple[str, ...]

@@ -11,7 +11,7 @@ from typing import Any
 from soundmill import shards
 from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import VIDEO_ID, escape_path
 
 MAX_TEXT = 1 << 28  # characters of captions and labels that are held of a corpus's tables: those of some two million clips
 
@@ -52,9 +52,9 @@ class CorpusTables:
     recordings: list[dict[str, Any]] = field(default_factory=list)
     captions: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
-    matched: list[dict[str, Any]] = field(default_factory=list)  # described clips with a file: id, path, start_time, captions
+    matched: list[dict[str, Any]] = field(default_factory=list)  # listed clips with a file: id, path, start_time, captions
     missing: list[dict[str, Any]] = field(default_factory=list)  # those without: id, youtube_id, start_time, captions, origins
-    orphans: list[dict[str, Any]] = field(default_factory=list)  # files that nothing describes: path
+    orphans: list[dict[str, Any]] = field(default_factory=list)  # files that nothing lists: path
     collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
     counts: dict[str, int] = field(default_factory=dict)  # what else the adapter found, for the metrics
@@ -181,3 +181,10 @@ def fold_number(text: str) -> int | None:
     """A fold's number of at most four digits, read as `whole_number` does; None for anything else."""
     number = whole_number(text)
     return int(number) if 0 < len(number) <= 4 else None
+
+
+def video_id(text: str) -> str:
+    """A YouTube id, also in the forms in which table programs keep one with a dash before it (`'-0abc`, `="-0abc"`); empty for
+    anything else."""
+    text = text.strip().lstrip("'=").strip('"')
+    return text if VIDEO_ID.fullmatch(text) else ""

@@ -87,7 +87,7 @@ def test_recordings_inside_tables_with_their_splits_and_captions(tmp_path):
     }
     assert captions(tables)["data/test-00000-of-00001.parquet#0"] == ["A", "B"]
     assert [(row["path"], row["reason"]) for row in tables.rejected] == [("data/train-00000-of-00002.parquet#2", "empty")]
-    assert [row["path"] for row in tables.orphans] == ["data/train-00000-of-00002.parquet#3"]
+    assert (tables.orphans, len(tables.named)) == ([], 1)
     assert len({row["recording_id"] for row in tables.recordings}) == 4
     raw_paths = [row["raw_path"] for row in tables.recordings]
     assert sources.embedded_path(b"data/train-00000-of-00002.parquet", 3) in raw_paths
@@ -394,5 +394,12 @@ def test_a_list_of_captions_in_a_cell_is_several(tmp_path, cell, texts):
 
 def test_labels_in_a_cell_are_several_and_a_fold_may_be_written_as_a_float(tmp_path):
     put(tmp_path, "a.wav", "b.wav")
-    write(tmp_path, "metadata.csv", """file_name,labels,fold\na.wav,"['dog', 'cat']",1.0\nb.wav,"[""rain""]",2.5\n""")
-    assert recordings(scan(tmp_path), "labels", "fold") == {"a.wav": (["dog", "cat"], 1), "b.wav": (["rain"], None)}
+    for column in ("labels", "label"):
+        write(tmp_path, "metadata.csv", f"""file_name,{column},fold\na.wav,"['dog', 'cat']",1.0\nb.wav,"[""rain""]",2.5\n""")
+        assert recordings(scan(tmp_path), "labels", "fold") == {"a.wav": (["dog", "cat"], 1), "b.wav": (["rain"], None)}
+
+
+def test_recordings_in_a_table_that_says_nothing_of_them_are_listed(tmp_path):
+    write_table(tmp_path / "train.parquet", [cell(n) for n in range(3)], text=["one", "", None])
+    tables = scan(tmp_path)
+    assert ([clip["captions"] for clip in tables.matched], tables.orphans, len(tables.named)) == ([1, 0, 0], [], 2)

@@ -186,7 +186,7 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
     console = Console(record=True, width=60, file=open(os.devnull, "w"))
     check.show(check.check(corpus), console)
     text = console.export_text()
-    assert "75.0 % (3 of 4 described clips have a file)" in text
+    assert "75.0 % (3 of 4 listed clips have a file)" in text
     for line in (
         "  GONEgoneGON at 12 s  train.csv:7",
         "  [red]stray[/red].wav",
@@ -248,7 +248,7 @@ def test_real_recordings_and_captions(shared, tmp_path):
 def test_what_nobody_can_decide_is_not_covered(lay, tmp_path):
     lay("a/x.wav", "b/x.wav", "y.wav", **{"metadata.csv": "file_name,text\nx.wav,one\nx.wav,again\ny.wav,two\ngone.wav,three\n"})
     report = check.check(tmp_path)
-    assert (report.described, report.coverage) == (3, pytest.approx(1 / 3))
+    assert (report.listed, report.coverage) == (3, pytest.approx(1 / 3))
 
 
 def test_subtitles_beside_a_clip_are_not_the_clip(lay, tmp_path):
@@ -294,14 +294,15 @@ def test_recordings_that_a_manifest_lists_and_says_nothing_of_are_covered(lay, t
     lay(*names[:9], **{"metadata.csv": "file_name,speaker\n" + "".join(f"{name},me\n" for name in names)})
     report = check.check(tmp_path)
     assert (report.coverage, report.tables.orphans, [row["id"] for row in report.tables.missing]) == (0.9, [], ["9.wav"])
+    assert report.as_json()["undescribed"] == 9
 
 
 def test_ids_as_table_programs_keep_them_and_rows_that_cannot_be_used(lay, tmp_path):
-    rows = "1,abcdEFGH123,30,a\n2,'-0abcDEF1_g,30,b\n3,=-1abcDEF1_g,30,c\n4,#NAME?,30,d\n"
+    rows = """1,abcdEFGH123,30,a\n2,'-0abcDEF1_g,30,b\n3,"=""-1abcDEF1_g""\",30,c\n4,#NAME?,30,d\n"""
     lay("abcdEFGH123_30.wav", **{"train.csv": HEADER + rows})
     report = check.check(tmp_path)
     assert [row["youtube_id"] for row in report.tables.missing] == ["-0abcDEF1_g", "-1abcDEF1_g"]
-    assert report.as_json()["unusable_rows"] == 1
+    assert report.as_json()["unusable"] == 1
     with (tmp_path / "report.txt").open("w+") as file:
         check.show(report, Console(file=file, width=200))
-    assert "1 rows cannot be used, and count nowhere" in (tmp_path / "report.txt").read_text()
+    assert "1 rows, or texts of rows, cannot be used" in (tmp_path / "report.txt").read_text()

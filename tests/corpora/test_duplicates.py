@@ -409,9 +409,11 @@ def test_copies_in_a_parquet_table_are_found(tmp_path):
         file = io.BytesIO()
         soundfile.write(file, wave, RATE, format="FLAC")
         cells.append({"bytes": file.getvalue(), "path": f"{number}.flac"})
-    write_table(tmp_path / "data/train.parquet", [*cells, {"bytes": b"no sound", "path": "x.wav"}])
+    cells += [{"bytes": b"no sound", "path": "x.wav"}, cells[0]]  # the first once more, for another caption
+    write_table(tmp_path / "data/train.parquet", cells)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "data/train.parquet").read_bytes()[:-9])
     soundfile.write(tmp_path / "copy.wav", noise(2), RATE)
     found, unreadable = duplicates.find_in_folder(tmp_path, workers=1)
     table = "data/train.parquet#"
     assert [(pair["a"], pair["b"]) for pair in found.pairs] == [("copy.wav", f"{table}1"), (f"{table}0", f"{table}2")]
-    assert [row["path"] for row in unreadable] == [f"{table}3"]
+    assert [row["path"] for row in unreadable] == ["cut.parquet", f"{table}3"]

@@ -12,7 +12,7 @@ ROWS = (
     '-0Gj8-vB1q4,30,40,"/m/0140xf,/m/02cjck","[\'low quality\', \'sad\']","A low voice,\nsings.",4,False,True\n'
     "-0vPFx-wRRI,30,40,/m/02cjck,\"['x']\",Drums.,4,False,False\n"
     "../../../ab,30,40,/m/02cjck,[],Bad.,4,False,False\n"
-    "-0vPFx-wRRJ,soon,40,/m/02cjck,[],Bad.,4,False,False\n"
+    "'-0vPFx-wRRJ,soon,40,/m/02cjck,[],Bad.,4,False,False\n"
 )
 
 

@@ -90,11 +90,12 @@ def test_a_folder_of_its_own_name_inside_takes_nothing_away(tmp_path):
 
 
 def test_folders_named_after_splits_are_splits(tmp_path):
-    put(tmp_path, "train/a.wav", "valid/b.wav", "test/c.wav")
+    put(tmp_path, "train/a.wav", "valid/b.wav", "test/c.wav", "test/said nothing of.wav")
     for name, extension in (("train/a", ".json"), ("valid/b", ".json"), ("test/c", ".txt")):
         write(tmp_path, name + extension, '{"prompt": "a sound"}' if extension == ".json" else "a sound")
     assert recordings(scan(tmp_path, "stable_audio"), "split") == {
         "test/c.wav": "test",
+        "test/said nothing of.wav": "test",
         "train/a.wav": "train",
         "valid/b.wav": "valid",
     }
