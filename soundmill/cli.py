@@ -519,7 +519,10 @@ def check_corpus(
 
 @corpus_app.command("duplicates", cls=Command)
 def corpus_duplicates(
-    path: Annotated[Path, typer.Argument(help="Any folder of audio files; what lies below it counts too.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Any folder of audio files, or of Parquet tables with audio inside; what lies below it counts too."),
+    ],
     json: Annotated[
         Path | None, typer.Option(callback=_writable, help="Write the pairs to this file: a list of {a, b, score}.")
     ] = None,
