@@ -84,7 +84,8 @@ def resample_shard(
             for recording, key in keyed
             if key not in writer
         )
-        with closing(decode.open_all(places, params.max_seconds)) as opened:
+        # `segment` probed the files whose digests these places look for.
+        with closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
             for recording, key in keyed:
                 if not writer.copy(key):
                     with writer.item(key) as report:

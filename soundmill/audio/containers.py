@@ -290,8 +290,13 @@ def _follows(body: bytes, frame: FrameParser) -> bool:
     return found is not None and (len(body) <= found[0] or frame(body[found[0] : found[0] + 7]) is not None)
 
 
-def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    """Walk the container; declared sizes beyond the end, bad checksums and cut frames raise DecodeError."""
+def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_checked: bool = False) -> Layout:
+    """Walk the container; declared sizes beyond the end, bad checksums and cut frames raise DecodeError.
+
+    `sums_checked`: an earlier walk through the same bytes found the checksums of its pages to be right, so they are not made again.
+    """
+    if kind.name == "ogg":
+        return _walk_ogg(file, size, sums_checked)
     walk = _WALKS.get(kind.name)
     return walk(file, size, max_seconds) if walk else Layout(sndfile=kind.sndfile)
 
@@ -435,7 +440,7 @@ def ogg_checksum(page: bytes) -> int:
     return int(f"{turned:032b}"[::-1], 2)
 
 
-def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+def _walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     position = 0
     codecs: list[bytes] = []
     open_streams: set[int] = set()
@@ -460,7 +465,7 @@ def _walk_ogg(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         end = position + 27 + header[26] + length
         if end > size:
             raise _truncated(end, size, "the last Ogg page")
-        if ogg_checksum(header[:22] + b"\0\0\0\0" + header[26:] + lengths + content) != checksum:
+        if not sums_checked and ogg_checksum(header[:22] + b"\0\0\0\0" + header[26:] + lengths + content) != checksum:
             raise DecodeError("corrupt", f"wrong checksum of the Ogg page at byte {position}")
         if flags & 2:
             codecs.append(content[:8])
@@ -780,7 +785,6 @@ _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "au": _walk_au,
     "caf": _walk_caf,
     "flac": _walk_flac,
-    "ogg": _walk_ogg,
     "mpeg-audio": _walk_mpeg_audio,
     "adts": _walk_adts,
     "amr": _walk_amr,

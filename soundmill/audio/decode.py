@@ -196,11 +196,13 @@ def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) ->
     return np.concatenate([np.zeros(0, dtype=np.float32), *resample_blocks(blocks, rate, sample_rate)])
 
 
-def open_all(places: Iterable[AbstractContextManager[bytes | str | Path]], max_seconds: float) -> Iterator[Recording | DecodeError]:
+def open_all(
+    places: Iterable[AbstractContextManager[BinaryIO]], max_seconds: float, sums_checked: bool = False
+) -> Iterator[Recording | DecodeError]:
     """Every file in order, opened, or what is wrong with it; a Recording is to be used before the next one is asked for.
 
-    Places give paths when entered, and are left when their file is done with. Files that ffmpeg has to read are decoded many at
-    a time, ahead of their turn; bytes and errors are the same as one by one.
+    Places give open files when entered, and are left when their file is done with. Files that ffmpeg has to read are decoded many
+    at a time, ahead of their turn; bytes and errors are the same as one by one. `sums_checked`: the same bytes were probed before.
     """
     waiting = iter(places)
     ahead: deque[_File | DecodeError] = deque()
@@ -211,7 +213,7 @@ def open_all(places: Iterable[AbstractContextManager[bytes | str | Path]], max_s
             return False
         with ExitStack() as stack:
             try:
-                found: _File | DecodeError = _look_into(place, max_seconds, stack)
+                found: _File | DecodeError = _look_into(place, max_seconds, stack, sums_checked)
             except DecodeError as error:
                 found = error
             else:
@@ -277,12 +279,12 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
         file.release.callback(samples.data.close)
 
 
-def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stack: ExitStack) -> _File:
+def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stack: ExitStack, sums_checked: bool = False) -> _File:
     file = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
         kind = containers.sniff(file, size)
-        layout = containers.inspect(kind, file, size, max_seconds)
+        layout = containers.inspect(kind, file, size, max_seconds, sums_checked)
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None
     return _File(file, size, kind, layout, stack)
