@@ -494,7 +494,12 @@ def export_clips(
 
 @corpus_app.command("check", cls=Command)
 def check_corpus(
-    path: Annotated[Path, typer.Argument(help="Folder of recordings and whatever describes them.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of recordings and whatever describes them; or a params.yaml: the corpus that it names, a union too."
+        ),
+    ],
     format: Annotated[str, typer.Option(help="How to read it (docs/corpora.md); auto: by what it looks like.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
     missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import shards
+from soundmill import params, shards
 from soundmill.audio import decode
-from soundmill.corpora import inventory, registry
+from soundmill.corpora import inventory, registry, union
 from soundmill.corpora.resolver import TOLERANCE
-from soundmill.corpora.sources import Sources
+from soundmill.corpora.sources import PART_NAME, Sources
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path, naming_stem
+from soundmill.manifest import VIDEO_ID, escape_path, naming_stem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,10 +31,11 @@ AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 @dataclass(frozen=True)
 class Report:
-    """What was found below one directory. Paths are escaped and relative to it."""
+    """What was found in one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
 
-    directory: Path
+    path: Path  # a directory; of a union, the params.yaml that names its parts
     detected: bool  # the format was not given
+    parts: dict[str, str]  # of a union: their formats
     found: inventory.Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
@@ -59,9 +60,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "path": escape_path(bytes(self.directory)),
+            "path": escape_path(bytes(self.path)),
             "format": self.tables.format,
             "detected": self.detected,
+            **({"parts": self.parts} if self.parts else {}),
             "coverage": self.coverage,
             "inside": self.inside,
             "undescribed": len(self.tables.named),
@@ -83,22 +85,67 @@ class Report:
         }
 
 
+@dataclass(frozen=True)
+class Part:
+    """A corpus that is looked at; `name` is empty where it is the whole."""
+
+    name: str
+    format: str
+    root: Path
+
+
+def parts_of(path: Path, format: str = registry.AUTO) -> list[Part]:
+    """The directory, or the corpora that a params.yaml names; UserError where there are none."""
+    if not path.is_file():
+        return [Part("", format, _directory(path, escape_path(bytes(path))))]
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"{escape_path(bytes(path))}: is a file, not a directory; say where your recordings are, or name a params.yaml"
+        )
+    if format != registry.AUTO:
+        raise UserError(f"{path}: says the format itself (corpus.format); leave --format out")
+    section = params.section(params.read_yaml(path), "corpus", str(path))
+    try:
+        united = section["format"] == union.NAME
+        named = dict(section["parts"]) if united else {"": section}
+        found = [(str(name), part["format"], path.resolve().parent / part["path"]) for name, part in sorted(named.items())]
+    except (KeyError, TypeError, ValueError):
+        found = []
+    if not found or any(name and not PART_NAME.fullmatch(name) for name, *_ in found):
+        raise UserError(
+            f"{path}: its corpus names no directory of recordings; set corpus.path, or with corpus.format: union corpus.parts "
+            "to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
+        )
+    return [
+        Part(name, kind, _directory(root, f"corpus.parts.{name}: {root}" if name else f"corpus.path: {root}"))
+        for name, kind, root in found
+    ]
+
+
+def _directory(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        wrong = "is a file, not a directory" if path.exists() else "no such directory"
+        raise UserError(f"{what}: {wrong}; say where your recordings are")
+    return path.resolve()
+
+
 def check(
-    directory: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
+    path: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
 ) -> Report:
-    """Look at a corpus; UserError where the path is none.
+    """Look at the corpus in a directory, or at that of a params.yaml, a union too; UserError where there is none.
 
     No recording is opened but those of which a row wants a later second than they begin at (such a row is missing if they end
     before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
     recording is read, and what cannot be decoded is among the damaged, and missing.
     """
-    if not directory.is_dir():
-        what = "is a file, not a directory" if directory.exists() else "no such directory"
-        raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
-    root = directory.resolve()
-    found = inventory.take(root, digests=False)
-    name = registry.detect(found) if format == registry.AUTO else format
-    tables = registry.read(name, found, 1, needs_audio=False)
+    parts = parts_of(path, format)
+    read = []
+    for part in parts:
+        found = inventory.take(part.root, digests=False)
+        name = registry.detect(found) if part.format == registry.AUTO else part.format
+        read.append(union.Part(part.name, 1.0, found, registry.read(name, found, 1, needs_audio=False)))
+    united = bool(parts[0].name)
+    found, tables = union.unite(read) if united else (read[0].inventory, read[0].tables)
     begins = {row["recording_id"]: row for row in tables.recordings}
     clips, late = defaultdict(list), set()  # listed clips by recording_id; those that it may be too short for
     for clip in tables.matched:
@@ -108,7 +155,8 @@ def check(
     wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = found.rejected + tables.rejected
     lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips after the end of their recording or of a damaged one
-    for row, seconds in zip(wanted, probe(root, (row["raw_path"] for row in wanted), progress), strict=True):
+    sources = Sources({part.name.encode(): bytes(part.root) for part in parts})
+    for row, seconds in zip(wanted, probe(sources, (row["raw_path"] for row in wanted), progress), strict=True):
         broken = isinstance(seconds, decode.DecodeError)
         if broken:
             damaged.append({"path": row["path"], "reason": seconds.reason, "detail": seconds.detail})
@@ -117,19 +165,19 @@ def check(
             if broken or (start is not None and start - row["start_time"] >= seconds):
                 lost[clip["id"], start] = _as_missing(row, start)
     if lost:
-        _move_to_missing(lost, tables, found)
+        _move_to_missing(lost, tables, read)
     inside = sum(
         clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE
         for clip in tables.matched
     )
-    return Report(root, format == registry.AUTO, found, tables, damaged, inside)
+    formats = {part.name: part.tables.format for part in read} if united else {}
+    return Report(path if united else parts[0].root, parts[0].format == registry.AUTO, formats, found, tables, damaged, inside)
 
 
 def probe(
-    root: Path, raw_paths: Iterable[bytes], progress: Callable[[int], None] = lambda n: None
+    sources: Sources, raw_paths: Iterable[bytes], progress: Callable[[int], None] = lambda n: None
 ) -> list[float | decode.DecodeError]:
     """Seconds of recordings by their headers, or what is wrong with them, in the order of `raw_paths`."""
-    sources = Sources({b"": bytes(root)})
 
     def seconds(raw_path: bytes) -> float | decode.DecodeError:
         try:
@@ -149,16 +197,17 @@ def probe(
 
 def _as_missing(recording: dict[str, Any], start: float | None) -> dict[str, Any]:
     """An entry of `missing` for a clip of a recording, without its captions."""
-    video = recording["group"] if naming_stem(recording["recording_id"]) == recording["group"] else None
+    group, own = recording["group"], naming_stem(recording["recording_id"])
+    # A hash has taken the place of an id that another recording has; rows with a start are those of videos.
+    video = group if own == group or (start is not None and VIDEO_ID.fullmatch(group or "")) else None
     start = recording["start_time"] if start is None and video else start
     entry = {"id": video or recording["path"], "youtube_id": video, "start_time": start}
     return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
 
 
-def _move_to_missing(
-    lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, found: inventory.Inventory
-) -> None:
-    numbers = _numbers({row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}, found)
+def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.Part]) -> None:
+    origins = {row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}
+    numbers = {origin: number for part in parts for origin, number in _numbers(origins, part).items()}
     for row in tables.captions:
         if entry := lost.get((row["recording_id"], row["start_time"])):
             entry["captions"].append(row["caption"])
@@ -175,15 +224,16 @@ def _move_to_missing(
     )
 
 
-def _numbers(origins: set[str], found: inventory.Inventory) -> dict[str, str]:
+def _numbers(origins: set[str], part: union.Part) -> dict[str, str]:
     """AudioCaps' ids of rows, by their origins (`train.csv:12`)."""
     tables = {origin.rpartition(":")[0] for origin in origins}
+    below = f"{part.name}/" if part.name else ""
     return {
-        f"{escape_path(name)}:{line}": cells["audiocap_id"]
-        for name in found.csv_files()
-        if escape_path(name) in tables and "audiocap_id" in inventory.csv_columns(found, name)
-        for line, cells in inventory.read_csv(found, name)
-        if f"{escape_path(name)}:{line}" in origins
+        f"{below}{escape_path(name)}:{line}": cells["audiocap_id"]
+        for name in part.inventory.csv_files()
+        if below + escape_path(name) in tables and "audiocap_id" in inventory.csv_columns(part.inventory, name)
+        for line, cells in inventory.read_csv(part.inventory, name)
+        if f"{below}{escape_path(name)}:{line}" in origins
     }
 
 
@@ -219,9 +269,9 @@ def write_missing(report: Report, path: Path) -> int:
     return count
 
 
-def check_outside(path: Path, directory: Path) -> None:
+def check_outside(path: Path, corpus: Path) -> None:
     """UserError where a csv would be written into the corpus that it is about."""
-    if path.resolve().is_relative_to(directory.resolve()):
+    if any(path.resolve().is_relative_to(part.root) for part in parts_of(corpus)):
         raise UserError(f"{path}: lies in the corpus, and the next look would take it for one of its tables; write it elsewhere")
 
 
@@ -238,10 +288,13 @@ def show(report: Report, console: Console) -> None:
     from rich.text import Text
 
     tables = report.tables
-    about = registry.ADAPTERS[tables.format].FORMAT
-    said = "found by what it looks like: " if report.detected else "as asked for: "
-    _say(console, f"corpus    {escape_path(bytes(report.directory))}")
-    _say(console, f"format    {tables.format} ({said}{about.layout})")
+    if report.parts:
+        about = "of " + ", ".join(f"{name} ({format})" for name, format in report.parts.items())
+    else:
+        said = "found by what it looks like: " if report.detected else "as asked for: "
+        about = f"({said}{registry.ADAPTERS[tables.format].FORMAT.layout})"
+    _say(console, f"corpus    {escape_path(bytes(report.path))}")
+    _say(console, f"format    {tables.format} {about}")
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"
     of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))

@@ -13,6 +13,7 @@ from typing import Any
 
 from soundmill import shards
 from soundmill.corpora import check
+from soundmill.corpora.sources import Sources
 
 PROBED = 200  # headers read for the estimate, spread evenly over the corpus
 # Two cores, clips of 5 s, from runs over ESC-10 and the embedded corpus (docs/results.md), rounded up.
@@ -97,11 +98,11 @@ def survey(directory: Path) -> Survey:
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]
-    lengths = check.probe(report.directory, (row["raw_path"] for row in probed))
+    lengths = check.probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
     return Survey(
-        directory=report.directory,
+        directory=report.path,
         format=tables.format,
         recordings=len(rows),
         size=sum(row["size"] for row in rows),

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
 
+from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
 
@@ -233,6 +235,76 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
         assert wrong.returncode == 1
         assert said in wrong.stderr.replace("\n", " ")
         assert "Traceback" not in wrong.stderr
+
+
+def union_of(tmp_path: Path) -> Path:
+    """A params.yaml of a union: AudioCaps' rows with a damaged file, one gone, one too late; one of them again; labels."""
+    (tmp_path / "caps").mkdir()
+    for name in ("r1nicOVtvkQ_30.wav", "UDGBjjwyaqE_20.wav"):
+        soundfile.write(tmp_path / "caps" / name, np.zeros(16_000), 8000)
+    os.truncate(tmp_path / "caps/UDGBjjwyaqE_20.wav", 1000)
+    rows = "1,r1nicOVtvkQ,30,a\n2,UDGBjjwyaqE,20,b\n3,GONEgoneGON,12,c\n4,r1nicOVtvkQ,90,d\n"
+    (tmp_path / "caps/train.csv").write_text(HEADER + rows)
+    (tmp_path / "esc/dog").mkdir(parents=True)
+    soundfile.write(tmp_path / "esc/dog/x.wav", np.zeros(16_000), 8000)
+    (tmp_path / "again").mkdir()
+    soundfile.write(tmp_path / "again/r1nicOVtvkQ_30.wav", np.ones(16_000) / 2, 8000)
+    (tmp_path / "again/val.csv").write_text(HEADER + "1,r1nicOVtvkQ,30,e\n")
+    formats = {"esc": "folder", "caps": "auto", "again": "audiocaps"}
+    parts = {name: {"format": format, "path": name, "weight": 1.0} for name, format in formats.items()}
+    params.write_yaml({"corpus": {"format": "union", "path": None, "parts": parts}}, tmp_path / "params.yaml")
+    return tmp_path / "params.yaml"
+
+
+def test_a_union_is_checked_as_it_will_be_read(tmp_path, root):
+    path = union_of(tmp_path)
+    report, missing = tmp_path / "report.json", tmp_path / "missing.csv"
+    done = command(path, "--headers", "--json", report, "--missing", missing, cwd=root)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(report.read_text(encoding="utf-8"))
+    formats = {"again": "audiocaps", "caps": "audiocaps", "esc": "folder"}
+    assert (told["format"], told["parts"], told["coverage"]) == ("union", formats, 0.5)
+    found = [("again/r1nicOVtvkQ_30.wav", 1), ("caps/r1nicOVtvkQ_30.wav", 1), ("esc/dog/x.wav", 0)]
+    assert [(clip["path"], clip["captions"]) for clip in told["matched"]] == found
+    assert [(row["path"], row["reason"]) for row in told["damaged"]] == [("caps/UDGBjjwyaqE_20.wav", "truncated")]
+    assert [entry["paths"] for entry in told["collisions"]] == [["again/r1nicOVtvkQ_30.wav", "caps/r1nicOVtvkQ_30.wav"]]
+    with missing.open(encoding="utf-8", newline="") as file:
+        rows = [(row["audiocap_id"], row["youtube_id"], row["caption"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == [("2", "UDGBjjwyaqE", "b"), ("3", "GONEgoneGON", "c"), ("4", "r1nicOVtvkQ", "d")]
+    assert "union of again (audiocaps), caps (audiocaps), esc (folder)" in done.stdout
+
+
+def test_the_corpus_of_a_params_yaml_is_the_directory_that_it_names(corpus, tmp_path):
+    path = tmp_path.parent / f"{tmp_path.name}.yaml"
+    params.write_yaml({"corpus": {"format": "audiocaps", "path": tmp_path.name}}, path)
+    told, directly = check.check(path), check.check(corpus, "audiocaps")
+    assert told.as_json() == directly.as_json()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"format": "synthetic", "path": None}, "names no directory"),
+        ({"format": "union", "parts": {}}, "corpus.parts"),
+        ({"format": "union", "parts": {"a": 3}}, "corpus.parts"),
+        ({"format": "union", "parts": {"../a": {"format": "auto", "path": "."}}}, "names no directory"),
+        ({"format": "union", "parts": {"a": {"format": "auto", "path": "gone"}}}, r"corpus\.parts\.a: .*gone: no such directory"),
+        ([1], "corpus"),
+    ],
+)
+def test_a_params_yaml_without_recordings_is_an_error_that_says_what_to_set(tmp_path, section, said):
+    params.write_yaml({"corpus": section}, tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=said):
+        check.check(tmp_path / "params.yaml")
+
+
+def test_a_csv_of_what_is_missing_is_written_into_no_part_of_a_union(tmp_path):
+    path = union_of(tmp_path)
+    with pytest.raises(UserError, match="write it elsewhere"):
+        check.check_outside(tmp_path / "esc/dog/missing.csv", path)
+    check.check_outside(tmp_path / "missing.csv", path)
+    with pytest.raises(UserError, match="leave --format out"):
+        check.check(path, "esc")
 
 
 def test_real_recordings_and_captions(shared, tmp_path):
