@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import inspect
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import soundfile
 
 from soundmill import cli, clips, exports, manifest, params, shards
 from soundmill.audio import decode
+from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.exports import classes
 from soundmill.exports.target import NotExpressible
@@ -107,6 +109,60 @@ def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):
             assert set(archive.getnames()) == {f"{key}.{kind}" for key in keys for kind in ("flac", "json", "txt")}
             facts = [json.load(archive.extractfile(f"{key}.json")) for key in keys]
             assert all(isinstance(value, str) for fact in facts for value in (fact["captions"][0], fact["labels"][0]))
+
+
+AS_AUDIOCAPS = [  # one caption in train, five elsewhere; no label in one split, no caption in another
+    ("abcdefghijk_1", "train", ["a dog barks"], []),
+    ("abcdefghijl_1", "train", ["a cat, a dog"], []),
+    ("abcdefghijm_1", "valid", ["a", "b", "c", "d", "e"], ["dog", "cat"]),
+    ("abcdefghijn_1", "test", [], ["dog"]),
+]
+
+
+@pytest.mark.parametrize("rows", [ROWS, AS_AUDIOCAPS], ids=["mixed", "audiocaps"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("audiofolder", "audiofolder"), ("audiofolder_csv", "audiofolder"), ("audiofolder_parquet", "parquet"), ("webdataset",) * 2],
+)
+def test_datasets_finds_the_same_columns_in_all_splits(tmp_path, monkeypatch, rows, name, kind):
+    """What it needs torchcodec for, it is not asked for here: to look into the sound of files."""
+    import datasets
+
+    exports.export(with_rows(tmp_path, monkeypatch, *rows), name, tmp_path / "out", RATE)
+    found = datasets.load_dataset(kind, data_dir=str(tmp_path / "out"), streaming=True, cache_dir=str(tmp_path / "cache"))
+    assert set(found) == {"train", "validation", "test"}
+    features = [found[split].features or found[split]._resolve_features().features for split in found]
+    assert features[0] == features[1] == features[2]
+    assert any(isinstance(feature, datasets.Audio) for feature in features[0].values())
+    words = {str(feature) for column, feature in features[0].items() if re.match("caption|labels|txt", column)}
+    assert words <= {"Value('string')", "Value('large_string')", "List(Value('string'))"}
+
+
+def test_datasets_reads_parquet_with_the_sound(tmp_path, monkeypatch):
+    import datasets
+
+    exports.export(with_rows(tmp_path, monkeypatch, *AS_AUDIOCAPS), "audiofolder_parquet", tmp_path / "out", RATE)
+    found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    for split, number in (("train", 0), ("validation", 2), ("test", 3)):
+        row = found[split].cast_column("audio", datasets.Audio(decode=False))[0]
+        _, _, captions, labels = AS_AUDIOCAPS[number]
+        assert (row["captions"], row["labels"]) == (captions, labels)
+        samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+        assert rate == RATE
+        assert np.array_equal(samples, decode.to_pcm16(wave_of(number)))
+
+
+@pytest.mark.parametrize("name", ["audiofolder", "audiofolder_csv"])
+def test_what_stands_for_no_text_is_read_back_as_none(tmp_path, monkeypatch, name):
+    exports.export(with_rows(tmp_path, monkeypatch, *AS_AUDIOCAPS), name, tmp_path / "out", RATE)
+    tables = registry.read("auto", inventory.take(tmp_path / "out"), 1)
+    assert tables.format == "audiofolder"
+    ids = {row["recording_id"]: row["path"] for row in tables.recordings}
+    captions = sorted((ids[row["recording_id"]].partition("/")[0], row["caption"]) for row in tables.captions)
+    assert captions == [("train", "a cat, a dog"), ("train", "a dog barks")] + [("validation", letter) for letter in "abcde"]
+    labels = {row["path"].partition("/")[0]: row["labels"] for row in tables.recordings}
+    assert labels == {"train": [], "validation": ["dog", "cat"], "test": ["dog"]}
+    assert (tables.rejected, tables.remarks) == ([], [])
 
 
 def test_lhotse_reads_its_manifests(tables, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from soundmill import manifest
@@ -23,8 +25,8 @@ def _numbered(captions: tuple[str, ...], width: int) -> list[str]:
     return [*captions, *[""] * (width - len(captions))]
 
 
-def _caption_columns(placed: list[tuple[Clip, str]]) -> list[str]:
-    most = max(AUDIOCAPS_CAPTIONS, *(len(clip.captions) for clip, _ in placed))
+def _caption_columns(placed: list[tuple[Clip, str]], least: int = AUDIOCAPS_CAPTIONS) -> list[str]:
+    most = max(least, *(len(clip.captions) for clip, _ in placed))
     return [f"caption_{number}" for number in range(1, most + 1)]
 
 
@@ -220,17 +222,35 @@ def audiofolder_csv_place(clip: Clip) -> str:
 
 def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
+        no_caption = [""] if _others_have(lambda clip: clip.captions, rows, placed) else []
+        no_label = [""] if _others_have(lambda clip: clip.labels, rows, placed) else []
         lines = (
-            {"file_name": Path(place).name, "captions": list(clip.captions), "labels": list(clip.labels)} for clip, place in rows
+            {"file_name": Path(place).name, "captions": list(clip.captions) or no_caption, "labels": list(clip.labels) or no_label}
+            for clip, place in rows
         )
         write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
 
 
 def write_audiofolder_csv(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    columns = _caption_columns(placed)
+    columns = _caption_columns(placed, least=1)
+    texts = [lambda clip: clip.labels, *(functools.partial(_caption, number) for number in range(len(columns)))]
     for split, rows in by_split(placed):
-        table = [[Path(place).name, ";".join(clip.labels), *_numbered(clip.captions, len(columns))] for clip, place in rows]
+        blank = [" " if _others_have(text, rows, placed) else "" for text in texts]  # which pandas takes for text
+        table = []
+        for clip, place in rows:
+            cells = [";".join(clip.labels), *_numbered(clip.captions, len(columns))]
+            table.append([Path(place).name, *(cell or empty for cell, empty in zip(cells, blank, strict=True))])
         write_csv(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
+
+
+def _caption(number: int, clip: Clip) -> tuple[str, ...]:
+    return clip.captions[number : number + 1]
+
+
+def _others_have(texts: Callable[[Clip], tuple[str, ...]], rows: list[tuple[Clip, str]], placed: list[tuple[Clip, str]]) -> bool:
+    """Whether a split has none of the texts that others have: `datasets` sees their type in every split by itself, which in this
+    one would be another, and refuses all of them."""
+    return not any(texts(clip) for clip, _ in rows) and any(texts(clip) for clip, _ in placed)
 
 
 def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
