@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import soxr
 
-from soundmill import manifest, params, stage
+from soundmill import manifest, params, stage, tracking
 from soundmill.audio import decode
 from stages import quality, resample, scan, segment
 
@@ -202,6 +202,21 @@ def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_tex
     pair = page.text.rpartition("the same by ear")[0].rpartition("Duplicates")[2]  # its names stand before what is said of it
     assert f"{HOSTILE}/copy.ogg" in pair
     assert f"good/{original}" in pair
+
+
+def test_the_page_and_the_numbers_are_in_mlflow(here, monkeypatch):
+    from mlflow import MlflowClient
+
+    for name in (tracking.SWITCH, tracking.PARENT, "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    metrics = call(quality)
+    mlflow = MlflowClient(tracking.store(here).uri)
+    found = mlflow.search_runs([mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (run,) = (run for run in found if run.info.run_name == "quality")
+    assert run.info.status == "FINISHED"
+    assert (run.data.metrics["kept"], run.data.metrics["rejected_for.min_bandwidth_hz"]) == (metrics["kept"], 1) == (7, 1)
+    page = here / "mlartifacts" / run.info.run_id / "artifacts" / "quality.html"
+    assert page.read_bytes() == Path("data/quality.html").read_bytes()
 
 
 def test_the_page_stays_within_its_bounds(here, project):
