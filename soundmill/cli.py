@@ -511,10 +511,15 @@ def check_corpus(
 
     from soundmill.corpora import check
 
+    named = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
+    if named and format != "auto":
+        raise UserError(f"{path}: says the format itself (corpus.format); leave --format out")
+    if named and path.resolve() in [written.resolve() for written in (json, missing) if written]:
+        raise UserError(f"{path}: would be written over; name another file")
     if missing:
-        check.check_outside(missing, path)
+        check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
     with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
-        report = check.check(path, format, headers, bar.update)
+        report = check.check_params(path, headers, bar.update) if named else check.check(path, format, headers, bar.update)
     check.show(report, Console())
     if json:
         check.write_json(report, json)

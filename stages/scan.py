@@ -6,39 +6,16 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import inventory, registry, union
-from soundmill.corpora.sources import PART_NAME
-from soundmill.errors import UserError
-from soundmill.params import StageParams
+from soundmill.corpora.section import Directory, ScanParams, directories, named
 
 TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # how many of each the metrics name; `soundmill corpus check` names all
-
-
-class Part(StageParams):
-    """One corpus of a union."""
-
-    format: Literal[registry.NAMES]
-    path: str
-    weight: float = Field(gt=0, le=1000, description="expected number of draws of each of its clips per epoch of training")
-
-
-class ScanParams(StageParams):
-    format: Literal[(*registry.NAMES, union.NAME)]
-    path: str | None = Field(description="the corpus directory; a relative one starts at the checkout; null for a union")
-    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], Part] = Field(description="of a union, by name")
-    embedded: list[str] = Field(max_length=0)
-    external: list[str] = Field(min_length=1, max_length=1)
-    shards: int = Field(ge=1, le=4096)
 
 
 def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
@@ -89,7 +66,7 @@ def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tu
     """Read captions and labels, write the tables; returns what was rejected, and the metrics."""
     parts = []
     for source in sources:
-        with _named(source.name):
+        with named(source.name):
             tables = registry.read(source.format, source.inventory, params.shards)
         parts.append(union.Part(source.name, source.weight, source.inventory, tables))
     found, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
@@ -143,47 +120,15 @@ class Source:
 
 def _take(params: ScanParams, ctx: stage.Context) -> list[Source]:
     """The corpus, or those that it is the union of."""
-    if params.format != union.NAME:
-        if params.parts:
-            raise UserError("params.yaml: corpus.parts is of a union alone; set corpus.format to union, or corpus.parts to {}")
-        return [_take_one("", params.format, params.path, 1.0, ctx)]
-    if params.path is not None or not params.parts:
-        raise UserError(
-            "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
-            "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
-        )
-    return [_take_one(name, part.format, part.path, part.weight, ctx) for name, part in sorted(params.parts.items())]
+    return [_take_one(directory, ctx) for directory in directories(params, ctx.home)]
 
 
-def _take_one(name: str, format: str, path: str | None, weight: float, ctx: stage.Context) -> Source:
-    with _named(name):
-        root = corpus_directory(path, ctx.home)
-        with ctx.progress(0, f"scan {name}".strip(), "file") as tick:
-            found = inventory.take(root, ctx.workers, cache=ctx.digests, progress=tick)
+def _take_one(directory: Directory, ctx: stage.Context) -> Source:
+    with named(directory.name):
+        with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
+            found = inventory.take(directory.root, ctx.workers, cache=ctx.digests, progress=tick)
         found.check_not_empty()
-    return Source(name, format, weight, found)
-
-
-@contextmanager
-def _named(part: str) -> Iterator[None]:
-    """Say which part of a union an error is about."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"corpus.parts.{part}: {error}" if part else str(error)) from None
-
-
-def corpus_directory(path: str | None, home: Path) -> Path:
-    """The directory that corpus.path names, or a UserError that says what is wrong with it."""
-    remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `dvc exp run -S corpus.path=DIR`"
-    if not path:
-        raise UserError(f"params.yaml: corpus.path is not set; {remedy}")
-    root = home / path
-    if not root.exists():
-        raise UserError(f"corpus.path: {root}: no such directory; {remedy}")
-    if not root.is_dir():
-        raise UserError(f"corpus.path: {root} is a file, not a directory; {remedy}")
-    return root.resolve()
+    return Source(directory.name, directory.format, directory.weight, found)
 
 
 if __name__ == "__main__":

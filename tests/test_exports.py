@@ -138,6 +138,24 @@ def test_datasets_finds_the_same_columns_in_all_splits(tmp_path, monkeypatch, ro
     assert words <= {"Value('string')", "Value('large_string')", "List(Value('string'))"}
 
 
+def test_every_row_tells_datasets_the_types(tmp_path, monkeypatch):
+    """It looks no further than 10,000 lines of a csv, or 10 MB of JSON lines."""
+    rows = [
+        ("abcdefghij0_1", "train", ["a"], []),
+        ("abcdefghij1_1", "train", [], []),
+        ("abcdefghij2_1", "train", ["b", "c"], ["dog"]),
+    ]
+    tables = with_rows(tmp_path, monkeypatch, *rows)
+    exports.export(tables, "audiofolder", tmp_path / "json", RATE)
+    lines = [json.loads(line) for line in (tmp_path / "json/train/metadata.jsonl").read_text().splitlines()]
+    texts = [(line["captions"], line["labels"]) for line in sorted(lines, key=lambda line: line["file_name"])]
+    assert texts == [(["a"], [""]), ([""], [""]), (["b", "c"], ["dog"])]
+    exports.export(tables, "audiofolder_csv", tmp_path / "csv", RATE)
+    with (tmp_path / "csv/train/metadata.csv").open(newline="") as file:
+        assert next(csv.reader(file))[1:] == ["labels", "caption_1", "caption_2"]
+        assert [cells[1:] for cells in sorted(csv.reader(file))] == [[" ", "a", " "], [" ", " ", " "], ["dog", "b", "c"]]
+
+
 def test_datasets_reads_parquet_with_the_sound(tmp_path, monkeypatch):
     import datasets
 

@@ -17,10 +17,11 @@ from soundmill import params, shards
 from soundmill.audio import decode
 from soundmill.corpora import inventory, registry, union
 from soundmill.corpora.resolver import TOLERANCE
-from soundmill.corpora.sources import PART_NAME, Sources
+from soundmill.corpora.section import Directory, ScanParams, directories, named
+from soundmill.corpora.sources import Sources
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
-from soundmill.manifest import VIDEO_ID, escape_path, naming_stem
+from soundmill.manifest import escape_path, naming_stem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ class Report:
     """What was found in one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
 
     path: Path  # a directory; of a union, the params.yaml that names its parts
-    detected: bool  # the format was not given
+    detected: bool  # no format was given
     parts: dict[str, str]  # of a union: their formats
     found: inventory.Inventory
     tables: CorpusTables
@@ -85,67 +86,50 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class Part:
-    """A corpus that is looked at; `name` is empty where it is the whole."""
-
-    name: str
-    format: str
-    root: Path
-
-
-def parts_of(path: Path, format: str = registry.AUTO) -> list[Part]:
-    """The directory, or the corpora that a params.yaml names; UserError where there are none."""
-    if not path.is_file():
-        return [Part("", format, _directory(path, escape_path(bytes(path))))]
-    if path.suffix not in (".yaml", ".yml"):
-        raise UserError(
-            f"{escape_path(bytes(path))}: is a file, not a directory; say where your recordings are, or name a params.yaml"
-        )
-    if format != registry.AUTO:
-        raise UserError(f"{path}: says the format itself (corpus.format); leave --format out")
-    section = params.section(params.read_yaml(path), "corpus", str(path))
-    try:
-        united = section["format"] == union.NAME
-        named = dict(section["parts"]) if united else {"": section}
-        found = [(str(name), part["format"], path.resolve().parent / part["path"]) for name, part in sorted(named.items())]
-    except (KeyError, TypeError, ValueError):
-        found = []
-    if not found or any(name and not PART_NAME.fullmatch(name) for name, *_ in found):
-        raise UserError(
-            f"{path}: its corpus names no directory of recordings; set corpus.path, or with corpus.format: union corpus.parts "
-            "to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
-        )
-    return [
-        Part(name, kind, _directory(root, f"corpus.parts.{name}: {root}" if name else f"corpus.path: {root}"))
-        for name, kind, root in found
-    ]
-
-
-def _directory(path: Path, what: str) -> Path:
-    if not path.is_dir():
-        wrong = "is a file, not a directory" if path.exists() else "no such directory"
-        raise UserError(f"{what}: {wrong}; say where your recordings are")
-    return path.resolve()
-
-
 def check(
-    path: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
+    directory: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
 ) -> Report:
-    """Look at the corpus in a directory, or at that of a params.yaml, a union too; UserError where there is none.
+    """Look at a corpus; UserError where the path is none.
 
     No recording is opened but those of which a row wants a later second than they begin at (such a row is missing if they end
     before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
     recording is read, and what cannot be decoded is among the damaged, and missing.
     """
-    parts = parts_of(path, format)
-    read = []
-    for part in parts:
-        found = inventory.take(part.root, digests=False)
-        name = registry.detect(found) if part.format == registry.AUTO else part.format
-        read.append(union.Part(part.name, 1.0, found, registry.read(name, found, 1, needs_audio=False)))
-    united = bool(parts[0].name)
-    found, tables = union.unite(read) if united else (read[0].inventory, read[0].tables)
+    if not directory.is_dir():
+        what = "is a file, not a directory" if directory.exists() else "no such directory"
+        raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
+    root = directory.resolve()
+    return _check(root, [Directory("", format, 1.0, root)], headers, progress)
+
+
+def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
+    """Look at the corpus that a params.yaml names, which may be a union, as the stage `scan` reads it."""
+    return _check(path.resolve(), directories_of(path), headers, progress)
+
+
+def directories_of(path: Path) -> list[Directory]:
+    """Where the recordings lie that a params.yaml names."""
+    document = params.section(params.read_yaml(path), "corpus", str(path))
+    if isinstance(document, dict) and document.get("embedded"):
+        raise UserError(f"{path}: its corpus is made by the pipeline itself; to look at your own, name their directory")
+    return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
+
+
+def _check(path: Path, places: list[Directory], headers: bool, progress: Callable[[int], None]) -> Report:
+    parts = []
+    for place in places:
+        with named(place.name):
+            found = inventory.take(place.root, digests=False)
+            name = registry.detect(found) if place.format == registry.AUTO else place.format
+            parts.append(union.Part(place.name, place.weight, found, registry.read(name, found, 1, needs_audio=False)))
+    united = bool(places[0].name)
+    found, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
+    # A union gives another id to a recording whose own an earlier part has.
+    own_ids = {
+        (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
+        for part in parts
+        for row in part.tables.recordings
+    }
     begins = {row["recording_id"]: row for row in tables.recordings}
     clips, late = defaultdict(list), set()  # listed clips by recording_id; those that it may be too short for
     for clip in tables.matched:
@@ -155,7 +139,7 @@ def check(
     wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = found.rejected + tables.rejected
     lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips after the end of their recording or of a damaged one
-    sources = Sources({part.name.encode(): bytes(part.root) for part in parts})
+    sources = Sources({place.name.encode(): bytes(place.root) for place in places})
     for row, seconds in zip(wanted, probe(sources, (row["raw_path"] for row in wanted), progress), strict=True):
         broken = isinstance(seconds, decode.DecodeError)
         if broken:
@@ -163,15 +147,15 @@ def check(
         for clip in clips[row["recording_id"]]:
             start = clip["start_time"]
             if broken or (start is not None and start - row["start_time"] >= seconds):
-                lost[clip["id"], start] = _as_missing(row, start)
+                lost[clip["id"], start] = _as_missing(row, own_ids[row["raw_path"]], start)
     if lost:
-        _move_to_missing(lost, tables, read)
+        _move_to_missing(lost, tables, parts)
     inside = sum(
         clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE
         for clip in tables.matched
     )
-    formats = {part.name: part.tables.format for part in read} if united else {}
-    return Report(path if united else parts[0].root, parts[0].format == registry.AUTO, formats, found, tables, damaged, inside)
+    formats = {part.name: part.tables.format for part in parts} if united else {}
+    return Report(path, all(place.format == registry.AUTO for place in places), formats, found, tables, damaged, inside)
 
 
 def probe(
@@ -195,11 +179,9 @@ def probe(
     return results
 
 
-def _as_missing(recording: dict[str, Any], start: float | None) -> dict[str, Any]:
-    """An entry of `missing` for a clip of a recording, without its captions."""
-    group, own = recording["group"], naming_stem(recording["recording_id"])
-    # A hash has taken the place of an id that another recording has; rows with a start are those of videos.
-    video = group if own == group or (start is not None and VIDEO_ID.fullmatch(group or "")) else None
+def _as_missing(recording: dict[str, Any], own_id: str, start: float | None) -> dict[str, Any]:
+    """An entry of `missing` for a clip of a recording, without its captions; `own_id` is what its own corpus calls it."""
+    video = recording["group"] if naming_stem(own_id) == recording["group"] else None
     start = recording["start_time"] if start is None and video else start
     entry = {"id": video or recording["path"], "youtube_id": video, "start_time": start}
     return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
@@ -269,9 +251,9 @@ def write_missing(report: Report, path: Path) -> int:
     return count
 
 
-def check_outside(path: Path, corpus: Path) -> None:
+def check_outside(path: Path, places: list[Path]) -> None:
     """UserError where a csv would be written into the corpus that it is about."""
-    if any(path.resolve().is_relative_to(part.root) for part in parts_of(corpus)):
+    if any(path.resolve().is_relative_to(place.resolve()) for place in places):
         raise UserError(f"{path}: lies in the corpus, and the next look would take it for one of its tables; write it elsewhere")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from soundmill import manifest
@@ -220,10 +218,14 @@ def audiofolder_csv_place(clip: Clip) -> str:
     return audiofolder_place(clip)
 
 
+# `datasets` sees the types of a split's columns in its first rows, and wants them equal in all splits: where any clip has a text,
+# those without have an empty one. pandas takes an empty cell for a number, and a space for text.
+
+
 def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+    no_caption = [""] if any(clip.captions for clip, _ in placed) else []
+    no_label = [""] if any(clip.labels for clip, _ in placed) else []
     for split, rows in by_split(placed):
-        no_caption = [""] if _others_have(lambda clip: clip.captions, rows, placed) else []
-        no_label = [""] if _others_have(lambda clip: clip.labels, rows, placed) else []
         lines = (
             {"file_name": Path(place).name, "captions": list(clip.captions) or no_caption, "labels": list(clip.labels) or no_label}
             for clip, place in rows
@@ -233,24 +235,15 @@ def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Pa
 
 def write_audiofolder_csv(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed, least=1)
-    texts = [lambda clip: clip.labels, *(functools.partial(_caption, number) for number in range(len(columns)))]
+    no_label = " " if any(clip.labels for clip, _ in placed) else ""
+    no_caption = " " if any(clip.captions for clip, _ in placed) else ""
     for split, rows in by_split(placed):
-        blank = [" " if _others_have(text, rows, placed) else "" for text in texts]  # which pandas takes for text
-        table = []
-        for clip, place in rows:
-            cells = [";".join(clip.labels), *_numbered(clip.captions, len(columns))]
-            table.append([Path(place).name, *(cell or empty for cell, empty in zip(cells, blank, strict=True))])
+        table = [
+            [Path(place).name, ";".join(clip.labels) or no_label]
+            + [caption or no_caption for caption in _numbered(clip.captions, len(columns))]
+            for clip, place in rows
+        ]
         write_csv(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
-
-
-def _caption(number: int, clip: Clip) -> tuple[str, ...]:
-    return clip.captions[number : number + 1]
-
-
-def _others_have(texts: Callable[[Clip], tuple[str, ...]], rows: list[tuple[Clip, str]], placed: list[tuple[Clip, str]]) -> bool:
-    """Whether a split has none of the texts that others have: `datasets` sees their type in every split by itself, which in this
-    one would be another, and refuses all of them."""
-    return not any(texts(clip) for clip, _ in rows) and any(texts(clip) for clip, _ in placed)
 
 
 def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:

@@ -237,6 +237,9 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
         assert "Traceback" not in wrong.stderr
 
 
+REST = {"embedded": [], "external": ["union"], "shards": 4}  # of the section `corpus`
+
+
 def union_of(tmp_path: Path) -> Path:
     """A params.yaml of a union: AudioCaps' rows with a damaged file, one gone, one too late; one of them again; labels."""
     (tmp_path / "caps").mkdir()
@@ -252,7 +255,7 @@ def union_of(tmp_path: Path) -> Path:
     (tmp_path / "again/val.csv").write_text(HEADER + "1,r1nicOVtvkQ,30,e\n")
     formats = {"esc": "folder", "caps": "auto", "again": "audiocaps"}
     parts = {name: {"format": format, "path": name, "weight": 1.0} for name, format in formats.items()}
-    params.write_yaml({"corpus": {"format": "union", "path": None, "parts": parts}}, tmp_path / "params.yaml")
+    params.write_yaml({"corpus": {"format": "union", "path": None, "parts": parts, **REST}}, tmp_path / "params.yaml")
     return tmp_path / "params.yaml"
 
 
@@ -263,7 +266,7 @@ def test_a_union_is_checked_as_it_will_be_read(tmp_path, root):
     assert done.returncode == 0, done.stderr
     told = json.loads(report.read_text(encoding="utf-8"))
     formats = {"again": "audiocaps", "caps": "audiocaps", "esc": "folder"}
-    assert (told["format"], told["parts"], told["coverage"]) == ("union", formats, 0.5)
+    assert (told["path"], told["format"], told["parts"], told["coverage"]) == (str(path), "union", formats, 0.5)
     found = [("again/r1nicOVtvkQ_30.wav", 1), ("caps/r1nicOVtvkQ_30.wav", 1), ("esc/dog/x.wav", 0)]
     assert [(clip["path"], clip["captions"]) for clip in told["matched"]] == found
     assert [(row["path"], row["reason"]) for row in told["damaged"]] == [("caps/UDGBjjwyaqE_20.wav", "truncated")]
@@ -274,37 +277,81 @@ def test_a_union_is_checked_as_it_will_be_read(tmp_path, root):
     assert "union of again (audiocaps), caps (audiocaps), esc (folder)" in done.stdout
 
 
+def test_what_a_union_had_to_call_otherwise_is_missing_as_the_video_that_it_is(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", np.zeros(16_000), 8000)
+        os.truncate(tmp_path / name / "x.wav", 1000)
+        (tmp_path / name / "metadata.csv").write_text(f"file_name,youtube_id,start_time,text\nx.wav,UDGBjjwyaqE,20,{name}\n")
+    parts = {name: {"format": "auto", "path": name, "weight": 1.0} for name in "ab"}
+    params.write_yaml({"corpus": {"format": "union", "path": None, "parts": parts, **REST}}, tmp_path / "params.yaml")
+    report = check.check_params(tmp_path / "params.yaml", headers=True)
+    lost = [(entry["youtube_id"], entry["start_time"], entry["captions"]) for entry in report.tables.missing]
+    assert lost == [("UDGBjjwyaqE", 20.0, ["a"]), ("UDGBjjwyaqE", 20.0, ["b"])]
+    assert report.detected
+
+
 def test_the_corpus_of_a_params_yaml_is_the_directory_that_it_names(corpus, tmp_path):
     path = tmp_path.parent / f"{tmp_path.name}.yaml"
-    params.write_yaml({"corpus": {"format": "audiocaps", "path": tmp_path.name}}, path)
-    told, directly = check.check(path), check.check(corpus, "audiocaps")
-    assert told.as_json() == directly.as_json()
+    params.write_yaml({"corpus": {"format": "audiocaps", "path": tmp_path.name, "parts": {}, **REST}}, path)
+    told, directly = check.check_params(path).as_json(), check.check(corpus, "audiocaps").as_json()
+    assert (told.pop("path"), directly.pop("path")) == (str(path), str(corpus))
+    assert told == directly
+
+
+PART = {"format": "auto", "path": ".", "weight": 1.0}
 
 
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"format": "synthetic", "path": None}, "names no directory"),
-        ({"format": "union", "parts": {}}, "corpus.parts"),
-        ({"format": "union", "parts": {"a": 3}}, "corpus.parts"),
-        ({"format": "union", "parts": {"../a": {"format": "auto", "path": "."}}}, "names no directory"),
-        ({"format": "union", "parts": {"a": {"format": "auto", "path": "gone"}}}, r"corpus\.parts\.a: .*gone: no such directory"),
+        ({"format": "synthetic", "embedded": ["synthetic"]}, "made by the pipeline itself"),
+        ({"parts": {}}, "set corpus.parts to"),
+        ({"parts": {"a": PART}, "path": "."}, "corpus.path is null"),
+        ({"format": "folder", "parts": {"a": PART}, "path": "."}, "of a union alone"),
+        ({"parts": {"a": 3}}, r"corpus\.parts\.a"),
+        ({"parts": {"": PART, "a": PART}}, r"corpus\.parts"),
+        ({"parts": {"../a": PART}}, r"corpus\.parts"),
+        ({"parts": [PART]}, r"corpus\.parts"),
+        ({"parts": {"a": {**PART, "format": ["esc"]}}}, r"corpus\.parts\.a\.format"),
+        ({"parts": {"a": {**PART, "wieght": 1.0}}}, r"corpus\.parts\.a\.wieght: unknown key"),
+        ({"parts": {"a": {**PART, "path": "gone"}}}, r"corpus\.parts\.a: .*gone: no such directory"),
+        ({"parts": {"a": {**PART, "path": ""}}}, r"corpus\.parts\.a: .*not set"),
+        ({"parts": {"a": {**PART, "path": "x" * 5000}}}, "File name too long"),
+        ({"parts": {"a": {**PART, "path": "empty"}}}, r"corpus\.parts\.a: .*no recording"),
         ([1], "corpus"),
     ],
 )
-def test_a_params_yaml_without_recordings_is_an_error_that_says_what_to_set(tmp_path, section, said):
+def test_a_params_yaml_that_the_scan_refuses_is_an_error_that_says_what_to_set(tmp_path, section, said):
+    (tmp_path / "empty").mkdir()
+    if isinstance(section, dict):
+        section = {"format": "union", "path": None, "parts": {}, **REST} | section
     params.write_yaml({"corpus": section}, tmp_path / "params.yaml")
     with pytest.raises(UserError, match=said):
-        check.check(tmp_path / "params.yaml")
+        check.check_params(tmp_path / "params.yaml")
 
 
-def test_a_csv_of_what_is_missing_is_written_into_no_part_of_a_union(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--missing", "esc/dog/missing.csv"), "write it elsewhere"),
+        (("--missing", "params.yaml"), "would be written over"),
+        (("--json", "esc/../params.yaml"), "would be written over"),
+        (("--format", "esc"), "leave --format out"),
+    ],
+)
+def test_a_check_of_params_yaml_writes_over_nothing(tmp_path, root, arguments, said):
     path = union_of(tmp_path)
-    with pytest.raises(UserError, match="write it elsewhere"):
-        check.check_outside(tmp_path / "esc/dog/missing.csv", path)
-    check.check_outside(tmp_path / "missing.csv", path)
-    with pytest.raises(UserError, match="leave --format out"):
-        check.check(path, "esc")
+    before = snapshot(tmp_path)
+    option, value = arguments
+    wrong = command(path, option, value if option == "--format" else tmp_path / value, cwd=root)
+    assert (wrong.returncode, snapshot(tmp_path)) == (1, before)
+    assert said in wrong.stderr.replace("\n", " ")
+
+
+def test_a_file_is_no_corpus_to_run_over(tmp_path):
+    with pytest.raises(UserError, match="is a file, not a directory"):
+        survey.survey(union_of(tmp_path))
 
 
 def test_real_recordings_and_captions(shared, tmp_path):

@@ -1,0 +1,86 @@
+"""The section `corpus` of params.yaml where the recordings are somebody's own: where they lie, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from soundmill.corpora import registry, union
+from soundmill.corpora.sources import PART_NAME
+from soundmill.errors import UserError
+from soundmill.params import StageParams
+
+
+class Part(StageParams):
+    """One corpus of a union."""
+
+    format: Literal[registry.NAMES]
+    path: str
+    weight: float = Field(gt=0, le=1000, description="expected number of draws of each of its clips per epoch of training")
+
+
+class ScanParams(StageParams):
+    format: Literal[(*registry.NAMES, union.NAME)]
+    path: str | None = Field(description="the corpus directory; a relative one starts at the checkout; null for a union")
+    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], Part] = Field(description="of a union, by name")
+    embedded: list[str] = Field(max_length=0)
+    external: list[str] = Field(min_length=1, max_length=1)
+    shards: int = Field(ge=1, le=4096)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A corpus, or one of a union; `name` is empty where it is the whole."""
+
+    name: str
+    format: str
+    weight: float
+    root: Path
+
+
+def directories(params: ScanParams, home: Path) -> list[Directory]:
+    """The corpus, or those that it is the union of, in the order of their names; relative paths start at `home`."""
+    if params.format != union.NAME:
+        if params.parts:
+            raise UserError("params.yaml: corpus.parts is of a union alone; set corpus.format to union, or corpus.parts to {}")
+        return [Directory("", params.format, 1.0, _existing(params.path, home))]
+    if params.path is not None or not params.parts:
+        raise UserError(
+            "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
+            "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
+        )
+    found = []
+    for name, part in sorted(params.parts.items()):
+        with named(name):
+            found.append(Directory(name, part.format, part.weight, _existing(part.path, home)))
+    return found
+
+
+@contextmanager
+def named(part: str) -> Iterator[None]:
+    """Say which part of a union an error is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"corpus.parts.{part}: {error}" if part else str(error)) from None
+
+
+def _existing(path: str | None, home: Path) -> Path:
+    """The directory that corpus.path names, or a UserError that says what is wrong with it."""
+    remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `dvc exp run -S corpus.path=DIR`"
+    if not path:
+        raise UserError(f"params.yaml: corpus.path is not set; {remedy}")
+    root = home / path
+    try:
+        root.stat()
+    except OSError as error:
+        what = "no such directory" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UserError(f"corpus.path: {root}: {what}; {remedy}") from None
+    if not root.is_dir():
+        raise UserError(f"corpus.path: {root} is a file, not a directory; {remedy}")
+    return root.resolve()
