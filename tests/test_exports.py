@@ -204,6 +204,38 @@ def test_audiocraft_manifest_names_files_that_are_there(tables, tmp_path):
     assert json.loads(Path(rows[0]["path"]).with_suffix(".json").read_text())["description"].startswith("a dog barks")
 
 
+# What audiocraft's MusicInfo.from_dict asks for, where its fields are required; `keywords` may be absent.
+MUSIC_INFO = {"title", "artist", "key", "bpm", "genre", "moods", "description", "name", "instrument"}
+
+
+def test_audiocraft_s_music_dataset_finds_every_field(tables, tmp_path):
+    exports.export(tables, "audiocraft", tmp_path / "out", RATE)
+    for path in (tmp_path / "out/audio").glob("*.json"):
+        facts = json.loads(path.read_text())
+        assert MUSIC_INFO <= facts.keys()
+        assert {name for name in MUSIC_INFO if facts[name] is not None} == {"description", "name"}
+
+
+def test_the_text_of_a_webdataset_is_where_clap_and_stable_audio_look(tables, tmp_path):
+    exports.export(tables, "webdataset", tmp_path / "out", RATE)
+    for path in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for name in (name for name in archive.getnames() if name.endswith(".json")):
+                facts = json.load(archive.extractfile(name))
+                assert facts["text"] == facts["captions"][0] == archive.extractfile(f"{name[:-5]}.txt").read().decode()
+
+
+def test_clotho_has_both_of_its_tables(tables, tmp_path):
+    exports.export(tables, "clotho", tmp_path / "out", RATE)
+    for part in ("development", "validation", "evaluation"):
+        captions, facts = (
+            list(csv.DictReader((tmp_path / f"out/clotho_{what}_{part}.csv").open())) for what in ("captions", "metadata")
+        )
+        assert [row["file_name"] for row in facts] == [row["file_name"] for row in captions]
+        assert set(facts[0]) == {"file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license"}
+        assert all(row["keywords"] for row in facts)
+
+
 def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
     result = exports.export(tables, "esc", tmp_path / "out", RATE)
     assert dict(result.left_out) == {

@@ -20,8 +20,8 @@ FORMAT = Format(
     id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
     caption="`caption_1` … `caption_5`",
     label="none",
-    split="the csv's name: development is train, validation valid, evaluation test; or train, valid, test; group: `sound_id` of "
-    "`clotho_metadata_*.csv`",
+    split="the csv's name: development is train, validation valid, evaluation test; or train, valid, test; of what no csv names, "
+    "the folder's; group: `sound_id` of `clotho_metadata_*.csv`",
 )
 
 COLUMNS = {"file_name", "caption_1"}
@@ -50,7 +50,14 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     told = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
     # Clotho's own is short for development: where there is something else to validate with, and nothing else to train on.
     splits = {**SPLITS, "dev": "train" if "valid" in told and "train" not in told else SPLITS["dev"]}
-    return join(inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits)
+    tables = join(
+        inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits
+    )
+    folders = {file.raw_path: file.folders for file in inventory.audio}
+    for recording in tables.recordings:
+        if recording["split"] is None and folders[recording["raw_path"]]:  # its test part has no captions, and is not to train on
+            recording["split"] = splits.get(_part(folders[recording["raw_path"]][-1]))
+    return tables
 
 
 def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:

@@ -18,7 +18,8 @@ FORMAT = Format(
     layout="any tree of recordings",
     id="`{ytid}_{start}` names, else a hash of the relative path",
     caption="`x.txt` or `x.wav.txt` beside `x.wav`; else made from the label",
-    label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits',
+    label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits; a lone one with several folders in it, '
+    "and nothing beside these, is passed",
     split="folders named `train`, `valid`, `test` above the classes, alone or with fewer others beside them; else dealt out",
 )
 # A lone first-level folder of such a name holds the corpus; it is no class.
@@ -117,10 +118,22 @@ def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | N
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """The level of folders that tells the class, from this one on; lone containers are passed."""
-    while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1 and names <= CONTAINERS:
+    """The level of folders that tells the class, from this one on. A lone one is passed if it is a container, or if all lies in
+    several folders below it: then it is what a corpus was packed into."""
+    while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
+        if not (names <= CONTAINERS or _parts_below(audio, level + 1)):
+            break
         level += 1
     return level
+
+
+def _parts_below(audio: list[AudioFile], level: int) -> bool:
+    """Whether all recordings lie in folders of this level or deeper ones, and part there."""
+    while all(len(file.folders) > level for file in audio):
+        if len({file.folders[level] for file in audio}) > 1:
+            return True
+        level += 1
+    return False
 
 
 def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], tables: CorpusTables) -> None:
@@ -135,6 +148,13 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
         what = (
             "lie beside the folders of splits: they have no label, and are for training; put them into train, valid or test, or "
             "take them out of the corpus"
+        )
+    passed = (0 if layout.above is None else len(layout.above) + 1, layout.level)
+    lone = [folder for folder in audio[0].folders[slice(*passed)] if folder.lower() not in CONTAINERS] if audio else []
+    if lone and len(audio[0].folders) > layout.level:
+        tables.remarks.append(
+            f"all recordings lie in {escape_path(b'/'.join(lone))}, which is taken for the corpus's own folder and for no class; "
+            "the labels are the folders in it"
         )
     for files, sentence in (
         (unused, what),

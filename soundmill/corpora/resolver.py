@@ -21,16 +21,17 @@ TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ:
 MANY = 20  # files of one name, of which a row is told
 MAX_KEY = 4096  # characters of a row's path, name or id
 
-# `{id}`, `{id}_{start}`, `{id}_{start}_{end}`, each perhaps after a `Y`: `Y` is a legal first character of an id, so it is dropped
-# only where eleven characters remain. At most one reading fits: the character after the id must be `_`, and a digit after that.
+# `{id}`, `{id}_{start}`, `{id}_{start}_{end}` or `{id}_{start}-{end}`, each perhaps after a `Y`: `Y` is a legal first character of
+# an id, so it is dropped only where eleven characters remain. At most one reading fits: the character after the id must be `_`, and
+# a digit after that.
 _CLIP_NAME = re.compile(
-    r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:_(?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
+    r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:[_-](?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
 )
 # `Title [{id}]`, as yt-dlp names a whole video, and `[{id}]` or `[{id}]-[{start}-{end}]`, as downloaders of MusicCaps name pieces.
 _WHOLE = re.compile(r".* \[(?P<video>[A-Za-z0-9_-]{11})\]")
 _PIECE = re.compile(r"\[(?P<video>[A-Za-z0-9_-]{11})\](?:-\[(?P<start>[0-9]{1,9})-[0-9]{1,9}\])?")
 _WINDOW = re.compile(  # from … to, or a start with decimals
-    r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+$|\]-\[[0-9]+-[0-9]+\]$"
+    r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+(?:-[0-9]+\.[0-9]+)?$|\]-\[[0-9]+-[0-9]+\]$"
 )
 # What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
 _MEDIA = re.compile(

@@ -1,4 +1,4 @@
-"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside every recording, under the same name."""
+"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside every recording, of the same name. LAION-CLAP's say `text`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="stable_audio",
-    layout='beside every recording a `.json` of the same name with `{"prompt": …}`, as its WebDatasets have it',
+    layout='beside every recording a `.json` of the same name with `{"prompt": …}`, or `{"text": …}`, as WebDatasets have it',
     id="hash of the path, or the YouTube id that the file's name tells; the file is the one with the json's name",
-    caption="`prompt` of the json (a text, or a list of texts); the whole `.txt` of the same name where there is no json",
+    caption="`prompt` of the json, else its `text` (a text, or a list of texts); the whole `.txt` of the same name where there is "
+    "no json",
     label="none",
     split="folders named after splits, as in `folder`",
 )
 
+KEYS = ("prompt", "text")  # of which the first counts that says something
 LOOKED_AT = 50  # pairs, to tell these from other jsons beside recordings
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether most of the first jsons beside recordings have a prompt."""
+    """Whether most of the first jsons beside recordings have a prompt or a text."""
     pairs = list(islice((name for _, name in _pairs(inventory, b".json")), LOOKED_AT))
-    return 2 * sum(b'"prompt"' in read_head(inventory, name) for name in pairs) > len(pairs)
+    return 2 * sum(any(b'"%s"' % key.encode() in read_head(inventory, name) for key in KEYS) for name in pairs) > len(pairs)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
@@ -58,7 +60,7 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     told, paired = set(), set()
-    keys = {"prompt"}
+    keys = set(KEYS)
     for file, name in _pairs(inventory, b".json"):
         told.add(file.raw_path)
         paired.add(name)
@@ -89,7 +91,7 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
         return {}
     value = value if isinstance(value, dict) else {}
     if not _prompts(value):
-        tables.reject(name, "empty caption", "no `prompt`")
+        tables.reject(name, "empty caption", "no `prompt` and no `text`")
     return value
 
 
@@ -103,8 +105,10 @@ def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
 
 
 def _prompts(value: dict[str, Any]) -> list[str]:
-    prompt = value.get("prompt")
-    return [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str) and text.strip()]
+    for told in (value.get(key) for key in KEYS):
+        if texts := [text for text in (told if isinstance(told, list) else [told]) if isinstance(text, str) and text.strip()]:
+            return texts
+    return []
 
 
 def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:

@@ -16,6 +16,8 @@ from soundmill.exports.target import (
     write_lines,
 )
 
+# What audiocraft's MusicDataset wants to be there, and takes null for.
+AUDIOCRAFT_UNKNOWN = ("title", "artist", "key", "bpm", "genre", "moods", "instrument")
 AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are columns even where there are fewer
 
 
@@ -69,8 +71,12 @@ def write_clotho(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
     for split, rows in by_split(placed):
         table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
         write_csv(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
+        # aac-datasets, for one, wants the other table, too.
+        origins = [[Path(place).name, ";".join(clip.labels), *[""] * (len(CLOTHO_METADATA) - 2)] for clip, place in rows]
+        write_csv(directory / f"clotho_metadata_{CLOTHO[split]}.csv", list(CLOTHO_METADATA), origins)
 
 
+CLOTHO_METADATA = ("file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license")
 CLOTHO = {"train": "development", "valid": "validation", "test": "evaluation"}
 
 
@@ -179,6 +185,7 @@ def write_audiocraft(placed: list[tuple[Clip, str]], directory: Path, final: Pat
                 "captions": list(clip.captions),
                 "keywords": list(clip.labels),
                 "name": clip.clip_id,
+                **dict.fromkeys(AUDIOCRAFT_UNKNOWN),
                 "duration": clip.seconds,
                 "sample_rate": clip.sample_rate,
                 "file_extension": "wav",

@@ -21,8 +21,8 @@ CLIPS_PER_TAR = 1000
 
 
 class WebDataset(Target):
-    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, labels, origin) and `<id>.txt` (first caption); an
-    empty text where there is none."""
+    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, the first of them as `text`, labels, origin) and
+    `<id>.txt` (the first caption); an empty text where there is none."""
 
     def __init__(self, directory: Path, final: Path):
         super().__init__(directory, final)
@@ -42,6 +42,7 @@ class WebDataset(Target):
         key = clip.clip_id.replace(".", "p")
         facts = {
             "clip_id": clip.clip_id,
+            "text": (clip.captions or ("",))[0],  # LAION-CLAP and stable-audio-tools look for it
             "captions": list(clip.captions) or [""],
             "labels": list(clip.labels) or [""],
             "source": clip.source,

@@ -10,6 +10,7 @@ from soundmill.corpora import inventory, registry
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.resolver import looks_random
 from soundmill.errors import UserError
+from tests.corpora.tiny import put, scan
 
 
 def make(root, *names: str, **texts: str):
@@ -97,6 +98,28 @@ def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path,
     assert {row["split"] for row in tables.recordings} == {None}
     (remark,) = tables.remarks
     assert "in folders named after splits that are not read as such" in remark
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "told"),
+    [
+        (["animals-master/dog/1.wav", "animals-master/cat/1.wav"], {"dog", "cat"}, "animals-master,"),
+        (["Speech/v0.02/yes/1.wav", "Speech/v0.02/no/1.wav", "Speech/v0.02/no/deep/2.wav"], {"yes", "no"}, "Speech/v0.02,"),
+        (["x-main/train/dog/1.wav", "x-main/test/dog/1.wav"], {"dog"}, None),
+        (["x/train/set/dog/1.wav", "x/test/set/cat/1.wav"], {"dog", "cat"}, " set,"),
+        (["dog/1.wav", "dog/2.wav"], {"dog"}, None),
+        (["dog/near/1.wav", "dog/far/1.wav", "dog/2.wav"], {"dog"}, None),
+        (["dog/near/1.wav", "dog/near/2.wav"], {"dog"}, None),
+        (["audio/dog/1.wav", "audio/cat/1.wav"], {"dog", "cat"}, None),
+        (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
+    ],
+)
+def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, labels, told):
+    put(tmp_path, *names)
+    tables = scan(tmp_path)
+    assert tables.format == "folder"
+    assert {label for row in tables.recordings for label in row["labels"]} == labels
+    assert [told in remark for remark in tables.remarks] == ([True] if told else [])
 
 
 def test_containers_below_splits_are_no_classes(tmp_path):

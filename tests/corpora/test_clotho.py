@@ -102,3 +102,18 @@ def test_what_dev_is_follows_from_what_else_there_is(tmp_path, first, meaning):
     tables = scan(tmp_path)
     assert captions(tables) == {f"{name}/x.wav": [f"{name} sound"] for name in names}
     assert recordings(tables, "split") | {"dev/x.wav": meaning, "eval/x.wav": "test"} == recordings(tables, "split")
+
+
+def test_what_no_csv_names_has_the_split_of_its_folder(corpus):
+    """Clotho's test part has no captions; what is dealt out would be trained on."""
+    put(corpus, "test/a.wav", "test_retrieval_audio/b.wav", "development/c.wav", "extra/d.wav", "e.wav")
+    splits = recordings(scan(corpus), "split")
+    assert {
+        name: split for name, split in splits.items() if name.rpartition("/")[2] in ("a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
+    } == {
+        "test/a.wav": "test",
+        "test_retrieval_audio/b.wav": "test",
+        "development/c.wav": "train",
+        "extra/d.wav": None,
+        "e.wav": None,
+    }

@@ -99,3 +99,14 @@ def test_folders_named_after_splits_are_splits(tmp_path):
         "train/a.wav": "train",
         "valid/b.wav": "valid",
     }
+
+
+def test_jsons_with_a_text_are_those_of_laion_clap(tmp_path):
+    put(tmp_path, "1.flac", "2.flac", "3.flac")
+    write(tmp_path, "1.json", json.dumps({"text": ["A dog barks", "Barking"], "tag": ["dog"]}))
+    write(tmp_path, "2.json", json.dumps({"text": "Rain", "prompt": "Heavy rain"}))
+    write(tmp_path, "3.json", json.dumps({"text": [], "tag": ["nothing"]}))
+    assert detected(tmp_path) == "stable_audio"
+    tables = scan(tmp_path)
+    assert captions(tables) == {"1.flac": ["A dog barks", "Barking"], "2.flac": ["Heavy rain"]}
+    assert [(row["path"], row["reason"]) for row in tables.rejected] == [("3.json", "empty caption")]
