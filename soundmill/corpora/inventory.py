@@ -36,7 +36,7 @@ METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
 UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # what a file of it begins with
-_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet)$", re.IGNORECASE)
+_TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"

@@ -139,6 +139,14 @@ def test_texts_without_recording_are_missing(tmp_path):
     assert remark.startswith("2 tables, lists or texts not read, which say nothing that folder knows of (first: d/list.txt)")
 
 
+def test_captions_that_lie_in_formats_that_nothing_reads_are_told_of(tmp_path):
+    put(tmp_path, "macs/a.wav")
+    for name in ("MACS.yaml", "captions.xlsx", "cover.png", "data.arrow"):
+        (tmp_path / name).write_bytes(b"files: []")
+    (remark,) = scan(tmp_path).remarks
+    assert remark.startswith("3 tables, lists or texts not read, which say nothing that folder knows of (first: MACS.yaml)")
+
+
 def test_texts_with_the_extension_of_their_recording(tmp_path):
     (tmp_path / "b.wav.txt").write_text("A cat")
     (tmp_path / "a.wav.txt").write_text("A dog")
