@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import measure, recordings
-from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio, timed
+from bench.measure import ROOT, WORKERS, Target, as_a_stage, ratio, timed
 from bench.project import Project
 from soundmill import tracking
 from soundmill.audio.ffmpeg import ffmpeg_executable, version_of
@@ -48,7 +48,7 @@ def main() -> None:
         rounds = measure.in_turns(
             {
                 "soundmill": lambda: resample_command(planned, work / "ours"),
-                "soundmill, started processes": lambda: in_fresh_process(resample, planned, work / "ours"),
+                "soundmill, started processes": lambda: as_a_stage(resample, planned, work / "ours"),
                 **loops,
                 "lhotse": lhotse,
                 "lhotse, started processes": lambda: peer("lhotse", source, work / "lhotse", "--started")[1],

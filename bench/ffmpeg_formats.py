@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bench import measure, recordings
 from bench.decode import about_ffmpegs, plan, resample, resample_command, with_each_ffmpeg
-from bench.measure import WORKERS, Target, in_fresh_process, ratio, timed
+from bench.measure import WORKERS, Target, as_a_stage, in_fresh_process, ratio, timed
 from bench.peers import RATE
 from soundmill.audio.decode import ffmpeg_executable
 
-SHARDS = 4
+SHARDS = 16  # as a corpus has unless told otherwise
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         singles = with_each_ffmpeg("one process per file of", lambda ffmpeg: one_by_one(ffmpeg, source, work / "one"))
         ours = {
             "soundmill, resample": lambda: resample_command(planned, work / "ours"),
-            "soundmill, resample, started processes": lambda: in_fresh_process(resample, planned, work / "ours"),
+            "soundmill, resample, started processes": lambda: as_a_stage(resample, planned, work / "ours"),
         }
         rounds = measure.in_turns({**ours, **singles}, args.repetitions)
         seconds = rounds.seconds

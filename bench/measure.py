@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -126,6 +127,19 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
+
+
+def as_a_stage(function: Callable[..., Any], *args: Any) -> Any:
+    """`in_fresh_process`, in the environment that stages run in."""
+    command = ["sh", "stages/python.sh", "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+    told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    added = {name: value for name, value in told.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        return in_fresh_process(function, *args)
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def timed(function: Callable[..., Any], *args: Any) -> float:
