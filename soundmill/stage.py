@@ -60,6 +60,14 @@ class Context:
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
+
+    def found_damaged(self, what: str, names: list[str]) -> None:
+        """Tell of kept files that were not as they had been written, and are made anew."""
+        if names:
+            listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            print(f"{self.name}: {len(names)} damaged in {what} ({listed}), so made anew; is the disk sound?", flush=True)
+        self.damaged.extend(names)
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
         """Quarantine one item: `path` relative to the corpus (escaped), a short stable `reason`, free `detail`."""
@@ -97,6 +105,7 @@ class Context:
                 function, jobs, directory, workers=self.workers, pool=self.pool, cluster=self.cluster, progress=tick
             )
         self.quarantine.extend(report.quarantine)
+        self.found_damaged(str(directory), report.damaged)
         return report, directory
 
 
@@ -214,7 +223,8 @@ def _main(
             if args.metrics:
                 text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
                 shards.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            tracked.log_metrics_tree(metrics)
+            # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
+            tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
         shutil.rmtree(scratch)
 
 
