@@ -739,6 +739,13 @@ def _lying(jobs: list[Job], directory: Path, workers: int, total: Report) -> dic
     return found
 
 
+def say_damaged(where: str | Path, names: Sequence[str]) -> None:
+    """Tell the person of kept files that are made anew, if any."""
+    if names:
+        listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        print(f"{where}: {len(names)} damaged, so made anew ({listed}); look after the disk", flush=True)
+
+
 def distrust(path: Path) -> None:
     """Touch a damaged file or the files of a folder, and let them be written to.
 

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -62,11 +62,9 @@ class Context:
     quarantine: list[dict[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
 
-    def found_damaged(self, what: str, names: list[str]) -> None:
-        """Tell of kept files that were not as they had been written, and are made anew."""
-        if names:
-            listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-            print(f"{self.name}: {len(names)} damaged in {what} ({listed}), so made anew; is the disk sound?", flush=True)
+    def found_damaged(self, where: Path, names: Sequence[str]) -> None:
+        """Tell of kept files that were not as they had been written, and are made anew; the run's metrics count them."""
+        shards.say_damaged(f"{self.name}: {where}", names)
         self.damaged.extend(names)
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
@@ -105,7 +103,7 @@ class Context:
                 function, jobs, directory, workers=self.workers, pool=self.pool, cluster=self.cluster, progress=tick
             )
         self.quarantine.extend(report.quarantine)
-        self.found_damaged(str(directory), report.damaged)
+        self.found_damaged(directory, report.damaged)
         return report, directory
 
 

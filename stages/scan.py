@@ -35,7 +35,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     if damaged:
         outcome = None
         shards.distrust(kept)
-        ctx.found_damaged(str(kept), damaged)
+        ctx.found_damaged(kept, damaged)
     if outcome:
         for name in TABLES:
             os.link(kept / name, corpus / name)

@@ -668,6 +668,28 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     assert list(shards.file_digests(files[:5], cache)) == found[:5]
 
 
+def test_no_lost_bit_in_the_cache_of_digests_tells_another_digest(tmp_path, monkeypatch):
+    files = [os.fsencode(tmp_path / f"{n}.wav") for n in range(120)]
+    for path in files:
+        Path(os.fsdecode(path)).write_bytes(path)
+        os.utime(path, ns=(10**18, 10**18))
+    cache, later = tmp_path / "digests.sqlite", time.time_ns() + 10**11
+    monkeypatch.setattr(shards.time, "time_ns", lambda: later)
+    fresh = list(shards.file_digests(files, cache, linked=True))
+    told = shards.told_of_file(files[0], "what", lambda: "this", cache)
+    rng = random.Random(13)
+    for turn in range(200):
+        lose_a_bit(cache, rng.random() if turn % 2 else 0.1 * rng.random())  # the first page says what it is
+        assert list(shards.file_digests(files, cache, linked=True)) == fresh
+        assert shards.told_of_file(files[0], "what", lambda: "this", cache) == told
+    for _ in range(2):  # the first may find the last damage
+        list(shards.file_digests(files, cache, linked=True))
+        shards.told_of_file(files[0], "what", lambda: "this", cache)
+    monkeypatch.setattr(shards, "file_digest", lambda path: "read again")
+    assert list(shards.file_digests(files, cache, linked=True)) == fresh
+    assert shards.told_of_file(files[0], "what", lambda: "made again", cache) == told
+
+
 def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypatch):
     path, cache = tmp_path / "shard", tmp_path / "digests.sqlite"
     path.write_bytes(b"sound")
