@@ -39,6 +39,9 @@ from soundmill.tracking.stores import (
 # holds 240 MB and no processor; one that ended too early costs three seconds of processor again: little beside 15 s of hashing.
 IDLE_SECONDS = 15.0
 HOPELESS_SECONDS = 1200.0  # without a word from MLflow, after the stage is gone
+KILLED_SECONDS = 3.0  # the most that a killed stage's last words may take, when nobody else needs the recorder
+POLL_SECONDS = 0.2
+_tables = threading.Lock()  # no exit while they are made
 _fluent = threading.Lock()  # what mlflow keeps for the whole process: store and active experiment
 
 
@@ -52,7 +55,7 @@ class Recorder:
         gc.enable()
         self.where, self.process, self.say = where, opening["token"], say
         # MLflow makes and upgrades its tables when a client first looks at them: not safe beside another that does.
-        with locked(self.where.scratch, "store"):
+        with _tables, locked(self.where.scratch, "store"):
             self.client = MlflowClient(self.where.uri, self.where.uri)
             self.experiment = self._experiment()
             self._close_dead_runs()
@@ -274,6 +277,8 @@ class Line:
         self._connection = connection
         self._pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._all_read = False
+        self._killed_at: float | None = None
+        self._opened = self._closing = False
         self._last_word = time.monotonic()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -286,6 +291,16 @@ class Line:
     def is_hopeless(self) -> bool:
         """Whether a stage is long gone and its last words are still not recorded."""
         return self._all_read and time.monotonic() - self._last_word > HOPELESS_SECONDS
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the stage is gone without having ended its run."""
+        return self._killed_at is not None
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether nobody waits for it: killed before its run was open, or KILLED_SECONDS ago. The next recorder ends such a run."""
+        return self.was_killed and (not self._opened or time.monotonic() - self._killed_at > KILLED_SECONDS)
 
     def say(self, event: str, **values: Any) -> None:
         """One word back to the stage; it may be gone."""
@@ -310,19 +325,26 @@ class Line:
             else:
                 self.say("ended")
             shutil.rmtree(where.scratch / "spool" / opening["token"], ignore_errors=True)
+        self._closing = True
         with contextlib.suppress(OSError):  # the other thread may be reading from it: closing alone would not end it
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _read(self) -> None:
+        ended = False
         with contextlib.suppress(OSError, ValueError), self._connection.makefile("rb") as stream:
             for line in stream:  # the last one of a killed stage may be torn
-                self._pending.put(json.loads(line))
+                operation = json.loads(line)
+                ended = operation["op"] == "end"
+                self._pending.put(operation)
+        if not ended and not self._closing:
+            self._killed_at = time.monotonic()
         self._all_read = True
         self._pending.put(None)
 
     def _record(self, opening: dict[str, Any], where: Store) -> None:
         recorder = Recorder(opening, where, self.say)
+        self._opened = True
         self.say("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
         failures = 0
         while True:
@@ -370,14 +392,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def serve(listener: socket.socket) -> None:
-    """Record the runs of all who call, until nobody has for IDLE_SECONDS.
+    """Record the runs of all who call, until nobody has for IDLE_SECONDS; after a stage that was killed, end at once.
 
     Nobody's call is lost: after `shutdown`, who called before is still answered, and who calls later is refused and starts
     another recorder (the name is free once the socket is closed).
     """
-    listener.settimeout(1.0)
+    listener.settimeout(POLL_SECONDS)
     lines: list[Line] = []
-    last_open = time.monotonic()
+    last_open, idle_seconds = time.monotonic(), IDLE_SECONDS
     listening = True
     while listening or lines:
         try:
@@ -386,20 +408,27 @@ def serve(listener: socket.socket) -> None:
                 if owner(connection) == os.getuid():
                     lines.append(Line(connection))
             else:
-                time.sleep(1.0)
+                time.sleep(POLL_SECONDS)
         except TimeoutError:
             pass
         except OSError:
             listener.close()
             listening = False
+        for line in lines:
+            if not line.is_open:
+                idle_seconds = 0.0 if line.was_killed else IDLE_SECONDS
         lines = [line for line in lines if line.is_open]
-        if lines:
+        unneeded = all(line.may_be_cut for line in lines)
+        if not unneeded:
             last_open = time.monotonic()
-        elif listening and time.monotonic() - last_open > IDLE_SECONDS:
+        elif listening and (lines or time.monotonic() - last_open > idle_seconds):
             listener.shutdown(socket.SHUT_RDWR)
             listener.setblocking(True)  # accept() gives those who called before, then an error
         if any(line.is_hopeless for line in lines):
             os._exit(1)
+        if lines and unneeded and not listening:
+            with _tables:
+                os._exit(0)
 
 
 def main() -> None:
