@@ -22,6 +22,7 @@ import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
@@ -283,11 +284,15 @@ def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> in
 
 def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
     """Run a flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
-    server = os.environ.get("PREFECT_API_URL")
+    server = PREFECT_API_URL.value()
     tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
     try:
         if server:
             check_server(server)
+        else:
+            from flows import server as own  # Prefect's whole server comes with it: seconds
+
+            own.start()
         state = flow()
         if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
             raise error
