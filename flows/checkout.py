@@ -152,7 +152,8 @@ def run_pipeline(root: Path) -> int:
     """Run the pipeline flow in a workspace, with this Python; returns its exit status."""
     home = root.resolve().parents[1]
     settings = {"PREFECT_HOME": str(home / ".prefect")}
-    return subprocess.run([sys.executable, "-m", "flows.pipeline"], cwd=root, env=dvc.environment(settings)).returncode
+    command = [sys.executable, "-m", "flows.pipeline"]
+    return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=dvc.die_with_us()).returncode
 
 
 def _code_files(home: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import itertools
 import json
@@ -18,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from soundmill import params
+from soundmill import lifetime, params
 from soundmill.errors import UserError
 
 GOOD_LOCK = Path(".dvc/tmp/dvc.lock.good")  # the last dvc.lock that was found whole
@@ -205,7 +205,7 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
     else:
         reader, theirs = os.pipe()
     process = subprocess.Popen(
-        command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, preexec_fn=_die_with_us
+        command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, preexec_fn=die_with_us()
     )
     os.close(theirs)
     started = time.monotonic()
@@ -271,18 +271,22 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_us() -> None:
-    """In the child: no repro goes on when the flow that started it was killed."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_us() -> Callable[[], None]:
+    """For a child to call before all else: nothing goes on when the flow that started it was killed."""
+    return partial(lifetime.die_with_parent, os.getpid())
 
 
 def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [executable(), *arguments]
-    return subprocess.run(command, cwd=root, env=environment(extra), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return subprocess.run(
+        command,
+        cwd=root,
+        env=environment(extra),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=die_with_us(),
+    )
 
 
 def _dvc(root: Path, *arguments: str) -> str:
@@ -302,8 +306,8 @@ def holders(root: Path) -> list[Holder]:
     """Who runs DVC in this project right now, by its two locks: of the repository, and of the paths a stage works on."""
     found = {}
     temporary = root / ".dvc" / "tmp"
-    written = _mtime(temporary / "rwlock")
-    for info in _path_lock_entries(temporary / "rwlock"):
+    written = _mtime(root / lifetime.LOCKS)
+    for info in lifetime.dvc_locks(root):
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process born later only has the number of a dead one
             found[info["pid"]] = Holder(info["pid"], info["cmd"])
@@ -355,16 +359,6 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
         lock.flush()
         wait_until_free(root, max(deadline - time.monotonic(), 0), say)
         yield
-
-
-def _path_lock_entries(path: Path) -> list[dict[str, Any]]:
-    """Processes in DVC's rwlock; empty while it is being rewritten."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    write, read = document.get("write") or {}, document.get("read") or {}
-    return [*(info for info in write.values() if info), *(info for infos in read.values() for info in infos)]
 
 
 def _is_locked(path: Path) -> bool:
@@ -519,5 +513,6 @@ def restore(root: Path, stage: str) -> bool:
         env=environment({"SHELL": shutil.which("false") or "false"}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
+        preexec_fn=die_with_us(),
     )
     return done.returncode == 0

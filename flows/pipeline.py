@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +23,12 @@ import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from flows import dvc
+from flows.server import own_server
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -287,12 +290,13 @@ def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> in
 
 def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
     """Run a flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
-    server = os.environ.get("PREFECT_API_URL")
+    server = PREFECT_API_URL.value()
     tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
     try:
         if server:
             check_server(server)
-        state = flow()
+        with nullcontext() if server else own_server():
+            state = flow()
         if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
             raise error
     except UserError as error:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from soundmill import lifetime
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _before: dict[str, str | None] | None = None  # of these, in the environment of a process that is prepared
@@ -41,7 +43,10 @@ def fork_workers(count: int, initializer: Callable[[], None]) -> ProcessPoolExec
     if count:
         pool = ProcessPoolExecutor(count, get_context("fork"), initializer)
         try:
-            pool.submit(os.getpid)  # the first piece of work has all of them forked, and only then the pool's own thread started
+            with (
+                lifetime.unwatched()
+            ):  # the first piece of work has all of them forked, and only then the pool's own thread started
+                pool.submit(os.getpid)
         except BaseException:
             for child in active_children():  # some, and then there was no room for another: they would wait for work for ever
                 child.kill()

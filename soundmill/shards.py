@@ -52,7 +52,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soundmill import forking
+from soundmill import forking, lifetime
 from soundmill.errors import UserError
 
 ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reach one clip
@@ -859,6 +859,7 @@ def _start_worker(environment: dict[str, str] | None = None) -> None:
         os.environ.update(environment)
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
     threading.Thread(target=_die_with_mapper, daemon=True).start()
+    lifetime.die_with_parent(os.getppid())  # at once, whatever work holds that thread up; it knows if they died before this line
     forgo_pandas()
 
 
@@ -1041,14 +1042,3 @@ def _packages() -> dict[str, str]:
     names = [name for entry in sys.path if os.path.isdir(entry) for name in os.listdir(entry) if name.endswith(ending)]
     found = dict(name.removesuffix(ending).rsplit("-", 1) for name in sorted(names, reverse=True) if "-" in name)
     return {"Python": platform.python_version(), **found}
-
-
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, however it dies: no orphan may write beside a rerun."""
-    import ctypes
-
-    PR_SET_PDEATHSIG = 1
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call above
-        os._exit(1)

@@ -16,13 +16,10 @@ import errno
 import fcntl
 import importlib
 import inspect
-import itertools
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +31,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import manifest, params, shards
+from soundmill import lifetime, manifest, params, shards
 from soundmill.errors import UserError
 
 Input = Annotated[Path, "input"]
@@ -165,7 +162,7 @@ def _main(
     hints = get_type_hints(run, include_extras=True)
     ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
     args = _parse(run, section, ports, argv)
-    ancestors = _die_with_parent()
+    lifetime.die_with_dvc()
     shards.forgo_pandas()
     document = params.read_yaml(args.params)
 
@@ -192,7 +189,6 @@ def _main(
     made_from = {"name": name, "params": values.model_dump(mode="json"), "software": shards.software(run)}
     work = root / WORK / name.replace("/", "-")
     with _only_one(work), shards.fork_pool(0 if cluster else workers) or nullcontext() as pool:
-        _die_with(ancestors)  # by a thread, so after the fork
         digests = root / WORK / "digests.sqlite"
         scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
         kept = work / "kept" / shards.digest(made_from)
@@ -209,6 +205,7 @@ def _main(
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
             ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, pool, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
+            lifetime.die_if_dvc_did()
             for port, path in finals.items():
                 if not staged[port].exists():
                     raise UserError(f"{name} did not write its output {path}")
@@ -312,43 +309,3 @@ def _only_one(work: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _die_with_parent() -> list[int]:
-    """End this process when the shell or the `dvc` that started it dies, so a `kill -9` leaves no orphan behind.
-
-    The kernel's death signal covers the parent; DVC may put a shell between itself and us, so the line up to the first
-    `dvc`, which is returned, is to be watched as well.
-    """
-    if os.environ.get("DVC_ROOT") is None:  # started by hand: background runs outlive their shell
-        return []
-    shards.die_with_parent(os.getppid())
-    line = [os.getppid()]
-    while line[-1] > 1 and len(line) < 4 and not _is_dvc(line[-1]):
-        line.append(_parent(line[-1]))
-    return line if line[-1] > 1 else []
-
-
-def _die_with(line: list[int]) -> None:
-    def watch() -> None:
-        while all(_parent(child) == parent for child, parent in itertools.pairwise(line)) and os.getppid() == line[0]:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if len(line) > 1:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _is_dvc(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]  # `dvc`, `python …/dvc`, `python -m dvc`
-    except OSError:
-        return False
-    return any(word.rpartition(b"/")[2] == b"dvc" for word in words)
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -2,7 +2,7 @@
 
 import sys
 
-from soundmill import forking
+from soundmill import forking, lifetime
 
 # Stages that map over shards.
 MAPPING = {"corpus", "encode_text", "latents", "mixup", "quality", "rename", "resample", "segment", "spectrogram"}
@@ -13,8 +13,10 @@ def _prepare() -> None:
     given = sys.orig_argv
     if sys.argv[0] == "-m" and "-m" in given:  # Python's own sign that it still looks for the module to run
         package, _, name = given[given.index("-m") + 1].rpartition(".")
-        if package == __name__ and name in MAPPING:
-            forking.prepare()
+        if package == __name__:
+            lifetime.die_with_dvc()
+            if name in MAPPING:
+                forking.prepare()
 
 
 _prepare()

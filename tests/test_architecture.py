@@ -15,12 +15,20 @@ ALLOWED = {
     "soundmill.errors": (),
     "soundmill.params": ("soundmill.errors",),
     "soundmill.manifest": ("soundmill.errors",),
-    "soundmill.shards": ("soundmill.errors", "soundmill.forking"),
-    "soundmill.forking": (),
+    "soundmill.shards": ("soundmill.errors", "soundmill.forking", "soundmill.lifetime"),
+    "soundmill.forking": ("soundmill.lifetime",),
+    "soundmill.lifetime": (),
     "soundmill.preload": (),
     "soundmill.provenance": (),
     "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),
-    "soundmill.stage": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.tracking"),
+    "soundmill.stage": (
+        "soundmill.errors",
+        "soundmill.lifetime",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.tracking",
+    ),
     "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest"),
     "soundmill.hub": ("soundmill.errors", "soundmill.shards"),
     "soundmill.text": ("soundmill.errors", "soundmill.shards", "soundmill.manifest", "soundmill.hub"),
@@ -28,6 +36,7 @@ ALLOWED = {
     "soundmill.corpora": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
     "soundmill.training": (
         "soundmill.errors",
+        "soundmill.lifetime",
         "soundmill.params",
         "soundmill.manifest",
         "soundmill.shards",
@@ -76,7 +85,14 @@ ALLOWED = {
     ),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),
-    "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking", "soundmill.evaluation.weights"),
+    "flows": (
+        "flows",
+        "soundmill.errors",
+        "soundmill.lifetime",
+        "soundmill.params",
+        "soundmill.tracking",
+        "soundmill.evaluation.weights",
+    ),
 }
 
 

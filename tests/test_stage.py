@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -169,23 +168,6 @@ def test_killed_and_rerun_gives_the_same_bytes_and_reuses_finished_shards(projec
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert process.wait() == 0
     assert outputs(project) == unbroken
-
-
-def test_a_stage_dies_with_the_dvc_that_started_it(project):
-    """DVC may run the command through a shell that outlives it: a kill -9 of dvc must still end the stage."""
-    (project / "words").write_text(" ".join(f"slow{n}" for n in range(40)))
-    launcher = project / "dvc"  # the watcher knows it by its name
-    launcher.write_text("import subprocess, sys\nsubprocess.call(['sh', '-c', ' '.join(sys.argv[1:]) + '; true'])\n")
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DVC_ROOT": str(project)}
-    dvc = subprocess.Popen([sys.executable, str(launcher), *command()], cwd=project, env=env)
-    wait_for(lambda: len(shards_done(project)) >= 2, dvc)
-    holder = int((project / "data/.work/copy/lock").read_text())
-    dvc.send_signal(signal.SIGKILL)
-    dvc.wait()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{holder}").exists() and "Z" not in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2][:3]:
-        assert time.monotonic() < deadline, "the stage outlived its dvc"
-        time.sleep(0.1)
 
 
 def test_a_second_run_of_a_living_stage_is_refused_by_name(project):

@@ -50,6 +50,9 @@ LINE_SECONDS = 30.0  # a caller opens its run and ends each line it begins withi
 SEND_SECONDS = 5.0  # a caller that takes no word back for so long gets none any more
 MAX_COMPLAINTS = 20  # told of one caller's bad lines
 REFUSED = "refused"  # in the log, which is kept where it has this word
+KILLED_SECONDS = 3.0  # the most that a killed stage's last words may take, when nobody else needs the recorder
+POLL_SECONDS = 0.2
+_tables = threading.Lock()  # no exit while they are made
 _fluent = threading.Lock()  # what mlflow keeps for the whole process: store and active experiment
 
 
@@ -64,7 +67,7 @@ class Recorder:
         self.where, self.say = where, say
         self.lost = False  # whether something that this run said is not recorded
         # MLflow makes and upgrades its tables when a client first looks at them: not safe beside another that does.
-        with locked(self.where.scratch, "store"):
+        with _tables, locked(self.where.scratch, "store"):
             self.client = MlflowClient(self.where.uri, self.where.uri)
             self.experiment = self._experiment()
             self._close_dead_runs()
@@ -377,6 +380,8 @@ class Line:
         self._complaints = 0
         self._lost_reason = DIED
         self._mouth = threading.Lock()
+        self._killed_at: float | None = None
+        self._opened = self._closing = False
         self._last_word = time.monotonic()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -389,6 +394,16 @@ class Line:
     def is_hopeless(self) -> bool:
         """Whether a stage is long gone and its last words are still not recorded."""
         return self._all_read and time.monotonic() - self._last_word > HOPELESS_SECONDS
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the stage is gone without having ended its run."""
+        return self._killed_at is not None
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether nobody waits for it: killed before its run was open, or KILLED_SECONDS ago. The next recorder ends such a run."""
+        return self.was_killed and (not self._opened or time.monotonic() - self._killed_at > KILLED_SECONDS)
 
     def say(self, event: str, **values: Any) -> None:
         """One word back to the stage; it may be gone, or not listen."""
@@ -424,13 +439,14 @@ class Line:
                 self.say("down", message=f"tracking store {self._where.uri} cannot be used ({_one_line(error)})")
             else:
                 self.say("ended", incomplete=incomplete)
+        self._closing = True
         with contextlib.suppress(OSError):  # the other thread may be reading from it: closing alone would not end it
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _read(self) -> None:
         """Hand on every good line; what comes down before the run is open is refused with all that follows it."""
-        is_open = False
+        is_open = ended = False
         try:
             for line in self._lines():
                 try:
@@ -442,11 +458,13 @@ class Line:
                     if not is_open:
                         break
                 else:
-                    is_open = True
+                    is_open, ended = True, word["op"] in ("end", "settle")
                     self._pending.put(word)
         except OSError:
             pass  # gone
         finally:
+            if is_open and not ended and not self._closing:
+                self._killed_at = time.monotonic()
             self._all_read = True
             self._pending.put(None)
 
@@ -479,6 +497,7 @@ class Line:
     def _record(self, recorder: Recorder, opening: dict[str, Any]) -> list[str]:
         where = self._where
         recorder.open(opening)
+        self._opened = True
         self.say("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
         failures = 0
         while True:
@@ -528,14 +547,16 @@ def _one_line(error: BaseException) -> str:
 
 
 def serve(listener: socket.socket, where: Store, place: Path) -> None:
-    """Record the runs of all who call, until nobody has for IDLE_SECONDS; `place` is the socket's path.
+    """Record the runs of all who call, until nobody has for IDLE_SECONDS; after a stage that was killed, end at once.
+
+    `place` is the socket's path.
 
     Nobody's call is lost: who called before `shutdown` is still answered, and who calls later finds no socket and starts another
     recorder.
     """
-    listener.settimeout(1.0)
+    listener.settimeout(POLL_SECONDS)
     lines: list[Line] = []
-    last_open = time.monotonic()
+    last_open, idle_seconds = time.monotonic(), IDLE_SECONDS
     listening = True
     while listening or lines:
         try:
@@ -546,22 +567,29 @@ def serve(listener: socket.socket, where: Store, place: Path) -> None:
                 else:
                     connection.close()
             else:
-                time.sleep(1.0)
+                time.sleep(POLL_SECONDS)
         except TimeoutError:
             pass
         except OSError:
             place.unlink(missing_ok=True)
             listener.close()
             listening = False
+        for line in lines:
+            if not line.is_open:
+                idle_seconds = 0.0 if line.was_killed else IDLE_SECONDS
         lines = [line for line in lines if line.is_open]
-        if lines:
+        unneeded = all(line.may_be_cut for line in lines)
+        if not unneeded:
             last_open = time.monotonic()
-        elif listening and time.monotonic() - last_open > IDLE_SECONDS:
+        elif listening and (lines or time.monotonic() - last_open > idle_seconds):
             place.unlink(missing_ok=True)  # while it is surely ours: nobody takes the place of one who listens
             listener.shutdown(socket.SHUT_RDWR)
             listener.setblocking(True)  # accept() gives those who called before, then an error
         if any(line.is_hopeless for line in lines):
             os._exit(1)
+        if lines and unneeded and not listening:
+            with _tables:
+                os._exit(0)
 
 
 def main() -> None:

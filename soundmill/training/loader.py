@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from soundmill import shards
+from soundmill import lifetime, shards
 from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.training.seeds import seed_of
@@ -421,7 +421,7 @@ def _rank() -> tuple[int, int]:
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    shards.die_with_parent(parent)
+    lifetime.die_with_parent(parent)
     # Of a loop that ends early a thread may still be sending a batch. If it is in torch's own code when Python winds up, the
     # process aborts, and torch raises that in the trainer.
     atexit.register(os._exit, 0)

@@ -1,0 +1,70 @@
+"""A flow killed by -9 while it starts, while its stage does and at work: its server, its `dvc` and its stage end with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import assert_nothing_is_left, contents, marked, new_mark, ports, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def runs(mark: dict[str, str], words: str) -> Callable[[], bool]:
+    """Whether one of the processes has these words on its command line."""
+    return lambda: any(words in command for command in marked(mark).values())
+
+
+def listens(mark: dict[str, str]) -> Callable[[], object]:
+    return lambda: ports(pid for pid, command in marked(mark).items() if "prefect.server" in command)
+
+
+MOMENTS: dict[str, Callable[[dict[str, str]], Callable[[], object]]] = {
+    "its server starts": lambda mark: runs(mark, "prefect.server"),
+    "its server listens": listens,
+    "the stage starts": lambda mark: runs(mark, "python first.py"),
+}
+
+
+@pytest.fixture
+def flow(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A flow whose first stage works for a minute, with a server of its own, and the mark of its processes."""
+    set_param("first", seconds=60.0)
+    mark = new_mark()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    variables = {**kept, **mark, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-m", "flows.pipeline", "first"]
+    process = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    yield process, mark
+    process.kill()
+    process.wait()
+
+
+def kill(flow: subprocess.Popen[str], mark: dict[str, str], project: Path) -> None:
+    assert flow.poll() is None, flow.stdout.read()
+    before, listened = contents(project / "data"), ports(marked(mark))
+    flow.kill()
+    flow.wait()
+    assert_nothing_is_left(mark, listened)
+    assert contents(project / "data") == before
+
+
+@pytest.mark.slow(minutes=0.4)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_flow_killed_when(moment: str, flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
+    process, mark = flow
+    wait_for(MOMENTS[moment](mark), pause=0.05)
+    kill(process, mark, tiny)
+
+
+@pytest.mark.slow(minutes=0.4)
+def test_a_flow_killed_at_work(flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
+    process, mark = flow
+    wait_for(lambda: "working" in process.stdout.readline())
+    assert listens(mark)()
+    kill(process, mark, tiny)

@@ -1,0 +1,79 @@
+"""The processes of one test, known by a variable in their environment, which whatever they start inherits; and their ports."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+MARK = "SOUNDMILL_TEST_MARK"
+GONE_SECONDS = 5.0  # after a kill, nothing of ours is left
+
+
+def new_mark() -> dict[str, str]:
+    """For the environment of what a test starts."""
+    return {MARK: uuid.uuid4().hex}
+
+
+def marked(mark: dict[str, str]) -> dict[int, str]:
+    """The living processes that have this mark, with their command lines."""
+    sign = f"{MARK}={mark[MARK]}".encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ended = (process / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"  # and nobody asks after it
+            if not ended and sign in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    found.pop(os.getpid(), None)
+    return found
+
+
+def ports(pids: Iterator[int] | dict[int, str]) -> set[int]:
+    """TCP ports that these processes listen at."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(link))
+    return {port for port, inode in _listening() if f"socket:[{inode}]" in sockets}
+
+
+def still_open(wanted: set[int]) -> set[int]:
+    """Those of these ports that anybody listens at."""
+    return wanted & {port for port, _ in _listening()}
+
+
+def _listening() -> list[tuple[int, str]]:
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == "0A"]
+
+
+def wait_for(what: Callable[[], object], seconds: float = 300.0, pause: float = 0.002) -> object:
+    """What it gives when that is something; it is asked again until then."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(pause)
+    return found
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Digest of every file below it."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def assert_nothing_is_left(mark: dict[str, str], listened: set[int]) -> None:
+    """After a kill: no process of the mark and none of its ports, within GONE_SECONDS."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while (left := (marked(mark), still_open(listened))) != ({}, set()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == ({}, set()), left
