@@ -31,13 +31,7 @@ def own_server() -> Iterator[None]:
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "--factory", app, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
-        env=dvc.environment(
-            {
-                **get_current_settings().to_environment_variables(exclude_unset=True),
-                "PREFECT_UI_ENABLED": "0",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-            }
-        ),
+        env=dvc.environment({**settings, "PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}),
         stdin=subprocess.DEVNULL,
         preexec_fn=dvc.die_with_us(),
     )
