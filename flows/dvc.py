@@ -116,6 +116,17 @@ def outputs_of(root: Path, name: str) -> list[str]:
     return [out["path"] for out in _read_lock(root).get("stages", {}).get(name, {}).get("outs", [])]
 
 
+def outputs(root: Path) -> list[str]:
+    """Paths that stages and .dvc files write, as DVC resolves them: from `root`, and absolute where they lie outside."""
+    paths = []
+    for line in _dvc(root, "dag", "--outs", "--dot").strip().split("\n")[1:-1]:
+        node = re.fullmatch(r'"([^"]*)"( -> "[^"]*")?;', line)
+        if not node:  # DVC does not escape them
+            raise UserError(f"{root}/dvc.yaml: an output has a quote or a line break in its name: {line!r}; give it another one")
+        paths += [] if node[2] else [node[1]]
+    return paths
+
+
 def _read_lock(root: Path) -> dict[str, Any]:
     return params.read_yaml(root / "dvc.lock") if (root / "dvc.lock").exists() else {}
 
@@ -460,7 +471,10 @@ def lock_fault(path: Path) -> str | None:
     for name, entry in entries.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
             return f"stage {name} has no command"
-        for item in [*(entry.get("deps") or []), *(entry.get("outs") or [])]:
+        listed = [entry.get("deps") or [], entry.get("outs") or []]
+        if not all(isinstance(items, list) for items in listed):
+            return f"stage {name} has no list of what it reads or writes"
+        for item in [item for items in listed for item in items]:
             if not isinstance(item, dict) or not isinstance(item.get("path"), str):
                 return f"stage {name} has an entry without a path"
             if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
