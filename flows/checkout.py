@@ -230,6 +230,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     home = home.resolve()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"workspace name {name!r}: letters, digits, `.`, `_` and `-`, at most 100; say another with --name")
+    dvc.check_changes(home, print)
     names = _code_files(home)
     root = home / tracking.WORKSPACES / name
     if not (root / ".git").exists():

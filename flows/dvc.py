@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from soundmill import params
+from soundmill import experiments, params
 from soundmill.errors import UserError
 
 GOOD_LOCK = Path(".dvc/tmp/dvc.lock.good")  # the last dvc.lock that was found whole
@@ -366,6 +366,15 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
         lock.flush()
         wait_until_free(root, max(deadline - time.monotonic(), 0), say)
         yield
+
+
+def check_changes(root: Path, say: Say) -> None:
+    """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
+    found = experiments.leftovers(root)
+    if any(leftover.changes_missing for leftover in found):
+        raise UserError("\n".join([*map(str, found), "Nothing was run: it would have gone without them."]))
+    for leftover in found:
+        say(str(leftover))
 
 
 def _path_lock_entries(path: Path) -> list[dict[str, Any]]:

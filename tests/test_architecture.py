@@ -19,6 +19,7 @@ ALLOWED = {
     "soundmill.forking": (),
     "soundmill.preload": (),
     "soundmill.provenance": (),
+    "soundmill.experiments": (),
     "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),
     "soundmill.stage": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.tracking"),
     "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest"),
@@ -73,10 +74,18 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.tracking",
         "soundmill.evaluation.weights",
+        "soundmill.experiments",
     ),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),
-    "flows": ("flows", "soundmill.errors", "soundmill.params", "soundmill.tracking", "soundmill.evaluation.weights"),
+    "flows": (
+        "flows",
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.tracking",
+        "soundmill.evaluation.weights",
+        "soundmill.experiments",
+    ),
 }
 
 
