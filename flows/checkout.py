@@ -18,6 +18,8 @@ from soundmill.evaluation import weights
 from soundmill.params import read_yaml
 
 OWN = ("data/", "dvc.lock", "params.yaml")  # of every checkout: never copied from another
+PUT_BACK = ("params.yaml", "dvc.lock")  # of a run's state, beside the code
+UNAPPLIED = "uncommitted.diff"  # in a checkout, where git could not apply it
 COPIED = Path(".dvc/tmp/copied.txt")  # what a workspace got from the project, to remove what the project no longer has
 
 
@@ -26,7 +28,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
 
     Code at the recorded commit with the uncommitted changes, params.yaml, dvc.lock, and every output that the cache of
     `home` still has. A stage's run stands for its pipeline. Raises UserError when the run, its state or its commit is not
-    there, or `destination` is.
+    there, or `destination` is; and, with nothing left behind, when anything recorded would write outside `destination`.
     """
     home, destination = home.resolve(), destination.resolve()
     state = tracking.read_state(home, run_id)
@@ -37,8 +39,90 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
             f"run {state.run_id} was recorded outside git: its code is not known, only params.yaml and dvc.lock are kept"
         )
     _clone(home, destination, state.sha, state.run_id)
-    missing = _apply(destination, state.files.get("uncommitted.diff", b""))
-    for name in ("params.yaml", "dvc.lock"):
+    try:
+        missing = _apply(destination, state)
+        names = _recorded_files(destination, state)
+        _write_files(destination, missing, state)
+        if not (destination / ".dvc").is_dir():
+            return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be brought back"]
+        missing += _take_settings(home, destination)
+        if (destination / "dvc.lock").exists() and (fault := dvc.lock_fault(destination / "dvc.lock")):
+            return [*missing, f"dvc.lock: broken when the run was recorded ({fault}): outputs cannot be brought back"]
+        _check_outputs(destination, names, state)
+    except UserError:
+        shutil.rmtree(destination, ignore_errors=True)
+        raise
+    dvc.share_cache(destination, home)
+    return missing + _outputs(destination) + _outside(home, destination)
+
+
+def _clone(home: Path, destination: Path, sha: str, run_id: str) -> None:
+    """A clone with the commit in its index; no file is written yet."""
+    if not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", sha) or not _git(home, "cat-file", "-e", f"{sha}^{{commit}}"):
+        raise UserError(f"commit {sha!r} of run {run_id} is not in {home}; fetch it there first (`git fetch --all`)")
+    if not _git(home, "clone", "--quiet", "--no-checkout", str(home), str(destination)):
+        raise UserError(f"git could not clone {home} to {destination}; is there room, and may you write there?")
+    # The commit may be on no branch any more: a clone brings branches only.
+    steps = [("fetch", "--quiet", str(home), sha), ("update-ref", "--no-deref", "HEAD", sha), ("read-tree", "HEAD")]
+    if not all(_git(destination, *step) for step in steps):
+        shutil.rmtree(destination, ignore_errors=True)
+        raise UserError(f"git could not check out {sha} in {destination}; `git fsck` in {home} tells what is wrong with it")
+
+
+def _apply(destination: Path, state: tracking.RecordedState) -> list[str]:
+    """The uncommitted changes, into the index too."""
+    diff = state.files.get("uncommitted.diff", b"")
+    if not diff.strip():
+        return []
+    done = _git_output(destination, "apply", "--cached", "--binary", "--whitespace=nowarn", "-", stdin=diff)
+    if done.returncode == 0:
+        return []
+    reason = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
+    if re.search("invalid path|beyond a symbolic link", reason):
+        _refuse([f"uncommitted.diff: {reason}"], state)
+    return [f"the uncommitted changes did not apply ({reason}); they are in {UNAPPLIED}"]
+
+
+def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[str]:
+    """Names of the files in the index, each fit to be written below `destination`; else UserError names those that are not.
+
+    Git itself takes no name into an index that is absolute, goes up, or is `.git`.
+    """
+    listed = _git_output(destination, "ls-files", "--stage", "-z").stdout.split(b"\0")
+    names, refused = [], []
+    for entry in filter(None, listed):
+        mode, name = entry[:6].decode(), os.fsdecode(entry.partition(b"\t")[2])
+        names.append(name)
+        if mode == "120000":
+            refused.append(f"{name!r} is a link")
+        elif mode == "160000":
+            refused.append(f"{name!r} is a submodule")
+        elif ".dvc" in name.split("/")[:-1] and not re.fullmatch(r"\.dvc/(config|\.gitignore|plots/.+)", name):
+            refused.append(f"{name!r} is one of DVC's own files on a machine")
+        elif name.startswith(tuple(f"{put_back}/" for put_back in PUT_BACK)):
+            refused.append(f"{name!r} lies where a file is put back")
+    _refuse(refused, state)
+    return names
+
+
+def _refuse(reasons: list[str], state: tracking.RecordedState) -> None:
+    if reasons:
+        more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
+        raise UserError(
+            f"run {state.run_id} is not brought back, for what it recorded could write outside of the checkout:\n"
+            + "\n".join(f"  {reason}" for reason in reasons[:10])
+            + f"{more}\nNothing was kept. Its state/ (`make browse`) has the changes to read and to apply by hand, "
+            f"in `git worktree add DIR {state.sha}`"
+        )
+
+
+def _write_files(destination: Path, missing: list[str], state: tracking.RecordedState) -> None:
+    """All of the index as files, then what is kept beside git; what was uncommitted is so again. Adds to `missing`."""
+    _must(destination, "checkout-index", "--all", "--force")
+    _must(destination, "read-tree", "HEAD")
+    if missing:
+        (destination / UNAPPLIED).write_bytes(state.files["uncommitted.diff"])
+    for name in PUT_BACK:
         if state.files.get(name):
             (destination / name).write_bytes(state.files[name])
         else:
@@ -47,37 +131,51 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         f"{name}: not in git at the time, and too big to be kept"
         for name in state.files.get("not_kept.txt", b"").decode("utf-8", "replace").splitlines()
     ]
-    if not (destination / ".dvc").is_dir():
-        return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be brought back"]
-    dvc.share_cache(destination, home)
-    return missing + _outputs(destination) + _outside(home, destination)
 
 
-def _clone(home: Path, destination: Path, sha: str, run_id: str) -> None:
-    if not _git(home, "cat-file", "-e", f"{sha}^{{commit}}"):
-        raise UserError(f"commit {sha} of run {run_id} is not in {home}; fetch it there first (`git fetch --all`)")
-    if not _git(home, "clone", "--quiet", "--no-checkout", str(home), str(destination)):
-        raise UserError(f"git could not clone {home} to {destination}; is there room, and may you write there?")
-    # The commit may be on no branch any more: a clone brings branches only.
-    if not _git(destination, "fetch", "--quiet", str(home), sha) or not _git(destination, "checkout", "--quiet", "--detach", sha):
-        raise UserError(f"git could not check out {sha} in {destination}")
+def _take_settings(home: Path, destination: Path) -> list[str]:
+    """DVC's settings of `home`, not the recorded ones: they name directories of this machine, which DVC writes to."""
+    ours, recorded = _read(home / ".dvc" / "config"), _read(destination / ".dvc" / "config")
+    (destination / ".dvc" / "config").write_bytes(ours)
+    return [] if ours == recorded else [f".dvc/config: was another one; that of {home} is in its place"]
 
 
-def _apply(destination: Path, diff: bytes) -> list[str]:
-    if not diff.strip():
-        return []
-    done = subprocess.run(
-        ["git", "apply", "--binary", "--whitespace=nowarn", "-"],
-        cwd=destination,
-        input=diff,
-        capture_output=True,
-        env=_no_outer_git(),
-    )
-    if done.returncode == 0:
-        return []
-    (destination / "uncommitted.diff").write_bytes(diff)
-    reason = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
-    return [f"the uncommitted changes did not apply ({reason}); they are in uncommitted.diff"]
+def _check_outputs(destination: Path, names: list[str], state: tracking.RecordedState) -> None:
+    """UserError unless all that DVC would write here, by any file of its own, lies below `destination`."""
+    refused = []
+    for name in [*(name for name in names if name.endswith((".dvc", "/dvc.lock"))), "dvc.lock"]:
+        document = read_yaml(destination / name) if (destination / name).is_file() else {}
+        refused += [f"{name}: relpath {path!r} {why}" for path in _named(document, "relpath") if (why := _leaves(path))]
+        if name.endswith(".dvc") and document.get("deps") and document.get("frozen") is not True:
+            refused.append(f"{name}: imports from elsewhere; `frozen: true` in it would make it a plain file")
+    lock = read_yaml(destination / "dvc.lock") if (destination / "dvc.lock").is_file() else {}
+    written = [("dvc.lock", out["path"]) for entry in (lock.get("stages") or {}).values() for out in entry.get("outs") or []]
+    _refuse(refused + [f"{name}: output {path!r} {why}" for name, path in written if (why := _leaves(path))], state)
+    _refuse([f"dvc.yaml: output {path!r} {why}" for path in dvc.outputs(destination) if (why := _leaves(path))], state)
+
+
+def _named(document: Any, key: str) -> list[Any]:
+    """All values of a key, at any depth."""
+    found, todo, seen = [], [document], set()
+    while todo:
+        node = todo.pop()
+        if id(node) not in seen:  # YAML can have circles
+            seen.add(id(node))
+            found += [value for name, value in node.items() if name == key] if isinstance(node, dict) else []
+            todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    return found
+
+
+def _leaves(path: Any) -> str:
+    """Why an output must not be written at `path`; empty where it may."""
+    if not isinstance(path, str) or "://" in path:
+        return "is no path in the checkout"
+    parts = os.path.normpath(path).split("/")
+    if os.path.isabs(path) or parts[0] == ".." or parts == ["."]:
+        return "is absolute" if os.path.isabs(path) else "leaves the checkout" if parts != ["."] else "is the checkout itself"
+    if {".git", ".dvc"} & set(parts) or parts[-1] in (*PUT_BACK, "dvc.yaml", ".gitignore", ".dvcignore"):
+        return "is a file of git's or DVC's own"
+    return ""
 
 
 def _outputs(destination: Path) -> list[str]:
@@ -105,13 +203,13 @@ def _outside(home: Path, destination: Path) -> list[str]:
     missing = []
     corpus = document.get("corpus")
     path = corpus.get("path") if isinstance(corpus, dict) else None
-    if path and not (destination / path).exists():
+    if isinstance(path, str) and path and not (destination / path).exists():
         seen = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
         missing.append(f"corpus.path {path}: not there{seen}; it is needed to scan the recordings again, not for what is cached")
     evaluate = document.get("evaluate")
-    embedders = evaluate.get("embedders", []) if isinstance(evaluate, dict) else []
-    for name in embedders:
-        if name in weights.REGISTRY and (reason := weights.unavailable(name)):
+    embedders = evaluate.get("embedders") if isinstance(evaluate, dict) else None
+    for name in embedders if isinstance(embedders, list) else []:
+        if isinstance(name, str) and name in weights.REGISTRY and (reason := weights.unavailable(name)):
             missing.append(f"weights: {reason}; needed to score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:
@@ -132,6 +230,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     home = home.resolve()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"workspace name {name!r}: letters, digits, `.`, `_` and `-`, at most 100; say another with --name")
+    dvc.check_changes(home, print)
     names = _code_files(home)
     root = home / tracking.WORKSPACES / name
     if not (root / ".git").exists():
@@ -185,18 +284,24 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
 
 
 def _must(where: Path, *arguments: str) -> None:
-    done = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, env=_no_outer_git())
+    done = _git_output(where, *arguments)
     if done.returncode:
-        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {' '.join(done.stderr.split())[:300]}")
+        words = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
+        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {words}")
 
 
 def _git(where: Path, *arguments: str) -> bool:
-    return subprocess.run(["git", *arguments], cwd=where, capture_output=True, env=_no_outer_git()).returncode == 0
+    return _git_output(where, *arguments).returncode == 0
+
+
+def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=_no_outer_git())
 
 
 def _no_outer_git() -> dict[str, str]:
     """Git's own variables (set in hooks) would point every command at another repository."""
-    return {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    outer = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    return {key: value for key, value in os.environ.items() if key not in outer} | {"LC_ALL": "C"}  # its words are looked into
 
 
 def _read(path: Path) -> bytes:

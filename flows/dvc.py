@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from soundmill import lifetime, params
+from soundmill import experiments, lifetime, params
 from soundmill.errors import UserError
 
 GOOD_LOCK = Path(".dvc/tmp/dvc.lock.good")  # the last dvc.lock that was found whole
@@ -114,6 +114,17 @@ def metrics_of(root: Path, names: set[str]) -> list[Path]:
 def outputs_of(root: Path, name: str) -> list[str]:
     """Paths that dvc.lock says a stage wrote; empty when it never ran."""
     return [out["path"] for out in _read_lock(root).get("stages", {}).get(name, {}).get("outs", [])]
+
+
+def outputs(root: Path) -> list[str]:
+    """Paths that stages and .dvc files write, as DVC resolves them: from `root`, and absolute where they lie outside."""
+    paths = []
+    for line in _dvc(root, "dag", "--outs", "--dot").strip().split("\n")[1:-1]:
+        node = re.fullmatch(r'"([^"]*)"( -> "[^"]*")?;', line)
+        if not node:  # DVC does not escape them
+            raise UserError(f"{root}/dvc.yaml: an output has a quote or a line break in its name: {line!r}; give it another one")
+        paths += [] if node[2] else [node[1]]
+    return paths
 
 
 def _read_lock(root: Path) -> dict[str, Any]:
@@ -361,6 +372,15 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
         yield
 
 
+def check_changes(root: Path, say: Say) -> None:
+    """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
+    found = experiments.leftovers(root)
+    if any(leftover.changes_missing for leftover in found):
+        raise UserError("\n".join([*map(str, found), "Nothing was run: it would have gone without them."]))
+    for leftover in found:
+        say(str(leftover))
+
+
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -454,7 +474,10 @@ def lock_fault(path: Path) -> str | None:
     for name, entry in entries.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
             return f"stage {name} has no command"
-        for item in [*(entry.get("deps") or []), *(entry.get("outs") or [])]:
+        listed = [entry.get("deps") or [], entry.get("outs") or []]
+        if not all(isinstance(items, list) for items in listed):
+            return f"stage {name} has no list of what it reads or writes"
+        for item in [item for items in listed for item in items]:
             if not isinstance(item, dict) or not isinstance(item.get("path"), str):
                 return f"stage {name} has an entry without a path"
             if "md5" in item and not _HASH.fullmatch(str(item["md5"])):

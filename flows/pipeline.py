@@ -100,6 +100,7 @@ def pipeline(
     root = (project or Path.cwd()).resolve()
     try:
         with dvc.only_one(root, wait_minutes * 60, _say):
+            dvc.check_changes(root, _say)
             return _pipeline(root, stages, force, retries, wait_minutes * 60)
     except UserError as error:
         get_run_logger().error(str(error))

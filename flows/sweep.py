@@ -55,7 +55,7 @@ class Sweep(StageParams):
     """A file of conf/sweep."""
 
     title: str
-    overrides: list[str] = Field(description="of every point, as after `dvc exp run -S`")
+    overrides: list[str] = Field(description="of every point, as after `soundmill params`")
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows, first the one that others are compared with")
     subsets: str | None = Field(description="a grouping of `evaluate.subsets`: its groups are the rows; null: the points are")
     seeds: Seeds
@@ -316,6 +316,7 @@ def _shown(path: Path, home: Path) -> Path:
 
 def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
     """Put every run into DVC's queue; the sweep, run afterwards, finds what the queue has done in DVC's cache."""
+    dvc.check_changes(home, tell)
     for number, run in enumerate(runs, start=1):
         experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.point} seed {run.seed}")
         tell(f"[{number}/{len(runs)}] queued {dvc.queue(home, experiment, run.overrides)}")
@@ -343,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m flows.sweep", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a file of conf/sweep, without its ending")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all points, as after `dvc exp run -S`")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all points, as after `soundmill params`")
     parser.add_argument("--points", type=_listed, default=[], metavar="A,B", help="only these points (default: all of the file)")
     parser.add_argument("--seeds", type=_numbers, default=[], metavar="0,1,2", help="run each point with each of them")
     parser.add_argument("--queue", action="store_true", help="put the runs into DVC's queue instead of running them")

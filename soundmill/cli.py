@@ -70,7 +70,19 @@ class Command(typer.core.TyperCommand):
 
 
 def project_root(project: Path | None) -> Path:
-    """The checkout that the command is about: its params.yaml and dvc.yaml lie there."""
+    """The checkout that the command is about: its params.yaml and dvc.yaml lie there.
+
+    Where a `dvc exp run` has set uncommitted changes aside, that is said: the command goes without them.
+    """
+    from soundmill import experiments
+
+    directory = _checkout(project)
+    for leftover in experiments.leftovers(directory):
+        typer.secho(str(leftover), fg="yellow", err=True)
+    return directory
+
+
+def _checkout(project: Path | None) -> Path:
     for directory in [project.resolve()] if project else [Path.cwd(), *Path.cwd().parents]:
         if (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file():
             return directory
@@ -84,7 +96,7 @@ def doctor(project: Project = None) -> None:
     from soundmill.doctor import examine
 
     lacking = False
-    for finding in examine(project_root(project)):
+    for finding in examine(_checkout(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
         typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
         if finding.remedy:
@@ -398,7 +410,7 @@ def params(
     show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
     project: Project = None,
 ) -> None:
-    """Compose params.yaml from conf/, as `dvc exp run -S …` does."""
+    """Compose params.yaml from conf/, for `dvc repro` to run; git and your other files are left as they are."""
     from soundmill import params as parameters
     from soundmill.models import registry
 

@@ -40,6 +40,7 @@ def examine(root: Path) -> Iterator[Finding]:
         _tracking,
         _prefect,
         _dvc_lock,
+        _changes,
     ]
     for check in checks:
         yield check(root)
@@ -141,3 +142,13 @@ def _dvc_lock(root: Path) -> Finding:
             "dvc.lock", "lacking", str(error), "it was cut short (full disk?): `git checkout dvc.lock`, then `dvc repro`"
         )
     return Finding("dvc.lock", "ok", f"{len(stages)} stages built")
+
+
+def _changes(root: Path) -> Finding:
+    from soundmill import experiments
+
+    found = experiments.leftovers(root)
+    if not found:
+        return Finding("changes", "ok", "no `dvc exp run` has left any set aside")
+    remedy = "; then ".join(leftover.remedy for leftover in found)
+    return Finding("changes", "lacking", "; ".join(leftover.what for leftover in found), remedy)

@@ -20,6 +20,7 @@ ALLOWED = {
     "soundmill.lifetime": (),
     "soundmill.preload": (),
     "soundmill.provenance": (),
+    "soundmill.experiments": (),
     "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),
     "soundmill.stage": (
         "soundmill.errors",
@@ -82,12 +83,14 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.tracking",
         "soundmill.evaluation.weights",
+        "soundmill.experiments",
     ),
     "soundmill.cli": ("soundmill", "flows"),  # the front door: nothing imports it
     "stages": ("soundmill",),
     "flows": (
         "flows",
         "soundmill.errors",
+        "soundmill.experiments",
         "soundmill.lifetime",
         "soundmill.params",
         "soundmill.tracking",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows import checkout
+from flows import checkout, dvc
 from soundmill import params, tracking
 from soundmill.errors import UserError
-from tests.flows.tiny import dvc_command, git
+from tests.flows.tiny import dvc_command, git, make_tiny
 
 
 def run_id_of(project: Path, name: str) -> str:
@@ -83,6 +84,217 @@ def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, capfd:
     assert "workspaces/my-sounds/data/generated/tiny" in capfd.readouterr().out
     assert (root / "data/generated/tiny/a.wav").read_text() == "6 5 "
     assert "up to date" not in dvc_command(tiny, "status").stdout  # the project has still run nothing
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run whose record somebody else wrote
+
+
+class Recorded:
+    """A run in a project, whose recorded commit and files a test replaces by hostile ones, and a file they reach for."""
+
+    def __init__(self, directory: Path):
+        self.project = make_tiny(directory / "project")
+        with tracking.pipeline_run(self.project, "hostile") as run:
+            self.run_id = run.run_id
+        (state,) = (self.project / "mlartifacts").rglob("state")
+        self.state = state
+        self.kept = {path.name: path.read_bytes() for path in state.iterdir()}
+        self.sha = git(self.project, "rev-parse", "HEAD")
+        self.outside = directory / "outside"
+        self.victim = self.outside / "victim"
+        content = b"from the cache\n"
+        self.digest = hashlib.md5(content).hexdigest()
+        cached = self.project / ".dvc/cache/files/md5" / self.digest[:2] / self.digest[2:]
+        cached.parent.mkdir(parents=True)
+        cached.write_bytes(content)
+
+    def renew(self) -> None:
+        for name, content in self.kept.items():
+            (self.state / name).write_bytes(content)
+        self.commit(self.sha)
+        git(self.project, "checkout", "--quiet", "--force", "main")
+        git(self.project, "clean", "--quiet", "-d", "--force")
+        shutil.rmtree(self.outside, ignore_errors=True)
+        self.outside.mkdir()
+        self.victim.write_text("the person's own\n")
+
+    def commit(self, sha: str) -> None:
+        from mlflow import MlflowClient
+
+        uri = tracking.store(self.project).uri
+        MlflowClient(uri, uri).set_tag(self.run_id, "git_sha", sha)
+
+    def record_commit(self) -> None:
+        """All that lies in the project becomes the recorded commit, on no branch."""
+        git(self.project, "add", "--all", "--force", ":(exclude).dvc", ":(exclude)mlartifacts", ":(exclude)mlflow.db*")
+        self.commit(git(self.project, "commit-tree", git(self.project, "write-tree"), "-m", "hostile", "-p", "main"))
+        git(self.project, "reset", "--quiet", "--hard", "main")
+
+    def write(self, **files: str) -> None:
+        for name, content in files.items():
+            (self.state / name.replace("_", ".")).write_text(content)
+
+    def refusal(self, destination: Path) -> str:
+        """What `reproduce` says; nothing outside has changed, and nothing is left of the checkout."""
+        with pytest.raises(UserError) as caught:
+            checkout.reproduce(self.project, self.run_id, destination)
+        assert [path.name for path in self.outside.iterdir()] == ["victim"]
+        assert self.victim.read_text() == "the person's own\n"
+        assert not destination.exists()
+        return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def one_recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return Recorded(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture
+def recorded(one_recorded: Recorded) -> Recorded:
+    one_recorded.renew()
+    return one_recorded
+
+
+def new_file(name: str, content: str, mode: str = "100644") -> str:
+    lines = content.splitlines()
+    end = "" if content.endswith("\n") else "\n\\ No newline at end of file"
+    body = "\n".join(f"+{line}" for line in lines)
+    head = f"diff --git a/{name} b/{name}\nnew file mode {mode}\n--- /dev/null\n+++ b/{name}\n"
+    return f"{head}@@ -0,0 +1,{len(lines)} @@\n{body}{end}\n"
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.lock", "data", ".dvc"])
+@pytest.mark.parametrize("by", ["diff", "commit"])
+def test_a_recorded_link_is_refused(recorded: Recorded, tmp_path: Path, name: str, by: str) -> None:
+    recorded.write(dvc_lock="schema: '2.0'\nstages: {}\n")
+    target = recorded.outside if name in ("data", ".dvc") else recorded.victim
+    if by == "commit" and name == ".dvc":
+        git(recorded.project, "rm", "--quiet", "-r", "--cached", ".dvc")
+        blob = recorded.project / "blob"
+        blob.write_text(str(target))
+        git(
+            recorded.project,
+            "update-index",
+            "--add",
+            "--cacheinfo",
+            f"120000,{git(recorded.project, 'hash-object', '-w', 'blob')},.dvc",
+        )
+        recorded.commit(git(recorded.project, "commit-tree", git(recorded.project, "write-tree"), "-m", "hostile"))
+        git(recorded.project, "reset", "--quiet", "--hard", "main")
+    elif by == "commit":
+        path = recorded.project / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        recorded.record_commit()
+    else:
+        removed = ""
+        if name == "params.yaml":
+            (recorded.project / name).unlink()
+            removed = git(recorded.project, "diff", "--binary", "HEAD") + "\n"
+        elif name == ".dvc":
+            git(recorded.project, "rm", "--quiet", "-r", "--cached", ".dvc")
+            removed = git(recorded.project, "diff", "--cached", "--binary", "HEAD") + "\n"
+            git(recorded.project, "reset", "--quiet")
+        recorded.write(uncommitted_diff=removed + new_file(name, str(target), "120000"))
+    said = recorded.refusal(tmp_path / "back")
+    assert f"{name!r} is a link" in said
+    assert "git worktree add DIR" in said
+
+
+@pytest.mark.parametrize(
+    ("diff", "says"),
+    [
+        (new_file("sub", "Subproject commit " + "1" * 40 + "\n", "160000"), "'sub' is a submodule"),
+        (new_file("../outside/new", "x\n"), "invalid path '../outside/new'"),
+        (new_file(".git/hooks/post-checkout", "#!/bin/sh\n", "100755"), "invalid path '.git/hooks/post-checkout'"),
+        (new_file("link", "../outside", "120000") + new_file("link/new", "x\n"), "link"),
+        (new_file(".dvc/config.local", "[core]\n    site_cache_dir = ../../outside\n"), "'.dvc/config.local' is one of DVC's own"),
+        (new_file("part/.dvc/config", "[core]\n"), "'part/.dvc/config' is one of DVC's own"),
+        (new_file("dvc.lock/x", "x\n"), "'dvc.lock/x' lies where a file is put back"),
+    ],
+)
+def test_a_diff_that_leaves_the_checkout_is_refused(recorded: Recorded, tmp_path: Path, diff: str, says: str) -> None:
+    recorded.write(uncommitted_diff=diff)
+    assert says in recorded.refusal(tmp_path / "back")
+
+
+LOCKED = "schema: '2.0'\nstages: {bad: {cmd: 'true', outs: [{path: %s, hash: md5, md5: %s, size: 15}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"dvc.yaml": "{outs: [../outside/victim]}"}, "dvc.yaml: output"),
+        ({"dvc.yaml": "{outs: [%(outside)s/victim]}"}, "dvc.yaml: output"),
+        ({"dvc.yaml": "{wdir: .., metrics: [outside/victim: {cache: false}]}"}, "dvc.yaml: output"),
+        ({"dvc.yaml": "{outs: [.git/hooks/post-checkout]}"}, ".git/hooks/post-checkout' is ignored by"),
+        ({"dvc.yaml": "{outs: ['data/${up}/outside/victim']}", "params.yaml": "up: ../..\n"}, "dvc.yaml: output"),
+        ({"dvc.lock": "../outside/victim"}, "dvc.lock: output '../outside/victim' leaves the checkout"),
+        ({"dvc.lock": "%(outside)s/victim"}, "victim' is absolute"),
+        ({"x.dvc": "outs: [{path: ../outside/victim, hash: md5, md5: %(digest)s, size: 15}]"}, "dvc.yaml: output"),
+        (
+            {"x.dvc": "outs: [{path: data/x, hash: md5, files: [{relpath: ../../../outside/new, md5: %(digest)s, size: 15}]}]"},
+            "x.dvc: relpath '../../../outside/new' leaves the checkout",
+        ),
+        ({"x.dvc": "deps: [{path: x, repo: {url: 'ext::sh'}}]\nouts: [{path: x}]"}, "x.dvc: imports from elsewhere"),
+    ],
+)
+def test_outputs_that_leave_the_checkout_are_refused(recorded: Recorded, tmp_path: Path, files: dict[str, str], says: str) -> None:
+    where = {"outside": recorded.outside, "digest": recorded.digest}
+    for name, content in files.items():
+        content = content % where
+        if name == "dvc.yaml":
+            (recorded.project / name).write_text(f"stages: {{bad: {{cmd: 'touch {recorded.outside}/ran', {content[1:-1]}}}}}\n")
+        elif name == "dvc.lock":
+            recorded.write(dvc_lock=LOCKED % (content, recorded.digest))
+        elif name == "params.yaml":
+            recorded.write(params_yaml=content)
+        else:
+            (recorded.project / name).write_text(content)
+    recorded.record_commit()
+    assert says in recorded.refusal(tmp_path / "back")
+
+
+def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_path: Path) -> None:
+    (recorded.project / ".dvc/config").write_text(
+        f"[core]\n    site_cache_dir = {recorded.outside}/site\n[cache]\n    dir = {recorded.outside}/cache\n"
+    )
+    git(recorded.project, "add", ".dvc/config")
+    (recorded.project / ".gitattributes").write_text("* filter=hostile\n")
+    (recorded.project / "dvc.yaml").write_text(f"stages: {{bad: {{cmd: touch {recorded.outside}/ran, outs: [made]}}}}\n")
+    recorded.record_commit()
+    recorded.write(params_yaml="corpus: {path: [1]}\nevaluate: {embedders: [[1]]}\n")
+    missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
+    assert [line for line in missing if line.startswith(".dvc/config: was another one")]
+    assert [line for line in missing if line.startswith("stage bad: its results are not in the cache")]
+    assert [path.name for path in recorded.outside.iterdir()] == ["victim"]
+    assert (tmp_path / "back/.dvc/config").read_bytes() == (recorded.project / ".dvc/config").read_bytes()
+
+
+def test_a_broken_lock_that_was_recorded_is_named(recorded: Recorded, tmp_path: Path) -> None:
+    recorded.write(dvc_lock="schema: '2.0'\nstages: {bad: {cmd: x, outs: 5}}\n")
+    missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
+    assert "dvc.lock: broken when the run was recorded" in missing[-1]
+    assert (tmp_path / "back/first.py").exists()
+
+
+def test_a_commit_that_is_none_is_refused(recorded: Recorded, tmp_path: Path) -> None:
+    for sha in ("--upload-pack=touch", "main", "0" * 40):
+        recorded.commit(sha)
+        assert "is not in" in recorded.refusal(tmp_path / "back")
+
+
+def test_outputs_are_those_that_dvc_resolves(tiny: Path) -> None:
+    assert sorted(dvc.outputs(tiny)) == [
+        "data/first.txt",
+        "data/generated/tiny",
+        "data/metrics/evaluate/tiny.json",
+        "data/metrics/first.json",
+    ]
+    (tiny / "x.dvc").write_text("outs: [{path: 'a\"b'}]\n")
+    with pytest.raises(UserError, match="quote or a line break"):
+        dvc.outputs(tiny)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a b"])

@@ -1,0 +1,200 @@
+"""What a `dvc exp run` that was killed, or found the disk full, leaves in a checkout, and the way out of it.
+
+For moments DVC has the uncommitted changes in a git stash alone: first in `refs/stash`, then, where it starts the experiment, in
+`refs/exps/exec/EXEC_MERGE`. It writes these with libgit2, which ends the message of a stash's index commit with an empty line;
+git's own command does not, so a person's own stashes are told apart. Where the disk is full libgit2 leaves `index.lock`, and DVC
+calls what follows "merge conflicts".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MERGE = "refs/exps/exec/EXEC_MERGE"
+BASELINE = "refs/exps/exec/EXEC_BASELINE"
+LIVING_LOCK_SECONDS = 10.0  # git and DVC hold these locks for moments
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One thing left behind, in words; `changes_missing`: uncommitted changes are not in the files."""
+
+    what: str
+    remedy: str
+    changes_missing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"
+
+
+def leftovers(root: Path) -> list[Leftover]:
+    """What is left in the checkout at `root`, in the order to mend it; nothing while an experiment runs in it.
+
+    It reads a few small files, and asks git only where these say that something is there.
+    """
+    own, shared = _git_directories(root)
+    if own is None or shared is None or _at_work(root):
+        return []
+    packed = _read(shared / "packed-refs")
+    there = {ref for ref in (MERGE, BASELINE) if (shared / ref).exists() or ref.encode() in packed}
+    sources = list(_stashes(root)) if _read(shared / "logs/refs/stash") else []
+    sources += [(MERGE, f"git update-ref -d {MERGE}", False)] if MERGE in there else []
+    found = [*_locks(root, own, shared), *_set_aside(root, sources)]
+    branch = _left_branch(own, shared) if BASELINE in there or sources else None
+    if branch:
+        what = f"a `dvc exp run` that was killed left git on no branch (it was on {branch})"
+        told = " ".join(leftover.remedy for leftover in found)
+        steps = [f"git symbolic-ref HEAD refs/heads/{shlex.quote(branch)}", "git reset"]
+        steps += [f"git update-ref -d {ref}" for ref in sorted(there) if ref not in told]
+        found.append(Leftover(what, f"go back, files as they are: `{' && '.join(steps)}`"))
+    return found
+
+
+def _git_directories(root: Path) -> tuple[Path | None, Path | None]:
+    """Git's directory of this working tree, and the one it shares with others; None outside git."""
+    for directory in [root, *root.parents]:
+        own = directory / ".git"
+        if own.is_file():  # a further working tree: it says where
+            own = directory / _read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
+        if own.is_dir():
+            return own, own / (_read(own / "commondir").decode("utf-8", "replace").strip() or ".")
+    return None, None
+
+
+def _at_work(root: Path) -> bool:
+    """Whether a living process has an experiment in this checkout."""
+    temporary = root / ".dvc/tmp/exps"
+    said = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
+    pids = [pid.decode() for text in said for pid in re.findall(rb'"pid": (\d+)', text)]
+    return any(b"exp" in _read(Path(f"/proc/{pid}/cmdline")) for pid in pids)
+
+
+def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
+    """Stashes that DVC made: name, the command that drops it, and whether it has the person's changes alone.
+
+    Those with an experiment's parameters in them come last.
+    """
+    entries = [line.partition(" ") for line in _git(root, "log", "--walk-reflogs", "--format=%gd %gs", "refs/stash").splitlines()]
+    for of_experiment in (False, True):
+        for raw, _, message in entries:
+            name = raw.removeprefix("refs/")
+            if ("dvc-exp:" in message) is of_experiment and _git(root, "cat-file", "commit", f"{name}^2").endswith("\n\n"):
+                yield name, f"git stash drop {shlex.quote(name)}", not of_experiment
+
+
+def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftover]:
+    """For each stash that has what neither the files nor a stash before it have: which files, and how they come back."""
+    found, told = [], set()
+    for name, drop, own in sources:
+        paths = [path for path in _touched(root, name) if path not in told]
+        then, before, now = _contents(root, name, paths), _contents(root, f"{name}^1", paths), _contents_now(root, paths)
+        missing = [path for path in paths if now.get(path) != then.get(path) and now.get(path) == before.get(path)]
+        other = [path for path in paths if now.get(path) != then.get(path) and now.get(path) != before.get(path)]
+        told |= {*missing, *other}
+        compare = f"`git diff {shlex.quote(name)} -- {_words(other)}` shows what {', '.join(other)} had there" if other else ""
+        if missing:
+            what = "a `dvc exp run` that was killed, or found the disk full, has set your uncommitted changes aside: "
+            restore = f"git restore --source={shlex.quote(name)} -- {_words(missing)}"
+            remedy = (
+                f"get them back: `{restore}`{f' ({compare})' if compare else ''}, then (or without, to do without them) `{drop}`"
+            )
+            found.append(Leftover(f"{what}{', '.join(missing)} of git's {name} are not in the files", remedy, changes_missing=True))
+        elif other and own:
+            what = f"git's {name} has changes that a `dvc exp run` set aside, and the files have others"
+            found.append(Leftover(what, f"{compare}; `{drop}` when you need it no more"))
+    # A stash that is dropped gives its number to the one before it: the oldest go first.
+    return sorted(found, key=lambda leftover: _numbers(leftover.remedy), reverse=True)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"stash@\{(\d+)\}", text)]
+
+
+def _touched(root: Path, stash: str) -> list[str]:
+    """Paths below `root` that a stash changes, but DVC's own."""
+    options = ("--name-only", "--no-renames", "--relative", "-z")
+    listed = _git(root, "diff", *options, f"{stash}^1", stash, "--", ".", ":(exclude).dvc/tmp")
+    return list(filter(None, listed.split("\0")))
+
+
+def _contents(root: Path, commit: str, paths: list[str]) -> dict[str, str]:
+    """Git's ids of the files in a commit."""
+    listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *paths) if paths else ""
+    return {path: head.split()[2] for head, tab, path in (entry.partition("\t") for entry in listed.split("\0")) if tab}
+
+
+def _contents_now(root: Path, paths: list[str]) -> dict[str, str]:
+    """The same of the files as they lie there, whether git knows them or not."""
+    there = [path for path in paths if (root / path).is_file()]
+    ids = _git(root, "hash-object", "--", *there).split() if there else []
+    return dict(zip(there, ids, strict=False))
+
+
+def _left_branch(own: Path, shared: Path) -> str | None:
+    """The branch that HEAD was taken off, when it is on none."""
+    moves = re.findall(rb"\tcheckout: moving from (\S+) to ", _read(own / "logs/HEAD"))
+    if _read(own / "HEAD").startswith(b"ref:") or not moves:
+        return None
+    name = moves[-1].decode("utf-8", "replace")
+    known = (shared / "refs/heads" / name).exists() or f" refs/heads/{name}\n".encode() in _read(shared / "packed-refs")
+    return name if known else None
+
+
+def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
+    locks = {path for directory in (own, shared, shared / "refs") for path in directory.glob("*.lock")}
+    left = sorted(path for path in locks if _age(path) > LIVING_LOCK_SECONDS)
+    if left:
+        yield Leftover(
+            f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or found the disk full; every `dvc exp run` then "
+            'ends with "merge conflicts" or "the index is locked", and sets your changes aside',
+            f"when no git and no dvc runs here: `rm {_words([str(path) for path in left])}`",
+        )
+    for path in (root / ".dvc/tmp/exps/rwlock", root / ".dvc/tmp/rwlock"):
+        if _age(path) > LIVING_LOCK_SECONDS and not _is_json(path):
+            what = f"{path} was cut (full disk?), and DVC stops at it"
+            yield Leftover(what, f"when no dvc runs here: `rm {shlex.quote(str(path))}`")
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 where there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(_read(path))
+    except ValueError:
+        return False
+    return True
+
+
+def _words(names: list[str]) -> str:
+    return " ".join(map(shlex.quote, names))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Output of a git command that changes nothing; empty when it fails."""
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return os.fsdecode(done.stdout) if done.returncode == 0 else ""
