@@ -383,7 +383,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
 
 
 def test_a_file_that_goes_on_as_gigabytes_of_zeros_is_refused_unread(made, tmp_path):
-    """Sparse: they take no room. Decoders read to the end of some, which took up to six minutes, and stop at the sound of others."""
+    """Sparse files, which take no room. Decoders read some to the end, which takes minutes, and of others only the sound."""
     unwalked = {"a.nut", "a.voc"}  # nothing tells where their sound ends
     for name in sorted({*VALID, *FILMS} - unwalked):
         path = tmp_path / name
