@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from soundmill.audio import decode
 from soundmill.audio.containers import HEAD_BYTES, is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import TooDeepError, parse_json
 
 # Of these a text is a damaged recording: the page of an error that was saved for it.
 MEDIA = frozenset(
@@ -435,15 +435,27 @@ def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
         return b""
 
 
+def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:
+    """Whether the first line of a file is a JSON object with these keys; also one that nests too deep, for its reader to refuse."""
+    line = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0]
+    try:
+        first = parse_json(line)
+    except TooDeepError:
+        return all(b'"%s"' % key.encode() in line for key in keys)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and keys <= set(first)
+
+
 def read_json(inventory: Inventory, name: bytes) -> Any:
     """The value of a JSON file; UserError, naming it, where it is none."""
     path = escape_path(inventory.metadata[name])
     repeated: list[str] = []
     try:
-        value = json.loads(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        value = parse_json(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
         inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
         return value
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {error}; mend it, or take it out of the corpus") from None
 
 
@@ -461,9 +473,9 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
                     raise UserError(f"{path}:{number}: a line of more than {MAX_TEXT_BYTES} bytes, or too many; is it JSON lines?")
                 if line.strip():
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    yield number, json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
+                    yield number, parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
         inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
-    except (ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
+    except (ValueError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; mend it, or take it out of the corpus") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -15,6 +14,7 @@ from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import parse_json
 
 FORMAT = Format(
     name="stable_audio",
@@ -86,8 +86,8 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
     if text is None:
         return {}
     try:
-        value = json.loads(text) if text else None
-    except (ValueError, RecursionError):
+        value = parse_json(text) if text else None
+    except ValueError:
         tables.reject(name, "unreadable caption", "no JSON")
         return {}
     value = value if isinstance(value, dict) else {}
@@ -99,8 +99,8 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
 def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
     """What a json that may be anything says; nothing if it is too long for a sidecar."""
     try:
-        value = json.loads(read_head(inventory, name, MAX_TEXT_BYTES))
-    except (ValueError, RecursionError):
+        value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

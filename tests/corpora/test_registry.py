@@ -146,6 +146,20 @@ def test_no_manifest_names_a_file_into_the_corpus(tmp_path, name, path):
     assert tables.missing or tables.rejected
 
 
+@pytest.mark.parametrize("brackets", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a": ' * 100_000])
+@pytest.mark.parametrize("name", [name for name, files in CLAIMS.items() if any("json" in file for file in files)])
+def test_a_manifest_that_nests_too_deep_is_named(tmp_path, name, brackets):
+    corpus = put(tmp_path, "good.wav")
+    for file, text in CLAIMS[name].items():
+        write(corpus, file, text.replace('"secret"', brackets).replace('"@"', '"good.wav"').replace('"a"}', f"{brackets}}}"))
+    if name == "audiocraft":  # a file beside one recording costs that its caption, and nothing else
+        assert [(row["path"], row["reason"]) for row in scan(corpus).rejected] == [("good.json", "unreadable caption")]
+        write(corpus, "data.jsonl", f'{{"path": "good.wav", "duration": 1.0, "sample_rate": 16000, "x": {brackets}}}')
+    for format in ("auto", name):
+        with pytest.raises(UserError, match=r"\.jsonl?(:1)?: not readable as JSON"):
+            scan(corpus, format)
+
+
 def test_a_path_of_another_machine_is_found_by_its_tail(tmp_path):
     corpus = put(tmp_path, "audio/x.wav")
     for name in ("tango_json", "audiocraft", "audiofolder", "audioldm"):
