@@ -135,7 +135,7 @@ def planted(sources: list[Path], work: Path) -> tuple[dict[str, Recall], list[di
         folder.mkdir()
         (folder / "original").symlink_to(work / "original")
         (folder / "copy").symlink_to(work / str(number))
-        found, unreadable = duplicates.find_in_folder(folder, WORKERS)
+        found, unreadable = duplicates.find_in_folder(folder, WORKERS, follow_links=True)
         assert not unreadable, unreadable[0]
         recall = recalls[name] = Recall()
         featureless = {Path(name).stem for name in found.featureless}

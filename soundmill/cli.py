@@ -30,6 +30,9 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Read what links lead to that lead out of the folder (corpus.follow_links).")
+]
 
 
 def _writable(path: Path | None) -> Path | None:
@@ -368,9 +371,11 @@ def run(
     from soundmill.models import registry
 
     root = project_root(project)
-    found = survey.survey(corpus)
-    document = parameters.compose(root / "conf", ["corpus=auto", f"corpus.format={found.format}", *(overrides or [])])
+    document = parameters.compose(root / "conf", ["corpus=auto", *(overrides or [])])
     registry.check(document)
+    found = survey.survey(corpus, document["corpus"].get("follow_links", False))
+    if document["corpus"]["format"] == "auto":
+        document["corpus"]["format"] = found.format
     document["corpus"]["path"] = str(corpus.resolve())
     clips = found.num_clips(document["segment"]["clip_seconds"])
     training_seconds = sum(registry.estimate_seconds(name, document, clips, len(found.labels)) for name in document["families"])
@@ -516,6 +521,7 @@ def check_corpus(
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
     missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header, and name what is damaged.")] = False,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Tell what a corpus would give: coverage, missing clips, orphans, collisions, what is ambiguous or damaged."""
     from rich.console import Console
@@ -524,14 +530,17 @@ def check_corpus(
     from soundmill.corpora import check
 
     named = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
-    if named and format != "auto":
-        raise UserError(f"{path}: says the format itself (corpus.format); leave --format out")
+    if named and (format != "auto" or follow_links):
+        raise UserError(f"{path}: says that itself (corpus.format, corpus.follow_links); leave --format and --follow-links out")
     if named and path.resolve() in [written.resolve() for written in (json, missing) if written]:
         raise UserError(f"{path}: would be written over; name another file")
     if missing:
         check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
     with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
-        report = check.check_params(path, headers, bar.update) if named else check.check(path, format, headers, bar.update)
+        if named:
+            report = check.check_params(path, headers, bar.update)
+        else:
+            report = check.check(path, format, headers, bar.update, follow_links)
     check.show(report, Console())
     if json:
         check.write_json(report, json)
@@ -550,6 +559,7 @@ def corpus_duplicates(
     ] = None,
     threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Least score of a pair: the share they have in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """List files that are one sound twice, also after a gain, a shift, a cut, a resampling or a lossy coder."""
     import os
@@ -559,7 +569,7 @@ def corpus_duplicates(
     from soundmill.corpora import duplicates
 
     with tqdm(desc="fingerprints", unit="file", disable=not sys.stderr.isatty()) as bar:
-        found, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update)
+        found, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update, follow_links)
     for pair in found.pairs:
         typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
     if json:

@@ -287,7 +287,7 @@ def read_tango_json(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: not a JSON line: {error}") from None
             missing = [key for key in TANGO_KEYS if not isinstance(row, dict) or key not in row]
             if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from soundmill.errors import UserError
+
+MAX_DEPTH = 100  # of YAML's collections within each other: parameters have six
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hertz = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,12 +58,48 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         raise UserError(f"{conf}: {error}") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1)."""
+class TooDeepError(ValueError):
+    """A text of brackets within brackets, more than Python can follow."""
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """The value of a JSON text that may be anybody's; ValueError where it is none, TooDeepError is one."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise TooDeepError("brackets within brackets, too deep to be read") from None
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The value of a JSON file; a UserError that names it and the remedy where it is none."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; {remedy}") from None
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The value of a YAML 1.2 text (`1e-4` is a number there, a string in YAML 1.1); YAMLError where it is none, or nests too deep.
+
+    The parser in C would end the whole process there, so depth is looked at first.
+    """
     from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in YAML(typ="safe").parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise YAMLError(f"more than {MAX_DEPTH} collections within each other")
+    return YAML(typ="safe").load(text)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, as `parse_yaml` does."""
+    from ruamel.yaml import YAMLError
 
     try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from a Soundmill checkout, or compose it with `make params`") from None
     except (YAMLError, UnicodeDecodeError) as error:

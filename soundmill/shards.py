@@ -146,9 +146,14 @@ _DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from
 
 
 def file_digests(
-    paths: Sequence[bytes], cache: Path | None = None, workers: int = 1, linked: bool = False
-) -> Iterator[str | OSError]:
-    """`file_digest` of every file, in order; of an unreadable one the error.
+    paths: Sequence[bytes],
+    cache: Path | None = None,
+    workers: int = 1,
+    linked: bool = False,
+    check: Callable[[bytes], Exception | None] = lambda path: None,
+) -> Iterator[str | Exception]:
+    """`file_digest` of every file, in order; of an unreadable one the OSError. `check` is asked before a file is read, and what it
+    finds wrong stands for the digest.
 
     With a `cache` (an SQLite file), only files that `stat` tells changed are read: size, times (ctime too, which no program
     sets) and inode count. A file that changed in the last two seconds is not trusted to change its time when it changes again.
@@ -162,7 +167,7 @@ def file_digests(
             found = [_known_digest(path, known.get(name), linked) for path, name in zip(some, names, strict=True)]
             # Hashing releases the GIL.
             found = [
-                pool.submit(_fresh_digest, path, linked) if value is None else value
+                pool.submit(_fresh_digest, path, linked, check) if value is None else value
                 for path, value in zip(some, found, strict=True)
             ]
             news = []
@@ -231,9 +236,11 @@ def _known_digest(path: bytes, known: tuple[str, str] | None, linked: bool) -> s
         return error
 
 
-def _fresh_digest(path: bytes, linked: bool) -> tuple[str | OSError, str | None]:
+def _fresh_digest(path: bytes, linked: bool, check: Callable[[bytes], Exception | None]) -> tuple[str | Exception, str | None]:
     """Digest of a file, and the facts to know it by if it can be known by them."""
     try:
+        if problem := check(path):
+            return problem, None
         facts, changed = _facts(path, linked)
         value = file_digest(path)
         return value, facts if time.time_ns() - changed > 2_000_000_000 and _facts(path, linked)[0] == facts else None

@@ -22,7 +22,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
 
     It runs in every `dvc repro`: where no file is another than the last time, its tables are linked, and no run is recorded.
     """
-    sources = _take(params, ctx)
+    sources = [_take(directory, params, ctx) for directory in directories(params, ctx.home)]
     kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources])
     corpus.mkdir(parents=True)
     try:
@@ -54,7 +54,7 @@ def _facts(found: inventory.Inventory, ctx: stage.Context) -> list[Any]:
     names = sorted(found.metadata)
     digests = shards.file_digests([found.metadata[name] for name in names], ctx.digests, ctx.workers)
     metadata = [[os.fsdecode(name), str(value)] for name, value in zip(names, digests, strict=True)]
-    return [audio, metadata, found.rejected, found.ignored, found.num_files]
+    return [audio, metadata, found.rejected, found.ignored, found.num_files, list(found.remarks.values())]
 
 
 def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
@@ -123,15 +123,17 @@ class Source:
     inventory: inventory.Inventory
 
 
-def _take(params: ScanParams, ctx: stage.Context) -> list[Source]:
-    """The corpus, or those that it is the union of."""
-    return [_take_one(directory, ctx) for directory in directories(params, ctx.home)]
-
-
-def _take_one(directory: Directory, ctx: stage.Context) -> Source:
+def _take(directory: Directory, params: ScanParams, ctx: stage.Context) -> Source:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
-            found = inventory.take(directory.root, ctx.workers, cache=ctx.digests, progress=tick)
+            found = inventory.take(
+                directory.root,
+                ctx.workers,
+                cache=ctx.digests,
+                follow_links=directory.follow_links,
+                max_seconds=params.max_seconds,
+                progress=tick,
+            )
         found.check_not_empty()
     return Source(directory.name, directory.format, directory.weight, found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -99,6 +100,10 @@ ALLOWED = {
 }
 
 
+# rooms that read what others wrote
+READERS = tuple(f"soundmill.{name}" for name in ("corpora", "models", "training", "evaluation", "exports", "text"))
+
+
 def inside(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
@@ -126,6 +131,12 @@ def test_imports_stay_inside_the_rules(path):
             family = name.split(".")[2] if name.count(".") > 1 else None
             other = target.split(".")[2]
             assert other == family or other not in registry.names(), f"{name} imports another family, {target}"
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if module_name(path).startswith(READERS)], ids=module_name)
+def test_json_of_others_is_read_in_one_place(path):
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert not calls & {"json.load", "json.loads"}, "params.parse_json tells what nests too deep"
 
 
 @pytest.mark.parametrize("path", modules(), ids=module_name)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +64,23 @@ def test_missing_section_and_file_say_where(tmp_path):
         params.load(Example, tmp_path / "absent.yaml", "x")
     with pytest.raises(UserError, match="not readable as YAML"):
         params.read_yaml(write(tmp_path / "broken.yaml", "a: [1\n"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "{a: " * 100_000, "[" * 101 + "]" * 101])
+def test_yaml_that_nests_too_deep_is_named_and_ends_no_process(tmp_path, text):
+    path = write(tmp_path / "deep.yaml", f"a:\n {text}\n")
+    code = "import sys; from pathlib import Path; from soundmill import params; params.read_yaml(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1  # of the error; libyaml's composer would have ended with a signal
+    assert "deep.yaml: not readable as YAML: more than 100 collections within each other" in done.stderr
+
+
+def test_json_that_nests_too_deep_is_named(tmp_path):
+    path = write(tmp_path / "deep.json", "[" * 100_000)
+    with pytest.raises(UserError, match=r"deep\.json: not readable as JSON: brackets .*; do this"):
+        params.read_json(path, "do this")
+    with pytest.raises(ValueError, match="brackets"):
+        params.parse_json(b'{"a": ' * 100_000)
 
 
 @given(st.floats(min_value=1e-300, max_value=1e300, allow_nan=False))

@@ -149,6 +149,9 @@ def test_code_that_comes_with_a_model_is_not_run(scratch, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded as a text encoder"):
         text.TextEncoder(directory, 32)
     assert not (tmp_path / "ran").exists()
+    (directory / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="model: cannot be loaded as a text encoder"):
+        text.TextEncoder(directory, 32)
 
 
 def test_weights_that_are_missing_or_torn_are_no_random_ones(scratch, tmp_path):

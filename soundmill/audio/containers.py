@@ -18,6 +18,7 @@ from typing import BinaryIO
 HEAD_BYTES = 65_536  # looked at to tell the type
 MAX_CHUNKS = 100_000  # top-level parts of a file; a crafted one could hold millions of empty ones
 MAX_FRAMES = 5_000_000  # a day of 20 ms packets
+MAX_PADDING = 1 << 20  # bytes that are no sound and no tag, in one place
 
 MAX_CHANNELS = 1024  # libsndfile's own limit
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels: with `max_seconds`, what a bomb may expand to
@@ -27,6 +28,7 @@ LENGTH_TOLERANCE_SECONDS = 0.05  # decoded against declared: WMA of 5 s comes 34
 STREAMED_SIZES = (0, 0xFFFFFFFF, 0x80000000)  # WAV data sizes of writers that could not seek back; the last is arecord's
 SOX_STREAMED_SIZE = 0x7FFFF000  # SoX's, rounded down to whole frames
 # PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, extensible; of MP3 in WAV libsndfile only estimates the length.
+PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # whose frames are of one sample of each channel
 SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0xFFFE)
 
 
@@ -191,6 +193,15 @@ def sniff(file: BinaryIO, size: int) -> Kind:
     return UNKNOWN
 
 
+def is_text(head: bytes) -> bool:
+    """Whether a file that begins so is a text or a playlist, by the rule of `sniff`."""
+    try:
+        _refuse_text(head)
+    except DecodeError:
+        return True
+    return False
+
+
 def _refuse_text(head: bytes) -> None:
     """Raise for text of any kind: no audio file goes on for long without a control byte, and no text has one."""
     text = head
@@ -295,10 +306,23 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
 
     `sums_checked`: an earlier walk through the same bytes found the checksums of its pages to be right, so they are not made again.
     """
+    if kind.name not in _MAY_END_IN_SILENCE:
+        _refuse_zeros(file, 0, size)
     if kind.name == "ogg":
         return _walk_ogg(file, size, sums_checked)
     walk = _WALKS.get(kind.name)
     return walk(file, size, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+
+
+# Samples as they are, or a part of the file: zeros at its end may be sound. Those that declare where it ends are held to that.
+_MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 unknown tagged".split())
+
+
+def _refuse_zeros(file: BinaryIO, start: int, size: int) -> None:
+    """Raise where more zeros than padding end the file from `start` on: a download that was given its size and never ended."""
+    if size - start > MAX_PADDING:
+        if not any(_read(file, size - 64, 64)) and not _read(file, size - MAX_PADDING, MAX_PADDING).strip(b"\0"):
+            raise DecodeError("corrupt", f"it ends in more than {MAX_PADDING} zeros")
 
 
 def _too_many_parts() -> DecodeError:
@@ -339,7 +363,7 @@ def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     form = _read(file, start, 4)
     header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
     data_size_64: int | None = None
-    codec, frame_bytes = 0, 1
+    codec, frame_bytes, channels, rate = 0, 1, 0, 0
     for name, at, declared in _chunks(file, start + 12, size, header, align=2):
         if name == b"ds64" and form in (b"RF64", b"BW64"):
             sizes = _read(file, at, 16)
@@ -364,6 +388,10 @@ def _walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
                 follow = _read(file, at, 8)
                 if at == size or (len(follow) == 8 and _fits(follow, header, size - at)):
                     raise DecodeError("too short", "no samples")
+            sound = size - at if streamed else declared
+            if codec in PLAIN_WAV_CODECS and frame_bytes:
+                check_bound(sound // frame_bytes, rate, channels, max_seconds)
+            _refuse_zeros(file, at + sound, size)
             readable = start == 0 and declared != 0 and codec in SNDFILE_WAV_CODECS
             return Layout(sndfile=readable, streamed=streamed)
         elif at + declared > size:
@@ -382,6 +410,8 @@ def _walk_w64(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             streamed = declared >= 2**62
             if at + declared > size and not streamed:
                 raise _truncated(at + declared, size, "the sound data")
+            if not streamed:
+                _refuse_zeros(file, at + declared, size)
             return Layout(sndfile=True, streamed=streamed)
     raise DecodeError("truncated", "the file ends before its sound data")
 
@@ -395,6 +425,7 @@ def _walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if at + declared > size:
             raise _truncated(at + declared, size, f"chunk {name.decode('latin-1')!r}")
         if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
+            _refuse_zeros(file, at + declared, size)
             return Layout(sndfile=True)
     if b"COMM" in seen:  # allowed when there is no sound at all
         raise DecodeError("too short", "no samples")
@@ -406,8 +437,10 @@ def _walk_au(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if len(head) < 24:
         raise DecodeError("truncated", "the file ends inside its header")
     start, declared = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-    if declared != 0xFFFFFFFF and start + declared > size:
-        raise _truncated(start + declared, size, "the sound data")
+    if declared != 0xFFFFFFFF:
+        if start + declared > size:
+            raise _truncated(start + declared, size, "the sound data")
+        _refuse_zeros(file, start + declared, size)
     return Layout(sndfile=True)
 
 
@@ -454,6 +487,8 @@ def _walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
         header = _read(file, position, 27)
         if header[:4] != b"OggS":
             if not open_streams and codecs:  # tags or padding behind the last page
+                if size - position > MAX_PADDING:
+                    raise DecodeError("corrupt", f"{size - position} bytes behind the last Ogg page, at byte {position}")
                 break
             raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")
         if len(header) < 27:
@@ -601,8 +636,11 @@ def _tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int 
 
 
 def _zeros_end(file: BinaryIO, position: int, size: int) -> int:
-    """Where the zeros end that stand at `position`: there, if there are none."""
+    """Where the zeros end that stand at `position`: there, if there are none. Raises where they are more than padding."""
+    start = position
     while position < size:
+        if position - start > MAX_PADDING:
+            raise DecodeError("corrupt", f"more than {MAX_PADDING} zeros from byte {start} on")
         block = _read(file, position, HEAD_BYTES)
         rest = block.lstrip(b"\0")
         position += len(block) - len(rest)
@@ -660,10 +698,11 @@ def _walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             if len(wide) < 8:
                 raise DecodeError("truncated", "the file ends inside a box header")
             length = int.from_bytes(wide, "big")
+        if 0 < length < 8 or not all(32 <= byte < 127 for byte in name):
+            _refuse_zeros(file, position, size)
+            return Layout(sndfile=False, seconds=seconds)  # not a box: what stands here is for ffmpeg to judge
         if length == 0:  # to the end of the file
             return Layout(sndfile=False, seconds=seconds)
-        if length < 8 or not all(32 <= byte < 127 for byte in name):
-            return Layout(sndfile=False, seconds=seconds)  # not a box: what stands here is for ffmpeg to judge
         if position + length > size:
             raise _truncated(position + length, size, f"box {name.decode('latin-1')!r}")
         if name == b"moov":

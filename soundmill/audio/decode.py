@@ -31,6 +31,7 @@ __all__ = [
     "DecodeError",
     "Probe",
     "Recording",
+    "check_header",
     "decode_blocks",
     "decode_flac",
     "encode_flac",
@@ -156,6 +157,14 @@ def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
     """Rate, channels and exact length of a file; raises DecodeError. Decodes only where the header cannot be relied on."""
     with ExitStack() as stack:
         return _open(_look_into(open_regular(path), max_seconds, stack), max_seconds).probe()
+
+
+def check_header(path: bytes | str | Path, max_seconds: float) -> None:
+    """Raise DecodeError for what tells without decoding that a file is no use: its kind, sizes that it declares, its length."""
+    with ExitStack() as stack:
+        file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
+        if file.layout.sndfile and file.layout.exact and (sound := _open_libsndfile(file)):
+            check_bound(sound.frames, sound.samplerate, sound.channels, max_seconds)
 
 
 def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from soundmill.corpora.inventory import Inventory, read_head, read_json, read_json_lines
+from soundmill.corpora.inventory import Inventory, begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
@@ -42,11 +41,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 def _manifests(inventory: Inventory) -> Iterator[bytes]:
     for name in inventory.metadata:
         if re.search(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", name.lower()):
-            try:
-                first = json.loads(read_head(inventory, name).partition(b"\n")[0].decode("utf-8-sig"))
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(first, dict) and KEYS <= set(first):
+            if begins_with(inventory, name, KEYS):
                 yield name
 
 

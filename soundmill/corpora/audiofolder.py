@@ -26,6 +26,7 @@ from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number, video_id
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import parse_json
 
 FORMAT = Format(
     name="audiofolder",
@@ -241,7 +242,7 @@ def _read_table(
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
                 tables.count("columns_of_recordings_left_out", len(others))
-            cells = json.loads(_digests(inventory, name, file)) if inventory.digests or alike else None
+            cells = parse_json(_digests(inventory, name, file)) if inventory.digests or alike else None
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
@@ -405,7 +406,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        for read in (json.loads, _printed):
+        for read in (parse_json, _printed):
             with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 found = read(value)
                 if isinstance(found, list) and all(isinstance(item, str) for item in found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import parse_json
 
 FORMAT = Format(
     name="audioldm",
@@ -44,8 +44,8 @@ def _roots(inventory: Inventory) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for name in inventory.metadata:
         if name.lower().endswith(b".json") and b'"metadata"' in (head := read_head(inventory, name)):
             try:
-                listed = json.loads(head)["metadata"]["path"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                listed = parse_json(head)["metadata"]["path"]
+            except (ValueError, KeyError, TypeError):
                 continue
             if isinstance(listed, dict) and all(isinstance(splits, dict) for splits in listed.values()):
                 yield name, listed

@@ -87,19 +87,23 @@ class Report:
 
 
 def check(
-    directory: Path, format: str = registry.AUTO, headers: bool = False, progress: Callable[[int], None] = lambda n: None
+    directory: Path,
+    format: str = registry.AUTO,
+    headers: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+    follow_links: bool = False,
 ) -> Report:
     """Look at a corpus; UserError where the path is none.
 
     No recording is opened but those of which a row wants a later second than they begin at (such a row is missing if they end
     before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
-    recording is read, and what cannot be decoded is among the damaged, and missing.
+    recording is read, and what cannot be decoded is among the damaged, and missing. `follow_links` as in inventory.take.
     """
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"
         raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
     root = directory.resolve()
-    return _check(root, [Directory("", format, 1.0, root)], headers, progress)
+    return _check(root, [Directory("", format, 1.0, root, follow_links)], headers, progress)
 
 
 def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
@@ -119,7 +123,7 @@ def _check(path: Path, places: list[Directory], headers: bool, progress: Callabl
     parts = []
     for place in places:
         with named(place.name):
-            found = inventory.take(place.root, digests=False)
+            found = inventory.take(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(found) if place.format == registry.AUTO else place.format
             parts.append(union.Part(place.name, place.weight, found, registry.read(name, found, 1, needs_audio=False)))
     united = bool(places[0].name)

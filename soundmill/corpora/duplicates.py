@@ -100,15 +100,19 @@ def find(
 
 
 def find_in_folder(
-    root: Path, workers: int, threshold: float = THRESHOLD, progress: Callable[[int], object] = lambda n: None
+    root: Path,
+    workers: int,
+    threshold: float = THRESHOLD,
+    progress: Callable[[int], object] = lambda n: None,
+    follow_links: bool = False,
 ) -> tuple[Found, list[dict[str, str]]]:
     """Duplicates among the audio files below `root`, by their relative paths (escaped), and the files that could not be read.
 
-    The second are rows of manifest.QUARANTINE.
+    The second are rows of manifest.QUARANTINE. `follow_links` as in inventory.take.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
-    taken = inventory.take(root, workers)
+    taken = inventory.take(root, workers, follow_links=follow_links)
     batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
     # A row group is read from its beginning by everyone who reads of it.
     batches += [list(group) for _, group in itertools.groupby(_embedded(taken), key=lambda file: file.shard_key)]

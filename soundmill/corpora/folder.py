@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, is_about_corpus, read_head
+from soundmill.audio.decode import DecodeError
+from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, is_about_corpus, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
@@ -194,18 +195,13 @@ def _only_line(inventory: Inventory, name: bytes) -> str | None:
 
 
 def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: CorpusTables) -> None:
-    """The whole text is one caption; what is no text is quarantined, for it fails one recording's caption and not the corpus."""
-    inventory.opened.add(name)
+    """The whole text is one caption; what is no text is quarantined."""
     try:
-        with open(inventory.metadata[name], "rb") as file:
-            raw = file.read(MAX_TEXT_BYTES + 1)
-        text = raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        tables.reject(name, "unreadable caption", str(error))
+        text = read_sidecar(inventory, name)
+    except DecodeError as error:
+        tables.reject(name, error.reason, error.detail)
         return
-    if len(raw) > MAX_TEXT_BYTES:
-        tables.reject(name, "caption too long", f"over {MAX_TEXT_BYTES} bytes")
-    elif not text.strip():
-        tables.reject(name, "empty caption")
-    else:
+    if text:
         tables.add_caption(recording_id, text, escape_path(name))
+    else:
+        tables.reject(name, "empty caption")

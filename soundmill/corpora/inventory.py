@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import stat
@@ -18,10 +17,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from soundmill import shards
+from soundmill.audio import decode
+from soundmill.audio.containers import HEAD_BYTES, is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import TooDeepError, parse_json
 
-# Everything else may be a recording: ffmpeg knows hundreds of containers, and the decoder says what is none.
+# Of these a text is a damaged recording: the page of an error that was saved for it.
+MEDIA = frozenset(
+    """
+    .wav .wave .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .m4v .aac .webm .mkv .mka .mov .avi .mpg .mpeg .ts .aif .aiff .aifc .au
+    .snd .wma .caf .amr .ac3 .3gp .w64 .rf64 .wv .ape .tta .spx
+    """.split()
+)
+# Everything else that is no text may be a recording: ffmpeg knows hundreds of containers, and the decoder says what is none.
 METADATA = frozenset(
     """
     .srt .vtt .ass .ssa .sbv .lrc .ttml .srv1 .srv2 .srv3 .json3 .description
@@ -41,6 +50,7 @@ MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
 MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a packed manifest
+LARGE_BYTES = 64 << 20  # of a recording whose header is read before all of it is
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels at 192 kHz in float32 are 44 GB
 
 
@@ -91,9 +101,10 @@ class Inventory:
     cache: Path | None = None  # of what files' bytes tell, as in shards.file_digests
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
-        """Note what is odd about a metadata file and was read all the same."""
+        """Note what is odd about a metadata file, or the corpus (an empty name), and was read all the same."""
         if count:
-            self.remarks[name, what] = f"{escape_path(name)}: {count} {what} (first: {first})"
+            where = f"{escape_path(name)}: " if name else ""
+            self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
 
     def ignore(self, kind: str) -> None:
         self.ignored[kind] = self.ignored.get(kind, 0) + 1
@@ -112,6 +123,7 @@ class Inventory:
             + (f"{self.num_files} files" if self.num_files else "no files")
             + (f"; ignored: {ignored}" if ignored else "")
             + (f"; rejected: {rejected}" if rejected else "")
+            + "".join(f"; {remark}" for remark in self.remarks.values())
             + "); set it to the directory that holds the audio files"
         )
 
@@ -134,23 +146,29 @@ def take(
     workers: int = 1,
     digests: bool = True,
     cache: Path | None = None,
+    follow_links: bool = False,
+    max_seconds: float = decode.MAX_SECONDS,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inventory:
-    """Walk a corpus; only regular files are ever opened, and `digests=False` opens none.
+    """Walk a corpus; only regular files are ever opened; with `digests=False` those alone whose names do not tell what they are.
 
-    A link to a file counts as the file. A link to a directory outside is followed once; one that leads back (to the corpus, to
-    a directory above it, or to one already seen) is quarantined, as are dangling links, FIFOs, sockets and devices.
-    Dot files and known metadata are no recordings: they are counted as ignored. `cache` as in shards.file_digests.
+    Whatever reads a corpus opens files of its inventory alone, so nothing else is ever read as part of it. A link to a file inside
+    counts as the file. A link out of the corpus is quarantined; with `follow_links` what it leads to is read as part of the corpus,
+    a directory once. A link to a directory that is scanned anyway or lies above the corpus is quarantined, as are dangling links,
+    FIFOs, sockets and devices. Dot files, known metadata and texts of other extensions than MEDIA are no recordings: they are
+    counted as ignored. A large file whose header says that it is no use, or longer than `max_seconds`, is quarantined before its
+    digest is made. `cache` as in shards.file_digests.
     """
     inventory = Inventory(root, digests=digests, cache=cache)
     top = os.fsencode(root)
     candidates: list[tuple[bytes, int]] = []
-    for raw_path, size in _walk(top, inventory):
+    for raw_path, size in _walk(top, inventory, follow_links):
         inventory.num_files += 1
         name = os.path.basename(raw_path)
         extension = os.path.splitext(name)[1].lower()
-        if os.fsdecode(extension) in METADATA or extension.endswith(b"~") or (not extension and METADATA_NAMES.fullmatch(name)):
-            inventory.metadata[raw_path] = os.path.join(top, raw_path)
+        path = os.path.join(top, raw_path)
+        if _is_metadata(name, extension) or (size and os.fsdecode(extension) not in MEDIA and _is_text(path)):
+            inventory.metadata[raw_path] = path
             inventory.ignore(escape_path(extension or name))
         elif size == 0:
             inventory.reject(raw_path, "empty", "zero bytes")
@@ -162,23 +180,45 @@ def take(
         inventory.audio = [AudioFile(raw_path, size, "") for raw_path, size in candidates]
         return inventory
 
-    found = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers)
+    def check(path: bytes) -> decode.DecodeError | None:
+        try:
+            if os.path.getsize(path) >= LARGE_BYTES:
+                decode.check_header(path, max_seconds)
+        except decode.DecodeError as error:
+            return error
+        return None
+
+    found = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
     for (raw_path, size), result in zip(candidates, found, strict=True):
         progress(1)
         if isinstance(result, OSError):
             inventory.reject(raw_path, "unreadable", result.strerror or str(result))
+        elif isinstance(result, decode.DecodeError):
+            inventory.reject(raw_path, result.reason, result.detail)
         else:
             inventory.audio.append(AudioFile(raw_path, size, result))
     return inventory
 
 
-def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
+def _is_metadata(name: bytes, extension: bytes) -> bool:
+    return os.fsdecode(extension) in METADATA or extension.endswith(b"~") or bool(not extension and METADATA_NAMES.fullmatch(name))
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_text(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tuple[bytes, int]]:
     """Regular files below `top` as (relative path, size), sorted by relative path; the rest is quarantined or ignored."""
     found: list[tuple[bytes, int]] = []
     real_top = os.path.realpath(top)
     seen = {_identity(os.stat(top))}
-    links: list[bytes] = []
-    followed: list[bytes] = []
+    links: list[bytes] = []  # to directories
+    leaving: list[bytes] = []  # links out of the corpus
     todo = [b""]
     while todo or links:
         # Real directories first, so that a link never takes the place of the directory it leads to.
@@ -188,7 +228,7 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 inventory.reject(link, "directory link", refusal)
                 continue
             seen.add(_identity(os.stat(os.path.join(top, link))))
-            followed.append(link)
+            leaving.append(link)
             todo.append(link)
         where = todo.pop()
         try:
@@ -209,10 +249,16 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 reason = "dangling link" if entry.is_symlink() else "unreadable"
                 inventory.reject(raw_path, reason, _link_detail(entry, error))
                 continue
-            if stat.S_ISREG(status.st_mode):
-                found.append((raw_path, status.st_size))
-            elif not stat.S_ISDIR(status.st_mode):
+            leaves = entry.is_symlink() and not _is_below(real := os.path.realpath(entry.path), real_top)
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                 inventory.reject(raw_path, "not a regular file", _kind(status.st_mode))
+            elif leaves and not follow_links:
+                inventory.reject(raw_path, "link_leaves_corpus", f"leads to {escape_path(real)}")
+                leaving.append(raw_path)
+            elif stat.S_ISREG(status.st_mode):
+                found.append((raw_path, status.st_size))
+                if leaves:
+                    leaving.append(raw_path)
             elif entry.is_symlink():
                 links.append(raw_path)
             elif _identity(status) in seen:  # through a link to a folder above it
@@ -221,9 +267,9 @@ def _walk(top: bytes, inventory: Inventory) -> Iterator[tuple[bytes, int]]:
                 seen.add(_identity(status))
                 todo.append(raw_path)
         links.sort()
-    if followed:
-        what = "links to directories outside of the corpus are followed, and what lies there is read as part of it"
-        inventory.remarks[b"", what] = f"{len(followed)} {what} (first: {escape_path(min(followed))})"
+    if leaving:
+        said = "followed" if follow_links else "not followed; corpus.follow_links: true reads what they lead to"
+        inventory.remark(b"", f"links that lead out of the folder and are {said}", len(leaving), escape_path(min(leaving)))
     return iter(sorted(found))
 
 
@@ -231,12 +277,17 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _is_below(path: bytes, top: bytes) -> bool:
+    """Whether a path is `top` or lies below it; both without links."""
+    return (path + b"/").startswith(top.rstrip(b"/") + b"/")
+
+
 def _refusal(link: bytes, real_top: bytes, seen: set[tuple[int, int]]) -> str:
     """Why a directory link is not followed; empty if it may be."""
     real = os.path.realpath(link)
-    if _identity(os.stat(link)) in seen or (real + b"/").startswith(real_top + b"/"):
+    if _identity(os.stat(link)) in seen or _is_below(real, real_top):
         return f"leads to {escape_path(real)}, which is scanned already"
-    if (real_top + b"/").startswith(real.rstrip(b"/") + b"/"):
+    if _is_below(real_top, real):
         return f"leads to {escape_path(real)}, above the corpus"
     return ""
 
@@ -271,6 +322,23 @@ def read_text(inventory: Inventory, name: bytes) -> str:
     except UnicodeDecodeError as error:
         path = escape_path(inventory.metadata[name])
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def read_sidecar(inventory: Inventory, name: bytes) -> str:
+    """The text beside a recording, without space around it; DecodeError where it cannot be used: that costs one recording its
+    caption, and not the corpus."""
+    inventory.opened.add(name)
+    try:
+        with open(inventory.metadata[name], "rb") as file:
+            raw = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise decode.DecodeError("unreadable caption", error.strerror or "") from None
+    if len(raw) > MAX_TEXT_BYTES:
+        raise decode.DecodeError("caption too long", f"over {MAX_TEXT_BYTES} bytes")
+    try:
+        return raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise decode.DecodeError("unreadable caption", f"no UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _read_lines(inventory: Inventory, name: bytes) -> str:
@@ -367,15 +435,27 @@ def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
         return b""
 
 
+def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:
+    """Whether the first line of a file is a JSON object with these keys; also one that nests too deep, for its reader to refuse."""
+    line = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0]
+    try:
+        first = parse_json(line)
+    except TooDeepError:
+        return all(b'"%s"' % key.encode() in line for key in keys)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and keys <= set(first)
+
+
 def read_json(inventory: Inventory, name: bytes) -> Any:
     """The value of a JSON file; UserError, naming it, where it is none."""
     path = escape_path(inventory.metadata[name])
     repeated: list[str] = []
     try:
-        value = json.loads(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        value = parse_json(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
         inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
         return value
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {error}; mend it, or take it out of the corpus") from None
 
 
@@ -393,9 +473,9 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
                     raise UserError(f"{path}:{number}: a line of more than {MAX_TEXT_BYTES} bytes, or too many; is it JSON lines?")
                 if line.strip():
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    yield number, json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
+                    yield number, parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
         inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
-    except (ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
+    except (ValueError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; mend it, or take it out of the corpus") from None
 
 

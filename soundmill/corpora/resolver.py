@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory
 
 TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ: tools write 80, 80.0 or 79.999
 MANY = 20  # files of one name, of which a row is told
@@ -34,11 +34,7 @@ _WINDOW = re.compile(  # from … to, or a start with decimals
     r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+(?:-[0-9]+\.[0-9]+)?$|\]-\[[0-9]+-[0-9]+\]$"
 )
 # What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
-_MEDIA = re.compile(
-    r"\.(?:wav|wave|flac|mp3|ogg|oga|opus|m4a|m4b|mp4|m4v|aac|webm|mkv|mka|mov|avi|mpg|mpeg|ts|aif|aiff|aifc|au|snd|wma|caf|amr|ac3|"
-    r"3gp|w64|rf64|wv|ape|tta|spx)$",
-    re.IGNORECASE,
-)
+_MEDIA = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(MEDIA)))})$", re.IGNORECASE)
 _EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
 
 How = Literal["path", "name", "stem", "youtube id", "inside", "none"]

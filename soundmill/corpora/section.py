@@ -13,7 +13,7 @@ from pydantic import Field
 from soundmill.corpora import registry, union
 from soundmill.corpora.sources import PART_NAME
 from soundmill.errors import UserError
-from soundmill.params import StageParams
+from soundmill.params import Seconds, StageParams
 
 
 class Part(StageParams):
@@ -31,6 +31,8 @@ class ScanParams(StageParams):
     embedded: list[str] = Field(max_length=0)
     external: list[str] = Field(min_length=1, max_length=1)
     shards: int = Field(ge=1, le=4096)
+    follow_links: bool = Field(description="read what links lead to that lead out of the corpus; else they are quarantined")
+    max_seconds: Seconds = Field(gt=0, description="a large file whose header says more is quarantined before it is read")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Directory:
     format: str
     weight: float
     root: Path
+    follow_links: bool
 
 
 def directories(params: ScanParams, home: Path) -> list[Directory]:
@@ -48,7 +51,7 @@ def directories(params: ScanParams, home: Path) -> list[Directory]:
     if params.format != union.NAME:
         if params.parts:
             raise UserError("params.yaml: corpus.parts is of a union alone; set corpus.format to union, or corpus.parts to {}")
-        return [Directory("", params.format, 1.0, _existing(params.path, home))]
+        return [Directory("", params.format, 1.0, _existing(params.path, home), params.follow_links)]
     if params.path is not None or not params.parts:
         raise UserError(
             "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
@@ -57,7 +60,7 @@ def directories(params: ScanParams, home: Path) -> list[Directory]:
     found = []
     for name, part in sorted(params.parts.items()):
         with named(name):
-            found.append(Directory(name, part.format, part.weight, _existing(part.path, home)))
+            found.append(Directory(name, part.format, part.weight, _existing(part.path, home), params.follow_links))
     return found
 
 

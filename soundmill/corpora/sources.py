@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import os
 import re
 import tempfile
@@ -379,9 +378,9 @@ def embedded_files(
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of the classes that columns of numbers stand for, as `datasets` keeps them in a table's metadata."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = params.parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         found = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {column: names for column, names in found.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)}
 

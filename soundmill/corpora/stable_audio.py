@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from soundmill.audio.decode import DecodeError
 from soundmill.corpora.folder import layout_of
-from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_text
+from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_sidecar
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import parse_json
 
 FORMAT = Format(
     name="stable_audio",
@@ -85,8 +86,8 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
     if text is None:
         return {}
     try:
-        value = json.loads(text) if text else None
-    except (ValueError, RecursionError):
+        value = parse_json(text) if text else None
+    except ValueError:
         tables.reject(name, "unreadable caption", "no JSON")
         return {}
     value = value if isinstance(value, dict) else {}
@@ -98,8 +99,8 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
 def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
     """What a json that may be anything says; nothing if it is too long for a sidecar."""
     try:
-        value = json.loads(read_head(inventory, name, MAX_TEXT_BYTES))
-    except (ValueError, RecursionError):
+        value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -113,12 +114,8 @@ def _prompts(value: dict[str, Any]) -> list[str]:
 
 def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
     """The file's text; None, and it is quarantined, where that fails: it costs one recording its caption."""
-    inventory.opened.add(name)
     try:
-        if os.path.getsize(inventory.metadata[name]) > MAX_TEXT_BYTES:
-            tables.reject(name, "caption too long", f"over {MAX_TEXT_BYTES} bytes")
-            return None
-        return read_text(inventory, name).strip()
-    except (UserError, OSError):
-        tables.reject(name, "unreadable caption", "no UTF-8 text")
+        return read_sidecar(inventory, name)
+    except DecodeError as error:
+        tables.reject(name, error.reason, error.detail)
         return None

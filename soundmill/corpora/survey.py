@@ -90,9 +90,12 @@ class Survey:
         return f"{self.folds} folds; the highest is test" if self.folds else "none given; a stable hash will deal them out"
 
 
-def survey(directory: Path) -> Survey:
-    """Look at a directory; raises UserError, naming it, where it holds nothing that may be a recording."""
-    report = check.check(directory)
+def survey(directory: Path, follow_links: bool = False) -> Survey:
+    """Look at a directory; raises UserError, naming it, where it holds nothing that may be a recording.
+
+    `follow_links` as in inventory.take.
+    """
+    report = check.check(directory, follow_links=follow_links)
     report.found.check_not_empty()
     tables = report.tables
     rows = tables.recordings

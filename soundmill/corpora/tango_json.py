@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
-from soundmill.corpora.inventory import Inventory, read_head, read_json_lines
+from soundmill.corpora.inventory import Inventory, begins_with, read_json_lines
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
@@ -40,12 +39,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 def _manifests(inventory: Inventory) -> Iterator[bytes]:
     for name in inventory.metadata:
         if re.search(rb"\.(?:jsonl?|ndjson)(?:\.gz)?$", name.lower()):
-            lines = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
-            try:
-                first = json.loads(lines[0])
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(first, dict) and set(first) >= KEYS:
+            if begins_with(inventory, name, KEYS):
                 yield name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -232,8 +233,18 @@ def embed_all(
         sweep(judge.directory(cache))
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
         report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
-    refuse([*refused, *report.quarantine])
+    refuse([*refused, *_of_all_alike(report.quarantine, sounds)])
     return damaged
+
+
+def _of_all_alike(rows: Iterable[Mapping[str, str]], sounds: Iterable[Sound]) -> Iterator[dict[str, str]]:
+    """What was found of one of several sounds of the same content, said of each."""
+    keys: dict[str, str] = {}
+    alike: dict[str, dict[str, None]] = defaultdict(dict)
+    for sound in sounds:
+        keys[sound.shown] = sound.key
+        alike[sound.key][sound.shown] = None
+    return ({**row, "path": path} for row in rows for path in alike[keys[row["path"]]])
 
 
 def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:

@@ -34,17 +34,18 @@ class Folder:
 def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     """Everything below `root` that may be a sound; `digests` as in shards.file_digests.
 
-    Metadata, dot files and links to folders that were seen already are no sounds, and are told of. Two files of one id raise
-    UserError naming all such.
+    Metadata, dot files and links to folders that were seen already are no sounds, and are told of, as are links out of the folder,
+    which are followed. Two files of one id raise UserError naming all such.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one that holds audio files")
-    taken = inventory.take(root, workers, cache=digests)
-    remarks = [f"{row['path']}: {row['reason']}, {row['detail']}" for row in taken.rejected if row["reason"] == "directory link"]
+    taken = inventory.take(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
+    remarks = [*taken.remarks.values()]
+    remarks += [f"{row['path']}: {row['reason']}, {row['detail']}" for row in taken.rejected if row["reason"] == "directory link"]
     refused = [{**row, "path": str(root / row["path"])} for row in taken.rejected if row["reason"] != "directory link"]
     if taken.ignored:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(taken.ignored.items()))
-        remarks.append(f"no sounds by their names, so not scored: {listed}")
+        remarks.append(f"no sounds by their names or content, so not scored: {listed}")
     by_id: dict[str, list[features.Sound]] = defaultdict(list)
     for found in taken.audio:
         clip_id = manifest.escape_path(os.path.splitext(found.raw_path)[0])

@@ -288,10 +288,12 @@ def _shared_parent(state: provenance.State, root: Path) -> dict[str, Any]:
 
 
 def _params_of(state: provenance.State) -> dict[str, str]:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
+
+    from soundmill import params
 
     try:
-        document = YAML(typ="safe", pure=True).load(state.params)
+        document = params.parse_yaml(state.params)
     except YAMLError:
         return {}
     return {key: str(value)[:MAX_PARAM] for key, value in flatten(document).items()} if isinstance(document, dict) else {}

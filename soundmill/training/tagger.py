@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 from soundmill import shards
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse
+from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse, read_json
 from soundmill.training.tagger_targets import Targets
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
@@ -306,12 +306,12 @@ def load_tagger(directory: Path) -> TaggerModel:
     for path in (weights, config_path):
         if not path.is_file():
             raise UserError(f"{path}: no such file; train the tagger: `dvc repro tagger`")
+    config: dict[str, Any] = read_json(config_path, "train it again: `dvc repro -f tagger`")
     try:
-        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
         params = parse(TaggerParams, config["params"], f"{config_path}: params")
         spec = parse(MelSpec, config["mel_spec"], f"{config_path}: mel_spec")
         labels, kind, digest = config["labels"], config["targets"], config["digest"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{config_path}: not a tagger's config ({error}); train it again: `dvc repro -f tagger`") from None
     if shards.file_digest(weights) != digest:
         raise UserError(f"{weights}: not the weights that {config_path.name} speaks of; train again: `dvc repro -f tagger`")

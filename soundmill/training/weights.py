@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from soundmill import params
 from soundmill.errors import UserError
 
 
@@ -26,11 +27,9 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 def read_json(path: Path, what: str) -> Any:
     """What `write_json` wrote into the directory of `what` (a checkpoint); UserError where it is not there whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return params.read_json(path, "remake it with `dvc repro`")
     except FileNotFoundError:
         raise UserError(f"{path.parent}: no {what} here ({path.name} is missing); `dvc repro` makes one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -379,6 +380,50 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
         assert reason_of(tmp_path / "nowhere.wav") == "missing"
         assert reason_of("/dev/zero") == "not a regular file"
         assert time.monotonic() - started < 5
+
+
+def test_a_file_that_goes_on_as_gigabytes_of_zeros_is_refused_unread(made, tmp_path):
+    """Sparse files, which take no room. Decoders read some to the end, which takes minutes, and of others only the sound."""
+    unwalked = {"a.nut", "a.voc"}  # nothing tells where their sound ends
+    for name in sorted({*VALID, *FILMS} - unwalked):
+        path = tmp_path / name
+        shutil.copy(made / name, path)
+        os.truncate(path, 2 << 30)
+        assert reason_of(path) == "corrupt", name
+        path.unlink()
+
+
+def test_padding_and_silence_at_the_end_are_no_damage(made, tmp_path):
+    sound = np.concatenate([np.full(8000, 0.1), np.zeros(2 << 20)])  # seconds of plain zeros
+    for form in ("WAV", "AIFF", "AU", "W64", "CAF", "FLAC"):
+        soundfile.write(tmp_path / "silence", sound, 48_000, format=form)
+        assert len(whole(tmp_path / "silence")[1]) == len(sound), form
+    for name in ("a.ogg", "cbr.mp3", "pcm16.wav", "a.m4a"):
+        (tmp_path / name).write_bytes((made / name).read_bytes() + bytes(4096))
+        assert len(whole(tmp_path / name)[1]) == len(whole(made / name)[1])
+
+
+def test_gigabytes_of_anything_behind_the_sound_are_refused(made, tmp_path):
+    for name, detail in (("a.ogg", "behind the last Ogg page"), ("cbr.mp3", "more than 1048576 zeros from byte")):
+        shutil.copy(made / name, tmp_path / name)
+        os.truncate(tmp_path / name, 2 << 30)
+        with open(tmp_path / name, "ab") as file:
+            file.write(b"end")
+        with pytest.raises(DecodeError, match=detail):
+            whole(tmp_path / name)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_wav_that_promises_too_many_seconds_is_refused_by_its_header(tmp_path, streamed):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(16_000), 16_000, subtype="PCM_16")
+    os.truncate(path, 4 << 30)
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(struct.pack("<I", 0xFFFFFFFF if streamed else (4 << 30) - 44))
+    with pytest.raises(DecodeError, match="too long"):
+        decode.check_header(path, 7200.0)
+    decode.check_header(path, 200_000.0)
 
 
 def test_a_link_to_a_recording_is_that_recording(made, tmp_path):

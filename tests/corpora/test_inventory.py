@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import struct
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from soundmill.corpora import inventory
 from soundmill.errors import UserError
@@ -35,10 +39,11 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
         b"none",
     ]
     for name in reversed(awkward):
-        put(tmp_path, name, name)
+        put(tmp_path, name, b"\0" + name)
     found = inventory.take(tmp_path)
     assert names(found) == sorted(awkward)
-    assert {file.raw_path: file.digest for file in found.audio} == {name: hashlib.sha256(name).hexdigest()[:32] for name in awkward}
+    digests = {name: hashlib.sha256(b"\0" + name).hexdigest()[:32] for name in awkward}
+    assert {file.raw_path: file.digest for file in found.audio} == digests
     assert [file.path for file in found.audio if b"\xff" in file.raw_path] == [r"\xff\xfe.wav"]
     assert [file.path for file in found.audio if b"\n" in file.raw_path] == [r"new\x0aline.mp3"]
     assert not found.rejected
@@ -102,13 +107,121 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
     (corpus / "above").symlink_to(tmp_path)
     (corpus / "root").symlink_to("/")
     (outside / "back").symlink_to(corpus)
-    found = inventory.take(corpus)
+    found = inventory.take(corpus, follow_links=True)
     assert names(found) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
     assert {row["path"] for row in found.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
     assert {row["reason"] for row in found.rejected} == {"directory link"}
-    assert [
-        remark for remark in found.remarks.values() if remark.startswith("1 links to directories outside") and "elsewhere" in remark
-    ]
+    said = "2 links that lead out of the folder and are followed (first: elsewhere)"
+    assert list(found.remarks.values()) == [said]
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
+    corpus, outside = tmp_path / "corpus", tmp_path / "outside"
+    put(outside, "passwd", b"root:x:0:0")
+    put(outside, "deep/b.wav")
+    put(corpus, "rain/r0.wav")
+    put(corpus, "rain/r0.json", b"{}")
+    put(corpus, ".annex/r1.wav")
+    (tmp_path / "corpus2").mkdir()  # its name begins with the corpus's
+    put(tmp_path, "corpus2/c.wav")
+    leaving = {
+        "rain/r0.txt": outside / "passwd",
+        "rain/climbing.txt": "../../outside/passwd",
+        "rain/link.ogg": outside / "deep/b.wav",
+        "rain/chain.wav": corpus / "rain/link.ogg",
+        "near.wav": "../corpus2/c.wav",
+        "folder": outside / "deep",
+        "above": tmp_path,
+        "root": "/",
+        "table.csv": "/etc/hostname",
+    }
+    staying = {"rain/again.wav": "r0.wav", "r1.wav": ".annex/r1.wav", "out-and-in.wav": "../corpus/rain/r0.wav"}
+    for name, target in (leaving | staying).items():
+        (corpus / name).symlink_to(target)
+    found = inventory.take(corpus, digests=digests)
+    assert names(found) == [b"out-and-in.wav", b"r1.wav", b"rain/again.wav", b"rain/r0.wav"]
+    assert list(found.metadata) == [b"rain/r0.json"]
+    assert {row["path"]: row["reason"] for row in found.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
+    assert {row["path"]: row["detail"] for row in found.rejected}["rain/r0.txt"] == f"leads to {outside / 'passwd'}"
+    (said,) = found.remarks.values()
+    assert said.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true reads")
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_links_to_what_can_hang_or_is_not_there_are_told(tmp_path, follow_links):
+    put(tmp_path, "corpus/x.wav")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "corpus/pipe.csv")
+    targets = {
+        "a.txt": tmp_path / "pipe",
+        "b.wav": "pipe.csv",
+        "c.json": "/dev/zero",
+        "e.csv": "e.csv",
+        "f.wav": tmp_path / "nowhere.wav",
+        "g.wav": "h.wav",
+        "h.wav": "g.wav",
+        "i": "i/i",
+    }
+    for name, target in targets.items():
+        (tmp_path / "corpus" / name).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        (tmp_path / "corpus/s.txt").symlink_to(tmp_path / "socket")
+        found = inventory.take(tmp_path / "corpus", follow_links=follow_links)
+    assert (names(found), found.metadata) == ([b"x.wav"], {})
+    reasons = {row["path"]: row["reason"] for row in found.rejected}
+    special, gone = ("a.txt", "b.wav", "c.json", "pipe.csv", "s.txt"), ("e.csv", "f.wav", "g.wav", "h.wav", "i")
+    assert reasons == dict.fromkeys(special, "not a regular file") | dict.fromkeys(gone, "dangling link")
+
+
+def test_nothing_but_links_out_of_the_corpus_is_an_error_that_says_what_to_set(tmp_path):
+    put(tmp_path, "outside/a.wav")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/a.wav").symlink_to(tmp_path / "outside/a.wav")
+    with pytest.raises(UserError, match=r"a\.wav: link_leaves_corpus; 1 links .* corpus\.follow_links: true"):
+        inventory.take(tmp_path / "corpus").check_not_empty()
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_texts_of_unknown_extensions_are_no_recordings(tmp_path, digests):
+    texts = ("Dirt-Samples.quark", "list.m3u8", "notes", "kit.sfz", "déjà.quark", "utf16.quark")
+    for name in texts:
+        put(tmp_path, name, "é Quark(name: 1)".encode("utf-16" if name.startswith("utf16") else "utf-8"))
+    put(tmp_path, "sound.quark", b"OggS\0\2")
+    put(tmp_path, "error.wav", b"<html>404</html>")  # was to be a recording, and is a damaged one
+    found = inventory.take(tmp_path, digests=digests)
+    assert names(found) == [b"error.wav", b"sound.quark"]
+    assert (found.ignored, found.rejected) == ({".quark": 3, ".m3u8": 1, "notes": 1, ".sfz": 1}, [])
+
+
+def bytes_read() -> int:
+    """By this process, so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_recording_that_its_header_rules_out_is_not_read(tmp_path):
+    """Sparse files: they take no room on the disk, and all of their gigabytes would be read for a digest."""
+    for name in ("sparse.wav", "tail.wav", "whole.wav"):
+        soundfile.write(tmp_path / name, np.full(16_000, 0.1), 16_000, subtype="PCM_16")
+    soundfile.write(tmp_path / "zeros.ogg", np.full(16_000, 0.1), 16_000)
+    with open(tmp_path / "sparse.wav", "r+b") as file:
+        file.truncate(4 << 30)
+        file.seek(4)
+        file.write(struct.pack("<I", (4 << 30) - 8))
+        file.seek(40)
+        file.write(struct.pack("<I", (4 << 30) - 44))
+    os.truncate(tmp_path / "tail.wav", 4 << 30)
+    os.truncate(tmp_path / "zeros.ogg", 2 << 30)
+    before = bytes_read()
+    found = inventory.take(tmp_path, workers=2, max_seconds=7200.0)
+    assert bytes_read() - before < 32 << 20
+    assert names(found) == [b"whole.wav"]
+    assert {row["path"]: (row["reason"], row["detail"]) for row in found.rejected} == {
+        "sparse.wav": ("too long", "more than 7200 s"),
+        "tail.wav": ("corrupt", "it ends in more than 1048576 zeros"),
+        "zeros.ogg": ("corrupt", "it ends in more than 1048576 zeros"),
+    }
 
 
 def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):
@@ -117,7 +230,7 @@ def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):
     put(corpus, "x.wav")
     (corpus / "a").symlink_to(outside / "sub")
     (corpus / "b").symlink_to(outside)
-    found = inventory.take(corpus)
+    found = inventory.take(corpus, follow_links=True)
     assert names(found) == [b"a/a.wav", b"x.wav"]
     assert [(row["path"], row["reason"]) for row in found.rejected] == [("b/sub", "directory link")]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import fields
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from soundmill import exports
 from soundmill.corpora import inventory, registry
 from soundmill.corpora.tables import Format
 from soundmill.errors import UserError
 from tests.corpora.tiny import cell, put, scan, write, write_table
+from tests.prepared import RATE, prepare
 
 
 def table_row(about: Format) -> str:
@@ -105,6 +109,87 @@ def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
 def test_what_the_join_takes_for_granted_is_told(lay):
     tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
     assert ["called by their YouTube id alone" in remark for remark in tables.remarks] == [True]
+
+
+CLAIMS = {  # a manifest of each format that names a recording as @
+    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,@,30,secret\n"},
+    "tango_json": {"train.json": '{"dataset": "a", "location": "@", "captions": "secret"}\n'},
+    "panns": {"train.csv": "file_name,caption_1,caption_2\n@,secret,secret\nYr1nicOVtvkQ.wav,a,b\nYr1nicOVtvkR.wav,a,b\n"},
+    "clotho": {"clotho_captions_development.csv": "file_name,caption_1\n@,secret\n"},
+    "wavcaps": {"sb.json": '[{"id": "@", "caption": "secret"}, {"id": "", "audio": "@", "caption": "secret"}]'},
+    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "@", "Caption": "secret"}]'},
+    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\n@,30,40,[],secret\n"},
+    "audioldm": {
+        "root.json": '{"metadata": {"path": {"a": {"train": "train.json", "test": "@.json"}}}}',
+        "train.json": '{"data": [{"wav": "@", "caption": "secret"}]}',
+    },
+    "audiocraft": {"data.jsonl": '{"path": "@", "duration": 1.0, "sample_rate": 16000}\n', "good.json": '{"description": "a"}'},
+    "audiofolder": {"metadata.csv": "file_name,text\n@,secret\n", "more/metadata.jsonl": '{"file_name": "@", "text": "secret"}\n'},
+    "esc": {"esc50.csv": "filename,fold,target,category\n@,1,0,secret\n"},
+    "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
+    "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
+}
+
+
+@pytest.mark.parametrize("path", ["{}/secret.wav", "../outside/secret.wav", "a/../../outside/secret.wav", "{}/secret"])
+@pytest.mark.parametrize("name", CLAIMS)
+def test_no_manifest_names_a_file_into_the_corpus(tmp_path, name, path):
+    corpus = put(tmp_path / "corpus", "good.wav")
+    outside = put(tmp_path / "outside", "secret.wav")
+    for file, text in {"secret.json": '{"data": [{"wav": "good.wav", "caption": "secret"}]}', "secret.txt": "secret"}.items():
+        write(outside, file, text)
+    for file, text in CLAIMS[name].items():
+        write(corpus, file, text.replace("@", path.format(outside)))
+    tables = scan(corpus, name)
+    assert [(row["path"], row["labels"]) for row in tables.recordings] == [("good.wav", [])]
+    assert not [row for row in tables.captions if row["recording_id"] == tables.recordings[0]["recording_id"]]
+    assert tables.missing or tables.rejected
+
+
+@pytest.mark.parametrize("brackets", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a": ' * 100_000])
+@pytest.mark.parametrize("name", [name for name, files in CLAIMS.items() if any("json" in file for file in files)])
+def test_a_manifest_that_nests_too_deep_is_named(tmp_path, name, brackets):
+    corpus = put(tmp_path, "good.wav")
+    for file, text in CLAIMS[name].items():
+        write(corpus, file, text.replace('"secret"', brackets).replace('"@"', '"good.wav"').replace('"a"}', f"{brackets}}}"))
+    if name == "audiocraft":  # a file beside one recording costs that its caption, and nothing else
+        assert [(row["path"], row["reason"]) for row in scan(corpus).rejected] == [("good.json", "unreadable caption")]
+        write(corpus, "data.jsonl", f'{{"path": "good.wav", "duration": 1.0, "sample_rate": 16000, "x": {brackets}}}')
+    for format in ("auto", name):
+        with pytest.raises(UserError, match=r"\.jsonl?(:1)?: not readable as JSON"):
+            scan(corpus, format)
+
+
+def test_a_path_of_another_machine_is_found_by_its_tail(tmp_path):
+    corpus = put(tmp_path, "audio/x.wav")
+    for name in ("tango_json", "audiocraft", "audiofolder", "audioldm"):
+        for file, text in CLAIMS[name].items():
+            write(corpus, f"{name}/{file}", text.replace("@", "/home/somebody/data/audio/x.wav"))
+        assert [entry["path"] for entry in scan(corpus, name).matched] == ["audio/x.wav"], name
+
+
+def test_links_out_of_the_corpus_are_followed_for_no_format(tmp_path):
+    """Recordings, tables, lists and texts alike, in every layout that can be exported."""
+    prepared = prepare(tmp_path / "prepared")
+    for name in exports.FORMATS:
+        export, linked = tmp_path / "exports" / name, tmp_path / "linked" / name
+        exports.export(prepared, name, export, RATE)
+        for path in (path for path in export.rglob("*") if path.is_file()):
+            link = linked / path.relative_to(export)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+        found, followed, there = inventory.take(linked), inventory.take(linked, follow_links=True), inventory.take(export)
+        assert (found.audio, found.metadata, len(found.rejected)) == ([], {}, there.num_files), name
+        assert (followed.audio, set(followed.metadata)) == (there.audio, set(there.metadata)), name
+
+
+def test_adapters_read_files_by_the_inventory_alone():
+    """What its walk refuses, as a link out of the corpus, is then read by none."""
+    ways = {"open", "scandir", "listdir", "walk", "stat", "glob", "rglob", "iterdir", "read_text", "read_bytes", "exists", "isfile"}
+    for name, module in registry.ADAPTERS.items():
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        called = {getattr(node.func, "id", getattr(node.func, "attr", "")) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & ways, name
 
 
 def test_detection_opens_no_recording(lay, monkeypatch):

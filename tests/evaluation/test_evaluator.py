@@ -164,17 +164,18 @@ def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup,
     made = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
     real = put(tmp_path / "real", ["x.wav", "y.wav"], 9)
     (made / "b.wav").write_bytes((made / "b.wav").read_bytes()[:3000])
-    (real / "list.m3u").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    (real / "list.mp3").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    (real / "notes.m3u").write_text("#EXTM3U\nx.wav\n")  # by name and content no sound
     with pytest.raises(UserError) as error:
         evaluator.evaluate(setup, made, real)
-    for path in (made / "b.wav", real / "list.m3u"):
+    for path in (made / "b.wav", real / "list.mp3"):
         assert f"{path}: cannot be scored" in str(error.value)
     (made / "empty.wav").touch()  # which no decoder is asked about
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     with pytest.raises(UserError) as error:
         evaluator.evaluate(setup, made, real, training=tmp_path / "trained")
-    for path in (made / "b.wav", real / "list.m3u", made / "empty.wav", tmp_path / "trained" / "gone.wav"):
+    for path in (made / "b.wav", real / "list.mp3", made / "empty.wav", tmp_path / "trained" / "gone.wav"):
         assert f"{path}: cannot be scored" in str(error.value)
 
 

@@ -95,6 +95,19 @@ def test_everything_that_cannot_be_scored_is_named_at_once(judge, tmp_path):
     assert str(paths[0]) not in str(error.value)
 
 
+def test_each_of_several_files_of_the_same_bytes_is_named(judge, tmp_path):
+    paths = [tmp_path / f"{number}.wav" for number in range(6)]
+    for path in paths:
+        path.write_bytes(b"no sound at all\0")
+    others = [tmp_path / "a.wav", tmp_path / "b.wav"]  # and of these one is not told twice
+    for path in others:
+        path.write_bytes(b"RIFF\0")
+    sounds = [features.file(path.stem, path, shards.file_digest(path)) for path in paths + others]
+    with pytest.raises(UserError, match="8 sounds cannot be scored") as error:
+        features.embed_all([judge], sounds, tmp_path / "cache", 1)
+    assert all(str(error.value).count(f"{path}: cannot be scored") == 1 for path in paths + others)
+
+
 def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(judge, tmp_path):
     write_wav(tmp_path / "a.wav", tone(300), 16_000)
     known = sound(tmp_path / "a.wav")

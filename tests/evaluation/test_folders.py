@@ -24,7 +24,7 @@ def test_ids_are_paths_without_suffix(tmp_path):
     found = folders.read(tmp_path, 1)
     assert found.ids == ["b", "rain/7.take", "rain/a b", "x/y/z"]
     assert found.sounds[1].path == os.fsencode(tmp_path / "rain" / "7.take.wav")
-    assert found.remarks == ("no sounds by their names, so not scored: 1 .txt",)
+    assert found.remarks == ("no sounds by their names or content, so not scored: 1 .txt",)
 
 
 def test_files_that_differ_in_their_suffix_alone_are_both_named(tmp_path):
@@ -53,6 +53,14 @@ def test_what_may_be_a_sound_and_cannot_be_read_is_named_and_loops_are_told_of(t
     assert "3 sounds cannot be scored" in str(error.value)
     for name in ("gone.wav: cannot be scored: dangling link", "empty.wav: cannot be scored: empty", "pipe.wav"):
         assert str(tmp_path / name) in str(error.value)
+
+
+def test_links_out_of_the_folder_are_followed_and_told(tmp_path):
+    put(tmp_path, "set/a.wav", "elsewhere/b.wav")
+    (tmp_path / "set/b.wav").symlink_to(tmp_path / "elsewhere/b.wav")
+    found = folders.read(tmp_path / "set", 1)
+    assert found.ids == ["a", "b"]
+    assert found.remarks == ("1 links that lead out of the folder and are followed (first: b.wav)",)
 
 
 def test_nothing_to_score_is_an_error(tmp_path):

@@ -220,6 +220,13 @@ def test_a_scaling_factor_is_never_guessed(published):
         load(published)
 
 
+@pytest.mark.parametrize(("content", "said"), [("[" * 100_000, "not readable as JSON"), ("[]", "found None|cannot be loaded")])
+def test_a_config_that_is_none_is_named(published, content, said):
+    (published / "vae" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=f"vae.*({said})"):
+        load(published)
+
+
 def test_a_hub_id_needs_a_commit(tmp_path):
     with pytest.raises(UserError, match="40 hex digits"):
         pretrained.load(LoadedParams(kind="load", name="cvssp/audioldm-s-full-v2", revision="main"), TINY, SPEC, tmp_path)

@@ -164,9 +164,10 @@ def test_what_cannot_be_read_is_refused(model, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="weights of another architecture"):
         vocoders.load(tmp_path / "one", SPEC)
-    path.write_text("{")
-    with pytest.raises(UserError, match="not readable as JSON"):
-        vocoders.load(tmp_path / "one", SPEC)
+    for content in ("{", "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"config\.json: not readable as JSON"):
+            vocoders.load(tmp_path / "one", SPEC)
 
 
 def test_rates_make_as_many_samples_as_a_frame_has():

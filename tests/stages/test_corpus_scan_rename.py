@@ -158,8 +158,11 @@ def call_rename(*argv: str) -> dict:
     )
 
 
+BOUNDS = {"follow_links": False, "max_seconds": 7200.0}
+
+
 def external(path: str | None, name: str = "folder") -> dict:
-    return {"format": name, "path": path, "parts": {}, "embedded": [], "external": [name], "shards": 4}
+    return {"format": name, "path": path, "parts": {}, "embedded": [], "external": [name], "shards": 4, **BOUNDS}
 
 
 def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
@@ -216,6 +219,49 @@ def test_scan_does_not_hand_on_tables_with_a_lost_bit(project, capsys, name):
     assert f"1 damaged, so made anew ({name})" in capsys.readouterr().out
     call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
     assert "damaged" not in capsys.readouterr().out
+
+
+def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(project):
+    (project / "sounds" / "rain").mkdir(parents=True)
+    (project / "elsewhere").mkdir()
+    (project / "elsewhere" / "passwd").write_text("root:x:0:0")
+    for place in ("sounds/rain/r0.wav", "elsewhere/r1.wav"):
+        (project / place).write_bytes(b"RIFF")
+    (project / "sounds" / "rain" / "r0.txt").symlink_to(project / "elsewhere" / "passwd")
+    (project / "sounds" / "rain" / "r1.wav").symlink_to(project / "elsewhere" / "r1.wav")
+    links = {"rain/r0.txt", "rain/r1.wav"}
+    for follow in (False, True, False):
+        settle(project, corpus=external("sounds") | {"follow_links": follow})
+        metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+        assert [row["caption"] for row in table("data/corpus/captions.parquet")] == (["root:x:0:0"] if follow else [])
+        assert metrics["recordings"] == (2 if follow else 1)
+        rejected = {row["path"] for row in table("data/quarantine/scan.parquet") if row["reason"] == "link_leaves_corpus"}
+        assert rejected == (set() if follow else links)
+        said = "followed" if follow else "not followed"
+        assert [f"2 links that lead out of the folder and are {said}" in remark for remark in metrics["remarks"]] == [True]
+    # What was said of links is not said of the same files without them.
+    settle(project, corpus=external("sounds") | {"follow_links": True})
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    for path in (project / "sounds" / name for name in links):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["remarks"] == []
+
+
+def test_the_scan_refuses_by_its_header_what_is_longer_than_the_parameters_allow(project):
+    (project / "sounds").mkdir()
+    hour, size = project / "sounds" / "hour.wav", 3600 * 32_000
+    soundfile.write(hour, np.zeros(16_000), 16_000, subtype="PCM_16")
+    os.truncate(hour, 44 + size)  # sparse: it takes no room
+    with hour.open("r+b") as file:
+        file.seek(40)
+        file.write(size.to_bytes(4, "little"))
+    (project / "sounds" / "short.wav").write_bytes(b"RIFF")
+    for seconds, rejected in ((600.0, [("hour.wav", "too long")]), (7200.0, [])):
+        settle(project, corpus=external("sounds") | {"max_seconds": seconds})
+        assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 2 - len(rejected)
+        assert [(row["path"], row["reason"]) for row in table("data/quarantine/scan.parquet")] == rejected
 
 
 @pytest.mark.parametrize(

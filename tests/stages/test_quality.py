@@ -54,6 +54,7 @@ def settle(project: Path, corpus: Path, **changes) -> None:
     sections["quality"]["report"] = changes.pop("report", sections["quality"]["report"])
     sections["quality"]["rules"] = RULES | changes
     where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
+    where |= {"follow_links": False, "max_seconds": 7200.0}
     params.write_yaml({"corpus": where, **sections}, project / "params.yaml")
 
 

@@ -32,7 +32,8 @@ RENAME = {
 
 
 def union_of(**parts: dict) -> dict:
-    return {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3}
+    bounds = {"follow_links": False, "max_seconds": 7200.0}
+    return {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **bounds}
 
 
 @pytest.fixture

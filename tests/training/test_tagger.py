@@ -172,9 +172,10 @@ def test_tampered_or_missing_files_are_named(trained, tmp_path):
         file.write(b"\x01")
     with pytest.raises(UserError, match="not the weights"):
         load_tagger(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"config\.json"):
-        load_tagger(tmp_path)
+    for content in ("{}", "[]", "{", '{"params": ' + "[" * 100_000):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=r"config\.json: not .*train it again"):
+            load_tagger(tmp_path)
 
 
 def test_average_precision_known_answers():

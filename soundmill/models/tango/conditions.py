@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from soundmill import manifest, shards, text
 from soundmill.errors import UserError
-from soundmill.params import parse
+from soundmill.params import parse, parse_json
 from soundmill.training.loader import Arrays, Described, gather
 
 LENGTHS = 8  # states are padded to a multiple of it: few shapes, which a GPU likes
@@ -43,7 +42,10 @@ def read_config(directory: Path) -> TextConfig:
         said = (pq.read_schema(path).metadata or {}).get(text.ENCODER_KEY)
         if said is None:
             raise UserError(f"{path}: not a shard of text states (no {text.ENCODER_KEY.decode()} in its metadata); `dvc repro`")
-        config = parse(TextConfig, json.loads(said), str(path))
+        try:
+            config = parse(TextConfig, parse_json(said), str(path))
+        except ValueError as error:
+            raise UserError(f"{path}: what it says of its encoder is no JSON: {error}; remake it: `dvc repro`") from None
         if found not in (None, config):
             raise UserError(f"{path}: of another text encoder than its neighbours; remake {directory}: `dvc repro`")
         found = config

@@ -5,7 +5,6 @@ Weights come from safetensors only.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from soundmill import hub
+from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.tango import vocoder
@@ -73,7 +73,8 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     from diffusers import AutoencoderKL
 
     with _explained(directory):
-        scaling_factor = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("scaling_factor")
+        config = strict.read_json(directory / "config.json", "get it anew")
+        scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
         net, told = AutoencoderKL.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
         )

@@ -5,7 +5,6 @@ On disk it is a directory: `model.safetensors` in transformers' own names, and `
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,14 +122,12 @@ def config(directory: Path, spec: MelSpec) -> VocoderConfig:
     """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = strict.read_json(path, "remake it with `dvc repro`")
     except FileNotFoundError:
         raise UserError(
             f"{directory}: no vocoder here (config.json is missing); choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or "
             "take Griffin-Lim (`vocoder=griffin_lim`)"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}; remake it with `dvc repro`") from None
     found = strict.parse(VocoderConfig, values, str(path))
     wanted = spec.model_dump()
     differing = [f"{key} {value}, not {wanted[key]}" for key, value in found.mel_spec.model_dump().items() if value != wanted[key]]
