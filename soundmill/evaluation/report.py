@@ -418,7 +418,7 @@ def write_report(
     page = _page(title, metrics, warnings, sections, classes or {}, note, ruler or MISSING, faults)
     (directory / "index.html").write_text(page, encoding="utf-8")
     for fault in faults:
-        print(f"{directory / 'index.html'}: {fault}", file=sys.stderr, flush=True)
+        print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
 
 
 def _draw(metrics: Mapping[str, Any], path: Path) -> str:
@@ -535,7 +535,10 @@ def _html_side(card: Card, heard: Heard, level: np.ndarray | None, top: float, f
     """One sound to see and hear, and what either does not show of it."""
     what = html.escape(heard.what)
     cut = ", its beginning" if len(heard.wave) > heard.longest else ""
-    picture = f'<img alt="spectrogram, {what}" src="{_picture(level, top)}">' if level is not None else MISSING
+    seen = None
+    if level is not None:
+        seen = _attempt(f"{card.clip_id}, {heard.what}: no picture", partial(_picture, level, top), faults)
+    picture = f'<img alt="spectrogram, {what}" src="{seen}">' if seen else MISSING
     sound = _attempt(f"{card.clip_id}, {heard.what}: no player", partial(_sound, heard), faults)
     player = f'<audio controls preload="none" src="{sound}"></audio>' if sound else MISSING
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(heard)) if sound else ""

@@ -40,6 +40,7 @@ from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking
+LONGEST_PROMPT = 400  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
 GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
 
 
@@ -160,7 +161,8 @@ def generate_sounds(
     kept = choose(said, waves.numpy(), model.spec.sample_rate)
     paths = [output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav" for index in kept]
     for path, index in zip(paths, kept, strict=True):
-        facts = {"prompt": said[index], "seed": seed, "number": index + 1, "steps": sampling.num_steps}
+        prompt = said[index] if len(said[index]) <= LONGEST_PROMPT else said[index][: LONGEST_PROMPT - 1] + "…"
+        facts = {"prompt": prompt, "seed": seed, "number": index + 1, "steps": sampling.num_steps}
         comment = json.dumps({**whose, **facts, "guidance": sampling.guidance_scale}, ensure_ascii=False)
         write_wav(path, waves[index].numpy(), model.spec.sample_rate, comment)
     picture = output_dir / "spectrograms.png"
