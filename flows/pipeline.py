@@ -151,10 +151,14 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
     if failure:
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
+        for line in run.not_recorded:
+            _say(line)
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its ruler")
     for line in summary(root, scores, run.page(BROWSER_PORT), time.monotonic() - started):
         tell(line)
+    for line in run.not_recorded:
+        _say(line)
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
 
 

@@ -213,6 +213,8 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
     tell(f"Figure   {_shown(results / 'figure.png', home)}")
     if page:
         tell(f"Runs     make browse, then {page}")
+    for line in record.not_recorded:
+        tell(line)
     if failed:
         tell(f"sweep: {message}. The others are done; run it again to try what failed, nothing else is run a second time.")
         return Failed(message=message)

@@ -113,6 +113,35 @@ def bytes_digest(data: bytes | pa.Buffer) -> str:
     return hashlib.sha256(data, usedforsecurity=False).hexdigest()[:32]
 
 
+def content_digest(path: Path) -> str:
+    """`file_digest` of a file; of a folder, a digest of its files' names and contents."""
+    if path.is_dir():
+        return digest([[name, file_digest(path / name)] for name in sorted(os.listdir(path))])
+    return file_digest(path)
+
+
+def is_whole(path: Path, known: str) -> bool:
+    """Whether a file or folder still has the content of this digest. A bit that a disk lost changes neither size nor time."""
+    try:
+        return content_digest(path) == known
+    except OSError:  # the disk says so itself
+        return False
+
+
+def seal(values: Any) -> bytes:
+    """JSON with the digest of its bytes before it, as `unseal` takes it."""
+    text = json.dumps(values).encode()
+    return f"{bytes_digest(text)}\n".encode() + text
+
+
+def unseal(data: bytes) -> Any:
+    """What was sealed; ValueError where a byte is another."""
+    told, _, text = data.partition(b"\n")
+    if told != bytes_digest(text).encode():
+        raise ValueError("has other bytes than were written")
+    return json.loads(text)
+
+
 _DIGEST_BYTES = 1 << 16  # read at once: of more, the pages would come anew from the kernel for every file
 
 
@@ -129,8 +158,7 @@ def file_digests(
         for start in range(0, len(paths), _PATHS_AT_ONCE):
             some = paths[start : start + _PATHS_AT_ONCE]
             names = [os.path.abspath(path) for path in some]
-            query = f"SELECT path, facts, digest FROM sha256 WHERE path IN ({','.join('?' * len(names))})"
-            known = {path: found for path, *found in store.execute(query, names)} if store else {}
+            known = _look_up(store, names) if store else {}
             found = [_known_digest(path, known.get(name), linked) for path, name in zip(some, names, strict=True)]
             # Hashing releases the GIL.
             found = [
@@ -145,8 +173,7 @@ def file_digests(
                         news.append((name, facts, value))
                 yield value
             if store and news:
-                with suppress(sqlite3.OperationalError), store:  # no room for it: nothing but time is lost
-                    store.executemany("INSERT OR REPLACE INTO sha256 VALUES (?, ?, ?)", news)
+                _note(store, news)
 
 
 def told_of_file(path: bytes, what: str, make: Callable[[], str], cache: Path | None = None) -> str:
@@ -156,13 +183,12 @@ def told_of_file(path: bytes, what: str, make: Callable[[], str], cache: Path | 
     name = os.path.abspath(path) + b"\0" + what.encode()
     with closing(_open_cache(cache)) as store:
         facts, changed = _facts(path)
-        found = store.execute("SELECT digest FROM sha256 WHERE path = ? AND facts = ?", (name, facts)).fetchone()
-        if found:
-            return found[0]
+        known = _look_up(store, [name]).get(name)
+        if known and known[0] == facts:
+            return known[1]
         text = make()
         if time.time_ns() - changed > 2_000_000_000 and _facts(path)[0] == facts:
-            with suppress(sqlite3.OperationalError), store:  # no room for it: nothing but time is lost
-                store.execute("INSERT OR REPLACE INTO sha256 VALUES (?, ?, ?)", (name, facts, text))
+            _note(store, [(name, facts, text)])
         return text
 
 
@@ -170,18 +196,35 @@ _PATHS_AT_ONCE = 500
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
-    table = "CREATE TABLE IF NOT EXISTS sha256 (path BLOB PRIMARY KEY, facts TEXT, digest TEXT) WITHOUT ROWID"
+    table = "CREATE TABLE IF NOT EXISTS told (path BLOB PRIMARY KEY, facts TEXT, told TEXT, seal TEXT) WITHOUT ROWID"
     try:
         store = sqlite3.connect(path, timeout=60)
         store.execute(table)
-    except sqlite3.DatabaseError:  # torn by a crash, or on a disk without room: do without what it knew
+        if store.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError
+    except sqlite3.Error:  # torn by a crash, or on a disk without room: do without what it knew
         path.unlink(missing_ok=True)
         store = sqlite3.connect(":memory:")
         store.execute(table)
     return store
 
 
-def _known_digest(path: bytes, known: list[str] | None, linked: bool) -> str | OSError | None:
+def _look_up(store: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
+    """path → (facts, what is told of the file), of rows that are as they were written: a database notices few lost bits."""
+    query = f"SELECT path, facts, told, seal FROM told WHERE path IN ({','.join('?' * len(names))})"
+    try:
+        rows = store.execute(query, names).fetchall()
+        return {path: (facts, told) for path, facts, told, sealed in rows if sealed == digest(path, facts, told)}
+    except (sqlite3.Error, TypeError):  # TypeError: no value that a digest is made of
+        return {}
+
+
+def _note(store: sqlite3.Connection, rows: Iterable[tuple[bytes, str, str]]) -> None:
+    with suppress(sqlite3.Error), store:  # no room for it, or damaged: nothing but time is lost
+        store.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?)", [(*row, digest(*row)) for row in rows])
+
+
+def _known_digest(path: bytes, known: tuple[str, str] | None, linked: bool) -> str | OSError | None:
     try:
         return known[1] if known and known[0] == _facts(path, linked)[0] else None
     except OSError as error:
@@ -449,6 +492,7 @@ class Report:
     quarantine: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     details: list[Any] = field(default_factory=list)  # JSON values
     items: list[Any] = field(default_factory=list)  # JSON values: what the next run needs to know to reuse this shard; not added up
+    damaged: list[str] = field(default_factory=list, compare=False)  # kept shards, by name, that were not as they had been written
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -544,9 +588,15 @@ class ItemWriter:
             os.link(self._previous, self._path)
 
 
+def write_report(shard: Path, report: Report, key: str | None = None) -> None:
+    """Put what is said of a finished shard, and what it is known by, beside it."""
+    told = _Told(key, signature(shard), content_digest(shard), report)
+    report_path(shard).write_bytes(seal(vars(told) | {"report": vars(report)}))
+
+
 def read_items(shard: Path) -> list[Any]:
     """The items that a finished shard's report names; of `ItemWriter`: [key, first row, number of rows, counts, details]."""
-    return json.loads(report_path(shard).read_text(encoding="utf-8"))["items"]
+    return unseal(report_path(shard).read_bytes())["report"]["items"]
 
 
 def report_path(shard: Path) -> Path:
@@ -587,11 +637,14 @@ def map_shards(
     The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
     is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
     parameters and code are the same. A shard that something was rejected from is made again in any case (see ItemWriter).
+
+    What lies there is read and held to its digest before it is used; what is damaged is made from nothing, and named in the report.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _forget_attempts(directory)
-    known = _read_reports(directory)
-    reports = {job.name: found for job in jobs if (found := _finished(job, directory, known)) is not None}
+    total = Report()
+    lying = _lying(jobs, directory, workers, total)
+    reports = {job.name: lying[job.name] for job in jobs if job.name in lying and _is_finished(job, lying[job.name])}
     todo = [job for job in jobs if job.name not in reports]
     progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
     todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
@@ -602,36 +655,43 @@ def map_shards(
     _forget_attempts(directory)
     _forget(directory, jobs)
     for job in todo:
-        report, _, facts = _read_report(directory / job.name)
-        reports[job.name] = report, facts
+        reports[job.name] = _read_report(directory / job.name)
     _write_reports(directory, jobs, reports)
-    total = Report()
     for job in jobs:
-        total.add(reports[job.name][0])
+        total.add(reports[job.name].report)
     return total
 
 
 _REPORTS = "reports.json"  # what all reports say but for their items, which only who makes the shard again wants to know
 
 
-def _read_reports(directory: Path) -> dict[str, Any]:
-    """Of the last run: [key, signature, report] of every shard. To open thousands of files takes longer than what is in them."""
+@dataclass(frozen=True)
+class _Told:
+    """What is kept of a finished shard: the key of its job, signature and digest of the file, and what `report` says of it."""
+
+    key: str | None
+    facts: Any
+    digest: str
+    report: Report
+
+
+def _read_reports(directory: Path) -> dict[str, _Told]:
+    """Of the last run, of every shard. To open thousands of files takes longer than what is in them."""
     try:
-        return dict(json.loads((directory / _REPORTS).read_bytes()))
+        found = unseal((directory / _REPORTS).read_bytes())
+        return {name: _Told(key, facts, value, Report(**report)) for name, (key, facts, value, report) in found.items()}
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def _write_reports(directory: Path, jobs: list[Job], reports: dict[str, tuple[Report, Any]]) -> None:
+def _write_reports(directory: Path, jobs: list[Job], reports: dict[str, _Told]) -> None:
     found = {
-        job.name: [job.key, facts, {name: value for name, value in vars(report).items() if name != "items"}]
+        job.name: [told.key, told.facts, told.digest, {name: value for name, value in vars(told.report).items() if name != "items"}]
         for job in jobs
-        if job.key
-        for report, facts in [reports[job.name]]
-        if not report.quarantine
+        if job.key and not (told := reports[job.name]).report.quarantine
     }
     if found:
-        write_atomically(directory / _REPORTS, lambda path: path.write_text(json.dumps(found), encoding="utf-8"))
+        write_atomically(directory / _REPORTS, lambda path: path.write_bytes(seal(found)))
 
 
 _ATTEMPT = ".attempt-"
@@ -652,50 +712,71 @@ def _forget(directory: Path, jobs: list[Job]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _finished(job: Job, directory: Path, known: dict[str, Any]) -> tuple[Report, Any] | None:
-    """The report of a job that need not be done, because its shard is there, and the shard's signature."""
-    try:
-        now = signature(directory / job.name)
-        key, facts, told = known.get(job.name, (None, None, None))
-        if told is not None and (key, facts) == (job.key, now):
-            return Report(**told), now
-        report, key, facts = _read_report(directory / job.name)
-        return None if key != job.key or facts != now or (job.key and report.quarantine) else (report, now)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _lying(jobs: list[Job], directory: Path, workers: int, total: Report) -> dict[str, _Told]:
+    """What lies there for jobs and is as it was written; what is damaged is dropped, and named in `total`."""
+    known = _read_reports(directory)
+    found: dict[str, _Told] = {}
+    for job in jobs:
+        told = known.get(job.name)
+        try:
+            now = signature(directory / job.name)
+            if told is None or (told.key, told.facts) != (job.key, now):
+                told = _read_report(directory / job.name)
+            if told.facts == now:
+                found[job.name] = told
+        except OSError:
+            continue
+        except (ValueError, KeyError, TypeError):  # a report that tells nothing
+            total.damaged.append(job.name)
+    with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
+        whole = pool.map(lambda name: is_whole(directory / name, found[name].digest), found)
+        torn = [name for name, right in zip(found, whole, strict=True) if not right]
+    for name in torn:
+        del found[name]
+        distrust(directory / name)
+        report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
+    total.damaged.extend(torn)
+    return found
 
 
-def _read_report(shard: Path) -> tuple[Report, str | None, Any]:
-    """(what a shard's report says, the key of its job, the signature of the file that it speaks of)."""
-    values = json.loads(report_path(shard).read_text(encoding="utf-8"))
-    key, facts = values.pop("key"), values.pop("shard")
-    return Report(**values), key, facts
+def say_damaged(where: str | Path, names: Sequence[str]) -> None:
+    """Tell the person of kept files that are made anew, if any."""
+    if names:
+        listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        print(f"{where}: {len(names)} damaged, so made anew ({listed}); look after the disk", flush=True)
+
+
+def distrust(path: Path) -> None:
+    """Touch a damaged file or the files of a folder, and let them be written to.
+
+    They may be links to DVC's cache, which would hand them out again: it trusts what nobody may write to, and else size and time.
+    """
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with suppress(OSError):
+            file.chmod(0o644)
+            os.utime(file)
+
+
+def _is_finished(job: Job, told: _Told) -> bool:
+    return told.key == job.key and not (job.key and told.report.quarantine)
+
+
+def _read_report(shard: Path) -> _Told:
+    values = unseal(report_path(shard).read_bytes())
+    return _Told(values["key"], values["facts"], values["digest"], Report(**values["report"]))
 
 
 def _run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
-    if job.key is None:
-        return _try_job(function, job, directory, {})
-    previous = _previous(directory / job.name)
-    try:
-        _try_job(function, job, directory, {"previous": previous})
-    except (pa.ArrowException, OSError) as error:
-        if previous is None or getattr(error, "errno", None) is not None:
-            raise
-        # Arrow cannot read what was kept, though its size and time are right: a bad disk. Or it is what we read: said again then.
-        _try_job(function, job, directory, {"previous": None})
-
-
-def _try_job(function: Callable[..., Report], job: Job, directory: Path, options: dict[str, Any]) -> None:
+    options = {"previous": _previous(directory / job.name)} if job.key else {}
     # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
     attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))
     try:
         output, final = attempt / job.name, directory / job.name
         report = function(*job.args, output, **options)
-        text = report_path(output)
-        text.write_text(json.dumps(vars(report) | {"key": job.key, "shard": signature(output)}), encoding="utf-8")
+        write_report(output, report, job.key)
         # The shard first: a report that is not of the file beside it is taken for none, after a power cut too.
         _put(output, final)
-        os.replace(text, report_path(final))
+        os.replace(report_path(output), report_path(final))
         if final.is_file():
             start_sync(final)
     finally:
@@ -717,7 +798,7 @@ def _size_and_time(status: os.stat_result) -> list[int]:
 def _previous(shard: Path) -> Path | None:
     """The shard of the last run, if it is the one that its report speaks of."""
     try:
-        return shard if _read_report(shard)[2] == signature(shard) else None
+        return shard if _read_report(shard).facts == signature(shard) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -62,6 +62,7 @@ class Context:
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
     shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
 
     def show(self, what: str, make: Callable[[], object]) -> None:
@@ -70,6 +71,11 @@ class Context:
         Where `make` fails a line says so, and the stage ends well. Outputs can still be read where they were written.
         """
         self.shows.append((what, make))
+
+    def found_damaged(self, where: Path, names: Sequence[str]) -> None:
+        """Tell of kept files that were not as they had been written, and are made anew; the run's metrics count them."""
+        shards.say_damaged(f"{self.name}: {where}", names)
+        self.damaged.extend(names)
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
         """Quarantine one item: `path` relative to the corpus (escaped), a short stable `reason`, free `detail`."""
@@ -107,6 +113,7 @@ class Context:
                 function, jobs, directory, workers=self.workers, pool=self.pool, cluster=self.cluster, progress=tick
             )
         self.quarantine.extend(report.quarantine)
+        self.found_damaged(directory, report.damaged)
         return report, directory
 
 
@@ -225,7 +232,8 @@ def _main(
             if args.metrics:
                 text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
                 shards.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            tracked.log_metrics_tree(metrics)
+            # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
+            tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
             _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
         shutil.rmtree(scratch)
 

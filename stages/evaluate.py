@@ -65,6 +65,7 @@ def run(
     sounds = len(sets.real()) + sum(map(len, files.values())) + len(features.MADE_UP) * len(files["generated"])
     with ctx.progress(sounds * len(judges), "embed") as tick:
         library = protocol.hear(judges, wanted, files, params.seed, ctx.scratch / "embeddings", ctx.workers, tick)
+    ctx.found_damaged(ctx.scratch / "embeddings", library.damaged)
     parts = {grouping: grouped(real, sets, grouping) for grouping in params.subsets}
     scored = 1 + sum(subsets.can_be_scored(part) for found in parts.values() for part in found.values())
     with ctx.progress(scored * len(names) * (1 + params.bootstrap), "score", unit="resample") as tick:
@@ -86,6 +87,7 @@ def run(
     memorised = look_for_copies(params, ctx, judges[0], real, sets, files["generated"], clips)
     warnings = protocol.warnings(results, sets, library, unavailable) + about_subsets(sets, parts)
     if memorised:
+        ctx.found_damaged(ctx.scratch / "embeddings", memorised.damaged)
         metrics |= {key: protocol.rounded(value) for key, value in memorised.metrics().items()}
         metrics["counts"] |= {"training": memorised.training, "held_out": len(memorised.held_out)}
         warnings += memorised.warnings()

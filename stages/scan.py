@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -27,11 +26,17 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources])
     corpus.mkdir(parents=True)
     try:
-        outcome = json.loads((kept / "outcome.json").read_text(encoding="utf-8"))
-        same = all(shards.signature(kept / name) == facts for name, facts in outcome["tables"].items())
-    except (OSError, ValueError):
-        same = False
-    if same:
+        outcome = shards.unseal((kept / "outcome.json").read_bytes())
+        damaged = [name for name in TABLES if not shards.is_whole(kept / name, outcome["tables"][name])]
+    except OSError:
+        outcome, damaged = None, []
+    except ValueError:
+        outcome, damaged = None, ["outcome.json"]
+    if damaged:
+        outcome = None
+        shards.distrust(kept)
+        ctx.found_damaged(kept, damaged)
+    if outcome:
         for name in TABLES:
             os.link(kept / name, corpus / name)
     else:
@@ -58,8 +63,8 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     kept.mkdir(parents=True)
     for name in TABLES:
         os.link(corpus / name, kept / name)
-    text = json.dumps({**outcome, "tables": {name: shards.signature(kept / name) for name in TABLES}})
-    shards.write_atomically(kept / "outcome.json", lambda path: path.write_text(text, encoding="utf-8"))
+    sealed = shards.seal({**outcome, "tables": {name: shards.file_digest(kept / name) for name in TABLES}})
+    shards.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
 
 
 def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:

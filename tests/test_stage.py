@@ -12,7 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import stage
+from soundmill import shards, stage
+from tests.flows.tiny import DVC
+from tests.test_shards import lose_a_bit
 
 # A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
 STAGE = '''
@@ -247,6 +249,34 @@ def test_replacing_an_output_never_writes_through_a_link(project):
     run(project)
     assert cached.read_text() == "done"
     assert (project / "out/note").stat().st_ino != before
+
+
+@pytest.mark.slow
+def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
+    """It is one file with DVC's copy, which DVC would link into the output again in place of the one made anew."""
+    keyed = STAGE.replace("(t, params.repeat))", "(t, params.repeat), key=t)")
+    keyed = keyed.replace("repeat, output)", "repeat, output, previous=None)")
+    (project / "copy_stage.py").write_text(keyed)
+    outs = "outs: [out/copies, out/note, out/rejected.parquet]"
+    metrics = "metrics: [out/copy.json: {cache: false}]"
+    (project / "dvc.yaml").write_text(f"stages: {{copy: {{cmd: {' '.join(command())}, deps: [words], {outs}, {metrics}}}}}")
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\nno_scm = true\nanalytics = false\n[cache]\ntype = hardlink\n")
+
+    def repro() -> str:
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SOUNDMILL_TRACKING": "off"}
+        return subprocess.run([DVC, "repro"], cwd=project, env=environ, text=True, capture_output=True, check=True).stdout
+
+    repro()
+    fresh = outputs(project)
+    shard = project / "out/copies" / shards.shard_name(1)
+    assert shard.stat().st_nlink == 3  # the output, DVC's cache and what is kept
+    lose_a_bit(shard, 0.5)
+    assert outputs(project) != fresh
+    (project / "words").write_text("one two bad three ")
+    said = repro()
+    assert outputs(project) == fresh
+    assert "1 damaged, so made anew (shard-00001.parquet)" in said
 
 
 def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):

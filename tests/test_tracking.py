@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pytest
 from soundmill import provenance, tracking
 from soundmill.errors import UserError
 from soundmill.tracking import recorder, writer
+from tests.mlflow_server import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,12 +53,6 @@ def runs(home: Path) -> dict[str, Any]:
     mlflow = client(home)
     found = mlflow.search_runs([mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
     return {run.info.run_name: run for run in reversed(found)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 CHILD = """
@@ -278,9 +272,9 @@ def test_a_call_that_comes_while_the_recorder_ends_is_answered(home: Path, monke
         name = listener.getsockname()
         line.connect(name)
         listener.shutdown(socket.SHUT_RDWR)
-        store = {"uri": f"http://127.0.0.1:{free_port()}", "artifacts": None, "scratch": str(home / "scratch")}
-        line.sendall(json.dumps({"op": "open", "token": "1", "store": store}).encode() + b"\n")
-        recorder.serve(listener)
+        line.sendall(b'{"op": "settle"}\n')
+        where = tracking.Store(f"http://127.0.0.1:{free_port()}", None, home / "scratch")
+        recorder.serve(listener, where, home / "socket")
         assert b"is unreachable" in line.makefile("rb").read()
         with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as late:
             late.connect(name)
@@ -339,7 +333,9 @@ def test_a_stage_goes_on_without_the_server(
     said = capsys.readouterr().err
     assert said.count("is unreachable") == said.count("going on without it; metrics files are kept") == 1
     assert run.run_id is None
-    assert not [path for path in (home / "mlflow.db.state").rglob("*") if path.parent.name in ("alive", "spool")]
+    assert not [path for path in (home / "mlflow.db.state").rglob("*") if path.parent.name == "spool"]
+    (note,) = (home / "mlflow.db.state" / "alive").iterdir()  # for whoever reaches the server next
+    assert '"name": "train/tiny"' in note.read_text()
 
 
 def make_checkpoint(home: Path) -> Path:
@@ -377,44 +373,94 @@ def test_a_model_in_the_local_store_outlives_its_stage(home: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real tracking server on loopback."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        [*command, *stores], env={**os.environ, **tracking.QUIET}, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{port}"
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
     try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.5)
-        else:
-            pytest.fail((tmp_path / "server.log").read_text())
-        yield address, process
+        server.start()
+        yield server
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
+        server.kill()
+
+
+@pytest.mark.slow(minutes=1)
+def test_a_parent_names_the_stages_that_were_lost(home: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+
+    # The server comes back before the end.
+    with tracking.pipeline_run(home, "first") as first:
+        monkeypatch.setenv(tracking.PARENT, first.run_id)
+        with tracking.stage_run(home, "scan", {}):
+            pass
+        with tracking.stage_run(home, "cut in two", {}) as run:
+            run._writer.wait_until_open()
+            server.kill()
+            run.log_curve({"loss": 1.0}, 1)
+        with tracking.stage_run(home, "lost", {}):
+            pass
+        monkeypatch.delenv(tracking.PARENT)
+        with tracking.stage_run(home, "lost in a plain repro", {}):
+            pass
+        server.start()
+        monkeypatch.setenv(tracking.PARENT, first.run_id)
+        with tracking.stage_run(home, "after", {}):
+            pass
+        monkeypatch.delenv(tracking.PARENT)
+    found = runs(home)
+    assert found["first"].info.status == "FINISHED"
+    assert found["first"].data.tags["incomplete"] == "cut in two, lost"
+    assert found["scan"].data.tags.keys() & {"incomplete"} == found["after"].data.tags.keys() & {"incomplete"} == set()
+    assert found["cut in two"].data.tags["incomplete"] == "cut in two"
+    assert "Not recorded in MLflow: cut in two, lost; their metrics files are kept." in first.not_recorded
+    assert "is tagged `incomplete`" in first.not_recorded[-1]
+
+    # The run that stages of a plain `dvc repro` share names the one that was lost until it is recorded.
+    for name, incomplete in (("other", "lost in a plain repro"), ("lost in a plain repro", None)):
+        with tracking.stage_run(home, name, {}):
+            pass
+        shared = next(run for name, run in runs(home).items() if name.startswith("dvc repro"))
+        assert (shared.info.status, shared.data.tags.get("incomplete")) == ("FINISHED", incomplete)
+
+    # It is still gone at the end, and is back for the next run.
+    with tracking.pipeline_run(home, "second") as second:
+        monkeypatch.setenv(tracking.PARENT, second.run_id)
+        with tracking.stage_run(home, "scan", {}):
+            pass
+        server.kill()
+        with tracking.stage_run(home, "lost again", {}):
+            pass
+        monkeypatch.delenv(tracking.PARENT)
+    assert second.not_recorded[0] == "Not recorded in MLflow: lost again, second; their metrics files are kept."
+    assert "is still open there: the next run that reaches MLflow ends it" in second.not_recorded[1]
+    server.start()
+    assert (runs(home)["second"].info.status, runs(home)["second"].data.tags.get("incomplete")) == ("RUNNING", None)
+
+    # The next one loses it in its own words, and it is back at the end.
+    with tracking.pipeline_run(home, "third") as third:
+        closed = runs(home)["second"]
+        server.kill()
+        third.set_tags({"said": "to nobody"})
+        third._writer._down.wait(60)
+        server.start()
+        with tracking.stage_run(home, "other", {}):
+            pass
+        assert runs(home)["third"].info.status == "RUNNING"  # its process lives
+    assert (closed.info.status, closed.data.tags["incomplete"]) == ("FINISHED", "lost again, second")
+    assert "MLflow could not be reached" in closed.data.tags["end_reason"]
+    left = runs(home)["third"]
+    assert (left.info.status, left.data.tags["incomplete"]) == ("FINISHED", "third")
+    assert "is tagged `incomplete`" in third.not_recorded[-1]
+    assert not list((home / "mlflow.db.state" / "alive").iterdir())
 
 
 @pytest.mark.slow(minutes=1)
 def test_a_server_records_a_model_without_pickles_and_may_die_in_the_middle(
     home: Path,
-    server: tuple[str, subprocess.Popen[bytes]],
+    server: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    address, process = server
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     checkpoint = make_checkpoint(home)
     with tracking.pipeline_run(home, "pipeline") as pipeline:
         monkeypatch.setenv(tracking.PARENT, pipeline.environment[tracking.PARENT])
@@ -430,8 +476,7 @@ def test_a_server_records_a_model_without_pickles_and_may_die_in_the_middle(
     begun = time.monotonic()
     with tracking.stage_run(home, "later", {}) as run:
         run._writer.wait_until_open()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        server.kill()
         for step in range(100):
             run.log_curve({"loss": 1.0}, step)
     assert time.monotonic() - begun < 60

@@ -1,7 +1,8 @@
 """Embeddings that were made once: Parquet files by content of the sound, below a directory for each way of embedding.
 
 A file is complete when it appears and is never changed, so any number of processes may read and add at once; what two of them made
-at the same time is there twice and read once. A sound is known by its content alone: a name may come, go or be given to another.
+at the same time may be there twice and is read once. A sound is known by its content alone: a name may come, go or be given to
+another. So is a file: its name is the digest of its bytes, and `drop_damaged` removes what has others.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ FACTS = [name for name in EMBEDDINGS.names if name not in ("frames", "logits")]
 ROWS_PER_GROUP = 16  # what is read to reach one sound
 GROUPS_HELD = 16
 UNFINISHED = ".adding-"
+LAYOUT = 2  # of a directory; of another, nothing is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,11 @@ class Facts:
         return self.quality.num_samples / self.sample_rate
 
 
-def add(directory: Path, name: str, embeddings: Iterable[Embedding]) -> None:
-    """Add embeddings as the file `name`; it appears whole or not at all, and not where there are none."""
+def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
+    """Add embeddings as one file; it appears whole or not at all, and not where there are none."""
     directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory, fcntl.LOCK_SH), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
-        path = Path(place) / name
+        path = Path(place) / "new"
         with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
             for found in embeddings:
                 writer.write(
@@ -88,7 +90,7 @@ def add(directory: Path, name: str, embeddings: Iterable[Embedding]) -> None:
                 )
         if writer.num_rows:
             shards.sync_file(path)
-            os.replace(path, directory / name)
+            os.replace(path, directory / f"{shards.file_digest(path)}.parquet")
 
 
 @contextlib.contextmanager
@@ -109,6 +111,20 @@ def sweep(directory: Path) -> None:
         with contextlib.suppress(OSError), _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for place in left:
                 shutil.rmtree(place, ignore_errors=True)
+
+
+def drop_damaged(directory: Path, workers: int) -> list[str]:
+    """Remove the files that have other bytes than were written, as disks that lose a bit leave them; returns their names.
+
+    Whatever is read of the others afterwards is what was written: Parquet itself would notice a part of such damage.
+    """
+    paths = sorted(directory.glob("*.parquet"))
+    digests = shards.file_digests([bytes(path) for path in paths], workers=workers)
+    # Gone, it is another run's that found the same.
+    damaged = [path for path, found in zip(paths, digests, strict=True) if found != path.stem and path.exists()]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return [path.name for path in damaged]
 
 
 class Embedded:
@@ -146,10 +162,9 @@ class Embedded:
 def _read_facts(path: Path) -> list[dict[str, Any]]:
     try:
         with shards.open_parquet(path) as file:
-            rows = file.read(FACTS).to_pylist()
-    except (pa.ArrowException, OSError):  # not ours to read, or torn: made again
+            return file.read(FACTS).to_pylist()
+    except FileNotFoundError:  # dropped by another run
         return []
-    return rows
 
 
 @lru_cache(maxsize=GROUPS_HELD)

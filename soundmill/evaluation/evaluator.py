@@ -129,13 +129,14 @@ def evaluate(
     ranked = sorted(sounds["generated"], key=lambda clip_id: shards.digest("ruler", protocol.seed, clip_id))[:RULER_SOUNDS]
     total = sum(map(len, sounds.values())) + len(features.MADE_UP) * len(ranked)
     with setup.progress(total * len(judges), "embed", "clip") as tick:
-        features.embed_all(judges, [sound for of in sounds.values() for sound in of.values()], setup.cache, setup.workers, tick)
+        wanted = [sound for of in sounds.values() for sound in of.values()]
+        damaged = features.embed_all(judges, wanted, setup.cache, setup.workers, tick)
         facts = {role: features.view(judges[0], of.values(), setup.cache).facts() for role, of in sounds.items()}
         heard = {clip_id: facts["generated"][clip_id] for clip_id in sorted(ranked)}
         sounds["silence"] = {clip_id: features.silence(of) for clip_id, of in heard.items()}
         sounds["noise"] = {clip_id: features.noise(clip_id, of, protocol.seed) for clip_id, of in heard.items()}
         made_up = [*sounds["silence"].values(), *sounds["noise"].values()]
-        features.embed_all(judges, made_up, setup.cache, setup.workers, tick)
+        damaged += features.embed_all(judges, made_up, setup.cache, setup.workers, tick)
     views = {
         (judge.name, role): features.View(judge.directory(setup.cache), {clip_id: sound.key for clip_id, sound in of.items()})
         for judge in judges
@@ -161,7 +162,15 @@ def evaluate(
         metrics["counts"] |= {"training": memorised.training, "held_out": len(memorised.held_out)}
         metrics["files"]["training"] = _list_digest(trained)
         metrics["warnings"] += memorised.warnings()
+        damaged += memorised.damaged
+    if damaged:
+        metrics["counts"]["damaged"] = len(damaged)
+        metrics["warnings"].append(about_damaged(damaged))
     return Evaluation(metrics, of, sides["generated"], sides["reference"], paired, trained, memorised)
+
+
+def about_damaged(names: Sequence[str]) -> str:
+    return f"{len(names)} files of kept embeddings were damaged, and made anew: the scores are right, look after the disk."
 
 
 def _lacking(protocol: protocols.Protocol, paired: bool, unpaired: bool, prompts: bool) -> dict[str, str]:
@@ -191,7 +200,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
         raise UserError(f"{a} and {b} have no ids in common: two models are compared by what they made of the same prompts")
     sounds = [sound for folder in sides.values() for sound in folder.sounds]
     with setup.progress(len(sounds) * len(judges), "embed", "clip") as tick:
-        features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
+        damaged = features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
     by_name = {judge.name: judge for judge in judges}
     lacking = _lacking(protocol, paired, unpaired, prompts=False)
     wanted = [score for score in protocol.scores if score.key not in lacking]
@@ -209,12 +218,13 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     _check_some(protocol, lacking)
     return {
         **_provenance(setup),
-        "counts": {role: len(folder.sounds) for role, folder in sides.items()},
+        "counts": {role: len(folder.sounds) for role, folder in sides.items()} | ({"damaged": len(damaged)} if damaged else {}),
         "files": {role: _list_digest(folder) for role, folder in sides.items()},
         "comparison": {key: _rounded(result) for key, result in found.items()},
         "left_out": lacking,
         "warnings": [f"{key}: {text}" for key, result in found.items() for text in result["warnings"]]
-        + [f"{key} is left out: {why}." for key, why in lacking.items()],
+        + [f"{key} is left out: {why}." for key, why in lacking.items()]
+        + ([about_damaged(damaged)] if damaged else []),
     }
 
 

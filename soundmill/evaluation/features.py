@@ -20,7 +20,7 @@ from soundmill.audio import decode
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.cache import Embedded, Embedding, Facts, add, sweep
+from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, sweep
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.quality import Quality, quality
 
@@ -44,7 +44,7 @@ class Judge:
 
     def directory(self, cache: Path) -> Path:
         """Where its embeddings lie: one directory for each embedder, weights, options, front end and resampler."""
-        made_by = [self.name, self.weights, list(self.options), self.through, QUALITY, _front_ends()]
+        made_by = [self.name, self.weights, list(self.options), self.through, QUALITY, _front_ends(), LAYOUT]
         return cache / f"{self.name}-{shards.digest(made_by)[:16]}"
 
     @property
@@ -203,15 +203,17 @@ def embed_all(
     workers: int,
     progress: Callable[[int], object] = lambda n: None,
     refused: Sequence[Mapping[str, str]] = (),
-) -> None:
+) -> list[str]:
     """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
 
+    What is there is held to its digest first: returned are names of files that were damaged. What is wanted of them is made anew.
     Whatever cannot be scored, what was `refused` before among it, raises one UserError that names all of it; what could be is in
     the cache by then. So do weights that are missing, unless they are not needed.
     """
-    jobs, without = [], {}
+    jobs, without, damaged = [], {}, []
     for judge in judges:
         directory = judge.directory(cache)
+        damaged += drop_damaged(directory, workers)
         have = Embedded(directory, {sound.key for sound in sounds})
         tasks = [(task, [sound for sound in task if sound.key not in have]) for task in _tasks(sounds)]
         progress(len(sounds) - sum(len(missing) for _, missing in tasks))
@@ -225,16 +227,20 @@ def embed_all(
         raise UserError(f"these sounds cannot be embedded without weights that are not here:{lines}")
     if not jobs:
         refuse(refused)
-        return
+        return damaged
     for judge in judges:
         sweep(judge.directory(cache))
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
         report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
     refuse([*refused, *report.quarantine])
+    return damaged
 
 
 def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
-    """Embeddings [1, D] of texts by id, by a judge that reads (clap), kept as those of sounds are."""
+    """Embeddings [1, D] of texts by id, by a judge that reads (clap), kept as those of sounds are.
+
+    The directory is that of sounds too, which `embed_all` has looked through.
+    """
     directory = judge.directory(cache)
     keys = {clip_id: shards.digest("text", text) for clip_id, text in sorted(texts.items())}
     have = Embedded(directory, set(keys.values()))
@@ -244,7 +250,7 @@ def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
             Embedding(shards.digest("text", text), Quality(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
             for text, row in zip(missing, judge.load().embed_texts(missing), strict=True)
         ]
-        add(directory, f"{shards.digest(sorted(row.key for row in rows))}.parquet", rows)
+        add(directory, rows)
     return View(directory, keys)
 
 
@@ -276,8 +282,7 @@ def _kind(sound: Sound) -> tuple[str, bytes]:
 def embed(judge: Judge, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
     """Embed a task's sounds into one file of the cache; what cannot be is rejected, and the rest is done all the same."""
     report = shards.Report()
-    name = f"{shards.digest(sorted(sound.key for sound in sounds))}.parquet"
-    add(directory, name, _embeddings(_load(judge), sounds, judge.through, report))
+    add(directory, _embeddings(_load(judge), sounds, judge.through, report))
     output.touch()
     return report
 
@@ -380,3 +385,4 @@ class Library:
 
     views: Mapping[tuple[str, str], View]  # (embedder, role)
     quality: Mapping[str, dict[str, Quality]]  # role → id → facts
+    damaged: Sequence[str] = ()  # files of kept embeddings, made anew

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,7 @@ class Memorisation:
     threshold: float | None  # similarity; None: no sound is held out
     training: int
     embedder: str
+    damaged: Sequence[str] = ()  # files of kept embeddings, made anew
 
     def is_near(self, found: Nearest) -> bool:
         return self.threshold is not None and found.similarity > self.threshold
@@ -133,9 +134,9 @@ def look(
 ) -> Memorisation:
     """`search` among sounds, embedding and fingerprinting them where that has not been done; `progress` counts each sound twice."""
     judges = (judge, FingerprintJudge("fingerprint", None, judge.through))
-    features.embed_all(judges, [*generated, *real, *training], cache, workers, progress)
+    damaged = features.embed_all(judges, [*generated, *real, *training], cache, workers, progress)
     views = [[features.view(who, sounds, cache) for who in judges] for sounds in (generated, real, training)]
-    return search(*views, judge.name)
+    return replace(search(*views, judge.name), damaged=damaged)
 
 
 def search(

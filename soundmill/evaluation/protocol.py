@@ -190,7 +190,7 @@ def hear(
     through the rate that the clips have.
     """
     roles = {"real": clips_in(real, judges[0].through)} | {role: sounds_in(paths) for role, paths in files.items()}
-    features.embed_all(judges, [sound for sounds in roles.values() for sound in sounds], cache, workers, progress)
+    damaged = features.embed_all(judges, [sound for sounds in roles.values() for sound in sounds], cache, workers, progress)
     length = features.view(judges[0], roles["generated"], cache).facts()
     made_up = {
         "silence": {clip_id: features.silence(facts) for clip_id, facts in length.items()},
@@ -204,7 +204,7 @@ def hear(
         for role, members in keys.items():
             views[judge.name, role] = view = features.View(judge.directory(cache), members)
             quality[role] = _facts_of(view, judge.name, role)
-    return features.Library(views, quality)
+    return features.Library(views, quality, damaged)
 
 
 def clips_in(real: Mapping[Path, set[str]], sample_rate: int) -> list[features.Sound]:
@@ -270,6 +270,7 @@ def score(
             stop = min(start + BLOCK, replicates)
             jobs.append(shards.Job(f"{name}-{start:06d}.json", (task, (start, stop)), stop - start))
     report = shards.map_shards(_score, jobs, scratch, workers=workers, progress=progress)
+    shards.say_damaged(scratch, report.damaged)
     results: dict[str, dict[str, Any]] = {}
     resampled: dict[str, list[float]] = defaultdict(list)
     for detail in report.details:

@@ -2,7 +2,8 @@
 
 A stage never waits for tracking and never fails of it: a second process (recorder.py) talks to MLflow, and the stage only hands
 it lines of JSON and links to files. It also ends the run as KILLED when the stage dies without a word. Runs whose both processes
-died are closed by the next one: every process holds a lock on a file of its own for as long as it lives.
+died, or could not reach MLflow at the end, are closed by the next one: every process holds a lock on a note of its own for as long
+as it lives, and the note goes when the run is recorded to its end. What was lost is named in its parent's tag `incomplete`.
 """
 
 from soundmill.tracking.history import RecordedState, read_state

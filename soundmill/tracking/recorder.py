@@ -15,6 +15,7 @@ import queue
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -24,41 +25,56 @@ from typing import Any
 
 from soundmill.tracking.stores import (
     DIED,
+    ENDED_LATER,
     EXPERIMENT,
     EXPERIMENT_TAGS,
+    INCOMPLETE,
     MAX_METRICS,
     MAX_PARAMS,
+    MAX_TAG,
     PARENT,
     Store,
     locked,
     owner,
+    unfinished,
     unreachable,
+    without,
 )
+from soundmill.tracking.words import MAX_LINE, check
 
 # From one stage to the next DVC takes a second, and longer where it hashes large outputs. A recorder that nobody calls any more
 # holds 240 MB and no processor; one that ended too early costs three seconds of processor again: little beside 15 s of hashing.
 IDLE_SECONDS = 15.0
 HOPELESS_SECONDS = 1200.0  # without a word from MLflow, after the stage is gone
+LINE_SECONDS = 30.0  # a caller opens its run and ends each line it begins within it; between two lines a stage may work for days
+SEND_SECONDS = 5.0  # a caller that takes no word back for so long gets none any more
+MAX_COMPLAINTS = 20  # told of one caller's bad lines
+REFUSED = "refused"  # in the log, which is kept where it has this word
 _fluent = threading.Lock()  # what mlflow keeps for the whole process: store and active experiment
 
 
 class Recorder:
-    """Carries out against MLflow what one stage or flow says."""
+    """Carries out against MLflow what one stage or flow says, after it has ended what dead ones left open."""
 
-    def __init__(self, opening: dict[str, Any], where: Store, say: Callable[..., None]):
+    def __init__(self, where: Store, say: Callable[..., None]):
         from mlflow import MlflowClient
 
         gc.freeze()  # see main
         gc.enable()
-        self.where, self.process, self.say = where, opening["token"], say
+        self.where, self.say = where, say
+        self.lost = False  # whether something that this run said is not recorded
         # MLflow makes and upgrades its tables when a client first looks at them: not safe beside another that does.
         with locked(self.where.scratch, "store"):
             self.client = MlflowClient(self.where.uri, self.where.uri)
             self.experiment = self._experiment()
             self._close_dead_runs()
-            parent = opening.get("parent") or {}
-            self.owns_parent = "identity" in parent
-            self.parent_id = self._shared_parent(parent) if self.owns_parent else self._given_parent(parent.get("id"))
+
+    def open(self, opening: dict[str, Any]) -> None:
+        """Begin the run."""
+        self.process, self.name, parent = opening["token"], opening["name"], opening.get("parent") or {}
+        self.shared = {"identity": parent["identity"]} if "identity" in parent else None
+        with locked(self.where.scratch, "store"):
+            self.parent_id = self._shared_parent(parent) if self.shared else self._given_parent(parent.get("id"))
         tags = {**opening["tags"], "process": self.process}
         if self.parent_id:
             tags["mlflow.parentRunId"] = self.parent_id
@@ -91,25 +107,75 @@ class Recorder:
         return run_id
 
     def _given_parent(self, run_id: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
         if run_id is None:
             return None
-        try:
-            self.experiment = self.client.get_run(run_id).info.experiment_id
-        except MlflowException:
+        if not (run := self._run(run_id)):
             self.say("warning", message=f"{PARENT}={run_id}: no such run in {self.where.uri}; this stage's run stands alone")
             return None
+        self.experiment = run.info.experiment_id
         return run_id
 
+    def _run(self, run_id: str) -> Any:
+        """What MLflow has of a run; None if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
     def _close_dead_runs(self) -> None:
-        """End the runs of processes that died: nobody holds the lock on their file any more."""
-        for token in dead_tokens(self.where.scratch):
+        """End the runs of processes that are gone and could not do it: nobody holds the lock on their file any more.
+
+        First each is named by its parent, so that a parent which is itself among them does not end without that.
+        """
+        dead, notes = dead_tokens(self.where.scratch), unfinished(self.where.scratch)
+        dead = [token for token in dead if token in notes and "waits" not in notes[token]]
+        waiting = []  # for a run that stages share and that none of them could make yet
+        for token in dead:
+            parent = notes[token]["parent"]
+            found = self._found(parent)
+            waiting += [token] if "identity" in parent and not found else []
+            for run_id in found:
+                self._tell_missing(run_id, {notes[token]["name"]})
+        for token in dead:
+            note = notes[token]
             query = f"tags.process = '{token}' and attributes.status = 'RUNNING'"
             for run in self.client.search_runs([self.experiment], query):
-                self._end(run.info.run_id, "KILLED", DIED)
+                self._tell_missing(run.info.run_id, {note["name"]} | without(notes, {"id": run.info.run_id}))
+                if "status" in note:
+                    self._end(run.info.run_id, note["status"], note["reason"] or ENDED_LATER, note["time"])
+                else:
+                    self._end(run.info.run_id, "KILLED", DIED)
             shutil.rmtree(self.where.scratch / "spool" / token, ignore_errors=True)
-            (self.where.scratch / "alive" / token).unlink(missing_ok=True)
+            path = self.where.scratch / "alive" / token
+            if token in waiting:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write('{"waits": true}\n')
+            else:
+                path.unlink(missing_ok=True)
+
+    def _found(self, parent: dict[str, str]) -> list[str]:
+        """The run that a note names as parent, by its id, or by the identity of what its stages ran on."""
+        if "identity" in parent:
+            query = f"tags.identity = '{parent['identity']}'"
+            return [run.info.run_id for run in self.client.search_runs([self.experiment], query, max_results=1)]
+        return [parent["id"]] if "id" in parent else []
+
+    def _tell_missing(self, run_id: str, missing: set[str], recorded: str = "") -> set[str]:
+        """Have a run's tag name what it does not have, and no more what it has now; returns all that the tag names."""
+        if not (run := self._run(run_id)):
+            return missing
+        told = set(filter(None, run.data.tags.get(INCOMPLETE, "").split(", ")))
+        names = (told | missing) - {recorded}
+        if names and names != told:
+            self.client.set_tag(run_id, INCOMPLETE, ", ".join(sorted(names))[:MAX_TAG])
+        elif told and not names:
+            self.client.delete_tag(run_id, INCOMPLETE)
+        return names
 
     def carry_out(self, operations: list[dict[str, Any]]) -> None:
         """Do these in order; neighbouring metrics go in one call."""
@@ -145,12 +211,24 @@ class Recorder:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in operation["values"].items()])
 
     def _do_file(self, run_id: str, operation: dict[str, Any]) -> None:
-        path, folder = Path(operation["path"]), operation["folder"]
+        path, folder = self._spooled(operation["path"]), operation["folder"]
         if path.is_dir():
             self.client.log_artifacts(run_id, str(path), f"{folder}/{path.name}" if folder else path.name)
         else:
             self.client.log_artifact(run_id, str(path), folder or None)
         shutil.rmtree(path.parent)
+
+    def _spooled(self, named: str) -> Path:
+        """A file or directory in a place of its own in this run's spool: it is read and its place removed, and nothing else is."""
+        spool = self.where.scratch / "spool" / self.process
+        parts = Path(named).relative_to(spool).parts if Path(named).is_relative_to(spool) else ()
+        path = Path(os.path.realpath(self.where.scratch), "spool", self.process, *parts)
+        if len(parts) != 2 or ".." in parts or os.path.realpath(path) != str(path):
+            raise Refused(f"{named!r} is not in the spool of this run")
+        for found in [path, *path.rglob("*")]:
+            if not stat.S_ISREG(mode := found.lstat().st_mode) and not stat.S_ISDIR(mode):
+                raise Refused(f"{named!r} has in it what is neither a file nor a directory")
+        return path
 
     def _do_dataset(self, run_id: str, operation: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -175,7 +253,7 @@ class Recorder:
         from mlflow.types import Schema, TensorSpec
 
         package = Path(__file__).resolve().parents[1]
-        path = Path(operation["path"])
+        path = self._spooled(operation["path"])
         outputs = Schema([TensorSpec(numpy.dtype(operation["dtype"]), (-1, *operation["shape"][1:]))])
         with _fluent:
             mlflow.set_tracking_uri(self.where.uri)
@@ -201,15 +279,28 @@ class Recorder:
                     self.client.set_model_version_tag(operation["registered"], version, key, self.tags[key])
         shutil.rmtree(path.parent)
 
-    def end(self, status: str, reason: str) -> None:
+    def end(self, status: str, reason: str) -> list[str]:
+        """End the run, and the parent that stages share; returns the names of what is missing of it or below it."""
+        with locked(self.where.scratch, "store"):
+            notes = unfinished(self.where.scratch)
+            notes.pop(self.process, None)
+            missing = without(notes, {"id": self.run_id}) | ({self.name} if self.lost else set())
+            missing = self._tell_missing(self.run_id, missing)
+            if self.parent_id:
+                others = without(notes, self.shared) if self.shared else set()
+                self._tell_missing(self.parent_id, others | ({self.name} if missing else set()), "" if missing else self.name)
+                for token, note in notes.items():
+                    if not missing and "waits" in note and (note["parent"], note["name"]) == (self.shared, self.name):
+                        (self.where.scratch / "alive" / token).unlink(missing_ok=True)
         self._end(self.run_id, status, reason)
-        if self.owns_parent and self.parent_id:
+        if self.shared and self.parent_id:
             self._end(self.parent_id, status, f"{self.tags.get('stage', 'stage')}: {reason}" if reason else "")
+        return sorted(missing)
 
-    def _end(self, run_id: str, status: str, reason: str) -> None:
+    def _end(self, run_id: str, status: str, reason: str, moment: int | None = None) -> None:
         if reason:
             self.client.set_tag(run_id, "end_reason", reason)
-        self.client.set_terminated(run_id, status)
+        self.client.set_terminated(run_id, status, moment)
 
 
 def _requirements() -> list[str]:
@@ -247,33 +338,45 @@ class Down(Exception):
     """This run is not recorded any further, for the reason given."""
 
 
+class Refused(Exception):
+    """This line is not carried out, for the reason given; the next ones are."""
+
+
 @contextlib.contextmanager
 def _alive(scratch: Path, token: str) -> Iterator[None]:
-    """Keep others from ending the run of this token as one that nobody records any more; after `Down`, somebody shall."""
-    path = scratch / "alive" / token
-    with locked(scratch, "alive"):  # whoever looks for the dead must not see the file before it is locked
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    left_open = False
-    with file:
+    """Take over a run that a process has announced (see writer.py), and its spool, as the only one who does.
+
+    Others do not end the run as one that nobody records any more. Its note goes when it is recorded to its end; else it stays,
+    for whoever reaches MLflow next.
+    """
+    note, spool = scratch / "alive" / token, scratch / "spool" / token
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context(note.open())
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Down(f"run {token} was not announced, or is taken ({error})") from None
         try:
             yield
-        except Down:
-            left_open = True
-            raise
         finally:
-            if not left_open:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(spool, ignore_errors=True)
+        note.unlink(missing_ok=True)
 
 
 class Line:
     """The recorder's end of the line to one stage or flow; a thread of its own carries out what comes down it."""
 
-    def __init__(self, connection: socket.socket):
-        self._connection = connection
+    def __init__(self, connection: socket.socket, where: Store):
+        self._connection, self._where = connection, where
+        self._connection.settimeout(SEND_SECONDS)
         self._pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._all_read = False
+        self._all_read = self._deaf = False
+        self._complaints = 0
+        self._lost_reason = DIED
+        self._mouth = threading.Lock()
         self._last_word = time.monotonic()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -288,41 +391,94 @@ class Line:
         return self._all_read and time.monotonic() - self._last_word > HOPELESS_SECONDS
 
     def say(self, event: str, **values: Any) -> None:
-        """One word back to the stage; it may be gone."""
+        """One word back to the stage; it may be gone, or not listen."""
         self._last_word = time.monotonic()
-        with contextlib.suppress(OSError):
-            self._connection.sendall(json.dumps({"event": event, **values}).encode() + b"\n")
+        with self._mouth:
+            if not self._deaf:
+                try:
+                    self._connection.sendall(json.dumps({"event": event, **values}).encode() + b"\n")
+                except OSError:
+                    self._deaf = True
+
+    def _refuse(self, why: object) -> None:
+        """Tell the log, which is kept then, and the stage."""
+        self._complaints += 1
+        if self._complaints <= MAX_COMPLAINTS:
+            print(f"{REFUSED}: {why}", file=sys.stderr, flush=True)
+            self.say("warning", message=f"{REFUSED}: {why}")
 
     def _serve(self) -> None:
         threading.Thread(target=self._read, daemon=True).start()
         if opening := self._pending.get():
-            where = Store(**opening["store"] | {"scratch": Path(opening["store"]["scratch"])})
             # Whatever MLflow, its database or the network raise ends tracking and never the stage: nothing narrower would do.
             try:
-                if where.is_server and (why := unreachable(where.uri)):
-                    raise Down(f"tracking server {where.uri} is unreachable ({why})")
-                with _alive(where.scratch, opening["token"]):
-                    self._record(opening, where)
+                token = opening.get("token")
+                with _alive(self._where.scratch, token) if token else contextlib.nullcontext():
+                    if self._where.is_server and (why := unreachable(self._where.uri)):
+                        raise Down(f"tracking server {self._where.uri} is unreachable ({why})")
+                    recorder = Recorder(self._where, self.say)
+                    incomplete = self._record(recorder, opening) if token else []
             except Down as error:
                 self.say("down", message=str(error))
             except Exception as error:
-                self.say("down", message=f"tracking store {where.uri} cannot be used ({_one_line(error)})")
+                self.say("down", message=f"tracking store {self._where.uri} cannot be used ({_one_line(error)})")
             else:
-                self.say("ended")
-            shutil.rmtree(where.scratch / "spool" / opening["token"], ignore_errors=True)
+                self.say("ended", incomplete=incomplete)
         with contextlib.suppress(OSError):  # the other thread may be reading from it: closing alone would not end it
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError), self._connection.makefile("rb") as stream:
-            for line in stream:  # the last one of a killed stage may be torn
-                self._pending.put(json.loads(line))
-        self._all_read = True
-        self._pending.put(None)
+        """Hand on every good line; what comes down before the run is open is refused with all that follows it."""
+        is_open = False
+        try:
+            for line in self._lines():
+                try:
+                    word = check(line)
+                    if is_open == (word["op"] in ("open", "settle")):
+                        raise ValueError(f"{word['op']} {'again' if is_open else 'before open'}")
+                except ValueError as error:
+                    self._refuse(error)
+                    if not is_open:
+                        break
+                else:
+                    is_open = True
+                    self._pending.put(word)
+        except OSError:
+            pass  # gone
+        finally:
+            self._all_read = True
+            self._pending.put(None)
 
-    def _record(self, opening: dict[str, Any], where: Store) -> None:
-        recorder = Recorder(opening, where, self.say)
+    def _lines(self) -> Iterator[bytes]:
+        """Whole lines of bounded length and duration, until the caller is gone; the last one of a killed stage may be torn."""
+        line, begun = bytearray(), time.monotonic()  # the first one is due from now on
+        while True:
+            if begun and time.monotonic() - begun > LINE_SECONDS:
+                self._lost_reason = f"no whole line came within {LINE_SECONDS:.0f} s"
+                return self._refuse(self._lost_reason)
+            try:
+                part = self._connection.recv(2**16)
+            except TimeoutError:
+                continue
+            if not part:
+                return
+            *ends, rest = part.split(b"\n")
+            for end in ends:
+                line += end
+                if len(line) > MAX_LINE:
+                    self._refuse(f"longer than {MAX_LINE} bytes")
+                else:
+                    yield bytes(line)
+                line, begun = bytearray(), 0.0
+            if rest:
+                begun = begun or time.monotonic()
+                if len(line) <= MAX_LINE:
+                    line += rest
+
+    def _record(self, recorder: Recorder, opening: dict[str, Any]) -> list[str]:
+        where = self._where
+        recorder.open(opening)
         self.say("opened", run_id=recorder.run_id, experiment_id=recorder.experiment)
         failures = 0
         while True:
@@ -338,7 +494,10 @@ class Line:
                     recorder.carry_out(batch)
                     failures = 0
                     self.say("progress")
+                except Refused as error:
+                    self._refuse(error)
                 except Exception as error:
+                    recorder.lost = True
                     failures += 1
                     if where.is_server and (why := unreachable(where.uri)):
                         raise Down(f"tracking server {where.uri} is unreachable ({why})") from None
@@ -347,10 +506,9 @@ class Line:
                     self.say("warning", message=f"{batch[0]['op']} could not be recorded: {_one_line(error)}")
             if end:
                 try:
-                    recorder.end(end["status"], end["reason"])
+                    return recorder.end(end["status"], end["reason"])
                 except Exception as error:
                     raise Down(f"the run could not be ended in {where.uri} ({_one_line(error)})") from None
-                return
 
     def _take(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """All that waits in the line, and how the run ends if it does; without a word of it, the stage was killed."""
@@ -358,10 +516,10 @@ class Line:
         operation = self._pending.get()
         while operation is not None and operation["op"] != "end":
             operations.append(operation)
-            if self._pending.empty():
+            if self._pending.empty() or len(operations) == MAX_METRICS:
                 return operations, None
             operation = self._pending.get()
-        return operations, operation or {"status": "KILLED", "reason": DIED}
+        return operations, operation or {"status": "KILLED", "reason": self._lost_reason}
 
 
 def _one_line(error: BaseException) -> str:
@@ -369,11 +527,11 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def serve(listener: socket.socket) -> None:
-    """Record the runs of all who call, until nobody has for IDLE_SECONDS.
+def serve(listener: socket.socket, where: Store, place: Path) -> None:
+    """Record the runs of all who call, until nobody has for IDLE_SECONDS; `place` is the socket's path.
 
-    Nobody's call is lost: after `shutdown`, who called before is still answered, and who calls later is refused and starts
-    another recorder (the name is free once the socket is closed).
+    Nobody's call is lost: who called before `shutdown` is still answered, and who calls later finds no socket and starts another
+    recorder.
     """
     listener.settimeout(1.0)
     lines: list[Line] = []
@@ -384,18 +542,22 @@ def serve(listener: socket.socket) -> None:
             if listening:
                 connection, _ = listener.accept()
                 if owner(connection) == os.getuid():
-                    lines.append(Line(connection))
+                    lines.append(Line(connection, where))
+                else:
+                    connection.close()
             else:
                 time.sleep(1.0)
         except TimeoutError:
             pass
         except OSError:
+            place.unlink(missing_ok=True)
             listener.close()
             listening = False
         lines = [line for line in lines if line.is_open]
         if lines:
             last_open = time.monotonic()
         elif listening and time.monotonic() - last_open > IDLE_SECONDS:
+            place.unlink(missing_ok=True)  # while it is surely ours: nobody takes the place of one who listens
             listener.shutdown(socket.SHUT_RDWR)
             listener.setblocking(True)  # accept() gives those who called before, then an error
         if any(line.is_hopeless for line in lines):
@@ -403,14 +565,17 @@ def serve(listener: socket.socket) -> None:
 
 
 def main() -> None:
-    """`python -m soundmill.tracking.recorder FD LOG`: serve the socket that a stage has opened."""
+    """`python -m soundmill.tracking.recorder FD LOG`: serve the socket that a stage has opened, as its standard input tells."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the stages: we end after them
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     gc.disable()  # until mlflow is imported: a fifth of that time, and no garbage found; the first stage waits for it
-    serve(socket.socket(fileno=int(sys.argv[1])))
-    Path(sys.argv[2]).unlink(missing_ok=True)
+    told, log = json.load(sys.stdin), Path(sys.argv[2])
+    where = Store(**told["store"] | {"scratch": Path(told["store"]["scratch"])})
+    serve(socket.socket(fileno=int(sys.argv[1])), where, Path(told["socket"]))
+    if REFUSED.encode() not in log.read_bytes():
+        log.unlink()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 from soundmill import provenance
 from soundmill.errors import told
 from soundmill.tracking.stores import (
+    INCOMPLETE,
     MAX_PARAM,
     MAX_TAG,
     PARENT,
@@ -25,7 +26,7 @@ from soundmill.tracking.stores import (
     say,
     store,
 )
-from soundmill.tracking.writer import Writer
+from soundmill.tracking.writer import Writer, settle
 
 
 class StageRun:
@@ -139,6 +140,8 @@ class StageRun:
 class PipelineRun(StageRun):
     """The parent run of one pipeline: its stages' runs are nested below it."""
 
+    is_open = False  # whether it could not be ended in MLflow
+
     def fail(self, reason: str) -> None:
         """Let this run end as FAILED, with the reason."""
         if self._writer:
@@ -150,6 +153,22 @@ class PipelineRun(StageRun):
             return None
         base = self._writer.store.uri if self._writer.store.is_server else f"http://127.0.0.1:{port}"
         return f"{base}/#/experiments/{self._writer.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+
+    @property
+    def not_recorded(self) -> list[str]:
+        """Once ended: what MLflow does not have of this run, in words; the metrics files have it."""
+        if not self._writer or not self._writer.incomplete:
+            return []
+        names = ", ".join(self._writer.incomplete)
+        if not self.run_id:
+            return [f"MLflow has no run of this pipeline: {self._writer.store.uri} could not be used."]
+        if self.is_open:
+            then = (
+                f"Its run {self.run_id} is still open there: the next run that reaches MLflow ends it and tags it `{INCOMPLETE}`."
+            )
+        else:
+            then = f"Its run {self.run_id} is tagged `{INCOMPLETE}`."
+        return [f"Not recorded in MLflow: {names}; their metrics files are kept.", then]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -234,9 +253,13 @@ def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str
         run._writer.wait_until_open()
 
     run = PipelineRun(None if is_off() else open)
-    with _ended(run):
-        run.begin()
-        yield run
+    try:
+        with _ended(run):
+            run.begin()
+            yield run
+    finally:
+        if run._writer and not run._writer.ended:  # MLflow may be back by now
+            run.is_open = not settle(run._writer.store)
 
 
 @contextmanager

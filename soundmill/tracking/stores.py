@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,8 @@ QUIET = {
 MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 5000  # MLflow's limits, per call and per value
 STATE_FOLDER = "state"  # artifacts of a parent run that `read_run` brings back
 DIED = "the process died without a word (killed, or out of memory)"
+ENDED_LATER = "ended later than its process: MLflow could not be reached, or the recorder was killed"
+INCOMPLETE = "incomplete"  # tag of a run: names of the stages (or of itself) whose records were lost
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,46 @@ def locked(directory: Path, what: str) -> Iterator[None]:
     with (directory / f"{what}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def unfinished(scratch: Path) -> dict[str, dict[str, Any]]:
+    """What is known of every run that is not recorded to its end, by token: its name, its parent, and how it ended, if it did.
+
+    The file of a run has a line from its beginning, and a second one where its process ended and the records did not.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((scratch / "alive").glob("*")):
+        found[path.name] = note = {"name": "?", "parent": {}}
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                note |= json.loads(line)
+    return found
+
+
+def without(notes: dict[str, dict[str, Any]], parent: dict[str, str]) -> set[str]:
+    """Names of the unfinished runs below this parent."""
+    return {note["name"] for note in notes.values() if note["parent"] == parent}
+
+
+@contextmanager
+def socket_folder() -> Iterator[tuple[Path, int]]:
+    """Where recorders' sockets lie, open: a directory that this user alone can enter. OSError if it is anything else."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    path = Path(runtime if os.path.isdir(runtime) else tempfile.gettempdir()) / f"soundmill-{os.getuid()}"
+    with suppress(FileExistsError):
+        path.mkdir(0o700)
+    refusal = f"{path} is not a directory of this user alone; remove it, or set XDG_RUNTIME_DIR to another place"
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise OSError(f"{refusal} ({error.strerror})") from None
+    try:
+        found = os.fstat(folder)
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise OSError(refusal)
+        yield path, folder
+    finally:
+        os.close(folder)
 
 
 def owner(connection: socket.socket) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import json
 import os
 import queue
@@ -17,7 +17,7 @@ import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from soundmill import provenance
 from soundmill.tracking.stores import (
@@ -29,8 +29,13 @@ from soundmill.tracking.stores import (
     Store,
     owner,
     say,
+    socket_folder,
+    unfinished,
+    without,
 )
+from soundmill.tracking.words import MAX_LINE
 
+CALLS = 500  # tries, 10 ms apart, to reach a recorder that begins or ends
 # No two stages have these alike, and no library that talks to a store reads them.
 OF_ONE_STAGE = re.compile(r"(DVC|SOUNDMILL|PREFECT|GOMP|OMP)_.*|PYTHONUNBUFFERED|PWD|OLDPWD|SHLVL|_")
 
@@ -41,21 +46,24 @@ class Writer:
     def __init__(self, where: Store, spec: dict[str, Any]):
         self.store, self.run_id, self.experiment_id = where, None, None
         self.outcome = ("FINISHED", "")
-        self._line, self._log = _call(where)
+        self.incomplete: list[str] = []  # once ended: the runs whose records were lost, of this one and below it
+        self._name = spec["name"]
         token = uuid.uuid4().hex
+        self._note = _announce(where.scratch, token, spec)
+        self._line, self._log = _call(where)
         self._spool = where.scratch / "spool" / token
         self._spool.mkdir(parents=True)
         self._files = 0
         self._down = threading.Event()
         self._opened = threading.Event()
-        self._ended = False
+        self.ended = False
         self._last_word = time.monotonic()
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._write, daemon=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._sender.start()
         self._listener.start()
-        self.send({"op": "open", "token": token, "store": asdict(where) | {"scratch": str(where.scratch)}, **spec})
+        self.send({"op": "open", "token": token, **spec})
 
     @property
     def pending(self) -> int:
@@ -114,6 +122,14 @@ class Writer:
             self._say_down(f"{self.store.uri} took nothing for {STUCK_SECONDS:.0f} s")
         else:
             shutil.rmtree(self._spool, ignore_errors=True)
+        if not self.ended:
+            below = without(unfinished(self.store.scratch), {"id": self.run_id}) if self.run_id else set()
+            self.incomplete = sorted(below | {self._name})
+            ending = {"status": status, "reason": reason[:MAX_TAG], "time": time.time_ns() // 1_000_000}
+            with contextlib.suppress(OSError):
+                self._note.write(json.dumps(ending) + "\n")
+        with contextlib.suppress(OSError):
+            self._note.close()  # from now on, whoever reaches MLflow may end a run that is still open there
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
@@ -128,8 +144,9 @@ class Writer:
             self._line.shutdown(socket.SHUT_WR)
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError), self._line.makefile("rb") as stream:
-            for line in stream:
+        # Whoever answers with anything else is no recorder.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError), self._line.makefile("rb") as stream:
+            while line := stream.readline(MAX_LINE):
                 self._last_word = time.monotonic()
                 event = json.loads(line)
                 if event["event"] == "opened":
@@ -140,8 +157,8 @@ class Writer:
                 elif event["event"] == "down":
                     self._say_down(event["message"])
                 elif event["event"] == "ended":
-                    self._ended = True
-        if not self._ended and not self._down.is_set():
+                    self.incomplete, self.ended = list(event["incomplete"]), True
+        if not self.ended and not self._down.is_set():
             self._say_down(f"its process ended early ({self._last_words()})")
 
     def _last_words(self) -> str:
@@ -158,36 +175,79 @@ class Writer:
             say(f"tracking: {message}: going on without it; metrics files are kept")
 
 
+def settle(where: Store) -> bool:
+    """Have the runs of processes that are gone ended now rather than by the next run; whether MLflow could be reached."""
+    said = b""
+    with contextlib.suppress(OSError):
+        line, _ = _call(where)
+        with line:
+            line.settimeout(STUCK_SECONDS)
+            line.sendall(b'{"op": "settle"}\n')
+            while len(said) < MAX_LINE and (part := line.recv(4096)):
+                said += part
+    return b'"event": "ended"' in said
+
+
+def _announce(scratch: Path, token: str, spec: dict[str, Any]) -> IO[str]:
+    """Note on disk that a run begins, for whoever finds it unfinished; the lock on it lasts as long as this process."""
+    shared = (spec.get("parent") or {}).get("identity")
+    parent = {"identity": shared} if shared else spec.get("parent") or {}
+    path = scratch / "alive" / token
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = scratch / f"{token}.new"
+    file = new.open("w", encoding="utf-8", buffering=1)
+    file.write(json.dumps({"name": spec["name"], "parent": parent}) + "\n")
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    new.rename(path)  # nobody sees it before it is locked
+    return file
+
+
 def _call(where: Store) -> tuple[socket.socket, Path]:
     """A line to the recorder of this store, started where there is none; and the file that what goes wrong with it is written to.
 
-    Its socket has a name and no path: that may be as long as it likes, and nothing is left behind by a recorder that was killed.
-    Whoever can bind the name starts the recorder and gives it the listening socket, so there is one, and no call comes too early.
+    Its socket is reached through the open folder, so the folder's path may be of any length. Whoever has the folder's lock makes
+    the socket, starts the recorder and gives it the listening end, so there is one, and no call comes too early.
     """
     identity = _identity(where)
-    name, log = f"\0soundmill-recorder-{identity}", where.scratch / "recorders" / f"{identity}.log"
-    for _ in range(500):
-        line = socket.socket(socket.AF_UNIX)
-        try:
-            line.connect(name)
-        except ConnectionRefusedError:
-            line.close()
-        else:
-            if owner(line) == os.getuid():
-                return line, log
-            line.close()
-            raise OSError("another user's process has taken the recorder's name")
-        with socket.socket(socket.AF_UNIX) as listener:
+    log = where.scratch / "recorders" / f"{identity}.log"
+    with socket_folder() as (path, folder):
+        name = f"/proc/self/fd/{folder}/{identity}"
+        for _ in range(CALLS):
             try:
-                listener.bind(name)
-                listener.listen()
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                time.sleep(0.01)  # it is just beginning, or just ending
-            else:
-                _start(listener, log)
+                if line := _connect(name):
+                    return line, log
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if line := _connect(name):
+                    return line, log
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(identity, dir_fd=folder)  # of a recorder that was killed
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(name)
+                    listener.listen()
+                    _start(listener, where, path / identity, log)
+            except BlockingIOError:
+                time.sleep(0.01)  # it is just beginning, or as many wait as it takes
+            finally:
+                fcntl.flock(folder, fcntl.LOCK_UN)
     raise OSError("the recorder neither answers nor ends")
+
+
+def _connect(name: str) -> socket.socket | None:
+    """The line, or None where nobody listens; BlockingIOError where more wait than are let in."""
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.setblocking(False)
+        line.connect(name)
+        line.setblocking(True)
+        if owner(line) != os.getuid():
+            raise OSError("another user's process has taken the recorder's name")
+    except (ConnectionRefusedError, FileNotFoundError):
+        line.close()
+        return None
+    except OSError:
+        line.close()
+        raise
+    return line
 
 
 def _identity(where: Store) -> str:
@@ -205,7 +265,7 @@ def _identity(where: Store) -> str:
     return provenance.digest_of(*(part if isinstance(part, bytes) else os.fsencode(part) for part in parts))
 
 
-def _start(listener: socket.socket, log: Path) -> None:
+def _start(listener: socket.socket, where: Store, place: Path, log: Path) -> None:
     """Start the recorder: nobody waits for it and it holds nobody's terminal or pipe, for it outlives the stage."""
     environment = {**HTTP, **QUIET, **os.environ}
     environment.pop("MLFLOW_RUN_ID", None)
@@ -216,7 +276,7 @@ def _start(listener: socket.socket, log: Path) -> None:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "soundmill.tracking.recorder", str(listener.fileno()), str(log)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             cwd="/",
@@ -224,6 +284,8 @@ def _start(listener: socket.socket, log: Path) -> None:
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
+    with process.stdin as told:  # not on its command line, which everybody may read: the address may have a password in it
+        told.write(json.dumps({"store": asdict(where) | {"scratch": str(where.scratch)}, "socket": str(place)}).encode())
     threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie if we outlive it
 
 

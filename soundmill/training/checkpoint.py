@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,23 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def resume_point(directory: Path) -> Path | None:
-    """The newest checkpoint in `directory` that can be read whole; one that cannot is named and passed over."""
-    for path in (directory / LAST, directory / PREVIOUS):
-        if path.exists():
-            try:
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-                print(f"{path.name} cannot be read ({error}); trying the one before it")
-                continue
+    """The newest checkpoint in `directory` that is as it was written; one that is not is named and passed over."""
+    found = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
+    for path in found:
+        try:
+            _check_sums(path)
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return path
+        except Exception as error:  # what damage is taken for: zipfile, zlib, pickle and torch each raise their own
+            print(f"{path}: is not as it was written ({error}), so passed over", flush=True)
+    if found:
+        print(f"{directory}: no checkpoint to resume from is whole; training starts from its beginning", flush=True)
     return None
+
+
+def _check_sums(path: Path) -> None:
+    """Raise where a part of a checkpoint has another checksum than when it was written: torch notes them and reads over them."""
+    with zipfile.ZipFile(path) as parts:
+        damaged = parts.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} is damaged")

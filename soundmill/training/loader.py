@@ -83,8 +83,8 @@ def gather(
 
     A shard is compressed in groups of rows, so one item at random would cost a whole group. `index()` describes the same arrays in
     the same order; where it says something else once they are copied, somebody remade them meanwhile: a UserError. The file's name
-    ends with the digest of its content: another call finds it. An item that is missing or there twice is a UserError that names it,
-    and `what` it lacks (`data/…: spectrogram of clip`).
+    ends with digests of what was copied and of its bytes: another call finds it, and makes a damaged one anew. An item that is
+    missing or there twice is a UserError that names it, and `what` it lacks (`data/…: spectrogram of clip`).
     """
     wanted = {one: item for item, one in enumerate(ids)}
     shapes: list[tuple[int, ...] | None] = [None] * len(wanted)
@@ -111,15 +111,23 @@ def gather(
         if again != stored or target.stat().st_size != end:
             raise UserError(f"{what} {ids[0]!r} or one beside it was remade while they were read; run it again")
 
-    path = path.with_name(f"{path.name}-{shards.digest(stored)}.f16")
-    if not path.exists() or path.stat().st_size != end:
+    begin = f"{path.name}-{shards.digest(stored)}-"
+    for found in sorted(path.parent.glob(f"{begin}*.f16")):
+        if found.name == f"{begin}{shards.file_digest(found)}.f16":
+            break
+        shards.say_damaged(path.parent, [found.name])
+        found.unlink()
+    else:
+        new = path.with_name(f"{begin}new")
         try:
-            shards.write_atomically(path, copy)
+            shards.write_atomically(new, copy)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise UserError(f"{path}: the disk is full; training needs {end:,} bytes here for what it reads") from None
-    return Arrays(path, list(ids), np.array(shapes, np.int64), offsets)
+            raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for what it reads") from None
+        found = path.with_name(f"{begin}{shards.file_digest(new)}.f16")
+        os.replace(new, found)
+    return Arrays(found, list(ids), np.array(shapes, np.int64), offsets)
 
 
 class LogMels:

@@ -395,7 +395,7 @@ def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
 
 def _write_with_report(output: Path, previous: Path | None, source: Path) -> None:
     report = duplicates.fingerprint_shard(source, output, previous)
-    shards.report_path(output).write_text(json.dumps({"items": report.items}), encoding="utf-8")
+    shards.write_report(output, report)
 
 
 def test_a_missing_shard_is_said(tmp_path):

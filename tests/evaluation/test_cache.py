@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from soundmill import shards
 from soundmill.evaluation import cache
 from soundmill.evaluation.quality import Quality
+from tests.test_shards import lose_a_bit
 
 
 def embedding(key: str, patches: int) -> cache.Embedding:
@@ -17,8 +20,8 @@ def embedding(key: str, patches: int) -> cache.Embedding:
 
 
 def test_embeddings_come_back(tmp_path):
-    cache.add(tmp_path, "a.parquet", [embedding(str(index), index % 4) for index in range(40)])  # of several row groups
-    cache.add(tmp_path, "b.parquet", [embedding(str(index), 1) for index in (40, 41)])
+    cache.add(tmp_path, [embedding(str(index), index % 4) for index in range(40)])  # of several row groups
+    cache.add(tmp_path, [embedding(str(index), 1) for index in (40, 41)])
     found = cache.Embedded(tmp_path, {"3", "37", "41", "99"})
     assert set(found.facts) == {"3", "37", "41"}
     np.testing.assert_array_equal(found.frames("37"), np.full((1, 3), 37))
@@ -35,13 +38,14 @@ def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
     keys = {row.key for row in rows}
 
     def write_and_read(number: int) -> bool:
-        cache.add(tmp_path, f"{number % 2}.parquet", rows)
+        cache.add(tmp_path, rows)
         found = cache.Embedded(tmp_path, keys)
         return all((found.frames(row.key) == row.frames).all() for row in rows)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(write_and_read, range(24)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet"]
+    assert [path.stem for path in tmp_path.iterdir()] == [shards.file_digest(path) for path in tmp_path.iterdir()]
+    assert len(list(tmp_path.iterdir())) == 1  # the same rows have the same bytes
 
 
 def test_what_killed_runs_left_is_removed_when_nobody_adds(tmp_path):
@@ -54,21 +58,41 @@ def test_what_killed_runs_left_is_removed_when_nobody_adds(tmp_path):
         assert len(list(tmp_path.glob(".adding-*"))) == 2
         yield embedding("2", 1)
 
-    cache.add(tmp_path, "b.parquet", while_it_is_added())
+    cache.add(tmp_path, while_it_is_added())
     cache.sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["b.parquet"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
     assert set(cache.Embedded(tmp_path, {"1", "2"}).facts) == {"1", "2"}
 
 
-def test_a_failed_addition_leaves_nothing_and_a_torn_file_counts_for_nothing(tmp_path):
+def test_a_failed_addition_leaves_nothing_and_a_torn_file_is_dropped(tmp_path):
     def rows():
         yield embedding("1", 1)
         raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
-        cache.add(tmp_path, "a.parquet", rows())
-    cache.add(tmp_path, "b.parquet", [])
+        cache.add(tmp_path, rows())
+    cache.add(tmp_path, [])
     assert not list(tmp_path.iterdir())
     (tmp_path / "c.parquet").write_bytes(b"PAR1 torn")
-    cache.add(tmp_path, "d.parquet", [embedding("1", 1)])
+    cache.add(tmp_path, [embedding("1", 1)])
+    assert cache.drop_damaged(tmp_path, 1) == ["c.parquet"]
     assert "1" in cache.Embedded(tmp_path, ["1"])
+
+
+def test_a_file_with_any_lost_bit_is_dropped_and_the_others_stay(tmp_path):
+    rows = [embedding(str(index), index % 4) for index in range(40)]
+    cache.add(tmp_path, rows[:20])
+    cache.add(tmp_path, rows[20:])
+    files = sorted(tmp_path.iterdir())
+    whole = {path: path.read_bytes() for path in files}
+    size = len(whole[files[0]])
+    metadata = size - int.from_bytes(whole[files[0]][-8:-4], "little") - 8
+    rng = random.Random(3)
+    places = [0, *(rng.uniform(4, metadata) for _ in range(60)), *(rng.uniform(metadata, size) for _ in range(60))]
+    for place in places:  # magic number, pages, and metadata with footer
+        lose_a_bit(files[0], place / size)
+        assert cache.drop_damaged(tmp_path, 2) == [files[0].name]
+        assert cache.drop_damaged(tmp_path, 2) == []
+        assert files[1].read_bytes() == whole[files[1]]
+        files[0].write_bytes(whole[files[0]])
+    assert set(cache.Embedded(tmp_path, {row.key for row in rows}).facts) == {row.key for row in rows}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +21,7 @@ from soundmill.evaluation import cache, evaluator, features, folders, protocols
 from soundmill.evaluation.protocols import Score
 from soundmill.evaluation.quality import Quality
 from tests import clap_weights
+from tests.test_shards import lose_a_bit
 
 RATE = 16_000
 
@@ -100,6 +104,36 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert list(metrics["classes"]) == ["", "rain", "x"]
     assert metrics["classes"]["rain"]["generated"] == 2
     json.dumps(metrics, allow_nan=False)
+
+
+def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_counted(
+    setup, tmp_path, monkeypatch, in_this_process
+):
+    monkeypatch.setattr(features, "TASK_SIZE", 2)
+    made, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
+    for path in [*made.iterdir(), *real.iterdir()]:
+        os.utime(path, (10**9, 10**9))
+    setup = evaluator.Setup(protocol("fad", "kl", replicates=2), setup.cache, 1)
+    first = evaluator.evaluate(setup, made, real).metrics
+    assert "damaged" not in first["counts"]
+    files = sorted(path for path in setup.cache.rglob("*") if path.is_file())
+    assert {path.suffix for path in files} == {".parquet", ".sqlite"}
+    rng = random.Random(11)
+    seen = Counter()
+    for turn in range(42):
+        path = files[turn % len(files)]
+        # Its data, its end (of Parquet the metadata and the footer), and of a database the first page, which says what it is
+        place = [rng.random, lambda: 1 - 0.2 * rng.random() ** 2, lambda: 0.2 * rng.random() ** 2][turn // len(files) % 3]()
+        lose_a_bit(path, min(place, 0.9999))
+        metrics = evaluator.evaluate(setup, made, real).metrics
+        count = metrics["counts"].pop("damaged", 0)
+        said = [text for text in metrics["warnings"] if "kept embeddings were damaged" in text]
+        assert (count, len(said)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
+        metrics["warnings"] = [text for text in metrics["warnings"] if text not in said]
+        assert metrics == first
+        assert sorted(path for path in setup.cache.rglob("*") if path.is_file()) == files  # the same bytes under the same names
+        seen[path.suffix] += 1
+    assert seen[".parquet"] >= 30 > seen[".sqlite"] > 3
 
 
 def test_pairs_by_id_whatever_the_format(setup, tmp_path):
@@ -200,7 +234,7 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     (judge,) = setup.judges
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
     nothing = cache.Embedding(tiny.key, Quality(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
-    cache.add(judge.directory(setup.cache), "tiny.parquet", [nothing])  # as an embedder that does not pad would say
+    cache.add(judge.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
     metrics = evaluator.evaluate(setup, made, real).metrics
     assert np.isfinite(metrics["fad_yamnet"])
     assert metrics["counts"]["generated_too_short_yamnet"] == 1

@@ -30,7 +30,7 @@ def view(directory: Path, rows: dict[str, np.ndarray]) -> features.View:
     keys = {name: shards.digest(frames.tobytes()) for name, frames in sorted(rows.items())}
     quality = Quality(RATE, False, False, "")
     embeddings = {key: cache.Embedding(key, quality, RATE, rows[name], np.zeros(0)) for name, key in keys.items()}
-    cache.add(directory, "all.parquet", embeddings.values())
+    cache.add(directory, embeddings.values())
     return features.View(directory, keys)
 
 

@@ -99,7 +99,7 @@ def heard(tmp_path, role: str, clip_ids: list[str], offset: float, seed: int) ->
     for name in clip_ids:
         frames = (random.standard_normal((4, 6)) * 0.3 + 3 * np.eye(6)[labels[name]] + offset).astype(np.float32)
         rows.append(cache.Embedding(name, Quality(16_000, False, False, name), 16_000, frames, frames.mean(axis=0)))
-    cache.add(tmp_path / role, "all.parquet", rows)
+    cache.add(tmp_path / role, rows)
     return features.View(tmp_path / role, {name: name for name in clip_ids})
 
 

@@ -21,6 +21,7 @@ from flows import dvc
 from soundmill import tracking
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
+from tests.mlflow_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +118,37 @@ def test_it_brings_its_own_server_and_goes_on_without_tracking(tiny: Path, tmp_p
     assert "is unreachable" in done.stdout + done.stderr
     assert "evaluate" not in done.stdout
     assert json.loads((tiny / "data" / "metrics" / "first.json").read_text())["number"] == 1
+
+
+@pytest.mark.slow(minutes=1)
+def test_the_last_lines_tell_what_mlflow_does_not_have(
+    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_param("evaluate", seconds=2.0)
+    mlflow = Server(tmp_path)
+    mlflow.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.address)
+        command, variables = [sys.executable, "-m", "flows.pipeline"], environment(tmp_path, prefect_server)
+        flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = []
+        for line in flow.stdout:
+            said.append(line)
+            if "working on 2" in line:
+                mlflow.kill()
+        assert flow.wait() == 0, said
+        last = "".join(said[-2:])
+        assert "Not recorded in MLflow: evaluate/tiny, pipeline " in last
+        assert "is still open there: the next run that reaches MLflow ends it and tags it `incomplete`." in last
+
+        mlflow.start()
+        with tracking.stage_run(tiny, "next", {}):
+            pass
+        first = runs(tiny)[-1]
+        assert first.info.status == "FINISHED"
+        assert first.data.tags["incomplete"] == f"evaluate/tiny, {first.info.run_name}"
+    finally:
+        mlflow.kill()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import soundfile
 
 from soundmill import manifest, params, shards, stage, tracking
 from stages import corpus, rename, resample, scan, segment
+from tests.test_shards import lose_a_bit
 
 CORPUS = {
     "format": "synthetic",
@@ -200,6 +201,23 @@ def test_scan_counts_quarantines_and_repeats_itself(project):
     assert not (project / "x").exists()
 
 
+@pytest.mark.parametrize("name", ["recordings.parquet", "captions.parquet", "outcome.json"])
+def test_scan_does_not_hand_on_tables_with_a_lost_bit(project, capsys, name):
+    (project / "sounds").mkdir()
+    (project / "sounds" / "a.wav").write_bytes(b"RIFF")
+    settle(project, corpus=external("sounds"))
+    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    before = tree(project / "data" / "corpus")
+    (kept,) = (project / "data/.work/scan/kept").rglob(name)
+    lose_a_bit(kept, 0.5)
+    capsys.readouterr()
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus") == metrics
+    assert tree(project / "data" / "corpus") == before
+    assert f"1 damaged, so made anew ({name})" in capsys.readouterr().out
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert "damaged" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -351,6 +369,16 @@ def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_facto
     call_rename()
     assert tree(fresh / "data/audiocaps") == tree(small / "data/audiocaps")
     assert (fresh / "data/catalog.parquet").read_bytes() == (small / "data/catalog.parquet").read_bytes()
+
+
+def test_rename_does_not_hand_on_a_named_wav_with_a_lost_bit(small, capsys):
+    call_rename()
+    first = tree(small / "data/audiocaps")
+    lose_a_bit(small / "data/audiocaps/audio/bbbbbbbbbbb_0.wav", 0.5)  # one file with what is kept
+    assert tree(small / "data/audiocaps") != first
+    call_rename()
+    assert tree(small / "data/audiocaps") == first
+    assert "1 damaged, so made anew" in capsys.readouterr().out
 
 
 def verdicts(**rejected: str) -> list[dict]:

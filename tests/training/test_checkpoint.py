@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import random
 
 import pytest
 import torch
 
 from soundmill.errors import UserError
 from soundmill.training.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, resume_point
+from tests.test_shards import lose_a_bit
 
 
 def test_keeps_the_one_before(tmp_path):
@@ -31,11 +33,43 @@ def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
     assert LAST in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_nothing_to_resume_from(tmp_path, content):
+def test_no_lost_bit_is_trained_on(tmp_path, capsys):
+    writer, checkpoint = AtomicCheckpointIO(), {"weights": torch.randn(3, 400), "step": 7, "names": ["a", "b"]}
+    for _ in range(2):
+        writer.save_checkpoint(checkpoint, tmp_path / LAST)
+    whole = (tmp_path / LAST).read_bytes()
+    rng, passed_over = random.Random(5), 0
+    for turn in range(300):
+        lose_a_bit(tmp_path / LAST, rng.random() if turn % 2 else 1 - 0.2 * rng.random() ** 2)  # the last part is the index
+        found = resume_point(tmp_path)
+        damaged = found == tmp_path / PREVIOUS
+        assert damaged == ("last.ckpt: is not as it was written" in capsys.readouterr().out)
+        passed_over += damaged
+        read = writer.load_checkpoint(found)  # a bit of what nobody reads, as the time of writing, may be another
+        assert torch.equal(read.pop("weights"), checkpoint["weights"])
+        assert read == {"step": 7, "names": ["a", "b"]}
+        (tmp_path / LAST).write_bytes(whole)
+    assert passed_over > 200
+
+
+def test_where_both_are_damaged_it_is_said_that_training_starts_anew(tmp_path, capsys):
+    for _ in range(2):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
+    for name in (LAST, PREVIOUS):
+        lose_a_bit(tmp_path / name, 0.5)
     assert resume_point(tmp_path) is None
+    said = capsys.readouterr().out
+    assert f"{LAST}: is not as it was written" in said
+    assert "training starts from its beginning" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_nothing_to_resume_from(tmp_path, capsys, content):
+    assert resume_point(tmp_path) is None
+    assert capsys.readouterr().out == ""
     (tmp_path / LAST).write_bytes(content)
     assert resume_point(tmp_path) is None
+    assert "training starts from its beginning" in capsys.readouterr().out
 
 
 def test_a_failed_write_leaves_the_good_one(tmp_path):

@@ -24,6 +24,7 @@ from soundmill import manifest, shards
 from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.training.loader import Crops, Joined, Loader, Order, gather_log_mels, share, worker_deaths_explained
+from tests.test_shards import lose_a_bit
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, BANDS, FILL = 8, 4, -23.0
@@ -96,6 +97,19 @@ def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 10))
+
+
+def test_a_flat_file_with_a_lost_bit_is_copied_anew_and_told(tmp_path, capsys):
+    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
+    first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
+    whole = first.read_bytes()
+    for place in (0.0, 0.4, 0.99):
+        lose_a_bit(first, place)
+        assert gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path == first
+        assert first.read_bytes() == whole
+        assert f"1 damaged, so made anew ({first.name})" in capsys.readouterr().out
+    gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_kept(tmp_path, monkeypatch):

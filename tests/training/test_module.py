@@ -11,8 +11,10 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.training import callbacks, module
+from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+from tests.test_shards import lose_a_bit
 
 OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
 EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
@@ -98,6 +100,23 @@ def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at
     assert whole_curve == resumed_curve
     assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
     assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3 * accumulate)
+
+
+@pytest.mark.parametrize("damaged", [[LAST], [LAST, PREVIOUS]], ids=["last", "both"])
+def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(loader, tmp_path, damaged, capsys):
+    whole, whole_curve = _fit(loader, tmp_path / "whole")
+    with pytest.raises(_Killed):
+        _fit(loader, tmp_path / "killed", extra=[Kill(14)])
+    for name in damaged:
+        (path,) = (tmp_path / "killed").rglob(name)
+        lose_a_bit(path, 0.3)
+    resumed, resumed_curve = _fit(loader, tmp_path / "killed")
+    assert _same(whole, resumed)
+    assert whole_curve == resumed_curve
+    said = capsys.readouterr().out
+    assert f"{LAST}: is not as it was written" in said
+    assert ("resuming at step" in said) == (damaged == [LAST])
+    assert ("training starts from its beginning" in said) == (damaged != [LAST])
 
 
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
