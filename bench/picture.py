@@ -21,7 +21,7 @@ def main() -> None:
 
 def draw(results: Path, path: Path) -> None:
     """Draw the targets of every JSON file in `results`, under its name; a bar that ends at 2 is twice as good as promised."""
-    from matplotlib.figure import Figure
+    from soundmill.drawing import Figure
 
     entries = [entry for name, rows in groups(results).items() for entry in (name, *rows)]
     figure = Figure(figsize=(11, 1.2 + 0.3 * len(entries)), layout="constrained")

@@ -33,7 +33,9 @@ class Project:
         Returns the seconds its workers were at it: from the first shard's start to the last one's end."""
         run = importlib.import_module(f"stages.{module}").run
         hints = get_type_hints(run, include_extras=True)
-        names = {name: self.root / "data" / name for name, hint in hints.items() if hint in (stage.Input, stage.Output)}
+        names = {
+            name: self.root / "data" / name for name, hint in hints.items() if hint in (stage.Input, stage.Output, stage.Shown)
+        }
         work = self.root / "data/.work" / module
         context = TimedContext(
             name=module,
@@ -53,7 +55,9 @@ class Project:
         context.times.mkdir(parents=True)
         forking.start_server([f"stages.{module}", *imported])
         run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
-        for output in (names[name] for name, hint in hints.items() if hint == stage.Output):
+        for _, make in context.shows:
+            make()
+        for output in (names[name] for name, hint in hints.items() if hint in (stage.Output, stage.Shown)):
             # What stage.publish does with the whole file system at once, which here has the others' files too.
             for path in output.rglob("*") if output.is_dir() else [output]:
                 shards.sync_directory(path) if path.is_dir() else shards.sync_file(path)

@@ -254,7 +254,9 @@ def fastest(
 
 def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: str, prompts: int, against: Run, path: Path) -> None:
     """Each metric against the steps, and against the seconds for one sound; the band is what counts as equal."""
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    from soundmill.drawing import Figure
 
     metrics = [metric for metric in scores[against] if metric.startswith(("fad", "kl_yamnet"))]
     figure = Figure(figsize=(4.8 * len(metrics), 7.5), layout="constrained")
@@ -272,6 +274,8 @@ def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: st
             for sampler, colour in COLOURS.items():
                 _line(axis, sampler, {run: places[run] for run in scores if run.sampler == sampler}, values, colour)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(LogFormatter())  # in plain text
+            axis.xaxis.set_minor_formatter(LogFormatter())
             axis.set_xlabel(label, color=MUTED)
             axis.grid(color=GRID, linewidth=0.6)
             axis.set_axisbelow(True)

@@ -198,7 +198,7 @@ class Judged:
 
     def draw(self, found: dict[str, Any], whose: str, path: Path) -> None:
         """Shares with their intervals, what was heard when what was asked for, and KL by prompt."""
-        from matplotlib.figure import Figure
+        from soundmill.drawing import Figure
 
         figure = Figure(figsize=(15, 5.2), layout="constrained")
         shares, table, divergences = figure.subplots(1, 3, width_ratios=[1.1, 1.1, 1])
@@ -312,7 +312,7 @@ def draw_spectrograms(
     shown = min(SHOWN, len(next(iter(waves[whose].values()))))
     for family, prompt in asked.items():
         pictures += [fitted_log_mel(wave, model)[0].numpy() for wave in [waves[REAL][family][0], *waves[whose][family][:shown]]]
-        titles += [f"“{prompt.text}”, real", *(f"heard: {name}" for name in judged.families[whose][family][:shown])]
+        titles += [f"real: “{prompt.text}”", *(f"heard: {name}" for name in judged.families[whose][family][:shown])]
     figure = figures.draw_log_mels(np.stack(pictures), titles, model.autoencoder.spec, 1 + shown, whose)
     figures.save_png(figure, path)
     print(path)

@@ -22,7 +22,7 @@ from flows.pipeline import BROWSER_PORT, pipeline, read_scores, run_to_end, tell
 from flows.sweep_table import Outcome, Row
 from soundmill import params as parameters
 from soundmill import tracking
-from soundmill.errors import UserError
+from soundmill.errors import UserError, told
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
@@ -206,7 +206,8 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
         message = f"{len(failed)} of {len(runs)} runs failed: {'; '.join(map(str, failed))}"
         if failed:
             record.fail(message)
-    _artifacts(name, wanted.title, rows, table, results / "figure.png", page)
+    with told("the table and the figure in Prefect"):
+        _artifacts(name, wanted.title, rows, table, results / "figure.png", page)
     tell(f"\n{table}")
     tell(f"Table    {_shown(results / 'table.md', home)} (beside it table.csv, with the numbers of each seed)")
     tell(f"Figure   {_shown(results / 'figure.png', home)}")
@@ -259,19 +260,26 @@ def _rows(wanted: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def _write(results: Path, title: str, rows: list[Row], source: str | None) -> None:
-    picture = BytesIO()
-    sweep_table.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     document = {"title": title, "paper": source, "rows": [asdict(row) for row in rows]}
     contents = {
         "table.md": sweep_table.markdown(title, rows, source).encode(),
         "table.csv": sweep_table.csv_text(rows).encode(),
         "table.json": (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(),
-        "figure.png": picture.getvalue(),
     }
     for name, content in contents.items():
-        partial = results / f"{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, results / name)
+        _replace(results / name, content)
+    figure = results / "figure.png"
+    figure.unlink(missing_ok=True)  # of fewer rows
+    with told(str(figure)):
+        picture = BytesIO()
+        sweep_table.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+        _replace(figure, picture.getvalue())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 def _artifacts(name: str, title: str, rows: list[Row], table: str, figure: Path, page: str | None) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 METRICS = {"fad": "Fréchet distance", "kl": "KL divergence", "label_accuracy": "Label accuracy"}
 PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD"}  # measures of the paper, in the order it prints them
 OTHER_DATA = "other data"
+LONGEST_NAME, LONGEST_HEADING = 48, 100  # letters on the figure: rows may be named by labels
 OURS, SEED, THEIRS = "#1c6dd0", "#8fb8ea", "#e8590c"
 
 
@@ -278,7 +279,7 @@ def _cells(estimate: Estimate) -> list[Any]:
 
 def draw(title: str, rows: Sequence[Row]) -> Figure:
     """A panel for each metric, a column for each kind of it; the paper's numbers on a scale of their own where data are other."""
-    from matplotlib.figure import Figure
+    from soundmill.drawing import Figure, shorten
 
     metrics = _metrics(rows)
     kinds = list(dict.fromkeys(kind_of(metric) for metric in metrics))
@@ -286,7 +287,7 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
     across, down = max(len(kinds), 1), max(len(embedders), 1)
     figure = Figure(figsize=(2.0 + 3.6 * across, 1.1 + (1.3 + 0.42 * len(rows)) * down), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(shorten(title, LONGEST_HEADING), fontsize=13, fontweight="bold", x=0.01, ha="left")
     panels = figure.subplots(down, across, squeeze=False)
     for line, embedder in zip(panels, embedders or [""], strict=True):
         for axes, kind in zip(line, kinds or [""], strict=True):
@@ -302,6 +303,8 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
 def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    from soundmill.drawing import shorten
+
     kind = kind_of(metric)
     factor = 100 if kind == "label_accuracy" else 1
     several = _most_seeds(rows) > 1
@@ -314,7 +317,8 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> No
                 0.5, index, "failed", transform=axes.get_yaxis_transform(), ha="center", va="center", color="#868e96", fontsize=9
             )
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows] if names else [""] * len(rows), fontsize=9.5)
+    shown = [shorten(row.name, LONGEST_NAME) for row in rows]
+    axes.set_yticks(range(len(rows)), shown if names else [""] * len(rows), fontsize=9.5)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8.5)
     axes.grid(axis="y", color="#e9ecef")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.errors import UserError
+from soundmill.errors import UserError, reason, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -280,11 +280,15 @@ def evaluate(
     if report:
         page.prepare(report)
     found = evaluator.evaluate(setup, generated, reference, unpaired, training, captions)
-    page.show(found.metrics)
     if json:
         evaluator.write_json(found.metrics, json)
+    with told("the table of scores"):
+        page.show(found.metrics)
     if report:
-        page.write(found, report)
+        try:
+            page.write(found, report)
+        except Exception as error:
+            raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are whole") from error
         typer.echo(f"{report / 'index.html'}")
 
 
@@ -310,9 +314,10 @@ def compare(
     from soundmill.evaluation import evaluator, page
 
     found = evaluator.compare(_scoring(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
-    page.show_comparison(found, a, b)
     if json:
         evaluator.write_json(found, json)
+    with told("the table of differences"):
+        page.show_comparison(found, a, b)
 
 
 def _scoring(

@@ -4,6 +4,7 @@ A stage module ends with `stage.main(run, section="segment")`, where
 
     def run(params: SegmentParams, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
 
+(an output that only shows the others, a picture or a page, is `Shown`: nothing that goes wrong with it loses them).
 Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments data/segments.parquet`,
 and takes `--metrics` (JSON), `--quarantine` (Parquet), `--family` (whose `<family>.<section>` is read), `--variant`, `--name` and
 `--params` beside them.
@@ -32,10 +33,11 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel
 
 from soundmill import lifetime, manifest, params, shards
-from soundmill.errors import UserError
+from soundmill.errors import UserError, told
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
+Shown = Annotated[Path, "shown"]  # an output that only shows the others: it is made after them, by Context.show
 
 WORK = Path("data/.work")  # below the project root; not an output, never in DVC
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts its copies of the project
@@ -58,6 +60,14 @@ class Context:
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
+    shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
+
+    def show(self, what: str, make: Callable[[], object]) -> None:
+        """Have pictures, pages and sounds to hear made when all outputs and metrics are written.
+
+        Where `make` fails a line says so, and the stage ends well. Outputs can still be read where they were written.
+        """
+        self.shows.append((what, make))
 
     def found_damaged(self, where: Path, names: Sequence[str]) -> None:
         """Tell of kept files that were not as they had been written, and are made anew; the run's metrics count them."""
@@ -160,7 +170,7 @@ def _main(
     from soundmill import tracking
 
     hints = get_type_hints(run, include_extras=True)
-    ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output)}
+    ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output, Shown)}
     args = _parse(run, section, ports, argv)
     lifetime.die_with_dvc()
     shards.forgo_pandas()
@@ -182,7 +192,7 @@ def _main(
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
     inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}
-    finals = {port: getattr(args, port) for port, kind in ports.items() if kind == "output"}
+    finals = {port: getattr(args, port) for port, kind in ports.items() if kind != "input"}
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
@@ -206,10 +216,11 @@ def _main(
             ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, pool, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             lifetime.die_if_dvc_did()
-            for port, path in finals.items():
+            for port in (port for port in finals if ports[port] == "output"):
                 if not staged[port].exists():
-                    raise UserError(f"{name} did not write its output {path}")
-                publish(staged[port], path)
+                    raise UserError(f"{name} did not write its output {finals[port]}")
+                publish(staged[port], finals[port])
+                staged[port].symlink_to(finals[port].resolve())
             if args.quarantine:
                 rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
                 shards.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
@@ -220,6 +231,7 @@ def _main(
                 shards.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
             tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
+            _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
         shutil.rmtree(scratch)
 
 
@@ -242,6 +254,21 @@ def _has_family_section(document: dict[str, Any], path: Path, family: str, secti
     if family not in document:
         raise UserError(f"{path}: section {family!r} is missing{params.did_you_mean(family, list(document))}")
     return section in document[family]
+
+
+def _show(ctx: Context, shown: dict[Path, Path]) -> None:
+    """Make what shows the work, and publish it (staged → final); in place of what could not be made a text says why."""
+    failed: list[str] = []
+    for what, make in ctx.shows:
+        with told(f"{ctx.name}: {what}") as said:
+            make()
+        failed += said
+    for staged, final in shown.items():
+        if not staged.exists():
+            text = staged if staged.suffix else staged / "failed.txt"
+            text.parent.mkdir(exist_ok=True)
+            text.write_text("\n".join([f"{final} was not made.", *failed, ""]), encoding="utf-8")
+        publish(staged, final)
 
 
 def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:

@@ -11,14 +11,14 @@ from soundmill.models.catalog import read_weights
 from soundmill.models.tango import autoencoder as autoencoders
 from soundmill.models.tango import autoencoder_training, pretrained
 from soundmill.models.tango.params import AutoencoderParams
-from soundmill.stage import Context, Input, Output
+from soundmill.stage import Context, Input, Output, Shown
 from soundmill.training.callbacks import write_curve
 from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
 
 
 def run(
-    params: AutoencoderParams, ctx: Context, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Output
+    params: AutoencoderParams, ctx: Context, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Write the autoencoder, its curve (no point if it was loaded) and a picture of clips beside what it makes of them."""
     splits = read_weights(catalog)
@@ -36,11 +36,15 @@ def run(
     split = "valid" if splits["valid"] else "train"
     log_mels = autoencoder_training.held_out(mels, list(splits[split]), ctx.scratch)
     measured = autoencoder_training.measure(model, log_mels)
-    figure = autoencoder_training.draw(model, log_mels, f"autoencoder on {split} clips")
-    figures.save_png(figure, grid)
-    ctx.tracking.log_figure(figure, "autoencoder")
     write_curve(points, curves)
     digest = autoencoders.save(model, autoencoder, {"kind": weights.kind, **facts})
+
+    def show() -> None:
+        figure = autoencoder_training.draw(model, log_mels, f"autoencoder on {split} clips")
+        figures.save_png(figure, grid)
+        ctx.tracking.log_figure(figure, "autoencoder")
+
+    ctx.show(f"the picture ({grid.name})", show)
     return {
         "digest": digest,
         "parameters": sum(weight.numel() for weight in model.net.parameters()),

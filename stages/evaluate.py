@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, memorisation, protocol, subsets
 from soundmill.evaluation.report import GALLERY, Card, Chip, Heard, Section, best_and_worst, copies, write_report
 from soundmill.params import SampleRate, Seed, StageParams
-from soundmill.stage import Context, Input, Output
+from soundmill.stage import Context, Input, Shown
 
 CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
 
@@ -52,7 +52,7 @@ def run(
     clips: Input,
     catalog: Input,
     tagger: Input,
-    report: Output,
+    report: Shown,
 ) -> dict[str, Any]:
     """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
     real = read_catalog(catalog)
@@ -95,25 +95,29 @@ def run(
         print(f"{ctx.name}: {warning}")
 
     by_id = {clip.clip_id: clip for clip in real}
-    shown = choose_examples(sets.generated, by_id, params.examples)
-    shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
-    heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate, "generated")
-    coded = examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate, "through the codec")
-    write_report(
-        report,
-        ctx.family or ctx.name,
-        metrics,
-        warnings,
-        [
-            Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
-            *extremes(params, results, by_id, files["generated"], clips),
-            *gallery(memorised, files["generated"], by_id, clips, params.sample_rate),
-            Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
-        ],
-        by_label(results, by_id),
-        f" (reference: {params.reference})",
-    )
-    track(ctx, report, heard, metrics, clips)
+
+    def show() -> None:
+        shown = choose_examples(sets.generated, by_id, params.examples)
+        shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
+        heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate, "generated")
+        coded = examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate, "through the codec")
+        write_report(
+            report,
+            ctx.family or ctx.name,
+            metrics,
+            warnings,
+            [
+                Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
+                *extremes(params, results, by_id, files["generated"], clips),
+                *gallery(memorised, files["generated"], by_id, clips, params.sample_rate),
+                Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
+            ],
+            by_label(results, by_id),
+            f" (reference: {params.reference})",
+        )
+        track(ctx, report, heard, metrics, clips)
+
+    ctx.show(f"the report ({report.name})", show)
     return metrics
 
 

@@ -55,7 +55,7 @@ def run(
     clips: stage.Input,
     verdicts: stage.Output,
     duplicates: stage.Output,
-    report: stage.Output,
+    report: stage.Shown,
 ) -> dict[str, Any]:
     """Write a verdict on every clip, all pairs of duplicates and the page; clips that break a rule go to quarantine."""
     columns = ["recording_id", "group", "start_time", "corpus"]
@@ -87,8 +87,12 @@ def run(
             "featureless": len(found.featureless),
         },
     }
-    quality_report.write(report, survey, found.pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
-    ctx.tracking.log_file(report)
+
+    def show() -> None:
+        quality_report.write(report, survey, found.pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
+        ctx.tracking.log_file(report)
+
+    ctx.show(f"the page ({report.name})", show)
     return metrics
 
 

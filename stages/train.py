@@ -7,11 +7,11 @@ from typing import Any
 from soundmill import stage
 from soundmill.models import registry, training
 from soundmill.params import StageParams
-from soundmill.stage import Context, Input, Output
+from soundmill.stage import Context, Input, Output, Shown
 
 
 def run(
-    params: StageParams, ctx: Context, inputs: Input, catalog: Input, model: Output, curves: Output, grid: Output
+    params: StageParams, ctx: Context, inputs: Input, catalog: Input, model: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Train `--family` on its inputs, the training split of them; writes the checkpoint, its curve (CSV) and samples (PNG)."""
     return training.run(ctx.family, params, ctx, inputs, catalog, model, curves, grid)

@@ -11,7 +11,7 @@ from soundmill.models.catalog import read_weights
 from soundmill.models.tango import pretrained, vocoder_training
 from soundmill.models.tango import vocoder as vocoders
 from soundmill.models.tango.params import VocoderParams
-from soundmill.stage import Context, Input, Output
+from soundmill.stage import Context, Input, Output, Shown
 from soundmill.training.callbacks import write_curve
 from soundmill.training.device import pick_device
 from soundmill.training.loader import gather_log_mels
@@ -19,7 +19,7 @@ from soundmill.training.module import use_threads
 
 
 def run(
-    params: VocoderParams, ctx: Context, clips: Input, mels: Input, catalog: Input, vocoder: Output, curves: Output, grid: Output
+    params: VocoderParams, ctx: Context, clips: Input, mels: Input, catalog: Input, vocoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
     """Write the vocoder, its curve (no point if it was loaded) and a picture of clips, by it and by Griffin-Lim."""
     splits = read_weights(catalog)
@@ -38,11 +38,15 @@ def run(
     chosen = sorted(sorted(splits[split], key=shards.digest)[: vocoder_training.MEASURED_CLIPS])
     log_mels = gather_log_mels(mels, chosen, ctx.scratch)
     measured, pictures = vocoder_training.measure(model, log_mels, params)
-    figure = vocoder_training.draw(pictures, chosen, spec, f"vocoder on {split} clips")
-    figures.save_png(figure, grid)
-    ctx.tracking.log_figure(figure, "vocoder")
     write_curve(points, curves)
     vocoders.save(model, vocoder, {"kind": weights.kind, **facts})
+
+    def show() -> None:
+        figure = vocoder_training.draw(pictures, chosen, spec, f"vocoder on {split} clips")
+        figures.save_png(figure, grid)
+        ctx.tracking.log_figure(figure, "vocoder")
+
+    ctx.show(f"the picture ({grid.name})", show)
     return {
         "parameters": sum(weight.numel() for weight in model.net.parameters()),
         "measured_clips": len(chosen),

@@ -19,6 +19,7 @@ ALLOWED = {
     "soundmill.shards": ("soundmill.errors", "soundmill.forking", "soundmill.lifetime"),
     "soundmill.forking": ("soundmill.lifetime",),
     "soundmill.lifetime": (),
+    "soundmill.drawing": (),
     "soundmill.preload": (),
     "soundmill.provenance": (),
     "soundmill.experiments": (),
@@ -31,11 +32,18 @@ ALLOWED = {
         "soundmill.shards",
         "soundmill.tracking",
     ),
-    "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest"),
+    "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest", "soundmill.drawing"),
     "soundmill.hub": ("soundmill.errors", "soundmill.shards"),
     "soundmill.text": ("soundmill.errors", "soundmill.shards", "soundmill.manifest", "soundmill.hub"),
     "soundmill.diffusion": ("soundmill.errors", "soundmill.params"),
-    "soundmill.corpora": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
+    "soundmill.corpora": (
+        "soundmill.errors",
+        "soundmill.params",
+        "soundmill.manifest",
+        "soundmill.shards",
+        "soundmill.audio",
+        "soundmill.drawing",
+    ),
     "soundmill.training": (
         "soundmill.errors",
         "soundmill.lifetime",
@@ -66,6 +74,7 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.hub",
         "soundmill.training",
+        "soundmill.drawing",
         "soundmill.corpora.inventory",  # what may be a sound in a folder
         "soundmill.corpora.duplicates",  # and which sound is another again
     ),
@@ -91,6 +100,7 @@ ALLOWED = {
     "flows": (
         "flows",
         "soundmill.errors",
+        "soundmill.drawing",
         "soundmill.experiments",
         "soundmill.lifetime",
         "soundmill.params",
@@ -151,6 +161,13 @@ def test_orchestrators_and_tracker_are_known_in_one_place(path):
     source = path.read_text(encoding="utf-8")
     for unsafe in ("pickle.load", "Unpickler(", "weights_only=False"):  # pickle's exceptions may be named
         assert unsafe not in source, f"{name} unpickles: {unsafe}"
+
+
+@pytest.mark.parametrize("path", [*modules(), *sorted((ROOT / "bench").glob("*.py"))], ids=lambda path: path.stem)
+def test_every_figure_is_of_the_kind_that_shows_text_as_it_is(path):
+    """Of matplotlib's own, a `$` in a label is mathematics, and may raise."""
+    if path != ROOT / "soundmill" / "drawing.py":
+        assert not imported(path) & {"matplotlib.figure", "matplotlib.pyplot"}, "take soundmill.drawing.Figure"
 
 
 def test_no_vague_rooms():

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,19 @@ from soundmill import cli, clips, manifest, shards
 from soundmill.audio import decode
 from soundmill.errors import UserError
 from soundmill.models import registry
+
+PROTOCOL = """name: small
+version: 1
+label: small-1
+description: d
+sample_rate: null
+resampler: soxr HQ
+embedders: {yamnet: {}}
+scores: [{metric: fad, embedder: yamnet}, {metric: kl, embedder: yamnet}]
+replicates: 20
+seed: 0
+parity: [none]
+"""
 
 
 def soundmill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -176,6 +192,69 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch
     assert "!!  ffmpeg" in lacking.stdout
 
 
+# name → rate and amplitude of a generated sound; nine are all on a page, as best, middling and worst
+EXTREMES = {
+    "a": (100, 1e-38), "b": (3_000, 0.9), "c": (8_000, 10.0), "d": (44_100, 1e30), "e": (192_000, 1e-38), "f": (384_000, 0.5),
+    "g": (768_000, 10.0), "h": (100, 1e30), "i": (768_000, 1e-38),
+}  # fmt: skip
+
+
+def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, shared, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    random = np.random.default_rng(0)
+    for name, (rate, level) in EXTREMES.items():
+        for folder, factor in (("made", level), ("real", 0.5)):
+            path = tmp_path / "[" / "b]" / folder / f"{name}.wav"  # text like markup, in a warning
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wave = factor * random.uniform(-1, 1, int(1.1 * rate))
+            soundfile.write(path, wave.astype(np.float32), rate, subtype="FLOAT")
+    made, real = (tmp_path / "[" / "b]" / folder for folder in ("made", "real"))
+    (real / "about.json").write_text("{}")
+    folders = [str(made), str(real)]
+    (tmp_path / "small.yaml").write_text(PROTOCOL)
+    options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    done = soundmill("evaluate", *folders, *options, "--report", str(tmp_path / "page"), cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"· {real}: " in done.stdout
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
+        "index.html", "ruler.png", "scores.csv", "scores.json", "scores.md", "scores.tex",
+    ]  # fmt: skip
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"<code>([^<]*)</code>", page)) == set(EXTREMES)
+    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', page)) == 2 * len(EXTREMES)
+    players = re.findall(r'<audio [^>]*src="data:audio/flac;base64,([^"]+)"', page)
+    assert len(players) == 2 * len(EXTREMES)
+    for player in players:
+        info = soundfile.info(io.BytesIO(base64.b64decode(player)))
+        assert 8_000 <= info.samplerate <= 96_000
+        assert info.duration == pytest.approx(1.1, abs=0.001)
+    assert page.count("of full scale: below 16 bits, silent in the player") == 3
+    assert page.count("of full scale: clipped in the player") == 4
+    assert page.count("played at 96000 Hz, of 768000") == 4
+    scores = json.loads((tmp_path / "page" / "scores.json").read_text())
+    assert (scores["silent_share"], scores["clipped_share"]) == (pytest.approx(3 / 9, rel=1e-5), pytest.approx(4 / 9, rel=1e-5))
+    assert any(text.endswith("of the generated sounds are clipped; no score says so.") for text in scores["warnings"])
+
+    # A page that cannot be written loses no score, and neither does a sound that is none.
+    (tmp_path / "none" / "index.html").mkdir(parents=True)
+    written = ["--report", str(tmp_path / "none"), "--json", str(tmp_path / "out.json")]
+    done = soundmill("evaluate", *folders, *options, *written, cwd=root)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'none'}: the page could not be written (IsADirectoryError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "fad_yamnet" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["fad_yamnet"] == scores["fad_yamnet"]
+    assert json.loads((tmp_path / "none" / "scores.json").read_text())["fad_yamnet"] == scores["fad_yamnet"]
+    for name, value in (("nan", np.nan), ("inf", np.inf)):
+        soundfile.write(made / f"{name}.wav", np.full(20_000, value), 16_000, subtype="FLOAT")
+        soundfile.write(real / f"{name}.wav", np.zeros(20_000), 16_000)
+    done = soundmill("evaluate", *folders, *options, cwd=root)
+    assert done.returncode == 1
+    for name in ("nan", "inf"):
+        assert f"{made}/{name}.wav: cannot be scored: nan samples that are no numbers" in done.stderr
+
+
 def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     random = np.random.default_rng(0)
@@ -185,11 +264,7 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
             wave = np.clip(tone + level * random.standard_normal(24_000), -1, 1)
             decode.write_wav(tmp_path / folder / "tones" / f"{index}.wav", wave.astype(np.float32), 16_000)
     good, bad, real = (str(tmp_path / folder) for folder in ("good", "bad", "real"))
-    shape = (
-        "name: small\nversion: 1\nlabel: small-1\ndescription: d\nsample_rate: null\nresampler: soxr HQ\nembedders: {yamnet: {}}\n"
-    )
-    shape += "scores: [{metric: fad, embedder: yamnet}, {metric: kl, embedder: yamnet}]\nreplicates: 20\nseed: 0\nparity: [none]\n"
-    (tmp_path / "small.yaml").write_text(shape)
+    (tmp_path / "small.yaml").write_text(PROTOCOL)
     options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     out = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "page"), "--training", bad]
     done = soundmill("evaluate", good, real, *options, *out, cwd=root)

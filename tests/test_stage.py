@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from tests.test_shards import lose_a_bit
 
 # A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
 STAGE = '''
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from pydantic import Field
 from soundmill import shards, stage
@@ -41,7 +42,9 @@ def work(text, repeat, output):
         shards.write_rows([], output, SCHEMA)
     return report
 
-def run(params: Params, ctx: stage.Context, source: stage.Input, copies: stage.Output, note: stage.Output) -> dict:
+def run(
+    params: Params, ctx: stage.Context, source: stage.Input, copies: stage.Output, note: stage.Output, picture: stage.Shown
+) -> dict:
     """Copy lines."""
     lines = source.read_text().split()
     if not lines:
@@ -51,7 +54,15 @@ def run(params: Params, ctx: stage.Context, source: stage.Input, copies: stage.O
     report = ctx.map_shards(work, [shards.Job(shards.shard_name(i), (t, params.repeat)) for i, t in enumerate(lines)], copies)
     if "forget" not in lines:
         note.write_text("done")
+    ctx.show("the picture", lambda: show(lines, note, picture))
     return dict(report.counts)
+
+def show(lines, note, picture):
+    if "kill" in lines:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "ugly" in lines:
+        raise ValueError("x" * 5000 + "\\n is no picture")
+    picture.write_text("of " + note.read_text())
 
 if __name__ == "__main__":
     stage.main(run, section="copy")
@@ -68,7 +79,7 @@ def project(tmp_path):
 
 def command() -> list[str]:
     arguments = "--source words --copies out/copies --note out/note --metrics out/copy.json --quarantine out/rejected.parquet"
-    return [sys.executable, "copy_stage.py", *arguments.split()]
+    return [sys.executable, "copy_stage.py", *arguments.split(), "--picture", "out/picture.png"]
 
 
 def start(project: Path, **env: str) -> subprocess.Popen[str]:
@@ -96,6 +107,35 @@ def test_outputs_metrics_and_quarantine_appear_and_scratch_goes(project):
     assert len(list((project / "out/copies").glob("*.parquet"))) == 4
     assert (project / "out/note").read_text() == "done"
     assert [p.name for p in (project / "data/.work/copy").iterdir()] == ["lock"]
+
+
+def test_what_only_shows_is_made_when_all_else_is_published(project):
+    """A process that dies of it loses nothing; the next run shows what it can read where it was written."""
+    (project / "words").write_text("one kill")
+    code, _, _ = run(project)
+    assert code == -signal.SIGKILL
+    assert (project / "out/note").read_text() == "done"
+    assert len(list((project / "out/copies").glob("*.parquet"))) == 2
+    assert json.loads((project / "out/copy.json").read_text())["lines"] == 2
+    assert not (project / "out/picture.png").exists()
+
+    (project / "words").write_text("one")
+    code, _, err = run(project)
+    assert (code, err) == (0, "")
+    assert (project / "out/picture.png").read_text() == "of done"
+    assert not (project / "out/note").is_symlink()
+    assert [p.name for p in (project / "data/.work/copy").iterdir()] == ["lock"]
+
+
+def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project):
+    (project / "words").write_text("one ugly")
+    code, _, err = run(project)
+    assert code == 0
+    (line,) = err.splitlines()
+    assert re.fullmatch(r"copy: the picture could not be made: ValueError: x+… \(copy_stage\.py, line \d+\)", line)
+    assert len(line) < 400
+    assert (project / "out/note").read_text() == "done"
+    assert (project / "out/picture.png").read_text() == f"out/picture.png was not made.\n{line}\n"
 
 
 def test_same_bytes_with_one_worker_and_again(project):

@@ -18,8 +18,8 @@ FREQUENCY_TICKS = (125, 500, 2000, 8000)
 
 
 def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, columns: int, heading: str) -> Figure:
-    """A grid of log-mels [N, n_mels, frames] (ln), each under its title."""
-    from matplotlib.figure import Figure
+    """A grid of log-mels [N, n_mels, frames] (ln), each under its title, which may be any text."""
+    from soundmill.drawing import Figure, shorten
 
     decibels = 20 / spec.power / math.log(10) * np.asarray(log_mels, dtype=np.float64)
     top = float(np.quantile(decibels, 0.9995))
@@ -41,7 +41,7 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
             extent=(0, seconds, 0, spec.n_mels),
             interpolation="nearest",
         )
-        axis.set_title(title, fontsize=9)
+        axis.set_title(shorten(title), fontsize=9)
         axis.set_yticks([float(np.interp(hertz, centres, np.arange(spec.n_mels) + 0.5)) for hertz in ticks])
         axis.set_yticklabels([f"{hertz}" for hertz in ticks], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
@@ -51,11 +51,6 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
     figure.supylabel("Hz", fontsize=9)
     figure.colorbar(image, ax=axes, label="dB", shrink=0.6, aspect=30)
     return figure
-
-
-def shorten(prompt: str) -> str:
-    """As the title of a picture."""
-    return prompt if len(prompt) <= 28 else prompt[:27] + "…"
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -30,7 +30,7 @@ class MelSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    sample_rate: int = Field(ge=1000, le=768_000)
+    sample_rate: int = Field(ge=100, le=768_000)
     n_fft: int = Field(ge=16, le=262_144)
     win_length: int = Field(ge=16)
     hop_length: int = Field(ge=1)

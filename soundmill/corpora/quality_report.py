@@ -177,7 +177,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _histogram(survey: Survey, name: str) -> str:
     """A card with the number of clips over the values of one measure, and its limits."""
-    from matplotlib.figure import Figure
+    from soundmill.drawing import Figure, svg
 
     title, unit, meaning = TITLES[name]
     limits = [limit for limit in survey.limits if limit.measure == name]
@@ -188,7 +188,7 @@ def _histogram(survey: Survey, name: str) -> str:
         figure = Figure(figsize=(3.4, 1.9))
         # Room for 1,000,000 beside the axis; to measure what is needed takes as long as to draw all.
         _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[known & ~beyond], values[known & beyond], limits)
-        picture = _svg(figure, title)
+        picture = svg(figure, title).replace(INK, "var(--ink)")  # the page's own
     else:
         picture = '<p class="soft">No clip has a value.</p>'
     said = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
@@ -214,16 +214,6 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("bottom", "left"))
         spine.set_color(INK)
-
-
-def _svg(figure: Any, title: str) -> str:
-    """The figure as SVG text in the page's own ink, equal bytes every time."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return "<svg" + buffer.getvalue().partition("<svg")[2].replace(INK, "var(--ink)")
 
 
 def _quarantined(survey: Survey, worst: Mapping[Limit, Sequence[Sound]]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from soundmill.audio import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import report, scores
 from soundmill.evaluation.evaluator import PER_CLIP, Evaluation
 from soundmill.evaluation.features import MAX_SECONDS
-from soundmill.evaluation.report import Card, Chip, Heard, Section
+from soundmill.evaluation.report import LONGEST_SECONDS, Card, Chip, Heard, Section
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,14 +25,16 @@ WIDTH = 120  # of tables that go to a file
 def show(metrics: Mapping[str, Any]) -> None:
     """Scores with their ruler as a table, then what to mind."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     console = _console()
     rows = report.rows_of(metrics)
     marks = [mark for mark in report.MARKS if any(mark in row.ruler for row in rows)]
     counts, seconds = metrics["counts"], metrics["seconds"]
+    label = escape(metrics["protocol"])
     console.print(
-        f"[bold]{metrics['protocol']}[/bold]  {counts['generated']} generated sounds ({seconds['generated']:.0f} s) against "
+        f"[bold]{label}[/bold]  {counts['generated']} generated sounds ({seconds['generated']:.0f} s) against "
         f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
     )
     table = Table("score", box=box.SIMPLE, pad_edge=False)
@@ -42,17 +47,18 @@ def show(metrics: Mapping[str, Any]) -> None:
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
-    for warning in metrics["warnings"]:
-        console.print(f"· {warning}", style="yellow", soft_wrap=True)
+    _warn(console, metrics["warnings"])
 
 
 def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
     """The differences as a table."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     console = _console()
-    console.print(f"[bold]{document['protocol']}[/bold]  A {a}, B {b}: {document['counts']['a']} sounds each")
+    sides = escape(f"A {a}, B {b}: {document['counts']['a']} sounds each")
+    console.print(f"[bold]{escape(document['protocol'])}[/bold]  {sides}")
     table = Table("score", box=box.SIMPLE, pad_edge=False)
     for name in ("A", "B", "A − B", "95 %", "p", "better"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -62,8 +68,12 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
         values = [f"{found[name]:.3g}" for name in ("a", "b", "difference")]
         table.add_row(key, *values, interval, f"{found['p']:.3g}" if "p" in found else "–", better)
     console.print(table)
-    for warning in document["warnings"]:
-        console.print(f"· {warning}", style="yellow", soft_wrap=True)
+    _warn(console, document["warnings"])
+
+
+def _warn(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # it may name files
 
 
 def _console() -> Console:
@@ -111,7 +121,14 @@ def _card(found: Evaluation, clip_id: str) -> Card:
 
 
 def _heard(what: str, folder: Any, clip_id: str) -> Heard:
-    """A sound at its own rate; it was decoded before."""
-    path = next(sound.path for sound in folder.sounds if sound.clip_id == clip_id)
-    rate, _ = decode.decode_blocks(path, MAX_SECONDS)
-    return Heard(what, decode.read_mono(path, rate, MAX_SECONDS), rate)
+    """The beginning of a sound at its own rate; all of it was decoded before."""
+    sound = next(sound for sound in folder.sounds if sound.clip_id == clip_id)
+    read = [np.zeros(0, np.float32)]
+    try:
+        rate, blocks = decode.decode_blocks(sound.path, MAX_SECONDS)
+        with closing(blocks):
+            while sum(map(len, read)) <= LONGEST_SECONDS * rate and (block := next(blocks, None)) is not None:
+                read.append(block)
+    except decode.DecodeError as error:
+        return Heard(what, read[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it was whole when it was scored")
+    return Heard(what, np.concatenate(read), rate)

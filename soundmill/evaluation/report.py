@@ -7,14 +7,18 @@ import csv
 import html
 import io
 import json
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from soundmill.errors import UserError, reason
 from soundmill.evaluation import scores
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
     from soundmill.evaluation.memorisation import Memorisation
 
+Part = TypeVar("Part")
 MARKS = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
 METRICS = (*scores.METRICS, "label_accuracy")
 TITLES = {
@@ -77,17 +82,44 @@ PICTURE_FRAMES = 320
 PICTURE_MELS = 96
 PICTURE_RANGE_DB = 80.0
 LONGEST_SECONDS = 30.0  # of a sound on the page
+LONGEST_TITLE, LONGEST_TEXT = 100, 400  # letters of labels and captions on the page
+PLAYED = (8_000, 96_000)  # Hz that every browser plays (Web Audio API, BaseAudioContext); FLAC itself ends at 655,350
+SMALLEST = 0.5 / 32768  # what is below has no sample in 16 bits
+WINDOW_SECONDS = 0.128  # of a picture, at rates below 8 kHz
+MISSING = '<p class="note">not here; why is told under “Read with care”</p>'
 MARGIN = 0.4  # inches beside a scale
 ONE_COLUMN = 4  # scores under each other; more stand in two columns
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One sound to hear and see: a mono wave [T] at its rate."""
+    """One sound to hear and see: a mono wave [T] at its rate, or why there is none."""
 
     what: str
     wave: np.ndarray
     sample_rate: int
+    fault: str = ""
+
+    @property
+    def longest(self) -> int:
+        """Samples that are on the page at most."""
+        return int(LONGEST_SECONDS * self.sample_rate)
+
+    @property
+    def played_rate(self) -> int:
+        return min(max(self.sample_rate, PLAYED[0]), PLAYED[1])
+
+    def beginning(self) -> np.ndarray:
+        """What is on the page; a UserError where it can be neither seen nor heard."""
+        if self.fault:
+            raise UserError(self.fault)
+        wave = self.wave[: self.longest]
+        if not np.isfinite(wave).all():
+            raise UserError("samples that are no numbers")
+        return wave
+
+    def peak(self) -> float:
+        return float(np.abs(self.beginning()).max(initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -278,7 +310,7 @@ def interval(row: Row) -> str:
 
 def draw_ruler(metrics: Mapping[str, Any]) -> Figure:
     """Every score as a point with its interval on a horizontal scale between its ruler's marks."""
-    from matplotlib.figure import Figure
+    from soundmill.drawing import Figure
 
     rows = rows_of(metrics)
     columns = 1 if len(rows) <= ONE_COLUMN else 2
@@ -366,33 +398,37 @@ def write_report(
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
 ) -> None:
-    """Write index.html (one self-contained page), scores.json, .csv, .tex, .md and ruler.png into a directory.
+    """Write scores.json, .csv, .tex, .md, then ruler.png and index.html (one self-contained page) into a directory.
 
+    A picture or player that cannot be made is told in its place, in a line and by the sound's name; all others are there.
     `classes`: by class its number of sounds (`generated`) and means of scores by their keys.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    figure = draw_ruler(metrics)
     document = {**metrics, "title": title, "warnings": list(warnings)} | ({"classes": dict(classes)} if classes else {})
     texts = {
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
         "scores.csv": csv_table(metrics),
         "scores.tex": latex_table(metrics),
         "scores.md": table(metrics),
-        "index.html": _page(title, metrics, warnings, sections, classes or {}, note, _svg(figure)),
     }
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
-    figure.savefig(directory / "ruler.png", dpi=150, facecolor="white", metadata={"Software": None})
+    faults: list[str] = []
+    ruler = _attempt("no ruler", partial(_draw, metrics, directory / "ruler.png"), faults)
+    page = _page(title, metrics, warnings, sections, classes or {}, note, ruler or MISSING, faults)
+    (directory / "index.html").write_text(page, encoding="utf-8")
+    for fault in faults:
+        print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as SVG text, equal bytes every time."""
-    import matplotlib
+def _draw(metrics: Mapping[str, Any], path: Path) -> str:
+    """The ruler as a file, and as SVG text."""
+    from soundmill.drawing import svg
 
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "ruler", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return "<svg" + buffer.getvalue().partition("<svg")[2]
+    figure = draw_ruler(metrics)
+    text = svg(figure, "ruler")
+    figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
+    return text
 
 
 def _page(
@@ -403,8 +439,11 @@ def _page(
     classes: Mapping[str, Mapping[str, float]],
     note: str,
     ruler: str,
+    faults: list[str],
 ) -> str:
+    """The page; what of it could not be made joins the faults, and is told on it."""
     rows = rows_of(metrics)
+    shown = "".join(_html_section(section, faults) for section in sections)
     counts = metrics["counts"]
     said = [text for text in (verdict(row, counts) for row in rows) if text]
     known = ("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders")
@@ -426,15 +465,15 @@ def _page(
             if any(key == row.metric or key in row.ruler for row in rows)
         ),
         classes=_html_classes(classes, rows),
-        sections="".join(_html_section(section) for section in sections),
+        sections=shown,
         quality=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
-        warnings="".join(f"<li>{html.escape(warning)}</li>" for warning in warnings) or "<li>none</li>",
+        warnings="".join(f"<li>{html.escape(warning)}</li>" for warning in [*warnings, *faults]) or "<li>none</li>",
         provenance=html.escape(json.dumps(provenance, indent=2, ensure_ascii=False)),
     )
 
 
-def _html_section(section: Section) -> str:
-    cards = "".join(map(_html_card, section.cards)) or "<p>none</p>"
+def _html_section(section: Section, faults: list[str]) -> str:
+    cards = "".join(_html_card(card, faults) for card in section.cards) or "<p>none</p>"
     alone = " alone" if all(len(card.sounds) == 1 for card in section.cards) else ""
     return (
         f"<h2>{html.escape(section.title)} <small>{html.escape(section.note)}</small></h2>"
@@ -446,13 +485,16 @@ def _html_classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row
     """A table of the classes."""
     if not classes:
         return ""
+    from soundmill.drawing import shorten
+
     keys = list(dict.fromkeys(key for found in classes.values() for key in found if key != "generated"))
     named = {row.key: f"{TITLES[row.metric]} · {row.embedder}" for row in rows}
     head = "".join(f"<th>{html.escape(named.get(key, key))}</th>" for key in keys)
     body = ""
     for name, found in classes.items():
         cells = "".join(f"<td>{found[key]:.3g}</td>" if key in found else "<td>–</td>" for key in keys)
-        body += f"<tr><th>{html.escape(name or '(no folder)')}</th><td>{found['generated']}</td>{cells}</tr>"
+        shown = html.escape(shorten(name, LONGEST_TITLE) or "(no folder)")
+        body += f"<tr><th>{shown}</th><td>{found['generated']}</td>{cells}</tr>"
     return (
         "<h2>Class by class <small>means of the sounds' own values</small></h2>"
         '<section class="panel"><div class="scroll"><table><thead><tr><th>class</th><th>sounds</th>'
@@ -474,57 +516,100 @@ def _html_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _html_card(card: Card) -> str:
-    waves = [(heard, heard.wave[: int(LONGEST_SECONDS * heard.sample_rate)]) for heard in card.sounds]
-    top = max(_level(wave, heard.sample_rate).max() for heard, wave in waves)
-    sides = "".join(
-        f"<figure><figcaption>{html.escape(heard.what)}{'' if len(wave) == len(heard.wave) else ', its beginning'}</figcaption>"
-        f'<img alt="spectrogram, {html.escape(heard.what)}" src="{_picture(wave, heard.sample_rate, top)}">'
-        f'<audio controls preload="none" src="{_sound(wave, heard.sample_rate)}"></audio></figure>'
-        for heard, wave in waves
-    )
+def _html_card(card: Card, faults: list[str]) -> str:
+    from soundmill.drawing import shorten
+
+    levels = [_attempt(f"{card.clip_id}, {heard.what}: no picture", partial(_level, heard), faults) for heard in card.sounds]
+    top = max((float(level.max()) for level in levels if level is not None), default=0.0)
+    sides = "".join(_html_side(card, heard, level, top, faults) for heard, level in zip(card.sounds, levels, strict=True))
     kinds = {None: "", True: " right", False: " wrong"}
     chips = "".join(f'<span class="chip{kinds[chip.good]}">{html.escape(chip.text)}</span>' for chip in card.chips)
-    text = f"<p>{html.escape(card.text)}</p>" if card.text and card.text != card.title else ""
+    text = f"<p>{html.escape(shorten(card.text, LONGEST_TEXT))}</p>" if card.text and card.text != card.title else ""
     return (
-        f"<article><h3>{html.escape(card.title)}</h3>{text}"
+        f"<article><h3>{html.escape(shorten(card.title, LONGEST_TITLE))}</h3>{text}"
         f'<div class="pair">{sides}</div><div class="chips">{chips}<code>{html.escape(card.clip_id)}</code></div></article>'
     )
 
 
-def _sound(wave: np.ndarray, sample_rate: int) -> str:
+def _html_side(card: Card, heard: Heard, level: np.ndarray | None, top: float, faults: list[str]) -> str:
+    """One sound to see and hear, and what either does not show of it."""
+    what = html.escape(heard.what)
+    cut = ", its beginning" if len(heard.wave) > heard.longest else ""
+    seen = None
+    if level is not None:
+        seen = _attempt(f"{card.clip_id}, {heard.what}: no picture", partial(_picture, level, top), faults)
+    picture = f'<img alt="spectrogram, {what}" src="{seen}">' if seen else MISSING
+    sound = _attempt(f"{card.clip_id}, {heard.what}: no player", partial(_sound, heard), faults)
+    player = f'<audio controls preload="none" src="{sound}"></audio>' if sound else MISSING
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(heard)) if sound else ""
+    return f"<figure><figcaption>{what}{cut}</figcaption>{picture}{player}{notes}</figure>"
+
+
+def _attempt(what: str, make: Callable[[], Part], faults: list[str]) -> Part | None:
+    """A part of the page; None where it fails, and why is among the faults: the others do not depend on it."""
+    try:
+        return make()
+    except Exception as error:
+        faults.append(f"{what}: {reason(error)}")
+        return None
+
+
+def _sound(heard: Heard) -> str:
+    """What the player plays, at a rate that browsers play."""
     from soundmill.audio.decode import encode_flac
+    from soundmill.audio.resample import resample
 
-    return "data:audio/flac;base64," + base64.b64encode(encode_flac(wave, sample_rate)).decode()
+    flac = encode_flac(resample(heard.beginning(), heard.sample_rate, heard.played_rate), heard.played_rate)
+    return "data:audio/flac;base64," + base64.b64encode(flac).decode()
 
 
-def _level(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Mel spectrogram for the eye [mels, about 320 frames], in dB."""
+def _notes(heard: Heard) -> list[str]:
+    """In what the player differs from the sound."""
+    peak = heard.peak()
+    said = []
+    if heard.played_rate != heard.sample_rate:
+        said.append(f"played at {heard.played_rate} Hz, of {heard.sample_rate}")
+    if peak > 1:
+        said.append(f"peak {peak:.3g} of full scale: clipped in the player")
+    if 0 < peak < SMALLEST:
+        said.append(f"peak {peak:.3g} of full scale: below 16 bits, silent in the player")
+    return said
+
+
+def _level(heard: Heard) -> np.ndarray:
+    """Mel spectrogram for the eye [mels, about 320 frames], in dB; -inf of digital silence."""
     from soundmill.audio.mel import MelSpec, log_mel
 
+    wave, rate, peak = heard.beginning(), heard.sample_rate, heard.peak()
+    if peak == 0:
+        return np.full((PICTURE_MELS, 1), -np.inf)
+    # At 8 to 48 kHz 2048 and 1024; else so long in time that every band holds a bin, and so short that something moves.
+    size = 2048 * 2 ** max(0, math.ceil(math.log2(rate / 48_000)))
+    window = min(size // 2, max(16, 2 ** round(math.log2(rate * WINDOW_SECONDS))))
     spec = MelSpec(
-        sample_rate=sample_rate,
-        n_fft=2048,
-        win_length=1024,
-        hop_length=max(len(wave) // PICTURE_FRAMES, 32),
+        sample_rate=rate,
+        n_fft=size,
+        win_length=window,
+        hop_length=max(len(wave) // PICTURE_FRAMES, window // 32, 1),
         n_mels=PICTURE_MELS,
-        f_min=40.0,
-        f_max=sample_rate / 2,
+        f_min=min(40.0, rate / 200),
+        f_max=rate / 2,
         mel_scale="slaney",
         norm="none",
         power=2.0,
         floor=1e-10,
         peak=None,
     )
-    return log_mel(wave, spec) * (10 / np.log(10))
+    # Its power may be more than a float32 holds, or less.
+    return log_mel(wave / np.float32(peak), spec) * (10 / np.log(10)) + 20 * math.log10(peak)
 
 
-def _picture(wave: np.ndarray, sample_rate: int, top: float) -> str:
+def _picture(level: np.ndarray, top: float) -> str:
     """Spectrogram picture, low frequencies at the bottom; both of a pair share the loudest level, so their levels compare."""
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
-    level = np.clip((_level(wave, sample_rate) - top) / PICTURE_RANGE_DB + 1, 0, 1)
+    level = np.clip((level - (top if np.isfinite(top) else 0.0)) / PICTURE_RANGE_DB + 1, 0, 1)
     buffer = io.BytesIO()
     imsave(buffer, colormaps["magma"](level, bytes=True), origin="lower", format="png", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -564,6 +649,7 @@ dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
 article p { margin: .15rem 0 0; color: var(--soft); font-size: .92rem; }
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .9rem; margin-top: .7rem; }
 figure { margin: 0; min-width: 0; }
+.note { font-size: .78rem; color: var(--soft); margin: .2rem 0 0; }
 figcaption { font-size: .8rem; color: var(--soft); margin-bottom: .2rem; }
 figure:first-child figcaption { color: var(--hot); font-weight: 600; }
 figure img { width: 100%; height: 110px; border-radius: 6px; display: block; }

@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from soundmill.audio import figures
 from soundmill.audio.decode import write_wav
 from soundmill.audio.invert import mel_to_wave
 from soundmill.audio.mel import MelSpec
-from soundmill.errors import UserError
+from soundmill.errors import UserError, told
 from soundmill.models import registry
 from soundmill.models.catalog import choose_balanced, lengths_of, let_hear, read_labels, waves_of
 from soundmill.models.params import FamilyGenerateParams, GriffinLimParams
@@ -39,6 +40,7 @@ from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking
+LONGEST_PROMPT = 400  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
 GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
 
 
@@ -87,13 +89,6 @@ def run(
             wave = of_family.to_waves(trained, log_mel[None], sampling, device)[0, : lengths[clip_id]]
             write_wav(generated / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), rate)
             tick(1)
-    shown = choose_balanced(its_labels, SHOWN)
-    titles = [figures.shorten(", ".join(asked[clip_id])) or clip_id for clip_id in shown]
-    of_shown = log_mels[[wanted.index(clip_id) for clip_id in shown]]
-    figure = figures.draw_log_mels(of_shown.numpy(), titles, trained.spec, 4, "generated")
-    ctx.tracking.log_figure(figure, "generated_spectrograms")
-    let_hear(ctx, rate, clips, choose_balanced(its_labels, HEARD), generated)
-
     through = choose_balanced(labels[params.codec_split], params.codec_count)
     if not through:
         print(f"{ctx.name}: no clip in split {params.codec_split!r}: there is no codec line")
@@ -103,6 +98,16 @@ def run(
             back = of_family.through_codec(trained, wave, sampling, device)
             write_wav(codec / f"{manifest.check_clip_id(clip_id)}.wav", back, rate)
             tick(1)
+
+    def show_spectrograms() -> None:
+        shown = choose_balanced(its_labels, SHOWN)
+        titles = [", ".join(asked[clip_id]) or clip_id for clip_id in shown]
+        of_shown = log_mels[[wanted.index(clip_id) for clip_id in shown]]
+        figure = figures.draw_log_mels(of_shown.numpy(), titles, trained.spec, 4, "generated")
+        ctx.tracking.log_figure(figure, "generated_spectrograms")
+
+    ctx.show("the spectrograms", show_spectrograms)
+    ctx.show("the sounds to hear", partial(let_hear, ctx, rate, clips, choose_balanced(its_labels, HEARD), generated))
     conditioned = sum(bool(its) for its in asked.values())
     return {"generated": len(wanted), "conditioned": conditioned, "codec": len(through), "threads": params.threads}
 
@@ -156,13 +161,16 @@ def generate_sounds(
     kept = choose(said, waves.numpy(), model.spec.sample_rate)
     paths = [output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav" for index in kept]
     for path, index in zip(paths, kept, strict=True):
-        facts = {"prompt": said[index], "seed": seed, "number": index + 1, "steps": sampling.num_steps}
+        prompt = said[index] if len(said[index]) <= LONGEST_PROMPT else said[index][: LONGEST_PROMPT - 1] + "…"
+        facts = {"prompt": prompt, "seed": seed, "number": index + 1, "steps": sampling.num_steps}
         comment = json.dumps({**whose, **facts, "guidance": sampling.guidance_scale}, ensure_ascii=False)
         write_wav(path, waves[index].numpy(), model.spec.sample_rate, comment)
-    titles = [figures.shorten(said[index]) or path.stem for index, path in zip(kept, paths, strict=True)]
-    heading = f"{family}: {sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
-    figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, model.spec, min(4, len(paths)), heading)
-    figures.save_png(figure, output_dir / "spectrograms.png")
+    picture = output_dir / "spectrograms.png"
+    with told(str(picture)):
+        titles = [said[index] or path.stem for index, path in zip(kept, paths, strict=True)]
+        heading = f"{family}: {sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
+        figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, model.spec, min(4, len(paths)), heading)
+        figures.save_png(figure, picture)
     return paths
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
+from soundmill.errors import told
 from soundmill.models import registry
 from soundmill.models.params import FamilyTrainParams
 from soundmill.training.callbacks import Every, write_curve
@@ -58,20 +59,25 @@ def run(
     points, facts = fit_averaged(module, prepared.source, order, prepared.draw, params.hardware, ctx, callbacks)
 
     write_curve(points, curves)
-    figure = prepared.draw_samples(steps)
-    figures.save_png(figure, grid)
-    ctx.tracking.log_figure(figure, "samples/final")
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
     prepared.save(model, {"steps": steps, **items, "parameters": parameters, **facts})
     metrics = {"loss": points[-1]["loss"], "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
     valid_loss = prepared.valid_loss()
     asked = {"label": [prepared.example], "seed": [0]}
     ctx.tracking.log_model(model, family, asked, np.zeros((1, prepared.num_samples), np.float32))
+    ctx.show(f"the samples ({grid.name})", partial(_show_samples, ctx.tracking, prepared.draw_samples, steps, grid))
     return metrics if valid_loss is None else {**metrics, "valid_loss": valid_loss}
 
 
+def _show_samples(tracking: Any, draw_samples: Callable[[int], Any], steps: int, grid: Path) -> None:
+    figure = draw_samples(steps)
+    figures.save_png(figure, grid)
+    tracking.log_figure(figure, "samples/final")
+
+
 def _log_samples(tracking: Any, draw_samples: Callable[[int], Any], module: TrainingModule, step: int) -> None:
-    with module.ema.applied(module.net):
-        figure = draw_samples(step)
+    with told(f"samples after {step} steps"):
+        with module.ema.applied(module.net):
+            figure = draw_samples(step)
+        tracking.log_figure(figure, f"samples/step-{step:07d}")
     module.to(module.device)
-    tracking.log_figure(figure, f"samples/step-{step:07d}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import provenance
+from soundmill.errors import told
 from soundmill.tracking.stores import (
     INCOMPLETE,
     MAX_PARAM,
@@ -75,9 +76,10 @@ class StageRun:
         if isinstance(figure, str | os.PathLike):
             self._send_file(Path(figure), str(target.parent), target.name)
         else:
-            picture = io.BytesIO()
-            figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
-            self._send_content(picture.getvalue(), target.name, str(target.parent))
+            with told(f"tracking: {target}"):
+                picture = io.BytesIO()
+                figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
+                self._send_content(picture.getvalue(), target.name, str(target.parent))
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """A file, or a directory with all in it, as it is now; later changes to it are not recorded."""

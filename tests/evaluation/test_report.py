@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import re
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
-from soundmill.audio.decode import decode_flac
+from soundmill.audio.decode import decode_flac, flac_rate
+from soundmill.audio.mel import SCALES
 from soundmill.evaluation import report
 
 
@@ -115,13 +118,85 @@ def test_scores_as_csv_and_latex(tmp_path):
 
 
 def test_long_sounds_are_cut_on_the_page(tmp_path):
-    long = report.Heard("generated", np.full(int(1_000 * (report.LONGEST_SECONDS + 5)), 0.1, np.float32), 1_000)
+    long = report.Heard("generated", np.full(int(8_000 * (report.LONGEST_SECONDS + 5)), 0.1, np.float32), 8_000)
     section = report.Section("one", "", (report.Card("a", "a", "", (long,)),))
     report.write_report(tmp_path, "x", metrics(), [], [section])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
-    assert len(decode_flac(base64.b64decode(sound))) == 1_000 * report.LONGEST_SECONDS
+    assert len(decode_flac(base64.b64decode(sound))) == 8_000 * report.LONGEST_SECONDS
     assert "its beginning" in page
+
+
+@pytest.mark.parametrize("rate", [100, 3_000, 8_000, 44_100, 192_000, 384_000, 768_000])
+@pytest.mark.parametrize("level", [1e-38, 1.0, 10.0, 1e30])
+def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, capsys):
+    """A tone: the row of its frequency is the brightest, whatever the rate and the level; and what the player changes is told."""
+    pitch = min(rate / 8, 20_000)
+    tone = 0.9 * np.sin(2 * np.pi * pitch * np.arange(int(0.9 * rate)) / rate)
+    heard = report.Heard("generated", (level * tone).astype(np.float32), rate)
+    section = report.Section("one", "", (report.Card("a", "a", "", (heard,)),))
+    report.write_report(tmp_path, "x", metrics(), [], [section])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    brightness = imread(io.BytesIO(base64.b64decode(picture)))[..., :3].sum(2).mean(1)[::-1]
+    mels = SCALES["slaney"][0]
+    place = (mels(pitch) - mels(min(40, rate / 200))) / (mels(rate / 2) - mels(min(40, rate / 200)))
+    assert np.argmax(brightness) / len(brightness) == pytest.approx(place, abs=0.05)
+    (player,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    data = base64.b64decode(player)
+    assert 8_000 <= flac_rate(data) <= 96_000
+    assert len(decode_flac(data)) / flac_rate(data) == pytest.approx(0.9, abs=0.01)
+    assert np.abs(decode_flac(data)).max() == pytest.approx(0 if level < 1 else min(0.9 * level, 1), abs=0.02)
+    assert ("clipped in the player" in page) == (level > 1)
+    assert ("silent in the player" in page) == (level < 1)
+    assert (f"played at {flac_rate(data)} Hz, of {rate}" in page) == (flac_rate(data) != rate)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
+    good = card("good", 0)
+    wave = good.sounds[0].wave
+    bad = {"nan": np.where(wave == wave.max(), np.nan, wave), "inf": np.where(wave == wave.max(), np.inf, wave)}
+    cards = [good] + [
+        report.Card(name, name, "", (report.Heard("generated", made, 16_000), good.sounds[1])) for name, made in bad.items()
+    ]
+    cards.append(report.Card("gone", "gone", "", (report.Heard("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
+    report.write_report(tmp_path, "x", metrics(), [], [report.Section("all", "", tuple(cards))])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img") == page.count("<audio") == 5
+    said = capsys.readouterr().err
+    for name, why in (
+        ("nan", "samples that are no numbers"),
+        ("inf", "samples that are no numbers"),
+        ("gone", "gone.wav: missing"),
+    ):
+        for what in ("picture", "player"):
+            assert f"<li>{name}, generated: no {what}: {why}</li>" in page
+            assert f"{tmp_path.name}/index.html: {name}, generated: no {what}: {why}\n" in said
+    assert page.count("why is told under") == 6
+
+
+def test_a_ruler_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    write(tmp_path / "report")
+    names = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.tex"]
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == page.count("<img") == 6
+    assert "no ruler: RuntimeError: no room (test_report.py, line" in page
+    assert "no ruler: RuntimeError: no room" in capsys.readouterr().err
+
+
+def test_silence_is_dark_and_said_of_nothing(tmp_path):
+    heard = report.Heard("generated", np.zeros(16_000, np.float32), 16_000)
+    report.write_report(tmp_path, "x", metrics(), [], [report.Section("one", "", (report.Card("a", "a", "", (heard,)),))])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
+    assert imread(io.BytesIO(base64.b64decode(picture)))[..., :3].max() < 0.1
+    assert 'class="note"' not in page
 
 
 def test_best_and_worst():

@@ -113,6 +113,15 @@ def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and
     assert legend[-1] == "paper (other data: scale above)"
 
 
+def test_rows_may_be_named_by_any_label():
+    rows = rows_of(Outcome("$x^$", 0, scored(10.0)), Outcome(r"_^}{%#&\n🐶 " * 1000, 0, scored(12.0)))
+    figure = sweep_table.draw("$x^$", rows)
+    figure.savefig(io.BytesIO(), format="png")
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[0] == "$x^$"
+    assert len(names[1]) == sweep_table.LONGEST_NAME
+
+
 def test_nothing_done_is_a_table_too():
     rows = sweep_table.make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
     assert "seed 0: why" in sweep_table.markdown("Mixup", rows, None)

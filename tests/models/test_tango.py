@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from soundmill import params, text
-from soundmill.audio import figures
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
 from soundmill.models.tango import conditions
@@ -183,11 +182,6 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
     torch.testing.assert_close(make([1], null, 3.0), guided[1:], atol=1e-4, rtol=1e-4)
     same_text_as_null = make([0], texts[0], 3.0)
     torch.testing.assert_close(same_text_as_null, conditional[:1], atol=1e-4, rtol=1e-4)
-
-
-def test_long_prompts_are_shortened_in_titles():
-    assert figures.shorten("rain") == "rain"
-    assert len(figures.shorten("a dog barks " * 10)) == 28
 
 
 def test_a_prompt_that_is_cut_is_told(tmp_path, capsys):

@@ -18,9 +18,9 @@ from tests.models.test_tango_autoencoder import SPEC, TINY
 
 FRAMES = 32  # of a log-mel; latents are [4, 16, 8]
 SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
-CAPTIONS = {
-    "clip-0": ["a dog barks", "a hound is heard"], "clip-1": ["rain falls"], "clip-2": [], "clip-3": ["a bell"],
-    "held-0": ["rain falls"], "test-0": ["a bell"], "test-1": ["a dog barks, then rain"],
+CAPTIONS = {  # any text is one, though as matplotlib's mathematics some would end a training
+    "clip-0": ["a dog barks", r"$\frac{$ a hound 🐶"], "clip-1": ["rain falls"], "clip-2": [], "clip-3": ["a bell"],
+    "held-0": ["rain falls"], "test-0": ["a bell"], "test-1": ["a dog barks, then $x^$ rain " * 400],
 }  # fmt: skip
 SPLITS = {"clip": "train", "held": "valid", "test": "test"}
 MIXES = {"mix-0": ["a dog barks and rain falls"], "mix-1": ["a bell and rain falls"]}

@@ -157,6 +157,16 @@ def test_training_learns_to_rebuild_and_ends_the_same(project, here):
     assert told["autoencoder"] == model.digest == metrics["digest"]
 
 
+def test_a_picture_that_fails_loses_no_autoencoder(project, monkeypatch, capfd):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    metrics = make_autoencoder(project, "made", weights=PARAMETERS["weights"] | {"steps": 1})
+    assert autoencoders.load(project / "data/made").digest == metrics["digest"]
+    assert "autoencoder/tango: the picture (g.png) could not be made: ValueError: no picture" in capfd.readouterr().err
+
+
 def test_one_that_others_trained_is_taken(project, capfd):
     net = build_autoencoder(TINY)
     net.register_to_config(scaling_factor=0.93)

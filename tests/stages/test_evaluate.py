@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -243,6 +244,26 @@ def test_training_clips_that_come_again_are_found(project):
     assert "Nearest of 16 training clips" in page
     assert page.index("nearest: clip03_0") < page.index("nearest: clip", page.index("nearest: clip03_0") + 5)
     assert "1 of 8 generated sounds are training clips again" in page
+
+
+def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(project, capfd, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    strange = {"beep": "$x^$ <b> 🐶", "hiss": "_^}{%#& " * 1250}
+    rows = [{**row, "labels": [label], "captions": [label]} for row in corpus() for label in [strange[row["labels"][0]]]]
+    shards.write_rows(rows, project / "data" / "catalog.parquet", manifest.CATALOG)
+    write_params(project, workers=1, bootstrap=0)
+    found = evaluate_in(project)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("report/index.html: no ruler: ValueError: no picture (test_evaluate.py, line")
+    page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "no ruler: ValueError: no picture" in page
+    assert "<h3>$x^$ &lt;b&gt; 🐶</h3>" in page
+    assert max(map(len, re.findall(r"<h3>(.*?)</h3>", page))) < 300
+    assert page.count("<img") == page.count("<audio") > 12
+    assert json.loads((project / "data" / "report" / "scores.json").read_text())["fad_tagger"] == found["fad_tagger"]
 
 
 def test_generated_without_reference_is_named(project):

@@ -240,6 +240,69 @@ def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, composed
         generation.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
 
 
+STRANGE = (r"$\frac{$", "rain", "[/b]\nbell", "🐶", "$x^$", "_^}{%#& " * 1250)  # the last three are of the test clips, too
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory, data, composed) -> tuple[Path, Path]:
+    """A directory with a params.yaml, and the same clips and spectrograms under labels that people do write."""
+    home = tmp_path_factory.mktemp("strange")
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"] |= {"steps": 4, "grid": {**document["ddpm_mel"]["train"]["grid"], "rows": 2}}
+    params.write_yaml(document, home / "params.yaml")
+    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
+    rows = [{**row, "labels": [STRANGE[index % 6]], "captions": [STRANGE[index % 6]]} for index, row in enumerate(rows)]
+    shards.write_rows(rows, home / "data" / "catalog.parquet", manifest.CATALOG)
+    for name in ("clips", "mels"):
+        (home / "data" / name).symlink_to(data / name)
+    return home, home / "data"
+
+
+def test_a_label_may_be_any_text(strange, capfd, recwarn):
+    home, data = strange
+    _train(home, data)
+    assert (home / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((home / "model" / "config.json").read_text())["labels"] == sorted(STRANGE)
+    _generate(home, data)
+    assert len(list((home / "generated").iterdir())) == 3
+    for label in STRANGE[3:]:
+        (path,) = generation.generate_sounds(home / "model", [label], 1, 0, home / "sounds", home)
+        assert re.fullmatch(r"[a-z0-9-]{1,90}\.wav", path.name)
+        with soundfile.SoundFile(path) as sound:
+            prompt = json.loads(sound.comment)["prompt"]
+        assert prompt == label or (len(prompt) == generation.LONGEST_PROMPT and label.startswith(prompt[:-1]))
+        assert (home / "sounds" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+        (home / "sounds" / "spectrograms.png").unlink()
+    assert capfd.readouterr().err == ""
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, capfd, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room for a picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    home, data = strange
+    (tmp_path / "params.yaml").write_bytes((home / "params.yaml").read_bytes())
+    _train(tmp_path, data)
+    failed = r"could not be made: MemoryError: no room for a picture \(test_train_generate\.py, line \d+\)"
+    now_and_then, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"tracking: figures/samples/step-0000003\.png " + failed, now_and_then)
+    assert re.fullmatch(r"train/ddpm_mel: the samples \(grid\.png\) " + failed, last)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "train.json").read_text())["valid_loss"] > 0
+    assert last in (tmp_path / "grid.png").read_text()
+
+    _generate(tmp_path, data)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"tracking: figures/generated_spectrograms\.png " + failed, line)
+    assert len(list((tmp_path / "generated").iterdir())) == 3
+    assert len(list((tmp_path / "codec").iterdir())) == 2
+    (path,) = generation.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
+    assert soundfile.info(path).frames == 80_000
+    assert re.fullmatch(f"{tmp_path}/sounds/spectrograms\\.png " + failed, capfd.readouterr().err.strip())
+
+
 def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed):
     (tmp_path / "model").mkdir()
     config = json.loads((trained / "model" / "config.json").read_text())

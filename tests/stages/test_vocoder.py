@@ -122,6 +122,16 @@ def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):
     assert json.loads((tmp_path / "home" / "vocoder" / "config.json").read_text())["source"]["name"] == "theirs"
 
 
+def test_a_picture_that_fails_loses_no_vocoder(tmp_path, data, root, monkeypatch, capfd):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    assert make(tmp_path, data, root, 1)["steps"] == 1
+    assert vocoders.load(tmp_path / "vocoder", SPEC).spec == SPEC
+    assert "vocoder/tango: the picture (grid.png) could not be made: ValueError: no picture" in capfd.readouterr().err
+
+
 def test_rates_of_another_hop_are_refused(tmp_path, data, root):
     with pytest.raises(SystemExit, match=r"make 80 samples of a frame, and hop_length of its spectrogram is 160"):
         make(tmp_path / "home", data, root, 1, {**TINY, "rates": [4, 5, 4]})

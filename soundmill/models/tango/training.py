@@ -254,7 +254,7 @@ def draw_samples(model: Model, texts: Texts, captions: Sequence[str], step: int)
         precision=params.hardware.precision,
         batch_size=params.items,
     )
-    titles = [figures.shorten(captions[number]) if number is not None else "no text" for number in chosen]
+    titles = [captions[number] if number is not None else "no text" for number in chosen]
     heading = f"{FAMILY}: samples after {step} steps"
     log_mels = to_log_mels(model, latents, device)
     return figures.draw_log_mels(log_mels.numpy(), titles, model.autoencoder.spec, params.grid.columns, heading)
