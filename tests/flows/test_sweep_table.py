@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from flows import sweep_table
+from flows import sweep, sweep_table
 from flows.sweep_table import Estimate, Outcome
 
 PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
@@ -120,6 +120,17 @@ def test_rows_may_be_named_by_any_label():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
     assert len(names[1]) == sweep_table.LONGEST_NAME
+
+
+def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no picture")
+
+    (tmp_path / "figure.png").write_bytes(b"of fewer rows")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    sweep._write(tmp_path, "Mixup", rows_of(Outcome("one", 0, scored(10.0))), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.json", "table.md"]
+    assert f"{tmp_path / 'figure.png'} could not be made: ValueError: no picture" in capsys.readouterr().err
 
 
 def test_nothing_done_is_a_table_too():
