@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test fuzz browse run server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test fuzz attack browse run server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ test: $(VENV)/.installed  ## set up and run the tests
 
 fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/audio/test_decode.py -k damage
+
+attack: $(VENV)/.installed  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
+	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest tests/test_attack.py
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.checkouts import BIN, copy_project
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -24,6 +26,16 @@ def shared() -> Path:
     if not (path / "data" / "esc10").is_dir():
         pytest.skip("needs ../shared (real recordings and models), which is not beside this checkout")
     return path
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project whose path has a space in it, without the weights and servers of this machine's user."""
+    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "no weights"))
+    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    return copy_project(root, tmp_path / "a checkout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 import soundfile
 
 from soundmill import manifest, params
+from tests.checkouts import BIN, dvc
 
 SHRUNK = [
     "model=ddpm_mel",
@@ -33,35 +33,6 @@ SHRUNK = [
     "ddpm_mel.generate.count=6",
     "ddpm_mel.generate.codec_count=4",
 ]
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture
-def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's files as they are now, in a git repository of their own; its path has a space in it."""
-    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "no weights"))
-    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    copy = tmp_path / "a checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (root / name).is_file() and not name.startswith(("data/", "dvc.lock")):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, copy / name)
-    for command in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start"],
-    ):
-        subprocess.run(["git", *command], cwd=copy, check=True)
-    return copy
-
-
-def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=900)
 
 
 def metrics(checkout: Path, name: str) -> dict:

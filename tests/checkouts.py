@@ -1,0 +1,32 @@
+"""Checkouts of the project as it is now, each a git repository of its own, and DVC in them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def copy_project(root: Path, copy: Path) -> Path:
+    """The project's files, but for data and dvc.lock, committed in a new repository at `copy`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (root / name).is_file() and not name.startswith(("data/", "dvc.lock")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy / name)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    return copy
+
+
+def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=900)
