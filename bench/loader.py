@@ -96,7 +96,8 @@ def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, An
     """Seconds of one epoch once batches come, and what came before and after it."""
     import torch
 
-    from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
+    from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+    from soundmill.training.loader import Loader, Order
 
     torch.set_num_threads(1)
     ids = [clip_id(number) for number in range(clips)]

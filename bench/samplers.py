@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, protocol
 
 if TYPE_CHECKING:
-    from soundmill.models.tango.checkpoint import Model
+    from soundmill.models.tango.model import Tango
 
 JUDGES = ("yamnet", "tagger")
 COLOURS = {"ddpm": "#8a6fb0", "ddim": "#c8553d", "dpm++": "#2a78b0", "unipc": "#3d8f62"}
@@ -109,24 +109,27 @@ class Made:
 
 def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Made:
     from soundmill.models import catalog as catalogs
-    from soundmill.models import registry
-    from soundmill.models.tango import checkpoint, conditions, generation
+    from soundmill.models import checkpoint, generation, registry, requests
+    from soundmill.models.components.text_states import states as text_states
+    from soundmill.models.family import Run as HowMade
     from soundmill.training.device import pick_device
     from soundmill.training.module import use_threads
 
-    model = checkpoint.load(checkpoint_dir)
+    model = registry.family("tango").load(checkpoint_dir)
     use_threads(model.params.hardware.threads)
     labels = catalogs.read_labels(data / "catalog.parquet")["test"]
     wanted = catalogs.choose_balanced(labels, count)
     if len(wanted) < 2:
         raise UserError(f"{data}: {len(wanted)} test clips to make sounds for; at least 2 are needed for a score")
-    texts = generation.prompts_of(data / "catalog.parquet", wanted)
-    lengths = catalogs.lengths_of(data / "clips", wanted)
-    *states, empty = conditions.encode(model.text, [*texts.values(), ""], measure.ROOT, work)
-    null = conditions.null_of(model.params.null_text, empty)
-    device, rate = pick_device("auto"), model.autoencoder.spec.sample_rate
+    asked = requests.of_clips(model, data / "catalog.parquet", wanted, seed)
+    device, rate = pick_device("auto"), model.sample_rate
+    lengths = {clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips", wanted).items()}
+    *states, empty = text_states.encode(model.text, [*(request.caption for request in asked.values()), ""], measure.ROOT, work)
+    null = text_states.null_of(model.params.null_text, empty)
+    train = model.params
+    how = HowMade(train.sampling, device, train.hardware.precision, train.items, measure.ROOT, work)
 
-    sampler = Sampler(model, dict(zip(wanted, states, strict=True)), null, seed, device)
+    sampler = Sampler(model, dict(zip(wanted, states, strict=True)), null, [request.seed for request in asked.values()], how)
     sampler(Run(REFERENCE, 1))  # the first chooses kernels and fills caches
     files, seconds, to_sound = {}, {}, []
     for run in [Run(name, number) for name, numbers in steps.items() for number in numbers]:
@@ -137,12 +140,12 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         print(f"{run}: {seconds[run]['wall']:.3g} s for {len(wanted)} sounds", flush=True)
     codec = []
     (work / "codec").mkdir()
-    for clip_id, wave in catalogs.waves_of(data / "clips", set(wanted[:CODEC_CLIPS])):
+    for clip_id, wave in generation.reconstruct_each(model, catalogs.waves_of(data / "clips", set(wanted[:CODEC_CLIPS])), how):
         codec.append(work / "codec" / f"{clip_id}.wav")
-        write_wav(codec[-1], generation.through_codec(model, wave, model.params.sampling, device), rate)
+        write_wav(codec[-1], wave.numpy(), rate)
     sampling = model.params.sampling.model_dump(exclude={"sampler", "num_steps"})
     about = {
-        "checkpoint": registry.origin(checkpoint_dir),
+        "checkpoint": checkpoint.origin(checkpoint_dir),
         "device": device.type,
         "sampling": sampling,
         "seed": seed,
@@ -154,38 +157,28 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
 class Sampler:
     """One model, texts and noise; what differs is how it is sampled."""
 
-    model: Model
+    model: Tango
     states: dict[str, np.ndarray]  # by clip id
     null: np.ndarray
-    seed: int
-    device: Any
+    seeds: list[int]
+    how: Any  # models/family.py: Run
 
     def __call__(self, run: Run) -> tuple[Any, dict[str, float]]:
         from soundmill.models.tango.sample import sample_latents
-        from soundmill.training.seeds import seed_of
 
-        train = self.model.params
+        sampling = self.how.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps})
         wall, cpu = time.perf_counter(), time.process_time()
-        latents = sample_latents(
-            self.model,
-            list(self.states.values()),
-            self.null,
-            [seed_of(self.seed, clip_id) for clip_id in self.states],
-            train.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps}),
-            device=self.device,
-            precision=train.hardware.precision,
-            batch_size=train.items,
-        )  # on the CPU: the GPU has ended
+        states = list(self.states.values())
+        latents = sample_latents(self.model, states, self.null, self.seeds, replace(self.how, sampling=sampling))
+        # They are on the CPU: a GPU has ended.
         return latents, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     def write(self, latents: Any, lengths: dict[str, int], directory: Path) -> list[Path]:
-        from soundmill.models.tango.sample import to_log_mels, to_waves
-
         directory.mkdir()
-        waves = to_waves(self.model, to_log_mels(self.model, latents, self.device), self.model.params.sampling, self.device)
+        waves = self.model.codec(self.how).decode(latents)
         paths = [directory / f"{clip_id}.wav" for clip_id in self.states]
         for path, wave in zip(paths, waves, strict=True):
-            write_wav(path, wave[: lengths[path.stem]].numpy(), self.model.autoencoder.spec.sample_rate)
+            write_wav(path, wave[:, : lengths[path.stem]].numpy(), self.model.sample_rate)
         return paths
 
 

@@ -27,7 +27,7 @@ from soundmill.evaluation.divergence import paired_kl
 from soundmill.evaluation.steering import Heard
 
 if TYPE_CHECKING:
-    from soundmill.models.tango.checkpoint import Model
+    from soundmill.models.tango.model import Tango
 
 REAL, CODEC = "real clips", "through the codec"
 SHOWN = 4  # generated sounds of each prompt in the picture, beside a real one
@@ -43,10 +43,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     args = parser.parse_args()
 
-    from soundmill.models import generation, registry
-    from soundmill.models.tango import checkpoint
+    from soundmill.models import checkpoint, generation, registry
 
-    model = checkpoint.load(args.checkpoint)
+    model = registry.family("tango").load(args.checkpoint)
     rate = model.autoencoder.spec.sample_rate
     asked = prompts(args.reference, args.sounds)
     waves = {REAL: real_waves(args.reference, asked)}
@@ -56,9 +55,9 @@ def main() -> None:
         for scale in args.guidance:
             start = time.perf_counter()
             texts = [one.text for one in asked.values()]
-            paths = generation.generate_sounds(
-                args.checkpoint, texts, args.sounds, args.seed, Path(place) / f"{scale:g}", measure.ROOT, args.steps, scale
-            )
+            settings = [f"guidance_scale={scale}", *([f"num_steps={args.steps}"] if args.steps else [])]
+            sounds = Path(place) / f"{scale:g}"
+            paths = generation.generate_sounds(args.checkpoint, texts, args.sounds, args.seed, sounds, measure.ROOT, settings)
             seconds[who(scale)] = [time.perf_counter() - start]
             made = iter(paths)
             waves[who(scale)] = {
@@ -74,7 +73,7 @@ def main() -> None:
         seconds,
         [],
         prompts={family: {"text": one.text, "clips": one.clips} for family, one in asked.items()},
-        checkpoint=registry.origin(args.checkpoint),
+        checkpoint=checkpoint.origin(args.checkpoint),
         steps=args.steps or model.params.sampling.num_steps,
         sampler=model.params.sampling.sampler,
         seed=args.seed,
@@ -123,12 +122,15 @@ def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.n
     return {family: [found[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
 
 
-def through_codec(model: Model, waves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    from soundmill.models.tango import generation
-    from soundmill.training.device import pick_device
+def through_codec(model: Tango, waves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    from soundmill.models import generation
 
-    device, sampling = pick_device("auto"), model.params.sampling
-    return {family: [generation.through_codec(model, wave, sampling, device) for wave in clips] for family, clips in waves.items()}
+    def back(wave: np.ndarray) -> np.ndarray:
+        ((_, made),) = generation.reconstruct_each(model, [("", (wave[None], model.sample_rate))], how)
+        return made[0].numpy()
+
+    with generation.running(model, measure.ROOT) as how:
+        return {family: [back(wave) for wave in clips] for family, clips in waves.items()}
 
 
 @dataclass
@@ -297,7 +299,7 @@ def _draw_kl(axes: Any, found: dict[str, Any], compared: list[str]) -> None:
 
 
 def draw_spectrograms(
-    model: Model,
+    model: Tango,
     waves: dict[str, dict[str, list[np.ndarray]]],
     whose: str,
     judged: Judged,
@@ -306,14 +308,13 @@ def draw_spectrograms(
 ) -> None:
     """A row for each prompt: a real clip, then sounds, each under what is heard in it."""
     from soundmill.audio import figures
-    from soundmill.models.tango.generation import fitted_log_mel
 
-    pictures, titles = [], []
+    sounds, titles = [], []
     shown = min(SHOWN, len(next(iter(waves[whose].values()))))
     for family, prompt in asked.items():
-        pictures += [fitted_log_mel(wave, model)[0].numpy() for wave in [waves[REAL][family][0], *waves[whose][family][:shown]]]
+        sounds += [(wave[None], model.sample_rate) for wave in [waves[REAL][family][0], *waves[whose][family][:shown]]]
         titles += [f"real: “{prompt.text}”", *(f"heard: {name}" for name in judged.families[whose][family][:shown])]
-    figure = figures.draw_log_mels(np.stack(pictures), titles, model.autoencoder.spec, 1 + shown, whose)
+    figure = figures.draw_waves(sounds, titles, 1 + shown, whose)
     figures.save_png(figure, path)
     print(path)
 

@@ -70,9 +70,10 @@ class Training:
         import torch
 
         from soundmill.audio.mel import MelSpec
-        from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
-        from soundmill.models.tango.checkpoint import build_net
-        from soundmill.models.tango.params import AutoencoderNetParams, LatentsParams, TrainParams
+        from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+        from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, LatentsParams
+        from soundmill.models.tango.model import build_net
+        from soundmill.models.tango.params import TrainParams
         from soundmill.training.device import pick_device
         from soundmill.training.module import use_threads
 
@@ -119,7 +120,7 @@ class Training:
 
     def _source(self, work: Path) -> Any:
         """Latents and states in flat files, as a training reads them."""
-        from soundmill.models.tango.conditions import Texts
+        from soundmill.models.components.text_states.states import Texts
         from soundmill.models.tango.training import LatentsAndTexts
         from soundmill.training.loader import Described, gather
 
@@ -159,7 +160,7 @@ class Training:
         """As the original trains: the autoencoder and the text encoder are run on every batch."""
         import torch
 
-        from soundmill.models.tango.autoencoder import sample_posterior
+        from soundmill.models.components.mel_autoencoder.autoencoder import sample_posterior
         from soundmill.training.device import autocast
 
         rng = torch.Generator(self.device).manual_seed(0)

@@ -163,47 +163,44 @@ def families(
         registry.write_json(described, json)
 
 
+FamilyName = Annotated[
+    str | None,
+    typer.Option(help="Model family, as `soundmill families` lists them (default: that of the newest checkpoint)."),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A sampling parameter of the family in place of the checkpoint's, such as num_steps=50 or guidance_scale=3; may be "
+        "given several times. A wrong name lists those there are.",
+    ),
+]
+
+
 @app.command(cls=Command)
 def generate(
     prompt: Annotated[
         list[str] | None,
         typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
     ] = None,
-    family: Annotated[
-        str | None,
-        typer.Option(help="Model family, as `soundmill families` lists them (default: the checkpoint's; without one ddpm_mel)."),
-    ] = None,
+    family: FamilyName = None,
     label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: as trained for).")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale (default: as trained for).")] = None,
+    settings: Settings = None,
     best_of: Annotated[
         int,
         typer.Option(
             min=1, max=1000, help="Candidates for each sound, of which the one is kept that CLAP finds most like its text."
         ),
     ] = 1,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")] = None,
+    checkpoint: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
     project: Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
-    from soundmill.models import registry
-
-    if family:
-        registry.family(family)
-    try:
-        home = project_root(project)
-    except UserError:
-        if checkpoint is None:
-            raise
-        home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
-    wanted = family or "ddpm_mel"
-    directory = checkpoint or home / "data" / "models" / wanted
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{wanted}` (or `make demo`)")
-    registry.checkpoint_config(directory, family)
+    directory, home = _checkpoint(checkpoint, family, project)
     from soundmill.models import generation
 
     prompts = [*(prompt or []), *(label or [])]
@@ -215,8 +212,67 @@ def generate(
             raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
         choose = reranking.best_of(best_of)
     made = number * best_of
-    for path in generation.generate_sounds(directory, prompts, made, seed, output, home, steps, guidance, choose):
+    for path in generation.generate_sounds(directory, prompts, made, seed, output, home, settings or [], choose):
         typer.echo(path)
+
+
+@app.command(cls=Command)
+def reconstruct(
+    files: Annotated[list[Path], typer.Argument(help="Recordings in any format that ffmpeg reads.")],
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("reconstructed"),
+    project: Project = None,
+) -> None:
+    """Send recordings through a trained model's representation and back: what is lost on the way is the best it could ever do.
+
+    Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
+    """
+    directory, home = _checkpoint(checkpoint, family, project)
+    from soundmill.audio import decode
+    from soundmill.models import generation
+
+    repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
+    if repeated:
+        raise UserError(
+            f"several files are called {', '.join(sorted(repeated))}: their results would have one name; give one at a time"
+        )
+    sounds = {}
+    for path in files:
+        try:
+            sounds[path.stem] = decode.read_channels(path, decode.MAX_SECONDS)
+        except decode.DecodeError as error:
+            raise UserError(f"{path}: {error.reason} {error.detail}") from None
+    for path in generation.reconstruct_sounds(directory, sounds, output, home, settings or []):
+        typer.echo(path)
+
+
+def _checkpoint(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
+    """The checkpoint directory that is meant, and where relative names of text encoders start."""
+    from soundmill.models import checkpoint as checkpoints
+    from soundmill.models import registry
+
+    if family:
+        registry.family(family)
+    try:
+        home = project_root(project)
+    except UserError:
+        if checkpoint is None:
+            raise
+        home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
+    directory = checkpoint
+    if directory is None and family is None:
+        trained = [path for path in (home / "data" / "models").glob("*") if (path / checkpoints.CONFIG).is_file()]
+        if not trained:
+            raise UserError(f"{home / 'data' / 'models'}: no checkpoint; train one with `dvc repro` (or `make demo`)")
+        directory = max(trained, key=lambda path: (path / checkpoints.CONFIG).stat().st_mtime)
+    elif directory is None:
+        directory = home / "data" / "models" / family
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+    checkpoints.read_config(directory, family)
+    return directory, home
 
 
 Protocol = Annotated[
@@ -373,7 +429,7 @@ def run(
     """Run the whole pipeline over your own recordings, in a workspace of its own beside the demo's parameters and outputs."""
     from soundmill import params as parameters
     from soundmill.corpora import survey
-    from soundmill.models import registry
+    from soundmill.models import cost, registry
 
     root = project_root(project)
     document = parameters.compose(root / "conf", ["corpus=auto", *(overrides or [])])
@@ -383,7 +439,7 @@ def run(
         document["corpus"]["format"] = found.format
     document["corpus"]["path"] = str(corpus.resolve())
     clips = found.num_clips(document["segment"]["clip_seconds"])
-    training_seconds = sum(registry.estimate_seconds(name, document, clips, len(found.labels)) for name in document["families"])
+    training_seconds = sum(cost.seconds(name, document, clips, len(found.labels)) for name in document["families"])
     for line in found.describe(document, training_seconds):
         typer.echo(line)
     if dry_run:

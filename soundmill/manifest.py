@@ -16,6 +16,7 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
+ABOUT_SOUNDS = "about.json"  # beside the sounds of a family: which made them, and whether they are its reconstructions
 
 # One row per usable recording. `path` is for people (escaped), `raw_path` opens the file; both relative to the corpus.
 RECORDINGS = pa.schema(
@@ -184,7 +185,7 @@ TEXT_STATES = pa.schema(
 )
 
 # What a family's autoencoder makes of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and
-# ln(variance) of the latent. Whose they are is in the schema's metadata (soundmill/models/tango/latents.py).
+# ln(variance) of the latent. Whose they are is in the schema's metadata (soundmill/models/components/mel_autoencoder/latents.py).
 LATENTS = pa.schema(
     [
         ("clip_id", pa.string()),

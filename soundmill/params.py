@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -157,6 +158,26 @@ def parse(model: type[P], values: Any, where: str) -> P:
                 text = f"{problem['msg']} (found {problem['input']!r})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
         raise UserError("\n".join(lines)) from None
+
+
+def override(params: P, settings: Sequence[str], where: str) -> P:
+    """The parameters with `settings` (`num_steps=50`, `name.key=value`, values as in YAML) in place of some."""
+    from ruamel.yaml import YAML, YAMLError
+
+    values = params.model_dump(mode="json")
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            value = YAML(typ="safe").load(text)
+        except YAMLError:
+            raise UserError(f"{where}.{name}: {text!r} is no value") from None
+        *parents, key = name.split(".")
+        inner = section(values, ".".join(parents), where) if parents else values
+        if not equals or not isinstance(inner, dict) or key not in inner:
+            known = list(inner) if isinstance(inner, dict) else []
+            raise UserError(f"{where}: cannot set {setting!r}{did_you_mean(key, known)} (KEY=VALUE of: {', '.join(known)})")
+        inner[key] = value
+    return parse(type(params), values, where)
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

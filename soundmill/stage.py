@@ -127,16 +127,17 @@ def main(
     run: Callable[..., dict[str, Any]],
     section: str,
     argv: list[str] | None = None,
-    params_of_family: Callable[[str], type[BaseModel]] | None = None,
+    params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None = None,
     always_runs: bool = False,
 ) -> None:
     """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
 
-    The parameters' type is the annotation of `run`'s first argument, or `params_of_family(family)` where families differ.
+    The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` where families or
+    kinds differ.
     Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
     """
     try:
-        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_of_family, always_runs)
+        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_type, always_runs)
     except UserError as error:
         sys.exit(f"{section}: {error}")
     except KeyboardInterrupt:
@@ -164,7 +165,7 @@ def _main(
     run: Callable[..., dict[str, Any]],
     section: str,
     argv: list[str],
-    params_of_family: Callable[[str], type[BaseModel]] | None,
+    params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None,
     always_runs: bool,
 ) -> None:
     from soundmill import tracking
@@ -186,7 +187,10 @@ def _main(
         where = f"{args.family}.{section}"
     else:
         where = f"{section}.{args.variant}" if args.variant else section
-    model = params_of_family(args.family) if params_of_family else hints[next(iter(inspect.signature(run).parameters))]
+    if params_type:
+        model = params_type(args.family, params.section(document, where, str(args.params)))
+    else:
+        model = hints[next(iter(inspect.signature(run).parameters))]
     values = load(model, where)
     root = args.params.resolve().parent
     name = args.name or (f"{section}/{args.family}" if args.family else section)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -56,7 +57,8 @@ def run(
 ) -> dict[str, Any]:
     """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
     real = read_catalog(catalog)
-    files = {"generated": sound_files(generated), "codec": sound_files(codec)}
+    files = {"generated": sound_files(generated), "codec": {path.stem: path for path in sorted(codec.glob("*.wav"))}}
+    how_made = "reconstructed" if made_by(generated) == "reconstruct" else "generated"
     names, unavailable = usable_embedders(params.embedders)
     digests = {name: embedders.digest(name, tagger) for name in names}
     judges = [features.Judge(name, tagger, params.sample_rate) for name in names]
@@ -99,18 +101,20 @@ def run(
     def show() -> None:
         shown = choose_examples(sets.generated, by_id, params.examples)
         shown_codec = choose_examples(sets.codec, by_id, min(params.examples, CODEC_EXAMPLES))
-        heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate, "generated")
+        heard = examples(shown, by_id, files["generated"], clips, results, params.sample_rate, how_made)
         coded = examples(shown_codec, by_id, files["codec"], clips, {}, params.sample_rate, "through the codec")
+        back = "Real clips through the family's representation and back"
+        through_codec = [Section(back, "what the codec alone loses", tuple(coded))] if coded else []
         write_report(
             report,
             ctx.family or ctx.name,
             metrics,
             warnings,
             [
-                Section("Generated sounds next to real ones", "of the same clip id", tuple(heard)),
+                Section(f"{how_made.capitalize()} sounds next to real ones", "of the same clip id", tuple(heard)),
                 *extremes(params, results, by_id, files["generated"], clips),
                 *gallery(memorised, files["generated"], by_id, clips, params.sample_rate),
-                Section("Real clips through the family's representation and back", "what the codec alone loses", tuple(coded)),
+                *through_codec,
             ],
             by_label(results, by_id),
             f" (reference: {params.reference})",
@@ -264,6 +268,12 @@ def sound_files(directory: Path) -> dict[str, Path]:
     if not found:
         raise UserError(f"{directory}: no sounds (*.wav) to score; make them with `dvc repro`")
     return found
+
+
+def made_by(directory: Path) -> str:
+    """Whether a family's sounds were generated, or are its reconstructions of the clips (`generate`, `reconstruct`)."""
+    path = directory / manifest.ABOUT_SOUNDS
+    return json.loads(path.read_text(encoding="utf-8"))["made_by"] if path.is_file() else "generate"
 
 
 def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:

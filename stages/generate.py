@@ -17,5 +17,9 @@ def run(
     return generation.run(ctx.family, params, ctx, model, clips, catalog, generated, codec)
 
 
+def main(argv: list[str] | None = None) -> None:
+    stage.main(run, "generate", argv, params_type=lambda family, section: registry.family(family).generate_params)
+
+
 if __name__ == "__main__":
-    stage.main(run, section="generate", params_of_family=registry.generate_params)
+    main()

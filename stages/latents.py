@@ -16,9 +16,9 @@ import torch
 from soundmill import manifest, shards, stage
 from soundmill.audio.mel import read_spec
 from soundmill.errors import UserError
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango.latents import ABOUT_KEY, LatentsAbout
-from soundmill.models.tango.params import LatentsParams
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, LatentsAbout
+from soundmill.models.components.mel_autoencoder.params import LatentsParams
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device
 

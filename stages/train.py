@@ -17,5 +17,9 @@ def run(
     return training.run(ctx.family, params, ctx, inputs, catalog, model, curves, grid)
 
 
+def main(argv: list[str] | None = None) -> None:
+    stage.main(run, "train", argv, params_type=lambda family, section: registry.family(family).train_params)
+
+
 if __name__ == "__main__":
-    stage.main(run, section="train", params_of_family=registry.train_params)
+    main()

@@ -52,10 +52,29 @@ def imported(path: Path, in_functions: bool = True) -> frozenset[str]:
     return frozenset(names)
 
 
-TRACKING = ROOT / "soundmill" / "tracking"
+MODELS = ROOT / "soundmill" / "models"
+COMPONENTS = MODELS / "components"
+# What no stage depends on, since it changes no byte: tracking is told what a stage does, `lifetime` ends it with its parent, the
+# registry only finds packages.
+NO_DEPENDENCY = (ROOT / "soundmill" / "tracking", ROOT / "soundmill" / "lifetime.py", MODELS / "registry.py")
 
 
-def closure(start: Path, without: Path | None = None) -> set[Path]:
+def packages(directory: Path) -> list[Path]:
+    """The packages right below a directory."""
+    return sorted(path for path in directory.iterdir() if (path / "__init__.py").exists())
+
+
+def families() -> list[Path]:
+    return [path for path in packages(MODELS) if path != COMPONENTS]
+
+
+def components_of(family: Path) -> set[str]:
+    """The components that a family's code imports, by name, with those that they import."""
+    used = {path for source in family.rglob("*.py") for path in closure(source, NO_DEPENDENCY)}
+    return {component.name for component in packages(COMPONENTS) if any(path.is_relative_to(component) for path in used)}
+
+
+def closure(start: Path, without: tuple[Path, ...] = ()) -> set[Path]:
     """The project's files that running `start` can import, itself included (packages' `__init__` with code too), but for those
     below `without` and what only they import.
 
@@ -72,6 +91,6 @@ def closure(start: Path, without: Path | None = None) -> set[Path]:
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 target = module_path(".".join(parts[:depth]))
-                if target and target.stat().st_size and not (without and target.is_relative_to(without)):
+                if target and target.stat().st_size and not any(target.is_relative_to(place) for place in without):
                     todo.append((target, depth == len(parts)))
     return set(found)

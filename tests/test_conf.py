@@ -34,8 +34,8 @@ def test_every_stage_accepts_every_choice(corpus, scale):
         params.parse(accepted("spectrogram"), spec, where)
     for family, wants in document["families"].items():
         assert wants["inputs"] in {f"data/{family}", *(f"data/spectrograms/clips/{name}" for name in document["spectrogram"])}
-        params.parse(registry.train_params(family), document[family]["train"], where)
-        params.parse(registry.generate_params(family), document[family]["generate"], where)
+        params.parse(registry.family(family).train_params, document[family]["train"], where)
+        params.parse(registry.family(family).generate_params, document[family]["generate"], where)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))
@@ -53,7 +53,8 @@ def test_what_latent_families_need_is_there(scale):
     assert set(document["text"]) == set(document["latent_families"]) == {"tango"}
     for family, wants in document["latent_families"].items():
         spec = params.parse(accepted("spectrogram"), document["spectrogram"][wants["mel"]], family)
-        autoencoder = params.parse(accepted("autoencoder"), document[family]["autoencoder"], family)
+        autoencoder = params.parse(registry.params_of_codec(section := document[family]["autoencoder"]), section, family)
+        assert wants["codec"] == autoencoder.kind
         latents = params.parse(accepted("latents"), document[family]["latents"], family)
         params.parse(accepted("encode_text"), document["text"][family], family)
         assert latents.frames % autoencoder.network.factor == 0

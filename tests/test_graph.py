@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +17,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from mlflow import MlflowClient
 
-from soundmill import manifest, params
+from soundmill import manifest, params, tracking
 from tests.checkouts import BIN, dvc
 
 SHRUNK = [
@@ -82,6 +85,84 @@ def outputs(checkout: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
 
 
+NEW_FAMILY = """
+# @package _global_
+families:
+  tiny_codec:
+    inputs: data/clips
+    components: {source: waves, codec: waves, vocoder: waves, condition: waves}
+tiny_codec:
+  train:
+    seed: 0
+    optimiser:
+      {learning_rate: 1.0e-2, betas: [0.9, 0.99], weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
+    ema: {decay: 0.0, min_decay: 0.0, update_after_step: 0}
+    log_every_steps: 10
+    checkpoint_seconds: 60.0
+    steps: 30
+    epochs: null
+    hardware: {accelerator: cpu, devices: 1, precision: "32", threads: 1}
+    batch_size: 4
+    width: 8
+    sampling: {gain: 1.0}
+  generate:
+    seed: 0
+    count: 6
+    batch_size: 4
+    accelerator: cpu
+    precision: "32"
+    threads: 1
+    codec_count: 4
+    codec_split: valid
+    sampling: {gain: 1.0}
+"""
+
+
+def a_new_family_reruns_nothing_and_works(checkout: Path, document: dict) -> None:
+    """One package, one conf file, one line of the registry: a family that only reconstructs, in stereo at another rate."""
+    package = checkout / "soundmill/models/tiny_codec"
+    package.mkdir()
+    shutil.copy(Path(__file__).parent / "models/tiny_codec.py", package / "__init__.py")
+    (checkout / "conf/model/tiny_codec.yaml").write_text(NEW_FAMILY)
+    registry = checkout / "soundmill/models/registry.py"
+    registry.write_text(
+        registry.read_text().replace("FAMILIES = {", 'FAMILIES = {\n    "tiny_codec": "soundmill.models.tiny_codec",')
+    )
+    new = params.compose(checkout / "conf", ["model=tiny_codec"])
+    params.write_yaml(
+        document | {"families": document["families"] | new["families"], "tiny_codec": new["tiny_codec"]}, checkout / "params.yaml"
+    )
+    its = {"train@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
+    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) == its
+    done = dvc(checkout, "repro")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert set(re.findall(r"Running stage '(\S+)'", done.stdout)) == its
+
+    made = sorted((checkout / "data/generated/tiny_codec").glob("*.wav"))
+    assert len(made) == metrics(checkout, "generate/tiny_codec")["generated"] > 1
+    assert [(info.samplerate, info.channels) for info in map(soundfile.info, made)] == [(22_050, 2)] * len(made)
+    scores = metrics(checkout, "evaluate/tiny_codec")
+    assert scores["kl_tagger"] > -1e-3  # a mean of logarithms with an epsilon
+    assert "codec" not in scores["ruler"]["fad_tagger"]
+    page = (checkout / "data/report/tiny_codec/index.html").read_text()
+    assert "Reconstructed sounds next to real ones" in page
+    client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == tracking.EXPERIMENT]
+    recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert its <= {name.replace("/", "@") for name in recorded}
+    assert recorded["evaluate/tiny_codec"].data.metrics["kl_tagger"] == pytest.approx(scores["kl_tagger"])
+
+    command = [sys.executable, "-m", "soundmill.cli"]
+    one = next((checkout / "data/audiocaps/audio").rglob("*.wav"))
+    done = subprocess.run([*command, "reconstruct", one, "--family", "tiny_codec"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    back = soundfile.info(checkout / "reconstructed" / one.name)
+    assert (back.samplerate, back.channels, back.duration) == (22_050, 2, pytest.approx(soundfile.info(one).duration, abs=1e-3))
+    assert (checkout / "reconstructed/spectrograms.png").is_file()
+    done = subprocess.run([*command, "generate", "--family", "tiny_codec"], cwd=checkout, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "the family 'tiny_codec' cannot generate; it can reconstruct\n")
+
+
 @pytest.mark.slow(minutes=4)
 def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkout, monkeypatch):
     document = params.compose(checkout / "conf", [*SHRUNK, "corpus.recordings=16", "corpus.shards=4"])
@@ -132,9 +213,11 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     status = json.loads(dvc(checkout, "status", "--json").stdout)
     assert set(status) == {"mixup"}
 
+    document["mixup"]["pairing"] = "pressure"
+    a_new_family_reruns_nothing_and_works(checkout, document)
+
     # Not from any cache, nor from rows that were kept: every stage runs again, in one worker, and is not recorded.
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
-    document["mixup"]["pairing"] = "pressure"
     document["execution"]["workers"] = 1
     params.write_yaml(document, checkout / "params.yaml")
     broken = outputs(checkout)

@@ -104,3 +104,29 @@ def test_a_misspelt_override_is_named_with_what_may_have_been_meant(root, overri
         params.compose(root / "conf", overrides)
     assert words in str(caught.value)
     assert "+" not in str(caught.value)  # Hydra's advice is to add the key
+
+
+class Curve(params.StageParams):
+    rate: float
+
+
+class Outer(params.StageParams):
+    steps: int
+    inner: Curve
+    interval: list[float]
+
+
+def test_settings_replace_some_parameters_and_are_held_to_their_types():
+    kept = Outer(steps=3, inner=Curve(rate=0.5), interval=[0.0, 1.0])
+    assert params.override(kept, [], "sampling") == kept
+    changed = params.override(kept, ["steps=50", "inner.rate=1e-3", "interval=[0.2, 0.8]"], "sampling")
+    assert (changed.steps, changed.inner.rate, changed.interval) == (50, 0.001, [0.2, 0.8])
+    for setting, message in (
+        ("stpes=3", r"sampling: cannot set 'stpes=3'; did you mean 'steps'\? \(KEY=VALUE of: steps, inner, interval\)"),
+        ("steps", "cannot set 'steps'"),
+        ("steps=many", r"sampling\.steps: .*integer.*found 'many'"),
+        ("inner.speed=1", "did you mean|KEY=VALUE of: rate"),
+        ("steps=[", r"sampling\.steps: '\[' is no value"),
+    ):
+        with pytest.raises(UserError, match=message):
+            params.override(kept, [setting], "sampling")

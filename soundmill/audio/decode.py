@@ -44,6 +44,7 @@ __all__ = [
     "open_all",
     "open_regular",
     "probe",
+    "read_channels",
     "read_mono",
     "write_wav",
 ]
@@ -203,6 +204,16 @@ def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) ->
     """A whole file as mono float32 [T] at `sample_rate`."""
     rate, blocks = decode_blocks(path, max_seconds)
     return np.concatenate([np.zeros(0, dtype=np.float32), *resample_blocks(blocks, rate, sample_rate)])
+
+
+def read_channels(path: bytes | str | Path, max_seconds: float) -> tuple[np.ndarray, int]:
+    """A whole file as float32 [C, T], and its rate; samples that are no numbers raise DecodeError."""
+    with ExitStack() as stack:
+        recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
+        wave = np.concatenate([np.zeros((0, recording.channels), np.float32), *recording.blocks]).T
+    if not np.isfinite(wave).all():
+        raise DecodeError("nan", "samples that are no numbers")
+    return wave, recording.sample_rate
 
 
 def open_all(
@@ -422,14 +433,15 @@ def decode_flac(data: bytes) -> np.ndarray:
 
 
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:
-    """Write mono float32 [T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
+    """Write float32 [T] or [C, T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
+    wave = np.atleast_2d(wave)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format="WAV", subtype="PCM_16") as sound:
+    with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
         if comment is not None:
             sound.comment = comment
-        sound.write(to_pcm16(wave))
+        sound.write(to_pcm16(wave.T))
     with temporary.open("wb") as file:
         file.write(buffer.getbuffer())  # libsndfile's own error does not say that the disk is full
         file.flush()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from soundmill.audio.mel import MelSpec, mel_filterbank
+from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank
+from soundmill.audio.resample import resample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +53,46 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
     figure.supylabel("Hz", fontsize=9)
     figure.colorbar(image, ax=axes, label="dB", shrink=0.6, aspect=30)
     return figure
+
+
+def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], columns: int, heading: str) -> Figure:
+    """A grid of sounds (wave [C, T], its rate), each under its title, all as one spec of the highest rate shows them."""
+    rate = max(rate for _, rate in waves)
+    spec = display_spec(rate)
+    mono = [resample(np.asarray(wave, np.float32).mean(0), own, rate) for wave, own in waves]
+    longest = max(map(len, mono))
+    log_mels = [log_mel(np.pad(wave, (0, longest - len(wave))), spec) for wave in mono]
+    return draw_log_mels(np.stack(log_mels), titles, spec, columns, heading)
+
+
+def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: str) -> Figure:
+    """The same of WAV files that this project wrote."""
+    import soundfile
+
+    waves = []
+    for path in paths:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        waves.append((wave.T, rate))
+    return draw_waves(waves, titles, columns, heading)
+
+
+def display_spec(sample_rate: int) -> MelSpec:
+    """The one way that sounds of a rate are shown: windows of 64 ms or a little less, 80 bands up to half the rate."""
+    n_fft = max(64, 2 ** math.floor(math.log2(0.064 * sample_rate)))
+    return MelSpec(
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        win_length=n_fft,
+        hop_length=n_fft // 4,
+        n_mels=min(80, n_fft // 8),
+        f_min=0.0,
+        f_max=sample_rate / 2,
+        mel_scale="slaney",
+        norm="slaney",
+        power=2.0,
+        floor=1e-10,
+        peak=None,
+    )
 
 
 def save_png(figure: Figure, path: Path) -> None:

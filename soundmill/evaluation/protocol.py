@@ -89,7 +89,8 @@ def choose_sets(
     reference_ids = tuple(sorted(clip.clip_id for clip in members))
     generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
     _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")
-    _check_ids("codec", codec, set(clips), "the catalog")
+    if codec:  # none: what is scored went through the codec itself, or there was no clip for it
+        _check_ids("codec", codec, set(clips), "the catalog")
 
     def rank(role: str, ids: Iterable[str]) -> list[str]:
         return sorted(ids, key=lambda clip_id: (shards.digest(role, seed, clip_id), clip_id))
@@ -492,7 +493,7 @@ def warnings(
                 )
     if len(sets.floor) < len(sets.generated):
         said.append(f"The floor rests on {len(sets.floor)} real clips, not {len(sets.generated)}: its bias is larger.")
-    if len(sets.codec) < len(sets.generated):
+    if 0 < len(sets.codec) < len(sets.generated):
         said.append(
             f"The codec line rests on {len(sets.codec)} clips, not {len(sets.generated)}: its bias is larger; "
             "compare it with codec_floor, the same clips before the codec."

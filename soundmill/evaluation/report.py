@@ -215,7 +215,7 @@ def verdict(row: Row, counts: Mapping[str, int]) -> str | None:
         return f"{row.embedder}: the generated sounds are as close to the reference as other real clips are."
     if row.value >= min(marks["silence"], marks["noise"]):
         return f"{row.embedder}: the generated sounds are no closer to real ones than silence or noise."
-    if 2 * counts["codec"] < counts["generated"]:
+    if 0 < 2 * counts["codec"] < counts["generated"]:
         return (
             f"{row.embedder}: the generated sounds are {gap:.3g} further from the reference than other real clips; "
             f"{counts['codec']} clips through the codec are too few to say how much of it the representation loses."

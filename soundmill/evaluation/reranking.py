@@ -10,7 +10,7 @@ from soundmill.audio.resample import resample
 
 
 def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], int], list[int]]:
-    """A choice among waves [N, T], made for `texts` (one each) at some rate: in every group of `candidates` neighbours the place of
+    """A choice among waves [C, T], made for `texts` (one each) at some rate: in every group of `candidates` neighbours the place of
     the one that CLAP finds most similar to its text. CLAP is loaded at once: without its weights a UserError, before any work."""
     from soundmill.evaluation.embedders import clap
 
@@ -19,7 +19,7 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:
             raise ValueError(f"{len(texts)} sounds cannot be dealt into groups of {candidates}")
-        scores = embedder.similarity(texts, [resample(wave, sample_rate, embedder.sample_rate) for wave in waves])
+        scores = embedder.similarity(texts, [resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
         return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
 
     return choose

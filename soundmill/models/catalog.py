@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soundmill import manifest, shards
-from soundmill.audio.decode import decode_flac, write_wav
+from soundmill.audio.decode import decode_flac, flac_rate, write_wav
 from soundmill.errors import UserError
 
 
@@ -23,13 +23,18 @@ def choose_balanced(clip_labels: dict[str, list[str]], count: int | None) -> lis
     return sorted(clip_id for _, _, clip_id in sorted(turns)[:count])
 
 
-def let_hear(ctx: Any, sample_rate: int, clips: Path, chosen: list[str], output: Path) -> None:
+def choose_by_hash(clip_ids: Sequence[str], count: int) -> list[str]:
+    """Of more than `count` clips those with the smallest hash, so a larger corpus keeps most of a choice; sorted."""
+    return sorted(sorted(clip_ids, key=shards.digest)[:count])
+
+
+def let_hear(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:
     """Send some sounds to tracking, each beside the real clip of the same name."""
     pairs = ctx.scratch / "listen"
     pairs.mkdir(parents=True, exist_ok=True)
-    for clip_id, wave in waves_of(clips, set(chosen)):
+    for clip_id, (wave, rate) in waves_of(clips, set(chosen)):
         shutil.copyfile(output / f"{clip_id}.wav", pairs / f"{clip_id}-generated.wav")
-        write_wav(pairs / f"{clip_id}-reference.wav", wave, sample_rate)
+        write_wav(pairs / f"{clip_id}-reference.wav", wave, rate)
         for kind in ("generated", "reference"):
             ctx.tracking.log_file(pairs / f"{clip_id}-{kind}.wav", "listen")
 
@@ -58,20 +63,24 @@ def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
     return splits
 
 
-def lengths_of(clips: Path, wanted: Iterable[str]) -> dict[str, int]:
-    """Samples of each clip."""
+def durations_of(clips: Path, wanted: Iterable[str]) -> dict[str, float]:
+    """Seconds of each clip."""
     found: dict[str, int] = {}
-    for path in shards.shard_paths(clips):
+    paths = shards.shard_paths(clips)
+    for path in paths:
         for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples"]).to_pylist():
             found[row["clip_id"]] = row["num_samples"]
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, the first {missing[0]!r}; run `dvc repro`")
-    return {clip_id: found[clip_id] for clip_id in wanted}
+    rate = next(flac_rate(row["audio"]["bytes"]) for path in paths for row in shards.read_rows(path, manifest.CLIPS, ["audio"]))
+    return {clip_id: found[clip_id] / rate for clip_id in wanted}
 
 
-def waves_of(clips: Path, wanted: set[str]) -> Iterable[tuple[str, np.ndarray]]:
+def waves_of(clips: Path, wanted: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
+    """(clip id, (wave [C, T], its rate)) of those that are wanted, shard by shard."""
     for path in shards.shard_paths(clips):
         for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
             if row["clip_id"] in wanted:
-                yield row["clip_id"], decode_flac(row["audio"]["bytes"])
+                data = row["audio"]["bytes"]
+                yield row["clip_id"], (decode_flac(data)[None], flac_rate(data))

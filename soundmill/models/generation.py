@@ -1,22 +1,12 @@
-"""Sounds of a trained checkpoint of any family: for test clips, for prompts, and of real clips sent through it and back.
-
-For that a family's generation.py has
-- `asked_by_clips(model, catalog, clip_labels)`: by clip id what its sound is asked for by, labels or a caption; nothing: []
-- `asked_by_prompts(model, prompts)`: the same of every kind of sound that prompts ask for;
-- `draw(model, asked, seeds, how)`: a log-mel [N, n_mels, frames] for each;
-- `to_waves(model, log_mels, sampling, device)`: waves [N, model.num_samples] in [−1, 1] of them;
-- `through_codec(model, wave, sampling, device)`: a real clip, cut to that length, through the family's representation and back.
-
-A model has its `params`, the `spec` of its log-mels and the `num_samples` of its sounds.
-"""
+"""Sounds of a trained checkpoint of any family: for test clips, for prompts, and of real sounds sent through it and back."""
 
 from __future__ import annotations
 
 import json
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,172 +18,241 @@ from torch import Tensor
 from soundmill import manifest
 from soundmill.audio import figures
 from soundmill.audio.decode import write_wav
-from soundmill.audio.invert import mel_to_wave
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.resample import resample
 from soundmill.errors import UserError, told
-from soundmill.models import registry
-from soundmill.models.catalog import choose_balanced, lengths_of, let_hear, read_labels, waves_of
-from soundmill.models.params import FamilyGenerateParams, GriffinLimParams
+from soundmill.models import checkpoint, registry
+from soundmill.models.catalog import choose_balanced, durations_of, let_hear, read_labels, waves_of
+from soundmill.models.family import Model, Request, Run, can, require
+from soundmill.models.params import FamilyGenerateParams
+from soundmill.models.requests import describe, of_clips, of_prompts
+from soundmill.params import override
 from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
-from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking
-LONGEST_PROMPT = 400  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
-GRIFFIN_LIM_SEED = 0  # the phases it starts from are the same for every clip, real or generated
-
-
-@dataclass(frozen=True)
-class How:
-    """How sounds are made."""
-
-    sampling: Any  # the family's
-    device: torch.device
-    precision: str
-    batch_size: int
-    home: Path  # where relative names of text encoders start
-    scratch: Path
-    digests: Path | None = None  # cache of file digests
-    progress: Callable[[int], Any] = lambda n: None
+LONGEST_PROMPT = 300  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
+BATCHES_AT_ONCE = 4  # whose sounds are in memory before they are written
+OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into, faded into one another
 
 
 def run(
     family: str, params: FamilyGenerateParams, ctx: Any, model: Path, clips: Path, catalog: Path, generated: Path, codec: Path
 ) -> dict[str, Any]:
-    """Write a sound for every chosen test clip, of its length, and the codec's real clips; returns metrics."""
+    """Write a sound for every chosen test clip, of its length, and the codec's real clips; returns metrics.
+
+    A family that cannot generate is judged by its reconstructions of the test clips, and has no codec line.
+    """
     use_threads(params.threads)
-    trained = registry.part(family, "checkpoint").load(model)
-    of_family = registry.part(family, "generation")
+    trained = registry.family(family).load(model)
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
     if not wanted:
         raise UserError(f"{catalog}: no test clip to generate for; raise rename.test_fraction or give the corpus a test split")
     if params.count is not None and len(wanted) < params.count:
         print(f"{ctx.name}: {params.count} sounds asked for, but there are {len(wanted)} test clips: one for each of them")
-    its_labels = {clip_id: labels["test"][clip_id] for clip_id in wanted}
-    asked = of_family.asked_by_clips(trained, catalog, its_labels)
-    lengths, rate = lengths_of(clips, wanted), trained.spec.sample_rate
-    makes, longest = trained.num_samples / rate, max(lengths.values()) / rate
-    if longest > makes:
-        print(f"{ctx.name}: the model makes {makes:g} s, the longest clip has {longest:g} s: longer clips get the model's length")
 
-    sampling, device = params.sampling, pick_device(params.accelerator)
-    with ctx.progress(len(wanted), ctx.name) as tick:
-        how = How(sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, tick)
-        log_mels = of_family.draw(trained, list(asked.values()), [seed_of(params.seed, clip_id) for clip_id in asked], how)
-    _check_finite(log_mels, sampling)
-    generated.mkdir(parents=True)
-    with ctx.progress(len(wanted), f"{ctx.name}: to sound") as tick:
-        for clip_id, log_mel in zip(asked, log_mels, strict=True):
-            wave = of_family.to_waves(trained, log_mel[None], sampling, device)[0, : lengths[clip_id]]
-            write_wav(generated / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), rate)
-            tick(1)
-    through = choose_balanced(labels[params.codec_split], params.codec_count)
-    if not through:
-        print(f"{ctx.name}: no clip in split {params.codec_split!r}: there is no codec line")
-    codec.mkdir(parents=True)
-    with ctx.progress(len(through), f"{ctx.name}: codec") as tick:
-        for clip_id, wave in waves_of(clips, set(through)):
-            back = of_family.through_codec(trained, wave, sampling, device)
-            write_wav(codec / f"{manifest.check_clip_id(clip_id)}.wav", back, rate)
-            tick(1)
+    def how(progress: Callable[[int], Any]) -> Run:
+        device = pick_device(params.accelerator)
+        return Run(params.sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, progress)
+
+    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]]) -> None:
+        directory.mkdir(parents=True)
+        for clip_id, wave in sounds:
+            write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), trained.sample_rate)
+
+    requests: dict[str, Request] = {}
+    if can(trained, "generate"):
+        requests = of_clips(trained, catalog, wanted, params.seed)
+        seconds = durations_of(clips, wanted)
+        _say_cut(ctx.name, trained, max(seconds.values()))
+        lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
+        with ctx.progress(len(wanted), ctx.name) as tick:
+            made = generate_each(trained, list(requests.values()), how(tick))
+            write(generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(wanted, made, strict=True)))
+        through = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
+        if not through:
+            print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: there is no codec line")
+        with ctx.progress(len(through), f"{ctx.name}: codec") as tick:
+            write(codec, reconstruct_each(trained, waves_of(clips, set(through)), how(tick)))
+    else:
+        through = []
+        with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
+            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), how(tick)))
+        codec.mkdir(parents=True)
+    about = {"family": family, "made_by": "generate" if requests else "reconstruct"}
+    (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
+
+    its_labels = {clip_id: labels["test"][clip_id] for clip_id in wanted}
 
     def show_spectrograms() -> None:
         shown = choose_balanced(its_labels, SHOWN)
-        titles = [", ".join(asked[clip_id]) or clip_id for clip_id in shown]
-        of_shown = log_mels[[wanted.index(clip_id) for clip_id in shown]]
-        figure = figures.draw_log_mels(of_shown.numpy(), titles, trained.spec, 4, "generated")
-        ctx.tracking.log_figure(figure, "generated_spectrograms")
+        titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
+        paths = [generated / f"{clip_id}.wav" for clip_id in shown]
+        ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, about["made_by"]), "generated_spectrograms")
 
     ctx.show("the spectrograms", show_spectrograms)
-    ctx.show("the sounds to hear", partial(let_hear, ctx, rate, clips, choose_balanced(its_labels, HEARD), generated))
-    conditioned = sum(bool(its) for its in asked.values())
+    ctx.show("the sounds to hear", partial(let_hear, ctx, clips, choose_balanced(its_labels, HEARD), generated))
+    conditioned = sum(bool(describe(request)) for request in requests.values())
     return {"generated": len(wanted), "conditioned": conditioned, "codec": len(through), "threads": params.threads}
 
 
-# Of waves [N, T] at a rate, and the prompt of each ("" without): the places of those that are kept.
-Choice = Callable[[list[str], np.ndarray, int], list[int]]
+def _say_cut(name: str, model: Model, longest: float) -> None:
+    if model.num_samples is not None and longest > (makes := model.num_samples / model.sample_rate):
+        print(f"{name}: the model makes {makes:g} s, the longest clip has {longest:g} s: longer clips get the model's length")
 
 
-def keep_all(prompts: list[str], waves: np.ndarray, sample_rate: int) -> list[int]:
+def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterator[Tensor]:
+    """A wave [C, T] for each request, a few batches in memory at once; one that is not finite is a UserError."""
+    size = run.batch_size * BATCHES_AT_ONCE
+    for start in range(0, len(requests), size):
+        waves = model.generate(requests[start : start + size], run)
+        if not torch.isfinite(waves).all():
+            raise UserError(
+                f"the model's sounds are not finite with {run.sampling}; choose a gentler sampling, or retrain with `dvc repro`"
+            )
+        yield from waves
+
+
+def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
+    """(name, wave [C, T]) of (name, (wave [C, T] at a rate, that rate)): through the model's representation and back.
+
+    A wave is brought to the model's rate and channels first, and cut where the model cannot make more.
+    """
+    for name, (wave, rate) in sounds:
+        fitted = torch.from_numpy(as_model_takes(wave, rate, model))[None, :, : model.num_samples]
+        yield name, model.reconstruct(fitted, run)[0]
+        run.progress(1)
+
+
+def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
+    """A wave [C, T] at the model's rate and with its channels: the mean of all, or one doubled, where their numbers differ."""
+    if len(wave) != model.channels:
+        wave = np.repeat(wave.mean(0, keepdims=True), model.channels, axis=0)
+    if rate != model.sample_rate:
+        wave = np.stack([resample(channel, rate, model.sample_rate) for channel in wave])
+    return np.ascontiguousarray(wave, np.float32)
+
+
+# Of waves [C, T] at a rate, and the prompt of each ("" without): the places of those that are kept.
+Choice = Callable[[list[str], list[np.ndarray], int], list[int]]
+
+
+def keep_all(prompts: list[str], waves: list[np.ndarray], sample_rate: int) -> list[int]:
     return list(range(len(prompts)))
 
 
 def generate_sounds(
     checkpoint_dir: Path,
-    prompts: list[str],
+    prompts: Sequence[str],
     count: int,
     seed: int,
     output_dir: Path,
     home: Path,
-    steps: int | None = None,
-    guidance: float | None = None,
+    settings: Sequence[str] = (),
     choose: Choice = keep_all,
 ) -> list[Path]:
-    """Make `count` sounds of `prompts` (none: unconditional) with a trained checkpoint of any family.
+    """Make `count` sounds of `prompts` (requests.of_prompts) with a trained checkpoint of any family that generates.
 
-    Of a family that knows labels the prompts are labels, mixed in every sound; an unknown one is a UserError that lists the
-    known. Of one that reads text, each prompt gets `count` sounds. Writes WAVs, whose comment says what they are, and a picture,
-    `spectrograms.png`, into `output_dir`, which is made before any sound is; returns the WAVs. `home` is where relative paths of
-    text encoders start. `steps` and `guidance` replace the checkpoint's own sampling. Of all that are made `choose` says which are
-    kept: they are the same, and called the same, as if all were.
+    Writes WAVs, whose comment says what they are, and a picture, `spectrograms.png`, into `output_dir`, which is made before any
+    sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`) replace the
+    checkpoint's own sampling. Of all that are made `choose` says which are kept: they are the same, and called the same, as if all
+    were.
     """
-    whose = registry.origin(checkpoint_dir)
-    family = whose["family"]
-    model, of_family = registry.part(family, "checkpoint").load(checkpoint_dir), registry.part(family, "generation")
-    params = model.params
-    use_threads(params.hardware.threads)
-    changed = {"num_steps": steps, "guidance_scale": guidance}
-    sampling = params.sampling.model_copy(update={key: value for key, value in changed.items() if value is not None})
-    each = [(asked, index) for asked in of_family.asked_by_prompts(model, prompts) for index in range(count)]
-    seeds = [seed_of(seed, *asked, index) for asked, index in each]
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output_dir}: no sound can be written there ({error.strerror}); name another directory") from None
-    with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
-        how = How(sampling, pick_device("auto"), params.hardware.precision, params.items, home, Path(folder))
-        log_mels = of_family.draw(model, [asked for asked, _ in each], seeds, how)
-    _check_finite(log_mels, sampling)
-    waves = of_family.to_waves(model, log_mels, sampling, how.device)
-    said = [", ".join(asked) for asked, _ in each]
-    kept = choose(said, waves.numpy(), model.spec.sample_rate)
-    paths = [output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav" for index in kept]
-    for path, index in zip(paths, kept, strict=True):
+    model, whose = _load(checkpoint_dir, "generate")
+    requests = of_prompts(model, prompts, count, seed)
+    _make_directory(output_dir)
+    with running(model, home, settings) as run:
+        waves = [wave.numpy() for wave in generate_each(model, requests, run)]
+    said = [describe(request) for request in requests]
+    kept = choose(said, waves, model.sample_rate)
+    sampling = run.sampling.model_dump(mode="json")
+    paths = []
+    for index in kept:
+        path = output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav"
         prompt = said[index] if len(said[index]) <= LONGEST_PROMPT else said[index][: LONGEST_PROMPT - 1] + "…"
-        facts = {"prompt": prompt, "seed": seed, "number": index + 1, "steps": sampling.num_steps}
-        comment = json.dumps({**whose, **facts, "guidance": sampling.guidance_scale}, ensure_ascii=False)
-        write_wav(path, waves[index].numpy(), model.spec.sample_rate, comment)
-    picture = output_dir / "spectrograms.png"
-    with told(str(picture)):
-        titles = [said[index] or path.stem for index, path in zip(kept, paths, strict=True)]
-        heading = f"{family}: {sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
-        figure = figures.draw_log_mels(log_mels[kept].numpy(), titles, model.spec, min(4, len(paths)), heading)
-        figures.save_png(figure, picture)
+        facts = {**whose, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
+        write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
+        paths.append(path)
+    titles = [said[index] or path.stem for index, path in zip(kept, paths, strict=True)]
+    _draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
     return paths
 
 
-def _check_finite(log_mels: Tensor, sampling: Any) -> None:
-    if not torch.isfinite(log_mels).all():
-        raise UserError(
-            f"the model's log-mels are not finite at guidance {sampling.guidance_scale:g}; lower it, or retrain with `dvc repro`"
-        )
+def reconstruct_sounds(
+    checkpoint_dir: Path, sounds: Mapping[str, tuple[np.ndarray, int]], output_dir: Path, home: Path, settings: Sequence[str] = ()
+) -> list[Path]:
+    """Send sounds, by name (wave [C, T], its rate), through a checkpoint's representation and back.
+
+    One that is longer than the model makes is cut into windows, which are faded into one another. Writes `<name>.wav`, beside it
+    what went in as the model takes it, `<name>-input.wav`, and a picture of both, `spectrograms.png`; returns the former.
+    """
+    model, whose = _load(checkpoint_dir, "reconstruct")
+    _make_directory(output_dir)
+    paths, shown, titles = [], [], []
+    with running(model, home, settings) as run:
+        facts = {**whose, "sampling": run.sampling.model_dump(mode="json")}
+        for name, (wave, rate) in sounds.items():
+            given = as_model_takes(wave, rate, model)
+            made = in_windows(lambda part: model.reconstruct(part, run), torch.from_numpy(given), model)
+            path, before = output_dir / f"{name}.wav", output_dir / f"{name}-input.wav"
+            write_wav(before, given, model.sample_rate)
+            write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, "reconstruction_of": name}, ensure_ascii=False))
+            paths.append(path)
+            shown += [before, path]
+            titles += [name, "reconstructed"]
+    _draw(shown, titles, 2, whose["family"], output_dir / "spectrograms.png")
+    return paths
+
+
+def _draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, picture: Path) -> None:
+    with told(str(picture)):
+        figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
+
+
+def in_windows(work: Callable[[Tensor], Tensor], wave: Tensor, model: Model) -> Tensor:
+    """`work` ([1, C, T] → [1, C, T]) over a wave [C, T] of any length, in windows of what the model makes, crossfaded linearly."""
+    length = wave.shape[1]
+    if model.num_samples is None or length <= model.num_samples:
+        return work(wave[None])[0]
+    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
+    made, total = torch.zeros_like(wave), torch.zeros(length)
+    fade = torch.ones(model.num_samples)
+    fade[:overlap] = torch.linspace(0, 1, overlap + 2)[1:-1]
+    fade[-overlap:] = fade[:overlap].flip(0)
+    for start in range(0, length - overlap, model.num_samples - overlap):
+        part = work(wave[None, :, start : start + model.num_samples])[0]
+        weight = fade[: part.shape[1]]
+        made[:, start : start + part.shape[1]] += part * weight
+        total[start : start + part.shape[1]] += weight
+    return made / total.clamp_min(1e-6)
+
+
+def _load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
+    """A checkpoint's model, which can do this, and what tells it from others."""
+    whose = checkpoint.origin(checkpoint_dir)
+    model = registry.family(whose["family"]).load(checkpoint_dir)
+    require(model, what, whose["family"])
+    return model, whose
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: no sound can be written there ({error.strerror}); name another directory") from None
+
+
+@contextmanager
+def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[Run]:
+    """A `Run` by the checkpoint's own sampling, with `settings` in place of some of it; its scratch is gone at the end."""
+    params = model.params
+    sampling = override(params.sampling, settings, "sampling")
+    use_threads(params.hardware.threads)
+    with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
+        yield Run(sampling, pick_device("auto"), params.hardware.precision, params.items, home, Path(folder))
 
 
 def _stem(prompt: str) -> str:
     """The prompt as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-") or "sound"
-
-
-def by_griffin_lim(log_mel: Tensor, spec: MelSpec, num_samples: int, sampling: GriffinLimParams) -> Tensor:
-    """Waves [B, num_samples] of log-mels [B, n_mels, frames]."""
-    iterations, momentum = sampling.griffin_lim_iterations, sampling.griffin_lim_momentum
-    return mel_to_wave(log_mel, spec, num_samples, iterations, momentum, GRIFFIN_LIM_SEED)
-
-
-def one_by_one(invert: Callable[[Tensor], Tensor], log_mels: Tensor) -> Tensor:
-    """Waves [N, T] in [−1, 1] by `invert`, of log-mels [1, n_mels, frames] each; one that is louder is turned down whole."""
-    with torch.no_grad():
-        wave = torch.cat([invert(log_mel[None]) for log_mel in log_mels])
-    return wave / wave.abs().amax(1, keepdim=True).clamp_min(1)

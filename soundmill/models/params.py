@@ -18,11 +18,6 @@ class GridParams(StageParams):
     rows: int = Field(ge=1)
 
 
-class GriffinLimParams(StageParams):
-    griffin_lim_iterations: int = Field(ge=1, description="where a family has nothing better to make waves of log-mels")
-    griffin_lim_momentum: float = Field(ge=0, lt=1)
-
-
 class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")

@@ -1,72 +1,63 @@
-"""Model families by name: each is a package beside this file, and its modules are imported only when they are asked for.
+"""Families and components by name. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
 
-A family is
-- the package itself: `TITLE` and `PAPER`, what it is and where it comes from, a line each;
-- params.py: `TrainParams` and `GenerateParams` of `<family>.train` and `<family>.generate`, made of models/params.py's;
-- training.py: `prepare(params, ctx, inputs, catalog)`, whose result models/training.py trains;
-- checkpoint.py: `load(directory)`, a trained model, whose `params` are the training's; `networks(document)`, its nets by part
-  (`unet`), freshly initialised, for the content of a params.yaml. Called where tensors have no memory (torch's meta device), so
-  that sizes of any scale can be told; it must not read a weight's value;
-- generation.py: what models/generation.py asks of it, to make sounds for clips and for prompts;
-- cost.py: a `Probe` for models/cost.py, which tells what both stages will take.
+A package is imported only when it is asked for, and offers `FAMILY`, or the `KIND` of a vocoder or codec.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundmill import shards
+from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.params import P, StageParams, compose, did_you_mean, parse, section
-from soundmill.stage import tree_digest
+from soundmill.models.components.contracts import Kind, Vocoder
+from soundmill.models.family import Family
+from soundmill.params import StageParams, compose, did_you_mean, parse, section
 
-CONFIG = "config.json"  # of a checkpoint
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES = {
+    "ddpm_mel": "soundmill.models.ddpm_mel",
+    "tango": "soundmill.models.tango",
+}
+VOCODERS = {
+    "griffin_lim": "soundmill.models.components.griffin_lim",
+    "hifigan": "soundmill.models.components.hifigan",
+}
+CODECS = {
+    "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
+}
 
 
-def names() -> list[str]:
-    """The families there are: the packages beside this module."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg)
+def family(name: str) -> Family:
+    return importlib.import_module(_find(FAMILIES, name, "model family")).FAMILY
 
 
-def family(name: str) -> ModuleType:
-    """The package of a family; an unknown name is an error that lists the known ones."""
-    known = names()
+def vocoder(kind: str) -> Kind:
+    return importlib.import_module(_find(VOCODERS, kind, "vocoder")).KIND
+
+
+def codec(kind: str) -> Kind:
+    return importlib.import_module(_find(CODECS, kind, "autoencoder")).KIND
+
+
+def _find(known: Mapping[str, str], name: str, what: str) -> str:
     if name not in known:
-        raise UserError(f"no model family {name!r}{did_you_mean(name, known)} (families: {', '.join(known)})")
-    return importlib.import_module(f"soundmill.models.{name}")
-
-
-def part(name: str, module: str) -> ModuleType:
-    """A module of a family's package: `params`, `training` …"""
-    return importlib.import_module(f"{family(name).__name__}.{module}")
-
-
-def train_params(name: str) -> type[StageParams]:
-    return part(name, "params").TrainParams
-
-
-def generate_params(name: str) -> type[StageParams]:
-    return part(name, "params").GenerateParams
+        raise UserError(f"no {what} {name!r}{did_you_mean(name, list(known))} (there are: {', '.join(sorted(known))})")
+    return known[name]
 
 
 def check(document: dict[str, Any]) -> None:
     """Raise UserError where the content of a params.yaml has something that training or generating would refuse, hours later."""
     for name in document["families"]:
-        for stage, model in (("train", train_params(name)), ("generate", generate_params(name))):
+        its = family(name)
+        for stage, model in (("train", its.train_params), ("generate", its.generate_params)):
             parse(model, section(document, f"{name}.{stage}", "parameters"), f"{name}.{stage}")
-
-
-def estimate_seconds(name: str, document: dict[str, Any], num_clips: int, num_labels: int) -> float:
-    """Seconds that training and generating will take here, by the parameters in a whole params.yaml's content."""
-    from soundmill.models import cost
-
-    return cost.seconds(name, document, num_clips, num_labels)
 
 
 def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
@@ -74,7 +65,7 @@ def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
     import torch
 
     with torch.device("meta"):
-        parts = part(name, "checkpoint").networks(document)
+        parts = family(name).networks(document)
     return {which: sum(weight.numel() for weight in net.parameters()) for which, net in parts.items()}
 
 
@@ -86,11 +77,11 @@ def describe(conf: Path) -> dict[str, dict[str, Any]]:
     scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml"))
     return {
         name: {
-            "what": family(name).TITLE,
-            "source": family(name).PAPER,
+            "what": family(name).title,
+            "source": family(name).paper,
             **{scale: parameter_counts(name, compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales},
         }
-        for name in names()
+        for name in sorted(FAMILIES)
     }
 
 
@@ -99,37 +90,41 @@ def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
     shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_config(directory: Path, name: str, params: StageParams, facts: dict[str, Any], **values: Any) -> None:
-    """`config.json` of a checkpoint: its family, the training's parameters, what else it is built from, facts for people."""
+def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:
+    return vocoder(_kind(section, VOCODERS)).params
+
+
+def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
+    return codec(_kind(section, CODECS)).params
+
+
+def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder:
+    """The vocoder of any kind that its stage published; one for other log-mels than `spec`'s is a UserError."""
+    remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
+    return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
+
+
+def vocoder_network(document: dict[str, Any], name: str) -> nn.Module:
+    """The net of the vocoder that the content of a params.yaml names for a family, freshly initialised."""
+    its = section(document, f"vocoder.{name}", "parameters")
+    kind = vocoder(_kind(its, VOCODERS))
+    return kind.network(parse(kind.params, its, f"vocoder.{name}"), section(document, f"spectrogram.{its['mel']}", "parameters"))
+
+
+def _kind_of(directory: Path, what: str, remedy: str) -> str:
     from soundmill.training import weights
 
-    weights.write_json({"family": name, "params": params.model_dump(mode="json"), **values, **facts}, directory / CONFIG)
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}: no {what} here (config.json is missing); {remedy}")
+    config = weights.read_json(directory / "config.json", what)
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"{directory / 'config.json'}: names no `kind` of {what}; remake it with `dvc repro`")
+    return kind
 
 
-def checkpoint_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
-    return parse(model, config[key], f"{directory / CONFIG}: {key}")
-
-
-def checkpoint_config(directory: Path, expected: str | None = None, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """`config.json` of a checkpoint.
-
-    UserError when there is none, it is unreadable, of another family than `expected`, or lacks some of `keys`.
-    """
-    from soundmill.training import weights
-
-    path = directory / CONFIG
-    config = weights.read_json(path, "checkpoint")
-    found = config.get("family") if isinstance(config, dict) else None
-    if found is None:
-        raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
-    if expected is not None and found != expected:
-        raise UserError(f"{directory}: a checkpoint of family {found!r}, not {expected!r}; use `--family {found}` or retrain")
-    missing = [key for key in keys if key not in config]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
-    return config
-
-
-def origin(checkpoint_dir: Path) -> dict[str, str]:
-    """The family of a checkpoint, and the digest that tells it from others."""
-    return {"family": checkpoint_config(checkpoint_dir)["family"], "checkpoint": tree_digest(checkpoint_dir)}
+def _kind(section: Any, known: Mapping[str, str]) -> str:
+    kind = section.get("kind") if isinstance(section, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"params.yaml: a vocoder's or autoencoder's section needs a `kind` (there are: {', '.join(sorted(known))})")
+    return kind

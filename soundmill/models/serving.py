@@ -1,4 +1,4 @@
-"""What the model registry runs to serve a checkpoint of any family: rows of (`label`, `seed`) in, waves [N, num_samples] out.
+"""What the model registry runs to serve a checkpoint of any family: rows (`label`, `seed`) in, waves [N, channels, T] out.
 
 MLflow executes this file; beside it lie safetensors and JSON only, so loading a registered model unpickles nothing.
 """
@@ -13,16 +13,16 @@ import numpy as np
 import soundfile
 
 from soundmill import tracking
-from soundmill.models import generation, registry
+from soundmill.models import checkpoint, generation
 
 
 def load(directory: Path) -> Path:
     """Check that this is a checkpoint; it is read anew for every call, so one served model holds no state."""
-    registry.checkpoint_config(directory)
+    checkpoint.read_config(directory)
     return directory
 
 
-def predict(checkpoint: Path, rows: Any) -> np.ndarray:
+def predict(directory: Path, rows: Any) -> np.ndarray:
     """One sound per row; `label` may be empty (any sound) where the family knows labels, and is the prompt of one that reads text.
 
     `seed` makes it repeatable.
@@ -31,8 +31,8 @@ def predict(checkpoint: Path, rows: Any) -> np.ndarray:
     for label, seed in zip(rows["label"], rows["seed"], strict=True):
         with tempfile.TemporaryDirectory(prefix="soundmill-serve-") as folder:
             prompts = [label] if label else []
-            (path,) = generation.generate_sounds(checkpoint, prompts, 1, int(seed), Path(folder), home=checkpoint)
-            waves.append(soundfile.read(path, dtype="float32")[0])
+            (path,) = generation.generate_sounds(directory, prompts, 1, int(seed), Path(folder), home=directory)
+            waves.append(soundfile.read(path, dtype="float32", always_2d=True)[0].T)
     return np.stack(waves)
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from soundmill import lifetime, shards
-from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.training.seeds import seed_of
 
@@ -130,49 +129,14 @@ def gather(
     return Arrays(found, list(ids), np.array(shapes, np.int64), offsets)
 
 
-class LogMels:
-    """Log-mels of chosen clips, float16 [n_mels, frames] each."""
-
-    def __init__(self, arrays: Arrays):
-        self.arrays = arrays
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def crops(self, items: Sequence[int], places: Sequence[float], frames: int, fill: float) -> Tensor:
-        """`frames` of each item, float16 [B, n_mels, frames].
-
-        `places` in [0, 1) say where: 0 is the beginning, all starts are equally wide. A shorter clip is followed by `fill`.
-        """
-        batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
-        for crop, item, place in zip(batch, items, places, strict=True):
-            values = self.arrays.read(item)
-            start = start_of(place, values.shape[1], frames)
-            known = values[:, start : start + frames]
-            crop[:, : known.shape[1]] = known
-            crop[:, known.shape[1] :] = fill
-        return torch.from_numpy(batch)
-
-
 def start_of(place: float, length: int, frames: int) -> int:
     """Where a crop begins that `place` in [0, 1) says of something so long; 0 where that is shorter than the crop."""
     return int(place * (max(0, length - frames) + 1))
 
 
-def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
-    """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
-
-    def index() -> Iterator[Described]:
-        for row in mel.iterate_index(directory):
-            yield Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"])
-
-    what = f"{directory}: the spectrogram of clip"
-    arrays = gather(index, partial(mel.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
-    bands = dict(zip(arrays.shapes[::-1, 0].tolist(), clip_ids[::-1], strict=True))
-    if len(bands) > 1:
-        listed = ", ".join(f"{clip_id!r} has {count}" for count, clip_id in sorted(bands.items()))
-        raise UserError(f"{directory}: clips with different numbers of bands ({listed}); remake it: `dvc repro`")
-    return LogMels(arrays)
+def crop_places(seed: int, batch_size: int, step: int) -> Tensor:
+    """Where in its clip each crop of a whole batch begins, in [0, 1)."""
+    return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "crop", step)))
 
 
 class Order:
@@ -308,18 +272,6 @@ class Source(Protocol):
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
         """Each [b, …], of items [b] and of what was drawn for them [b, …]."""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """A source of `frames` of each log-mel, [b, n_mels, frames]: drawn in [0, 1) is where. A shorter one is followed by `fill`."""
-
-    log_mels: LogMels
-    frames: int
-    fill: float
-
-    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
-        return (self.log_mels.crops(items, drawn, self.frames, self.fill),)
 
 
 class Loader:

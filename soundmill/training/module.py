@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
+import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +69,10 @@ class TrainingModule(pl.LightningModule):
             nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
 
     def configure_optimizers(self) -> Any:
-        return self.optimiser_of(self.net)
+        return self.optimiser_of(self.net, self.params.optimiser)
 
-    def optimiser_of(self, net: nn.Module) -> dict[str, Any]:
+    def optimiser_of(self, net: nn.Module, kept: OptimiserParams) -> dict[str, Any]:
         """A net's optimiser and its rate, as Lightning takes them."""
-        kept = self.params.optimiser
         matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in net.parameters() if weight.ndim < 2]
         groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -162,8 +164,6 @@ def fit(
     """
     use_threads(hardware.threads)
     scratch.mkdir(parents=True, exist_ok=True)
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
@@ -172,25 +172,9 @@ def fit(
             f"{label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits", flush=True
         )
     timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.optim\.lr_scheduler")
-        trainer = pl.Trainer(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
-            precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
-            max_steps=module.steps,
-            accumulate_grad_batches=module.accumulate,
-            max_epochs=-1,
-            callbacks=[curve, Progress(label), *callbacks, timed],
-            plugins=[AtomicCheckpointIO()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            barebones=False,
-            default_root_dir=scratch,
+    with _quiet():
+        trainer = _trainer(
+            module, hardware, precision, scratch, [curve, Progress(label), *callbacks, timed], max_steps=module.steps
         )
         start = resume_point(scratch)
         with worker_deaths_explained():
@@ -201,3 +185,68 @@ def fit(
         module.on_load_checkpoint(last)
         curve.load_state_dict(last["callbacks"][curve.state_key])
     return {"device": trainer.strategy.root_device.type, "devices": hardware.devices, "precision": precision}
+
+
+def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: HardwareParams, count: int) -> list[float]:
+    """Wall time in seconds of each of `count` batches, by the module's own steps on one device; `module` ends a little trained."""
+    clock = _Clock()
+    precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
+    use_threads(hardware.threads)
+    with _quiet(), tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
+        alone = hardware.model_copy(update={"devices": 1})
+        trainer = _trainer(module, alone, precision, Path(folder), [clock], max_epochs=1)
+        batches = [batch(step) for step in range(count)]
+        trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda one: one))
+    return clock.seconds
+
+
+class _Clock(pl.Callback):
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        outputs["loss"].item()  # waits for a GPU
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice: what matters of it is a parameter here."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.optim\.lr_scheduler")
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # of a net that has not had its first turn
+        yield
+
+
+def _trainer(
+    module: TrainingModule,
+    hardware: HardwareParams,
+    precision: str,
+    scratch: Path,
+    callbacks: list[pl.Callback],
+    max_steps: int = -1,
+    max_epochs: int = -1,
+) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
+        max_steps=max_steps,
+        accumulate_grad_batches=module.accumulate,
+        max_epochs=max_epochs,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        barebones=False,
+        default_root_dir=scratch,
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from soundmill import drawing
 from soundmill.audio import figures
-from tests.models.test_tango_autoencoder import SPEC
+from tests.models.components.test_mel_autoencoder import SPEC
 
 # What people call their folders and write into captions; some of it ends matplotlib's own titles.
 TEXTS = ("$x^$", r"$\frac{$ $", "_^}{%#&\\", "🐶 barks", "音\n声", "a\0b", "\udcff", "$ " * 5000, " ")

@@ -176,7 +176,7 @@ def test_tango_loop(root, tmp_path):
     small = ["tango.train.network.widths=[8,16]", "tango.train.network.heads=[2,2]", "tango.train.network.text_levels=[1]"]
     document = bench(root, tmp_path, "tango_loop", "--clips", "2", "--steps", "1", "--repetitions", "2", *small)
     assert set(document["seconds"]) == {"cached", "in the loop"}
-    assert document["targets"][0]["value"] > 1
+    assert document["targets"][0]["value"] > 0
 
 
 @pytest.mark.slow(minutes=1)

@@ -15,15 +15,15 @@ from bench.samplers import Run
 from soundmill import manifest, params, shards, text
 from soundmill.audio import decode
 from soundmill.errors import UserError
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango import checkpoint
-from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.tango.checkpoint import Model, build_net
-from soundmill.models.tango.conditions import TextConfig
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.tango import model as checkpoint
+from soundmill.models.tango.model import Tango, build_net
 from soundmill.models.tango.params import TrainParams
 from soundmill.shards import shard_name
 from tests.imports import ROOT
-from tests.models.test_tango_autoencoder import SPEC, TINY
+from tests.models.components.test_mel_autoencoder import SPEC, TINY
 
 FRAMES = 128  # of a log-mel: 1.28 s, a window of YAMNet's and some
 SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
@@ -50,7 +50,7 @@ def untrained(tmp_path_factory) -> Path:
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     told = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
     net = build_net(trained, model.latent_shape(FRAMES))
-    checkpoint.save(Model(trained, net, model, FRAMES, told), home, home / "model", {})
+    checkpoint.save(Tango(trained, net, model, FRAMES, told), home, home / "model", {})
     return home / "model"
 
 

@@ -11,26 +11,26 @@ import pytest
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.models import registry
-from soundmill.params import StageParams
-
-OFFERED = {
-    "training": ["prepare"],
-    "checkpoint": ["load", "networks"],
-    "generation": ["asked_by_clips", "asked_by_prompts", "draw", "to_waves", "through_codec"],
-    "cost": ["probe"],
-}
+from soundmill.models import checkpoint, registry
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+from tests.imports import MODELS, components_of, families
 
 
 def test_offers_the_families_with_their_interface():
-    assert "ddpm_mel" in registry.names()
-    for name in registry.names():
-        package = registry.family(name)
-        assert issubclass(registry.train_params(name), StageParams)
-        assert issubclass(registry.generate_params(name), StageParams)
-        for module, functions in OFFERED.items():
-            assert all(callable(getattr(registry.part(name, module), function)) for function in functions)
-        assert all(line and "\n" not in line for line in (package.TITLE, package.PAPER))
+    assert set(registry.FAMILIES) == {path.name for path in families()}
+    for name in registry.FAMILIES:
+        family = registry.family(name)
+        assert issubclass(family.train_params, FamilyTrainParams)
+        assert issubclass(family.generate_params, FamilyGenerateParams)
+        assert all(line and "\n" not in line for line in (family.title, family.paper))
+
+
+def test_conf_names_the_components_that_a_family_imports(root):
+    """They are its stages' dependencies: what it does not name may change without retraining it."""
+    for name in registry.FAMILIES:
+        named = params.compose(root / "conf", [f"model={name}"])["families"][name]["components"]
+        assert set(named) == {"source", "codec", "vocoder", "condition"}
+        assert {*named.values(), "griffin_lim"} == components_of(MODELS / name) | {"griffin_lim"}
 
 
 def test_counts_follow_the_parameters_and_allocate_nothing(root):
@@ -43,7 +43,7 @@ def test_counts_follow_the_parameters_and_allocate_nothing(root):
 
 
 def test_parameters_are_read_without_torch():
-    code = "import sys; from soundmill.models import registry; registry.train_params('ddpm_mel'); assert 'torch' not in sys.modules"
+    code = "import sys; from soundmill.models import registry; registry.family('ddpm_mel'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -66,4 +66,4 @@ def test_a_directory_that_is_no_such_checkpoint(tmp_path, content, message):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        registry.checkpoint_config(tmp_path, "ddpm_mel")
+        checkpoint.read_config(tmp_path, "ddpm_mel")

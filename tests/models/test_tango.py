@@ -11,8 +11,9 @@ import torch
 from soundmill import params, text
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
-from soundmill.models.tango import conditions
-from soundmill.models.tango.checkpoint import Model, build_net
+from soundmill.models.components.text_states import states as conditions
+from soundmill.models.family import Run
+from soundmill.models.tango.model import Tango, build_net
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
@@ -165,14 +166,14 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
         sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0, grain=0.0,
         vocoder="griffin_lim", griffin_lim_iterations=1, griffin_lim_momentum=0.0,
     )  # fmt: skip
-    model = Model(laptop, net, Shaped(), 32, None)
+    model = Tango(laptop, net, Shaped(), 32, None)
     rng = np.random.default_rng(0)
     texts, null = [rng.standard_normal((length, 12)).astype("<f2") for length in (3, 9)], rng.standard_normal((1, 12)).astype("<f2")
-    common = {"device": torch.device("cpu"), "precision": "32", "batch_size": 2}
 
     def make(chosen: list[int], null: np.ndarray, scale: float) -> torch.Tensor:
         changed = sampling.model_copy(update={"guidance_scale": scale})
-        return sample_latents(model, [texts[one] for one in chosen], null, [10 + one for one in chosen], changed, **common)
+        run = Run(changed, torch.device("cpu"), "32", batch_size=2, home=Path("."), scratch=Path("."))
+        return sample_latents(model, [texts[one] for one in chosen], null, [10 + one for one in chosen], run)
 
     conditional = make([0, 1], null, 1.0)
     torch.testing.assert_close(conditional, make([0, 1], 3 * null, 1.0), rtol=0, atol=0)  # no other text has a say

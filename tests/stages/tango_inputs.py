@@ -9,12 +9,12 @@ import torch
 
 from soundmill import manifest, shards, text
 from soundmill.audio import decode
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.tango.latents import ABOUT_KEY, LatentsAbout
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, LatentsAbout
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
-from tests.models.test_tango_autoencoder import SPEC, TINY
+from tests.models.components.test_mel_autoencoder import SPEC, TINY
 
 FRAMES = 32  # of a log-mel; latents are [4, 16, 8]
 SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}

@@ -19,16 +19,17 @@ import torch
 from soundmill import manifest, shards, stage
 from soundmill.audio.mel import SPEC_KEY
 from soundmill.errors import UserError
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.tango.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.params import write_yaml
 from stages import autoencoder, latents
-from tests.models.test_tango_autoencoder import SPEC, TINY
+from tests.models.components.test_mel_autoencoder import SPEC, TINY
 
 FRAMES = [21, 21, 16, 21, 21, 21]  # of each clip
 SPLITS = ["train", "train", "train", "train", "valid", "test"]
 PARAMETERS = {
+    "kind": "mel_autoencoder",
     "network": TINY.model_dump(),
     "weights": {
         "kind": "train",
@@ -126,9 +127,16 @@ def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> 
 
 
 def make_autoencoder(project: Path, output: str, **changes) -> dict:
-    ports = {"mels": "mels", "catalog": "catalog.parquet", "autoencoder": output, "curves": "c.csv", "grid": "g.png"}
+    ports = {
+        "clips": "mels",
+        "mels": "mels",
+        "catalog": "catalog.parquet",
+        "autoencoder": output,
+        "curves": "c.csv",
+        "grid": "g.png",
+    }
     argv = arguments(project, {**ports, "metrics": "a.json"}, autoencoder=PARAMETERS | changes)
-    stage.main(autoencoder.run, "autoencoder", argv)
+    autoencoder.main(argv)
     return json.loads((project / "data/a.json").read_text())
 
 

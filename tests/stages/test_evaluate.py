@@ -281,10 +281,22 @@ def test_undecodable_sound_fails_the_stage_and_is_named(project):
 
 
 def test_no_sounds_is_an_error(project):
+    for path in (project / "data" / "generated").iterdir():
+        path.unlink()
+    with pytest.raises(SystemExit, match=r"data/generated: no sounds"):
+        evaluate_in(project)
+
+
+def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line(project):
     for path in (project / "data" / "codec").iterdir():
         path.unlink()
-    with pytest.raises(SystemExit, match=r"data/codec: no sounds"):
-        evaluate_in(project)
+    about = {"family": "ddpm_mel", "made_by": "reconstruct"}
+    (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
+    metrics = evaluate_in(project)
+    assert "codec" not in metrics["ruler"]["fad_tagger"]
+    page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Reconstructed sounds next to real ones" in page
+    assert "through the family" not in page
 
 
 def test_unknown_embedder_and_typos_are_named(project):

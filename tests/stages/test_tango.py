@@ -16,15 +16,15 @@ import stages.train
 from soundmill import cli, params, stage
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.models import generation, registry
-from soundmill.models.tango import vocoder as vocoders
-from soundmill.models.tango.latents import read_about
-from soundmill.models.tango.vocoder import Vocoder, build_vocoder
+from soundmill.models import cost, generation
+from soundmill.models.components.hifigan import vocoder as vocoders
+from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
+from soundmill.models.components.mel_autoencoder.latents import read_about
 from soundmill.training import callbacks
 from tests import clap_weights
 from tests.imports import ROOT
-from tests.models.test_tango_autoencoder import SPEC
-from tests.models.test_tango_vocoder import VOICE
+from tests.models.components.test_hifigan import VOICE
+from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
 
 SHRUNK = [
@@ -45,6 +45,8 @@ SHRUNK = [
     "tango.train.sampling.griffin_lim_iterations=2",
     "tango.generate.codec_count=1",
 ]
+
+GUIDED = ["num_steps=3", "guidance_scale=2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +75,7 @@ def train(home: Path, data: Path, composed: dict, **changes) -> dict:
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
-    stage.main(stages.train.run, "train", arguments, registry.train_params)
+    stages.train.main(arguments)
     return json.loads((home / "train.json").read_text())
 
 
@@ -84,7 +86,7 @@ def generate(home: Path, data: Path, composed: dict) -> dict:
         "--generated", f"{home}/generated", "--codec", f"{home}/codec",
         "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
-    stage.main(stages.generate.run, "generate", arguments, registry.generate_params)
+    stages.generate.main(arguments)
     return json.loads((home / "generate.json").read_text())
 
 
@@ -134,30 +136,31 @@ def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, com
         document = json.loads(json.dumps(composed))
         document["tango"]["train"]["network"]["widths"] = [64, 128]  # today's; the checkpoint has its own
         metrics = generate(home, data, composed if turn == "one" else document)
-        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").iterdir())})
+        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
     assert made[0] == made[1]
     assert list(made[0]) == ["test-0.wav", "test-1.wav"]
     assert made[0]["test-0.wav"] != made[0]["test-1.wav"]
     assert (metrics["generated"], metrics["conditioned"], metrics["codec"]) == (2, 2, 1)
-    for path in [*(tmp_path / "one" / "generated").iterdir(), *(tmp_path / "one" / "codec").iterdir()]:
+    for path in [*(tmp_path / "one" / "generated").glob("*.wav"), *(tmp_path / "one" / "codec").iterdir()]:
         assert soundfile.info(path).frames == 4000
 
 
 def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     prompts = ["A dog barks, then rain", "a bell"]
-    paths = generation.generate_sounds(trained / "model", prompts, 2, 5, tmp_path / "a", tmp_path, steps=3, guidance=2.0)
+    paths = generation.generate_sounds(trained / "model", prompts, 2, 5, tmp_path / "a", tmp_path, GUIDED)
     assert [path.name for path in paths] == [
         "a-dog-barks-then-rain-5-001.wav", "a-dog-barks-then-rain-5-002.wav", "a-bell-5-003.wav", "a-bell-5-004.wav",
     ]  # fmt: skip
     with soundfile.SoundFile(paths[2]) as sound:
         said = json.loads(sound.comment)
+    trained_sampling = json.loads((trained / "model" / "config.json").read_text())["params"]["sampling"]
     assert said == {
         "family": "tango", "checkpoint": stage.tree_digest(trained / "model"), "prompt": "a bell", "seed": 5, "number": 3,
-        "steps": 3, "guidance": 2.0,
+        "sampling": {**trained_sampling, "num_steps": 3, "guidance_scale": 2.0},
     }  # fmt: skip
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     assert len({path.read_bytes() for path in paths}) == 4
-    alone = generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, steps=3, guidance=2.0)
+    alone = generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, GUIDED)
     one, other = (soundfile.read(path)[0] for path in (alone[0], paths[2]))
     np.testing.assert_allclose(one, other, atol=1e-2)  # an item's sound does not hang on the others', but for rounding
     assert np.abs(one).max() > 0.05
@@ -168,9 +171,11 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
 def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no sound can be written there"):
-        generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "file", tmp_path, steps=1)
-    with pytest.raises(UserError, match="not finite at guidance 1e\\+30"):
-        generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, steps=1, guidance=1e30)
+        generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "file", tmp_path)
+    with pytest.raises(UserError, match=r"not finite with .*guidance_scale=1e\+30"):
+        generation.generate_sounds(
+            trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, ["num_steps=1", "guidance_scale=1e30"]
+        )
     assert not list((tmp_path / "a").iterdir())
     arguments = ["generate", "a bell", "--family", "ddpm_mel", "--checkpoint", str(trained / "model")]
     done = CliRunner().invoke(cli.app, [*arguments, "--output", str(tmp_path / "a")])
@@ -182,14 +187,14 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
 def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
     """It must be there, and for these log-mels, before anything is trained."""
     document = json.loads(json.dumps(composed))
-    document["tango"]["generate"]["sampling"]["vocoder"] = "hifigan"
-    sampling = document["tango"]["train"]["sampling"] | {"vocoder": "hifigan"}
+    document["tango"]["generate"]["sampling"]["vocoder"] = "trained"
+    sampling = document["tango"]["train"]["sampling"] | {"vocoder": "trained"}
     shutil.copytree(data, tmp_path / "data")
     wanted = {"sampling": sampling, "steps": 1, "accumulate": 1}
     with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
         train(tmp_path, tmp_path / "data", composed, **wanted)
     other = SPEC.model_copy(update={"f_max": 7000.0})
-    voice = Vocoder(VOICE, other, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
+    voice = HifiGan(VOICE, other, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
     vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000.0, not 8000.0\)"):
         train(tmp_path, tmp_path / "data", composed, **wanted)
@@ -204,14 +209,25 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
 
 def test_a_vocoder_that_the_checkpoint_lacks_is_not_replaced(tmp_path, trained, data, composed):
     document = json.loads(json.dumps(composed))
-    document["tango"]["generate"]["sampling"]["vocoder"] = "hifigan"
+    document["tango"]["generate"]["sampling"]["vocoder"] = "trained"
     shutil.copytree(trained / "model", tmp_path / "model")
     with pytest.raises(SystemExit, match=r"this checkpoint has no vocoder: set sampling\.vocoder to `griffin_lim`"):
         generate(tmp_path, data, document)
 
 
 def test_the_command_line_takes_a_prompt(tmp_path, trained):
-    arguments = ["generate", "a dog barks, then rain", "--family", "tango", "--steps", "3", "--guidance", "3", "-n", "2"]
+    arguments = [
+        "generate",
+        "a dog barks, then rain",
+        "--family",
+        "tango",
+        "--set",
+        "num_steps=3",
+        "--set",
+        "guidance_scale=3",
+        "-n",
+        "2",
+    ]
     arguments += ["--checkpoint", str(trained / "model"), "--output", str(tmp_path)]
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
@@ -224,7 +240,7 @@ def test_the_command_line_takes_a_prompt(tmp_path, trained):
 def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
     """Of 2 · 3 candidates two are kept, the very files that all six would have been; their names tell which."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    arguments = ["generate", "a bell", "--family", "tango", "--steps", "2", "--checkpoint", str(trained / "model")]
+    arguments = ["generate", "a bell", "--family", "tango", "--set", "num_steps=2", "--checkpoint", str(trained / "model")]
     best = [*arguments, "-n", "2", "--best-of", "3", "--output", str(tmp_path / "best")]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = CliRunner().invoke(cli.app, best)
@@ -276,8 +292,8 @@ def test_two_devices_share_clips_and_mixes(tmp_path, data, composed):
 
 def test_its_cost_is_told_before_it_runs(composed):
     document = json.loads(json.dumps(composed))
-    few, document["tango"]["train"]["steps"] = registry.estimate_seconds("tango", document, 100, 0), 4_000_000
-    assert 0 < few < registry.estimate_seconds("tango", document, 100, 0) / 1000
+    few, document["tango"]["train"]["steps"] = cost.seconds("tango", document, 100, 0), 4_000_000
+    assert 0 < few < cost.seconds("tango", document, 100, 0) / 1000
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
-from soundmill.models.ddpm_mel.generation import match_label
+from soundmill.models.requests import match_label
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
+
+GUIDED = ["num_steps=3", "guidance_scale=1.5"]
 
 SHRUNK = [
     "model=ddpm_mel",
@@ -100,7 +102,7 @@ def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet") -
 
 
 def _train(home: Path, data: Path, catalog: str = "catalog.parquet") -> None:
-    stage.main(stages.train.run, "train", _train_arguments(home, data, catalog), registry.train_params)
+    stages.train.main(_train_arguments(home, data, catalog))
 
 
 def _generate(home: Path, data: Path) -> None:
@@ -109,7 +111,7 @@ def _generate(home: Path, data: Path) -> None:
         "--catalog", f"{data}/catalog.parquet", "--generated", f"{home}/generated", "--codec", f"{home}/codec",
         "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
-    stage.main(stages.generate.run, "generate", arguments, registry.generate_params)
+    stages.generate.main(arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,7 +181,7 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
         params.write_yaml(document, home / "params.yaml")
         (home / "model").symlink_to(trained / "model")
         _generate(home, data)
-        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").iterdir())})
+        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
     assert made[0] == made[1]
     assert sorted(made[0]) == ["clip-15_0.wav", "clip-16_0.wav", "clip-17_0.wav"]
 
@@ -224,7 +226,7 @@ def test_paper_scale_trains_and_generates(tmp_path, data):
     _train(tmp_path, data)
     _generate(tmp_path, data)
     assert json.loads((tmp_path / "train.json").read_text())["steps"] == 3
-    assert len(list((tmp_path / "generated").iterdir())) == 3
+    assert len(list((tmp_path / "generated").glob("*.wav"))) == 3
 
 
 def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, composed, capfd):
@@ -264,7 +266,7 @@ def test_a_label_may_be_any_text(strange, capfd, recwarn):
     assert (home / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((home / "model" / "config.json").read_text())["labels"] == sorted(STRANGE)
     _generate(home, data)
-    assert len(list((home / "generated").iterdir())) == 3
+    assert len(list((home / "generated").glob("*.wav"))) == 3
     for label in STRANGE[3:]:
         (path,) = generation.generate_sounds(home / "model", [label], 1, 0, home / "sounds", home)
         assert re.fullmatch(r"[a-z0-9-]{1,90}\.wav", path.name)
@@ -296,7 +298,7 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     _generate(tmp_path, data)
     (line,) = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"tracking: figures/generated_spectrograms\.png " + failed, line)
-    assert len(list((tmp_path / "generated").iterdir())) == 3
+    assert len(list((tmp_path / "generated").glob("*.wav"))) == 3
     assert len(list((tmp_path / "codec").iterdir())) == 2
     (path,) = generation.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
     assert soundfile.info(path).frames == 80_000
@@ -338,21 +340,22 @@ def test_pictures_that_the_network_cannot_halve_are_refused(composed):
     document = json.loads(json.dumps(composed["ddpm_mel"]["train"]))
     document["picture"]["width"] = 200
     with pytest.raises(UserError, match=r"multiple of 4"):
-        params.parse(registry.train_params("ddpm_mel"), document, "params.yaml: ddpm_mel.train")
+        params.parse(registry.family("ddpm_mel").train_params, document, "params.yaml: ddpm_mel.train")
 
 
 def test_sounds_on_demand(tmp_path, trained):
-    paths = generation.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", tmp_path, steps=3, guidance=1.5)
+    paths = generation.generate_sounds(trained / "model", ["dog"], 2, 1, tmp_path / "a", tmp_path, GUIDED)
     assert [path.name for path in paths] == ["dog-bark-1-001.wav", "dog-bark-1-002.wav"]
     with soundfile.SoundFile(paths[1]) as sound:
         said = json.loads(sound.comment)
+    trained_sampling = json.loads((trained / "model" / "config.json").read_text())["params"]["sampling"]
     assert {**said, "checkpoint": None} == {
         "family": "ddpm_mel", "checkpoint": None, "prompt": "dog bark", "seed": 1, "number": 2,
-        "steps": 3, "guidance": 1.5,
+        "sampling": {**trained_sampling, "num_steps": 3, "guidance_scale": 1.5},
     }  # fmt: skip
     assert said["checkpoint"] == stage.tree_digest(trained / "model")
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
-    again = generation.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", tmp_path, steps=3, guidance=1.5)
+    again = generation.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", tmp_path, GUIDED)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert paths[0].read_bytes() != paths[1].read_bytes()
     with pytest.raises(UserError, match=r"unknown label 'rian'; did you mean 'rain'\? \(labels: bell, dog bark, rain\)"):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import manifest, params, shards, stage
+from soundmill import manifest, params, shards
 from soundmill.audio import decode
 from soundmill.audio.mel import SPEC_KEY, log_mel
-from soundmill.models.tango import vocoder as vocoders
-from soundmill.models.tango.vocoder import build_vocoder
+from soundmill.models.components.hifigan import vocoder as vocoders
+from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.training import callbacks
 from stages import vocoder
-from tests.models.test_tango_autoencoder import SPEC
-from tests.models.test_tango_vocoder import VOICE
+from tests.models.components.test_hifigan import VOICE
+from tests.models.components.test_mel_autoencoder import SPEC
 
 SECONDS = 0.8
 TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
@@ -73,7 +73,7 @@ def make(home: Path, data: Path, root: Path, steps: int, network=None, weights=N
         "--catalog", f"{data}/catalog.parquet", "--vocoder", f"{home}/vocoder", "--curves", f"{home}/curve.csv",
         "--grid", f"{home}/grid.png", "--metrics", f"{home}/metrics.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
-    stage.main(vocoder.run, "vocoder", arguments)
+    vocoder.main(arguments)
     return json.loads((home / "metrics.json").read_text())
 
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from soundmill import manifest, shards
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.training.loader import Crops, Joined, Loader, Order, gather_log_mels, share, worker_deaths_explained
+from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.training.loader import Joined, Loader, Order, share, worker_deaths_explained
 from tests.test_shards import lose_a_bit
 
 ROOT = Path(__file__).resolve().parents[2]

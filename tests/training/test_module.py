@@ -10,9 +10,10 @@ import torch
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
+from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.training import callbacks, module
 from soundmill.training.checkpoint import LAST, PREVIOUS
-from soundmill.training.loader import Crops, Loader, Order, gather_log_mels
+from soundmill.training.loader import Loader, Order
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
 from tests.test_shards import lose_a_bit
 

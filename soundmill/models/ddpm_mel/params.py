@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams, GriffinLimParams
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 

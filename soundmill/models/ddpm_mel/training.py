@@ -10,22 +10,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from soundmill import manifest, shards
-from soundmill.audio import figures, mel
+from soundmill import params as strict
+from soundmill.audio import mel
 from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.catalog import no_training_clip
-from soundmill.models.ddpm_mel import checkpoint
-from soundmill.models.ddpm_mel.checkpoint import FAMILY, Model
-from soundmill.models.ddpm_mel.params import TrainParams
+from soundmill.models.components.labels.labels import label_weights
+from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.ddpm_mel import model as models
+from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
+from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
-from soundmill.models.ddpm_mel.sample import sample_log_mels
+from soundmill.models.family import Rehearsal, Request
 from soundmill.models.training import Prepared
 from soundmill.training.device import autocast, evaluating, pick_device
-from soundmill.training.loader import Batch, Crops, LogMels, Order, gather_log_mels, share
+from soundmill.training.loader import Batch, Order, share
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
@@ -62,7 +66,7 @@ def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[
 
 def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec, scratch: Path) -> Clips:
     """Spectrograms of the clips named; a shorter one than a picture is followed by silence, a longer one is cropped."""
-    weights = [checkpoint.label_weights(labels, known) for labels in clip_labels.values()]
+    weights = [label_weights(labels, known) for labels in clip_labels.values()]
     log_mels = gather_log_mels(mels, list(clip_labels), scratch)
     return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
 
@@ -99,7 +103,7 @@ def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
 class DdpmModule(TrainingModule):
     """A step: its clips, rolled, made louder or softer, put as pictures, noised, predicted."""
 
-    def __init__(self, params: TrainParams, model: Model, label_weights: Tensor, steps: int):
+    def __init__(self, params: TrainParams, model: DdpmMel, label_weights: Tensor, steps: int):
         super().__init__(model.net, params, steps)
         self.model, self.label_weights = model, label_weights
         self.table = alpha_bar(params.diffusion)
@@ -142,12 +146,12 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepare
     picture.fit(clips.beginnings(VALID_BATCH))
 
     torch.manual_seed(params.seed)
-    net = checkpoint.build_net(params, len(labels))
+    net = models.build_net(params, len(labels))
     levels = torch.cat([picture.level(batch) for batch in clips.beginnings(VALID_BATCH)])
     level_labels = clips.label_weights
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
-    model = Model(params, spec, labels, net, picture, levels, level_labels)
+    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels)
     module = DdpmModule(params, model, clips.label_weights, params.steps or order.steps(params.epochs))
 
     def held_out_loss() -> float | None:
@@ -156,18 +160,17 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepare
 
     return Prepared(
         module,
+        model,
         Crops(clips.log_mels, clips.frames, clips.silence),
         order,
         partial(crop_places, params, clips.frames),
         clip_ids=list(clip_labels),
         counts={"labels": len(labels)},
-        told="labels",
-        example=labels[0] if labels else "",
-        num_samples=picture.num_samples,
-        draw_samples=partial(draw_samples, model),
-        draw_every=None if params.grid.every_epochs is None else order.steps(params.grid.every_epochs),
+        samples=requests(params, labels),
+        samples_every=None if params.grid.every_epochs is None else order.steps(params.grid.every_epochs),
+        columns=params.grid.columns,
         valid_loss=held_out_loss,
-        save=partial(checkpoint.save, model),
+        save=partial(models.save, model),
     )
 
 
@@ -203,20 +206,27 @@ def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> T
     return net(xt, t, condition)
 
 
-def draw_samples(model: Model, step: int) -> Any:
-    """A figure of rows × columns samples, the labels in turn."""
-    params = model.params
+def requests(params: TrainParams, labels: list[str]) -> list[Request]:
+    """The samples that are looked at: rows × columns, the labels in turn."""
     count = params.grid.rows * params.grid.columns
-    asked = [[model.labels[cell % len(model.labels)]] if model.labels else [] for cell in range(count)]
-    log_mels = sample_log_mels(
-        model,
-        torch.stack([model.condition(labels) for labels in asked]),
-        [seed_of(params.seed, "grid", cell) for cell in range(count)],
-        params.sampling,
-        device=pick_device(params.hardware.accelerator),
-        precision=params.hardware.precision,
-        batch_size=params.batch_size,
-    )
-    titles = [", ".join(labels) or f"sample {cell + 1}" for cell, labels in enumerate(asked)]
-    heading = f"{FAMILY}: samples after {step} steps"
-    return figures.draw_log_mels(log_mels.numpy(), titles, model.spec, params.grid.columns, heading)
+    asked = [(labels[cell % len(labels)],) if labels else () for cell in range(count)]
+    return [Request(its, seed=seed_of(params.seed, "grid", cell)) for cell, its in enumerate(asked)]
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    generate = strict.parse(GenerateParams, strict.section(document, f"{FAMILY}.generate", "parameters"), f"{FAMILY}.generate")
+    spec = strict.parse(mel.MelSpec, strict.section(document, f"spectrogram.{FAMILY}", "parameters"), f"spectrogram.{FAMILY}")
+    picture = PictureCodec(params.picture, spec)
+    labels = [str(number) for number in range(num_labels)] if params.conditional else []
+    net = models.build_net(params, len(labels))
+    model = DdpmMel(params, spec, labels, net, picture, torch.zeros(1), torch.zeros(1, len(labels)))
+    module = DdpmModule(params, model, torch.zeros(1, len(labels)), steps=1)
+
+    def batch(step: int) -> Batch:
+        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
+        return Batch(step, np.zeros(params.batch_size, np.int64), (noise,))
+
+    passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 or not labels else 2)
+    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

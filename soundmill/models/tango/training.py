@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 
 from soundmill import manifest, shards
-from soundmill.audio import figures
+from soundmill import params as strict
+from soundmill.audio.mel import MelSpec
 from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
 from soundmill.models.catalog import no_training_clip
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango import checkpoint, conditions
-from soundmill.models.tango.autoencoder import sample_posterior
-from soundmill.models.tango.checkpoint import FAMILY, Model
-from soundmill.models.tango.conditions import Texts
-from soundmill.models.tango.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
-from soundmill.models.tango.params import TrainParams
-from soundmill.models.tango.sample import sample_latents, to_log_mels
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, sample_posterior
+from soundmill.models.components.mel_autoencoder.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
+from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, LatentsParams
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.family import Rehearsal, Request
+from soundmill.models.tango import model as models
+from soundmill.models.tango.model import FAMILY, Tango
+from soundmill.models.tango.params import GenerateParams, TrainParams
 from soundmill.models.training import Prepared
 from soundmill.training.device import autocast, evaluating, pick_device
 from soundmill.training.loader import Arrays, Batch, Described, Joined, Order, gather, share
@@ -34,6 +37,7 @@ from soundmill.training.seeds import seed_of
 
 VALID_CLIPS = 128  # at most, in the final loss
 VALID_BATCH = 16
+TIMED_TOKENS = 24  # of a caption, to time a step
 
 
 class Listing:
@@ -54,7 +58,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class LatentsAndTexts:
-    """A source of posteriors [b, 2, channels, frames, bands], and of the states of one caption of each (conditions.Condition).
+    """A source of posteriors [b, 2, channels, frames, bands], and of the states of one caption of each (text_states.Condition).
 
     Drawn for each item, in [0, 1): which of its captions, and what is below `dropout` where it is told nothing.
     """
@@ -94,7 +98,7 @@ def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
 class TangoModule(TrainingModule):
     """A batch: latents drawn from their posteriors, noised, predicted from what is left and the text."""
 
-    def __init__(self, params: TrainParams, model: Model, batch_size: int, steps: int):
+    def __init__(self, params: TrainParams, model: Tango, batch_size: int, steps: int):
         super().__init__(model.net, params, steps, params.accumulate)
         self.model, self.batch_size = model, batch_size
         self.table = alpha_bar(params.diffusion)
@@ -134,15 +138,15 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     held_out = clips.of("valid")[:VALID_CLIPS]
     spoken = {caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one}
     captions = sorted(spoken)
-    texts = conditions.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
+    texts = text_states.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
     numbers = {caption: number for number, caption in enumerate(captions)}
     source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
 
     autoencoder = autoencoders.load(inputs / "autoencoder")
     torch.manual_seed(params.seed)
-    net = checkpoint.build_net(params, autoencoder.latent_shape(about.frames))
-    vocoder = checkpoint.load_vocoder(params, inputs, autoencoder)
-    model = Model(params, net, autoencoder, about.frames, conditions.read_config(inputs / "text"), vocoder)
+    net = models.build_net(params, autoencoder.latent_shape(about.frames))
+    vocoder = models.load_vocoder(params, inputs, autoencoder)
+    model = Tango(params, net, autoencoder, about.frames, text_states.read_config(inputs / "text"), vocoder, texts)
     module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
 
     def held_out_loss() -> float | None:
@@ -150,18 +154,17 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
 
     return Prepared(
         module,
+        model,
         source,
         order,
         partial(draw_texts, params.seed, order.batch_size),
         clip_ids=clip_ids,
         counts={"mixes": len(mix_ids), "captions": len(captions)},
-        told="captions",
-        example=captions[0] if captions else "",
-        num_samples=model.num_samples,
-        draw_samples=partial(draw_samples, model, texts, captions),
-        draw_every=None,
+        samples=requests(params, captions),
+        samples_every=None,
+        columns=params.grid.columns,
         valid_loss=held_out_loss,
-        save=partial(checkpoint.save, model, inputs),
+        save=partial(models.save, model, inputs),
     )
 
 
@@ -239,22 +242,32 @@ def valid_loss(module: TangoModule, source: LatentsAndTexts) -> float:
     return float(torch.cat(losses).mean())
 
 
-def draw_samples(model: Model, texts: Texts, captions: Sequence[str], step: int) -> Any:
-    """A figure of rows × columns samples, of captions spread evenly over all in alphabetic order."""
-    params = model.params
-    count, device = params.grid.rows * params.grid.columns, pick_device(params.hardware.accelerator)
-    chosen = [index * len(captions) // count for index in range(count)] if captions else [None] * count
-    latents = sample_latents(
-        model,
-        [texts.null if number is None else texts.states.read(number) for number in chosen],
-        texts.null,
-        [seed_of(params.seed, "grid", cell) for cell in range(count)],
-        params.sampling,
-        device=device,
-        precision=params.hardware.precision,
-        batch_size=params.items,
-    )
-    titles = [captions[number] if number is not None else "no text" for number in chosen]
-    heading = f"{FAMILY}: samples after {step} steps"
-    log_mels = to_log_mels(model, latents, device)
-    return figures.draw_log_mels(log_mels.numpy(), titles, model.autoencoder.spec, params.grid.columns, heading)
+def requests(params: TrainParams, captions: Sequence[str]) -> list[Request]:
+    """The samples that are looked at: rows × columns, of captions spread evenly over all in alphabetic order."""
+    count = params.grid.rows * params.grid.columns
+    chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
+    return [Request(caption=caption, seed=seed_of(params.seed, "grid", cell)) for cell, caption in enumerate(chosen)]
+
+
+def rehearse(document: dict[str, Any]) -> Rehearsal:
+    """As models/family.py says."""
+
+    def read(name: str, model: type[strict.P]) -> strict.P:
+        return strict.parse(model, strict.section(document, name, "parameters"), name)
+
+    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    network, spec = read(f"{FAMILY}.autoencoder", AutoencoderParams).network, read(f"spectrogram.{FAMILY}", MelSpec)
+    frames = read(f"{FAMILY}.latents", LatentsParams).frames
+    autoencoder = Autoencoder(network, spec, torch.nn.Identity(), 0.0, 1.0, scaling_factor=1.0)
+    shape, items = autoencoder.latent_shape(frames), params.items
+    nothing = TextConfig(name="", revision=None, digest="", pretrained=False, max_tokens=TIMED_TOKENS, scratch=None)
+    model = Tango(params, models.build_net(params, shape), autoencoder, frames, nothing)
+
+    def batch(step: int) -> Batch:
+        rng = torch.Generator().manual_seed(step)
+        posteriors = torch.randn(items, 2, *shape, generator=rng)
+        states = torch.randn(items, TIMED_TOKENS, params.network.text_width, generator=rng)
+        return Batch(step, np.zeros(items, np.int64), (posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)))
+
+    passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 else 2)
+    return Rehearsal(TangoModule(params, model, items, steps=1), batch, clips=params.real_items, passes=passes)

@@ -13,14 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundmill import shards
 from soundmill.audio import figures, mel
-from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, check_shape, sample_posterior, to_picture
-from soundmill.models.tango.params import AutoencoderParams, TrainedParams
+from soundmill.models.catalog import choose_by_hash
+from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.components.mel_autoencoder.autoencoder import (
+    Autoencoder,
+    build_autoencoder,
+    check_shape,
+    sample_posterior,
+    to_picture,
+)
+from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, TrainedParams
 from soundmill.training.device import pick_device
-from soundmill.training.loader import Batch, Crops, LogMels, Order, gather_log_mels
+from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule, fit_averaged, use_threads
-from soundmill.training.seeds import seed_of
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
 CONTRASTED = (4, 8, 16)  # sides of the squares that contrast is compared in
@@ -99,21 +105,16 @@ def train(
         module,
         Crops(log_mels, wanted.crop_frames, math.log(spec.floor)),
         Order(wanted.seed, weights_of_clips, wanted.batch_size),
-        partial(places, wanted.seed, wanted.batch_size),
+        partial(crop_places, wanted.seed, wanted.batch_size),
         params.hardware,
         ctx,
     )
     model = Autoencoder(network, spec, net.eval(), mean, deviation, scaling_factor=1.0)
     model.to(pick_device(params.hardware.accelerator))
-    few = gather_log_mels(mels, chosen(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
+    few = gather_log_mels(mels, choose_by_hash(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
     model.scaling_factor = round(1 / latent_deviation(model, few), 6)
     facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
     return model, points, facts
-
-
-def places(seed: int, batch_size: int, step: int) -> Tensor:
-    """Where in its clip each crop of a whole batch begins, in [0, 1)."""
-    return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "crop", step)))
 
 
 def standard(log_mels: LogMels) -> tuple[float, float]:
@@ -124,11 +125,6 @@ def standard(log_mels: LogMels) -> tuple[float, float]:
         count, total, squares = count + values.size, total + values.sum(), squares + np.square(values).sum()
     mean = total / count
     return round(float(mean), 6), round(math.sqrt(max(squares / count - mean**2, 1e-12)), 6)
-
-
-def chosen(clip_ids: Sequence[str], count: int) -> list[str]:
-    """Of more than `count` clips those with the smallest hash, so a larger corpus keeps most of a choice; sorted."""
-    return sorted(sorted(clip_ids, key=shards.digest)[:count])
 
 
 def wholes(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
@@ -151,7 +147,7 @@ def latent_deviation(model: Autoencoder, log_mels: LogMels) -> float:
 
 def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
     """Log-mels of the clips to measure on."""
-    return gather_log_mels(mels, chosen(clip_ids, MEASURED_CLIPS), scratch)
+    return gather_log_mels(mels, choose_by_hash(clip_ids, MEASURED_CLIPS), scratch)
 
 
 def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:

@@ -1,16 +1,18 @@
-"""Two nets against each other: known losses, one step each per batch, and a killed training that ends like an unbroken one."""
+"""Nets in turn: known losses, who steps when, what stands still, and a killed training that ends like an unbroken one."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from soundmill.training import adversarial, callbacks, module
-from soundmill.training.adversarial import AdversarialModule
+from soundmill.training import callbacks, module, phases
 from soundmill.training.loader import Loader, Order
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.phases import Phase, PhasedModule, Turn
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.02, betas=[0.5, 0.9], weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
@@ -22,12 +24,12 @@ CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 def test_losses_have_their_known_values():
     real, made = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])], [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]])]
-    assert adversarial.discriminator_loss(real, made) == (0.5 + 0.5) + (4 + 4)
-    assert adversarial.generator_loss(made) == 0.5 + 1
+    assert phases.discriminator_loss(real, made) == (0.5 + 0.5) + (4 + 4)
+    assert phases.generator_loss(made) == 0.5 + 1
     maps = [[torch.zeros(2, 3), torch.ones(2, 4)], [torch.zeros(1)]]
     others = [[torch.full((2, 3), 0.5), torch.ones(2, 4)], [torch.tensor([-2.0])]]
-    assert adversarial.feature_loss(maps, others) == 0.5 + 0 + 2
-    assert adversarial.feature_loss(maps, maps) == 0
+    assert phases.feature_loss(maps, others) == 0.5 + 0 + 2
+    assert phases.feature_loss(maps, maps) == 0
 
 
 class Points:
@@ -38,15 +40,18 @@ class Points:
         return (torch.stack([angle.cos(), angle.sin()], 1),)
 
 
-class Duel(AdversarialModule):
+class Duel(PhasedModule):
     """From noise to points, told by a net with dropout, so that every source of randomness takes part."""
 
-    def losses(self, step, batch):
+    def phases(self):
+        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+
+    def losses(self, step, batch, nets):
         real = batch.values[0]
         made = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
         judge = self.discriminator
-        yield adversarial.discriminator_loss([judge(real)], [judge(made.detach())])
-        yield adversarial.generator_loss([judge(made)])
+        yield phases.discriminator_loss([judge(real)], [judge(made.detach())])
+        yield phases.generator_loss([judge(made)])
 
 
 class Killed(Exception):
@@ -74,9 +79,9 @@ def layers(last):
     return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
 
 
-def fit(scratch, steps=12, extra=()):
+def fit(scratch, steps=12, extra=(), kind=Duel):
     torch.manual_seed(0)
-    duel = Duel(layers(2), layers(1), PARAMS, steps)
+    duel = kind(layers(2), {"discriminator": (layers(1), PARAMS.optimiser)}, PARAMS, steps)
     order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
     loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
     curve = callbacks.Curve(4)
@@ -98,7 +103,7 @@ def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
     torch.manual_seed(0)
     before = [weight.clone() for weight in layers(2).parameters()]
 
-    def only_the_discriminator(self, step, batch):
+    def only_the_discriminator(self, step, batch, nets):
         yield self.discriminator(self.net(batch.values[0]).detach()).square().mean()
         yield 0 * self.net(batch.values[0]).sum()
 
@@ -109,11 +114,56 @@ def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
     assert all(weight.requires_grad for weight in duel.discriminator.parameters())
 
 
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys):
-    whole, curve = fit(tmp_path / "whole")
+class TwoPhases(Duel):
+    """The net alone for four batches; then its first layer stands still, and the discriminator takes every other batch."""
+
+    def phases(self):
+        turns = (Turn("discriminator", lambda step: step % 2 == 0), Turn("net", lambda step: step % 2 == 1))
+        return [Phase((Turn("net"),), self.alone, steps=4), Phase(turns, self.in_turn, frozen=("net.0",))]
+
+    def alone(self, step, batch, nets):
+        assert nets == ["net"]
+        yield self.net(batch.values[0]).square().mean()
+
+    def in_turn(self, step, batch, nets):
+        assert nets == (["net"] if step % 2 else ["discriminator"])
+        real, (mine, other) = batch.values[0], self.losses(step, batch, nets)
+        yield other if step % 2 else mine + 0 * real.sum()
+
+
+class Weights(callbacks.pl.Callback):
+    """Both nets' weights after every batch, and the steps that were counted."""
+
+    def __init__(self):
+        self.seen, self.counted = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append({name: value.clone() for name, value in module.state_dict().items()})
+        self.counted.append(trainer.global_step)
+
+
+def test_phases_say_who_steps_and_what_stands_still(tmp_path):
+    weights = Weights()
+    fit(tmp_path, extra=[weights], kind=TwoPhases)
+    moved = [
+        {
+            name.split(".")[0] + ("" if name.startswith("d") else name[3:5])
+            for name in after
+            if not torch.equal(after[name], before[name])
+        }
+        for before, after in itertools.pairwise(weights.seen)
+    ]
+    assert moved[:3] == [{"net.0", "net.3"}] * 3
+    assert moved[3:] == [{"discriminator"}, {"net.3"}] * 4
+    assert weights.counted == list(range(1, 13))
+
+
+@pytest.mark.parametrize("kind", [Duel, TwoPhases])
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys, kind):
+    whole, curve = fit(tmp_path / "whole", kind=kind)
     with pytest.raises(Killed):
-        fit(tmp_path / "killed", extra=[Kill()])
-    resumed, resumed_curve = fit(tmp_path / "killed")
+        fit(tmp_path / "killed", extra=[Kill()], kind=kind)
+    resumed, resumed_curve = fit(tmp_path / "killed", kind=kind)
     assert "resuming at step 6" in capsys.readouterr().out
     assert curve == resumed_curve
     for name, value in whole.state_dict().items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -17,42 +17,44 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.tango.params import VocoderNetParams
+from soundmill.models.components.hifigan.params import NetworkParams
 from soundmill.training import weights
 
+KIND = "hifigan"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REMEDY = "make them agree, or take Griffin-Lim (`vocoder=griffin_lim`)"
 
 
-class VocoderConfig(BaseModel):
+class HifiGanConfig(BaseModel):
     """What `config.json` says: how the net is built, and which log-mels it speaks."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    network: VocoderNetParams
+    kind: Literal["hifigan"]
+    network: NetworkParams
     mel_spec: MelSpec
     source: dict[str, Any]  # `kind`: train | load, and what came of it
 
 
 @dataclass
-class Vocoder:
-    """The net, in evaluation mode and float32, without norms of weights; and the log-mels that it speaks."""
+class HifiGan:
+    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32, without norms of weights."""
 
-    network: VocoderNetParams
+    network: NetworkParams
     spec: MelSpec
     net: nn.Module
 
-    def to(self, device: torch.device | str) -> Vocoder:
+    def to(self, device: torch.device | str) -> HifiGan:
         self.net.to(device)
         return self
 
     @torch.no_grad()
-    def to_wave(self, log_mel: Tensor) -> Tensor:
-        """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames]; not clipped."""
-        return synthesise(self.net, log_mel, self.spec.hop_length)
+    def vocode(self, log_mels: Tensor) -> Tensor:
+        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
+        return synthesise(self.net, log_mels, self.spec.hop_length)[:, None]
 
 
-def build_vocoder(params: VocoderNetParams, n_mels: int, sample_rate: int) -> Any:
+def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
     """The net, initialised from torch's global generator: 55,264,897 parameters at AudioLDM's sizes."""
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
@@ -70,9 +72,9 @@ def build_vocoder(params: VocoderNetParams, n_mels: int, sample_rate: int) -> An
     )
 
 
-def sizes_of(config: Any) -> VocoderNetParams:
+def sizes_of(config: Any) -> NetworkParams:
     """The sizes in a configuration of transformers'."""
-    return VocoderNetParams(
+    return NetworkParams(
         channels=config.upsample_initial_channel,
         rates=list(config.upsample_rates),
         kernels=list(config.upsample_kernel_sizes),
@@ -89,7 +91,7 @@ def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
     return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
 
 
-def check_hop(network: VocoderNetParams, spec: MelSpec) -> None:
+def check_hop(network: NetworkParams, spec: MelSpec) -> None:
     """UserError where the net makes another number of samples of a frame than the spec has."""
     made = math.prod(network.rates)
     if made != spec.hop_length:
@@ -110,15 +112,21 @@ def check_config(config: Any, spec: MelSpec, where: str) -> None:
         raise UserError(f"{where}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
 
 
-def save(model: Vocoder, directory: Path, source: dict[str, Any]) -> None:
-    """Write the directory (made anew). `source`: plain values."""
+def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Write the directory (made anew). `source`: plain values. Nothing more to tell: {}."""
     directory.mkdir(parents=True)
     weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
-    values = {"network": model.network.model_dump(mode="json"), "mel_spec": model.spec.model_dump(mode="json"), "source": source}
+    values = {
+        "kind": KIND,
+        "network": model.network.model_dump(mode="json"),
+        "mel_spec": model.spec.model_dump(mode="json"),
+        "source": source,
+    }
     weights.write_json(values, directory / CONFIG)
+    return {}
 
 
-def config(directory: Path, spec: MelSpec) -> VocoderConfig:
+def config(directory: Path, spec: MelSpec) -> HifiGanConfig:
     """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
     path = directory / CONFIG
     try:
@@ -128,7 +136,7 @@ def config(directory: Path, spec: MelSpec) -> VocoderConfig:
             f"{directory}: no vocoder here (config.json is missing); choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or "
             "take Griffin-Lim (`vocoder=griffin_lim`)"
         ) from None
-    found = strict.parse(VocoderConfig, values, str(path))
+    found = strict.parse(HifiGanConfig, values, str(path))
     wanted = spec.model_dump()
     differing = [f"{key} {value}, not {wanted[key]}" for key, value in found.mel_spec.model_dump().items() if value != wanted[key]]
     if differing:
@@ -136,8 +144,8 @@ def config(directory: Path, spec: MelSpec) -> VocoderConfig:
     return found
 
 
-def load(directory: Path, spec: MelSpec) -> Vocoder:
+def load(directory: Path, spec: MelSpec) -> HifiGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     found = config(directory, spec)
     net = build_vocoder(found.network, found.mel_spec.n_mels, found.mel_spec.sample_rate)
-    return Vocoder(found.network, found.mel_spec, weights.fill(net, directory / WEIGHTS))
+    return HifiGan(found.network, found.mel_spec, weights.fill(net, directory / WEIGHTS))

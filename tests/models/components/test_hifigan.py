@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +16,32 @@ from safetensors.torch import load_file
 from soundmill import manifest, shards
 from soundmill.audio import decode, mel
 from soundmill.errors import UserError
-from soundmill.models.tango import pretrained, vocoder_training
-from soundmill.models.tango import vocoder as vocoders
-from soundmill.models.tango.discriminators import PERIODS, Discriminators, PeriodDiscriminator
-from soundmill.models.tango.params import LoadedParams, VocoderNetParams, VocoderParams
-from soundmill.models.tango.vocoder import Vocoder, build_vocoder
-from soundmill.models.tango.vocoder_training import LogMel, Pairs
+from soundmill.models.components.hifigan import pretrained, training
+from soundmill.models.components.hifigan import vocoder as vocoders
+from soundmill.models.components.hifigan.discriminators import PERIODS, Discriminators, PeriodDiscriminator
+from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
+from soundmill.models.components.hifigan.training import LogMel
+from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.log_mels.source import gather_log_mels
+from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.params import compose, parse
-from soundmill.training.loader import gather_log_mels
-from tests.models.test_tango_autoencoder import SPEC, size
+from tests.models.components.test_mel_autoencoder import SPEC, size
 
-VOICE = VocoderNetParams(
+VOICE = NetworkParams(
     channels=32, rates=[5, 4, 2, 2, 2], kernels=[16, 16, 8, 4, 4], resblock_kernels=[3], resblock_dilations=[[1, 3]]
 )
 
 
 @pytest.fixture
-def model() -> Vocoder:
+def model() -> HifiGan:
     torch.manual_seed(0)
-    return Vocoder(VOICE, SPEC, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
+    return HifiGan(VOICE, SPEC, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
 
 
 def test_nets_have_the_published_sizes(root):
     document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]["tango"]
-    wanted = parse(VocoderParams, document, "vocoder.tango")
+    wanted = parse(HifiGanParams, document, "vocoder.tango")
     with torch.device("meta"):
         assert size(build_vocoder(wanted.network, 64, 16_000)) == 55_264_897
         built = Discriminators(wanted.weights.discriminator_width)
@@ -70,7 +73,7 @@ def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
 def test_a_wave_has_as_many_samples_as_its_frames(model):
     log_mel = torch.randn(2, 16, 10)
     assert model.net(log_mel.transpose(1, 2)).shape == (2, 10 * 160 + 32)
-    assert model.to_wave(log_mel).shape == (2, 1600)
+    assert model.vocode(log_mel).shape == (2, 1, 1600)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
@@ -88,12 +91,12 @@ def test_log_mels_with_a_gradient_are_those_without(power):
 
 def test_norms_change_how_a_net_is_trained_and_not_what_it_says(model):
     plain = set(model.net.state_dict())
-    vocoder_training.with_norms(model.net)
+    training.with_norms(model.net)
     log_mel = torch.randn(1, 16, 8)
-    normed = model.to_wave(log_mel)
-    vocoder_training.without_norms(model.net)
+    normed = model.vocode(log_mel)
+    training.without_norms(model.net)
     assert set(model.net.state_dict()) == plain
-    torch.testing.assert_close(model.to_wave(log_mel), normed)
+    torch.testing.assert_close(model.vocode(log_mel), normed)
 
 
 LENGTHS = {"a": 8000, "b": 3000}
@@ -114,7 +117,7 @@ def pairs(tmp_path) -> Pairs:
     shards.write_rows(clips, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
     shards.write_rows(rows, tmp_path / "mels" / shards.shard_name(0), manifest.SPECTROGRAMS)
     log_mels = gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path)
-    return Pairs(log_mels, vocoder_training.gather_waves(tmp_path / "clips", ["b", "a"], SPEC, tmp_path), 25, SPEC)
+    return Pairs(log_mels, gather_waves(tmp_path / "clips", ["b", "a"], tmp_path, partial(mel.levelled, spec=SPEC)), 25, SPEC)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.4, 0.999])
@@ -134,7 +137,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     vocoders.save(model, tmp_path / "one", {"kind": "train"})
     found = vocoders.load(tmp_path / "one", SPEC)
     log_mel = torch.randn(1, 16, 8)
-    assert torch.equal(found.to_wave(log_mel), model.to_wave(log_mel))
+    assert torch.equal(found.vocode(log_mel), model.vocode(log_mel))
     assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(model.net.state_dict())
 
 
@@ -177,9 +180,9 @@ def test_rates_make_as_many_samples_as_a_frame_has():
 
 
 def test_a_crop_is_longer_than_what_is_mirrored():
-    vocoder_training.check_crop(4, SPEC)
+    training.check_crop(4, SPEC)
     with pytest.raises(UserError, match="crop_frames 3 of 160 samples must be more than half of n_fft 1024"):
-        vocoder_training.check_crop(3, SPEC)
+        training.check_crop(3, SPEC)
 
 
 def test_parameters_that_do_not_fit_are_refused(root):
@@ -191,7 +194,7 @@ def test_parameters_that_do_not_fit_are_refused(root):
         ({"weights": values["weights"] | {"discriminator_width": 6}}, "multiple of 4"),
     ):
         with pytest.raises(ValidationError, match=said):
-            VocoderParams.model_validate(values | change)
+            HifiGanParams.model_validate(values | change)
 
 
 @pytest.fixture
@@ -204,7 +207,7 @@ def published(tmp_path) -> Path:
 
 def fetch(directory: Path, network=VOICE, spec=SPEC):
     wanted = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load_vocoder(wanted, network, spec, directory.parent)
+    return pretrained.load(wanted, network, spec, directory.parent)
 
 
 def test_one_that_others_trained_is_loaded(published):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -18,9 +18,10 @@ from soundmill import params as strict
 from soundmill import shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.tango.params import AutoencoderNetParams
+from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
 from soundmill.training import weights
 
+KIND = "mel_autoencoder"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -49,6 +50,7 @@ class AutoencoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    kind: Literal["mel_autoencoder"]
     network: AutoencoderNetParams
     mel_spec: MelSpec
     mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
@@ -129,6 +131,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
     directory.mkdir(parents=True)
     weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
     values = {
+        "kind": KIND,
         "network": model.network.model_dump(mode="json"),
         "mel_spec": model.spec.model_dump(mode="json"),
         "mean": model.mean,

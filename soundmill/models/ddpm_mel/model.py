@@ -1,21 +1,27 @@
-"""A trained model of this family on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained model, and how it lies on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from soundmill import params as strict
-from soundmill.audio.mel import MelSpec
-from soundmill.models import registry
+from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components import vocoding
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.labels.labels import label_weights
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.residual import ResidualUNet
+from soundmill.models.ddpm_mel.sample import sample_log_mels
 from soundmill.models.ddpm_mel.unet import UNet
+from soundmill.models.family import Request, Run
 from soundmill.training import weights
 
 FAMILY = "ddpm_mel"
@@ -23,8 +29,8 @@ WEIGHTS = "model.safetensors"
 
 
 @dataclass
-class Model:
-    """All that sampling needs; `net` carries the averaged weights.
+class DdpmMel:
+    """A `Model` (models/family.py); `net` carries the averaged weights.
 
     `levels` [N] are the training clips' picture levels and `level_labels` [N, num_labels] their label weights: a generated
     clip draws its level from them (one row, unused, when the level is absolute).
@@ -37,21 +43,36 @@ class Model:
     picture: PictureCodec
     levels: Tensor
     level_labels: Tensor
+    channels: int = 1
+
+    @property
+    def sample_rate(self) -> int:
+        return self.spec.sample_rate
 
     @property
     def num_samples(self) -> int:
         return self.picture.num_samples
 
-    def condition(self, labels: list[str]) -> Tensor:
-        """Label weights [num_labels]: equal shares, summing to 1; all zero for no label (or none the model knows)."""
-        return label_weights(labels, self.labels)
+    @property
+    def condition(self) -> Literal["labels", "none"]:
+        return "labels" if self.labels else "none"
 
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Noise → latents → log-mels → waves; a request's labels share the condition equally."""
+        conditions = torch.stack([label_weights(request.labels, self.labels) for request in requests])
+        return self._to_waves(sample_log_mels(self, conditions, [request.seed for request in requests], run), run)
 
-def label_weights(labels: list[str], known: list[str]) -> Tensor:
-    weights = torch.zeros(len(known))
-    for label in set(labels) & set(known):
-        weights[known.index(label)] = 1
-    return weights / weights.sum().clamp_min(1)
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Wave → log-mel → picture → log-mel → wave."""
+        length = waves.shape[2]
+        fitted = torch.nn.functional.pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
+        picture = self.picture.cpu()
+        with torch.no_grad():
+            rebuilt = picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
+        return self._to_waves(rebuilt, run)[..., :length]
+
+    def _to_waves(self, log_mels: Tensor, run: Run) -> Tensor:
+        return vocoding.to_waves(GriffinLim(self.spec, run.sampling), log_mels, run.device, self.num_samples)
 
 
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
@@ -71,25 +92,25 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """The interface of models/registry.py; without labels, each of which adds an embedding."""
+    """As models/family.py says; without labels, each of which adds an embedding."""
     params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
     return {"unet": build_net(params, num_labels=0)}
 
 
-def save(model: Model, directory: Path, facts: dict[str, Any]) -> None:
+def save(model: DdpmMel, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint into `directory` (made anew); `facts` are added to its config for people to read."""
     directory.mkdir(parents=True)
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
     weights.write(tensors | {"levels": model.levels, "level_labels": model.level_labels}, directory / WEIGHTS)
-    registry.write_config(directory, FAMILY, model.params, facts, labels=model.labels, mel_spec=model.spec.model_dump(mode="json"))
+    write_config(directory, FAMILY, model.params, facts, labels=model.labels, mel_spec=model.spec.model_dump(mode="json"))
 
 
-def load(directory: Path) -> Model:
+def load(directory: Path) -> DdpmMel:
     """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = registry.checkpoint_config(directory, FAMILY, ("params", "mel_spec", "labels"))
-    params = registry.checkpoint_part(TrainParams, config, "params", directory)
-    spec = registry.checkpoint_part(MelSpec, config, "mel_spec", directory)
+    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels"))
+    params = read_part(TrainParams, config, "params", directory)
+    spec = read_part(MelSpec, config, "mel_spec", directory)
     labels = config["labels"]
     net, picture = build_net(params, len(labels)), PictureCodec(params.picture, spec)
     tensors = weights.read(directory / WEIGHTS)
@@ -97,7 +118,7 @@ def load(directory: Path) -> Model:
         net.load_state_dict(_below(tensors, "net."))
         picture.load_state_dict(_below(tensors, "picture."))
         levels, level_labels = tensors["levels"], tensors["level_labels"]
-    return Model(params, spec, labels, net.eval(), picture.eval(), levels, level_labels)
+    return DdpmMel(params, spec, labels, net.eval(), picture.eval(), levels, level_labels)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,10 @@ class Texts:
     states: Arrays
     null: np.ndarray  # [tokens, width]
 
+    def of(self, caption: str) -> np.ndarray:
+        """States [tokens, width] of one of the captions; "" is no text."""
+        return self.states.read(self.states.ids.index(caption)) if caption else self.null
+
     def padded(self, numbers: Sequence[int | None]) -> Condition:
         """States of captions, None: the null text; in float16, as they are stored."""
         return pad([self.null if number is None else self.states.read(number) for number in numbers])
@@ -108,6 +112,21 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
 
     `home` is where relative names of encoders start; below `scratch` one with random weights is made again.
     """
+    threads = torch.get_num_threads()
+    try:
+        read = _reader(config.model_dump_json(), home, scratch, digests)
+        known = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
+    finally:
+        torch.set_num_threads(threads)
+    for prompt, states in known.items():
+        if states.truncated:
+            print(f"a prompt is longer than {config.max_tokens} tokens, and is heard no further: {prompt[:60]!r}…")
+    return [known[prompt].values for prompt in prompts]
+
+
+@lru_cache(maxsize=1)  # one is loaded for many batches of prompts
+def _reader(config_json: str, home: Path, scratch: Path, digests: Path | None) -> Callable[[str], text.States]:
+    config = TextConfig.model_validate_json(config_json)
     if config.pretrained:
         encoder = text.find(config.name, config.revision, home, digests)
     else:
@@ -117,13 +136,4 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
             f"the text encoder {config.name!r} is not the one this model was trained with (its files differ): "
             "bring that one back, or encode the captions anew and retrain: `dvc repro`"
         )
-    threads = torch.get_num_threads()
-    try:
-        read = text.load(encoder, config.max_tokens)
-        known = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
-    finally:
-        torch.set_num_threads(threads)
-    for prompt, states in known.items():
-        if states.truncated:
-            print(f"a prompt is longer than {config.max_tokens} tokens, and is heard no further: {prompt[:60]!r}…")
-    return [known[prompt].values for prompt in prompts]
+    return text.load(encoder, config.max_tokens)

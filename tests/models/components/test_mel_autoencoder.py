@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.tango import autoencoder as autoencoders
-from soundmill.models.tango import autoencoder_training as training
-from soundmill.models.tango import pretrained
-from soundmill.models.tango.autoencoder import Autoencoder, build_autoencoder, sample_posterior
-from soundmill.models.tango.autoencoder_training import kl_divergence, reconstruction_error
-from soundmill.models.tango.params import AutoencoderNetParams, AutoencoderParams, LoadedParams
-from soundmill.models.tango.sample import with_grain
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder import pretrained, training
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, sample_posterior
+from soundmill.models.components.mel_autoencoder.codec import with_grain
+from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
+from soundmill.models.components.mel_autoencoder.training import kl_divergence, reconstruction_error
 from soundmill.params import compose, parse
 
 TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)

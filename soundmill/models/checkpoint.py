@@ -1,0 +1,47 @@
+"""`config.json` of a checkpoint of any family: who made it, by which parameters, and what else it is rebuilt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from soundmill.errors import UserError
+from soundmill.params import P, StageParams, parse
+from soundmill.stage import tree_digest
+
+CONFIG = "config.json"
+
+
+def write_config(directory: Path, family: str, params: StageParams, facts: dict[str, Any], **values: Any) -> None:
+    """Its family, the training's parameters, `values` that it is built from, `facts` for people."""
+    from soundmill.training import weights
+
+    weights.write_json({"family": family, "params": params.model_dump(mode="json"), **values, **facts}, directory / CONFIG)
+
+
+def read_config(directory: Path, expected: str | None = None, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """UserError when there is none, it is unreadable, of another family than `expected`, or lacks some of `keys`."""
+    from soundmill.training import weights
+
+    path = directory / CONFIG
+    config = weights.read_json(path, "checkpoint")
+    found = config.get("family") if isinstance(config, dict) else None
+    if found is None:
+        raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
+    if expected is not None and found != expected:
+        raise UserError(f"{directory}: a checkpoint of family {found!r}, not {expected!r}; use `--family {found}` or retrain")
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")
+    return config
+
+
+def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
+    """A part of what `read_config` gave, as `model`."""
+    return parse(model, config[key], f"{directory / CONFIG}: {key}")
+
+
+def origin(directory: Path) -> dict[str, str]:
+    """The family of a checkpoint, and the digest that tells it from others."""
+    return {"family": read_config(directory)["family"], "checkpoint": tree_digest(directory)}

@@ -1,0 +1,31 @@
+"""Griffin-Lim as a vocoder: no weights, any spec (fast Griffin-Lim, Perraudin et al. 2013)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from soundmill.audio.invert import mel_to_wave
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+
+SEED = 0  # the phases it starts from are the same for every clip, real or generated
+
+
+@dataclass(frozen=True)
+class GriffinLim:
+    """A `Vocoder` (components/contracts.py). It runs on the CPU."""
+
+    spec: MelSpec
+    params: GriffinLimParams
+
+    def to(self, device: Any) -> GriffinLim:
+        return self
+
+    def vocode(self, log_mels: Tensor) -> Tensor:
+        """Waves [N, 1, frames · hop_length] on the CPU."""
+        num_samples = log_mels.shape[2] * self.spec.hop_length
+        iterations, momentum = self.params.griffin_lim_iterations, self.params.griffin_lim_momentum
+        return mel_to_wave(log_mels.cpu(), self.spec, num_samples, iterations, momentum, SEED)[:, None]

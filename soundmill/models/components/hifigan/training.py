@@ -1,0 +1,132 @@
+"""Train HiFi-GAN on the training clips.
+
+Losses, sizes and rates are those of HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.05646). What it hears of real clips is what their
+log-mels were made of: `MelSpec.peak` holds for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from soundmill.audio import mel
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.components.hifigan.discriminators import Discriminators
+from soundmill.models.components.hifigan.params import HifiGanParams, TrainedParams
+from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, synthesise
+from soundmill.models.components.log_mels.source import gather_log_mels
+from soundmill.models.components.waves.source import Pairs, gather_waves
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.module import fit_averaged, use_threads
+from soundmill.training.phases import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss
+
+
+class LogMel(nn.Module):
+    """`mel.log_mel` of waves [B, T] that are already at their peak, with a gradient."""
+
+    def __init__(self, spec: MelSpec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("bank", torch.tensor(mel.mel_filterbank(spec)), persistent=False)
+        self.register_buffer("window", torch.hann_window(spec.win_length), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        spec = self.spec
+        with torch.autocast(wave.device.type, enabled=False):
+            transform = torch.stft(
+                wave.float(), spec.n_fft, spec.hop_length, spec.win_length, self.window, center=True, return_complex=True
+            )
+            power = transform.real.square() + transform.imag.square()
+            # The root has no gradient at zero; what is added is far below any floor.
+            spectrum = (power + 1e-14).sqrt() if spec.power == 1.0 else power
+            return (self.bank.T @ spectrum).clamp_min(spec.floor).log()
+
+
+class VocoderModule(PhasedModule):
+    """A batch: crops of clips, made anew from their log-mels, beside what they were."""
+
+    def __init__(self, params: TrainedParams, net: nn.Module, spec: MelSpec):
+        discriminator = Discriminators(params.discriminator_width)
+        super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
+        self.log_mel = LogMel(spec)
+
+    def phases(self) -> list[Phase]:
+        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+
+    def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        log_mel, real = batch.values
+        made = synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
+        of_real, of_made = self.discriminator(real), self.discriminator(made.detach())
+        yield discriminator_loss([scores for scores, _ in of_real], [scores for scores, _ in of_made])
+
+        of_real, of_made = self.discriminator(real), self.discriminator(made)
+        spectral = (self.log_mel(made) - self.log_mel(real)).abs().mean()
+        features = feature_loss([maps for _, maps in of_real], [maps for _, maps in of_made])
+        fooled = generator_loss([scores for scores, _ in of_made])
+        yield fooled + self.params.feature_weight * features + self.params.mel_weight * spectral
+
+
+def train(
+    params: HifiGanParams, ctx: Any, spec: MelSpec, clips: Path, mels: Path, weights_of_clips: Mapping[str, float]
+) -> tuple[HifiGan, list[dict[str, float]], dict[str, Any]]:
+    """The trained vocoder, its curve, and facts of the training; `weights_of_clips` as `Order` takes them."""
+    wanted, clip_ids = params.weights, list(weights_of_clips)
+    check_crop(wanted.crop_frames, spec)
+    log_mels = gather_log_mels(mels, clip_ids, ctx.scratch)
+    pairs = Pairs(log_mels, gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=spec)), wanted.crop_frames, spec)
+    use_threads(params.hardware.threads)
+    torch.manual_seed(wanted.seed)
+    net = build_vocoder(params.network, spec.n_mels, spec.sample_rate)
+    parameters = sum(weight.numel() for weight in net.parameters())
+    print(
+        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters, {wanted.steps} steps of {wanted.batch_size} crops of "
+        f"{wanted.crop_frames * spec.hop_length / spec.sample_rate:g} s",
+        flush=True,
+    )
+    with_norms(net)
+    module = VocoderModule(wanted, net, spec)
+    points, facts = fit_averaged(
+        module,
+        pairs,
+        Order(wanted.seed, weights_of_clips, wanted.batch_size),
+        partial(crop_places, wanted.seed, wanted.batch_size),
+        params.hardware,
+        ctx,
+    )
+    facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    return HifiGan(params.network, spec, without_norms(net).eval()), points, facts
+
+
+def check_crop(frames: int, spec: MelSpec) -> None:
+    """UserError where a crop is shorter than what the centred transform mirrors at its ends."""
+    if frames * spec.hop_length <= spec.n_fft // 2:
+        raise UserError(
+            f"vocoder.weights.crop_frames {frames} of {spec.hop_length} samples must be more than half of n_fft {spec.n_fft}"
+        )
+
+
+def convolutions(net: nn.Module) -> list[nn.Module]:
+    return [module for module in net.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
+
+
+def with_norms(net: nn.Module) -> nn.Module:
+    """The net with length and direction of its kernels apart (Salimans & Kingma 2016), as it is trained."""
+    for layer in convolutions(net):
+        layer.reset_parameters()  # transformers' start fits 512 channels, and a narrow net would begin in silence
+        weight_norm(layer)
+    return net
+
+
+def without_norms(net: nn.Module) -> nn.Module:
+    """The net with its kernels as they are."""
+    for layer in convolutions(net):
+        parametrize.remove_parametrizations(layer, "weight")
+    return net

@@ -1,0 +1,68 @@
+"""Log-mels as a training source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill.audio import mel
+from soundmill.errors import UserError
+from soundmill.training.loader import Arrays, Described, gather, start_of
+
+
+class LogMels:
+    """Log-mels of chosen clips, float16 [n_mels, frames] each."""
+
+    def __init__(self, arrays: Arrays):
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def crops(self, items: Sequence[int], places: Sequence[float], frames: int, fill: float) -> Tensor:
+        """`frames` of each item, float16 [B, n_mels, frames].
+
+        `places` in [0, 1) say where: 0 is the beginning, all starts are equally wide. A shorter clip is followed by `fill`.
+        """
+        batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
+        for crop, item, place in zip(batch, items, places, strict=True):
+            values = self.arrays.read(item)
+            start = start_of(place, values.shape[1], frames)
+            known = values[:, start : start + frames]
+            crop[:, : known.shape[1]] = known
+            crop[:, known.shape[1] :] = fill
+        return torch.from_numpy(batch)
+
+
+def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
+    """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
+
+    def index() -> Iterator[Described]:
+        for row in mel.iterate_index(directory):
+            yield Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"])
+
+    what = f"{directory}: the spectrogram of clip"
+    arrays = gather(index, partial(mel.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
+    bands = dict(zip(arrays.shapes[::-1, 0].tolist(), clip_ids[::-1], strict=True))
+    if len(bands) > 1:
+        listed = ", ".join(f"{clip_id!r} has {count}" for count, clip_id in sorted(bands.items()))
+        raise UserError(f"{directory}: clips with different numbers of bands ({listed}); remake it: `dvc repro`")
+    return LogMels(arrays)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A source of `frames` of each log-mel, [b, n_mels, frames]: drawn in [0, 1) is where. A shorter one is followed by `fill`."""
+
+    log_mels: LogMels
+    frames: int
+    fill: float
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        return (self.log_mels.crops(items, drawn, self.frames, self.fill),)

@@ -1,0 +1,73 @@
+"""A mel autoencoder and a vocoder together: a `Codec` (components/contracts.py) from waves to latents and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundmill.audio.mel import log_mel
+from soundmill.models.components import vocoding
+from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder
+
+GRAIN_SEED = 0
+
+
+@dataclass(frozen=True)
+class MelCodec:
+    """Latents [N, channels, frames / factor, n_mels / factor], scaled; mono waves of `frames` · hop_length samples."""
+
+    autoencoder: Autoencoder
+    vocoder: Vocoder
+    frames: int  # of the log-mels: a shorter one is followed by silence, a longer one is cut
+    grain: float  # share of the noise that the autoencoder smoothed away, to give back
+    device: torch.device
+    channels: int = 1
+
+    @property
+    def sample_rate(self) -> int:
+        return self.autoencoder.spec.sample_rate
+
+    @property
+    def latent_rate(self) -> float:
+        spec = self.autoencoder.spec
+        return spec.sample_rate / (spec.hop_length * self.autoencoder.factor)
+
+    @property
+    def num_samples(self) -> int:
+        return self.frames * self.autoencoder.spec.hop_length
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """Means of the posteriors, scaled, on the CPU."""
+        autoencoder = self.autoencoder.to(self.device)
+        log_mels = self._log_mels(waves).to(self.device)
+        return torch.cat([autoencoder.encode(one[None])[0].cpu() for one in log_mels]) * autoencoder.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waves [N, 1, num_samples] in [−1, 1] on the CPU."""
+        return vocoding.to_waves(self.vocoder, self.to_log_mels(latents), self.device)
+
+    def to_log_mels(self, latents: Tensor) -> Tensor:
+        """Log-mels [N, n_mels, frames] with their grain, on the CPU; one at a time: a long one fills a small machine's memory."""
+        autoencoder = self.autoencoder.to(self.device)
+        log_mels = torch.cat([autoencoder.decode(latent[None].to(self.device)).cpu() for latent in latents])
+        return with_grain(log_mels, autoencoder, self.grain)
+
+    def _log_mels(self, waves: Tensor) -> Tensor:
+        values = torch.from_numpy(log_mel(waves.mean(1).numpy(), self.autoencoder.spec))[..., : self.frames]
+        return torch.nn.functional.pad(values, (0, self.frames - values.shape[2]), value=self.autoencoder.silence)
+
+
+def with_grain(log_mels: Tensor, autoencoder: Autoencoder, grain: float) -> Tensor:
+    """Log-mels [N, n_mels, frames] with noise of `grain` times the deviation that real ones have from rebuilt ones, in each band.
+
+    An autoencoder gives the expected log-mel, without the speckle of a real one, and Griffin-Lim makes tones of what is smooth.
+    As with the phases that it starts from, every sound is given the same noise.
+    """
+    if not grain:
+        return log_mels
+    generator = torch.Generator().manual_seed(GRAIN_SEED)
+    noise = torch.randn(log_mels.shape[1:], generator=generator) * torch.tensor(autoencoder.residual)[:, None]
+    return (log_mels + grain * noise).clamp_min(autoencoder.silence)

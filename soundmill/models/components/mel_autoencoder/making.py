@@ -1,0 +1,48 @@
+"""The mel autoencoder as its stage publishes it: trained on the corpus's training clips, or loaded, and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from soundmill.audio.mel import read_spec
+from soundmill.models.catalog import read_weights
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.loaded import LICENCE
+from soundmill.models.components.mel_autoencoder import autoencoder, pretrained, training
+from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
+from soundmill.training.device import pick_device
+from soundmill.training.module import use_threads
+
+
+def make(params: AutoencoderParams, ctx: Any, mels: Path, catalog: Path) -> Made:
+    splits = read_weights(catalog)
+    weights = params.weights
+    use_threads(params.hardware.threads)
+    if weights.kind == "train":
+        model, points, facts = training.train(params, ctx, mels, splits["train"])
+    else:
+        spec, points = read_spec(mels), []
+        autoencoder.check_shape(params.network, spec)
+        model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
+        print(f"{ctx.name}: {LICENCE}", flush=True)
+        model.to(pick_device(params.hardware.accelerator))
+
+    split = "valid" if splits["valid"] else "train"
+    log_mels = training.held_out(mels, list(splits[split]), ctx.scratch)
+    measured = training.measure(model, log_mels)
+    metrics = {
+        "parameters": sum(weight.numel() for weight in model.net.parameters()),
+        "scaling_factor": model.scaling_factor,
+        "measured_clips": len(log_mels),
+        f"{split}_l1_db": measured["l1_db"],
+        "kl": measured["kl"],
+        "latent_std": measured["latent_std"],
+        **({"loss": points[-1]["loss"], "steps": weights.steps} if points else {}),
+    }
+    return Made(
+        save=lambda directory: {"digest": autoencoder.save(model, directory, {"kind": weights.kind, **facts})},
+        points=points,
+        metrics=metrics,
+        draw=lambda: training.draw(model, log_mels, f"autoencoder on {split} clips"),
+    )

@@ -1,0 +1,71 @@
+"""Knobs of the mel autoencoder and of the latents that it makes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.params import StageParams
+from soundmill.training.params import HardwareParams, TrainingParams
+
+
+class AutoencoderNetParams(StageParams):
+    """The mel autoencoder: len(widths) − 1 halvings of both axes (AudioLDM's: 128, 256, 512, two blocks, z 8)."""
+
+    widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …")
+    blocks: int = Field(ge=1, description="residual blocks per level")
+    latent_channels: int = Field(ge=1)
+    groups: int = Field(ge=1, description="of the group norms; must divide every width")
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> AutoencoderNetParams:
+        odd = [width for width in self.widths if width < 1 or width % self.groups]
+        if odd:
+            raise ValueError(f"widths {odd} cannot be split into {self.groups} groups")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """By which both axes of a log-mel shrink."""
+        return 2 ** (len(self.widths) - 1)
+
+
+class TrainedParams(TrainingParams):
+    """The autoencoder is trained on the corpus's training clips."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+    kl_weight: float = Field(ge=0, description="of the KL divergence per latent value; errors count in deviations of the corpus")
+
+
+class AutoencoderParams(StageParams):
+    kind: Literal["mel_autoencoder"]
+    network: AutoencoderNetParams = Field(description="of a loaded one as well: it must be so")
+    weights: TrainedParams | LoadedParams = Field(discriminator="kind")
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AutoencoderParams:
+        weights = self.weights
+        if weights.kind == "load":
+            if self.hardware.devices != 1:
+                raise ValueError("hardware.devices must be 1 for weights that are loaded")
+            return self
+        if weights.crop_frames % self.network.factor:
+            raise ValueError(
+                f"weights.crop_frames {weights.crop_frames} must be a multiple of {self.network.factor}, 2^(levels − 1)"
+            )
+        if weights.batch_size % self.hardware.devices:
+            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
+        return self
+
+
+class LatentsParams(StageParams):
+    frames: int = Field(ge=1, description="of a log-mel; a shorter clip is followed by silence before it is encoded")
+    batch_size: int = Field(ge=1, description="of a GPU; a CPU takes clips one at a time")
+    accelerator: Literal["cpu", "gpu", "auto"]
+    precision: Literal["32", "bf16"] = Field(description="of a GPU")

@@ -1,0 +1,57 @@
+"""AudioLDM's autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from soundmill import params
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
+
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+
+
+def load(
+    wanted: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
+) -> tuple[Autoencoder, dict[str, Any]]:
+    """The autoencoder that `wanted` names (see hub.find), and what identifies its files.
+
+    Its log-mels are neither centred nor scaled. One that is not built as `network` says is a UserError.
+    """
+    directory, facts = find(wanted, FILES, "autoencoder", home, digests)
+    net, scaling_factor = _load_vae(directory / "vae", network)
+    return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
+
+
+def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module, float]:
+    """The net, and its scaling factor: that is of these weights, and no other model's."""
+    from diffusers import AutoencoderKL
+
+    with explained(directory):
+        config = params.read_json(directory / "config.json", "get it anew")
+        scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
+        net, told = AutoencoderKL.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    check_whole(directory, told)
+    if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
+        raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
+    expected = build_autoencoder(network).config
+    keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+    keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
+    compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
+    shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
+    if shifts:
+        raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported here")
+    return net.eval(), scaling_factor
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

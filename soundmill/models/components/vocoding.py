@@ -1,0 +1,19 @@
+"""Waves of log-mels by any vocoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from soundmill.models.components.contracts import Vocoder
+
+
+def to_waves(vocoder: Vocoder, log_mels: Tensor, device: torch.device, num_samples: int | None = None) -> Tensor:
+    """Waves [N, C, T] in [−1, 1] on the CPU, at most `num_samples` long, of log-mels [N, n_mels, frames].
+
+    One after another, so that none hangs on its neighbours; one that is louder than 1 is turned down whole.
+    """
+    vocoder = vocoder.to(device)
+    with torch.no_grad():
+        waves = torch.cat([vocoder.vocode(log_mel[None].to(device)).cpu()[..., :num_samples] for log_mel in log_mels])
+    return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1)

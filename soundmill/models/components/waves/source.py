@@ -1,0 +1,73 @@
+"""Waves as a training source, alone and beside their log-mels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import manifest, shards
+from soundmill.audio.mel import MelSpec
+from soundmill.models.catalog import waves_of
+from soundmill.models.components.log_mels.source import LogMels
+from soundmill.training.loader import Arrays, Described, gather, start_of
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A source of crops of log-mels [b, n_mels, frames] and the waves they are of [b, frames · hop_length].
+
+    Drawn in [0, 1) is where. A shorter clip is followed by silence.
+    """
+
+    log_mels: LogMels
+    waves: Arrays
+    frames: int
+    spec: MelSpec
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor]:
+        hop, waves = self.spec.hop_length, np.zeros((len(items), self.frames * self.spec.hop_length), np.float32)
+        for crop, item, place in zip(waves, items, drawn.tolist(), strict=True):
+            start = start_of(place, int(self.log_mels.arrays.shapes[item, 1]), self.frames) * hop
+            wave = self.waves.read(item)[start : start + len(crop)]
+            crop[: len(wave)] = wave
+        return self.log_mels.crops(items, drawn, self.frames, math.log(self.spec.floor)), torch.from_numpy(waves)
+
+
+@dataclass(frozen=True)
+class WaveCrops:
+    """A source of `num_samples` of each wave, [b, 1, num_samples]: drawn in [0, 1) is where. Silence follows a shorter one."""
+
+    waves: Arrays
+    num_samples: int
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        crops = np.zeros((len(items), 1, self.num_samples), np.float32)
+        for crop, item, place in zip(crops, items, drawn.tolist(), strict=True):
+            wave = self.waves.read(item)
+            start = start_of(place, len(wave), self.num_samples)
+            known = wave[start : start + self.num_samples]
+            crop[0, : len(known)] = known
+        return (torch.from_numpy(crops),)
+
+
+def gather_waves(
+    clips: Path, clip_ids: Sequence[str], scratch: Path, level: Callable[[np.ndarray], np.ndarray] = lambda wave: wave
+) -> Arrays:
+    """The waves of `clip_ids`, float16 [T] each, in that order, from the shards below `clips`; `level` sets their level."""
+
+    def index() -> Iterator[Described]:
+        for path in shards.shard_paths(clips):
+            for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples", "digest"]).to_pylist():
+                yield Described(row["clip_id"], (row["num_samples"],), row["digest"])
+
+    def contents() -> Iterator[tuple[str, np.ndarray]]:
+        for clip_id, (wave, _) in waves_of(clips, set(clip_ids)):
+            yield clip_id, level(wave[0]).astype("<f2")
+
+    return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")

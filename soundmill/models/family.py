@@ -1,0 +1,104 @@
+"""What a model family is: how it is asked for sounds, what a trained model of it can do, and what its package offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+    from soundmill.models.training import Prepared
+    from soundmill.training.loader import Batch
+    from soundmill.training.module import TrainingModule
+
+Capability = Literal["generate", "reconstruct", "transform"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sound wanted; empty means unconditional."""
+
+    labels: tuple[str, ...] = ()
+    caption: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """How sounds are made."""
+
+    sampling: Any  # the family's own section: steps, guidance, masks, amounts …
+    device: torch.device
+    precision: str
+    batch_size: int
+    home: Path  # where relative names of text encoders start
+    scratch: Path
+    digests: Path | None = None  # cache of file digests
+    progress: Callable[[int], Any] = lambda n: None  # told how many more sounds are made
+
+
+class Model(Protocol):
+    """A trained model, rebuilt from its checkpoint alone. It has those of the last three that it can (`can`).
+
+    All waves are float32 [N, channels, T] in [−1, 1] at `sample_rate`; T is `num_samples` where that is not None.
+    """
+
+    params: FamilyTrainParams  # the training's
+    sample_rate: int
+    channels: int
+    num_samples: int | None
+    condition: Literal["labels", "caption", "none"]  # what of a request it reads
+    labels: Sequence[str]  # those it knows
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """A wave for each request, each from its own seed."""
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Through the model's representation and back; as long as they were, but not longer than `num_samples`."""
+
+    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
+        """Restyled, inpainted, enlarged: one for each wave."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A family's training on noise, to time its own loss."""
+
+    module: TrainingModule
+    batch: Callable[[int], Batch]  # of step 0, 1, …
+    clips: int  # in a batch; an epoch counts them
+    passes: int  # of its net for one generated sound
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's package offers as `FAMILY`. Its functions import what is heavy when they are called."""
+
+    title: str  # what it is, and where it comes from: a line each
+    paper: str
+    train_params: type[FamilyTrainParams]  # of `<family>.train`
+    generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
+    prepare: Callable[[Any, Any, Path, Path], Prepared]  # (params, ctx, inputs, catalog): a training, for models/training.py
+    load: Callable[[Path], Model]  # a checkpoint directory
+    # Its networks by part, freshly initialised, for the content of a params.yaml. Called on torch's meta device, so that any
+    # scale can be counted: it must not read a weight's value.
+    networks: Callable[[dict[str, Any]], dict[str, nn.Module]]
+    rehearse: Callable[[dict[str, Any], int], Rehearsal]  # for the content of a params.yaml and a number of labels
+
+
+def can(model: Model, what: Capability) -> bool:
+    return callable(getattr(model, what, None))
+
+
+def require(model: Model, what: Capability, name: str) -> None:
+    """UserError where a model of the family `name` cannot do this."""
+    if not can(model, what):
+        able = [other for other in ("generate", "reconstruct", "transform") if can(model, other)]
+        raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")

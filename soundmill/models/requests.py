@@ -1,0 +1,64 @@
+"""What sounds are wanted: of the test clips, or of what a person types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+from soundmill.models.family import Model, Request
+from soundmill.params import did_you_mean
+from soundmill.training.seeds import seed_of
+
+
+def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
+    """By clip id its own labels and first caption, as far as the model reads them; each sound has a seed of its own."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]).to_pylist()
+    found = {row["clip_id"]: row for row in rows}
+    requests = {}
+    unknown: set[str] = set()
+    for clip_id in clip_ids:
+        labels, caption = (), ""
+        if model.condition == "labels":
+            its = sorted(set(found[clip_id]["labels"] or []))
+            unknown.update(set(its) - set(model.labels))
+            labels = tuple(label for label in its if label in model.labels)
+        elif model.condition == "caption":
+            caption = (found[clip_id]["captions"] or [""])[0]
+        requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id))
+    if unknown:
+        print(f"labels the model was not trained on, left out of the condition: {', '.join(sorted(unknown))}")
+    return requests
+
+
+def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> list[Request]:
+    """`count` sounds: of each prompt, where the model reads captions; of all of them mixed, where it knows labels.
+
+    No prompt is any sound, but for a model that reads captions; an unknown label is a UserError that lists the known.
+    """
+    if model.condition == "caption":
+        if not prompts:
+            raise UserError('this model makes what a text says: give a prompt, such as "a dog barks, then rain"')
+        return [Request(caption=prompt, seed=seed_of(seed, prompt, index)) for prompt in prompts for index in range(count)]
+    labels = tuple(match_label(prompt, model.labels) for prompt in prompts)
+    return [Request(labels, seed=seed_of(seed, *labels, index)) for index in range(count)]
+
+
+def describe(request: Request) -> str:
+    """As a person says it; "" for any sound."""
+    return request.caption or ", ".join(request.labels)
+
+
+def match_label(asked: str, known: Sequence[str]) -> str:
+    """The known label meant: the same but for case, or the only one that contains the text."""
+    if not known:
+        raise UserError(f"label {asked!r}: this model was trained without labels; leave --label out")
+    exact = [label for label in known if label.casefold() == asked.casefold()]
+    within = [label for label in known if asked.strip() and asked.casefold() in label.casefold()]
+    found = exact or within
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"label {asked!r} could be any of: {', '.join(found)}; say which")
+    raise UserError(f"unknown label {asked!r}{did_you_mean(asked, list(known))} (labels: {', '.join(known)})")

@@ -1,0 +1,109 @@
+"""What is around any family's model: waves brought to its rate and channels, long ones in windows, requests, sampling by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+from soundmill.models import generation, requests
+from soundmill.models.family import Request, can, require
+
+CATALOG = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "split": "test", "weight": 1.0}
+
+
+@dataclass
+class Model:
+    sample_rate: int = 16_000
+    channels: int = 1
+    num_samples: int | None = None
+    condition: str = "none"
+    labels: list[str] = field(default_factory=list)
+
+    def reconstruct(self, waves, run):
+        return waves
+
+
+@pytest.mark.parametrize("length", [1, 999, 1000, 1001, 2900, 7777])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_windows_of_what_is_not_changed_are_the_whole(length, channels):
+    wave = torch.randn(channels, length, generator=torch.Generator().manual_seed(length))
+    longest = []
+
+    def work(part):
+        longest.append(part.shape[2])
+        return part
+
+    made = generation.in_windows(work, wave, Model(channels=channels, num_samples=1000))
+    torch.testing.assert_close(made, wave)
+    assert max(longest) <= 1000
+
+
+def test_windows_fade_into_one_another():
+    turns = iter(range(100))
+    made = generation.in_windows(
+        lambda part: torch.full_like(part, float(next(turns))), torch.zeros(1, 2750), Model(num_samples=1000)
+    )
+    steps = made[0].diff()
+    assert made[0, 0] == 0
+    assert made[0, -1] == 3
+    assert steps.min() >= 0
+    assert steps.max() < 0.01  # a cut would be a step of 1
+
+
+def test_a_wave_is_brought_to_the_models_rate_and_channels():
+    stereo = np.stack([np.full(8000, 0.5, np.float32), np.full(8000, -0.1, np.float32)])
+    mono = generation.as_model_takes(stereo, 16_000, Model())
+    np.testing.assert_allclose(mono, np.full((1, 8000), 0.2), atol=1e-6)
+    doubled = generation.as_model_takes(mono, 16_000, Model(sample_rate=44_100, channels=2))
+    assert doubled.shape == (2, 22_050)
+    np.testing.assert_array_equal(doubled[0], doubled[1])
+    np.testing.assert_allclose(doubled[0, 2000:-2000], 0.2, atol=1e-3)
+    assert generation.as_model_takes(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
+
+
+def test_what_a_model_can_and_cannot():
+    assert can(Model(), "reconstruct")
+    assert not can(Model(), "generate")
+    with pytest.raises(UserError, match="the family 'tiny' cannot transform; it can reconstruct"):
+        require(Model(), "transform", "tiny")
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    rows = [
+        {"clip_id": "a", "labels": ["rain", "dog"], "captions": ["first", "second"]},
+        {"clip_id": "b", "labels": ["unknown"], "captions": []},
+    ]
+    shards.write_rows([CATALOG | row for row in rows], tmp_path / "catalog.parquet", manifest.CATALOG)
+    return tmp_path / "catalog.parquet"
+
+
+def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
+    by_label = requests.of_clips(Model(condition="labels", labels=["dog", "rain"]), catalog, ["a", "b"], 7)
+    assert [(request.labels, request.caption) for request in by_label.values()] == [(("dog", "rain"), ""), ((), "")]
+    assert "left out of the condition: unknown" in capsys.readouterr().out
+    by_caption = requests.of_clips(Model(condition="caption"), catalog, ["a", "b"], 7)
+    assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "first"), ((), "")]
+    assert [request.seed for request in by_caption.values()] == [request.seed for request in by_label.values()]
+    assert len({request.seed for request in by_label.values()}) == 2
+    nothing = requests.of_clips(Model(), catalog, ["a"], 7)
+    assert requests.describe(nothing["a"]) == ""
+
+
+def test_prompts_are_texts_or_labels():
+    texts = requests.of_prompts(Model(condition="caption"), ["a bell", "rain"], 2, 0)
+    assert [request.caption for request in texts] == ["a bell", "a bell", "rain", "rain"]
+    assert len({request.seed for request in texts}) == 4
+    mixed = requests.of_prompts(Model(condition="labels", labels=["dog bark", "rain"]), ["dog", "RAIN"], 2, 0)
+    assert [request.labels for request in mixed] == [("dog bark", "rain")] * 2
+    assert [request.labels for request in requests.of_prompts(Model(), [], 1, 0)] == [()]
+    with pytest.raises(UserError, match="give a prompt"):
+        requests.of_prompts(Model(condition="caption"), [], 1, 0)
+    with pytest.raises(UserError, match="without labels"):
+        requests.of_prompts(Model(), ["rain"], 1, 0)
+    assert requests.describe(Request(labels=("dog", "rain"))) == "dog, rain"

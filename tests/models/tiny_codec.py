@@ -1,0 +1,136 @@
+"""A family to throw away: an autoencoder of stereo waves at 22.05 kHz that only reconstructs (tests/test_graph.py installs it)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.audio.resample import resample
+from soundmill.models.catalog import read_weights
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.family import Family, Rehearsal, Run
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+from soundmill.models.training import Prepared
+from soundmill.params import StageParams
+from soundmill.training import weights
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.module import TrainingModule
+
+RATE, CHANNELS, STRIDE = 22_050, 2, 8
+
+
+class SamplingParams(StageParams):
+    gain: float
+
+
+class TrainParams(FamilyTrainParams):
+    batch_size: int
+    width: int
+    sampling: SamplingParams
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+
+class GenerateParams(FamilyGenerateParams):
+    sampling: SamplingParams
+
+
+class Net(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.encoder = nn.Conv1d(CHANNELS, width, 2 * STRIDE, STRIDE, STRIDE // 2)
+        self.decoder = nn.ConvTranspose1d(width, CHANNELS, 2 * STRIDE, STRIDE, STRIDE // 2)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return self.decoder(torch.tanh(self.encoder(waves)))
+
+
+@dataclass
+class TinyCodec:
+    params: TrainParams
+    net: Net
+    sample_rate: int = RATE
+    channels: int = CHANNELS
+    num_samples: int | None = None
+    condition: str = "none"
+    labels: tuple[str, ...] = ()
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        length = waves.shape[2]
+        with torch.no_grad():
+            made = self.net.cpu()(nn.functional.pad(waves, (0, -length % STRIDE)))
+        return (run.sampling.gain * made[..., :length]).clamp(-1, 1)
+
+
+class Module(TrainingModule):
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        (waves,) = batch.values
+        waves = torch.stack([torch.from_numpy(resample(wave[0].numpy(), 16_000, RATE)) for wave in waves.cpu()])
+        stereo = waves[:, None].repeat(1, CHANNELS, 1)[..., : waves.shape[1] // STRIDE * STRIDE].to(self.device)
+        return (self.net(stereo) - stereo).abs().mean()
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path) -> Prepared:
+    clip_weights = read_weights(catalog)["train"]
+    torch.manual_seed(params.seed)
+    model = TinyCodec(params, Net(params.width))
+    order = Order(params.seed, clip_weights, params.batch_size)
+    rng = torch.Generator().manual_seed(params.seed)
+    return Prepared(
+        Module(model.net, params, params.steps or order.steps(params.epochs)),
+        model,
+        WaveCrops(gather_waves(clips, list(clip_weights), ctx.scratch), 8_000),
+        order,
+        partial(crop_places, params.seed, params.batch_size),
+        clip_ids=list(clip_weights),
+        counts={},
+        samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),
+        samples_every=None,
+        columns=2,
+        valid_loss=lambda: None,
+        save=partial(save, model),
+    )
+
+
+def save(model: TinyCodec, directory: Path, facts: dict[str, Any]) -> None:
+    directory.mkdir(parents=True)
+    weights.write(model.net.state_dict(), directory / "net.safetensors")
+    write_config(directory, "tiny_codec", model.params, facts)
+
+
+def load(directory: Path) -> TinyCodec:
+    params = read_part(TrainParams, read_config(directory, "tiny_codec", ("params",)), "params", directory)
+    return TinyCodec(params, weights.fill(Net(params.width), directory / "net.safetensors"))
+
+
+def read(document: dict[str, Any]) -> TrainParams:
+    return strict.parse(TrainParams, strict.section(document, "tiny_codec.train", "parameters"), "tiny_codec.train")
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    params = read(document)
+    module = Module(Net(params.width), params, steps=1)
+    return Rehearsal(
+        module, lambda step: Batch(step, None, (torch.randn(params.batch_size, 1, 8_000),)), params.batch_size, passes=1
+    )
+
+
+FAMILY = Family(
+    title="a tiny autoencoder of stereo waves",
+    paper="none",
+    train_params=TrainParams,
+    generate_params=GenerateParams,
+    prepare=prepare,
+    load=load,
+    networks=lambda document: {"autoencoder": Net(read(document).width)},
+    rehearse=rehearse,
+)
