@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import dvc
+from soundmill import experiments, tracking
 from soundmill import params as parameters
-from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.evaluation import weights
 from soundmill.params import read_yaml
@@ -49,7 +49,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         if (destination / "dvc.lock").exists() and (fault := dvc.lock_fault(destination / "dvc.lock")):
             return [*missing, f"dvc.lock: broken when the run was recorded ({fault}): outputs cannot be brought back"]
         _check_outputs(destination, names, state)
-    except UserError:
+    except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise
     dvc.share_cache(destination, home)
@@ -257,9 +257,8 @@ def run_pipeline(root: Path) -> int:
 
 def _code_files(home: Path) -> list[str]:
     """Tracked and new files of the project, without what every checkout has of its own."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=home, capture_output=True, env=_no_outer_git()
-    )
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=home, capture_output=True, env=experiments.without_outer_git())
     if done.returncode:
         raise UserError(f"{home} is not a git checkout; clone the project with git to use workspaces")
     names = [os.fsdecode(raw) for raw in done.stdout.split(b"\0") if raw]
@@ -295,13 +294,7 @@ def _git(where: Path, *arguments: str) -> bool:
 
 
 def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=_no_outer_git())
-
-
-def _no_outer_git() -> dict[str, str]:
-    """Git's own variables (set in hooks) would point every command at another repository."""
-    outer = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    return {key: value for key, value in os.environ.items() if key not in outer} | {"LC_ALL": "C"}  # its words are looked into
+    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=experiments.without_outer_git())
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,10 @@ LONGEST_TITLE = 28  # letters of a label or caption above a picture
 
 
 class Figure(figure.Figure):
-    """matplotlib's, but a `$` in a label or caption is no mathematics, and a letter that the font lacks is a box and no warning."""
+    """matplotlib's, but a `$` in a label or caption is no mathematics, and a letter that the font lacks is a box and no warning.
+
+    So tick labels of a logarithmic axis, which are mathematics, must be given as plain text.
+    """
 
     def draw(self, renderer: Any) -> None:
         for text in self.findobj(Text):

@@ -74,7 +74,13 @@ def _at_work(root: Path) -> bool:
     temporary = root / ".dvc/tmp/exps"
     said = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
     pids = [pid.decode() for text in said for pid in re.findall(rb'"pid": (\d+)', text)]
-    return any(b"exp" in _read(Path(f"/proc/{pid}/cmdline")) for pid in pids)
+    return any(_runs_experiments(pid) for pid in pids)
+
+
+def _runs_experiments(pid: str) -> bool:
+    """Whether a process is a `dvc exp …`: a number in an old file may be another's by now."""
+    words = _read(Path(f"/proc/{pid}/cmdline")).split(b"\0")
+    return b"exp" in words and any(word.rpartition(b"/")[2] == b"dvc" for word in words)
 
 
 def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
@@ -190,9 +196,14 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+def without_outer_git() -> dict[str, str]:
+    """The environment without git's own variables (set in hooks), which would point every command at another repository."""
+    return {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+
+
 def _git(root: Path, *arguments: str) -> str:
     """Output of a git command that changes nothing; empty when it fails."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    environment = {**without_outer_git(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -40,7 +40,7 @@ P = TypeVar("P", bound=BaseModel)
 
 
 def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
-    """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` as in `dvc exp run -S`."""
+    """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` as Hydra takes them."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException

@@ -167,7 +167,7 @@ def file_digests(
             found = [_known_digest(path, known.get(name), linked) for path, name in zip(some, names, strict=True)]
             # Hashing releases the GIL.
             found = [
-                pool.submit(_fresh_digest, path, linked, check) if value is None else value
+                pool.submit(_fresh_digest, path, linked, check) if value is None else (check and check(path)) or value
                 for path, value in zip(some, found, strict=True)
             ]
             news = []

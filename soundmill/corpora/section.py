@@ -75,7 +75,7 @@ def named(part: str) -> Iterator[None]:
 
 def _existing(path: str | None, home: Path) -> Path:
     """The directory that corpus.path names, or a UserError that says what is wrong with it."""
-    remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `dvc exp run -S corpus.path=DIR`"
+    remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `soundmill params corpus=auto corpus.path=DIR`"
     if not path:
         raise UserError(f"params.yaml: corpus.path is not set; {remedy}")
     root = home / path

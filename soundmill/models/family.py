@@ -41,7 +41,7 @@ class Run:
     home: Path  # where relative names of text encoders start
     scratch: Path
     digests: Path | None = None  # cache of file digests
-    progress: Callable[[int], Any] = lambda n: None  # told how many more sounds are made
+    progress: Callable[[int], Any] = lambda n: None  # `generate` tells how many more sounds are made
 
 
 class Model(Protocol):

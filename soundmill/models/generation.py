@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ def run(
             write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), trained.sample_rate)
 
     requests: dict[str, Request] = {}
+    seconds = durations_of(clips, wanted)
+    _say_cut(ctx.name, trained, max(seconds.values()))
     if can(trained, "generate"):
         requests = of_clips(trained, catalog, wanted, params.seed)
-        seconds = durations_of(clips, wanted)
-        _say_cut(ctx.name, trained, max(seconds.values()))
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
         with ctx.progress(len(wanted), ctx.name) as tick:
             made = generate_each(trained, list(requests.values()), how(tick))
@@ -106,12 +107,7 @@ def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterat
     """A wave [C, T] for each request, a few batches in memory at once; one that is not finite is a UserError."""
     size = run.batch_size * BATCHES_AT_ONCE
     for start in range(0, len(requests), size):
-        waves = model.generate(requests[start : start + size], run)
-        if not torch.isfinite(waves).all():
-            raise UserError(
-                f"the model's sounds are not finite with {run.sampling}; choose a gentler sampling, or retrain with `dvc repro`"
-            )
-        yield from waves
+        yield from _finite(model.generate(requests[start : start + size], run), run)
 
 
 def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -119,10 +115,19 @@ def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray,
 
     A wave is brought to the model's rate and channels first, and cut where the model cannot make more.
     """
+    quietly = replace(run, progress=lambda n: None)  # progress is counted here, in sounds
     for name, (wave, rate) in sounds:
         fitted = torch.from_numpy(as_model_takes(wave, rate, model))[None, :, : model.num_samples]
-        yield name, model.reconstruct(fitted, run)[0]
+        yield name, _finite(model.reconstruct(fitted, quietly), quietly)[0]
         run.progress(1)
+
+
+def _finite(waves: Tensor, run: Run) -> Tensor:
+    if not torch.isfinite(waves).all():
+        raise UserError(
+            f"the model's sounds are not finite with {run.sampling}; choose a gentler sampling, or retrain with `dvc repro`"
+        )
+    return waves
 
 
 def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
@@ -194,7 +199,7 @@ def reconstruct_sounds(
         facts = {**whose, "sampling": run.sampling.model_dump(mode="json")}
         for name, (wave, rate) in sounds.items():
             given = as_model_takes(wave, rate, model)
-            made = in_windows(lambda part: model.reconstruct(part, run), torch.from_numpy(given), model)
+            made = in_windows(lambda part: _finite(model.reconstruct(part, run), run), torch.from_numpy(given), model)
             path, before = output_dir / f"{name}.wav", output_dir / f"{name}-input.wav"
             write_wav(before, given, model.sample_rate)
             write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, "reconstruction_of": name}, ensure_ascii=False))

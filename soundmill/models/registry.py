@@ -25,8 +25,7 @@ FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
     "tango": "soundmill.models.tango",
 }
-VOCODERS = {
-    "griffin_lim": "soundmill.models.components.griffin_lim",
+VOCODERS = {  # that the stage makes; Griffin-Lim needs none
     "hifigan": "soundmill.models.components.hifigan",
 }
 CODECS = {

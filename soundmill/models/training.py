@@ -23,6 +23,8 @@ from soundmill.training.device import pick_device
 from soundmill.training.loader import Joined, Order, Source
 from soundmill.training.module import TrainingModule, fit_averaged, use_threads
 
+CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
+
 
 @dataclass
 class Prepared:
@@ -53,7 +55,7 @@ def run(
     parameters = sum(weight.numel() for weight in module.net.parameters())
     said = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
     print(f"{ctx.name}: {said}, {parameters:,} parameters, {steps} steps of {order.batch_size * module.accumulate}", flush=True)
-    columns = {"clip_id": "string", prepared.model.condition: "string"}
+    columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
     ctx.tracking.log_dataset("training clips", shards.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
     draw = partial(draw_samples, family, prepared, params, ctx)

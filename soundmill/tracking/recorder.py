@@ -381,7 +381,7 @@ class Line:
         self._lost_reason = DIED
         self._mouth = threading.Lock()
         self._killed_at: float | None = None
-        self._opened = self._closing = False
+        self._opened = self._closing = self._refused = False
         self._last_word = time.monotonic()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -418,6 +418,7 @@ class Line:
     def _refuse(self, why: object) -> None:
         """Tell the log, which is kept then, and the stage."""
         self._complaints += 1
+        self._refused = True
         if self._complaints <= MAX_COMPLAINTS:
             print(f"{REFUSED}: {why}", file=sys.stderr, flush=True)
             self.say("warning", message=f"{REFUSED}: {why}")
@@ -524,6 +525,7 @@ class Line:
                         raise Down(f"tracking store {where.uri} fails again and again ({_one_line(error)})") from None
                     self.say("warning", message=f"{batch[0]['op']} could not be recorded: {_one_line(error)}")
             if end:
+                recorder.lost = recorder.lost or self._refused
                 try:
                     return recorder.end(end["status"], end["reason"])
                 except Exception as error:
@@ -570,8 +572,7 @@ def serve(listener: socket.socket, where: Store, place: Path) -> None:
                 time.sleep(POLL_SECONDS)
         except TimeoutError:
             pass
-        except OSError:
-            place.unlink(missing_ok=True)
+        except OSError:  # shut down below, and the place may be another recorder's by now
             listener.close()
             listening = False
         for line in lines:

@@ -117,7 +117,7 @@ def gather(
         shards.say_damaged(path.parent, [found.name])
         found.unlink()
     else:
-        new = path.with_name(f"{begin}new")
+        new = path.with_name(f"{begin}{os.getpid()}")
         try:
             shards.write_atomically(new, copy)
         except OSError as error:

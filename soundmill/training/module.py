@@ -61,10 +61,9 @@ class TrainingModule(pl.LightningModule):
         self.ema.step(self.net)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.clip(self.net)
+        self.clip(self.net, self.params.optimiser.clip_norm)
 
-    def clip(self, net: nn.Module) -> None:
-        clip_norm = self.params.optimiser.clip_norm
+    def clip(self, net: nn.Module, clip_norm: float | None) -> None:
         if clip_norm is not None:  # Lightning's own clipping refuses a fused optimiser
             nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
 
@@ -193,7 +192,8 @@ def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: Ha
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     use_threads(hardware.threads)
     with _quiet(), tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
-        alone = hardware.model_copy(update={"devices": 1})
+        found = "cpu" if pick_device(hardware.accelerator).type == "cpu" else "gpu"
+        alone = hardware.model_copy(update={"devices": 1, "accelerator": found})
         trainer = _trainer(module, alone, precision, Path(folder), [clock], max_epochs=1)
         batches = [batch(step) for step in range(count)]
         trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda one: one))

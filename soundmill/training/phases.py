@@ -70,6 +70,8 @@ class PhasedModule(TrainingModule):
         """All turns of a batch; returns the net's loss, or that of the last who stepped where it did not."""
         phase = self.phase(step)
         due = [turn.net for turn in phase.turns if turn.due(step)]
+        if not due:
+            raise ValueError(f"nobody's turn on batch {step}: every batch is a step of somebody")
         optimisers = dict(zip(self.optimised, self.optimizers(), strict=True))
         losses = phase.losses(step, batch, due)
         found: dict[str, Tensor] = {}
@@ -79,7 +81,7 @@ class PhasedModule(TrainingModule):
                 optimisers[name].zero_grad()
                 found[name] = next(losses)
                 self.manual_backward(found[name])
-                self.clip(getattr(self, name))
+                self.clip(getattr(self, name), self.optimised[name].clip_norm)
             # Lightning counts what is stepped through it: one of each batch.
             (optimisers[name] if name == due[-1] else optimisers[name].optimizer).step()
         for rate in self.lr_schedulers():
@@ -94,14 +96,14 @@ class PhasedModule(TrainingModule):
     @contextmanager
     def _still(self, names: Iterable[str]) -> Iterator[None]:
         """Inside, no gradient reaches these: half of their way back is spared."""
-        parts = [self.get_submodule(name) for name in names]
-        for part in parts:
-            part.requires_grad_(False)
+        weights = [weight for name in names for weight in self.get_submodule(name).parameters() if weight.requires_grad]
+        for weight in weights:
+            weight.requires_grad_(False)
         try:
             yield
         finally:
-            for part in parts:
-                part.requires_grad_(True)
+            for weight in weights:
+                weight.requires_grad_(True)
 
 
 def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:

@@ -373,3 +373,18 @@ def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
     name, caption = inventory.csv_columns(found, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
     assert [row[caption][0] for _, row in inventory.read_csv(found, b"a.csv")] == ["a"]
+
+
+def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
+    path = tmp_path / "sounds" / "long.wav"
+    path.parent.mkdir()
+    soundfile.write(path, np.zeros(16_000), 16_000, subtype="PCM_16")
+    size = 3600 * 32_000
+    os.truncate(path, 44 + size)  # sparse: it takes no room
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(size.to_bytes(4, "little"))
+    os.utime(path, (1, 1))  # not so new that its digest is not kept
+    for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
+        found = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
+        assert len(found.audio) == kept

@@ -21,11 +21,11 @@ def runs(mark: dict[str, str], words: str) -> Callable[[], bool]:
 
 
 def listens(mark: dict[str, str]) -> Callable[[], object]:
-    return lambda: ports(pid for pid, command in marked(mark).items() if "prefect.server" in command)
+    return lambda: ports(pid for pid, command in marked(mark).items() if "flows.server" in command)
 
 
 MOMENTS: dict[str, Callable[[dict[str, str]], Callable[[], object]]] = {
-    "its server starts": lambda mark: runs(mark, "prefect.server"),
+    "its server starts": lambda mark: runs(mark, "flows.server"),
     "its server listens": listens,
     "the stage starts": lambda mark: runs(mark, "python first.py"),
 }

@@ -241,7 +241,7 @@ def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_p
     servers = [
         pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if b"prefect.server" in read(f"/proc/{pid}/cmdline") and str(tmp_path).encode() in read(f"/proc/{pid}/environ")
+        if b"flows.server" in read(f"/proc/{pid}/cmdline") and str(tmp_path).encode() in read(f"/proc/{pid}/environ")
     ]
     assert servers
     for pid in servers:

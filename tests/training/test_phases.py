@@ -170,3 +170,16 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys, kind):
         assert torch.equal(value, resumed.state_dict()[name]), name
     for net, average in zip(whole.net.parameters(), whole.ema.shadow, strict=True):
         assert torch.equal(net, average)  # an average that decays by nothing is the weights themselves
+
+
+def test_what_is_frozen_on_purpose_stays_so(tmp_path):
+    class Projected(Duel):
+        def __init__(self, net, others, params, steps):
+            others["discriminator"][0][0].requires_grad_(False)
+            super().__init__(net, others, params, steps)
+
+    weights = Weights()
+    duel, _ = fit(tmp_path, steps=3, extra=[weights], kind=Projected)
+    assert [weight.requires_grad for weight in duel.discriminator.parameters()] == [False, False, True, True]
+    assert torch.equal(weights.seen[0]["discriminator.0.weight"], weights.seen[-1]["discriminator.0.weight"])
+    assert not torch.equal(weights.seen[0]["net.0.weight"], weights.seen[-1]["net.0.weight"])

@@ -36,7 +36,7 @@ class Codec(Protocol):
         """Latents [N, …] of waves [N, channels, T]."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Waves [N, channels, T] of latents; not clipped."""
+        """Waves [N, channels, T] in [−1, 1] of latents."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from soundmill.errors import UserError
 from soundmill.models.components.contracts import Vocoder
 
 
@@ -13,6 +14,8 @@ def to_waves(vocoder: Vocoder, log_mels: Tensor, device: torch.device, num_sampl
 
     One after another, so that none hangs on its neighbours; one that is louder than 1 is turned down whole.
     """
+    if not torch.isfinite(log_mels).all():
+        raise UserError("the model's log-mels are not finite; choose a gentler sampling, or retrain with `dvc repro`")
     vocoder = vocoder.to(device)
     with torch.no_grad():
         waves = torch.cat([vocoder.vocode(log_mel[None].to(device)).cpu()[..., :num_samples] for log_mel in log_mels])

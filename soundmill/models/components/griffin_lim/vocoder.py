@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from soundmill.audio.invert import mel_to_wave
@@ -28,4 +29,6 @@ class GriffinLim:
         """Waves [N, 1, frames · hop_length] on the CPU."""
         num_samples = log_mels.shape[2] * self.spec.hop_length
         iterations, momentum = self.params.griffin_lim_iterations, self.params.griffin_lim_momentum
-        return mel_to_wave(log_mels.cpu(), self.spec, num_samples, iterations, momentum, SEED)[:, None]
+        # Frames stand in the middle of their windows: without one more, the last of them would fade out.
+        log_mels = torch.cat([log_mels, log_mels[..., -1:]], 2).cpu()
+        return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED)[:, None]

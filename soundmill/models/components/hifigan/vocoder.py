@@ -129,13 +129,7 @@ def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, A
 def config(directory: Path, spec: MelSpec) -> HifiGanConfig:
     """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
     path = directory / CONFIG
-    try:
-        values = strict.read_json(path, "remake it with `dvc repro`")
-    except FileNotFoundError:
-        raise UserError(
-            f"{directory}: no vocoder here (config.json is missing); choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or "
-            "take Griffin-Lim (`vocoder=griffin_lim`)"
-        ) from None
+    values = weights.read_json(path, "vocoder")
     found = strict.parse(HifiGanConfig, values, str(path))
     wanted = spec.model_dump()
     differing = [f"{key} {value}, not {wanted[key]}" for key, value in found.mel_spec.model_dump().items() if value != wanted[key]]

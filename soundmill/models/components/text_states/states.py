@@ -115,6 +115,7 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
     threads = torch.get_num_threads()
     try:
         read = _reader(config.model_dump_json(), home, scratch, digests)
+        torch.set_num_threads(1)  # others give other last bits
         known = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
     finally:
         torch.set_num_threads(threads)
