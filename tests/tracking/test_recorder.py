@@ -100,7 +100,7 @@ def test_bad_lines_are_refused_and_the_rest_goes_on(home: Path) -> None:
     with Caller(home, "bad lines") as caller:
         caller.say(caller.opening(), *bad.values(), metric, {"op": "end", "status": "FINISHED", "reason": ""})
         answers = caller.answers()
-    assert answers[-1] == {"event": "ended", "incomplete": []}
+    assert answers[-1] == {"event": "ended", "incomplete": ["bad lines"]}
     said = [answer["message"] for answer in answers if answer["event"] == "warning"]
     assert said == [f"refused: {reason}" for reason in bad]
     assert [line for line in caller.log.read_text().splitlines() if line in said] == said
@@ -157,7 +157,7 @@ def test_only_what_lies_in_its_own_spool_is_copied_or_deleted(home: Path) -> Non
         )
         answers = caller.answers()
         assert [answer["event"] for answer in answers].count("warning") == len(bad) + 1
-        assert answers[-1] == {"event": "ended", "incomplete": []}
+        assert answers[-1] == {"event": "ended", "incomplete": ["bad paths"]}
         artifacts = home / "mlartifacts" / run_named(home, "bad paths").info.run_id
         assert [path.relative_to(artifacts / "artifacts") for path in artifacts.rglob("*.txt")] == [Path("kept/note.txt")]
         assert (outside.read_text(), theirs.read_text()) == ("secret", "theirs")
