@@ -102,7 +102,7 @@ def test_similarity_is_the_cosine(network):
 def test_the_best_of_every_group_is_kept(network):
     texts = ["a dog barks"] * 4 + ["rain"] * 4
     waves = [noise(0.5, seed)[: RATE // 6] * (1 + seed) for seed in range(8)]
-    kept = reranking.best_of(4)(texts, waves, 16_000)
+    kept = reranking.best_of(4)(texts, [wave[None] for wave in waves], 16_000)
     scores = network.similarity(texts, [resample(wave, 16_000, RATE) for wave in waves])
     assert kept == [int(scores[:4].argmax()), 4 + int(scores[4:].argmax())]
 
