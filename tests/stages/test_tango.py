@@ -172,7 +172,7 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no sound can be written there"):
         generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "file", tmp_path)
-    with pytest.raises(UserError, match=r"not finite with .*guidance_scale=1e\+30"):
+    with pytest.raises(UserError, match="log-mels are not finite"):
         generation.generate_sounds(
             trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, ["num_steps=1", "guidance_scale=1e30"]
         )
