@@ -268,10 +268,11 @@ def _show(ctx: Context, shown: dict[Path, Path]) -> None:
             make()
         failed += said
     for staged, final in shown.items():
-        if not staged.exists() or (failed and staged.is_dir()):
+        whole = " whole" if staged.exists() else ""
+        if not whole or (failed and staged.is_dir()):
             text = staged if staged.suffix else staged / "failed.txt"
             text.parent.mkdir(exist_ok=True)
-            text.write_text("\n".join([f"{final} was not made whole.", *failed, ""]), encoding="utf-8")
+            text.write_text("\n".join([f"{final} was not made{whole}.", *failed, ""]), encoding="utf-8")
         publish(staged, final)
 
 
