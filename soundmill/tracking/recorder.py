@@ -462,7 +462,7 @@ class Line:
                     is_open, ended = True, word["op"] in ("end", "settle")
                     self._pending.put(word)
         except OSError:
-            pass  # gone
+            pass  # the caller is gone; what it said until then is recorded
         finally:
             if is_open and not ended and not self._closing:
                 self._killed_at = time.monotonic()
