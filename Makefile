@@ -21,7 +21,7 @@ test: $(VENV)/.installed  ## set up and run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
-	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/audio/test_decode.py -k damage
+	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_decode.py -k damage
 
 attack: $(VENV)/.installed  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
 	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest tests/test_attack.py

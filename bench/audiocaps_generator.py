@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 
 from bench.recordings import find
-from soundmill.audio.decode import ffmpeg_executable
+from soundmill.decoding.decode import ffmpeg_executable
 from soundmill.errors import UserError
 
 Form = Literal["made", "ogg", "youtube"]

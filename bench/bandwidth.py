@@ -16,9 +16,9 @@ import soundfile
 
 from bench import measure, recordings
 from bench.measure import Target
-from soundmill.audio.decode import ffmpeg_executable, read_mono
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.audio.resample import resample
+from soundmill.decoding.decode import ffmpeg_executable, read_mono
 
 RATE, LOW_RATE = 16_000, 8_000
 LIMIT_HZ = 4_500.0  # as conf/config.yaml proposes for `min_bandwidth_hz`

@@ -15,7 +15,7 @@ from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, as_a_stage, ratio, timed
 from bench.project import Project
 from soundmill import tracking
-from soundmill.audio.ffmpeg import ffmpeg_executable, version_of
+from soundmill.decoding.ffmpeg import ffmpeg_executable, version_of
 
 CLIPS_PER_SHARD = 50  # some; few enough that a process which others slow down gets fewer of them
 STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where a script finds its ffmpeg

@@ -16,8 +16,8 @@ import numpy as np
 
 from bench import measure
 from soundmill import shards
-from soundmill.audio.decode import read_mono
 from soundmill.audio.resample import resample
+from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, protocols, scores
 from soundmill.evaluation.features import MAX_SECONDS

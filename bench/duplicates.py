@@ -22,8 +22,9 @@ import soundfile
 
 from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process
-from soundmill.audio import decode, fingerprint, resample
+from soundmill.audio import fingerprint, resample
 from soundmill.corpora import duplicates
+from soundmill.decoding import decode
 
 ONE_SHOTS = ROOT.parent / "shared" / "data" / "cc0_samples"  # drums, hits and loops, most of them below a second
 SHIFT_SECONDS = 0.3  # no multiple of the fingerprint's hop

@@ -22,7 +22,8 @@ import numpy as np
 from bench import measure, recordings, references
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
 from soundmill import shards
-from soundmill.audio.decode import encode_flac, read_mono
+from soundmill.audio.flac import encode_flac
+from soundmill.decoding.decode import read_mono
 from soundmill.evaluation import features, weights
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
 

@@ -19,7 +19,7 @@ from bench.checkout import Usage, run
 from bench.measure import ROOT, WORKERS, Target
 from bench.scale import soundmill
 from soundmill import params
-from soundmill.audio.decode import encode_flac
+from soundmill.audio.flac import encode_flac
 from soundmill.evaluation import scores, weights
 
 RATE = 16_000

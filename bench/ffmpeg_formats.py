@@ -11,7 +11,7 @@ from bench import measure, recordings
 from bench.decode import about_ffmpegs, plan, resample, resample_command, with_each_ffmpeg
 from bench.measure import WORKERS, Target, as_a_stage, in_fresh_process, ratio, timed
 from bench.peers import RATE
-from soundmill.audio.decode import ffmpeg_executable
+from soundmill.decoding.decode import ffmpeg_executable
 
 SHARDS = 16  # as a corpus has unless told otherwise
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}

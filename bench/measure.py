@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import WORKERS as WORKERS
-from soundmill.audio.decode import ffmpeg_version
+from soundmill.decoding.decode import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "bench"

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench import measure
 from bench.picture import GRID, INK, MUTED
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, protocol
 

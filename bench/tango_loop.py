@@ -111,8 +111,8 @@ class Training:
     def _log_mel(self, path: Path) -> Any:
         import torch
 
-        from soundmill.audio.decode import read_mono
         from soundmill.audio.mel import log_mel
+        from soundmill.decoding.decode import read_mono
 
         spec = self.autoencoder.spec
         values = torch.from_numpy(log_mel(read_mono(path, spec.sample_rate, 60.0), spec))[:, : self.frames]

@@ -230,7 +230,7 @@ def reconstruct(
     Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
     """
     directory, home = _checkpoint(checkpoint, family, project)
-    from soundmill.audio import decode
+    from soundmill.decoding import decode
     from soundmill.models import generation
 
     repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
@@ -522,11 +522,11 @@ def list_clips(
 def show_clip(clip_id: str, project: Project = None) -> None:
     """Show all that is known of one clip, down to the recording and the second it was cut from."""
     from soundmill import clips
-    from soundmill.audio import decode
+    from soundmill.audio import flac
 
     root = project_root(project)
     row = clips.get(tables(root), clip_id)
-    wave = decode.decode_flac(row["audio"]["bytes"])
+    wave = flac.decode_flac(row["audio"]["bytes"])
     peak = float(abs(wave).max()) if len(wave) else 0.0
     sample_rate = _sample_rate(root)
     clips.check_rate(row, sample_rate)

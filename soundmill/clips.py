@@ -69,9 +69,9 @@ def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
 
 def check_rate(row: dict[str, Any], sample_rate: int) -> None:
     """UserError where a clip (a row of manifest.CLIPS) was made at another rate than params.yaml says by now."""
-    from soundmill.audio import decode
+    from soundmill.audio import flac
 
-    found = decode.flac_rate(row["audio"]["bytes"])
+    found = flac.flac_rate(row["audio"]["bytes"])
     if found != sample_rate:
         raise UserError(
             f"clip {row['clip_id']!r} has {found} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
@@ -81,7 +81,7 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
     """Write clips as `{clip_id}.wav` (16-bit PCM) for any player; returns the paths in the order of the shards."""
-    from soundmill.audio import decode
+    from soundmill.audio import flac
 
     written = []
     for row in with_audio(tables, set(clip_ids)):
@@ -89,6 +89,6 @@ def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: in
         if not written:  # of clips at another rate no directory is left
             directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
-        decode.write_wav(path, decode.decode_flac(row["audio"]["bytes"]), sample_rate)
+        flac.write_wav(path, flac.decode_flac(row["audio"]["bytes"]), sample_rate)
         written.append(path)
     return written

@@ -54,7 +54,7 @@ def _python(root: Path) -> Finding:
 
 
 def _ffmpeg(root: Path) -> Finding:
-    from soundmill.audio import decode
+    from soundmill.decoding import decode
 
     try:
         return Finding("ffmpeg", "ok", f"{decode.ffmpeg_version()} at {decode.ffmpeg_executable()}")

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features, memorisation, protocol, subsets
 from soundmill.evaluation.report import GALLERY, Card, Chip, Heard, Section, best_and_worst, copies, write_report

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.decode import decode_flac, encode_flac
+from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.audio.pairing import Candidate, plan_pairs
 from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
 from soundmill.errors import UserError

@@ -16,9 +16,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.audio import decode, resample
+from soundmill.audio import flac, resample
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.sources import Sources
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
@@ -128,15 +129,15 @@ def _write_recording(
             sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples)
             wave = np.zeros(cut["num_samples"] + cut["pad_samples"], np.float32)
             np.multiply(sound, gain, out=wave[: len(sound)])
-            flac = decode.encode_flac(wave, params.sample_rate)
+            data = flac.encode_flac(wave, params.sample_rate)
             writer.write(
                 {
                     "clip_id": cut["clip_id"],
-                    "audio": {"bytes": flac, "path": f"{cut['clip_id']}.flac"},
+                    "audio": {"bytes": data, "path": f"{cut['clip_id']}.flac"},
                     "source": cut["source"],
                     "start": cut["start"],
                     # With the samples: what is made of a clip must be made again when another decoder reads the file otherwise.
-                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], decode.flac_checksum(flac)),
+                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
                     "recording_id": cut["recording_id"],
                     "num_samples": len(wave),
                     "quality": measure_clip(wave[: len(sound)], params.sample_rate, meter, cut["start"], float(gain)),

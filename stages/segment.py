@@ -11,9 +11,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.audio import decode, segment
+from soundmill.audio import segment
 from soundmill.audio.resample import resampled_length
 from soundmill.corpora.sources import Sources
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.params import SampleRate, Seconds, StageParams
 

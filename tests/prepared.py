@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from soundmill import clips, manifest, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 
 RATE = 16_000
 VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
@@ -31,7 +31,7 @@ def prepare(directory: Path) -> clips.Tables:
         sounds[shard].append(
             {
                 "clip_id": clip_id,
-                "audio": {"bytes": decode.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+                "audio": {"bytes": flac.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
                 "source": f"folder/{stem}.ogg",
                 "start": 0.0,
                 "digest": str(number),

@@ -14,7 +14,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from soundmill import cli, clips, manifest, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.errors import UserError
 from soundmill.models import registry
 
@@ -47,9 +47,9 @@ def project(tmp_path, root, monkeypatch):
     audio, catalog = [], []
     for n, name in enumerate(ids):
         where = {"clip_id": name, "source": f"folder/{name}.ogg", "start": float(n), "recording_id": name.rpartition("_")[0]}
-        flac = decode.encode_flac(waves[name], 16000)
+        data = flac.encode_flac(waves[name], 16000)
         audio.append(
-            {**where, "audio": {"bytes": flac, "path": f"{name}.flac"}, "digest": f"d{n}", "num_samples": len(waves[name])}
+            {**where, "audio": {"bytes": data, "path": f"{name}.flac"}, "digest": f"d{n}", "num_samples": len(waves[name])}
         )
         label = name.split("_")[0] if not name.startswith("-") else "cat"
         split = manifest.SPLITS[n % 3]
@@ -262,7 +262,7 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
         for index in range(4):
             tone = 0.3 * np.sin(np.arange(24_000) * (0.05 + 0.02 * index))
             wave = np.clip(tone + level * random.standard_normal(24_000), -1, 1)
-            decode.write_wav(tmp_path / folder / "tones" / f"{index}.wav", wave.astype(np.float32), 16_000)
+            flac.write_wav(tmp_path / folder / "tones" / f"{index}.wav", wave.astype(np.float32), 16_000)
     good, bad, real = (str(tmp_path / folder) for folder in ("good", "bad", "real"))
     (tmp_path / "small.yaml").write_text(PROTOCOL)
     options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from soundmill import cli, clips, exports, manifest, params, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.exports import classes
@@ -48,7 +48,7 @@ def test_every_format_holds_the_samples_and_is_made_alike_twice(tables, tmp_path
         for path in (tmp_path / "out").rglob("*.[wf][al]*"):
             samples, rate = soundfile.read(path, dtype="int16")
             assert rate == RATE
-            assert any(np.array_equal(samples, decode.to_pcm16(wave_of(number))) for number in range(len(ROWS))), path
+            assert any(np.array_equal(samples, flac.to_pcm16(wave_of(number))) for number in range(len(ROWS))), path
     (tmp_path / "out").rename(tmp_path / "before")
     exports.export(tables, name, tmp_path / "out", RATE)
     assert tree(tmp_path / "out") == first
@@ -167,7 +167,7 @@ def test_datasets_reads_parquet_with_the_sound(tmp_path, monkeypatch):
         assert (row["captions"], row["labels"]) == (captions, labels)
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
         assert rate == RATE
-        assert np.array_equal(samples, decode.to_pcm16(wave_of(number)))
+        assert np.array_equal(samples, flac.to_pcm16(wave_of(number)))
 
 
 @pytest.mark.parametrize("name", ["audiofolder", "audiofolder_csv"])
@@ -193,7 +193,7 @@ def test_lhotse_reads_its_manifests(tables, tmp_path):
     lhotse.validate(cuts)
     cut = next(cut for cut in cuts if cut.recording_id == "abcdefghijk_5.5")
     assert [supervision.text for supervision in cut.supervisions] == ["an engine idles", "a car waits\tnearby"]
-    assert np.array_equal(decode.to_pcm16(cut.load_audio()[0]), decode.to_pcm16(wave_of(1)))
+    assert np.array_equal(flac.to_pcm16(cut.load_audio()[0]), flac.to_pcm16(wave_of(1)))
 
 
 def test_audiocraft_manifest_names_files_that_are_there(tables, tmp_path):

@@ -757,7 +757,7 @@ def test_software_tells_of_the_files_beside_a_function_too(tmp_path):
 
 
 def test_software_tells_of_the_decoder_of_those_who_decode():
-    from soundmill.audio import decode
+    from soundmill.decoding import decode
     from stages import resample, segment, spectrogram
 
     for function in (segment.plan_shard, resample.resample_shard):

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from soundmill import shards
-from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
 from soundmill.corpora.folder import layout_of
@@ -24,6 +23,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number, video_id
+from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import parse_json

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import params, shards
-from soundmill.audio import decode
 from soundmill.corpora import inventory, registry, union
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 from soundmill.corpora.sources import Sources
 from soundmill.corpora.tables import CorpusTables
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path, naming_stem
 

@@ -32,8 +32,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import manifest, shards
-from soundmill.audio import decode, fingerprint, resample
+from soundmill.audio import fingerprint, resample
 from soundmill.corpora import inventory, sources
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 
 THRESHOLD = 0.4  # of the score of two duplicates; docs/duplicates.md says how it was measured

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from soundmill import shards
-from soundmill.audio import decode
-from soundmill.audio.containers import HEAD_BYTES, is_text
+from soundmill.decoding import decode
+from soundmill.decoding.containers import HEAD_BYTES, is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import TooDeepError, parse_json

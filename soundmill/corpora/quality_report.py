@@ -273,7 +273,7 @@ def _picture(flac: bytes) -> str:
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
-    from soundmill.audio.decode import decode_flac
+    from soundmill.audio.flac import decode_flac
 
     wave = decode_flac(flac)
     wave = np.pad(wave, (0, max(0, PICTURE_COLUMNS - len(wave))))

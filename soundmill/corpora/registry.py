@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from soundmill.audio.decode import DecodeError
 from soundmill.corpora import (
     amphion,
     audiocaps,
@@ -26,6 +25,7 @@ from soundmill.corpora import (
 )
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
+from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import did_you_mean

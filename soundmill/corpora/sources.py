@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundmill import params, shards
-from soundmill.audio.decode import DecodeError, open_regular
 from soundmill.corpora.inventory import AudioFile
+from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from soundmill.audio.decode import DecodeError
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_sidecar
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import parse_json

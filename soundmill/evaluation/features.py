@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from soundmill import manifest, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, sweep
@@ -379,7 +380,7 @@ def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.n
         raise UserError(f"{shard}: no such shard, but the catalog names it; remake both with `dvc repro`")
     for row in shards.read_rows(shard, manifest.CLIPS, columns=["clip_id", "audio"]):
         if row["clip_id"] in clip_ids:
-            yield row["clip_id"], decode.decode_flac(row["audio"]["bytes"])
+            yield row["clip_id"], flac.decode_flac(row["audio"]["bytes"])
 
 
 def read_file(path: Path, sample_rate: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soundmill.audio import decode
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import report, scores
 from soundmill.evaluation.evaluator import PER_CLIP, Evaluation

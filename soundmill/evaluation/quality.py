@@ -26,7 +26,7 @@ class Quality:
 
 def quality(wave: np.ndarray) -> Quality:
     """Facts of one wave [T] in [−1, 1]."""
-    from soundmill.audio.decode import to_pcm16
+    from soundmill.audio.flac import to_pcm16
 
     level = np.abs(wave)
     return Quality(

@@ -556,7 +556,7 @@ def _attempt(what: str, make: Callable[[], Part], faults: list[str]) -> Part | N
 
 def _sound(heard: Heard) -> str:
     """What the player plays, at a rate that browsers play."""
-    from soundmill.audio.decode import encode_flac
+    from soundmill.audio.flac import encode_flac
     from soundmill.audio.resample import resample
 
     flac = encode_flac(resample(heard.beginning(), heard.sample_rate, heard.played_rate), heard.played_rate)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from soundmill import manifest, shards
-from soundmill.audio.decode import decode_flac, flac_rate, write_wav
+from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.errors import UserError
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from soundmill import manifest
 from soundmill.audio import figures
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError, told
 from soundmill.models import checkpoint, registry

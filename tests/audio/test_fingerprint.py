@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundmill.audio import decode, fingerprint, resample
+from soundmill.audio import fingerprint, resample
+from soundmill.decoding import decode
 
 RATE = fingerprint.SAMPLE_RATE
 

@@ -17,7 +17,7 @@ import soundfile
 from bench import audiocaps_generator as generator
 from bench import measure, picture
 from bench.measure import Target
-from soundmill.audio import decode
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 
 

@@ -13,7 +13,8 @@ import torch
 from bench import measure, samplers, steering
 from bench.samplers import Run
 from soundmill import manifest, params, shards, text
-from soundmill.audio import decode
+from soundmill.audio import flac
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
@@ -63,7 +64,7 @@ def prepared(tmp_path_factory, shared) -> Path:
         for number, path in enumerate(sorted((shared / "data" / "esc10" / folder).glob("*.ogg"))[:24:6]):
             wave = decode.read_mono(path, SPEC.sample_rate, 60.0)[: SPEC.sample_rate * 5 // 4]
             same = {"clip_id": path.stem, "recording_id": path.stem, "source": path.name, "start": 0.0}
-            audio = {"bytes": decode.encode_flac(wave, SPEC.sample_rate), "path": f"{path.stem}.flac"}
+            audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{path.stem}.flac"}
             clips.append({**same, "audio": audio, "digest": "", "num_samples": len(wave), "quality": None})
             split = "test" if number % 2 else "train"
             more = {"shard": 0, "split": split, "captions": [label], "labels": [label], "corpus": "esc", "weight": 1.0}

@@ -19,9 +19,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from soundmill import manifest, shards
-from soundmill.audio import decode, fingerprint, resample
+from soundmill.audio import fingerprint, flac, resample
 from soundmill.cli import app
 from soundmill.corpora import duplicates
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
 
@@ -296,7 +297,7 @@ def test_the_number_of_workers_changes_nothing(folder):
 def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dict:
     return {
         "clip_id": clip_id,
-        "audio": {"bytes": decode.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+        "audio": {"bytes": flac.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
         "source": recording_id,
         "start": start,
         "digest": shards.digest(clip_id, wave.tobytes()),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from soundmill import exports
-from soundmill.audio import decode
 from soundmill.corpora import inventory, registry
 from soundmill.corpora.sources import Sources
+from soundmill.decoding import decode
 from tests import prepared
 from tests.prepared import RATE, ROWS, prepare, wave_of
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import params, shards
-from soundmill.audio import decode
-from soundmill.audio.decode import DecodeError
 from soundmill.corpora import sources
 from soundmill.corpora.sources import Sources
+from soundmill.decoding import decode
+from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from tests.corpora.tiny import AUDIO, cell, sound, write_table
 

@@ -156,7 +156,7 @@ def frames(wave: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("extension", "rate", "channels"), synthetic.CONTAINERS)
 def test_every_container_has_the_same_bytes_each_time_and_the_whole_sound(tmp_path, extension, rate, channels):
-    from soundmill.audio import decode
+    from soundmill.decoding import decode
 
     time = np.arange(rate * 2) / rate
     wave = np.repeat(0.5 * np.sin(2 * np.pi * 440 * time)[:, None], channels, 1)

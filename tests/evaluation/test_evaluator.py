@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from soundmill import shards
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, evaluator, features, folders, protocols

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from soundmill import manifest, shards
-from soundmill.audio.decode import encode_flac, write_wav
+from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 from soundmill.evaluation.cache import Facts

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import features, folders
 

@@ -9,7 +9,7 @@ import pytest
 
 from soundmill import shards
 from soundmill.audio import fingerprint
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.evaluation import cache, features, memorisation
 from soundmill.evaluation.quality import Quality
 

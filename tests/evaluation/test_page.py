@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundmill.audio.decode import write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.evaluation import folders, page
 from soundmill.evaluation.evaluator import Evaluation
 from tests.evaluation.test_report import metrics

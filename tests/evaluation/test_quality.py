@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundmill.audio.decode import decode_flac, encode_flac
+from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.evaluation.quality import quality, shares
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from soundmill.audio.decode import decode_flac, flac_rate
+from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.audio.mel import SCALES
 from soundmill.evaluation import report
 

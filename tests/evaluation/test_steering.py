@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from soundmill.audio.decode import read_mono
 from soundmill.corpora.folder import class_label
+from soundmill.decoding.decode import read_mono
 from soundmill.evaluation import embedders, steering
 from soundmill.evaluation.embedders.yamnet import LOGITS
 from soundmill.evaluation.steering import FAMILIES, FAMILY_OF_LABEL, Heard

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from soundmill import manifest, shards, text
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, LatentsAbout
@@ -47,7 +47,7 @@ def write(directory: Path) -> Path:
     rng, clips = np.random.default_rng(0), []
     for one in CAPTIONS:
         wave = (0.1 * rng.standard_normal(4000)).astype(np.float32)
-        audio = {"bytes": decode.encode_flac(wave, SPEC.sample_rate), "path": f"{one}.flac"}
+        audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{one}.flac"}
         common = {"clip_id": one, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
         clips.append({**common, "audio": audio, "num_samples": len(wave)})
     shards.write_rows(clips, directory / "clips" / shard_name(0), manifest.CLIPS)

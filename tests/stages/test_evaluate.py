@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from soundmill import manifest, params, shards, stage
-from soundmill.audio.decode import encode_flac, write_wav
+from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
 from stages import evaluate
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.decode import decode_flac, encode_flac
+from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.audio.mel import MelSpec, iterate_log_mels, num_frames, read_spec
 from soundmill.audio.pressure import mix, mix_ratio, pressure_level
 from soundmill.params import read_yaml, write_yaml

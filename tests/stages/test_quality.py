@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from soundmill import manifest, params, stage, tracking
-from soundmill.audio import decode
+from soundmill.decoding import decode
 from stages import quality, resample, scan, segment
 
 HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name

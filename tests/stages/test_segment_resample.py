@@ -20,9 +20,10 @@ import pytest
 import soundfile
 
 from soundmill import manifest, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.sources import Sources, embedded_path
+from soundmill.decoding import decode
 from stages.resample import ResampleParams, resample_shard
 from stages.segment import ClipNames, SegmentParams, plan_shard
 from tests.cluster import Cluster
@@ -261,7 +262,7 @@ def test_nothing_is_lost_without_a_word(everything):
 def test_a_whole_recording_is_cut_bit_for_bit(everything):
     original, _ = soundfile.read(everything / "outside/whole.wav", dtype="float32")
     clips = clips_of(everything)["whole.wav"]
-    joined = np.concatenate([decode.decode_flac(clip["audio"]["bytes"]) for clip in clips])
+    joined = np.concatenate([flac.decode_flac(clip["audio"]["bytes"]) for clip in clips])
     np.testing.assert_array_equal(joined, original)
 
 
@@ -272,7 +273,7 @@ def test_a_remainder_under_the_minimum_is_dropped_and_counted(everything):
 
 def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
     original, _ = soundfile.read(everything / "outside/loud.wav", dtype="float32")
-    wave = decode.decode_flac(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
+    wave = flac.decode_flac(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
     np.testing.assert_allclose(wave, original / np.abs(original).max(), atol=1e-4)
     assert json.loads((everything / "data/metrics/resample.json").read_text())["attenuated_recordings"] == 1
 
@@ -521,7 +522,7 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
     assert [row["num_samples"] for row in rows] == ([] if reason else [planned])
     if not reason:
-        assert len(decode.decode_flac(rows[0]["audio"]["bytes"])) == planned
+        assert len(flac.decode_flac(rows[0]["audio"]["bytes"])) == planned
         assert report.counts["length_adjusted_recordings"] == 1
 
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from soundmill import params, shards, stage
-from soundmill.audio import decode
+from soundmill.decoding import decode
 from stages import rename, resample, scan, segment
 from tests.corpora.tiny import put, sound, write, write_table
 

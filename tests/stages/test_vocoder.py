@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from soundmill import manifest, params, shards
-from soundmill.audio import decode
+from soundmill.audio import flac
 from soundmill.audio.mel import SPEC_KEY, log_mel
+from soundmill.decoding import decode
 from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.training import callbacks
@@ -32,10 +33,10 @@ def data(tmp_path_factory, shared) -> Path:
         whole = decode.read_mono(min(folder.iterdir()), rate, 60.0)
         middle = int(abs(whole).argmax())
         start = min(max(0, middle - int(SECONDS * rate / 2)), len(whole) - int(SECONDS * rate))
-        flac = decode.encode_flac(whole[start : start + int(SECONDS * rate)], rate)
-        wave = decode.decode_flac(flac)
+        data = flac.encode_flac(whole[start : start + int(SECONDS * rate)], rate)
+        wave = flac.decode_flac(data)
         common = {"clip_id": clip_id, "recording_id": "r", "source": "r.wav", "start": 0.0}
-        audio = {"bytes": flac, "path": f"{clip_id}.flac"}
+        audio = {"bytes": data, "path": f"{clip_id}.flac"}
         clips.append({**common, "audio": audio, "num_samples": len(wave), "digest": clip_id, "quality": None})
         values = log_mel(wave, SPEC).astype("<f2")
         size = {"num_mels": SPEC.n_mels, "num_frames": values.shape[1]}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import references
-from soundmill.audio.decode import read_mono
+from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.panns import NUMPY, TRANSFORM, VARIANTS, Cnn14Embedder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from soundmill.audio.decode import read_mono
+from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders import yamnet

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from soundmill import manifest, shards
-from soundmill.audio import decode, mel
+from soundmill.audio import flac, mel
 from soundmill.errors import UserError
 from soundmill.models.components.hifigan import pretrained, training
 from soundmill.models.components.hifigan import vocoder as vocoders
@@ -109,9 +109,9 @@ def pairs(tmp_path) -> Pairs:
     for clip_id, length in LENGTHS.items():
         wave = (0.02 * rng.standard_normal(length)).astype(np.float32)
         common = {"clip_id": clip_id, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
-        audio = {"bytes": decode.encode_flac(wave, SPEC.sample_rate), "path": f"{clip_id}.flac"}
+        audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{clip_id}.flac"}
         clips.append({**common, "audio": audio, "num_samples": length})
-        values = mel.log_mel(decode.decode_flac(audio["bytes"]), SPEC).astype("<f2")
+        values = mel.log_mel(flac.decode_flac(audio["bytes"]), SPEC).astype("<f2")
         size = {"num_mels": 16, "num_frames": values.shape[1]}
         rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": "", **size})
     shards.write_rows(clips, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)

@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from soundmill.audio.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Kind, check_bound, check_length
+from soundmill.decoding.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Kind, check_bound, check_length
 from soundmill.errors import UserError
 
 STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung

@@ -23,9 +23,10 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from soundmill.audio import containers, decode
-from soundmill.audio import ffmpeg as ffmpeg_module
-from soundmill.audio.decode import DecodeError
+from soundmill.audio import flac
+from soundmill.decoding import containers, decode
+from soundmill.decoding import ffmpeg as ffmpeg_module
+from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 
 MAX_SECONDS = 60.0
@@ -495,7 +496,8 @@ def sparse_rf64(path: Path, seconds: int, rate: int) -> None:
 
 LOOK = """
 import resource, sys
-from soundmill.audio import decode
+from soundmill.audio import flac
+from soundmill.decoding import decode
 def told(act):
     try:
         return act()
@@ -907,7 +909,7 @@ def test_a_wav_keeps_its_comment_and_its_sound(tmp_path):
         ("again", 'prompt: "ein Hund bellt, dann Regen – 雨"'),
         ("bare", None),
     ):
-        decode.write_wav(tmp_path / f"{name}.wav", wave, 16_000, comment)
+        flac.write_wav(tmp_path / f"{name}.wav", wave, 16_000, comment)
     with soundfile.SoundFile(tmp_path / "said.wav") as sound:
         assert sound.comment == 'prompt: "ein Hund bellt, dann Regen – 雨"'
     assert (tmp_path / "said.wav").read_bytes() == (tmp_path / "again.wav").read_bytes()
@@ -940,20 +942,20 @@ def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
 @settings(deadline=None)
 def test_sixteen_bit_sound_survives_flac_bit_for_bit(values):
     wave = np.array(values, dtype=np.float32) / np.float32(32768)
-    data = decode.encode_flac(wave, 16_000)
-    np.testing.assert_array_equal(decode.decode_flac(data), wave)
-    assert decode.encode_flac(wave, 16_000) == data
-    assert decode.flac_checksum(data) == hashlib.md5(np.array(values, "<i2").tobytes()).digest()
+    data = flac.encode_flac(wave, 16_000)
+    np.testing.assert_array_equal(flac.decode_flac(data), wave)
+    assert flac.encode_flac(wave, 16_000) == data
+    assert flac.flac_checksum(data) == hashlib.md5(np.array(values, "<i2").tobytes()).digest()
 
 
 def test_beyond_full_scale_is_held_there(tmp_path):
-    decode.write_wav(tmp_path / "x.wav", np.array([2.0, -2.0, 1.0, 0.0], dtype=np.float32), 16_000)
+    flac.write_wav(tmp_path / "x.wav", np.array([2.0, -2.0, 1.0, 0.0], dtype=np.float32), 16_000)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "x.wav", dtype="int16")[0], [32767, -32768, 32767, 0])
 
 
 def test_write_wav_leaves_only_the_file(tmp_path):
-    decode.write_wav(tmp_path / "new" / "x.wav", np.zeros(100, dtype=np.float32), 16_000)
-    decode.write_wav(tmp_path / "new" / "x.wav", np.ones(50, dtype=np.float32), 16_000)
+    flac.write_wav(tmp_path / "new" / "x.wav", np.zeros(100, dtype=np.float32), 16_000)
+    flac.write_wav(tmp_path / "new" / "x.wav", np.ones(50, dtype=np.float32), 16_000)
     assert os.listdir(tmp_path / "new") == ["x.wav"]
     assert soundfile.info(tmp_path / "new" / "x.wav").frames == 50
 
@@ -1012,12 +1014,12 @@ def test_every_real_recording_is_accepted(shared):
 
 
 def test_flac_bytes_are_readable_by_others():
-    wave, rate = soundfile.read(io.BytesIO(decode.encode_flac(np.zeros(100, dtype=np.float32), 16_000)))
+    wave, rate = soundfile.read(io.BytesIO(flac.encode_flac(np.zeros(100, dtype=np.float32), 16_000)))
     assert (len(wave), rate) == (100, 16_000)
 
 
 def test_a_wav_for_which_the_disk_has_no_room_is_an_error_that_says_so(tmp_path):
     (tmp_path / ".x.wav.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
-        decode.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
+        flac.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
     assert not (tmp_path / "x.wav").exists()

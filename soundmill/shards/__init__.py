@@ -1022,13 +1022,13 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
 def software(function: Callable[..., Any]) -> dict[str, str]:
     """What the bytes that `function` makes depend on beside its arguments: this library, the files beside its own (a stage keeps
     rows by what they are made from, and another stage's file made that), Python and packages; and ffmpeg, where the function's
-    module has imported `soundmill.audio.decode`: lossy formats decode bit-equal for one version only."""
+    module has imported `soundmill.decoding.decode`: lossy formats decode bit-equal for one version only."""
     module = function.__module__
-    decode = sys.modules.get("soundmill.audio.decode")
+    decode = sys.modules.get("soundmill.decoding.decode")
     decodes = decode is not None and any(value is decode for value in function.__globals__.values())
     return {
         **_packages(),  # first: it names this library too, once installed, by a version that no edit changes
-        "soundmill": _source_digest(Path(__file__).parent),
+        "soundmill": _source_digest(Path(__file__).parents[1]),
         module: _source_digest(Path(inspect.getfile(function)).parent),
         **({"ffmpeg": decode.installed_version()} if decodes else {}),
     }

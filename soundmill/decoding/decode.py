@@ -7,7 +7,6 @@ See containers.py for what is checked before either starts.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import stat
@@ -22,10 +21,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 import soundfile
 
-from soundmill.audio import containers, ffmpeg
-from soundmill.audio.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
-from soundmill.audio.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version, one_line
 from soundmill.audio.resample import resample_blocks
+from soundmill.decoding import containers, ffmpeg
+from soundmill.decoding.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
+from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version, one_line
 
 __all__ = [
     "DecodeError",
@@ -33,12 +32,8 @@ __all__ = [
     "Recording",
     "check_header",
     "decode_blocks",
-    "decode_flac",
-    "encode_flac",
     "ffmpeg_executable",
     "ffmpeg_version",
-    "flac_checksum",
-    "flac_rate",
     "installed_version",
     "mix_down",
     "open_all",
@@ -46,7 +41,6 @@ __all__ = [
     "probe",
     "read_channels",
     "read_mono",
-    "write_wav",
 ]
 
 BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
@@ -401,49 +395,3 @@ def _integers(block: np.ndarray, bits: int) -> bytes:
     """The little-endian integers that float32 samples were made of: exact up to 24 bits."""
     values = np.rint(block * np.float32(1 << bits - 1)).astype("<i4")
     return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()
-
-
-def to_pcm16(wave: np.ndarray) -> np.ndarray:
-    """16-bit samples of float32 ones, at full scale at most; the exact inverse of reading them (libsndfile's own scale is not)."""
-    scaled = np.asarray(wave, dtype=np.float32) * np.float32(32768)
-    return np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
-
-
-def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
-    """Mono float32 [T] as FLAC of 16 bits; the same samples give the same bytes."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, to_pcm16(wave), sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def flac_checksum(data: bytes) -> bytes:
-    """The MD5 of the samples in FLAC bytes that this project wrote, which their encoder noted (RFC 9639, 8.2): 16 bytes."""
-    return data[26:42]
-
-
-def flac_rate(data: bytes) -> int:
-    """The sample rate of FLAC bytes that this project wrote: twenty bits behind the frame sizes (RFC 9639, 8.2)."""
-    return int.from_bytes(data[18:21], "big") >> 4
-
-
-def decode_flac(data: bytes) -> np.ndarray:
-    """Mono float32 [T] of FLAC bytes that this project wrote."""
-    wave, _ = soundfile.read(io.BytesIO(data), dtype="float32")
-    return wave
-
-
-def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:
-    """Write float32 [T] or [C, T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
-    wave = np.atleast_2d(wave)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
-        if comment is not None:
-            sound.comment = comment
-        sound.write(to_pcm16(wave.T))
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())  # libsndfile's own error does not say that the disk is full
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

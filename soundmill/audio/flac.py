@@ -1,0 +1,56 @@
+"""Samples as the files that Soundmill writes: clips as FLAC bytes, generated sounds as WAV."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+
+def to_pcm16(wave: np.ndarray) -> np.ndarray:
+    """16-bit samples of float32 ones, at full scale at most; the exact inverse of reading them (libsndfile's own scale is not)."""
+    scaled = np.asarray(wave, dtype=np.float32) * np.float32(32768)
+    return np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
+
+
+def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
+    """Mono float32 [T] as FLAC of 16 bits; the same samples give the same bytes."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_pcm16(wave), sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def flac_checksum(data: bytes) -> bytes:
+    """The MD5 of the samples in FLAC bytes that this project wrote, which their encoder noted (RFC 9639, 8.2): 16 bytes."""
+    return data[26:42]
+
+
+def flac_rate(data: bytes) -> int:
+    """The sample rate of FLAC bytes that this project wrote: twenty bits behind the frame sizes (RFC 9639, 8.2)."""
+    return int.from_bytes(data[18:21], "big") >> 4
+
+
+def decode_flac(data: bytes) -> np.ndarray:
+    """Mono float32 [T] of FLAC bytes that this project wrote."""
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    return wave
+
+
+def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:
+    """Write float32 [T] or [C, T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
+    wave = np.atleast_2d(wave)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
+        if comment is not None:
+            sound.comment = comment
+        sound.write(to_pcm16(wave.T))
+    with temporary.open("wb") as file:
+        file.write(buffer.getbuffer())  # libsndfile's own error does not say that the disk is full
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
