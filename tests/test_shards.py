@@ -766,7 +766,7 @@ def test_software_tells_of_the_decoder_of_those_who_decode():
 
 
 def test_software_tells_of_every_edit_of_the_library_though_it_is_installed_under_one_version(tmp_path):
-    root = Path(shards.__file__).parents[1]
+    root = Path(shards.__file__).parents[2]
     shutil.copytree(root / "soundmill", tmp_path / "soundmill", ignore=shutil.ignore_patterns("__pycache__"))
     installed = tmp_path / "soundmill-0.1.0.dist-info"
     installed.mkdir()
