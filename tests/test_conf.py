@@ -26,6 +26,8 @@ def accepted(stage: str) -> type[params.StageParams]:
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
+    assert document["corpus"]["format"] == corpus
+    assert bool(document["corpus"]["embedded"]) != bool(document["corpus"]["external"])
     params.parse(params.ExecutionParams, document["execution"], where)
     params.parse(accepted("corpus" if document["corpus"]["embedded"] else "scan"), document["corpus"], where)
     for stage in SINGLE:
