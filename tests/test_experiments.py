@@ -75,7 +75,7 @@ def kill_at(root: Path, number: int) -> int:
 
 
 def soundmill(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "soundmill.cli", *arguments]
+    command = [sys.executable, "-m", "soundmill", *arguments]
     return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
 
@@ -119,16 +119,17 @@ def killed(prepared: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_doctor_and_the_next_command_tell_the_way_back(killed: Path) -> None:
-    told = "`git restore --source='stash@{0}' -- .dvcignore first.py 'new file.txt'`, then"
-    next_command = soundmill(killed, "clips", "list")
-    assert told in next_command.stderr
+def test_doctor_and_the_next_command_tell_the_way_back(killed: Path, tmp_path: Path) -> None:
+    remedy = "`git restore --source='stash@{0}' -- .dvcignore first.py 'new file.txt'`, then"
+    assert remedy in soundmill(killed, "weights", "list").stderr
+    assert remedy in soundmill(tmp_path, "clips", "list", "--project", str(killed)).stderr
+    assert soundmill(killed, "clips", "list", "--project", str(killed)).stderr.count(remedy) == 1
     finding = doctor._changes(killed)
     assert finding.state == "lacking"
-    assert told in finding.remedy
+    assert remedy in finding.remedy
     follow(killed, finding.remedy)
     assert doctor._changes(killed).state == "ok"
-    assert "stash" not in soundmill(killed, "clips", "list").stderr
+    assert "stash" not in soundmill(killed, "weights", "list").stderr
 
 
 @pytest.mark.slow

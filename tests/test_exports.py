@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import cli, clips, exports, manifest, params, shards
+from soundmill import clips, exports, manifest, params, shards
 from soundmill.audio import flac
+from soundmill.commands import corpus
+from soundmill.commands.project import check_apart
 from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.exports import classes
@@ -272,7 +274,7 @@ def test_nothing_to_express_is_an_error_and_leaves_nothing(tables, tmp_path):
 
 
 def test_the_command_line_names_every_format():
-    text = inspect.getsource(cli.export_corpus)
+    text = inspect.getsource(corpus.export_corpus)
     assert set(re.findall(r"\w+", text.partition('help="')[2].partition('."')[0])) - {"or"} >= set(exports.FORMATS)
 
 
@@ -420,9 +422,9 @@ def test_an_export_into_the_corpus_or_the_pipelines_own_data_is_refused(tmp_path
     params.write_yaml({"corpus": {"path": "../corpus", "parts": parts}}, root / "params.yaml")
     for odd in ({}, {"corpus": None}, {"corpus": {"path": 12, "parts": {"a": None}}}):
         params.write_yaml(odd, tmp_path / "params.yaml")
-        cli._check_apart(tmp_path / "elsewhere", tmp_path)
+        check_apart(tmp_path / "elsewhere", tmp_path)
     if place == "project/elsewhere":
-        cli._check_apart(tmp_path / place, root)
+        check_apart(tmp_path / place, root)
     else:
         with pytest.raises(UserError, match="which the pipeline reads or writes; say a directory elsewhere"):
-            cli._check_apart(tmp_path / place, root)
+            check_apart(tmp_path / place, root)

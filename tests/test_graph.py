@@ -152,7 +152,7 @@ def a_new_family_reruns_nothing_and_works(checkout: Path, document: dict) -> Non
     assert its <= {name.replace("/", "@") for name in recorded}
     assert recorded["evaluate/tiny_codec"].data.metrics["kl_tagger"] == pytest.approx(scores["kl_tagger"])
 
-    command = [sys.executable, "-m", "soundmill.cli"]
+    command = [sys.executable, "-m", "soundmill"]
     one = next((checkout / "data/audiocaps/audio").rglob("*.wav"))
     done = subprocess.run([*command, "reconstruct", one, "--family", "tiny_codec"], cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

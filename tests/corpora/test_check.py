@@ -232,7 +232,7 @@ def test_links_out_of_the_corpus_are_told_as_the_scan_tells_them(tmp_path, root)
 
 def command(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "soundmill.cli", "corpus", "check", *map(str, arguments)],
+        [sys.executable, "-m", "soundmill", "corpus", "check", *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from soundmill import manifest, shards
 from soundmill.audio import fingerprint, flac, resample
-from soundmill.cli import app
+from soundmill.commands import app
 from soundmill.corpora import duplicates
 from soundmill.decoding import decode
 from soundmill.errors import UserError

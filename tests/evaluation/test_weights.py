@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from soundmill import cli
+from soundmill import commands
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, weights
 
@@ -223,7 +223,7 @@ def test_the_registry_is_complete():
 
 def test_the_command(place, server):
     def soundmill(*arguments: str):
-        return CliRunner().invoke(cli.app, ["weights", *arguments])
+        return CliRunner().invoke(commands.app, ["weights", *arguments])
 
     assert "--  panns_cnn14_16k" in soundmill("list").stdout
     server.breaks = 1

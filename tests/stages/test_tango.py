@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import stages.generate
 import stages.train
-from soundmill import cli, params, stage
+from soundmill import commands, params, stage
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import cost, generation
@@ -178,9 +178,9 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
         )
     assert not list((tmp_path / "a").iterdir())
     arguments = ["generate", "a bell", "--family", "ddpm_mel", "--checkpoint", str(trained / "model")]
-    done = CliRunner().invoke(cli.app, [*arguments, "--output", str(tmp_path / "a")])
+    done = CliRunner().invoke(commands.app, [*arguments, "--output", str(tmp_path / "a")])
     assert "a checkpoint of family 'tango', not 'ddpm_mel'" in done.output
-    done = CliRunner().invoke(cli.app, ["generate", "a bell", "--family", "tagno"])
+    done = CliRunner().invoke(commands.app, ["generate", "a bell", "--family", "tagno"])
     assert "did you mean 'tango'" in done.output
 
 
@@ -229,7 +229,7 @@ def test_the_command_line_takes_a_prompt(tmp_path, trained):
         "2",
     ]
     arguments += ["--checkpoint", str(trained / "model"), "--output", str(tmp_path)]
-    done = CliRunner().invoke(cli.app, arguments)
+    done = CliRunner().invoke(commands.app, arguments)
     assert done.exit_code == 0, done.output
     made = sorted(tmp_path.glob("*.wav"))
     assert [str(path) for path in made] == done.output.split()
@@ -243,21 +243,21 @@ def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
     arguments = ["generate", "a bell", "--family", "tango", "--set", "num_steps=2", "--checkpoint", str(trained / "model")]
     best = [*arguments, "-n", "2", "--best-of", "3", "--output", str(tmp_path / "best")]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    done = CliRunner().invoke(cli.app, best)
+    done = CliRunner().invoke(commands.app, best)
     assert done.exit_code == 1
     assert f"model.safetensors, preprocessor_config.json and the tokenizer's files of {clap.NAME}" in done.output
     assert not (tmp_path / "best").exists()  # before any work
 
     clap_weights.write(tmp_path / clap.NAME)
-    done = CliRunner().invoke(cli.app, best)
+    done = CliRunner().invoke(commands.app, best)
     assert done.exit_code == 0, done.output
     kept = sorted((tmp_path / "best").glob("*.wav"))
     assert [str(path) for path in kept] == done.output.split()
     assert [(int(path.stem[-3:]) - 1) // 3 for path in kept] == [0, 1]
-    assert CliRunner().invoke(cli.app, [*arguments, "-n", "6", "--output", str(tmp_path / "all")]).exit_code == 0
+    assert CliRunner().invoke(commands.app, [*arguments, "-n", "6", "--output", str(tmp_path / "all")]).exit_code == 0
     for path in kept:
         assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
-    done = CliRunner().invoke(cli.app, ["generate", "--best-of", "3", "--checkpoint", str(trained / "model")])
+    done = CliRunner().invoke(commands.app, ["generate", "--best-of", "3", "--checkpoint", str(trained / "model")])
     assert "give a prompt" in done.output
 
 

@@ -1,0 +1,53 @@
+"""The `soundmill` command: everything around the pipeline that `dvc repro` does not do. One file for each group of commands."""
+
+from __future__ import annotations
+
+import errno
+
+import typer
+
+from soundmill.commands import clips, corpus, models, pipeline, scores, weights
+from soundmill.commands.project import nearest_checkout, warn_of_leftovers
+from soundmill.errors import UserError
+
+FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+class Group(typer.core.TyperGroup):
+    """Shows a UserError, and a disk that is full or may not be written to, as one message, never a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.secho(str(error), fg="red", err=True)
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno not in FAULTS_OF_THE_DISK:
+                raise
+            typer.secho(str(error), fg="red", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From folders of recordings and captions to trained, measured audio-generation models. "
+    "The pipeline itself runs by `make demo`, `dvc repro` or `make run CORPUS=DIR`; these commands are for everything around it.",
+)
+for group in (pipeline, models, scores):
+    app.add_typer(group.app)
+app.add_typer(clips.app, name="clips")
+app.add_typer(corpus.app, name="corpus")
+app.add_typer(weights.app, name="weights")
+
+
+@app.callback()
+def before_every_command(context: typer.Context) -> None:
+    root = nearest_checkout()
+    if root and context.invoked_subcommand != "doctor":  # which lists them itself
+        warn_of_leftovers(root)

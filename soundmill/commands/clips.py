@@ -1,0 +1,89 @@
+"""Commands about the prepared clips: list, show, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.commands.project import Project, Split, check_apart, project_root, sample_rate_of, tables
+from soundmill.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
+
+Label = Annotated[str | None, typer.Option(help="Only clips with this label.")]
+Text = Annotated[str | None, typer.Option("--text", help="Only clips with this in a caption, the id or the source path.")]
+
+
+@app.command("list")
+def list_clips(
+    split: Split = None,
+    label: Label = None,
+    text: Text = None,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many (0: all).")] = 50,
+    project: Project = None,
+) -> None:
+    """List clips: id, split, labels, where they come from, first caption."""
+    from soundmill import clips
+
+    rows = clips.find(tables(project_root(project)), split=split, label=label, text=text)
+    shown = rows[:limit] if limit else rows
+    width = max((len(row["clip_id"]) for row in shown), default=0)
+    for row in shown:
+        caption = row["captions"][0] if row["captions"] else "(no caption)"
+        labels = ", ".join(row["labels"]) or "-"
+        typer.echo(f"{row['clip_id']:<{width}}  {row['split']:<5}  {row['source']} @ {row['start']:g} s  [{labels}]  {caption}")
+    typer.echo(f"{len(shown)} of {len(rows)} clips" + ("; --limit 0 shows all" if len(shown) < len(rows) else ""), err=True)
+
+
+@app.command("show")
+def show_clip(clip_id: str, project: Project = None) -> None:
+    """Show all that is known of one clip, down to the recording and the second it was cut from."""
+    from soundmill import clips
+    from soundmill.audio import flac
+
+    root = project_root(project)
+    row = clips.get(tables(root), clip_id)
+    wave = flac.decode_flac(row["audio"]["bytes"])
+    peak = float(abs(wave).max()) if len(wave) else 0.0
+    sample_rate = sample_rate_of(root)
+    clips.check_rate(row, sample_rate)
+    facts = {
+        "clip": row["clip_id"],
+        "recording": row["source"],
+        "starts at": f"{row['start']:g} s",
+        "length": f"{len(wave) / sample_rate:g} s at {sample_rate} Hz",
+        "peak": f"{peak:.3f}",
+        "split": row["split"],
+        "labels": ", ".join(row["labels"]) or "-",
+        "captions": "\n           ".join(row["captions"]) or "-",
+        "digest": row["digest"],
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key:<10} {value}")
+    typer.echo(f"hear it:   soundmill clips export {'-- ' if clip_id.startswith('-') else ''}{clip_id}")
+
+
+@app.command("export")
+def export_clips(
+    clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids; without, all that the options select.")] = None,
+    split: Split = None,
+    label: Label = None,
+    text: Text = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("clips"),
+    project: Project = None,
+) -> None:
+    """Write clips as WAV files."""
+    from soundmill import clips
+
+    root = project_root(project)
+    where = tables(root)
+    for clip_id in clip_ids or []:
+        clips.get(where, clip_id)
+    selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
+    if not selected:
+        raise UserError("no clip matches; `soundmill clips list` shows what there is")
+    check_apart(output, root)
+    for path in clips.export(where, selected, output, sample_rate_of(root)):
+        typer.echo(path)

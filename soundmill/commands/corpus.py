@@ -1,0 +1,120 @@
+"""Commands about a corpus: check it, find duplicates in it, export what was prepared of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.commands.project import Project, Split, check_apart, project_root, sample_rate_of, tables, writable_file
+from soundmill.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Look at a corpus before it is used: nothing is written but what is asked for.")
+
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Read what links lead to that lead out of the folder (corpus.follow_links).")
+]
+
+
+@app.command("check")
+def check_corpus(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of recordings and whatever describes them; or a params.yaml: the corpus that it names, a union too."
+        ),
+    ],
+    format: Annotated[str, typer.Option(help="How to read it (docs/corpora.md); auto: by what it looks like.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header, and name what is damaged.")] = False,
+    follow_links: FollowLinks = False,
+) -> None:
+    """Tell what a corpus would give: coverage, missing clips, orphans, collisions, what is ambiguous or damaged."""
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from soundmill.corpora import check
+
+    named = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
+    if named and (format != "auto" or follow_links):
+        raise UserError(f"{path}: says that itself (corpus.format, corpus.follow_links); leave --format and --follow-links out")
+    if named and path.resolve() in [written.resolve() for written in (json, missing) if written]:
+        raise UserError(f"{path}: would be written over; name another file")
+    if missing:
+        check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
+    with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
+        if named:
+            report = check.check_params(path, headers, bar.update)
+        else:
+            report = check.check(path, format, headers, bar.update, follow_links)
+    check.show(report, Console())
+    if json:
+        check.write_json(report, json)
+    if missing:
+        typer.echo(f"{missing}: {check.write_missing(report, missing)} rows to download")
+
+
+@app.command("duplicates")
+def corpus_duplicates(
+    path: Annotated[
+        Path,
+        typer.Argument(help="Any folder of audio files, or of Parquet tables with audio inside; what lies below it counts too."),
+    ],
+    json: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Least score of a pair: the share they have in common.")] = 0.4,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
+    follow_links: FollowLinks = False,
+) -> None:
+    """List files that are one sound twice, also after a gain, a shift, a cut, a resampling or a lossy coder."""
+    import os
+
+    from tqdm import tqdm
+
+    from soundmill.corpora import duplicates
+
+    with tqdm(desc="fingerprints", unit="file", disable=not sys.stderr.isatty()) as bar:
+        found, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update, follow_links)
+    for pair in found.pairs:
+        typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
+    if json:
+        duplicates.write_json(found.pairs, json)
+    for row in unreadable:
+        typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
+    summary = f"{len(found.pairs)} pairs among {found.names.num_rows} files"
+    if found.featureless:
+        summary += f"; {len(found.featureless)} are too short or too steady to tell but by their bytes"
+    typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)
+
+
+@app.command("export")
+def export_corpus(
+    format: Annotated[
+        str,
+        typer.Argument(
+            help="amphion, audiocaps, audiocraft, audiofolder, audiofolder_csv, audiofolder_parquet, audioldm, clotho, esc, "
+            "folder, gtzan, lhotse, musiccaps, nsynth, panns, stable_audio, tango, urbansound8k, wavcaps or webdataset."
+        ),
+    ],
+    directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],
+    split: Split = None,
+    project: Project = None,
+) -> None:
+    """Write the prepared clips in another tool's format, so that the tool can be pointed at the directory."""
+    from tqdm import tqdm
+
+    from soundmill import exports
+
+    root = project_root(project)
+    check_apart(directory, root)
+    with tqdm(desc=f"export {format}", unit="clip", disable=not sys.stderr.isatty()) as bar:
+        result = exports.export(tables(root), format, directory, sample_rate_of(root), split=split, progress=bar.update)
+    typer.echo(f"{directory}: {result.written} clips as {format}")
+    if result.left_out:
+        clip_id, reason = result.left_out[0]
+        said = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
+        typer.secho(said, fg="yellow")

@@ -1,0 +1,160 @@
+"""Commands about model families and trained checkpoints: list families, generate, reconstruct."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.commands.project import Project, project_root, writable_file
+from soundmill.errors import UserError
+
+app = typer.Typer()
+
+FamilyName = Annotated[
+    str | None,
+    typer.Option(help="Model family, as `soundmill families` lists them (default: that of the newest checkpoint)."),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A sampling parameter of the family in place of the checkpoint's, such as num_steps=50 or guidance_scale=3; may be "
+        "given several times. A wrong name lists those there are.",
+    ),
+]
+
+
+@app.command()
+def families(
+    json: Annotated[
+        Path | None,
+        typer.Option(callback=writable_file, help="Write them to this file, too: {FAMILY: {SCALE: {PART: parameters}}}."),
+    ] = None,
+    project: Project = None,
+) -> None:
+    """List the model families: what each is, its paper, and how many parameters its parts have at each scale.
+
+    Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Conditioning by label
+    adds an embedding for each label of the corpus.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from soundmill.models import registry
+
+    described = registry.describe(project_root(project) / "conf")
+    console = Console(highlight=False)
+    for name, facts in described.items():
+        console.print(f"[bold]{name}[/bold]: {facts['what']}")
+        console.print(facts["source"], style="dim")
+        table = Table("part", box=box.SIMPLE, pad_edge=False)
+        scales = {scale: counts for scale, counts in facts.items() if isinstance(counts, dict)}
+        for scale in scales:
+            table.add_column(f"scale={scale}", justify="right")
+        for part in dict.fromkeys(part for counts in scales.values() for part in counts):
+            table.add_row(part, *(f"{counts[part]:,}" if part in counts else "–" for counts in scales.values()))
+        console.print(table)
+    console.print("Numbers of parameters. `soundmill params scale=paper` chooses a scale, `dvc repro train@FAMILY` trains.")
+    if json:
+        registry.write_json(described, json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
+    ] = None,
+    family: FamilyName = None,
+    label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
+    settings: Settings = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1000, help="Candidates for each sound, of which the one is kept that CLAP finds most like its text."
+        ),
+    ] = 1,
+    checkpoint: Checkpoint = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
+    project: Project = None,
+) -> None:
+    """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
+    directory, home = _checkpoint(checkpoint, family, project)
+    from soundmill.models import generation
+
+    prompts = [*(prompt or []), *(label or [])]
+    choose = generation.keep_all
+    if best_of > 1:
+        from soundmill.evaluation import reranking
+
+        if not prompts:
+            raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
+        choose = reranking.best_of(best_of)
+    made = number * best_of
+    for path in generation.generate_sounds(directory, prompts, made, seed, output, home, settings or [], choose):
+        typer.echo(path)
+
+
+@app.command()
+def reconstruct(
+    files: Annotated[list[Path], typer.Argument(help="Recordings in any format that ffmpeg reads.")],
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("reconstructed"),
+    project: Project = None,
+) -> None:
+    """Send recordings through a trained model's representation and back: what is lost on the way is the best it could ever do.
+
+    Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
+    """
+    directory, home = _checkpoint(checkpoint, family, project)
+    from soundmill.decoding import decode
+    from soundmill.models import generation
+
+    repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
+    if repeated:
+        raise UserError(
+            f"several files are called {', '.join(sorted(repeated))}: their results would have one name; give one at a time"
+        )
+    sounds = {}
+    for path in files:
+        try:
+            sounds[path.stem] = decode.read_channels(path, decode.MAX_SECONDS)
+        except decode.DecodeError as error:
+            raise UserError(f"{path}: {error.reason} {error.detail}") from None
+    for path in generation.reconstruct_sounds(directory, sounds, output, home, settings or []):
+        typer.echo(path)
+
+
+def _checkpoint(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
+    """The checkpoint directory that is meant, and where relative names of text encoders start."""
+    from soundmill.models import checkpoint as checkpoints
+    from soundmill.models import registry
+
+    if family:
+        registry.family(family)
+    try:
+        home = project_root(project)
+    except UserError:
+        if checkpoint is None:
+            raise
+        home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
+    directory = checkpoint
+    if directory is None and family is None:
+        trained = [path for path in (home / "data" / "models").glob("*") if (path / checkpoints.CONFIG).is_file()]
+        if not trained:
+            raise UserError(f"{home / 'data' / 'models'}: no checkpoint; train one with `dvc repro` (or `make demo`)")
+        directory = max(trained, key=lambda path: (path / checkpoints.CONFIG).stat().st_mtime)
+    elif directory is None:
+        directory = home / "data" / "models" / family
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
+    checkpoints.read_config(directory, family)
+    return directory, home

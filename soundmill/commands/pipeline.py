@@ -1,0 +1,119 @@
+"""Commands about the whole pipeline: what the machine lacks, composing parameters, running, browsing, reproducing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.commands.project import Project, checkout, project_root
+from soundmill.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(project: Project = None) -> None:
+    """Tell what this machine has (ffmpeg, GPU, weights, disk, tracking server) and what to do about what it lacks."""
+    from soundmill.doctor import examine
+
+    lacking = False
+    for finding in examine(checkout(project)):
+        mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
+        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
+        if finding.remedy:
+            typer.echo(f"{'':14}→ {finding.remedy}")
+        lacking = lacking or finding.state == "lacking"
+    raise typer.Exit(1 if lacking else 0)
+
+
+@app.command()
+def browse(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    project: Project = None,
+) -> None:
+    """Show every run in the experiment browser (MLflow), on this machine only; stop it with Ctrl-C."""
+    import os
+
+    from soundmill import tracking
+
+    home = project_root(project)
+    works, where = tracking.status(home)
+    if not works:
+        raise UserError(f"tracking: {where}")
+    typer.echo(f"{where}\nopen http://127.0.0.1:{port}")
+    command = tracking.browser_command(home, port)
+    os.execve(command[0], command, {**os.environ, **tracking.QUIET})
+
+
+@app.command()
+def run(
+    corpus: Annotated[
+        Path, typer.Argument(help="Folder of recordings; captions, class folders and splits are found by themselves.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what was found and what it will take.")] = False,
+    project: Project = None,
+) -> None:
+    """Run the whole pipeline over your own recordings, in a workspace of its own beside the demo's parameters and outputs."""
+    from soundmill import params as parameters
+    from soundmill.corpora import survey
+    from soundmill.models import cost, registry
+
+    root = project_root(project)
+    document = parameters.compose(root / "conf", ["corpus=auto", *(overrides or [])])
+    registry.check(document)
+    found = survey.survey(corpus, document["corpus"].get("follow_links", False))
+    if document["corpus"]["format"] == "auto":
+        document["corpus"]["format"] = found.format
+    document["corpus"]["path"] = str(corpus.resolve())
+    clips = found.num_clips(document["segment"]["clip_seconds"])
+    training_seconds = sum(cost.seconds(name, document, clips, len(found.labels)) for name in document["families"])
+    for line in found.describe(document, training_seconds):
+        typer.echo(line)
+    if dry_run:
+        raise typer.Exit(0)
+    from flows import checkout
+
+    workspace = checkout.workspace(root, name or survey.slug(corpus), document)
+    typer.echo(f"workspace   {workspace}")
+    raise typer.Exit(checkout.run_pipeline(workspace))
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="MLflow run id of a pipeline run (`make browse` shows them).")],
+    into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
+    project: Project = None,
+) -> None:
+    """Bring back the state a recorded run was made from, in a separate checkout, and say what is missing."""
+    from flows import checkout
+
+    root = project_root(project)
+    destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
+    missing = checkout.reproduce(root, run_id, destination)
+    typer.echo(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
+    for line in missing:
+        typer.secho(f"missing: {line}", fg="yellow")
+
+
+@app.command()
+def params(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
+    project: Project = None,
+) -> None:
+    """Compose params.yaml from conf/, for `dvc repro` to run; git and your other files are left as they are."""
+    from soundmill import params as parameters
+    from soundmill.models import registry
+
+    root = project_root(project)
+    document = parameters.compose(root / "conf", overrides or [])
+    registry.check(document)
+    parameters.write_yaml(document, Path("/dev/stdout") if show else root / "params.yaml")

@@ -1,0 +1,94 @@
+"""What the commands share: the checkout they are about, its tables, and where files may be written."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.errors import UserError
+
+Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
+Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
+
+
+def project_root(project: Path | None) -> Path:
+    """The checkout that the command is about: its params.yaml and dvc.yaml lie there."""
+    root = checkout(project)
+    if project and root != nearest_checkout():  # of the nearest one it was said before the command began
+        warn_of_leftovers(root)
+    return root
+
+
+def checkout(project: Path | None) -> Path:
+    """The checkout at `project`, else the nearest one upwards from here; UserError where there is none."""
+    root = (project.resolve() if _is_checkout(project) else None) if project else nearest_checkout()
+    if root is None:
+        raise UserError(
+            f"{project or Path.cwd()}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); "
+            "cd into one or give --project DIR"
+        )
+    return root
+
+
+def nearest_checkout() -> Path | None:
+    here = Path.cwd()
+    return next((directory for directory in (here, *here.parents) if _is_checkout(directory)), None)
+
+
+def _is_checkout(directory: Path) -> bool:
+    return (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file()
+
+
+def warn_of_leftovers(root: Path) -> None:
+    """Say where a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
+    from soundmill import experiments
+
+    for leftover in experiments.leftovers(root):
+        typer.secho(str(leftover), fg="yellow", err=True)
+
+
+def tables(root: Path):
+    from soundmill import clips
+
+    return clips.Tables(root / "data" / "clips", root / "data" / "catalog.parquet")
+
+
+def sample_rate_of(root: Path) -> int:
+    from soundmill import params as parameters
+
+    return int(parameters.section(parameters.read_yaml(root / "params.yaml"), "resample.sample_rate", "params.yaml"))
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """A file that is to be written when all work is done: refused before it, where it cannot be."""
+    if path is None:
+        return None
+    from soundmill import shards
+
+    if shards.is_device(path):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}; name a file that can be written") from None
+    if path.is_dir():
+        raise typer.BadParameter(f"{path}: a directory; name a file")
+    return path
+
+
+def check_apart(directory: Path, root: Path) -> None:
+    """UserError where the pipeline would take an export for recordings, or remove it."""
+    from soundmill import params as parameters
+
+    corpus = parameters.read_yaml(root / "params.yaml").get("corpus")
+    parts = corpus.get("parts") if isinstance(corpus, dict) else None
+    sections = [corpus, *(parts.values() if isinstance(parts, dict) else [])]
+    paths = [path for section in sections if isinstance(section, dict) and isinstance(path := section.get("path"), str) and path]
+    for path in [*(root / path for path in paths), root / "data"]:
+        if directory.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")

@@ -1,0 +1,71 @@
+"""Commands about the weights of embedders and classifiers: list, fetch, verify, path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True, help="The weights of the nets that judge sounds: in $SOUNDMILL_WEIGHTS, else the user's cache."
+)
+
+WeightsNames = Annotated[list[str] | None, typer.Argument(help="As `soundmill weights list` has them; without: all.")]
+
+
+@app.command("list")
+def list_weights() -> None:
+    """List the files that are known: whether they are here, how large they are, who made them and under which licence."""
+    from soundmill.evaluation import weights
+
+    for name, entry in weights.REGISTRY.items():
+        path = weights.directory() / entry.file
+        if not path.is_file():
+            state, color = "--", "yellow"
+        else:
+            state, color = ("ok", "green") if path.stat().st_size == entry.num_bytes else ("!!", "red")
+        typer.echo(
+            f"{typer.style(state, fg=color)}  {name:<16} {entry.num_bytes / 1e6:>5.0f} MB  {entry.licence:<10}  {entry.file}"
+        )
+        typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
+    typer.echo(f"ok: in {weights.directory()}; !!: there, but of another size; `soundmill weights fetch` mends it.", err=True)
+    typer.echo("clap comes from the Hugging Face hub when it is first used.", err=True)
+
+
+@app.command("fetch")
+def fetch_weights(
+    names: WeightsNames = None,
+    mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
+) -> None:
+    """Download weights, or go on with a download that broke off; a file appears verified or not at all."""
+    from soundmill.evaluation import weights
+
+    for name in names or weights.REGISTRY:
+        typer.echo(weights.fetch(name, mirror, progress=sys.stderr.isatty()))
+
+
+@app.command("verify")
+def verify_weights(names: WeightsNames = None) -> None:
+    """Compute the digests of the files that are here; one that is not what it should be is an error."""
+    from soundmill.evaluation import weights
+
+    wrong = []
+    for name in names or [name for name in weights.REGISTRY if not weights.unavailable(name)]:
+        try:
+            typer.echo(f"{typer.style('ok', fg='green')}  {weights.verify(name)}")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+@app.command("path")
+def path_of_weights(name: str) -> None:
+    """Print where a file lies, after verifying it."""
+    from soundmill.evaluation import weights
+
+    typer.echo(weights.path(name))

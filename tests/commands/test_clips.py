@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill import clips, manifest, shards
+from soundmill.audio import flac
+from soundmill.errors import UserError
+from tests.commands.running import soundmill
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with five clips, as the stages leave them."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("resample: {sample_rate: 16000}\n")
+    ids = ["-abcdefghij_0", "dog_5", "rain_0", "rain_5", "siren_0"]
+    waves = {name: np.sin(np.arange(800 * (n + 1)) / 9).astype(np.float32) * 0.5 for n, name in enumerate(ids)}
+    audio, catalog = [], []
+    for n, name in enumerate(ids):
+        where = {"clip_id": name, "source": f"folder/{name}.ogg", "start": float(n), "recording_id": name.rpartition("_")[0]}
+        data = flac.encode_flac(waves[name], 16000)
+        audio.append(
+            {**where, "audio": {"bytes": data, "path": f"{name}.flac"}, "digest": f"d{n}", "num_samples": len(waves[name])}
+        )
+        label = name.split("_")[0] if not name.startswith("-") else "cat"
+        split = manifest.SPLITS[n % 3]
+        catalog.append({**where, "shard": n % 2, "split": split, "captions": [f"a {label} is heard"], "labels": [label]})
+    for shard in range(2):
+        rows = [row for n, row in enumerate(audio) if n % 2 == shard]
+        shards.write_rows(rows, tmp_path / "data/clips" / shards.shard_name(shard), manifest.CLIPS)
+    shards.write_rows(catalog, tmp_path / "data/catalog.parquet", manifest.CATALOG)
+    return tmp_path, waves
+
+
+def test_list_filters_and_says_how_many(project):
+    root, _ = project
+    done = soundmill("clips", "list", "--label", "rain", cwd=root)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["rain_0", "rain_5"]
+    assert "2 of 2 clips" in done.stderr
+    assert soundmill("clips", "list", "--text", "SIREN", "--split", "valid", cwd=root).stdout.startswith("siren_0")
+    wrong = soundmill("clips", "list", "--label", "rian", cwd=root)
+    assert wrong.returncode == 1
+    assert "did you mean 'rain'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_show_traces_a_clip_to_its_recording(project):
+    root, _ = project
+    done = soundmill("clips", "show", "rain_5", cwd=root)
+    assert "folder/rain_5.ogg" in done.stdout
+    assert "3 s" in done.stdout
+    assert "a rain is heard" in done.stdout
+    assert "0.500" in done.stdout
+    dashed = soundmill("clips", "show", "--", "-abcdefghij_0", cwd=root)
+    assert dashed.returncode == 0
+    assert "export -- -abcdefghij_0" in dashed.stdout
+    assert "did you mean 'rain_5'" in soundmill("clips", "show", "rain_6", cwd=root).stderr
+
+
+def test_export_writes_what_was_stored(project):
+    root, waves = project
+    done = soundmill("clips", "export", "dog_5", "siren_0", "--output", "out", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (root / "out").iterdir()) == ["dog_5.wav", "siren_0.wav"]
+    wave, rate = soundfile.read(root / "out/dog_5.wav", dtype="float32")
+    assert rate == 16000
+    assert np.abs(wave - waves["dog_5"]).max() <= 2**-15
+    assert len(list((root / "out").iterdir())) == 2
+    inside = soundmill("clips", "export", "dog_5", "--output", "data/mine", cwd=root)
+    assert (inside.returncode, (root / "data/mine").exists()) == (1, False)
+    assert "which the pipeline reads or writes" in inside.stderr
+    soundmill("clips", "export", "--split", "train", "--output", "train", cwd=root)
+    assert len(list((root / "train").iterdir())) == 2
+
+
+def test_outside_a_checkout_the_remedy_is_named(tmp_path):
+    done = soundmill("clips", "list", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "not inside a Soundmill checkout" in done.stderr
+
+
+def test_before_the_pipeline_ran(tmp_path):
+    with pytest.raises(UserError, match="dvc repro rename"):
+        clips.find(clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet"))

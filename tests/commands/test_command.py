@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import typer
+from typer.testing import CliRunner
+
+from soundmill import commands
+from soundmill.commands import models
+from tests.commands.running import soundmill
+
+
+def commands_in(group: typer.core.TyperGroup) -> list[tuple[str, ...]]:
+    """Every command by its words: ("clips", "list")."""
+    found = []
+    for name, command in group.commands.items():
+        below = commands_in(command) if isinstance(command, typer.core.TyperGroup) else [()]
+        found += [(name, *words) for words in below]
+    return found
+
+
+def test_help_teaches(root):
+    done = soundmill("--help", cwd=root)
+    assert done.returncode == 0
+    every = commands_in(typer.main.get_command(commands.app))
+    assert {("doctor",), ("generate",), ("evaluate",), ("clips", "list"), ("corpus", "check"), ("weights", "fetch")} <= set(every)
+    for words in every:
+        assert words[0] in done.stdout
+        about = CliRunner().invoke(commands.app, [*words, "--help"])
+        assert about.exit_code == 0
+        first_line = about.output.partition("Usage:")[2].strip().splitlines()[2]
+        assert len(first_line.split()) > 3, f"{words} does not say what it does"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["families"], ["evaluate", "a", "b"], ["compare", "a", "b", "c"], ["corpus", "duplicates", "a"]):
+        for wrong, said in ((tmp_path / "file" / "out.json", "can be written"), (tmp_path, "a directory")):
+            done = CliRunner().invoke(commands.app, [*arguments, "--json", str(wrong)])
+            assert done.exit_code == 2
+            assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    (tmp_path / "yamnet.tflite").write_bytes(b"half")
+    assert "!!  yamnet" in CliRunner().invoke(commands.app, ["weights", "list"]).output
+
+
+def test_a_full_disk_is_told_in_a_line(monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "out.wav")
+
+    monkeypatch.setattr(models, "project_root", full)
+    done = CliRunner().invoke(commands.app, ["families"])
+    assert done.exit_code == 1
+    assert done.output == "[Errno 28] No space left on device: 'out.wav'\n"

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from tests.commands.running import soundmill
+
+
+def test_params_prints_a_composition(root):
+    done = soundmill("params", "--print", "segment.clip_seconds=7.5", cwd=root)
+    assert "clip_seconds: 7.5" in done.stdout
+    assert "segmnt" in soundmill("params", "--print", "segmnt.x=1", cwd=root).stderr
+
+
+def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
+    done = soundmill("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
+    assert done.returncode == 1
+    assert "tango.generate.sampling.sampler: Input should be" in done.stderr
+    assert "'euler'" in done.stderr
+    assert "ddpm_mel.train.steps" in soundmill("params", "--print", "ddpm_mel.train.steps=abc", cwd=root).stderr
+
+
+def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = soundmill("doctor", cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"none in {tmp_path}" in done.stdout
+    assert "soundmill weights fetch vggish" in done.stdout
+    assert "http://127.0.0.1:9 is unreachable" in done.stdout
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lacking = soundmill("doctor", cwd=root)
+    assert lacking.returncode == 1
+    assert "!!  ffmpeg" in lacking.stdout
