@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from soundmill import forking, manifest, shards
 from soundmill.errors import UserError
+from soundmill.shards import dask, digests, file_cache
 from tests.cluster import Cluster
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
@@ -146,8 +147,8 @@ def two_workers(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_or_without_scheduler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "WORKERLESS_SECONDS", 0.5)
-    monkeypatch.setattr(shards, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(dask, "WORKERLESS_SECONDS", 0.5)
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 1.0)
     with (
         scheduler(tmp_path) as cluster,
         pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"),
@@ -188,7 +189,7 @@ def test_a_shard_that_kills_three_workers_is_named_and_the_rest_resumes(two_work
 
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 2.0)
     cluster = Cluster(tmp_path)
     try:
         cluster.start_scheduler()
@@ -210,7 +211,7 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
 
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "software", lambda function: {"Python": "2.7", "a package only here": "1"})
+    monkeypatch.setattr(dask, "software", lambda function: {"Python": "2.7", "a package only here": "1"})
     with pytest.raises(UserError, match=r"worker tcp://.*: has other software \(Python 3\.\d+\.\d+, not 2\.7\); restart it"):
         shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers)
 
@@ -641,10 +642,10 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
         Path(os.fsdecode(path)).write_bytes(path)
     read: list[bytes] = []
     real = shards.file_digest
-    monkeypatch.setattr(shards, "file_digest", lambda path: [real(path), read.append(path)][0])
+    monkeypatch.setattr(digests, "file_digest", lambda path: [real(path), read.append(path)][0])
     cache = tmp_path / "digests.sqlite"
     written = os.stat(files[0]).st_mtime_ns
-    monkeypatch.setattr(shards.time, "time_ns", lambda: written)
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: written)
     fresh = list(shards.file_digests(files, cache, 2))
     assert fresh == [real(path) for path in files]
     assert len(read) == 1200
@@ -652,7 +653,7 @@ def test_digests_are_read_again_only_of_files_that_changed(tmp_path, monkeypatch
     assert list(shards.file_digests(files[:3], cache)) == fresh[:3]
     assert len(read) == 3  # changed too short a time ago to be known by their times
     later = written + 10**11
-    monkeypatch.setattr(shards.time, "time_ns", lambda: later)
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: later)
     assert list(shards.file_digests(files, cache)) == fresh
     read.clear()
     Path(os.fsdecode(files[7])).write_bytes(b"another size")
@@ -674,20 +675,20 @@ def test_no_lost_bit_in_the_cache_of_digests_tells_another_digest(tmp_path, monk
         Path(os.fsdecode(path)).write_bytes(path)
         os.utime(path, ns=(10**18, 10**18))
     cache, later = tmp_path / "digests.sqlite", time.time_ns() + 10**11
-    monkeypatch.setattr(shards.time, "time_ns", lambda: later)
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: later)
     fresh = list(shards.file_digests(files, cache, linked=True))
-    told = shards.told_of_file(files[0], "what", lambda: "this", cache)
+    told = shards.cached_value(files[0], "what", lambda: "this", cache)
     rng = random.Random(13)
     for turn in range(200):
         lose_a_bit(cache, rng.random() if turn % 2 else 0.1 * rng.random())  # the first page says what it is
         assert list(shards.file_digests(files, cache, linked=True)) == fresh
-        assert shards.told_of_file(files[0], "what", lambda: "this", cache) == told
+        assert shards.cached_value(files[0], "what", lambda: "this", cache) == told
     for _ in range(2):  # the first may find the last damage
         list(shards.file_digests(files, cache, linked=True))
-        shards.told_of_file(files[0], "what", lambda: "this", cache)
-    monkeypatch.setattr(shards, "file_digest", lambda path: "read again")
+        shards.cached_value(files[0], "what", lambda: "this", cache)
+    monkeypatch.setattr(digests, "file_digest", lambda path: "read again")
     assert list(shards.file_digests(files, cache, linked=True)) == fresh
-    assert shards.told_of_file(files[0], "what", lambda: "made again", cache) == told
+    assert shards.cached_value(files[0], "what", lambda: "made again", cache) == told
 
 
 def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypatch):
@@ -695,7 +696,7 @@ def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypa
     path.write_bytes(b"sound")
     os.utime(path, ns=(10**18, 10**18))
     (digest,) = shards.file_digests([bytes(path)], cache, linked=True)
-    monkeypatch.setattr(shards, "file_digest", lambda path: "read again")
+    monkeypatch.setattr(digests, "file_digest", lambda path: "read again")
     os.link(path, tmp_path / "link")
     assert list(shards.file_digests([bytes(path)], cache, linked=True)) == [digest]
     assert list(shards.file_digests([bytes(path)], cache)) == ["read again"]

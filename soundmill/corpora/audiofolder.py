@@ -263,7 +263,7 @@ def _read_table(
 
 def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
     what = f"recordings of at most {sources.MAX_BYTES} bytes"
-    return shards.told_of_file(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
+    return shards.cached_value(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
 
 
 def _with_names_twice(inventory: Inventory, names: list[bytes]) -> set[bytes]:

@@ -23,6 +23,8 @@ from soundmill.models.components.mel_autoencoder import autoencoder as autoencod
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.params import write_yaml
+from soundmill.shards import run as shard_run
+from soundmill.shards.jobs import run_job
 from stages import autoencoder, latents
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
 
@@ -110,9 +112,9 @@ def here(monkeypatch) -> None:
 
     def run(function, jobs, directory, workers, pool, progress):
         for job in jobs:
-            shards._run_job(function, job, directory)
+            run_job(function, job, directory)
 
-    monkeypatch.setattr(shards, "_run_here", run)
+    monkeypatch.setattr(shard_run, "_run_here", run)
 
 
 LATENTS = {"frames": 24, "batch_size": 2, "accelerator": "cpu", "precision": "32"}
@@ -216,7 +218,7 @@ def test_a_gpu_has_one_process_of_a_pool_of_its_own(project, monkeypatch):
         raise UserError("enough")
 
     make_autoencoder(project, "autoencoder", weights=PARAMETERS["weights"] | {"steps": 1})
-    monkeypatch.setattr(shards, "_run_here", run)
+    monkeypatch.setattr(shard_run, "_run_here", run)
     monkeypatch.setattr(shards, "fork_pool", ThreadPoolExecutor)
     monkeypatch.setattr(latents, "pick_device", lambda accelerator: torch.device("cuda"))
     with pytest.raises(SystemExit, match="enough"):
@@ -264,7 +266,7 @@ def encode(project: Path, scratch: str, kept: str, known: dict[str, dict], frame
     encoding = latents.Encoding(project / "data/autoencoder", about, "cpu", 2, "32")
     job = shards.Job(shards.shard_name(0), (project / "data/mels" / shards.shard_name(0), known, encoding), key="another")
     (project / kept).mkdir(exist_ok=True)
-    shards._run_job(latents.encode_shard, job, project / kept)
+    run_job(latents.encode_shard, job, project / kept)
     shutil.copytree(project / kept, project / scratch)
     return {path.name: path.read_bytes() for path in (project / scratch).glob("*.parquet")}
 

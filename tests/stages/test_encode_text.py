@@ -15,6 +15,7 @@ import pytest
 
 from soundmill import manifest, shards, stage, text
 from soundmill.params import write_yaml
+from soundmill.shards.jobs import run_job
 from stages import encode_text
 
 SIZES = {"width": 16, "layers": 1, "heads": 2}
@@ -106,7 +107,7 @@ def encode(captions: list[str], encoder: text.Encoder, scratch: Path, kept: Path
     """One shard, as a stage makes it where it needs to."""
     kept.mkdir(exist_ok=True)
     job = shards.Job(shards.shard_name(0), (captions, encoder, {"max_tokens": 24}), key="another")
-    shards._run_job(encode_text.encode_shard, job, kept)
+    run_job(encode_text.encode_shard, job, kept)
     shutil.copytree(kept, scratch)
     return contents(scratch)
 

@@ -1,0 +1,135 @@
+"""The same work, done by the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import chdir, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from soundmill import forking
+from soundmill.errors import UserError
+from soundmill.shards.jobs import Job, attempts, run_job
+from soundmill.shards.reports import Report
+from soundmill.shards.software import software
+
+CONNECT_SECONDS = 5.0
+WORKERLESS_SECONDS = 30.0  # a cluster may be starting, or replacing what died
+DEATHS = 3  # workers that died of one shard: no fourth
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What a cluster's worker must have in common with the process that sent it work."""
+
+    start: Path  # relative paths start here
+    token: str  # name of a file beside the shards: who sees it sees the same disk
+    software: dict[str, str]
+
+
+def run_on_cluster(
+    function: Callable[..., Report],
+    jobs: list[Job],
+    directory: Path,
+    address: str,
+    progress: Callable[[int], None],
+) -> None:
+    import asyncio
+
+    import distributed
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, without tracebacks
+    start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
+    try:
+        asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    # MemoryError: another server's greeting, taken for a length. TypeError: tls without certificates.
+    except (OSError, ValueError, MemoryError, TypeError) as error:
+        raise UserError(
+            f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
+            "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"
+        ) from None
+    directory = directory.resolve()
+    with client, client.as_current(), tempfile.NamedTemporaryFile(dir=directory, prefix=".site-") as token:
+        site = _Site(Path.cwd(), os.path.basename(token.name), software(function))
+        queue, running = jobs[::-1], {}
+        last_seen = time.monotonic()  # workers
+        try:
+            while queue or running:
+                if client.status != "running":
+                    raise distributed.CancelledError
+                slots = sum(client.nthreads().values())
+                if slots:
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > WORKERLESS_SECONDS:
+                    raise UserError(f"execution.dask: the scheduler at {address} has no workers; {start}")
+                while queue and len(running) < 2 * slots:
+                    job = queue.pop()
+                    key = f"{job.name}-{uuid.uuid4().hex}"
+                    future = client.submit(_run_on_worker, function, job, directory, site, key=key, pure=False)
+                    running[key] = future, job
+                with suppress(TimeoutError):
+                    futures = [future for future, _ in running.values()]
+                    distributed.wait(futures, timeout=1.0, return_when="FIRST_COMPLETED") if futures else time.sleep(0.5)
+                for key in [key for key, (future, _) in running.items() if future.done()]:
+                    future, job = running.pop(key)
+                    # The result itself, None, is not fetched: it may have died with its worker, when the shard is there.
+                    if future.status == "finished":
+                        progress(job.weight)
+                    elif future.status == "lost" or isinstance(future.exception(), distributed.KilledWorker):
+                        queue.append(job)  # it stood in line at workers that others killed; of its own deaths there is a count
+                    else:
+                        raise future.exception()
+        except (ImportError, RuntimeError) as error:
+            absent = error if isinstance(error, ImportError) else error.__cause__  # the scheduler unpacks tasks too
+            if not isinstance(absent, ImportError):
+                raise
+            raise UserError(
+                f"execution.dask: the scheduler or a worker at {address} cannot import {absent.name}; start the scheduler in this "
+                f"environment (`dask scheduler`), and the workers: `dask worker {address} --nworkers N --nthreads 1`"
+            ) from None
+        except (distributed.CancelledError, distributed.comm.CommClosedError):
+            raise UserError(
+                f"execution.dask: the scheduler at {address} is gone; finished shards are kept: start it, and run again"
+            ) from None
+        finally:
+            if client.status == "running":
+                client.cancel([future for future, _ in running.values()])
+
+
+async def _reach(address: str) -> None:
+    import distributed
+
+    security = distributed.Security().get_connection_args("client")
+    comm = await distributed.comm.connect(address, timeout=CONNECT_SECONDS, **security)
+    await comm.close()
+
+
+def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, site: _Site) -> None:
+    import distributed
+
+    worker = distributed.get_worker()
+    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in forking.ONE_THREAD):
+        raise UserError(
+            f"worker {worker.address}: has several threads, and with them results have other last bits; start it by "
+            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(forking.ONE_THREAD)} to 1)"
+        )
+    if not (directory / site.token).exists():
+        raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
+    found = software(function)
+    differing = [name for name in site.software if name in found and found[name] != site.software[name]]
+    if differing:
+        names = ", ".join(f"{name} {found[name]}, not {site.software[name]}" for name in differing[:5])
+        raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
+    if len(attempts(directory, job)) >= DEATHS:
+        raise UserError(
+            f"{job.name}: {DEATHS} workers died while they worked on this shard (out of memory?); the others are kept. "
+            "Give workers more memory, or take its recordings out"
+        )
+    with chdir(site.start):
+        run_job(function, job, directory)

@@ -1,0 +1,193 @@
+"""Map a function over shards: in parallel, resumable, redoing only what changed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from soundmill import forking, lifetime
+from soundmill.errors import UserError
+from soundmill.shards import digests, files, reports
+from soundmill.shards.dask import run_on_cluster
+from soundmill.shards.jobs import Job, remove_attempts, run_job
+from soundmill.shards.reports import Finished, Report
+
+
+def map_shards(
+    function: Callable[..., Report],
+    jobs: list[Job],
+    directory: Path,
+    *,
+    workers: int,
+    pool: ProcessPoolExecutor | None = None,
+    cluster: str | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Report:
+    """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
+
+    The work is done by `workers` processes here, which are those of `pool` where there is one, or by the workers of the Dask
+    `cluster` at that address, which must see the same files. A finished shard stays in `directory` with its report beside it: a
+    killed run resumes with what is missing. Reports are added in the order of `jobs`, whatever order they end in. The function must
+    be importable (top level).
+
+    The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
+    is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
+    parameters and code are the same. A shard that something was rejected from is made again in any case (see ItemWriter).
+
+    What lies there is read and held to its digest before it is used; what is damaged is made from nothing, and named in the report.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_attempts(directory)
+    total = Report()
+    before = _finished_before(jobs, directory, workers, total)
+    finished = {job.name: before[job.name] for job in jobs if job.name in before and _is_done(job, before[job.name])}
+    todo = [job for job in jobs if job.name not in finished]
+    progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
+    todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
+    if todo and cluster:
+        run_on_cluster(function, todo, directory, cluster, progress)
+    elif todo:
+        _run_here(function, todo, directory, workers, pool, progress)
+    remove_attempts(directory)
+    _remove_strangers(directory, jobs)
+    for job in todo:
+        finished[job.name] = reports.read_report(directory / job.name)
+    reports.write_reports(directory, {job.name: finished[job.name] for job in jobs})
+    for job in jobs:
+        total.add(finished[job.name].report)
+    return total
+
+
+def _remove_strangers(directory: Path, jobs: list[Job]) -> None:
+    """Drop the shards that were kept for jobs which there are no more."""
+    known = {reports.ALL} | {job.name for job in jobs} | {reports.report_path(Path(job.name)).name for job in jobs}
+    for name in os.listdir(directory) if jobs and jobs[0].key else ():
+        if name not in known:
+            path = directory / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Report) -> dict[str, Finished]:
+    """The shards that lie there as they were written; what is damaged is dropped, and named in `total`."""
+    known = reports.read_reports(directory)
+    found: dict[str, Finished] = {}
+    for job in jobs:
+        finished = known.get(job.name)
+        try:
+            signature = digests.signature(directory / job.name)
+            if finished is None or (finished.key, finished.signature) != (job.key, signature):
+                finished = reports.read_report(directory / job.name)
+            if finished.signature == signature:
+                found[job.name] = finished
+        except OSError:
+            continue
+        except (ValueError, KeyError, TypeError):  # a report that cannot be trusted
+            total.damaged.append(job.name)
+    with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
+        whole = pool.map(lambda name: digests.is_whole(directory / name, found[name].digest), found)
+        torn = [name for name, right in zip(found, whole, strict=True) if not right]
+    for name in torn:
+        del found[name]
+        files.distrust(directory / name)
+        reports.report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
+    total.damaged.extend(torn)
+    return found
+
+
+def _is_done(job: Job, finished: Finished) -> bool:
+    return finished.key == job.key and not (job.key and finished.report.quarantine)
+
+
+def _run_here(
+    function: Callable[..., Report],
+    jobs: list[Job],
+    directory: Path,
+    workers: int,
+    pool: ProcessPoolExecutor | None,
+    progress: Callable[[int], None],
+) -> None:
+    # A pool even for one worker: libraries give other last bits on other thread counts, so every worker has one thread.
+    queue = iter(jobs)
+    running: dict[Future[None], Job] = {}
+    try:
+        with nullcontext(pool) if pool else _pool_of_server(function, min(workers, len(jobs))) as pool:
+            try:
+                for job in queue:
+                    running[pool.submit(run_job, function, job, directory)] = job
+                    if len(running) >= 2 * workers:
+                        _collect(running, progress)
+                while running:
+                    _collect(running, progress)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BrokenProcessPool:
+        names = ", ".join(job.name for job in running.values()) or "none"
+        raise UserError(
+            f"a worker process died (out of memory, or killed) while working on one of: {names}. Finished shards are kept: "
+            "run it again, with a smaller `execution.workers` if memory was short"
+        ) from None
+
+
+def fork_pool(workers: int) -> ProcessPoolExecutor | None:
+    """Workers for `map_shards`, forked from this process now; None for 0, and where it may have threads (see forking.py)."""
+    return forking.fork_workers(workers, _start_worker)
+
+
+def _pool_of_server(function: Callable[..., Report], workers: int) -> ProcessPoolExecutor:
+    environment = {**os.environ, **forking.ONE_THREAD}  # the server's is of when it started
+    return forking.workers_of_server(workers, [getattr(function, "__module__", __name__)], _start_worker, environment)
+
+
+def _start_worker(environment: dict[str, str] | None = None) -> None:
+    if environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
+    threading.Thread(target=_die_with_mapper, daemon=True).start()
+    lifetime.die_with_parent(os.getppid())  # at once, whatever work holds that thread up; it knows if they died before this line
+    forgo_pandas()
+
+
+def _die_with_mapper() -> None:
+    """End this worker when the process that maps dies, however it dies: no orphan may write beside a rerun."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forgo_pandas() -> None:
+    """Let pyarrow not import pandas (half a second) at the first list it is given, to see whether it is one of its series.
+
+    It asks once. For processes in which none is; where pandas is needed (`to_pandas`) it is imported then.
+    """
+    sys.meta_path.insert(0, _NoPandas)
+    pa.array([0])
+    sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """Finds nothing else, and of pandas that it is not there."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError(name)
+
+
+def _collect(running: dict[Any, Job], progress: Callable[[int], None]) -> None:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+        progress(running.pop(future).weight)
