@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test fuzz attack browse run server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test test-bench fuzz attack browse run server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +19,9 @@ test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
 	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
+
+test-bench: $(VENV)/.bench  ## run the tests of the benches
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal tests/bench
 
 fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_decode.py -k damage
