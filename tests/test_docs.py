@@ -1,0 +1,218 @@
+"""Keeps the docs true: what they link to and name exists, and docs/architecture.md is what stands."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import tomllib
+from contextlib import suppress
+from fnmatch import fnmatch
+from functools import cache
+from itertools import chain
+
+import pyarrow as pa
+import typer
+
+from soundmill import manifest, params
+from soundmill.errors import UserError
+from tests.imports import ROOT, module_path
+from tests.test_architecture import ALLOWED
+
+DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+# What a person puts there: FAMILY, <stage>, {a,b}, *, ${key}.
+PLACEHOLDER = re.compile(r"\$\{[^}]*\}|<[^>]*>|\{[^}]*\}|\*+|(?<![A-Za-z])(?!README)[A-Z]{3,}(?![A-Za-z])")
+OURS = re.compile(r"(?<![\w./-])(?:soundmill|stages|flows|bench|tests|conf|docs)/[\w./{},*<>-]+")
+UNTRACKED = ("data/.work", "data/bench")  # scratch, and results of `make bench`
+
+
+def code(text: str) -> list[str]:
+    """The lines of fenced blocks, continued ones joined, and the spans in backticks."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    return [line for block in blocks for line in re.sub(r"\\\n", " ", block).splitlines()] + spans
+
+
+def glob(path: str) -> str:
+    return PLACEHOLDER.sub("*", path).rstrip("/.,")
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table of docs/architecture.md below a heading, without its head."""
+    section = ARCHITECTURE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = re.search(r"(?:^\|.*\n)+", section, re.M)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def outputs(stage: dict) -> list[str]:
+    """Paths of a stage's outs, metrics and plots."""
+    listed = chain.from_iterable(stage.get("do", stage).get(kind, []) for kind in ("outs", "metrics", "plots"))
+    return [path for entry in listed for path in ([entry] if isinstance(entry, str) else entry)]
+
+
+def test_links_lead_somewhere():
+    broken = []
+    for doc in DOCS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", doc.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            if re.match(r"\w+:", target):
+                continue
+            there = (doc.parent / path) if path else doc
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M) if anchor and there.is_file() else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            if not there.exists() or (anchor and anchor not in slugs):
+                broken.append(f"{doc.name}: {target}")
+    assert not broken, "\n".join(broken)
+
+
+def test_files_that_docs_name_exist():
+    made = [PLACEHOLDER.sub("*", path) for stage in DVC.values() for path in outputs(stage)]
+
+    def is_made(path: str) -> bool:
+        parts = glob(path).split("/")
+        return path.startswith(UNTRACKED) or any(
+            all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(parts, other.split("/"), strict=False)) for other in made
+        )
+
+    missing = []
+    for doc in DOCS:
+        text = doc.read_text(encoding="utf-8")
+        paths = set(OURS.findall(text))
+        paths |= {span for span in code(text) if re.fullmatch(r"[\w/<>{},*-]+/[\w<>{},*-]+\.(py|sh|yaml|md)", span)}
+        missing += [
+            f"{doc.name}: {path}"
+            for path in sorted(paths)
+            if not path.startswith("data/") and not any(list(place.glob(glob(path))) for place in (ROOT, ROOT / "soundmill"))
+        ]
+        data = set(re.findall(r"(?<![\w./-])data/[\w./{},*<>-]+", "\n".join(code(text))))
+        missing += [f"{doc.name}: {path} is no output of dvc.yaml" for path in sorted(data) if not is_made(path)]
+    assert not missing, "\n".join(missing)
+
+
+def test_tests_that_docs_name_exist():
+    there = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+    }
+    named = {span for doc in DOCS for span in code(doc.read_text(encoding="utf-8")) if re.fullmatch(r"test_\w+", span)}
+    assert sorted(named - there) == []
+
+
+@cache
+def commands() -> dict[str, set[str]]:
+    """Every `soundmill` command ("corpus check") and its options; groups have those of `--help` alone."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, name = scripts["soundmill"].partition(":")
+    top = typer.main.get_command(getattr(importlib.import_module(module), name))
+    found = {}
+
+    def visit(command: object, words: tuple[str, ...]) -> None:
+        found[" ".join(words)] = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+        for word, inner in getattr(command, "commands", {}).items():
+            visit(inner, (*words, word))
+
+    visit(top, ())
+    return found
+
+
+def command_faults(line: str) -> list[str]:
+    faults = []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    faults += [f"make {name}" for name in re.findall(r"(?:^|[;&] *)make ([a-z-]+)", line) if name not in targets]
+    for words in re.findall(r"(?:^|[\s/])soundmill ((?:[^&;#|]|\|(?! ))+)", line):
+        name, *rest = words.split()
+        if not re.fullmatch(r"[a-z]+", name):
+            continue
+        group = any(command.startswith(f"{name} ") for command in commands())
+        named = [f"{name} {word}" for word in rest[0].split("|") if word != "…"] if group and rest else [name]
+        faults += [f"soundmill {command}" for command in named if command not in commands()]
+        known = set().union(*(commands().get(command, set()) for command in named)) | {"--help"}
+        faults += [f"soundmill {name} {word}" for word in rest if word.startswith("--") and word.split("=")[0] not in known]
+    faults += [
+        f"python -m {module}"
+        for module in re.findall(r"python -m ([\w.]+)", line)
+        if module.split(".")[0] in ("bench", "flows", "stages", "soundmill") and not module_path(module)
+    ]
+    return faults
+
+
+def test_commands_that_docs_name_exist():
+    faults = [
+        f"{doc.name}: {fault}" for doc in DOCS for line in code(doc.read_text(encoding="utf-8")) for fault in command_faults(line)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_parameters_that_docs_name_exist():
+    """What `soundmill params` is given composes; `section.key` in backticks is a key of params.yaml."""
+    documents = [params.compose(ROOT / "conf", given) for given in ([], ["corpus=auto"], ["corpus=union", "scale=paper"])]
+
+    def is_key(name: str) -> bool:
+        for document in documents:
+            with suppress(UserError):
+                params.section(document, name, "params.yaml")
+                return True
+        return False
+
+    faults, overrides = [], set()
+    for doc in DOCS:
+        for line in code(doc.read_text(encoding="utf-8")):
+            if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", line) and line.split(".")[0] in documents[0] and not is_key(line):
+                faults.append(f"{doc.name}: {line} is no parameter")
+            for words in re.findall(r"(?:^|[\s/])soundmill params ([^&;#]+)", line):
+                given = tuple(shlex.split(words))
+                if not any("…" in word or PLACEHOLDER.search(word.partition("=")[2].replace("{", "")) for word in given):
+                    overrides.add((doc.name, given))
+    for name, given in sorted(overrides):
+        try:
+            params.compose(ROOT / "conf", list(given))
+        except UserError as error:
+            faults.append(f"{name}: soundmill params {' '.join(given)}: {error}")
+    assert overrides
+    assert not faults, "\n".join(faults)
+
+
+def test_readme_begins_with_two_commands_and_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = [line.split("#")[0].strip() for line in re.search(r"^```\n(.*?)^```", text, re.M | re.S)[1].splitlines()]
+    assert first == ["make demo", "make test"]
+    assert len(text.split()) <= 600
+    assert re.search(r"\]\((docs/\w+\.md)", text)[1] == "docs/architecture.md"
+
+
+def test_architecture_has_the_rooms_and_their_imports():
+    told = {spans(room)[0]: set(spans(imports)) for room, _, imports in table("Rooms")}
+    rules = {
+        room.removeprefix("soundmill."): {target.removeprefix("soundmill.") for target in targets}
+        for room, targets in ALLOWED.items()
+    }
+    assert told == rules
+
+
+def test_architecture_has_the_graph():
+    names = {"item.inputs": "INPUTS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
+
+    def place(path: str, key: str) -> str:
+        return re.sub(r"\$\{([^}]+)\}", lambda match: {"key": key, **names}[match[1]], path)
+
+    stages = {}
+    for name, entry in DVC.items():
+        stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")
+        key = "SPEC" if over == "spectrogram" else "FAMILY"
+        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}"))}
+        stages[name] = (over, reads, {place(out, key) for out in stage["outs"]})
+    told = {
+        spans(name)[0]: ("".join(spans(over)), set(spans(reads)), set(spans(writes)))
+        for name, over, _, reads, writes in table("The graph")
+    }
+    assert told == stages
+
+
+def test_architecture_has_the_tables_and_their_columns():
+    schemas = {name: schema.names for name, schema in vars(manifest).items() if isinstance(schema, pa.Schema)}
+    assert {spans(name)[0]: spans(columns) for name, _, _, columns in table("Tables")} == schemas
