@@ -186,12 +186,12 @@ def test_readme_begins_with_two_commands_and_is_short():
 
 
 def test_architecture_has_the_rooms_and_their_imports():
-    told = {spans(room)[0]: set(spans(imports)) for room, _, imports in table("Rooms")}
-    rules = {
+    documented = {spans(room)[0]: set(spans(imports)) for room, _, imports in table("Rooms")}
+    enforced = {
         room.removeprefix("soundmill."): {target.removeprefix("soundmill.") for target in targets}
         for room, targets in ALLOWED.items()
     }
-    assert told == rules
+    assert documented == enforced
 
 
 def test_architecture_has_the_graph():
@@ -206,11 +206,11 @@ def test_architecture_has_the_graph():
         key = "SPEC" if over == "spectrogram" else "FAMILY"
         reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}"))}
         stages[name] = (over, reads, {place(out, key) for out in stage["outs"]})
-    told = {
+    documented = {
         spans(name)[0]: ("".join(spans(over)), set(spans(reads)), set(spans(writes)))
         for name, over, _, reads, writes in table("The graph")
     }
-    assert told == stages
+    assert documented == stages
 
 
 def test_architecture_has_the_tables_and_their_columns():
