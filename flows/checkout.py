@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import dvc
-from soundmill import experiments, tracking
+from soundmill import experiments, lifetime, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.evaluation import weights
@@ -252,7 +252,7 @@ def run_pipeline(root: Path) -> int:
     home = root.resolve().parents[1]
     settings = {"PREFECT_HOME": str(home / ".prefect")}
     command = [sys.executable, "-m", "flows.pipeline"]
-    return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=dvc.die_with_us()).returncode
+    return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=lifetime.with_this_process()).returncode
 
 
 def _code_files(home: Path) -> list[str]:

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,7 +215,13 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
     else:
         reader, theirs = os.pipe()
     process = subprocess.Popen(
-        command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, preexec_fn=die_with_us()
+        command,
+        cwd=root,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lifetime.with_this_process(),
     )
     os.close(theirs)
     started = time.monotonic()
@@ -282,11 +287,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def die_with_us() -> Callable[[], None]:
-    """For a child to call before all else: nothing goes on when the flow that started it was killed."""
-    return partial(lifetime.die_with_parent, os.getpid())
-
-
 def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [executable(), *arguments]
     return subprocess.run(
@@ -296,7 +296,7 @@ def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> su
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        preexec_fn=die_with_us(),
+        preexec_fn=lifetime.with_this_process(),
     )
 
 
@@ -536,6 +536,6 @@ def restore(root: Path, stage: str) -> bool:
         env=environment({"SHELL": shutil.which("false") or "false"}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        preexec_fn=die_with_us(),
+        preexec_fn=lifetime.with_this_process(),
     )
     return done.returncode == 0

@@ -8,8 +8,6 @@ import logging
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,12 +21,10 @@ import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import dvc
-from flows.server import own_server
+from flows import dvc, server
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -291,12 +287,12 @@ def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> in
 
 def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
     """Run a flow against the server of PREFECT_API_URL, or one of its own for as long as it takes; returns the exit status."""
-    server = PREFECT_API_URL.value()
-    tell(f"Prefect server {server}" if server else "Starting Prefect (its own server, on this machine, for this run) …")
+    url = server.address()
+    tell(f"Prefect server {url}" if url else "Starting Prefect (its own server, on this machine, for this run) …")
     try:
-        if server:
-            check_server(server)
-        with nullcontext() if server else own_server():
+        if url:
+            server.check(url)
+        with nullcontext() if url else server.own_server():
             state = flow()
         if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
             raise error
@@ -312,18 +308,6 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to go on")
         return 1
     return 0 if state.is_completed() else 1
-
-
-def check_server(url: str) -> None:
-    """UserError with the remedy unless a Prefect server answers at `url`."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
-            return
-    except urllib.error.HTTPError:
-        return  # it wants a login: Prefect's client has it (PREFECT_API_AUTH_STRING)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-
-os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")
 
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.pipeline import check_server, pipeline
+from flows import server
+from flows.pipeline import pipeline
 from soundmill.errors import UserError
 
 NAME = "scheduled"
+LOCAL = "http://127.0.0.1:4200/api"  # of `make server`
 
 
 def deployment(root: Path, cron: str, wait_minutes: float, retries: int) -> RunnerDeployment:
@@ -43,16 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wait-minutes", type=float, default=120, help="how long a run waits for somebody's own `dvc repro`")
     parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that are killed or locked out")
     args = parser.parse_args(argv)
+    url = server.address() or LOCAL
     try:
         if not Path("dvc.yaml").exists():
             raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
-        check_server(os.environ["PREFECT_API_URL"])
+        server.check(url)
         planned = deployment(Path.cwd(), args.cron, args.wait_minutes, args.retries)
     except UserError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
-    print(f"pipeline/{NAME} at {args.cron!r}, one run at a time, on {os.environ['PREFECT_API_URL']}; Ctrl-C ends it", flush=True)
-    serve(planned, limit=1)
+    print(f"pipeline/{NAME} at {args.cron!r}, one run at a time, on {url}; Ctrl-C ends it", flush=True)
+    with temporary_settings({PREFECT_API_URL: url}):
+        serve(planned, limit=1)
     return 0
 
 

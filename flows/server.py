@@ -1,4 +1,4 @@
-"""A Prefect server for one flow, where none is given: it ends with the flow's process, however that ends."""
+"""The Prefect server: which one the settings name, and one for a single flow where they name none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,10 +16,28 @@ from fastapi import FastAPI
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows import dvc
+from soundmill import lifetime
 from soundmill.errors import UserError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
+
+
+def address() -> str | None:
+    """The server that Prefect's settings name, in the environment or in a profile; None: each run starts one of its own."""
+    return PREFECT_API_URL.value()
+
+
+def check(url: str) -> None:
+    """UserError with the remedy unless a Prefect server answers at `url`."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return
+    except urllib.error.HTTPError:
+        return  # it wants a login: Prefect's client has it (PREFECT_API_AUTH_STRING)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
 
 
 @contextmanager
@@ -30,12 +50,12 @@ def own_server() -> Iterator[None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    address = ["--host", "127.0.0.1", "--port", str(port)]
+    place = ["--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "flows.server:app", *address, "--log-level", "error"],
+        [sys.executable, "-m", "uvicorn", "--factory", "flows.server:app", *place, "--log-level", "error"],
         env=dvc.environment({**settings, "PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}),
         stdin=subprocess.DEVNULL,
-        preexec_fn=dvc.die_with_us(),
+        preexec_fn=lifetime.with_this_process(),
     )
     try:
         url = f"http://127.0.0.1:{port}/api"

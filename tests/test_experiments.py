@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from flows import dvc
-from soundmill import doctor, experiments
+from soundmill import experiments
+from soundmill.commands import doctor
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command, git, make_tiny
 

@@ -1,4 +1,4 @@
-"""Commands about the whole pipeline: what the machine lacks, composing parameters, running, browsing, reproducing."""
+"""Commands about the whole pipeline: compose its parameters, run it, browse its runs, bring one back."""
 
 from __future__ import annotations
 
@@ -7,25 +7,10 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, checkout, project_root
+from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
 
 app = typer.Typer()
-
-
-@app.command()
-def doctor(project: Project = None) -> None:
-    """Tell what this machine has (ffmpeg, GPU, weights, disk, tracking server) and what to do about what it lacks."""
-    from soundmill.doctor import examine
-
-    lacking = False
-    for finding in examine(checkout(project)):
-        mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
-        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
-        if finding.remedy:
-            typer.echo(f"{'':14}→ {finding.remedy}")
-        lacking = lacking or finding.state == "lacking"
-    raise typer.Exit(1 if lacking else 0)
 
 
 @app.command()

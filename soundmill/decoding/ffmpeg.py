@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from soundmill import lifetime
 from soundmill.decoding.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Kind, check_bound, check_length
 from soundmill.errors import UserError
 
@@ -168,8 +169,8 @@ class _Child:
             stderr=subprocess.PIPE,
             pass_fds=[file for file, _ in inputs] + ([] if piped else outputs),
             env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # of its many threads, each would have one of its own
+            preexec_fn=lifetime.with_this_process(),
         )
-        # Should this process be killed, the child still ends.
         limits = {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: patience + 1, resource.RLIMIT_FSIZE: file_bytes}
         with suppress(ProcessLookupError):  # it may have ended already
             for limit, most in limits.items():

@@ -20,11 +20,15 @@ def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
 def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    (tmp_path / "profiles.toml").write_text('active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:10/api"\n')
     done = soundmill("doctor", cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"none in {tmp_path}" in done.stdout
     assert "soundmill weights fetch vggish" in done.stdout
     assert "http://127.0.0.1:9 is unreachable" in done.stdout
+    assert "no Prefect server at http://127.0.0.1:10/api" in done.stdout
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path))
     lacking = soundmill("doctor", cwd=root)

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,6 +29,9 @@ from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
+from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MAX_SECONDS = 60.0
 
@@ -707,6 +711,19 @@ def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
     assert reason_of(made / "a.m4a", max_seconds=1.5) == "timeout"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(made):
+    mark = new_mark()
+    code = "import sys; from soundmill.decoding import decode; next(decode.decode_blocks(sys.argv[1], 60.0)[1]); input()"
+    command = [sys.executable, "-c", code, str(made / "a.m4a")]
+    parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
+    child = wait_for(lambda: [pid for pid, command in marked(mark).items() if "-loglevel" in command])[0]
+    os.kill(child, signal.SIGSTOP)
+    assert child in marked(mark)
+    parent.kill()
+    parent.wait()
+    assert_nothing_is_left(mark, set())
 
 
 def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(made, tmp_path, monkeypatch):

@@ -218,7 +218,10 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
 
 def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows.serve"]
-    variables = environment(tmp_path, "http://127.0.0.1:9/api")
+    (tmp_path / "prefect").mkdir()
+    profile = 'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
+    (tmp_path / "prefect" / "profiles.toml").write_text(profile)
+    variables = environment(tmp_path, None)
     done = subprocess.run(command, cwd=tiny, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     said = done.stdout + done.stderr

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlparse
 
+import typer
+
+from soundmill.commands.project import Project, checkout
 from soundmill.errors import UserError
+
+app = typer.Typer()
 
 LOW_DISK_GB = 5.0
 
@@ -25,6 +28,19 @@ class Finding:
     state: Literal["ok", "optional", "lacking"]
     found: str
     remedy: str = ""
+
+
+@app.command()
+def doctor(project: Project = None) -> None:
+    """Tell what this machine has (ffmpeg, GPU, weights, disk, tracking server) and what to do about what it lacks."""
+    lacking = False
+    for finding in examine(checkout(project)):
+        mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
+        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
+        if finding.remedy:
+            typer.echo(f"{'':14}→ {finding.remedy}")
+        lacking = lacking or finding.state == "lacking"
+    raise typer.Exit(1 if lacking else 0)
 
 
 def examine(root: Path) -> Iterator[Finding]:
@@ -116,16 +132,15 @@ def _tracking(root: Path) -> Finding:
 
 
 def _prefect(root: Path) -> Finding:
-    url = os.environ.get("PREFECT_API_URL")
+    from flows import server
+
+    url = server.address()
     if not url:
         return Finding("Prefect", "ok", "no PREFECT_API_URL: each run starts a server of its own; for schedules, `make server`")
-    parts = urlparse(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=3).close()
-    except OSError as error:
-        remedy = "start it with `make server`, or unset PREFECT_API_URL"
-        return Finding("Prefect", "optional", f"{url} does not answer ({error.strerror or error})", remedy)
+        server.check(url)
+    except UserError as error:
+        return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts a server of its own")
     return Finding("Prefect", "ok", f"{url} answers")
 
 
