@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,7 @@ Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: done before with th
 
 def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
     """Run one stage if it changed. `say` gets each line as it comes; raises StageFailed with the stage's own last lines."""
+    remove_unreadable_locks(root, say)
     command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
     lines: deque[str] = deque(maxlen=400)
     outcome: Outcome = "unchanged"
@@ -343,6 +344,26 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
         time.sleep(POLL_SECONDS)
     if said:
         say(f"{', '.join(map(str, said))} has finished; going on")
+
+
+def remove_unreadable_locks(root: Path, say: Say) -> None:
+    """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
+    for path in experiments.unreadable_locks(root):
+        if running := holders(root) or _dvc_in(root):
+            raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
+        path.replace(path.with_name("rwlock.unreadable"))
+        say(f"{path.relative_to(root)} was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it")
+
+
+def _dvc_in(root: Path) -> list[Holder]:
+    """Living `dvc` processes in this checkout, whatever its locks say."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        words = _command_line(int(entry.name))
+        with suppress(OSError):
+            if re.search(r"(^|/)dvc( |$)", words) and (entry / "cwd").resolve().is_relative_to(root.resolve()):
+                found.append(Holder(int(entry.name), words))
+    return found
 
 
 @contextmanager

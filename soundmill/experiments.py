@@ -1,13 +1,14 @@
-"""What a `dvc exp run` that was killed, or found the disk full, leaves in a checkout, and the way out of it.
+"""What a `dvc` that was killed, or found the disk full, leaves in a checkout, and the way out of it.
 
-For moments DVC has the uncommitted changes in a git stash alone: first in `refs/stash`, then, where it starts the experiment, in
-`refs/exps/exec/EXEC_MERGE`. It writes these with libgit2, which ends the message of a stash's index commit with an empty line;
-git's own command does not, so a person's own stashes are told apart. Where the disk is full libgit2 leaves `index.lock`, and DVC
-calls what follows "merge conflicts".
+For moments a `dvc exp run` has the uncommitted changes in a git stash alone: first in `refs/stash`, then, where it starts the
+experiment, in `refs/exps/exec/EXEC_MERGE`. It writes these with libgit2, which ends the message of a stash's index commit with an
+empty line; git's own command does not, so a person's own stashes are told apart. Where the disk is full libgit2 leaves
+`index.lock`, and DVC calls what follows "merge conflicts".
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 
 MERGE = "refs/exps/exec/EXEC_MERGE"
 BASELINE = "refs/exps/exec/EXEC_BASELINE"
+PATH_LOCKS = (".dvc/tmp/exps/rwlock", ".dvc/tmp/rwlock")  # where DVC notes which process works on which path
 LIVING_LOCK_SECONDS = 10.0  # git and DVC hold these locks for moments
 
 
@@ -56,6 +58,17 @@ def leftovers(root: Path) -> list[Leftover]:
         steps += [f"git update-ref -d {ref}" for ref in sorted(there) if ref not in told]
         found.append(Leftover(what, f"go back, files as they are: `{' && '.join(steps)}`"))
     return found
+
+
+def unreadable_locks(root: Path) -> list[Path]:
+    """Locks of paths that a `dvc` killed while it rewrote them left cut or empty: every later `dvc repro` refuses them."""
+    unreadable = []
+    for path in (root / name for name in PATH_LOCKS):
+        if path.exists() and not _is_json(path):
+            with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it rewrites
+                fcntl.flock(guard, fcntl.LOCK_SH)
+                unreadable += [] if _is_json(path) else [path]
+    return unreadable
 
 
 def _git_directories(root: Path) -> tuple[Path | None, Path | None]:
@@ -163,10 +176,9 @@ def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
             'ends with "merge conflicts" or "the index is locked", and sets your changes aside',
             f"when no git and no dvc runs here: `rm {_words([str(path) for path in left])}`",
         )
-    for path in (root / ".dvc/tmp/exps/rwlock", root / ".dvc/tmp/rwlock"):
-        if _age(path) > LIVING_LOCK_SECONDS and not _is_json(path):
-            what = f"{path} was cut (full disk?), and DVC stops at it"
-            yield Leftover(what, f"when no dvc runs here: `rm {shlex.quote(str(path))}`")
+    for path in unreadable_locks(root):
+        what = f"{path} was cut (by a full disk, or a `dvc` that was killed), and DVC stops at it"
+        yield Leftover(what, f"when no dvc runs here: `rm {shlex.quote(str(path))}`")
 
 
 def _age(path: Path) -> float:

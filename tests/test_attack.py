@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import params
+from soundmill import experiments, params
 from tests.checkouts import BIN, dvc
 from tests.corpora.tiny import sound
 
@@ -73,6 +73,7 @@ def test_random_kills_leave_the_same_bytes(checkout, monkeypatch):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     whole = digests(checkout / "data")
 
+    remedied = 0
     rng, kills, give_up = random.Random(0), 0, time.monotonic() + PATIENCE_SECONDS * (1 + 10 // SHARE)
     while kills < KILLS:
         start_over(checkout)
@@ -92,10 +93,14 @@ def test_random_kills_leave_the_same_bytes(checkout, monkeypatch):
                 continue
             if process.returncode == 0:
                 break
+            for path in experiments.unreadable_locks(checkout):  # a kill of dvc's own: docs/orchestration.md tells this remedy
+                path.unlink()
+                remedied += 1
             refused += 1  # for a moment, DVC may take the one that was killed for alive
             assert refused < 20, dvc(checkout, "repro", *TARGETS).stderr[-3000:]
             time.sleep(0.5)
         assert digests(checkout / "data") == whole, f"after {kills} kills"
+    print(f"{kills} kills; {remedied} times DVC's rwlock was left unreadable")
 
 
 SECRET = "the-secret-of-another-directory"

@@ -232,9 +232,9 @@ def test_changes_that_a_lock_of_git_takes_away_are_told(prepared: Path, tmp_path
 def test_locks_that_were_left_are_named(prepared: Path, tmp_path: Path) -> None:
     root = edited(prepared, tmp_path / "locked")
     (root / ".git/index.lock").touch()
+    assert experiments.leftovers(root) == []  # of somebody who is at work
     (root / ".dvc/tmp/exps").mkdir(parents=True)
     (root / ".dvc/tmp/exps/rwlock").touch()
-    assert experiments.leftovers(root) == []  # of somebody who is at work
     for path in (root / ".git/index.lock", root / ".dvc/tmp/exps/rwlock"):
         os.utime(path, (1, 1))
     failed = dvc_command(root, "exp", "run")

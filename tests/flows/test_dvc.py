@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows import dvc
+from soundmill import doctor
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
 
@@ -138,6 +139,33 @@ def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Pat
     assert Path(f"/proc/{ended.pid}").exists()
     assert dvc.holders(tiny) == []
     ended.wait()
+
+
+def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain `dvc repro` refuses them; doctor gives the remedy; the flow applies it, unless a `dvc` runs."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    lock = tiny / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    refused = dvc_command(tiny, "repro", "first")
+    assert "Unable to read RWLock-file" in refused.stderr
+    (finding,) = (found for found in doctor.examine(tiny) if found.name == "changes")
+    assert (finding.state, finding.remedy) == ("lacking", f"when no dvc runs here: `rm '{lock}'`")
+
+    other = subprocess.Popen(["dvc", "60"], executable="/bin/sleep", cwd=tiny)
+    try:
+        with pytest.raises(UserError, match=f"unreadable, and process {other.pid} "):
+            dvc.repro(tiny, "first", print)
+    finally:
+        other.kill()
+        other.wait()
+    said: list[str] = []
+    assert dvc.repro(tiny, "first", said.append) == "ran"
+    assert said == [
+        ".dvc/tmp/rwlock was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it",
+        "working on 1",
+    ]
+    assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]
 
 
 def test_one_pipeline_at_a_time(tiny: Path) -> None:
