@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse  # noqa: F401 - for the workers that are forked from here
 import soundfile
 
 from soundmill import manifest, shards, stage
@@ -34,6 +33,9 @@ def run(params: MelSpec, ctx: Context, audio: Input, spectrograms: Output) -> di
 
 def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the log-mels of one shard of audio; the shard carries its spec."""
+    import torch
+
+    torch.set_num_threads(1)  # others give other last bits
     spec = MelSpec.model_validate_json(spec_json)
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:

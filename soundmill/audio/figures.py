@@ -30,7 +30,7 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
     figure.suptitle(heading)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     seconds = decibels.shape[2] * spec.hop_length / spec.sample_rate
-    centres = (mel_filterbank(spec).argmax(0) * spec.sample_rate / spec.n_fft).astype(np.float64)
+    centres = mel_filterbank(spec).argmax(0).double().numpy() * spec.sample_rate / spec.n_fft
     ticks = [hertz for hertz in FREQUENCY_TICKS if centres[0] <= hertz <= spec.f_max]
     for axis, picture, title in zip(axes.flat, decibels, titles, strict=False):
         image = axis.imshow(

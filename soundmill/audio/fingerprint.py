@@ -11,8 +11,7 @@ import functools
 from collections.abc import Iterable
 
 import numpy as np
-
-from soundmill.audio import fourier
+import scipy.fft
 
 SAMPLE_RATE = 16_000
 WINDOW = 1024  # samples of one spectrum
@@ -89,7 +88,7 @@ def _energies(blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
                 continue
             frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[::HOP]
             rest = wave[len(frames) * HOP :]
-            spectra = fourier.rfft(frames * window)[:, : edges[-1]]
+            spectra = scipy.fft.rfft(frames * window)[:, : edges[-1]]
             yield np.add.reduceat(spectra.real**2 + spectra.imag**2, edges[:-1], axis=1)
 
 

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torchaudio.transforms import GriffinLim
 
 from soundmill.audio.mel import MelSpec, mel_filterbank, num_frames
 from soundmill.errors import UserError
@@ -21,7 +22,7 @@ def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
     Non-negative least squares in the Kullback-Leibler sense by multiplicative updates (Lee & Seung 2001, eq. 5): starts from
     the bands spread by their own filters, so it never leaves x >= 0 and bins outside all filters stay zero.
     """
-    bank = torch.tensor(mel_filterbank(spec)).to(log_mel)
+    bank = mel_filterbank(spec).to(log_mel)
     # Scaled to one per bin and started from the transpose, an update cannot overflow however loud the picture.
     mel = log_mel.clamp(math.log(spec.floor), 60.0).exp()
     cover = bank.sum(1)[:, None].clamp_min(1e-12)
@@ -35,31 +36,25 @@ def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
 def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: int, momentum: float, seed: int) -> Tensor:
     """Waves [B, num_samples] with about this magnitude spectrogram [B, bins, frames] (fast Griffin-Lim, Perraudin et al. 2013).
 
-    Every item starts from the same phases, drawn from `seed`, so a clip sounds the same whatever shares its batch.
+    torchaudio's, on the CPU. Every item starts from the same phases, drawn from `seed`, so a clip sounds the same whatever
+    shares its batch.
     """
     if spec.hop_length > spec.win_length // 2:
         raise UserError(
             f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
         )
-    window = torch.hann_window(spec.win_length, dtype=magnitude.dtype, device=magnitude.device)
     length = max(num_samples, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
-    magnitude = torch.nn.functional.pad(magnitude, (0, max(0, num_frames(spec, length) - magnitude.shape[-1])))
-    rng = torch.Generator().manual_seed(seed)
-    angle = (2 * math.pi * torch.rand(magnitude.shape[1:], generator=rng, dtype=torch.float64)).to(magnitude)
-    phase = torch.polar(torch.ones_like(angle), angle).expand(magnitude.shape)
-
-    def to_wave(transform: Tensor) -> Tensor:
-        return torch.istft(transform, spec.n_fft, spec.hop_length, spec.win_length, window, center=True, length=length)
-
-    previous = torch.zeros_like(phase)
-    for _ in range(iterations):
-        wave = to_wave(magnitude * phase)
-        rebuilt = torch.stft(wave, spec.n_fft, spec.hop_length, spec.win_length, window, center=True, return_complex=True)
-        rebuilt = rebuilt[..., : magnitude.shape[-1]]
-        ahead = rebuilt + momentum * (rebuilt - previous)
-        phase = ahead / ahead.abs().clamp_min(1e-16)
-        previous = rebuilt
-    return to_wave(magnitude * phase)[..., :num_samples]
+    frames = num_frames(spec, length)
+    magnitude = torch.nn.functional.pad(magnitude, (0, max(0, frames - magnitude.shape[-1])))[..., :frames]
+    invert = GriffinLim(
+        spec.n_fft, iterations, spec.win_length, spec.hop_length, power=1.0, momentum=momentum, length=length, rand_init=True
+    )
+    waves = []
+    for item in magnitude:
+        with torch.random.fork_rng(devices=()):  # torchaudio draws the phases from torch's global generator
+            torch.default_generator.manual_seed(seed)
+            waves.append(invert(item))
+    return torch.stack(waves)[:, :num_samples]
 
 
 def mel_to_wave(log_mel: Tensor, spec: MelSpec, num_samples: int, iterations: int, momentum: float, seed: int) -> Tensor:

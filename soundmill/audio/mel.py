@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from soundmill.audio import fourier
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from scipy.sparse import csr_array
+    from torch import Tensor
+    from torchaudio.transforms import MelSpectrogram
 
 SPEC_KEY = b"mel_spec"  # in the schema metadata of every spectrogram shard
-FRAMES_AT_ONCE = 128  # transformed together: they stay in the processor's cache
 
 
 class MelSpec(BaseModel):
@@ -59,81 +58,59 @@ def num_frames(spec: MelSpec, num_samples: int) -> int:
     return 1 + num_samples // spec.hop_length
 
 
-@functools.lru_cache(maxsize=16)
-def mel_filterbank(spec: MelSpec) -> np.ndarray:
-    """Triangular filters float32 [n_fft // 2 + 1, n_mels]; a band so narrow that no FFT bin falls into it is a UserError."""
-    to_mel, to_hertz = SCALES[spec.mel_scale]
-    edges = to_hertz(np.linspace(to_mel(spec.f_min), to_mel(spec.f_max), spec.n_mels + 2))
-    bins = np.linspace(0, spec.sample_rate / 2, spec.n_fft // 2 + 1)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    bank = np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
-    empty = int((bank.max(axis=0) <= 0).sum())
+def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
+    """torchaudio's transform, with a gradient: waves [..., T] → |STFT|^power in mel bands [..., n_mels, frames].
+
+    Centred, reflected at the ends, periodic Hann window. A band so narrow that no FFT bin falls into it is a UserError.
+    """
+    import torchaudio
+
+    transform = torchaudio.transforms.MelSpectrogram(
+        sample_rate=spec.sample_rate,
+        n_fft=spec.n_fft,
+        win_length=spec.win_length,
+        hop_length=spec.hop_length,
+        f_min=spec.f_min,
+        f_max=spec.f_max,
+        n_mels=spec.n_mels,
+        power=spec.power,
+        norm=None if spec.norm == "none" else spec.norm,
+        mel_scale=spec.mel_scale,
+    )
+    empty = int((transform.mel_scale.fb.amax(0) <= 0).sum())
     if empty:
         raise UserError(
             f"mel spec: {empty} of {spec.n_mels} bands hold no FFT bin, their rows would be constant; "
             f"raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels"
         )
-    if spec.norm == "slaney":
-        bank *= 2 / (high - low)
-    bank = bank.astype(np.float32)
-    bank.flags.writeable = False  # every caller gets the same one
-    return bank
+    return transform
 
 
-def _htk_mel(hertz: float) -> float:
-    return 2595 * math.log10(1 + hertz / 700)
+_on_cpu = functools.lru_cache(maxsize=16)(mel_spectrogram)
 
 
-def _htk_hertz(mel: np.ndarray) -> np.ndarray:
-    return 700 * (10 ** (mel / 2595) - 1)
-
-
-def _slaney_mel(hertz: float) -> float:
-    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
-
-
-def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
-
-
-SCALES = {"htk": (_htk_mel, _htk_hertz), "slaney": (_slaney_mel, _slaney_hertz)}  # Young et al. 2002; Slaney 1998
-
-
-def spectra(wave: np.ndarray, spec: MelSpec) -> Iterator[np.ndarray]:
-    """|STFT|^power of a wave [T], frame after frame: float32 [some frames, n_fft // 2 + 1].
-
-    Centred, reflected at the ends, periodic Hann window: torch.stft's and librosa's convention.
-    """
-    count = num_frames(spec, len(wave))
-    # Reflection needs more samples than it mirrors; a shorter clip is followed by silence.
-    short = max(0, spec.n_fft // 2 + 1 - len(wave))
-    wave = np.pad(np.asarray(wave, np.float32), (0, short)) if short else np.asarray(wave, np.float32)
-    mirrored = np.pad(wave, spec.n_fft // 2, mode="reflect")
-    lead = (spec.n_fft - spec.win_length) // 2  # the window stands in the middle of a frame; where does not change a magnitude
-    frames = np.lib.stride_tricks.sliding_window_view(mirrored[lead:], spec.win_length)[:: spec.hop_length][:count]
-    window = np.hanning(spec.win_length + 1)[:-1].astype(np.float32)
-    padded = np.zeros((FRAMES_AT_ONCE, spec.n_fft), np.float32)
-    transform = np.empty((FRAMES_AT_ONCE, spec.n_fft // 2 + 1), np.complex64)
-    for start in range(0, count, FRAMES_AT_ONCE):
-        some = frames[start : start + FRAMES_AT_ONCE]
-        np.multiply(some, window, out=padded[: len(some), : spec.win_length])
-        found = fourier.rfft(padded[: len(some)], transform[: len(some)])
-        power = found.real**2 + found.imag**2
-        yield np.sqrt(power) if spec.power == 1.0 else power
+def mel_filterbank(spec: MelSpec) -> Tensor:
+    """Triangular filters [n_fft // 2 + 1, n_mels] on the CPU; every caller gets the same ones."""
+    return _on_cpu(spec).mel_scale.fb
 
 
 def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
-    """Natural logarithm of the mel spectrogram, not below ln(floor): waves [..., T] → float32 [..., n_mels, frames]."""
-    bank = _sparse_filterbank(spec)
+    """Natural logarithm of the mel spectrogram, not below ln(floor): waves [..., T] → float32 [..., n_mels, frames].
+
+    Each wave by itself: a clip's values do not depend on its neighbours.
+    """
+    import torch
+
     *batch, num_samples = waves.shape
-    found = np.empty((math.prod(batch), spec.n_mels, num_frames(spec, num_samples)), np.float32)
-    for bands, wave in zip(found, waves.reshape(len(found), num_samples), strict=True):
-        start = 0
-        for block in spectra(levelled(wave, spec), spec):
-            bands[:, start : start + len(block)] = bank @ block.T
-            start += len(block)
-    np.maximum(found, np.float32(spec.floor), out=found)
-    return np.log(found, out=found).reshape(*batch, *found.shape[1:])
+    transform, frames = _on_cpu(spec), num_frames(spec, num_samples)
+    # Reflection needs more samples than it mirrors; a shorter clip is followed by silence.
+    missing = max(0, spec.n_fft // 2 + 1 - num_samples)
+    log_mels = np.empty((math.prod(batch), spec.n_mels, frames), np.float32)
+    with torch.inference_mode():
+        for row, wave in zip(log_mels, waves.reshape(len(log_mels), num_samples), strict=True):
+            samples = torch.tensor(np.pad(levelled(wave, spec), (0, missing)), dtype=torch.float32)
+            row[:] = transform(samples)[:, :frames].clamp_min(spec.floor).log().numpy()
+    return log_mels.reshape(*batch, *log_mels.shape[1:])
 
 
 def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
@@ -142,14 +119,6 @@ def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
         return wave
     centred = wave - np.float32(wave.mean(dtype=np.float64))
     return centred * np.float32(spec.peak / max(float(np.abs(centred).max()), 1e-8))
-
-
-@functools.lru_cache(maxsize=16)
-def _sparse_filterbank(spec: MelSpec) -> csr_array:
-    """Of the filters' values two in each row are not zero; summed in one order on every machine, which BLAS does not promise."""
-    from scipy.sparse import csr_array
-
-    return csr_array(mel_filterbank(spec).T)
 
 
 def read_spec(directory: Path) -> MelSpec:

@@ -6,8 +6,8 @@ import functools
 import math
 
 import numpy as np
+import scipy.fft
 
-from soundmill.audio import fourier
 from soundmill.audio.pressure import FLOOR_DB, a_weighting, window_length
 
 SILENCE_DBFS = -60.0  # a window whose RMS, its mean apart, stays below this is silent
@@ -181,16 +181,16 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
     halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is one and the next
-    frames, spectra = np.empty((STFT_WINDOWS, size), np.float32), np.empty((STFT_WINDOWS, hop + 1), np.complex64)
+    frames = np.empty((STFT_WINDOWS, size), np.float32)
     loudest, total = 0.0, np.zeros(size + 2)
     mirror = _Mirror(sample_rate, size)
 
     def squares(count: int) -> np.ndarray:
         """Of the first `count` windows in `frames`; of real and imaginary parts in turn."""
-        found = fourier.rfft(frames[:count], spectra[:count])
-        mirror.add(found)
-        found = found.view(np.float32)
-        return np.square(found, out=found)
+        spectra = scipy.fft.rfft(frames[:count])
+        mirror.add(spectra)
+        parts = spectra.view(np.float32)
+        return np.square(parts, out=parts)
 
     for start in range(0, whole, STFT_WINDOWS):
         count = min(STFT_WINDOWS, whole - start)

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 from matplotlib.image import imread
 
 from soundmill.audio.flac import decode_flac, flac_rate
-from soundmill.audio.mel import SCALES
 from soundmill.evaluation import report
 
 
@@ -139,7 +139,10 @@ def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, 
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     brightness = imread(io.BytesIO(base64.b64decode(picture)))[..., :3].sum(2).mean(1)[::-1]
-    mels = SCALES["slaney"][0]
+
+    def mels(hertz: float) -> float:  # Slaney 1998
+        return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
     place = (mels(pitch) - mels(min(40, rate / 200))) / (mels(rate / 2) - mels(min(40, rate / 200)))
     assert np.argmax(brightness) / len(brightness) == pytest.approx(place, abs=0.05)
     (player,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)

@@ -35,19 +35,11 @@ class LogMel(nn.Module):
     def __init__(self, spec: MelSpec):
         super().__init__()
         self.spec = spec
-        self.register_buffer("bank", torch.tensor(mel.mel_filterbank(spec)), persistent=False)
-        self.register_buffer("window", torch.hann_window(spec.win_length), persistent=False)
+        self.mel = mel.mel_spectrogram(spec)
 
     def forward(self, wave: Tensor) -> Tensor:
-        spec = self.spec
         with torch.autocast(wave.device.type, enabled=False):
-            transform = torch.stft(
-                wave.float(), spec.n_fft, spec.hop_length, spec.win_length, self.window, center=True, return_complex=True
-            )
-            power = transform.real.square() + transform.imag.square()
-            # The root has no gradient at zero; what is added is far below any floor.
-            spectrum = (power + 1e-14).sqrt() if spec.power == 1.0 else power
-            return (self.bank.T @ spectrum).clamp_min(spec.floor).log()
+            return self.mel(wave.float()).clamp_min(self.spec.floor).log()
 
 
 class VocoderModule(PhasedModule):
