@@ -25,6 +25,9 @@ FULL_SCALE = 32767 / 32768
 class MixupParams(StageParams):
     pairing: Literal["pressure", "random", "none"]  # random: the two halves count equally, whatever their levels
     ratio: float = Field(ge=0, le=100, description="mixes per captioned training clip")
+    partner: Literal["any", "other"] = Field(
+        description="other: a clip of other labels (captions, without labels), if there is one"
+    )
     sample_rate: SampleRate
     seed: Seed
 
@@ -35,7 +38,7 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     training = [row for row in rows if row["split"] == "train"]
     captioned = {row["clip_id"]: row for row in training if row["captions"]}
     wanted = 0 if params.pairing == "none" else int(params.ratio * len(captioned) + 0.5)
-    pairs = plan_pairs([_candidate(row) for row in captioned.values()], wanted, params.seed)
+    pairs = plan_pairs([_candidate(row, params.partner) for row in captioned.values()], wanted, params.seed)
     places = _places(clips) if pairs else {}
     plans = [_plan(params, captioned[first.clip_id], captioned[second.clip_id], places, clips) for first, second in pairs]
     if len({plan["clip_id"] for plan in plans}) < len(plans):
@@ -70,8 +73,9 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     }
 
 
-def _candidate(row: dict[str, Any]) -> Candidate:
-    return Candidate(row["clip_id"], row["recording_id"], frozenset(row["labels"] or row["captions"]))
+def _candidate(row: dict[str, Any], partner: str) -> Candidate:
+    kinds = frozenset(row["labels"] or row["captions"]) if partner == "other" else frozenset()
+    return Candidate(row["clip_id"], row["recording_id"], kinds)
 
 
 def _places(clips: Path) -> dict[str, tuple[str, int, str]]:

@@ -96,11 +96,12 @@ tiny_codec:
     seed: 0
     optimiser:
       {learning_rate: 1.0e-2, betas: [0.9, 0.99], weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
-    ema: {decay: 0.0, min_decay: 0.0, update_after_step: 0}
+    ema: null
     log_every_steps: 10
     checkpoint_seconds: 60.0
     steps: 30
     epochs: null
+    keep: last
     hardware: {accelerator: cpu, devices: 1, precision: "32", threads: 1}
     batch_size: 4
     width: 8

@@ -14,7 +14,7 @@ CLIPS_TRIED = 8  # of each recording
 
 @dataclass(frozen=True)
 class Candidate:
-    """A clip that may be mixed; `kinds` are its labels, or its captions where there are none."""
+    """A clip that may be mixed, with a clip that shares none of its `kinds` if there is one; empty: with any."""
 
     clip_id: str
     recording_id: str
@@ -31,11 +31,13 @@ def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[t
     clips_of: dict[str, list[Candidate]] = {}
     for one in turn:
         clips_of.setdefault(one.recording_id, []).append(one)
-    ring = sorted((_hash(seed, "recording", name), name) for name in clips_of)
+    ring: list[tuple[int, str]] = []
     pairs: list[tuple[Candidate, Candidate]] = []
     used: set[frozenset[str]] = set()
     for index in range(count if len(clips_of) > 1 else 0):
         lap, place = divmod(index, len(turn))
+        if not place:  # a new ring: on one for all laps, who follows a wide gap would be taken most often in each
+            ring = sorted((_hash(seed, f"recording {lap}", name), name) for name in clips_of)
         first = turn[place]
         second = _partner(first, _hash(seed, f"second {lap}", first.clip_id), ring, clips_of, used)
         if second is not None:

@@ -21,6 +21,7 @@ class GridParams(StageParams):
 class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
+    keep: Literal["last", "best"] = Field(description="best: the weights after the epoch whose held-out loss is lowest")
     hardware: HardwareParams
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
-from soundmill.errors import told
+from soundmill.errors import UserError, told
 from soundmill.models import registry
 from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
@@ -40,7 +40,7 @@ class Prepared:
     samples: Sequence[Request] | Tensor  # shown while it trains: wanted sounds, or real waves [N, C, T] that it reconstructs
     samples_every: int | None  # steps; None: only at the end
     columns: int  # of the picture of samples
-    valid_loss: Callable[[], float | None]  # of the averaged net; None where no clip is held out
+    valid_loss: Callable[[Any], float] | None  # of the module's net as it is now; None where no clip is held out
     save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
 
 
@@ -51,6 +51,11 @@ def run(
     use_threads(params.hardware.threads)
     prepared = registry.family(family).prepare(params, ctx, inputs, catalog)
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
+    if params.keep == "best" and prepared.valid_loss is None:
+        raise UserError(
+            f"{family}.train.keep is `best`, and {catalog} has no clip of the validation split; raise rename.valid_fraction, or "
+            "set it to `last`"
+        )
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
     said = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
@@ -61,19 +66,23 @@ def run(
     draw = partial(draw_samples, family, prepared, params, ctx)
     every = prepared.samples_every
     callbacks = [Every(every, partial(_log_samples, ctx.tracking, draw))] if every else []
-    points, facts = fit_averaged(module, prepared.source, order, prepared.draw, params.hardware, ctx, callbacks)
+    loss_of = prepared.valid_loss if params.keep == "best" else None
+    points, facts = fit_averaged(module, prepared.source, order, prepared.draw, params.hardware, ctx, callbacks, loss_of)
 
     write_curve(points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
     prepared.save(model, {"steps": steps, **items, "parameters": parameters, **facts})
     metrics = {"loss": points[-1]["loss"], "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
-    valid_loss = prepared.valid_loss()
+    if "kept_step" in facts:
+        metrics["kept_step"] = facts["kept_step"]
+    if prepared.valid_loss:
+        metrics["valid_loss"] = prepared.valid_loss(module)
     if can(prepared.model, "generate"):
         example = {"label": [describe(prepared.samples[0])], "seed": [0]}
         shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
         ctx.tracking.log_model(model, family, example, np.zeros(shape, np.float32))
     ctx.show(f"the samples ({grid.name})", partial(_show_samples, ctx.tracking, draw, steps, grid))
-    return metrics if valid_loss is None else {**metrics, "valid_loss": valid_loss}
+    return metrics
 
 
 def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Any:

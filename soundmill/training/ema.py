@@ -12,12 +12,12 @@ from soundmill.training.params import EmaParams
 
 
 class Ema:
-    """Average of the trainable weights of `net`; `step` after every optimiser step."""
+    """Average of the trainable weights of `net`; `step` after every optimiser step. Without `params` the net's own weights."""
 
-    def __init__(self, net: nn.Module, params: EmaParams):
+    def __init__(self, net: nn.Module, params: EmaParams | None):
         from diffusers.training_utils import EMAModel
 
-        self._average = EMAModel(
+        self._average = params and EMAModel(
             net.parameters(),
             decay=params.decay,
             min_decay=params.min_decay,
@@ -27,18 +27,23 @@ class Ema:
 
     @property
     def shadow(self) -> list[Any]:
-        """The averaged tensors, in the order of `net.parameters()`."""
-        return self._average.shadow_params
+        """The averaged tensors, in the order of `net.parameters()`; without an average none."""
+        return self._average.shadow_params if self._average else []
 
     def step(self, net: nn.Module) -> None:
-        self._average.step(net.parameters())
+        if self._average:
+            self._average.step(net.parameters())
 
     def to(self, device: Any) -> None:
-        self._average.to(device)
+        if self._average:
+            self._average.to(device)
 
     @contextmanager
     def applied(self, net: nn.Module) -> Iterator[None]:
         """Within, `net` carries the averaged weights."""
+        if not self._average:
+            yield
+            return
         kept = [weight.detach().clone() for weight in net.parameters()]
         self._average.copy_to(net.parameters())
         try:
@@ -48,10 +53,12 @@ class Ema:
                 weight.data.copy_(own)
 
     def copy_to(self, net: nn.Module) -> None:
-        self._average.copy_to(net.parameters())
+        if self._average:
+            self._average.copy_to(net.parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        return self._average.state_dict()
+        return self._average.state_dict() if self._average else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._average.load_state_dict(state)
+        if self._average:
+            self._average.load_state_dict(state)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.errors import UserError
-from soundmill.training.callbacks import Curve, Progress, TimedCheckpoint, without_step
+from soundmill.training.callbacks import Best, Curve, Progress, TimedCheckpoint, without_step
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
 from soundmill.training.device import pick_device, usable_precision
 from soundmill.training.ema import Ema
@@ -117,10 +117,12 @@ def fit_averaged(
     hardware: HardwareParams,
     ctx: Any,
     callbacks: Sequence[pl.Callback] = (),
+    loss_of: Callable[[Any], float] | None = None,
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights.
 
-    Returns the points of its curve and facts of the hardware. `callbacks` see a training in this process only.
+    Those of the last step, or, with `loss_of` (see `Best`), of the step with the lowest held-out loss. Returns the points of its
+    curve and facts of the hardware. `callbacks` see a training in this process only.
     """
     on_gpu = pick_device(hardware.accelerator).type != "cpu"
     loader = Loader(
@@ -134,16 +136,32 @@ def fit_averaged(
     )
     # Other processes train when there are several devices, and tracking stays in this one.
     alone = hardware.devices == 1
-    curve = Curve(module.params.log_every_steps, ctx.tracking.log_curve if alone else None)
+    on_point = ctx.tracking.log_curve if alone else None
+    curve = Curve(module.params.log_every_steps, on_point)
+    best = Best(loss_of, order, on_point) if loss_of else None
     scratch = ctx.scratch / "training"
     facts = fit(
-        module, loader, hardware=hardware, scratch=scratch, label=ctx.name, curve=curve, callbacks=callbacks if alone else ()
+        module,
+        loader,
+        hardware=hardware,
+        scratch=scratch,
+        label=ctx.name,
+        curve=curve,
+        best=best,
+        callbacks=callbacks if alone else (),
     )
     if not alone:
-        for point in curve.points:
+        for point in [*curve.points, *(best.points if best else ())]:
             ctx.tracking.log_curve(*without_step(point))
-    module.ema.copy_to(module.net)
-    return curve.points, facts
+    if best is None:
+        module.ema.copy_to(module.net)
+        return curve.points, facts
+    if not best.weights:
+        raise UserError(
+            "the held-out loss was never a number: lower optimiser.learning_rate, or keep the last weights (`keep: last`)"
+        )
+    module.net.load_state_dict(best.weights)
+    return curve.points, {**facts, "kept_step": best.step}
 
 
 def fit(
@@ -154,6 +172,7 @@ def fit(
     scratch: Path,
     label: str,
     curve: Curve,
+    best: Best | None = None,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
@@ -171,9 +190,10 @@ def fit(
             f"{label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits", flush=True
         )
     timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
+    resumed = [curve, best] if best else [curve]
     with _quiet():
         trainer = _trainer(
-            module, hardware, precision, scratch, [curve, Progress(label), *callbacks, timed], max_steps=module.steps
+            module, hardware, precision, scratch, [*resumed, Progress(label), *callbacks, timed], max_steps=module.steps
         )
         start = resume_point(scratch)
         with worker_deaths_explained():
@@ -182,7 +202,8 @@ def fit(
         last = AtomicCheckpointIO().load_checkpoint(scratch / LAST)
         module.load_state_dict(last["state_dict"])
         module.on_load_checkpoint(last)
-        curve.load_state_dict(last["callbacks"][curve.state_key])
+        for callback in resumed:
+            callback.load_state_dict(last["callbacks"][callback.state_key])
     return {"device": trainer.strategy.root_device.type, "devices": hardware.devices, "precision": precision}
 
 

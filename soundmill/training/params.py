@@ -43,6 +43,6 @@ class TrainingParams(StageParams):
 
     seed: Seed
     optimiser: OptimiserParams
-    ema: EmaParams
+    ema: EmaParams | None = Field(description="null: no average")
     log_every_steps: int = Field(ge=1)
     checkpoint_seconds: Seconds

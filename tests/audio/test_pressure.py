@@ -138,6 +138,16 @@ def test_pairs_are_of_different_kinds_while_there_are_any():
     assert len(plan_pairs(clips(8, kinds=1), 4, seed=0)) == 4  # one kind only: better the same than none
 
 
+def test_partners_of_any_kind_are_drawn_evenly():
+    """Twenty mixes a clip, as TANGO's 40 epochs take: every clip is also the second of about twenty."""
+    some = [Candidate(f"clip{index:03d}", f"rec{index}", frozenset()) for index in range(200)]
+    pairs = plan_pairs(some, 4000, seed=0)
+    assert len(pairs) == 4000
+    second = [sum(b.clip_id == one.clip_id for _, b in pairs) for one in some]
+    assert min(second) >= 5
+    assert max(second) <= 45
+
+
 def test_few_clips_make_the_pairs_there_are():
     assert plan_pairs([], 5, 0) == []
     assert plan_pairs(clips(2, per_recording=2), 5, 0) == []

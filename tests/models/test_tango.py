@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParam
 from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
 from soundmill.models.tango.unet import TextUNet
-from soundmill.training.loader import Arrays, Joined, Order, share
+from soundmill.training.loader import Arrays, Joined, Loader, Order, share
 from tests.imports import ROOT
 
 TINY = UNetParams(widths=[16, 32], heads=[2, 4], text_levels=[1], blocks=1, groups=8, text_width=12, gradient_checkpointing=False)
@@ -42,6 +43,24 @@ def test_sizes_are_the_published_ones():
     laptop = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]"])
     assert set(laptop["families"]) == {"ddpm_mel", "tango"}
     assert registry.parameter_counts("tango", laptop) == {"unet": 1_689_960, "vae": 2_715_017}
+
+
+def test_the_training_is_the_published_one():
+    """train.py and models.py of declare-lab/tango, as README runs them (docs/parameters.md tells what differs)."""
+    document = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])
+    train = params.parse(TrainParams, document["tango"]["train"], "tango.train")
+    assert (train.items * train.accumulate, train.epochs, train.keep) == (48, 40, "best")
+    assert (train.text_dropout, train.null_text, train.ema) == (0.0, "empty", None)
+    optimiser = train.optimiser
+    assert (optimiser.learning_rate, optimiser.betas, optimiser.weight_decay) == (3e-5, [0.9, 0.999], 0.01)
+    assert (optimiser.decay, optimiser.warmup_steps, optimiser.clip_norm) == ("linear", 0, None)
+    diffusion, sampling = train.diffusion, train.sampling
+    assert (diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma) == ("v", "min_snr_tango", 5.0)
+    assert (diffusion.num_timesteps, diffusion.stratified) == (1000, False)
+    assert (sampling.sampler, sampling.num_steps, sampling.guidance_scale) == ("ddpm", 200, 3.0)
+    mixup = document["mixup"]
+    assert (mixup["pairing"], mixup["partner"]) == ("pressure", "any")
+    assert mixup["ratio"] == train.epochs * train.mixed_items / train.real_items  # no mix is seen twice
 
 
 def test_the_schedule_is_the_published_one(laptop):
@@ -115,6 +134,24 @@ def test_an_item_is_told_one_of_its_captions_or_nothing(tmp_path):
     assert latents[:, 0, 0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1]
     assert states[:, 0, 0].tolist() == [1, 1, 2, 2, 9, 9]
     assert mask.sum(1).tolist() == [1, 1, 2, 2, 1, 1]
+
+
+def test_every_caption_of_a_clip_is_told_as_often_and_which_follows_from_the_step(tmp_path):
+    """Five captions, as AudioCaps' test clips have; a training that resumes is told the same as one that goes on."""
+    posteriors = flat(tmp_path / "latents", [np.zeros((2, 1, 1, 1))])
+    texts = conditions.Texts(flat(tmp_path / "texts", [np.full((1, 1), number) for number in range(5)]), np.full((1, 1), 9))
+    source = LatentsAndTexts(posteriors, [[0, 1, 2, 3, 4]], texts, dropout=0.0)
+
+    def told(first: int) -> list[float]:
+        loader = Loader(source, Order(3, {"clip": 1.0}, 2), partial(draw_texts, 3, 2), steps=1000)
+        loader.step = first
+        return [value for batch in loader for value in batch.values[1][:, 0, 0].tolist()]
+
+    whole = told(0)
+    assert whole[1400:] == told(700)
+    counts = [whole.count(number) for number in range(5)]
+    assert sum(counts) == 2000  # never without text
+    assert max(abs(count - 400) for count in counts) < 4 * (2000 * 0.2 * 0.8) ** 0.5
 
 
 def test_the_share_of_items_without_text_is_the_one_asked_for():

@@ -96,7 +96,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path) -> Prepar
         samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),
         samples_every=None,
         columns=2,
-        valid_loss=lambda: None,
+        valid_loss=None,
         save=partial(save, model),
     )
 

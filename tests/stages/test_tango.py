@@ -282,6 +282,43 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
         generate(tmp_path, data, composed)
 
 
+CONSTANT = {"learning_rate": 0.03, "decay": "none", "warmup_steps": 0}
+
+
+def test_the_published_training_keeps_the_best_epoch_and_sounds_are_made_by_it(tmp_path, data):
+    """`scale=paper` with small nets: of several epochs the kept one gives the very checkpoint of a training that ends there."""
+    small = [change for change in SHRUNK if not change.startswith(("tango.train.steps", "tango.train.accumulate"))]
+    smaller = ["text=byt5_scratch", "vocoder=griffin_lim", "tango.train.network.groups=8", "tango.train.network.blocks=1"]
+    paper = params.compose(ROOT / "conf", ["scale=paper", *small, *smaller, "tango.train.accumulate=1"])
+    optimiser = {**paper["tango"]["train"]["optimiser"], **CONSTANT}  # so fast that the last epoch is not the best
+    (tmp_path / "best").mkdir()
+    metrics = train(tmp_path / "best", data, paper, epochs=4, optimiser=optimiser)
+    assert metrics["steps"] == 8
+    kept = metrics["kept_step"]
+    assert kept % 2 == 0
+    assert kept < 8
+
+    (tmp_path / "short").mkdir()
+    short = train(tmp_path / "short", data, paper, epochs=None, steps=kept, keep="last", optimiser=optimiser)
+    assert short["valid_loss"] == metrics["valid_loss"]
+    weights = [(tmp_path / name / "model/unet.safetensors").read_bytes() for name in ("best", "short")]
+    assert weights[0] == weights[1]
+    paper["tango"]["generate"]["sampling"]["num_steps"] = 2
+    generate(tmp_path / "best", data, paper)
+    generate(tmp_path / "short", data, paper)
+    made = [{path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")} for name in ("best", "short")]
+    assert made[0] == made[1]
+    assert len(made[0]) == 2
+
+
+def test_there_is_no_best_without_held_out_clips(tmp_path, data, composed):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    about = read_about(tmp_path / "tango" / "latents" / "clips")
+    write_latents(tmp_path / "tango" / "latents" / "clips", {k: v for k, v in CAPTIONS.items() if k != "held-0"}, about)
+    with pytest.raises(SystemExit, match=r"tango\.train\.keep is `best`, and .* has no clip of the validation split"):
+        train(tmp_path, tmp_path, composed, keep="best")
+
+
 @pytest.mark.slow
 def test_two_devices_share_clips_and_mixes(tmp_path, data, composed):
     hardware = {**composed["tango"]["train"]["hardware"], "devices": 2}

@@ -35,6 +35,19 @@ def test_rises_to_its_decay_without_a_minimum():
     assert seen[2] == pytest.approx(3 / 12 * seen[1] + 9 / 12 * 3)
 
 
+def test_without_an_average_it_is_the_weights_themselves():
+    net = torch.nn.Linear(2, 1)
+    ema = Ema(net, None)
+    net.weight.data.add_(1)
+    last = net.weight.detach().clone()
+    ema.step(net)
+    with ema.applied(net):
+        assert torch.equal(net.weight, last)
+    ema.load_state_dict(ema.state_dict())
+    ema.copy_to(net)
+    assert torch.equal(net.weight, last)
+
+
 def test_applied_puts_the_weights_back_and_the_state_survives():
     net = torch.nn.Linear(2, 1)
     ema = Ema(net, EmaParams(decay=0.9, min_decay=0.9, update_after_step=0))

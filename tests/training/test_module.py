@@ -51,6 +51,10 @@ class Regression(module.TrainingModule):
         return (self.net(x) - 2 * x).square().mean()
 
 
+def distance_to_step_8(trained):
+    return float(abs(trained.global_step - 8))
+
+
 class _Killed(Exception):
     pass
 
@@ -66,12 +70,22 @@ class Kill(callbacks.pl.Callback):
             raise _Killed
 
 
+class StopAt(callbacks.pl.Callback):
+    """End the training after so many steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step == self.steps
+
+
 def _net():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1):
+def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, best=None):
     trained = Regression(_net(), PARAMS, steps, accumulate)
     curve = callbacks.Curve(4)
     module.fit(
@@ -81,6 +95,7 @@ def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1):
         scratch=scratch,
         label="test",
         curve=curve,
+        best=best,
         callbacks=list(extra),
     )
     return trained, curve.points
@@ -153,6 +168,45 @@ def _linear():
     return torch.nn.Linear(4, 4)
 
 
+class HeldOut:
+    """A made-up held-out loss that is lowest after the third epoch; remembers which weights were measured."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, trained):
+        self.seen.append((trained.global_step, [weight.detach().clone() for weight in trained.net.parameters()]))
+        return abs(trained.global_step - 8) / 10
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_weights_of_the_lowest_held_out_loss_are_kept_killed_or_not(loader, tmp_path, accumulate):
+    """20 clips in batches of 8: an epoch ends in batches 3, 5, 8, 10, …; what is measured and kept are averaged weights."""
+    order = loader(1).order
+
+    def best():
+        return callbacks.Best(HeldOut(), order)
+
+    whole = best()
+    _fit(loader, tmp_path / "whole", accumulate=accumulate, best=whole)
+    ends = {1: [3, 5, 8, 10, 13, 15, 18, 20, 23], 2: [2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19, 20, 22, 23]}[accumulate]
+    assert [point["step"] for point in whole.points] == ends
+    assert (whole.step, whole.loss) == (8, 0.0)
+    measured = dict(whole.loss_of.seen)[8]
+    assert all(torch.equal(*pair) for pair in zip(measured, whole.weights.values(), strict=True))
+    early, _ = _fit(loader, tmp_path / "early", accumulate=accumulate, extra=[StopAt(8)])
+    assert all(torch.equal(*pair) for pair in zip(early.ema.shadow, whole.weights.values(), strict=True))
+
+    for killed_at in (9, 17):  # before and after
+        scratch = tmp_path / f"killed-{killed_at}"
+        with pytest.raises(_Killed):
+            _fit(loader, scratch, accumulate=accumulate, best=best(), extra=[Kill(killed_at * accumulate)])
+        resumed = best()
+        _fit(loader, scratch, accumulate=accumulate, best=resumed)
+        assert (resumed.points, resumed.step) == (whole.points, 8)
+        assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
 def test_it_learns(loader, tmp_path):
     _, points = _fit(loader, tmp_path, steps=200)
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
@@ -167,8 +221,11 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypa
 @pytest.mark.slow
 def test_two_devices_share_the_work_and_end_with_one_model(loader, tmp_path):
     hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-    trained, points = _fit(loader, tmp_path, hardware, accumulate=2)
+    best = callbacks.Best(distance_to_step_8, loader(1).order)
+    trained, points = _fit(loader, tmp_path, hardware, accumulate=2, best=best)
     assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
+    assert best.step == 8
+    assert not torch.equal(best.weights["0.weight"], trained.ema.shadow[0])
     assert not torch.equal(trained.net[0].weight, _net()[0].weight)
 
 

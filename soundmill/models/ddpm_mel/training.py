@@ -154,10 +154,8 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepare
     model = DdpmMel(params, spec, labels, net, picture, levels, level_labels)
     module = DdpmModule(params, model, clips.label_weights, params.steps or order.steps(params.epochs))
 
-    def held_out_loss() -> float | None:
-        held_out, _ = read_catalog(catalog, "valid")
-        return valid_loss(module, read_clips(mels, held_out, labels, picture, ctx.scratch)) if held_out else None
-
+    held_out, _ = read_catalog(catalog, "valid")
+    unseen = read_clips(mels, held_out, labels, picture, ctx.scratch) if held_out else None
     return Prepared(
         module,
         model,
@@ -169,7 +167,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepare
         samples=requests(params, labels),
         samples_every=None if params.grid.every_epochs is None else order.steps(params.grid.every_epochs),
         columns=params.grid.columns,
-        valid_loss=held_out_loss,
+        valid_loss=partial(valid_loss, unseen) if unseen else None,
         save=partial(models.save, model),
     )
 
@@ -183,8 +181,8 @@ def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
     return labels
 
 
-def valid_loss(module: DdpmModule, clips: Clips) -> float:
-    """Mean unweighted error of the averaged net on held-out clips, at timesteps and with noise that are always the same."""
+def valid_loss(clips: Clips, module: DdpmModule) -> float:
+    """Mean unweighted error of the net on held-out clips, at timesteps and with noise that are always the same."""
     params, table, picture = module.params, module.table, module.picture.cpu()
     device = pick_device(params.hardware.accelerator)
     net = module.net.to(device)

@@ -135,12 +135,14 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
         second = Order(seed_of(params.seed, "mixes"), dict.fromkeys(mix_ids, 1.0), params.mixed_items * devices)
         order = Joined(order, second, devices)
 
-    held_out = clips.of("valid")[:VALID_CLIPS]
     spoken = {caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one}
     captions = sorted(spoken)
     texts = text_states.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
     numbers = {caption: number for number, caption in enumerate(captions)}
     source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
+
+    held_out = clips.of("valid")[:VALID_CLIPS]
+    unseen = _source([clips], held_out, texts, numbers, params, ctx.scratch) if held_out else None
 
     autoencoder = autoencoders.load(inputs / "autoencoder")
     torch.manual_seed(params.seed)
@@ -148,9 +150,6 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     vocoder = models.load_vocoder(params, inputs, autoencoder)
     model = Tango(params, net, autoencoder, about.frames, text_states.read_config(inputs / "text"), vocoder, texts)
     module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
-
-    def held_out_loss() -> float | None:
-        return valid_loss(module, _source([clips], held_out, texts, numbers, params, ctx.scratch)) if held_out else None
 
     return Prepared(
         module,
@@ -163,7 +162,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
         samples=requests(params, captions),
         samples_every=None,
         columns=params.grid.columns,
-        valid_loss=held_out_loss,
+        valid_loss=partial(valid_loss, unseen) if unseen else None,
         save=partial(models.save, model, inputs),
     )
 
@@ -221,8 +220,8 @@ def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]
         yield from iterate_posteriors(directory)
 
 
-def valid_loss(module: TangoModule, source: LatentsAndTexts) -> float:
-    """Mean unweighted error of the averaged net on held-out clips, told their first caption, at timesteps and noise of always."""
+def valid_loss(source: LatentsAndTexts, module: TangoModule) -> float:
+    """Mean unweighted error of the net on held-out clips and their first captions, at the same timesteps and noise every time."""
     params, table = module.params, module.table
     device = pick_device(params.hardware.accelerator)
     net, told = module.net.to(device), np.array([[0.0, 1.0]])
