@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -79,18 +80,33 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Family:
-    """What a family's package offers as `FAMILY`. Its functions import what is heavy when they are called."""
+    """What a family's package offers as `FAMILY`. Its modules are named, not imported: parameters are read without torch."""
 
     title: str  # what it is, and where it comes from: a line each
     paper: str
     train_params: type[FamilyTrainParams]  # of `<family>.train`
     generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
-    prepare: Callable[[Any, Any, Path, Path], Prepared]  # (params, ctx, inputs, catalog): a training, for models/training.py
-    load: Callable[[Path], Model]  # a checkpoint directory
-    # Its networks by part, freshly initialised, for the content of a params.yaml. Called on torch's meta device, so that any
-    # scale can be counted: it must not read a weight's value.
-    networks: Callable[[dict[str, Any]], dict[str, nn.Module]]
-    rehearse: Callable[[dict[str, Any], int], Rehearsal]  # for the content of a params.yaml and a number of labels
+    model: str  # module that has `load` and `networks`
+    training: str  # module that has `prepare` and `rehearse`
+
+    def load(self, directory: Path) -> Model:
+        """A model from its checkpoint directory."""
+        return import_module(self.model).load(directory)
+
+    def networks(self, document: dict[str, Any]) -> dict[str, nn.Module]:
+        """Its networks by part, freshly initialised, for the content of a params.yaml.
+
+        Called on torch's meta device, so that any scale can be counted: it must not read a weight's value.
+        """
+        return import_module(self.model).networks(document)
+
+    def prepare(self, params: FamilyTrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepared:
+        """A training, for models/training.py."""
+        return import_module(self.training).prepare(params, ctx, inputs, catalog)
+
+    def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
+        """A training on noise, for the content of a params.yaml and a number of labels."""
+        return import_module(self.training).rehearse(document, num_labels)
 
 
 def can(model: Model, what: Capability) -> bool:

@@ -116,6 +116,10 @@ def read(document: dict[str, Any]) -> TrainParams:
     return strict.parse(TrainParams, strict.section(document, "tiny_codec.train", "parameters"), "tiny_codec.train")
 
 
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    return {"autoencoder": Net(read(document).width)}
+
+
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     params = read(document)
     module = Module(Net(params.width), params, steps=1)
@@ -129,8 +133,6 @@ FAMILY = Family(
     paper="none",
     train_params=TrainParams,
     generate_params=GenerateParams,
-    prepare=prepare,
-    load=load,
-    networks=lambda document: {"autoencoder": Net(read(document).width)},
-    rehearse=rehearse,
+    model=__name__,
+    training=__name__,
 )

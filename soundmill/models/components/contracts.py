@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,9 +52,19 @@ class Made:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of vocoder or codec, as its package offers it."""
+    """What the package of a vocoder or codec offers as `KIND`. Its modules are named, not imported, as a family's are."""
 
     params: type[StageParams]  # with a `kind`
-    make: Callable[[Any, Any, Path, Path, Path], Made]  # (params, ctx, clips, mels, catalog)
-    load: Callable[..., Any]  # a directory that `Made.save` wrote; of a vocoder: and the spec that it must speak
-    network: Callable[[Any, Any], nn.Module]  # (params, spec as plain values): its net, freshly initialised
+    making: str  # module that has `make`
+    component: str  # module that has `load` and `network`
+
+    def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+        return import_module(self.making).make(params, ctx, clips, mels, catalog)
+
+    def load(self, directory: Path, *spec: MelSpec) -> Any:
+        """What `Made.save` wrote; a vocoder's `spec` is the one that it must be for."""
+        return import_module(self.component).load(directory, *spec)
+
+    def network(self, params: StageParams, spec: dict[str, Any]) -> nn.Module:
+        """Its net, freshly initialised; `spec` as plain values."""
+        return import_module(self.component).network(params, spec)

@@ -248,7 +248,7 @@ def requests(params: TrainParams, captions: Sequence[str]) -> list[Request]:
     return [Request(caption=caption, seed=seed_of(params.seed, "grid", cell)) for cell, caption in enumerate(chosen)]
 
 
-def rehearse(document: dict[str, Any]) -> Rehearsal:
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
 
     def read(name: str, model: type[strict.P]) -> strict.P:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.hifigan.params import NetworkParams
+from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.training import weights
 
 KIND = "hifigan"
@@ -52,6 +52,10 @@ class HifiGan:
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
         return synthesise(self.net, log_mels, self.spec.hop_length)[:, None]
+
+
+def network(params: HifiGanParams, spec: dict[str, Any]) -> Any:
+    return build_vocoder(params.network, spec["n_mels"], spec["sample_rate"])
 
 
 def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:

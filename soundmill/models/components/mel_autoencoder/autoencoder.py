@@ -18,11 +18,15 @@ from soundmill import params as strict
 from soundmill import shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
+from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
 from soundmill.training import weights
 
 KIND = "mel_autoencoder"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def network(params: AutoencoderParams, spec: dict[str, Any]) -> Any:
+    return build_autoencoder(params.network)
 
 
 def build_autoencoder(params: AutoencoderNetParams) -> Any:

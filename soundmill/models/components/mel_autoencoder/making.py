@@ -15,7 +15,7 @@ from soundmill.training.device import pick_device
 from soundmill.training.module import use_threads
 
 
-def make(params: AutoencoderParams, ctx: Any, mels: Path, catalog: Path) -> Made:
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
     splits = read_weights(catalog)
     weights = params.weights
     use_threads(params.hardware.threads)
