@@ -1,4 +1,4 @@
-"""Find a clip, hear it, and trace it back to its recording and offset."""
+"""Find a clip, play it, and trace it back to its recording and offset."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
     """UserError where a clip (a row of manifest.CLIPS) was made at another rate than params.yaml says by now."""
     from soundmill.audio import flac
 
-    found = flac.flac_rate(row["audio"]["bytes"])
-    if found != sample_rate:
+    rate = flac.flac_rate(row["audio"]["bytes"])
+    if rate != sample_rate:
         raise UserError(
-            f"clip {row['clip_id']!r} has {found} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
+            f"clip {row['clip_id']!r} has {rate} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
             "`dvc repro`, or take the parameter back"
         )
 

@@ -36,11 +36,11 @@ def find(
 def digest(directory: Path, files: Sequence[str], digests: Path | None = None) -> str:
     """Of names and contents of the files that match the patterns; `digests` is a cache, as shards.file_digests takes it."""
     paths = sorted({path for pattern in files for path in directory.glob(pattern)})
-    found = list(shards.file_digests([bytes(path) for path in paths], digests))
-    for value in found:
+    contents = list(shards.file_digests([bytes(path) for path in paths], digests))
+    for value in contents:
         if isinstance(value, OSError):
             raise value
-    return shards.digest([[path.relative_to(directory).as_posix(), value] for path, value in zip(paths, found, strict=True)])
+    return shards.digest([[path.relative_to(directory).as_posix(), value] for path, value in zip(paths, contents, strict=True)])
 
 
 def _fetch(name: str, revision: str | None, files: Sequence[str], lacks: Callable[[Path], str | None], remedies: str) -> Path:

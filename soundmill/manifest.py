@@ -252,8 +252,8 @@ _VIDEO_AND_START = re.compile(rf"({VIDEO_ID.pattern})(?:_\d+(?:\.\d+)?)?")
 
 def naming_stem(recording_id: str) -> str:
     """What a recording's clips are named after: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
-    found = _VIDEO_AND_START.fullmatch(recording_id)
-    return found[1] if found else recording_id
+    match = _VIDEO_AND_START.fullmatch(recording_id)
+    return match[1] if match else recording_id
 
 
 def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -291,11 +291,11 @@ def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
             if name != ".gitignore"
         )
     # DVC links them to its cache and unlinks them again, and so do we.
-    found = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers, linked=True))
-    for value in found:
+    contents = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers, linked=True))
+    for value in contents:
         if isinstance(value, OSError):
             raise value
-    return shards.digest([list(pair) for pair in zip(names, found, strict=True)])
+    return shards.digest([list(pair) for pair in zip(names, contents, strict=True)])
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -98,14 +98,14 @@ class TextEncoder:
             config = AutoConfig.from_pretrained(directory, **local)
             # Of a model with a decoder, such as T5, the class for text encoding is the encoder alone.
             kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-            net, told = kind.from_pretrained(
+            net, loading = kind.from_pretrained(
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             self.tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{directory}: cannot be loaded as a text encoder ({type(error).__name__}: {reason})") from None
-        random = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))  # no pooler is asked
+        random = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
         if random:
             raise UserError(
                 f"{directory}: its weights lack {len(random)} of the net's, the first {random[0]!r}; they would be random. "
@@ -136,7 +136,7 @@ class TextEncoder:
 
 @lru_cache(maxsize=1)
 def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
-    """The encoder's net, once in every process that asks, with one thread: others would give other last bits."""
+    """The encoder's net, once in every process, with one thread: others would give other last bits."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What a net is asked to predict — the noise (eps), the clean picture (x0) or the velocity (v) — and its errors."""
+"""What a net predicts — the noise (eps), the clean picture (x0) or the velocity (v) — and its errors."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def export(
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
     with _in_the_making(directory) as (partial, final):
         target, result = FORMATS[name](partial, final), Export(directory)
-        for found in clips.with_audio(tables, set(rows)):
-            row = rows[found["clip_id"]]
-            clips.check_rate(found, sample_rate)
+        for stored in clips.with_audio(tables, set(rows)):
+            row = rows[stored["clip_id"]]
+            clips.check_rate(stored, sample_rate)
             clip = Clip(
                 manifest.check_clip_id(row["clip_id"]),
                 row["split"],
@@ -89,11 +89,11 @@ def export(
                 row["group"] or row["recording_id"],
                 row["source"],
                 row["start"],
-                found["num_samples"],
+                stored["num_samples"],
                 sample_rate,
             )
             try:
-                target.add(clip, found["audio"]["bytes"])
+                target.add(clip, stored["audio"]["bytes"])
                 result.written += 1
             except NotExpressible as reason:
                 result.left_out.append((clip.clip_id, str(reason)))

@@ -1,4 +1,4 @@
-"""Formats that tell captions; and lhotse, whose supervisions are captions here."""
+"""Formats with captions; and lhotse, whose supervisions are captions here."""
 
 from __future__ import annotations
 

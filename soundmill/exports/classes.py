@@ -1,4 +1,4 @@
-"""Formats that tell one class a clip."""
+"""Formats with one class for each clip."""
 
 from __future__ import annotations
 

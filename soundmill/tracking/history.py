@@ -46,12 +46,12 @@ def read_state(home: Path, run_id: str) -> RecordedState:
 def _find_run(client: Any, where: Store, run_id: str) -> Any:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=10_000)
-    found = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
-    if run_id and len(found) == 1:
-        return found[0]
+    matching = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
+    if run_id and len(matching) == 1:
+        return matching[0]
     top = [run for run in runs if "mlflow.parentRunId" not in run.data.tags][:5]
     known = "".join(f"\n  {run.info.run_id}  {run.info.run_name}" for run in top) or " none yet"
-    raise UserError(f"{'no run' if not found else 'several runs'} {run_id!r} in {where.uri}; the newest:{known}")
+    raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{known}")
 
 
 def _client(home: Path) -> tuple[Any, Store]:

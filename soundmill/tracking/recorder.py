@@ -86,22 +86,26 @@ class Recorder:
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        found = self.client.get_experiment_by_name(name)
-        if found and self.where.artifacts and Path(found.artifact_location.removeprefix("file://")) != Path(self.where.artifacts):
+        experiment = self.client.get_experiment_by_name(name)
+        if (
+            experiment
+            and self.where.artifacts
+            and Path(experiment.artifact_location.removeprefix("file://")) != Path(self.where.artifacts)
+        ):
             # The project was moved: MLflow keeps absolute paths, and would write to where it once was.
-            self.client.rename_experiment(found.experiment_id, f"{name} before the move from {found.artifact_location}")
-            found = None
-        if found:
-            return found.experiment_id
+            self.client.rename_experiment(experiment.experiment_id, f"{name} before the move from {experiment.artifact_location}")
+            experiment = None
+        if experiment:
+            return experiment.experiment_id
         return self.client.create_experiment(name, artifact_location=self.where.artifacts, tags=EXPERIMENT_TAGS)
 
     def _shared_parent(self, parent: dict[str, Any]) -> str:
-        found = self.client.search_runs([self.experiment], f"tags.identity = '{parent['identity']}'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
+        runs = self.client.search_runs([self.experiment], f"tags.identity = '{parent['identity']}'", max_results=1)
+        if runs:
+            run_id = runs[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
             self.client.set_tag(run_id, "process", self.process)
-            if "end_reason" in found[0].data.tags:
+            if "end_reason" in runs[0].data.tags:
                 self.client.delete_tag(run_id, "end_reason")
             return run_id
         tags = {**parent["tags"], "process": self.process}
@@ -140,15 +144,15 @@ class Recorder:
         waiting = []  # for a run that stages share and that none of them could make yet
         for token in dead:
             parent = notes[token]["parent"]
-            found = self._found(parent)
-            waiting += [token] if "identity" in parent and not found else []
-            for run_id in found:
-                self._tell_missing(run_id, {notes[token]["name"]})
+            parents = self._parent_ids(parent)
+            waiting += [token] if "identity" in parent and not parents else []
+            for run_id in parents:
+                self._name_missing(run_id, {notes[token]["name"]})
         for token in dead:
             note = notes[token]
             query = f"tags.process = '{token}' and attributes.status = 'RUNNING'"
             for run in self.client.search_runs([self.experiment], query):
-                self._tell_missing(run.info.run_id, {note["name"]} | without(notes, {"id": run.info.run_id}))
+                self._name_missing(run.info.run_id, {note["name"]} | without(notes, {"id": run.info.run_id}))
                 if "status" in note:
                     self._end(run.info.run_id, note["status"], note["reason"] or ENDED_LATER, note["time"])
                 else:
@@ -161,22 +165,22 @@ class Recorder:
             else:
                 path.unlink(missing_ok=True)
 
-    def _found(self, parent: dict[str, str]) -> list[str]:
+    def _parent_ids(self, parent: dict[str, str]) -> list[str]:
         """The run that a note names as parent, by its id, or by the identity of what its stages ran on."""
         if "identity" in parent:
             query = f"tags.identity = '{parent['identity']}'"
             return [run.info.run_id for run in self.client.search_runs([self.experiment], query, max_results=1)]
         return [parent["id"]] if "id" in parent else []
 
-    def _tell_missing(self, run_id: str, missing: set[str], recorded: str = "") -> set[str]:
+    def _name_missing(self, run_id: str, missing: set[str], recorded: str = "") -> set[str]:
         """Have a run's tag name what it does not have, and no more what it has now; returns all that the tag names."""
         if not (run := self._run(run_id)):
             return missing
-        told = set(filter(None, run.data.tags.get(INCOMPLETE, "").split(", ")))
-        names = (told | missing) - {recorded}
-        if names and names != told:
+        named = set(filter(None, run.data.tags.get(INCOMPLETE, "").split(", ")))
+        names = (named | missing) - {recorded}
+        if names and names != named:
             self.client.set_tag(run_id, INCOMPLETE, ", ".join(sorted(names))[:MAX_TAG])
-        elif told and not names:
+        elif named and not names:
             self.client.delete_tag(run_id, INCOMPLETE)
         return names
 
@@ -228,8 +232,8 @@ class Recorder:
         path = Path(os.path.realpath(self.where.scratch), "spool", self.process, *parts)
         if len(parts) != 2 or ".." in parts or os.path.realpath(path) != str(path):
             raise Refused(f"{named!r} is not in the spool of this run")
-        for found in [path, *path.rglob("*")]:
-            if not stat.S_ISREG(mode := found.lstat().st_mode) and not stat.S_ISDIR(mode):
+        for entry in [path, *path.rglob("*")]:
+            if not stat.S_ISREG(mode := entry.lstat().st_mode) and not stat.S_ISDIR(mode):
                 raise Refused(f"{named!r} has in it what is neither a file nor a directory")
         return path
 
@@ -288,10 +292,10 @@ class Recorder:
             notes = unfinished(self.where.scratch)
             notes.pop(self.process, None)
             missing = without(notes, {"id": self.run_id}) | ({self.name} if self.lost else set())
-            missing = self._tell_missing(self.run_id, missing)
+            missing = self._name_missing(self.run_id, missing)
             if self.parent_id:
                 others = without(notes, self.shared) if self.shared else set()
-                self._tell_missing(self.parent_id, others | ({self.name} if missing else set()), "" if missing else self.name)
+                self._name_missing(self.parent_id, others | ({self.name} if missing else set()), "" if missing else self.name)
                 for token, note in notes.items():
                     if not missing and "waits" in note and (note["parent"], note["name"]) == (self.shared, self.name):
                         (self.where.scratch / "alive" / token).unlink(missing_ok=True)
@@ -309,7 +313,7 @@ class Recorder:
 def _requirements() -> list[str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = []
+    pinned = []
     for name in (
         "diffusers",
         "numpy",
@@ -322,8 +326,8 @@ def _requirements() -> list[str]:
         "torchaudio",
     ):
         with contextlib.suppress(PackageNotFoundError):
-            found.append(f"{name}=={version(name).partition('+')[0]}")
-    return found
+            pinned.append(f"{name}=={version(name).partition('+')[0]}")
+    return pinned
 
 
 def dead_tokens(scratch: Path) -> list[str]:
@@ -594,15 +598,15 @@ def serve(listener: socket.socket, where: Store, place: Path) -> None:
 
 
 def main() -> None:
-    """`python -m soundmill.tracking.recorder FD LOG`: serve the socket that a stage has opened, as its standard input tells."""
+    """`python -m soundmill.tracking.recorder FD LOG`: serve the socket that a stage has opened, as its standard input says."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the stages: we end after them
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    gc.disable()  # until mlflow is imported: a fifth of that time, and no garbage found; the first stage waits for it
-    told, log = json.load(sys.stdin), Path(sys.argv[2])
-    where = Store(**told["store"] | {"scratch": Path(told["store"]["scratch"])})
-    serve(socket.socket(fileno=int(sys.argv[1])), where, Path(told["socket"]))
+    gc.disable()  # until mlflow is imported: a fifth of that time, with no garbage in it; the first stage waits for it
+    opened, log = json.load(sys.stdin), Path(sys.argv[2])
+    where = Store(**opened["store"] | {"scratch": Path(opened["store"]["scratch"])})
+    serve(socket.socket(fileno=int(sys.argv[1])), where, Path(opened["socket"]))
     if REFUSED.encode() not in log.read_bytes():
         log.unlink()
 

@@ -137,13 +137,13 @@ def unfinished(scratch: Path) -> dict[str, dict[str, Any]]:
 
     The file of a run has a line from its beginning, and a second one where its process ended and the records did not.
     """
-    found: dict[str, dict[str, Any]] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for path in sorted((scratch / "alive").glob("*")):
-        found[path.name] = note = {"name": "?", "parent": {}}
+        notes[path.name] = note = {"name": "?", "parent": {}}
         with suppress(OSError, ValueError, TypeError, RecursionError):
             for line in path.read_text(encoding="utf-8").splitlines():
                 note |= json.loads(line)
-    return found
+    return notes
 
 
 def without(notes: dict[str, dict[str, Any]], parent: dict[str, str]) -> set[str]:
@@ -164,8 +164,8 @@ def socket_folder() -> Iterator[tuple[Path, int]]:
     except OSError as error:
         raise OSError(f"{refusal} ({error.strerror})") from None
     try:
-        found = os.fstat(folder)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        status = os.fstat(folder)
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise OSError(refusal)
         yield path, folder
     finally:

@@ -284,8 +284,8 @@ def _start(listener: socket.socket, where: Store, place: Path, log: Path) -> Non
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
-    with process.stdin as told:  # not on its command line, which everybody may read: the address may have a password in it
-        told.write(json.dumps({"store": asdict(where) | {"scratch": str(where.scratch)}, "socket": str(place)}).encode())
+    with process.stdin as pipe:  # not on its command line, which everybody may read: the address may have a password in it
+        pipe.write(json.dumps({"store": asdict(where) | {"scratch": str(where.scratch)}, "socket": str(place)}).encode())
     threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie if we outlive it
 
 

@@ -41,15 +41,15 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def resume_point(directory: Path) -> Path | None:
     """The newest checkpoint in `directory` that is as it was written; one that is not is named and passed over."""
-    found = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
-    for path in found:
+    candidates = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
+    for path in candidates:
         try:
             _check_sums(path)
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return path
         except Exception as error:  # what damage is taken for: zipfile, zlib, pickle and torch each raise their own
             print(f"{path}: is not as it was written ({error}), so passed over", flush=True)
-    if found:
+    if candidates:
         print(f"{directory}: no checkpoint to resume from is whole; training starts from its beginning", flush=True)
     return None
 

@@ -111,11 +111,11 @@ def gather(
             raise UserError(f"{what} {ids[0]!r} or one beside it was remade while they were read; run it again")
 
     begin = f"{path.name}-{shards.digest(stored)}-"
-    for found in sorted(path.parent.glob(f"{begin}*.f16")):
-        if found.name == f"{begin}{shards.file_digest(found)}.f16":
+    for copied in sorted(path.parent.glob(f"{begin}*.f16")):
+        if copied.name == f"{begin}{shards.file_digest(copied)}.f16":
             break
-        shards.say_damaged(path.parent, [found.name])
-        found.unlink()
+        shards.say_damaged(path.parent, [copied.name])
+        copied.unlink()
     else:
         new = path.with_name(f"{begin}{os.getpid()}")
         try:
@@ -124,9 +124,9 @@ def gather(
             if error.errno != errno.ENOSPC:
                 raise
             raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for what it reads") from None
-        found = path.with_name(f"{begin}{shards.file_digest(new)}.f16")
-        os.replace(new, found)
-    return Arrays(found, list(ids), np.array(shapes, np.int64), offsets)
+        copied = path.with_name(f"{begin}{shards.file_digest(new)}.f16")
+        os.replace(new, copied)
+    return Arrays(copied, list(ids), np.array(shapes, np.int64), offsets)
 
 
 def start_of(place: float, length: int, frames: int) -> int:

@@ -213,8 +213,8 @@ def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: Ha
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     use_threads(hardware.threads)
     with _quiet(), tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
-        found = "cpu" if pick_device(hardware.accelerator).type == "cpu" else "gpu"
-        alone = hardware.model_copy(update={"devices": 1, "accelerator": found})
+        accelerator = "cpu" if pick_device(hardware.accelerator).type == "cpu" else "gpu"
+        alone = hardware.model_copy(update={"devices": 1, "accelerator": accelerator})
         trainer = _trainer(module, alone, precision, Path(folder), [clock], max_epochs=1)
         batches = [batch(step) for step in range(count)]
         trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda one: one))

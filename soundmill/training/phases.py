@@ -27,7 +27,7 @@ class Turn:
 class Phase:
     """A stretch of a training: who steps on each batch, in which order, by which loss, and what stands still.
 
-    `losses(step, batch, nets)` gives the loss of each of `nets`, those that are due on batch `step`, in order; it is asked for one
+    `losses(step, batch, nets)` gives the loss of each of `nets`, those that are due on batch `step`, in order; each is computed
     when those before have stepped. `frozen` names nets or parts of them (`net.encoder`). The last phase has no `steps`, it goes on
     to the end.
     """
@@ -74,21 +74,21 @@ class PhasedModule(TrainingModule):
             raise ValueError(f"nobody's turn on batch {step}: every batch is a step of somebody")
         optimisers = dict(zip(self.optimised, self.optimizers(), strict=True))
         losses = phase.losses(step, batch, due)
-        found: dict[str, Tensor] = {}
+        computed: dict[str, Tensor] = {}
         for place, name in enumerate(due):
             # What is to come may share its way forward with this turn: only who is done, or not due, is left out.
             with self._still({*self.optimised} - {*due[place:]} | {*phase.frozen}):
                 optimisers[name].zero_grad()
-                found[name] = next(losses)
-                self.manual_backward(found[name])
+                computed[name] = next(losses)
+                self.manual_backward(computed[name])
                 self.clip(getattr(self, name), self.optimised[name].clip_norm)
             # Lightning counts what is stepped through it: one of each batch.
             (optimisers[name] if name == due[-1] else optimisers[name].optimizer).step()
         for rate in self.lr_schedulers():
             rate.step()
-        if "net" in found:
+        if "net" in computed:
             self.ema.step(self.net)
-        return found.get("net", found[due[-1]]).detach()
+        return computed.get("net", computed[due[-1]]).detach()
 
     def configure_optimizers(self) -> list[dict]:
         return [self.optimiser_of(getattr(self, name), its) for name, its in self.optimised.items()]

@@ -261,15 +261,15 @@ def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, 
     lengths: dict[int, list[str]] = {}
     for clip_id in clip_ids:
         lengths.setdefault(log_mels[clip_id].shape[1], []).append(clip_id)
-    logits, wanted = [], []
+    logits, relevant = [], []
     with torch.inference_mode():
         for same in lengths.values():
             for start in range(0, len(same), CLIPS_AT_ONCE):
                 some = same[start : start + CLIPS_AT_ONCE]
                 batch = torch.from_numpy(np.stack([log_mels[clip_id] for clip_id in some]).astype(np.float32))
                 logits.append(net(batch)[1])
-                wanted.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
-        scores, target = torch.cat(logits), torch.cat(wanted)
+                relevant.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
+        scores, target = torch.cat(logits), torch.cat(relevant)
         loss = float(cross_entropy(scores, target))
         right = target.gather(1, scores.argmax(1, keepdim=True)) > 0
     precision = [average_precision(s, t) for s, t in zip(scores.T.numpy(), (target > 0).T.numpy(), strict=True) if t.any()]

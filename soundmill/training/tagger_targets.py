@@ -1,4 +1,4 @@
-"""What the tagger learns to tell apart: labels; where a corpus has none, words of its captions; where it has neither, clusters."""
+"""The classes that the tagger learns: labels; where a corpus has none, words of its captions; where it has neither, clusters."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def from_names(
         return None
     place = {name: index for index, name in enumerate(classes)}
     of_clip = {}
-    for clip_id, found in names.items():
-        known = sorted({place[name] for name in found if name in place})
+    for clip_id, own in names.items():
+        known = sorted({place[name] for name in own if name in place})
         if known:
             of_clip[clip_id] = np.zeros(len(classes), np.float32)
             of_clip[clip_id][known] = 1 / len(known)
@@ -56,10 +56,10 @@ def caption_words(captions: Mapping[str, Sequence[str]], training: Sequence[str]
         for clip_id, texts in captions.items()
     }
     frequency = Counter(word for clip_id in training for word in words[clip_id])
-    # A word of one clip cannot be learnt, one of nearly every clip tells nothing.
-    telling = [(-number, word) for word, number in frequency.items() if 2 <= number <= 0.9 * len(training)]
-    kept = {word for _, word in sorted(telling)[:count]}
-    return {clip_id: [word for word in found if word in kept] for clip_id, found in words.items()}
+    # A word of one clip cannot be learnt, one of nearly every clip separates nothing.
+    ranked = [(-number, word) for word, number in frequency.items() if 2 <= number <= 0.9 * len(training)]
+    kept = {word for _, word in sorted(ranked)[:count]}
+    return {clip_id: [word for word in own if word in kept] for clip_id, own in words.items()}
 
 
 def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count: int, rounds: int = 50) -> Targets:
