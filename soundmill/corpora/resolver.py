@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory
 
 TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ: tools write 80, 80.0 or 79.999
-MANY = 20  # files of one name, of which a row is told
+MANY = 20  # files of one name that a resolution has at most
 MAX_KEY = 4096  # characters of a row's path, name or id
 
 # `{id}`, `{id}_{start}`, `{id}_{start}_{end}` or `{id}_{start}-{end}`, each perhaps after a `Y`: `Y` is a legal first character of
@@ -37,7 +37,7 @@ _WINDOW = re.compile(  # from … to, or a start with decimals
 _MEDIA = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(MEDIA)))})$", re.IGNORECASE)
 _EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
 
-How = Literal["path", "name", "stem", "youtube id", "inside", "none"]
+Match = Literal["path", "name", "stem", "youtube id", "inside", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Resolution:
     """
 
     files: tuple[AudioFile, ...]
-    how: How
+    match: Match
     same_clip: bool = False
     elsewhere: bool = False
 
@@ -86,7 +86,7 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
 
 
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:
-    """(YouTube id, start in seconds or None) that a file name without extension tells; None if it has no such form.
+    """(YouTube id, start in seconds or None) in a file name without extension; None if it has no such form.
 
     Two whole numbers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
     `{id}_30.000_40.000`).
@@ -110,15 +110,15 @@ class _Files(dict[Any, AudioFile | list[AudioFile]]):
     """Files by something that they may have in common; a list, which takes 90 bytes, only where they do."""
 
     def add(self, key: Any, file: AudioFile) -> None:
-        found = self.setdefault(key, file)
-        if isinstance(found, list):
-            found.append(file)
-        elif found is not file:
-            self[key] = [found, file]
+        there = self.setdefault(key, file)
+        if isinstance(there, list):
+            there.append(file)
+        elif there is not file:
+            self[key] = [there, file]
 
     def of(self, key: Any) -> list[AudioFile]:
-        found = self.get(key, [])
-        return found if isinstance(found, list) else [found]
+        there = self.get(key, [])
+        return there if isinstance(there, list) else [there]
 
 
 class FileIndex:
@@ -151,11 +151,11 @@ class FileIndex:
     @cached_property
     def _nested(self) -> _Files:
         """By last folder and stem: made where many files bear one name."""
-        found = _Files()
+        files = _Files()
         for file in self._files:
             folders, _, name = _fold(os.fsdecode(file.raw_path)).rpartition("/")
-            found.add((folders.rpartition("/")[2], file_stem(name)), file)
-        return found
+            files.add((folders.rpartition("/")[2], file_stem(name)), file)
+        return files
 
     @cached_property
     def _folder_names(self) -> set[str]:
@@ -188,8 +188,8 @@ class FileIndex:
         if found := _nearest(self._namesakes(name, stem, folders), folders, name):
             same = len(found) > 1 and clip is not None
             # Of another machine's path only a folder that is here too says where the file should be.
-            told = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
-            stray = len(found) == 1 and clip is None and told and not compatible(found[0], folders)
+            known = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
+            stray = len(found) == 1 and clip is None and known and not compatible(found[0], folders)
             return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
 
@@ -217,14 +217,14 @@ class FileIndex:
         Where thousands of files bear one name, no row may look at all of them.
         """
         stem = name if name in self._stems else stem
-        found = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MANY + 1))
-        if len(found) > MANY and folders:
+        files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MANY + 1))
+        if len(files) > MANY and folders:
             near = chain(self._nested.of((folders[-1], stem)), self._nested.of(("", stem)))
-            found = dict.fromkeys(islice(near, MANY)) or found
-        return list(found)[:MANY]
+            files = dict.fromkeys(islice(near, MANY)) or files
+        return list(files)[:MANY]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
-        """Files named after a YouTube video that begin at `start`, else those whose name tells no start; without it, all."""
+        """Files named after a YouTube video that begin at `start`, else those whose name has no start; without it, all."""
         starts, files = self._timed.get(video, NO_FILES)
         bare = self._bare.of(video)
         if start is None:
@@ -232,15 +232,15 @@ class FileIndex:
         first, end = bisect_left(starts, start - TOLERANCE), bisect_right(starts, start + TOLERANCE)
         end = min(end, first + 50 * MANY)
         closest = min((abs(begin - start) for begin in starts[first:end]), default=0.0)
-        found = [file for begin, file in zip(starts[first:end], files[first:end], strict=True) if abs(begin - start) == closest]
-        return _resolution(found or bare, same_clip=True)
+        near = [file for begin, file in zip(starts[first:end], files[first:end], strict=True) if abs(begin - start) == closest]
+        return _resolution(near or bare, same_clip=True)
 
     def resolve_inside(self, video: str, start: float) -> Resolution:
         """The file of a YouTube video that begins last before `start`: it holds that second, if it is long enough."""
         starts, files = self._timed.get(video, NO_FILES)
         end = bisect_right(starts, start)
         first = bisect_left(starts, starts[end - 1]) if end else 0
-        return replace(_resolution(files[first : min(end, first + MANY)], same_clip=True), how="inside")
+        return replace(_resolution(files[first : min(end, first + MANY)], same_clip=True), match="inside")
 
 
 def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
@@ -280,7 +280,7 @@ def key_stem(name: str) -> str:
 
 
 def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
-    """(YouTube id, start) that a file's own name tells."""
+    """(YouTube id, start) in a file's own name."""
     return clip_of_name(file_stem(os.fsdecode(file.name)))
 
 
@@ -336,5 +336,5 @@ def _name(file: AudioFile) -> str:
 
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:
-    """Whether key and file agree in all the folders that both tell."""
+    """Whether key and file agree in all the folders that both have."""
     return shared_folders(file, folders) == min(len(file.folders), len(folders))

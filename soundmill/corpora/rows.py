@@ -45,7 +45,7 @@ class Row:
     part: str = ""  # a word in the folder of its file that tells it from files of the same name in other folders
     of_video: bool = False  # the key is named after a YouTube video, though its id may look like words
     at_root: bool = False  # the key is a path in the corpus, not one from the manifest's folder
-    about: tuple[str, float | None] | None = None  # the YouTube id and start that other columns than the key's tell
+    about: tuple[str, float | None] | None = None  # the YouTube id and start in other columns than the key's
     bare: bool = False  # the format may list recordings that it says nothing of: no captions and no labels are no fault
 
     @property
@@ -63,10 +63,10 @@ class _Join:
     tables: CorpusTables
     owners: dict[int, bytes] = field(default_factory=dict)  # row number → raw path of its file
     claims: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))  # raw path → numbers of rows
-    starts: dict[str, set[float]] = field(default_factory=lambda: defaultdict(set))  # YouTube id → starts that rows tell
+    starts: dict[str, set[float]] = field(default_factory=lambda: defaultdict(set))  # YouTube id → starts that rows give
     absent: list[int] = field(default_factory=list)
     twins: dict[bytes, tuple[str, float | None]] = field(default_factory=dict)  # further files of a claimed clip
-    told: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
+    reported: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # entries of `ambiguous`
     strays: dict[int, AudioFile] = field(default_factory=dict)  # row number → file in another folder than the row says
     whole: list[str] = field(default_factory=list)  # paths of files that only their rows say the start of
     inside: list[str] = field(default_factory=list)  # origins of rows for a later second than any file begins at
@@ -81,14 +81,14 @@ class _Join:
             del self.owners[number]
         numbers[:] = [number for number in numbers if number in self.owners]
 
-    def tell_ambiguous(
+    def report_ambiguous(
         self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None, clips: int = 1
     ) -> None:
         """Report what may mean several things, and what was made of it; rows of one key share an entry. `clips`: see Report of
         check.py; those of which nothing was taken count as described and not found."""
         paths = [file.path for file in files]
         entry = {"id": key, "paths": paths, "origins": [], "reason": reason, "taken": taken}
-        if (known := self.told.setdefault((key, reason, *paths), entry)) is entry:
+        if (known := self.reported.setdefault((key, reason, *paths), entry)) is entry:
             self.tables.ambiguous.append(entry)
             if taken is None:
                 self.tables.count("undecided_clips", clips)
@@ -120,7 +120,7 @@ def join(
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
     _claim_all(inventory, kept, state, {row.part: row.part for row in kept if row.part} | dict(parts or {}))
-    _report_repeated(_tell_once(kept, state), unique, tables)
+    _report_repeated(_drop_repeated(kept, state), unique, tables)
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
@@ -141,8 +141,8 @@ def _mark_videos(rows: list[Row]) -> None:
         row.of_video |= votes[row.source] > 0
 
 
-def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
-    """Take from rows the captions that another manifest tells of the same file, or of the same second of a video without file;
+def _drop_repeated(rows: list[Row], state: _Join) -> list[Row]:
+    """Take from rows the captions that another manifest gives the same file, or of the same second of a video without file;
     returns the rows that say more than that.
 
     A subset or another version of a list often lies beside it. Rows with labels go first, then the manifests' names decide; what
@@ -161,8 +161,8 @@ def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
         row = rows[number]
         for caption in row.captions:
             rank = not row.labels, row.source, tuple(row.labels)
-            told = what(number, caption)
-            first[told] = min(first.get(told, rank), rank)
+            key = what(number, caption)
+            first[key] = min(first.get(key, rank), rank)
 
     def is_news(number: int, caption: str) -> bool:
         _, source, labels = first[what(number, caption)]
@@ -186,7 +186,7 @@ def _tell_once(rows: list[Row], state: _Join) -> list[Row]:
 
 
 def _remark(state: _Join) -> None:
-    """Tell what was taken for granted."""
+    """Report what was taken for granted."""
     if state.whole:
         state.tables.remarks.append(
             f"{len(state.whole)} files are called by their YouTube id alone (first: {state.whole[0]}); each is taken to begin at "
@@ -220,18 +220,18 @@ def _claim_all(inventory: Inventory, rows: list[Row], state: _Join, parts: Mappi
         named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
         if named and not index.resolve_clip(row.key, row.start_time).files:
             state.by_number.append(row.origin)
-        found = _in_part(row, parts, _resolve(index, row, named))
+        resolution = _in_part(row, parts, _resolve(index, row, named))
         if row.source in local:
-            found = _in_own_folder(index, row, found)
+            resolution = _in_own_folder(index, row, resolution)
         elif folders := taken.get(row.source.rpartition(b"/")[2]):
-            found = _in_nobodys_folder(row, found, folders)
-        _claim(number, row, found, state)
+            resolution = _in_nobodys_folder(row, resolution, folders)
+        _claim(number, row, resolution, state)
     files = {file.raw_path: file for file in inventory.audio}
     for raw_path, numbers in state.claims.items():
         _settle_claims(files[raw_path], numbers, rows, state)
     for number, file in state.strays.items():
         if number in state.owners:
-            state.tell_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
+            state.report_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
 
 
 def _numbered(
@@ -243,7 +243,7 @@ def _numbered(
     numbers, which files of other corpora are called by, are AudioCaps' too.
     """
     files = {row.number: index.resolve(row.number).files for row in rows if row.number}
-    known = {file for found in files.values() for file in found}
+    known = {file for some in files.values() for file in some}
     votes: dict[bytes, int] = defaultdict(int)  # by folder
     if known and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
         for file in inventory.audio:
@@ -255,12 +255,12 @@ def _numbered(
             f"{len(strange)} files are called by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
             f"are no row's (first: {min(file.path for file in strange)})"
         )
-    found: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
+    by_clip: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
     for row in rows:
         for file in files.get(row.number, ()):
             if file not in strange:
-                found[row.key, row.start_time][file] = None
-    return found
+                by_clip[row.key, row.start_time][file] = None
+    return by_clip
 
 
 def _is_usable(row: Row, tables: CorpusTables) -> bool:
@@ -281,10 +281,10 @@ def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolutio
     """`numbered`: files that are called by AudioCaps' number of this row, or of another one of the same clip."""
     if row.start_time is None:
         return index.resolve(row.key, b"" if row.at_root else row.source.rpartition(b"/")[0], row.of_video)
-    found = index.resolve_clip(row.key, row.start_time)
+    resolution = index.resolve_clip(row.key, row.start_time)
     if numbered:
-        return Resolution(tuple(dict.fromkeys((*found.files, *numbered))), "stem", same_clip=True)
-    return found if found.files else index.resolve_inside(row.key, row.start_time)
+        return Resolution(tuple(dict.fromkeys((*resolution.files, *numbered))), "stem", same_clip=True)
+    return resolution if resolution.files else index.resolve_inside(row.key, row.start_time)
 
 
 def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
@@ -306,21 +306,23 @@ def _may_be_anywhere(row: Row) -> bool:
     return row.start_time is None and row.clip is None and not row.at_root and not is_absolute(row.key)
 
 
-def _in_own_folder(index: FileIndex, row: Row, found: Resolution) -> Resolution:
+def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolution:
     """Of files that a row's name alone found, those where its path says, or at least below its manifest's folder."""
-    if found.how not in ("name", "stem") or not _may_be_anywhere(row):
-        return found
+    if resolution.match not in ("name", "stem") or not _may_be_anywhere(row):
+        return resolution
     folder = row.source.rpartition(b"/")[0]
     if there := index.at(row.key, folder):
-        return replace(found, files=tuple(there), elsewhere=False)
-    return replace(found, files=tuple(file for file in found.files if not folder or file.raw_path.startswith(folder + b"/")))
+        return replace(resolution, files=tuple(there), elsewhere=False)
+    return replace(
+        resolution, files=tuple(file for file in resolution.files if not folder or file.raw_path.startswith(folder + b"/"))
+    )
 
 
-def _in_nobodys_folder(row: Row, found: Resolution, folders: set[bytes]) -> Resolution:
+def _in_nobodys_folder(row: Row, resolution: Resolution, folders: set[bytes]) -> Resolution:
     """Of files that a row's name alone found, those below none of the folders that other manifests have for their own."""
-    if found.how not in ("name", "stem") or not _may_be_anywhere(row):
-        return found
-    return replace(found, files=tuple(file for file in found.files if not folders.intersection(_above(file))))
+    if resolution.match not in ("name", "stem") or not _may_be_anywhere(row):
+        return resolution
+    return replace(resolution, files=tuple(file for file in resolution.files if not folders.intersection(_above(file))))
 
 
 def _above(file: AudioFile) -> Iterator[bytes]:
@@ -330,14 +332,15 @@ def _above(file: AudioFile) -> Iterator[bytes]:
         yield path
 
 
-def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolution:
+def _in_part(row: Row, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
     """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's, unless it is
     called by a YouTube id, which only one recording has."""
-    if not row.part or not found.files:
-        return found
+    if not row.part or not resolution.files:
+        return resolution
     above = row.source.split(b"/")[:-1]
     places = {
-        file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders) for file in found.files
+        file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders)
+        for file in resolution.files
     }
     alike = [part for part, meaning in parts.items() if meaning == parts[row.part]]
     others = [part for part in parts if part not in alike]
@@ -346,7 +349,7 @@ def _in_part(row: Row, parts: Mapping[str, str], found: Resolution) -> Resolutio
         or [file for file, words in places.items() if any(map(words.have, alike))]
         or [file for file, words in places.items() if row.clip or not any(map(words.have, others))]
     )
-    return replace(found, files=tuple(files))
+    return replace(resolution, files=tuple(files))
 
 
 class _Words:
@@ -362,17 +365,17 @@ class _Words:
         return part in self._words or (len(part) > 7 and part in self._text)
 
 
-def _claim(number: int, row: Row, found: Resolution, state: _Join) -> None:
-    if not found.files:
+def _claim(number: int, row: Row, resolution: Resolution, state: _Join) -> None:
+    if not resolution.files:
         state.absent.append(number)
         return
-    first, *others = found.files
-    if others and not found.same_clip:
-        state.tell_ambiguous(row.key, found.files, [row.origin], "several files bear this name")
+    first, *others = resolution.files
+    if others and not resolution.same_clip:
+        state.report_ambiguous(row.key, resolution.files, [row.origin], "several files bear this name")
         return
-    if found.elsewhere:
+    if resolution.elsewhere:
         state.strays[number] = first
-    if found.how == "inside":
+    if resolution.match == "inside":
         state.inside.append(row.origin)
     state.owners[number] = first.raw_path
     state.claims[first.raw_path].append(number)
@@ -409,7 +412,7 @@ def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Ro
     """Rows of different recordings find this file alone, and nothing tells whose it is."""
     origins = [rows[number].origin for number in lost]
     clips = len({(rows[number].key, rows[number].start_time) for number in lost})
-    state.tell_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file", clips=clips)
+    state.report_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file", clips=clips)
     state.disown(lost, numbers)
 
 
@@ -453,7 +456,7 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
             tables.count("recordings_in_two_splits")
             origins = [row.origin for row in own if row.split]
             reason = f"rows put it into {' and '.join(sorted(splits))}"
-            state.tell_ambiguous(own[0].key, [file], origins, reason, min(splits, key=PROTECTED.index))
+            state.report_ambiguous(own[0].key, [file], origins, reason, min(splits, key=PROTECTED.index))
         ids[file.raw_path] = recording_id = tables.add_recording(
             file,
             num_shards,
@@ -488,7 +491,7 @@ def _window(file: AudioFile, rows: list[Row], state: _Join) -> tuple[str, float]
         return video, min(starts)
     if starts and own and own[0] == video:
         reason = f"rows tell {len(starts)} starts, the file's name none"
-        state.tell_ambiguous(video, [file], [row.origin for row in rows], reason, "the whole video, from its beginning")
+        state.report_ambiguous(video, [file], [row.origin for row in rows], reason, "the whole video, from its beginning")
         return video, 0.0
     return video, clip[1] or 0.0
 
@@ -520,7 +523,7 @@ def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> Non
             origins["", row.number, None].append(row.origin)
         if unique:
             origins[row.part, row.key, row.start_time].append(row.origin)
-    tables.collisions.extend({"id": key, "origins": found} for (_, key, _), found in origins.items() if len(found) > 1)
+    tables.collisions.extend({"id": key, "origins": several} for (_, key, _), several in origins.items() if len(several) > 1)
 
 
 def _report_missing(rows: list[Row], state: _Join) -> None:

@@ -79,7 +79,7 @@ def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
     files = [AudioFile(name, 1, "") for name in sorted(known)]
     found = FileIndex(Inventory(Path("/corpus"), audio=files)).resolve(key)
     assert set(found.files) <= set(files)
-    assert bool(found.files) == (found.how != "none")
+    assert bool(found.files) == (found.match != "none")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_readings(stem, clip):
 
 def test_a_path_is_taken_at_its_word_before_names_are_looked_at():
     found = index("a/x.wav", "b/x.wav", "b/y.flac", "meta/c/z.wav", "c/z.wav")
-    assert (paths(found.resolve("b/x.wav")), found.resolve("b/x.wav").how) == (["b/x.wav"], "path")
+    assert (paths(found.resolve("b/x.wav")), found.resolve("b/x.wav").match) == (["b/x.wav"], "path")
     assert paths(found.resolve("./b//x.wav")) == ["b/x.wav"]
     assert paths(found.resolve("c/z.wav", base=b"meta")) == ["meta/c/z.wav"]
     assert paths(found.resolve("../b/x.wav", base=b"meta")) == ["b/x.wav"]
