@@ -50,12 +50,12 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
         return np.zeros((0, 2), dtype=np.uint32)
     smooth = sum(energies[shift : shift + count] for shift in range(1, SMOOTHING)) + energies[:count]
     floor = np.maximum(_loudest_near(smooth.max(axis=1)) * np.float32(10 ** (-FLOOR_DB / 10)), np.float32(SILENCE))[:, None]
-    heard = smooth > floor
-    heard = heard[:, :-1] & heard[:, 1:]
+    loud = smooth > floor
+    loud = loud[:, :-1] & loud[:, 1:]
     level = 10 * np.log10(np.maximum(smooth, floor))
     tilt = level[:, :-1] - level[:, 1:]
     move = tilt[LAG:] - tilt[:-LAG]
-    certain = heard[LAG:] & heard[:-LAG] & (np.abs(move) > CERTAIN_DB)
+    certain = loud[LAG:] & loud[:-LAG] & (np.abs(move) > CERTAIN_DB)
     return np.concatenate([_words(move > 0), _words(certain)], axis=1)
 
 

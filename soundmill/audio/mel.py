@@ -125,7 +125,7 @@ def read_spec(directory: Path) -> MelSpec:
     """The spec that the shards below `directory` were made with; shards that disagree are a UserError."""
     import pyarrow.parquet as pq
 
-    found: MelSpec | None = None
+    common: MelSpec | None = None
     for path in _shard_paths(directory):
         text = (pq.read_schema(path).metadata or {}).get(SPEC_KEY)
         if text is None:
@@ -134,11 +134,11 @@ def read_spec(directory: Path) -> MelSpec:
             spec = MelSpec.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{path}: its mel spec is not readable ({error.errors()[0]['msg']}); remake it: `dvc repro`") from None
-        if found not in (None, spec):
+        if common not in (None, spec):
             raise UserError(f"{path}: made with another mel spec than its neighbours; remake {directory}: `dvc repro`")
-        found = spec
-    assert found is not None  # _shard_paths gives at least one
-    return found
+        common = spec
+    assert common is not None  # _shard_paths gives at least one
+    return common
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:

@@ -227,12 +227,12 @@ def open_all(
             return False
         with ExitStack() as stack:
             try:
-                found: _File | DecodeError = _look_into(place, max_seconds, stack, sums_checked)
+                opened: _File | DecodeError = _look_into(place, max_seconds, stack, sums_checked)
             except DecodeError as error:
-                found = error
+                opened = error
             else:
-                found.release = stack.pop_all()
-        ahead.append(found)
+                opened.release = stack.pop_all()
+        ahead.append(opened)
         return True
 
     try:
@@ -375,16 +375,16 @@ def _mpg123_listened_to() -> Iterator[None]:
     It writes to the standard error of the process, one at a time; what else is written there meanwhile comes afterwards.
     """
     with _STDERR, ExitStack() as stack:
-        heard = os.memfd_create("heard")
-        stack.callback(os.close, heard)
+        complaints = os.memfd_create("complaints")
+        stack.callback(os.close, complaints)
         before = os.dup(2)
         stack.callback(os.close, before)
-        os.dup2(heard, 2)
+        os.dup2(complaints, 2)
         try:
             yield
         finally:
             os.dup2(before, 2)
-            text = os.pread(heard, os.fstat(heard).st_size, 0)
+            text = os.pread(complaints, os.fstat(complaints).st_size, 0)
             if error := _MPG123_ERROR.search(text):
                 raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
             if text:

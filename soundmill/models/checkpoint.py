@@ -26,11 +26,11 @@ def read_config(directory: Path, expected: str | None = None, keys: Sequence[str
 
     path = directory / CONFIG
     config = weights.read_json(path, "checkpoint")
-    found = config.get("family") if isinstance(config, dict) else None
-    if found is None:
+    stored = config.get("family") if isinstance(config, dict) else None
+    if stored is None:
         raise UserError(f"{path}: not a checkpoint of Soundmill's: it names no `family`")
-    if expected is not None and found != expected:
-        raise UserError(f"{directory}: a checkpoint of family {found!r}, not {expected!r}; use `--family {found}` or retrain")
+    if expected is not None and stored != expected:
+        raise UserError(f"{directory}: a checkpoint of family {stored!r}, not {expected!r}; use `--family {stored}` or retrain")
     missing = [key for key in keys if key not in config]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing: not a whole checkpoint; retrain with `dvc repro`")

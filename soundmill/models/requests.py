@@ -13,19 +13,19 @@ from soundmill.training.seeds import seed_of
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
-    """By clip id its own labels and first caption, as far as the model reads them; each sound has a seed of its own."""
+    """Clip id → request with its labels or first caption, whichever the model is conditioned on; each has its own seed."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]).to_pylist()
-    found = {row["clip_id"]: row for row in rows}
+    by_id = {row["clip_id"]: row for row in rows}
     requests = {}
     unknown: set[str] = set()
     for clip_id in clip_ids:
         labels, caption = (), ""
         if model.condition == "labels":
-            its = sorted(set(found[clip_id]["labels"] or []))
+            its = sorted(set(by_id[clip_id]["labels"] or []))
             unknown.update(set(its) - set(model.labels))
             labels = tuple(label for label in its if label in model.labels)
         elif model.condition == "caption":
-            caption = (found[clip_id]["captions"] or [""])[0]
+            caption = (by_id[clip_id]["captions"] or [""])[0]
         requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id))
     if unknown:
         print(f"labels the model was not trained on, left out of the condition: {', '.join(sorted(unknown))}")
@@ -50,15 +50,15 @@ def describe(request: Request) -> str:
     return request.caption or ", ".join(request.labels)
 
 
-def match_label(asked: str, known: Sequence[str]) -> str:
+def match_label(text: str, known: Sequence[str]) -> str:
     """The known label meant: the same but for case, or the only one that contains the text."""
     if not known:
-        raise UserError(f"label {asked!r}: this model was trained without labels; leave --label out")
-    exact = [label for label in known if label.casefold() == asked.casefold()]
-    within = [label for label in known if asked.strip() and asked.casefold() in label.casefold()]
-    found = exact or within
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"label {asked!r} could be any of: {', '.join(found)}; say which")
-    raise UserError(f"unknown label {asked!r}{did_you_mean(asked, list(known))} (labels: {', '.join(known)})")
+        raise UserError(f"label {text!r}: this model was trained without labels; leave --label out")
+    exact = [label for label in known if label.casefold() == text.casefold()]
+    within = [label for label in known if text.strip() and text.casefold() in label.casefold()]
+    matching = exact or within
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UserError(f"label {text!r} could be any of: {', '.join(matching)}; say which")
+    raise UserError(f"unknown label {text!r}{did_you_mean(text, list(known))} (labels: {', '.join(known)})")

@@ -47,16 +47,16 @@ def _missing(files: tuple[str, ...], directory: Path) -> str | None:
 
 
 def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> None:
-    """`values`: key → what the configuration has, what it must be."""
-    differing = [f"{key} is {found}, {other} has {wanted}" for key, (found, wanted) in values.items() if found != wanted]
+    """`values`: key → (value in the configuration, value it must have)."""
+    differing = [f"{key} is {value}, {other} has {wanted}" for key, (value, wanted) in values.items() if value != wanted]
     if differing:
         raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
 
 
-def check_whole(directory: Path, told: dict[str, Any]) -> None:
+def check_whole(directory: Path, loading: dict[str, Any]) -> None:
     """The libraries fill what is missing with random numbers, and leave out what they do not know."""
-    missing, unknown = sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
-    if missing or unknown or told["mismatched_keys"]:
+    missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    if missing or unknown or loading["mismatched_keys"]:
         kind, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
         raise UserError(
             f"{directory}: its weights {kind} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "

@@ -207,8 +207,8 @@ def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> T
 def requests(params: TrainParams, labels: list[str]) -> list[Request]:
     """The samples that are looked at: rows × columns, the labels in turn."""
     count = params.grid.rows * params.grid.columns
-    asked = [(labels[cell % len(labels)],) if labels else () for cell in range(count)]
-    return [Request(its, seed=seed_of(params.seed, "grid", cell)) for cell, its in enumerate(asked)]
+    conditions = [(labels[cell % len(labels)],) if labels else () for cell in range(count)]
+    return [Request(its, seed=seed_of(params.seed, "grid", cell)) for cell, its in enumerate(conditions)]
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

@@ -60,7 +60,7 @@ class Listing:
 class LatentsAndTexts:
     """A source of posteriors [b, 2, channels, frames, bands], and of the states of one caption of each (text_states.Condition).
 
-    Drawn for each item, in [0, 1): which of its captions, and what is below `dropout` where it is told nothing.
+    Drawn for each item, in [0, 1): which of its captions, and what is below `dropout` where it gets no text.
     """
 
     posteriors: Arrays
@@ -69,9 +69,9 @@ class LatentsAndTexts:
     dropout: float
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        told = [self._caption(item, *chances) for item, chances in zip(items, drawn.tolist(), strict=True)]
+        chosen = [self._caption(item, *chances) for item, chances in zip(items, drawn.tolist(), strict=True)]
         posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
-        return posteriors, *self.texts.padded(told)
+        return posteriors, *self.texts.padded(chosen)
 
     def _caption(self, item: int, which: float, dropped: float) -> int | None:
         captions = self.captions[item]
@@ -224,13 +224,13 @@ def valid_loss(source: LatentsAndTexts, module: TangoModule) -> float:
     """Mean unweighted error of the net on held-out clips and their first captions, at the same timesteps and noise every time."""
     params, table = module.params, module.table
     device = pick_device(params.hardware.accelerator)
-    net, told = module.net.to(device), np.array([[0.0, 1.0]])
+    net, first_caption = module.net.to(device), np.array([[0.0, 1.0]])
     rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
     count, losses = len(source.posteriors), []
     with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
         for start in range(0, count, VALID_BATCH):
             items = np.arange(start, min(start + VALID_BATCH, count))
-            posterior, states, mask = source.batch(items, told.repeat(len(items), 0))
+            posterior, states, mask = source.batch(items, first_caption.repeat(len(items), 0))
             x0 = draw_x0(posterior, module.model.autoencoder.scaling_factor, rng)
             noise = torch.randn(x0.shape, generator=rng)
             t = ((torch.from_numpy(items) + torch.rand((), generator=rng)) / count * len(table)).long().clamp(max=len(table) - 1)

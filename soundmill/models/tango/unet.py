@@ -1,4 +1,4 @@
-"""The U-Net that removes noise from latents, told by a text what to draw: diffusers' UNet2DConditionModel."""
+"""The U-Net that removes noise from latents, conditioned on a text: diffusers' UNet2DConditionModel."""
 
 from __future__ import annotations
 

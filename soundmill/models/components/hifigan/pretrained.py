@@ -32,13 +32,13 @@ def _load_net(directory: Path, params: NetworkParams, spec: MelSpec) -> nn.Modul
     from transformers import SpeechT5HifiGan
 
     with explained(directory):
-        net, told = SpeechT5HifiGan.from_pretrained(
+        net, loading = SpeechT5HifiGan.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
-    check_whole(directory, told)
+    check_whole(directory, loading)
     vocoder.check_config(net.config, spec, str(directory))
-    found = vocoder.sizes_of(net.config).model_dump()
-    compare(directory, {key: (found[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
+    sizes = vocoder.sizes_of(net.config).model_dump()
+    compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
     slope, usual = net.config.leaky_relu_slope, vocoder.build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope
     compare(directory, {"leaky_relu_slope": (slope, usual)}, "this program")
     return net.eval()

@@ -134,16 +134,16 @@ def config(directory: Path, spec: MelSpec) -> HifiGanConfig:
     """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
     path = directory / CONFIG
     values = weights.read_json(path, "vocoder")
-    found = strict.parse(HifiGanConfig, values, str(path))
+    saved = strict.parse(HifiGanConfig, values, str(path))
     wanted = spec.model_dump()
-    differing = [f"{key} {value}, not {wanted[key]}" for key, value in found.mel_spec.model_dump().items() if value != wanted[key]]
+    differing = [f"{key} {value}, not {wanted[key]}" for key, value in saved.mel_spec.model_dump().items() if value != wanted[key]]
     if differing:
         raise UserError(f"{directory}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
-    return found
+    return saved
 
 
 def load(directory: Path, spec: MelSpec) -> HifiGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
-    found = config(directory, spec)
-    net = build_vocoder(found.network, found.mel_spec.n_mels, found.mel_spec.sample_rate)
-    return HifiGan(found.network, found.mel_spec, weights.fill(net, directory / WEIGHTS))
+    saved = config(directory, spec)
+    net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
+    return HifiGan(saved.network, saved.mel_spec, weights.fill(net, directory / WEIGHTS))

@@ -156,7 +156,7 @@ def config(directory: Path) -> AutoencoderConfig:
 
 def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
-    found = config(directory)
-    net = weights.fill(build_autoencoder(found.network), directory / WEIGHTS)
-    constants = {name: getattr(found, name) for name in ("mean", "deviation", "scaling_factor", "residual", "digest")}
-    return Autoencoder(found.network, found.mel_spec, net, **constants)
+    saved = config(directory)
+    net = weights.fill(build_autoencoder(saved.network), directory / WEIGHTS)
+    constants = {name: getattr(saved, name) for name in ("mean", "deviation", "scaling_factor", "residual", "digest")}
+    return Autoencoder(saved.network, saved.mel_spec, net, **constants)

@@ -31,7 +31,7 @@ class LatentsAbout(BaseModel):
 
 def read_about(directory: Path) -> LatentsAbout:
     """What the shards below `directory` say of themselves; shards that disagree are a UserError."""
-    found: LatentsAbout | None = None
+    common: LatentsAbout | None = None
     for path in shards.shard_paths(directory):
         text = (pq.read_schema(path).metadata or {}).get(ABOUT_KEY)
         if text is None:
@@ -40,13 +40,13 @@ def read_about(directory: Path) -> LatentsAbout:
             about = LatentsAbout.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{path}: what it says of itself is not readable ({error.errors()[0]['msg']}); `dvc repro`") from None
-        if found not in (None, about):
+        if common not in (None, about):
             raise UserError(
                 f"{path}: of another autoencoder, mel spec or length than its neighbours; remake {directory}: `dvc repro`"
             )
-        found = about
-    assert found is not None  # shard_paths gives at least one
-    return found
+        common = about
+    assert common is not None  # shard_paths gives at least one
+    return common
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:

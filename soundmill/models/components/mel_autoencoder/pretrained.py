@@ -37,10 +37,10 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     with explained(directory):
         config = params.read_json(directory / "config.json", "get it anew")
         scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
-        net, told = AutoencoderKL.from_pretrained(
+        net, loading = AutoencoderKL.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
         )
-    check_whole(directory, told)
+    check_whole(directory, loading)
     if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
         raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
     expected = build_autoencoder(network).config

@@ -1,4 +1,4 @@
-"""What the net is told: states of captions that a stage encoded, or of prompts that are encoded now by the same encoder."""
+"""Text conditions: states of captions that a stage encoded, or of prompts that are encoded now by the same encoder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TextConfig(BaseModel):
 
 def read_config(directory: Path) -> TextConfig:
     """Which encoder made the shards below `directory`; shards that disagree are a UserError."""
-    found: TextConfig | None = None
+    common: TextConfig | None = None
     for path in shards.shard_paths(directory):
         said = (pq.read_schema(path).metadata or {}).get(text.ENCODER_KEY)
         if said is None:
@@ -46,11 +46,11 @@ def read_config(directory: Path) -> TextConfig:
             config = parse(TextConfig, parse_json(said), str(path))
         except ValueError as error:
             raise UserError(f"{path}: what it says of its encoder is no JSON: {error}; remake it: `dvc repro`") from None
-        if found not in (None, config):
+        if common not in (None, config):
             raise UserError(f"{path}: of another text encoder than its neighbours; remake {directory}: `dvc repro`")
-        found = config
-    assert found is not None  # shard_paths gives at least one
-    return found
+        common = config
+    assert common is not None  # shard_paths gives at least one
+    return common
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: 
     """States of `captions` ("" not among them), in that order; `scratch` holds their copy. Another width is a UserError."""
     what = f"{directory}: the state of caption"
     states = gather(partial(_index, directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
-    found = int(states.shapes[0, 1])
-    if found != width:
-        raise UserError(f"{directory}: text states are {found} wide; set train.network.text_width to that, it is {width}")
+    stored = int(states.shapes[0, 1])
+    if stored != width:
+        raise UserError(f"{directory}: text states are {stored} wide; set train.network.text_width to that, it is {width}")
     return Texts(states, null_of(null_text, states.read(len(captions))))
 
 
