@@ -159,7 +159,8 @@ def test_parameters_that_docs_name_exist():
                 return True
         return False
 
-    faults, overrides = [], set()
+    faults: list[str] = []
+    overrides: dict[tuple[str, ...], str] = {}
     for doc in DOCS:
         for line in code(doc.read_text(encoding="utf-8")):
             if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", line) and line.split(".")[0] in documents[0] and not is_key(line):
@@ -167,8 +168,8 @@ def test_parameters_that_docs_name_exist():
             for words in re.findall(r"(?:^|[\s/])soundmill params ([^&;#]+)", line):
                 given = tuple(shlex.split(words))
                 if not any("…" in word or PLACEHOLDER.search(word.partition("=")[2].replace("{", "")) for word in given):
-                    overrides.add((doc.name, given))
-    for name, given in sorted(overrides):
+                    overrides[given] = doc.name
+    for given, name in overrides.items():
         try:
             params.compose(ROOT / "conf", list(given))
         except UserError as error:
