@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows import dvc
-from soundmill import doctor
+from soundmill.commands import doctor
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
 
