@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import dvc
+from flows import dvc, lockfile, locks
 from soundmill import experiments, lifetime, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
@@ -46,7 +46,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         if not (destination / ".dvc").is_dir():
             return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be brought back"]
         missing += _take_settings(home, destination)
-        if (destination / "dvc.lock").exists() and (fault := dvc.lock_fault(destination / "dvc.lock")):
+        if (destination / "dvc.lock").exists() and (fault := lockfile.fault_of(destination / "dvc.lock")):
             return [*missing, f"dvc.lock: broken when the run was recorded ({fault}): outputs cannot be brought back"]
         _check_outputs(destination, names, state)
     except BaseException:
@@ -179,21 +179,18 @@ def _leaves(path: Any) -> str:
 
 
 def _outputs(destination: Path) -> list[str]:
-    """Check out what the cache has; stages whose results it has under their inputs (the run cache) come back too."""
+    """Check out what the cache has; returns the stages whose results dvc.lock does not bring back, in words."""
     absent = dvc.checkout(destination)
     changed = dvc.changed(destination)
     missing = []
-    remade: set[str] = set()
     for stage in dvc.stages(destination):
         reasons = changed.get(stage.name, [])
-        if reasons == ["always changed"] and not any(path in absent for path in dvc.outputs_of(destination, stage.name)):
-            continue
-        if not reasons and not stage.needs & remade:
-            continue
-        if dvc.restore(destination, stage.name):
-            remade.add(stage.name)
-        elif reasons:
-            missing.append(f"stage {stage.name}: its results are not in the cache; `dvc repro {stage.name}` there makes them again")
+        whole = not any(path in absent for path in dvc.outputs_of(destination, stage.name))
+        if reasons and not (reasons == ["always changed"] and whole):
+            missing.append(
+                f"stage {stage.name}: dvc.lock and the cache do not give its results; "
+                f"`dvc repro {stage.name}` there takes them from the run cache, or makes them again"
+            )
     return missing
 
 
@@ -236,7 +233,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     if not (root / ".git").exists():
         root.mkdir(parents=True, exist_ok=True)
         _must(root, "init", "--quiet")
-    with dvc.only_one(root, 0, print):
+    with locks.only_one(root, 0, print):
         _must(root, "fetch", "--quiet", "--no-tags", str(home), "HEAD")
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")

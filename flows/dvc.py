@@ -1,35 +1,29 @@
-"""The only caller of `dvc`: the graph in order, one stage at a time, who holds its locks, and a dvc.lock that stays whole."""
+"""The only caller of `dvc`: the graph in order, one stage at a time, the queue, the cache."""
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
-import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flows import locks
 from soundmill import experiments, lifetime, params
 from soundmill.errors import UserError
 
-GOOD_LOCK = Path(".dvc/tmp/dvc.lock.good")  # the last dvc.lock that was found whole
 KEPT_LINES = 40  # of a failing stage
-POLL_SECONDS = 1.0
-HEARTBEAT_SECONDS = 30.0  # a stage that says nothing for so long is said to be still at work
+STOP_SECONDS = 20.0  # a stage that is interrupted keeps what it has finished
 DATA_METRICS = "data/metrics/"
-
-Say = Callable[[str], None]
 
 
 class StageFailed(UserError):
@@ -46,17 +40,6 @@ class Stage:
 
     name: str
     needs: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that holds one of DVC's locks."""
-
-    pid: int
-    command: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} ({self.command})"
 
 
 def executable() -> str:
@@ -133,14 +116,14 @@ def _read_lock(root: Path) -> dict[str, Any]:
 Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: done before with the same inputs, its outputs brought back
 
 
-def repro(root: Path, stage: str, say: Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
+def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
     """Run one stage if it changed. `say` gets each line as it comes; raises StageFailed with the stage's own last lines."""
-    remove_unreadable_locks(root, say)
+    locks.remove_unreadable(root, say)
     command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
     lines: deque[str] = deque(maxlen=400)
     outcome: Outcome = "unchanged"
-    with _running(command, root, environment(extra)) as (process, output):
-        for line in output:
+    with _running(command, root, environment(extra)) as process:
+        for line in map(str.rstrip, process.stdout):
             lines.append(line)
             if line.startswith("> "):
                 outcome = "ran"
@@ -203,89 +186,40 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-@contextmanager
-def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """The process, and its lines as they come.
+def check_changes(root: Path, say: locks.Say) -> None:
+    """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
+    found = experiments.leftovers(root)
+    if any(leftover.changes_missing for leftover in found):
+        raise UserError("\n".join([*map(str, found), "Nothing was run: it would have gone without them."]))
+    for leftover in found:
+        say(str(leftover))
 
-    On a terminal the command gets one too, so that progress bars show; they are drawn on ours and kept out of the lines.
-    """
-    live = sys.stderr.isatty()
-    if live:
-        reader, theirs = pty.openpty()
-        fcntl.ioctl(theirs, _SET_SIZE, fcntl.ioctl(sys.stderr.fileno(), _GET_SIZE, b"\0" * 8))
-    else:
-        reader, theirs = os.pipe()
+
+@contextmanager
+def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The process, whose standard output gives all its lines as they come; it is interrupted where it has not ended at last."""
     process = subprocess.Popen(
         command,
         cwd=root,
         env=variables,
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
         preexec_fn=lifetime.with_this_process(),
     )
-    os.close(theirs)
-    started = time.monotonic()
     try:
-        yield process, _lines(reader, live, started)
+        yield process
     finally:
-        os.close(reader)
+        process.stdout.close()
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # the stage keeps what it has finished
+            process.send_signal(signal.SIGINT)
             try:
-                process.wait(20)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _lines(reader: int, live: bool, started: float) -> Iterator[str]:
-    import select
-
-    rest, drawn, silent_since, next_word = b"", False, time.monotonic(), HEARTBEAT_SECONDS
-    while True:
-        if not select.select([reader], [], [], POLL_SECONDS)[0]:
-            if not live and time.monotonic() - silent_since > next_word:
-                yield f"… at work for {_duration(time.monotonic() - started)}"
-                next_word *= 2
-            continue
-        try:
-            block = os.read(reader, 65536)
-        except OSError:  # a terminal whose other side is closed
-            block = b""
-        silent_since, next_word = time.monotonic(), HEARTBEAT_SECONDS
-        rest += block.replace(b"\r\n", b"\n")
-        *whole, rest = rest.split(b"\n")
-        if not block and rest:
-            whole.append(rest)
-        for raw in whole:
-            if drawn:
-                sys.stderr.write("\r\x1b[K")
-                drawn = False
-            text = _plain(raw.rpartition(b"\r")[2])
-            if not _BAR.search(text):
-                yield text
-        if not block:
-            return
-        if live and b"\r" in rest:
-            before, _, last = rest.rpartition(b"\r")
-            sys.stderr.write("\r" + _plain(last or before.rpartition(b"\r")[2]) + "\x1b[K")
-            sys.stderr.flush()
-            drawn = True
-
-
-_GET_SIZE, _SET_SIZE = 0x5413, 0x5414  # TIOCGWINSZ, TIOCSWINSZ
-_BAR = re.compile(r"\d+%\|.*\|.*\d+/\d+|\d+(\.\d+)?[kMG]?(it|clip|step|file)s? \[\d+:\d+")
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-def _plain(raw: bytes) -> str:
-    return _ESCAPES.sub("", raw.decode("utf-8", "replace")).rstrip()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -308,214 +242,6 @@ def _dvc(root: Path, *arguments: str) -> str:
         words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}:\n" + "\n".join(f"  {line}" for line in words[-KEPT_LINES:]))
     return done.stdout
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Locks
-
-
-def holders(root: Path) -> list[Holder]:
-    """Who runs DVC in this project right now, by its two locks: of the repository, and of the paths a stage works on."""
-    found = {}
-    temporary = root / ".dvc" / "tmp"
-    written = _mtime(root / lifetime.LOCKS)
-    for info in lifetime.dvc_locks(root):
-        started = _started(info["pid"])
-        if started is not None and started <= written + 1:  # a process born later only has the number of a dead one
-            found[info["pid"]] = Holder(info["pid"], info["cmd"])
-    if _is_locked(temporary / "lock"):
-        pid = _number_in(temporary / "lock")
-        found.setdefault(pid, Holder(pid, _command_line(pid) or "dvc"))
-    return list(found.values())
-
-
-def wait_until_free(root: Path, seconds: float, say: Say) -> None:
-    """Wait up to `seconds` for others to finish with DVC in this project; says who they are, and UserError if they do not."""
-    deadline = time.monotonic() + seconds
-    said: list[Holder] = []
-    while busy := holders(root):
-        names = ", ".join(map(str, busy))
-        if time.monotonic() >= deadline:
-            waited = f" after {_duration(seconds)} of waiting" if seconds else ""
-            raise UserError(f"{root} is in use by {names}{waited}; wait for it, or stop it, and run again")
-        if busy != said:
-            say(f"waiting for {names} (up to {_duration(deadline - time.monotonic())})")
-            said = busy
-        time.sleep(POLL_SECONDS)
-    if said:
-        say(f"{', '.join(map(str, said))} has finished; going on")
-
-
-def remove_unreadable_locks(root: Path, say: Say) -> None:
-    """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
-    for path in experiments.unreadable_locks(root):
-        if running := holders(root) or _dvc_in(root):
-            raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
-        path.replace(path.with_name("rwlock.unreadable"))
-        say(f"{path.relative_to(root)} was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it")
-
-
-def _dvc_in(root: Path) -> list[Holder]:
-    """Living `dvc` processes in this checkout, whatever its locks say."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        words = _command_line(int(entry.name))
-        with suppress(OSError):
-            if re.search(r"(^|/)dvc( |$)", words) and (entry / "cwd").resolve().is_relative_to(root.resolve()):
-                found.append(Holder(int(entry.name), words))
-    return found
-
-
-@contextmanager
-def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
-    """Hold the project for one pipeline: others wait up to `seconds` for it, then UserError says who has it."""
-    path = root / ".dvc" / "tmp" / "pipeline.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline, told = time.monotonic() + seconds, False
-    with path.open("a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pid = _number_in(path)
-                other = Holder(pid, _command_line(pid) or "a pipeline")
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it") from None
-                if not told:
-                    say(f"waiting for {other} (up to {_duration(seconds)})")
-                    told = True
-                time.sleep(POLL_SECONDS)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        wait_until_free(root, max(deadline - time.monotonic(), 0), say)
-        yield
-
-
-def check_changes(root: Path, say: Say) -> None:
-    """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
-    found = experiments.leftovers(root)
-    if any(leftover.changes_missing for leftover in found):
-        raise UserError("\n".join([*map(str, found), "Nothing was run: it would have gone without them."]))
-    for leftover in found:
-        say(str(leftover))
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _number_in(path: Path) -> int:
-    try:
-        return int(path.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _started(pid: int) -> float | None:
-    """When a living process began, in seconds since 1970; None when there is none.
-
-    One that has ended and that nobody asks after, as in a container without an init, is none.
-    """
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if state in "ZX":
-            return None
-        ticks = int(rest[18])
-        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _command_line(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    return " ".join(word.decode("utf-8", "replace") for word in words if word)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# dvc.lock
-
-
-def keep_lock_whole(root: Path) -> str | None:
-    """Keep a copy of dvc.lock while it is whole, and put it back when it is not (DVC rewrites it in place: a full disk cuts it).
-
-    Returns what was mended, in words, or None.
-    """
-    lock, good = root / "dvc.lock", root / GOOD_LOCK
-    if not lock.exists():
-        return None
-    fault = lock_fault(lock)
-    if fault is None:
-        if not good.exists() or good.read_bytes() != lock.read_bytes():
-            _copy_whole(lock, good)
-        return None
-    shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.broken")
-    if good.exists() and lock_fault(good) is None:
-        _copy_whole(good, lock)
-        return f"dvc.lock was broken ({fault}): the last whole one is back; later stages come from the run cache or run again"
-    lock.unlink()
-    return f"dvc.lock was broken ({fault}), and no whole copy is kept: it is made anew, from the run cache where that has it"
-
-
-_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
-
-
-def lock_fault(path: Path) -> str | None:
-    """What is wrong with a dvc.lock, or None: it must parse, and every entry must have its command and whole hashes."""
-    try:
-        document = params.read_yaml(path)
-    except UserError as error:
-        return str(error).splitlines()[0]
-    if not path.read_bytes().endswith(b"\n"):
-        return "its last line is cut"
-    if document.get("schema") != "2.0":
-        return "no `schema: '2.0'`"
-    entries = document.get("stages") or {}
-    if not isinstance(entries, dict):
-        return "`stages` is no mapping"
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
-            return f"stage {name} has no command"
-        listed = [entry.get("deps") or [], entry.get("outs") or []]
-        if not all(isinstance(items, list) for items in listed):
-            return f"stage {name} has no list of what it reads or writes"
-        for item in [item for items in listed for item in items]:
-            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
-                return f"stage {name} has an entry without a path"
-            if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
-                return f"stage {name}: the hash of {item['path']} is cut"
-            if "md5" not in item and item.get("hash", "md5") == "md5":
-                return f"stage {name}: {item['path']} has no hash"
-    return None
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(source.read_bytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -545,18 +271,3 @@ def checkout(root: Path) -> list[str]:
             break
         missing.append(line)
     return missing
-
-
-def restore(root: Path, stage: str) -> bool:
-    """Bring a stage's results back from the run cache, under the digests of its inputs; False where it would have to run."""
-    # DVC runs commands through $SHELL: with this one it finds nothing to run, whatever the command.
-    command = [executable(), "repro", "--single-item", stage]
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env=environment({"SHELL": shutil.which("false") or "false"}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        preexec_fn=lifetime.with_this_process(),
-    )
-    return done.returncode == 0

@@ -24,7 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import dvc, server
+from flows import dvc, lockfile, locks, server
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -53,8 +53,8 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
         tell(f"    {line}")
 
     try:
-        dvc.wait_until_free(project, wait_seconds, say)
-        mended = dvc.keep_lock_whole(project)
+        locks.wait_until_free(project, wait_seconds, say)
+        mended = lockfile.keep_whole(project)
         if mended:
             say(mended)
         outcome = dvc.repro(project, stage, say, force, extra)
@@ -63,7 +63,7 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
     except UserError as error:
         return Failed(message=str(error))
     finally:
-        mended = dvc.keep_lock_whole(project)
+        mended = lockfile.keep_whole(project)
         if mended:
             say(mended)
     return Completed(name=STATES[outcome])
@@ -95,7 +95,7 @@ def pipeline(
     """
     root = (project or Path.cwd()).resolve()
     try:
-        with dvc.only_one(root, wait_minutes * 60, _say):
+        with locks.only_one(root, wait_minutes * 60, _say):
             dvc.check_changes(root, _say)
             return _pipeline(root, stages, force, retries, wait_minutes * 60)
     except UserError as error:
@@ -110,7 +110,7 @@ def _say(line: str) -> None:
 
 
 def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_seconds: float) -> State[Any]:
-    mended = dvc.keep_lock_whole(root)
+    mended = lockfile.keep_whole(root)
     if mended:
         _say(mended)
     chosen = choose(dvc.stages(root), wanted)

@@ -40,6 +40,7 @@ Output = Annotated[Path, "output"]
 Shown = Annotated[Path, "shown"]  # an output that only shows the others: it is made after them, by Context.show
 
 WORK = Path("data/.work")  # below the project root; not an output, never in DVC
+PROGRESS_SECONDS = 30.0  # between lines that tell how far a stage is
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts its copies of the project
 
 
@@ -80,10 +81,13 @@ class Context:
 
     @contextmanager
     def progress(self, total: int, label: str, unit: str = "clip") -> Iterator[Callable[[int], None]]:
-        """A bar with rate and time left, on a terminal only: `with ctx.progress(n, "resample") as tick: tick(1)`."""
+        """`with ctx.progress(n, "resample") as tick: tick(1)`: a bar on a terminal, elsewhere a line every half minute."""
+        if not sys.stderr.isatty():
+            yield _progress_lines(total, label, unit)
+            return
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B") as bar:
             yield bar.update
 
     def map_shards(
@@ -153,6 +157,19 @@ def main(
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"{section}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
+
+
+def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
+    done, printed_at = 0, time.monotonic()
+
+    def tick(count: int) -> None:
+        nonlocal done, printed_at
+        done += count
+        if time.monotonic() - printed_at >= PROGRESS_SECONDS:
+            printed_at = time.monotonic()
+            print(f"{label}: {done / total:.0%}" if total else f"{label}: {done} {unit}s", flush=True)
+
+    return tick
 
 
 def _by_name(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:

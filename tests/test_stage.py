@@ -276,3 +276,17 @@ def test_the_digest_of_a_directory_is_of_names_and_contents_and_not_of_what_dvc_
     assert stage.tree_digest(tmp_path) == digest
     (tmp_path / "a").rename(tmp_path / "b")
     assert stage.tree_digest(tmp_path) != digest
+
+
+def test_how_far_a_stage_is_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(stage, "PROGRESS_SECONDS", 0.05)
+    context = stage.Context.__new__(stage.Context)  # nothing of it is used
+    with context.progress(4, "resample") as tick:
+        for _ in range(3):
+            time.sleep(0.06)
+            tick(1)
+        tick(1)
+    with context.progress(0, "scan", "file") as tick:
+        time.sleep(0.06)
+        tick(7)
+    assert capsys.readouterr().out.splitlines() == ["resample: 25%", "resample: 50%", "resample: 75%", "scan: 7 files"]

@@ -38,7 +38,12 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tmp_path: Path, set_param
     assert with_eight.returncode == 0
 
     back = tmp_path / "back"
-    assert checkout.reproduce(tiny, run_id, back) == []
+    (missing,) = checkout.reproduce(tiny, run_id, back)  # its dvc.lock is that of the moment when the last stage began
+    assert missing.startswith("stage evaluate@tiny: dvc.lock and the cache do not give its results")
+    assert (back / "data/first.txt").read_text() == "7 "
+    again = dvc_command(back, "repro", "evaluate@tiny")
+    assert "Stage 'evaluate@tiny' is cached - skipping run" in again.stdout
+    assert "Running stage" not in again.stdout
     assert (back / "data/generated/tiny/a.wav").read_text() == "2 7 "
     assert (back / "first.py").read_text().endswith("# an uncommitted change\n")
     assert (back / "notes.txt").read_text() == "a new file\n"
@@ -51,7 +56,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tmp_path: Path, set_param
     shutil.rmtree(tiny / ".dvc" / "cache")
     document = params.read_yaml(tiny / "params.yaml")
     missing = checkout.reproduce(tiny, stage_id, tmp_path / "again")  # a stage's run stands for its pipeline's
-    assert [line for line in missing if line.startswith("stage first: its results are not in the cache")]
+    assert [line for line in missing if line.startswith("stage first: dvc.lock and the cache do not give its results")]
     assert document["first"]["number"] == 8
 
 
@@ -267,7 +272,7 @@ def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_pa
     recorded.write(params_yaml="corpus: {path: [1]}\nevaluate: {embedders: [[1]]}\n")
     missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
     assert [line for line in missing if line.startswith(".dvc/config: was another one")]
-    assert [line for line in missing if line.startswith("stage bad: its results are not in the cache")]
+    assert [line for line in missing if line.startswith("stage bad: dvc.lock and the cache do not give its results")]
     assert [path.name for path in recorded.outside.iterdir()] == ["victim"]
     assert (tmp_path / "back/.dvc/config").read_bytes() == (recorded.project / ".dvc/config").read_bytes()
 

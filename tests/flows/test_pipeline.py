@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flows import dvc
+from flows import dvc, locks
 from soundmill import tracking
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
@@ -161,13 +161,13 @@ def test_a_killed_flow_leaves_nothing_running(
     for line in flow.stdout:
         if "working" in line:
             break
-    assert dvc.holders(tiny)
+    assert locks.holders(tiny)
     flow.kill()
     flow.wait()
     deadline = time.monotonic() + 30
-    while dvc.holders(tiny) and time.monotonic() < deadline:
+    while locks.holders(tiny) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert dvc.holders(tiny) == []
+    assert locks.holders(tiny) == []
     while {run.info.status for run in runs(tiny)} != {"KILLED"} and time.monotonic() < deadline:
         time.sleep(0.5)
     assert {run.info.status for run in runs(tiny)} == {"KILLED"}
@@ -193,7 +193,7 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
         assert planned["global_concurrency_limit"]["limit"] == 1
         assert planned["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         assert [schedule["schedule"]["cron"] for schedule in planned["schedules"]] == ["0 3 * * *"]
-        assert dvc.holders(tiny), "the typed repro should still be running"
+        assert locks.holders(tiny), "the typed repro should still be running"
         flow_run = ask(prefect_server, f"deployments/{planned['id']}/create_flow_run")
         state = ""
         while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flows import dvc, sweep
+from flows import locks, sweep
 from soundmill.errors import UserError
 from tests.flows.test_pipeline import ROOT, ask, environment, runs
 from tests.flows.tiny import PARAMS, dvc_command, git
@@ -78,7 +78,7 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
             break
     killed.kill()
     killed.wait()
-    while dvc.holders(project / "workspaces" / "sweep-numbers"):  # its stage dies with it, not at the same moment
+    while locks.holders(project / "workspaces" / "sweep-numbers"):  # its stage dies with it, not at the same moment
         time.sleep(0.1)
     assert "working on 2" not in before
     assert len([line for line in before if line.startswith("done before: taken from the cache")]) == 2

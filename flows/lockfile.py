@@ -1,0 +1,76 @@
+"""A dvc.lock that stays whole: DVC rewrites it in place, so a full disk cuts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from soundmill import params
+from soundmill.errors import UserError
+
+LAST_WHOLE = Path(".dvc/tmp/dvc.lock.good")
+
+
+def keep_whole(root: Path) -> str | None:
+    """Keep a copy of dvc.lock while it is whole, and put it back when it is not (DVC rewrites it in place: a full disk cuts it).
+
+    Returns what was mended, in words, or None.
+    """
+    lock, good = root / "dvc.lock", root / LAST_WHOLE
+    if not lock.exists():
+        return None
+    fault = fault_of(lock)
+    if fault is None:
+        if not good.exists() or good.read_bytes() != lock.read_bytes():
+            _copy_whole(lock, good)
+        return None
+    shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.broken")
+    if good.exists() and fault_of(good) is None:
+        _copy_whole(good, lock)
+        return f"dvc.lock was broken ({fault}): the last whole one is back; later stages come from the run cache or run again"
+    lock.unlink()
+    return f"dvc.lock was broken ({fault}), and no whole copy is kept: it is made anew, from the run cache where that has it"
+
+
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a dvc.lock, or None: it must parse, and every entry must have its command and whole hashes."""
+    try:
+        document = params.read_yaml(path)
+    except UserError as error:
+        return str(error).splitlines()[0]
+    if not path.read_bytes().endswith(b"\n"):
+        return "its last line is cut"
+    if document.get("schema") != "2.0":
+        return "no `schema: '2.0'`"
+    entries = document.get("stages") or {}
+    if not isinstance(entries, dict):
+        return "`stages` is no mapping"
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
+            return f"stage {name} has no command"
+        listed = [entry.get("deps") or [], entry.get("outs") or []]
+        if not all(isinstance(items, list) for items in listed):
+            return f"stage {name} has no list of what it reads or writes"
+        for item in [item for items in listed for item in items]:
+            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+                return f"stage {name} has an entry without a path"
+            if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
+                return f"stage {name}: the hash of {item['path']} is cut"
+            if "md5" not in item and item.get("hash", "md5") == "md5":
+                return f"stage {name}: {item['path']} has no hash"
+    return None
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(source.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, target)

@@ -1,0 +1,163 @@
+"""Who holds a project: DVC's locks, of the repository and of the paths that a stage works on, and the pipeline's own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from soundmill import experiments, lifetime
+from soundmill.errors import UserError
+
+POLL_SECONDS = 1.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds one of DVC's locks."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.command})"
+
+
+def holders(root: Path) -> list[Holder]:
+    """Who runs DVC in this project right now, by its two locks: of the repository, and of the paths a stage works on."""
+    running = {}
+    temporary = root / ".dvc" / "tmp"
+    written = _mtime(root / lifetime.LOCKS)
+    for info in lifetime.dvc_locks(root):
+        started = _started(info["pid"])
+        if started is not None and started <= written + 1:  # a process born later only has the number of a dead one
+            running[info["pid"]] = Holder(info["pid"], info["cmd"])
+    if _is_locked(temporary / "lock"):
+        pid = _number_in(temporary / "lock")
+        running.setdefault(pid, Holder(pid, _command_line(pid) or "dvc"))
+    return list(running.values())
+
+
+def wait_until_free(root: Path, seconds: float, say: Say) -> None:
+    """Wait up to `seconds` for others to finish with DVC in this project; says who they are, and UserError if they do not."""
+    deadline = time.monotonic() + seconds
+    said: list[Holder] = []
+    while busy := holders(root):
+        names = ", ".join(map(str, busy))
+        if time.monotonic() >= deadline:
+            waited = f" after {_duration(seconds)} of waiting" if seconds else ""
+            raise UserError(f"{root} is in use by {names}{waited}; wait for it, or stop it, and run again")
+        if busy != said:
+            say(f"waiting for {names} (up to {_duration(deadline - time.monotonic())})")
+            said = busy
+        time.sleep(POLL_SECONDS)
+    if said:
+        say(f"{', '.join(map(str, said))} has finished; going on")
+
+
+def remove_unreadable(root: Path, say: Say) -> None:
+    """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
+    for path in experiments.unreadable_locks(root):
+        if running := holders(root) or _dvc_in(root):
+            raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
+        path.replace(path.with_name("rwlock.unreadable"))
+        say(f"{path.relative_to(root)} was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it")
+
+
+def _dvc_in(root: Path) -> list[Holder]:
+    """Living `dvc` processes in this checkout, whatever its locks say."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        words = _command_line(int(entry.name))
+        with suppress(OSError):
+            if re.search(r"(^|/)dvc( |$)", words) and (entry / "cwd").resolve().is_relative_to(root.resolve()):
+                found.append(Holder(int(entry.name), words))
+    return found
+
+
+@contextmanager
+def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
+    """Hold the project for one pipeline: others wait up to `seconds` for it, then UserError says who has it."""
+    path = root / ".dvc" / "tmp" / "pipeline.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline, waiting = time.monotonic() + seconds, False
+    with path.open("a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pid = _number_in(path)
+                other = Holder(pid, _command_line(pid) or "a pipeline")
+                if time.monotonic() >= deadline:
+                    raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it") from None
+                if not waiting:
+                    say(f"waiting for {other} (up to {_duration(seconds)})")
+                    waiting = True
+                time.sleep(POLL_SECONDS)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        wait_until_free(root, max(deadline - time.monotonic(), 0), say)
+        yield
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _number_in(path: Path) -> int:
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _started(pid: int) -> float | None:
+    """When a living process began, in seconds since 1970; None when there is none.
+
+    One that has ended and that nobody asks after, as in a container without an init, is none.
+    """
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if state in "ZX":
+            return None
+        ticks = int(rest[18])
+        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return boot + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _command_line(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return " ".join(word.decode("utf-8", "replace") for word in words if word)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,109 @@
+"""Who holds DVC's locks and the pipeline's own: with the real `dvc` in a tiny project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows import dvc, locks
+from soundmill.commands import doctor
+from soundmill.errors import UserError
+from tests.flows.tiny import dvc_command
+
+
+@pytest.mark.slow
+def test_who_holds_the_lock_is_said_and_waited_for(tiny: Path, set_param: Callable[..., None]) -> None:
+    set_param("first", seconds=60.0)
+    environment = {**dvc.environment(), "SOUNDMILL_TRACKING": "off"}
+    typed = subprocess.Popen([dvc.executable(), "repro"], cwd=tiny, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in typed.stdout:
+            if line.startswith("working"):
+                break
+        (holder,) = locks.holders(tiny)
+        assert holder.pid == typed.pid
+        with pytest.raises(UserError, match=rf"in use by process {typed.pid} \(.*dvc repro\)"):
+            locks.wait_until_free(tiny, 0, print)
+        said: list[str] = []
+        os.kill(typed.pid, signal.SIGKILL)  # what it leaves in DVC's rwlock is a dead process
+        typed.wait()
+        locks.wait_until_free(tiny, 30, said.append)
+    finally:
+        typed.kill()
+    assert locks.holders(tiny) == []
+
+
+def test_a_number_taken_over_by_another_process_holds_nothing(tiny: Path) -> None:
+    lock = tiny / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(json.dumps({"write": {"/x": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    assert [holder.pid for holder in locks.holders(tiny)] == [os.getpid()]
+    long_ago = time.time() - 10 * 365 * 86400
+    os.utime(lock, (long_ago, long_ago))
+    assert locks.holders(tiny) == []
+    lock.write_text("{ half")
+    assert locks.holders(tiny) == []
+
+
+def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Path) -> None:
+    """A `dvc` whose parent was killed stays in the list of processes in a container without an init."""
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
+    lock = tiny / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(json.dumps({"write": {"/x": {"pid": ended.pid, "cmd": "dvc repro"}}}))
+    assert Path(f"/proc/{ended.pid}").exists()
+    assert locks.holders(tiny) == []
+    ended.wait()
+
+
+def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain `dvc repro` refuses them; doctor gives the remedy; the flow applies it, unless a `dvc` runs."""
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    lock = tiny / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    refused = dvc_command(tiny, "repro", "first")
+    assert "Unable to read RWLock-file" in refused.stderr
+    (finding,) = (found for found in doctor.examine(tiny) if found.name == "changes")
+    assert (finding.state, finding.remedy) == ("lacking", f"when no dvc runs here: `rm '{lock}'`")
+
+    other = subprocess.Popen(["dvc", "60"], executable="/bin/sleep", cwd=tiny)
+    try:
+        with pytest.raises(UserError, match=f"unreadable, and process {other.pid} "):
+            dvc.repro(tiny, "first", print)
+    finally:
+        other.kill()
+        other.wait()
+    said: list[str] = []
+    assert dvc.repro(tiny, "first", said.append) == "ran"
+    assert said == [
+        ".dvc/tmp/rwlock was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it",
+        "working on 1",
+    ]
+    assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]
+
+
+def test_one_pipeline_at_a_time(tiny: Path) -> None:
+    code = (
+        "from pathlib import Path; from flows import locks\n"
+        "with locks.only_one(Path('.'), 0, print):\n print('in', flush=True); input()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tiny, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(UserError, match=f"a pipeline runs here already: process {other.pid}"), locks.only_one(tiny, 0, print):
+        pass
+    other.communicate("\n")
+    with locks.only_one(tiny, 0, print):
+        pass
