@@ -28,6 +28,7 @@ def sample(
     num_steps: int,
     clip: float | None,
     rngs: list[torch.Generator],
+    first: int = 0,
     spacing: Spacing = "trailing",
     variance: Variance = "large",
     callback: Callable[[int], Any] = lambda step: None,
@@ -39,8 +40,11 @@ def sample(
     3.2). `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep
     solver of Lu et al. 2022, `unipc` the second-order predictor and corrector of Zhao et al. 2023. Every answer of the net is
     put as x0, held to ±`clip` if that is given, and stepped from. More steps than there are timesteps are a UserError.
+
+    `first` is the first timestep that the net was trained on: none below is visited, and `ddpm` ends at the mean of the step
+    from the last one visited to the level below `first`.
     """
-    visited = timesteps(len(table), num_steps, spacing)
+    visited = timesteps(len(table), num_steps, spacing, first)
     scheduler = _scheduler(sampler, table[visited[::-1]], variance)
     scheduler.set_timesteps(num_steps, device=noise.device)
     extra = {"generator": rngs} if sampler == "ddpm" else {}
@@ -54,7 +58,7 @@ def sample(
         callback(step)
         if step + 1 < num_steps:
             xt = scheduler.step(x0, scheduler.timesteps[step], xt, **extra).prev_sample
-    return x0
+    return _posterior_mean(x0, xt, table[visited[-1]], table[first - 1]) if sampler == "ddpm" and first else x0
 
 
 def sample_each(
@@ -68,6 +72,7 @@ def sample_each(
     progress: Callable[[int], Any] = lambda n: None,
     *,
     clip: float | None = None,
+    first: int = 0,
     spacing: Spacing = "trailing",
     variance: Variance = "large",
 ) -> Tensor:
@@ -86,6 +91,7 @@ def sample_each(
             num_steps=sampling.num_steps,
             clip=clip,
             rngs=rngs,
+            first=first,
             spacing=spacing,
             variance=variance,
         )
@@ -94,19 +100,26 @@ def sample_each(
     return torch.cat(made)
 
 
-def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing) -> list[int]:
-    """`num_steps` evenly spaced timesteps, falling (Lin et al. 2024, table 2).
+def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing, first: int = 0) -> list[int]:
+    """`num_steps` evenly spaced timesteps from `first` on, falling (Lin et al. 2024, table 2).
 
     `trailing` begins at the last, where training ended: pure noise. `leading` ends at timestep 1, as Stable Diffusion and TANGO
     sample, and begins below the last.
     """
-    if num_steps > num_timesteps:
-        raise UserError(f"{num_steps} sampling steps of a model with {num_timesteps} timesteps: take at most so many")
+    trained = num_timesteps - first
+    if num_steps > trained:
+        raise UserError(f"{num_steps} sampling steps of a model with {trained} timesteps: take at most so many")
     if spacing == "trailing":
-        return [round(num_timesteps * (num_steps - step) / num_steps) - 1 for step in range(num_steps)]
-    stride = num_timesteps // num_steps
-    offset = min(1, num_timesteps - 1 - (num_steps - 1) * stride)  # 0 where every timestep is visited
+        return [first + round(trained * (num_steps - step) / num_steps) - 1 for step in range(num_steps)]
+    stride = trained // num_steps
+    offset = max(first, min(1, num_timesteps - 1 - (num_steps - 1) * stride))  # 0 where every timestep is visited
     return [offset + stride * step for step in reversed(range(num_steps))]
+
+
+def _posterior_mean(x0: Tensor, xt: Tensor, level: Tensor, before: Tensor) -> Tensor:
+    """Mean of the step from alpha_bar `level`, where xt is, to alpha_bar `before` (Ho et al. 2020, eq. 7)."""
+    kept = level / before
+    return (float(before.sqrt() * (1 - kept)) * x0 + float(kept.sqrt() * (1 - before)) * xt) / float(1 - level)
 
 
 def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:

@@ -17,7 +17,7 @@ SPEC = MelSpec(
 )  # fmt: skip
 PARAMS = PictureParams(
     seconds=5.0, height=64, width=256, level="absolute", top_db=24.0, compression="log", range_db=90.0, exponent=0.25,
-    patch=[4, 8], patch_basis="pixels", standardise="channel", whitening=1.0,
+    min_max=False, polarity="bright", patch=[4, 8], patch_basis="pixels", standardise="channel", whitening=1.0,
 )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ import soundfile
 import stages.generate
 import stages.train
 from soundmill import manifest, params, shards, stage
-from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
+from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.requests import match_label
+from stages.spectrogram import spectrogram_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
@@ -72,7 +73,7 @@ def data(tmp_path_factory, composed) -> Path:
     """Catalog, clips and spectrograms of 18 clips with one label each, one with two and a short one."""
     home = tmp_path_factory.mktemp("data")
     spec = MelSpec(**composed["spectrogram"]["ddpm_mel"])
-    catalog, clips, mels = [], [], []
+    catalog, clips = [], []
     for index in range(18):
         labels = [LABELS[index % 3]] + (["rain"] if index == 1 else [])
         split = ("train", "train", "train", "train", "valid", "test")[index // 3]
@@ -81,16 +82,17 @@ def data(tmp_path_factory, composed) -> Path:
         common = {"clip_id": clip_id, "recording_id": f"clip-{index:02d}", "source": f"{index}.wav", "start": 0.0}
         catalog.append({**common, "shard": 0, "split": split, "captions": [labels[0]], "labels": labels, "weight": 1.0})
         clips.append({**common, "audio": {"bytes": _flac(wave), "path": f"{clip_id}.flac"}, "digest": "", "num_samples": len(wave)})
-        values = log_mel(wave, spec).astype("<f2")
-        size = {"num_mels": values.shape[0], "num_frames": values.shape[1]}
-        mels.append({"clip_id": clip_id, "log_mel": values.tobytes(), **size, "digest": ""})
     shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
     unlabelled = [{**row, "labels": []} for row in catalog]
     shards.write_rows(unlabelled, home / "unlabelled.parquet", manifest.CATALOG)
     shards.write_rows(clips, home / "clips" / "shard-00000.parquet", manifest.CLIPS)
-    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec.model_dump_json().encode()})
-    shards.write_rows(mels, home / "mels" / "shard-00000.parquet", schema)
+    write_log_mels(home / "clips", home / "mels", spec)
     return home
+
+
+def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
+    """Spectrogram shards of shards of clips."""
+    spectrogram_shard(clips / "shard-00000.parquet", spec.model_dump_json(), mels / "shard-00000.parquet")
 
 
 def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet") -> list[str]:
@@ -209,24 +211,32 @@ def test_codec_sounds_like_the_clip(tmp_path, trained, data, composed):
         assert np.exp(back).sum() == pytest.approx(np.exp(real).sum(), rel=0.1)
 
 
-@pytest.mark.slow
-def test_paper_scale_trains_and_generates(tmp_path, data):
-    """The seed's own settings (eps, linear, power picture with the clip's maximum, resized, ddpm), with a small network."""
-    document = params.compose(ROOT / "conf", ["model=ddpm_mel", "scale=paper"])
-    shrunk = params.compose(ROOT / "conf", SHRUNK)["ddpm_mel"]
-    train = document["ddpm_mel"]["train"]
-    for key in ("batch_size", "log_every_steps", "checkpoint_seconds", "hardware", "grid", "sampling"):
-        train[key] = shrunk["train"][key]
-    train["sampling"]["sampler"] = "ddpm"
-    train["epochs"] = 1
+@pytest.mark.parametrize("conditional", [True, False])
+def test_paper_scale_trains_and_generates(tmp_path, data, conditional):
+    """As published but for sizes: fewer bands, timesteps and channels, one epoch. Unconditional by that one parameter."""
+    changes = ["model=ddpm_mel", "scale=paper", f"ddpm_mel.train.conditional={conditional}"]
+    document = params.compose(ROOT / "conf", changes)
+    document["spectrogram"]["ddpm_mel"] |= {"n_fft": 1600, "n_mels": 64}
+    train, generate = document["ddpm_mel"]["train"], document["ddpm_mel"]["generate"]
+    train["epochs"], train["hardware"]["threads"], generate["threads"] = 1, 1, 1
     train["network"]["widths"], train["network"]["attention_levels"] = [8, 8, 16, 16], [2, 3]
-    document["ddpm_mel"]["generate"] = shrunk["generate"]
-    document["ddpm_mel"]["generate"]["sampling"]["sampler"] = "ddpm"
+    train["diffusion"]["num_timesteps"], train["grid"]["rows"] = 8, 1
+    for sampling in (train["sampling"], generate["sampling"]):
+        sampling["num_steps"], sampling["griffin_lim_iterations"] = 7, 2
+    generate["count"], generate["codec_count"] = 3, 1
     params.write_yaml(document, tmp_path / "params.yaml")
-    _train(tmp_path, data)
-    _generate(tmp_path, data)
-    assert json.loads((tmp_path / "train.json").read_text())["steps"] == 3
-    assert len(list((tmp_path / "generated").glob("*.wav"))) == 3
+    (tmp_path / "data").mkdir()
+    for name in ("catalog.parquet", "clips"):
+        (tmp_path / "data" / name).symlink_to(data / name)
+    write_log_mels(data / "clips", tmp_path / "data" / "mels", MelSpec(**document["spectrogram"]["ddpm_mel"]))
+    _train(tmp_path, tmp_path / "data")
+    _generate(tmp_path, tmp_path / "data")
+    assert json.loads((tmp_path / "train.json").read_text())["labels"] == (len(LABELS) if conditional else 0)
+    assert json.loads((tmp_path / "generate.json").read_text())["conditioned"] == (3 if conditional else 0)
+    for path in sorted((tmp_path / "generated").glob("*.wav")):
+        wave = soundfile.read(path)[0]
+        assert len(wave) in (80_000, 40_000)
+        assert np.abs(wave).max() > 0
 
 
 def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, composed, capfd):

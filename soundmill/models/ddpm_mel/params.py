@@ -17,8 +17,9 @@ class PictureParams(StageParams):
 
     A mel value is taken relative to a level: `top_db` (10·log10 of the mel value, for every clip the same) or the clip's own
     maximum, which is then stored and drawn for a generated clip. `log` maps `range_db` below the level to −1 and the level to
-    1; `power` maps q to 2·q^exponent − 1. The picture is resized to height × width, cut into patches that become channels, and
-    standardised with constants of the training set that the checkpoint stores.
+    1; `power` maps q to 2·q^exponent − 1. With `min_max` the picture is then stretched until its minimum is −1 too, which is
+    not undone on the way back; `polarity: dark` turns its sign. The picture is resized to height × width, cut into patches
+    that become channels, and standardised with constants of the training set that the checkpoint stores.
     """
 
     seconds: Seconds = Field(gt=0, description="of sound in one picture; a shorter clip is followed by silence")
@@ -28,7 +29,9 @@ class PictureParams(StageParams):
     top_db: Decibels
     compression: Literal["log", "power"]
     range_db: Decibels = Field(gt=0, description="of `log`")
-    exponent: float = Field(gt=0, le=1, description="of `power`")
+    exponent: float = Field(gt=0, le=1, description="of `power`, on mel values of the spec's own power")
+    min_max: bool = Field(description="of `level: clip`: stretch every picture to [−1, 1]")
+    polarity: Literal["bright", "dark"] = Field(description="what loud is")
     patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
     patch_basis: Literal["pixels", "dct"] = Field(description="channels are a patch's pixels, or its cosine transform (JPEG's)")
     standardise: Literal["none", "global", "band", "channel"]
@@ -38,6 +41,8 @@ class PictureParams(StageParams):
     def _patches_fit(self) -> PictureParams:
         if min(self.patch) < 1 or self.height % self.patch[0] or self.width % self.patch[1]:
             raise ValueError(f"patch {self.patch} must divide the picture's height {self.height} and width {self.width}")
+        if self.min_max and self.level != "clip":
+            raise ValueError("min_max loses the level of a picture: it needs `level: clip`, which stores it")
         return self
 
 
@@ -81,7 +86,7 @@ class ResidualUNetParams(_NetworkParams):
 
 
 class PictureDiffusionParams(DiffusionParams):
-    first_timestep: int = Field(ge=0, description="timesteps below are not trained on (1 in the seed)")
+    first_timestep: int = Field(ge=0, description="timesteps below are neither trained on nor sampled")
     errors_in: Literal["latent", "picture"] = Field(
         description="where errors are measured; `picture`: outlines, which were lowered by whitening, count more than grain"
     )
@@ -100,6 +105,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
         min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
     )
     clip: float | None = Field(gt=0, description="hold every estimate of x0 within ± this; null: do not")
+    rescale: bool = Field(description="a sampled picture less its mean, held within ±1, over its maximum")
 
     @model_validator(mode="after")
     def _interval_rises(self) -> SamplingParams:
@@ -135,6 +141,9 @@ class TrainParams(FamilyTrainParams):
                 )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")
+        trained = self.diffusion.num_timesteps - self.diffusion.first_timestep
+        if self.sampling.num_steps > trained:
+            raise ValueError(f"sampling.num_steps {self.sampling.num_steps} must not exceed the {trained} timesteps trained on")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The one mapping between log-mel spectrograms and the pictures that are diffused: loud is bright, and the level is kept."""
+"""The one mapping between log-mel spectrograms and the pictures that are diffused; the level is kept beside them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class PictureCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(constants[params.standardise]))
         self.register_buffer("deviation", torch.ones(constants[params.standardise]))
         self.register_buffer("_basis", _cosine_basis(*params.patch), persistent=False)
+        self._exponent = params.exponent * spec.power / 2  # of `power`, on powers
         self._floor = -params.range_db * math.log(10) / 10  # of `log`: ln of the power that maps to -1, relative to the level
 
     def level(self, log_mel: Tensor) -> Tensor:
@@ -49,18 +50,26 @@ class PictureCodec(nn.Module):
             floor = torch.full((), self._floor, device=log_mel.device)
             picture = 2 * (torch.logaddexp(relative, floor) - floor) / self._log_range() - 1
         else:
-            picture = 2 * torch.exp(self.params.exponent * relative) - 1
+            picture = 2 * torch.exp(self._exponent * relative) - 1
+        if self.params.min_max:
+            lowest = picture.amin((1, 2), keepdim=True)
+            picture = 2 * (picture - lowest) / (1 - lowest).clamp_min(1e-6) - 1  # a clip of one value is all −1
+        if self.params.polarity == "dark":
+            picture = -picture
         return _resize(picture[:, None], (self.params.height, self.params.width), "bilinear"), level
 
     def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
         """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is enlarged bicubically."""
-        picture = _resize(picture, (self.spec.n_mels, self.frames), "bicubic")[:, 0].clamp(-1, HEADROOM)
+        picture = _resize(picture, (self.spec.n_mels, self.frames), "bicubic")[:, 0]
+        if self.params.polarity == "dark":
+            picture = -picture
+        picture = picture.clamp(-1, HEADROOM)
         quiet = torch.finfo(torch.float32).tiny
         if self.params.compression == "log":
             power = torch.expm1((picture + 1) / 2 * self._log_range()) * math.exp(self._floor)
             relative = power.clamp_min(quiet).log()
         else:
-            relative = ((picture + 1) / 2).clamp_min(quiet).log() / self.params.exponent
+            relative = ((picture + 1) / 2).clamp_min(quiet).log() / self._exponent
         return ((relative + level[:, None, None]) * (self.spec.power / 2)).clamp_min(self.silence)
 
     def to_latent(self, picture: Tensor) -> Tensor:
@@ -126,6 +135,12 @@ class PictureCodec(nn.Module):
 
     def _log_range(self) -> float:
         return math.log1p(math.exp(self._floor)) - self._floor
+
+
+def rescaled(picture: Tensor) -> Tensor:
+    """Sampled pictures [B, 1, H, W] each less its mean, held within ±1, over its maximum: in [−1, 1], the brightest place 1."""
+    centred = (picture - picture.mean((1, 2, 3), keepdim=True)).clamp(-1, 1)
+    return (centred / centred.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)).clamp_min(-1)
 
 
 def _resize(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:

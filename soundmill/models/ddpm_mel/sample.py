@@ -10,6 +10,7 @@ from torch import Tensor
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.objectives import Net
 from soundmill.diffusion.samplers import sample_each
+from soundmill.models.ddpm_mel.picture import rescaled
 from soundmill.models.family import Run
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
@@ -39,10 +40,22 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
 
     with torch.no_grad(), evaluating(net):
         latents = sample_each(
-            denoiser, seeds, picture.shape, diffusion, sampling, device, run.batch_size, run.progress, clip=sampling.clip
+            denoiser,
+            seeds,
+            picture.shape,
+            diffusion,
+            sampling,
+            device,
+            run.batch_size,
+            run.progress,
+            clip=sampling.clip,
+            first=diffusion.first_timestep,
         )
+        pictures = picture.from_latent(latents)
+        if sampling.rescale:
+            pictures = rescaled(pictures)
         levels = torch.stack([_draw_level(model, *item) for item in zip(conditions, seeds, strict=True)])
-        return picture.decode(latents, levels)
+        return picture.from_picture(pictures, levels)
 
 
 def _draw_level(model: DdpmMel, condition: Tensor, seed: int) -> Tensor:

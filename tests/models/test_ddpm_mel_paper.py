@@ -1,0 +1,145 @@
+"""The mel DDPM's paper scale against the formulas of the published system, written down anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from soundmill import params
+from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank
+from soundmill.diffusion import samplers, schedules
+from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
+from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
+from tests.imports import ROOT
+
+
+@pytest.fixture(scope="module", params=["model=ddpm_mel", "model=[ddpm_mel,tango]"])
+def paper(request) -> dict:
+    return params.compose(ROOT / "conf", [request.param, "scale=paper"])
+
+
+@pytest.fixture(scope="module")
+def spec(paper) -> MelSpec:
+    return MelSpec(**paper["spectrogram"]["ddpm_mel"])
+
+
+@pytest.fixture(scope="module")
+def train(paper) -> TrainParams:
+    return params.parse(TrainParams, paper["ddpm_mel"]["train"], "ddpm_mel.train")
+
+
+@pytest.fixture(scope="module")
+def wave() -> np.ndarray:
+    """Five seconds of noise that swells, and a tone."""
+    time = np.arange(80_000) / 16_000
+    noise = np.random.default_rng(0).standard_normal(80_000)
+    return (0.02 * noise * (1 + time) + 0.2 * np.sin(2 * np.pi * 700 * time)).astype(np.float32)
+
+
+def magnitude_mel(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
+    """Mel bands of magnitudes, float64 [512, 501]."""
+    assert (spec.n_fft, spec.win_length, spec.hop_length, spec.n_mels) == (6400, 1600, 160, 512)  # 400, 100 and 10 ms
+    window = np.zeros(6400)
+    window[2400:4000] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1600) / 1600)
+    mirrored = np.pad(wave.astype(np.float64), 3200, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(mirrored, 6400)[::160]
+    return (np.abs(np.fft.rfft(frames * window)) @ mel_filterbank(spec).double().numpy()).T
+
+
+def test_the_picture_is_the_fourth_root_of_magnitudes_from_minimum_to_maximum_loud_dark(train, spec, wave):
+    root = magnitude_mel(wave, spec) ** 0.25
+    wanted = 1 - 2 * (root - root.min()) / (root.max() - root.min())
+    codec = PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
+    values = torch.from_numpy(log_mel(wave, spec))[None]
+    picture, _ = codec.to_picture(values)
+    np.testing.assert_allclose(picture[0, 0], wanted, atol=2e-3)
+    assert (picture.amin(), picture.amax()) == (-1, pytest.approx(1, abs=1e-6))
+
+    small, _ = PictureCodec(train.picture, spec).encode(values)
+    assert small.shape == (1, 1, 64, 64)
+    reduced = torch.nn.functional.interpolate(picture, size=(64, 64), mode="bilinear", antialias=True)
+    torch.testing.assert_close(small, reduced)
+
+
+def test_the_way_back_takes_the_fourth_power_of_what_is_dark(train, spec):
+    codec = PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
+    picture = torch.linspace(-1, 1, 501).expand(1, 1, 512, 501)
+    loudest = 40.0  # the largest magnitude; level is the logarithm of its square
+    magnitude = codec.from_picture(picture, torch.tensor([2 * np.log(loudest)], dtype=torch.float32)).exp()
+    torch.testing.assert_close(magnitude[0, 0], (loudest * ((1 - picture[0, 0, 0]) / 2) ** 4).clamp_min(spec.floor))
+
+
+def test_a_silent_clip_is_bright_all_over(train, spec):
+    picture, _ = PictureCodec(train.picture, spec).encode(torch.full((1, 512, 501), float(np.log(spec.floor))))
+    torch.testing.assert_close(picture, torch.ones(1, 1, 64, 64))
+
+
+def test_min_max_wants_the_level_stored(train):
+    with pytest.raises(ValueError, match="level: clip"):
+        type(train.picture).model_validate({**train.picture.model_dump(), "level": "absolute"})
+
+
+def test_sampled_pictures_are_put_right_as_published(train):
+    assert train.sampling.rescale
+    picture = torch.tensor([[0.9, 0.7, 0.7, -1.5], [0.0, 0.0, 0.0, 0.4]]).reshape(2, 1, 2, 2)  # means 0.2 and 0.1
+    wanted = torch.tensor([[1.0, 0.5 / 0.7, 0.5 / 0.7, -1.0], [-1 / 3, -1 / 3, -1 / 3, 1.0]])
+    torch.testing.assert_close(rescaled(picture).flatten(1), wanted)
+    assert (rescaled(torch.full((1, 1, 2, 2), 0.3)) == 0).all()
+
+
+def published_loop(net, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, list[int]]:
+    """Algorithm 2 of Ho et al. 2020 with sigma² = beta, for t = 999 … 1; no noise is added in the last step."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alphas = 1 - betas
+    bars = torch.cumprod(alphas, 0)
+    x, visited = noise.double(), []
+    for t in range(999, 0, -1):
+        visited.append(t)
+        eps = net(x.float(), torch.full((1,), t)).double()
+        x = (x - betas[t] / (1 - bars[t]).sqrt() * eps) / alphas[t].sqrt()
+        if t > 1:
+            x += betas[t].sqrt() * torch.randn(noise.shape, generator=rng).double()
+    return x, visited
+
+
+def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
+    sampling = params.parse(GenerateParams, paper["ddpm_mel"]["generate"], "ddpm_mel.generate").sampling
+    diffusion, visited = train.diffusion, []
+    assert (sampling, diffusion.objective, sampling.clip, sampling.guidance_scale) == (train.sampling, "eps", None, 1.0)
+    noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def net(xt: Tensor, t: Tensor) -> Tensor:
+        visited.append(int(t))
+        return torch.tanh(xt) * (0.5 + t / 2000)
+
+    made = samplers.sample_each(
+        lambda part: net, [7], (1, 4, 4), diffusion, sampling, torch.device("cpu"), 1, first=diffusion.first_timestep
+    )
+    assert visited == list(range(999, 0, -1))
+    rng = torch.Generator().manual_seed(7)
+    noise = torch.randn(1, 4, 4, generator=rng)[None]
+    wanted, steps = published_loop(net, noise, rng)
+    assert visited[: len(steps)] == steps
+    torch.testing.assert_close(made, wanted.float(), atol=2e-3, rtol=2e-3)
+
+
+def test_the_last_step_ends_at_the_level_below_the_first_timestep():
+    """Where it differs most from x0: one step to alpha_bar_0 of a steep schedule."""
+    table = schedules.linear(10, 0.2, 0.3)
+    xt, x0 = torch.tensor([[[[1.0]]]]), 0.25
+    made = samplers.sample(
+        lambda *_: torch.full_like(xt, x0), xt, table=table, objective="x0", sampler="ddpm", num_steps=1, clip=None,
+        rngs=[torch.Generator()], first=1,
+    )  # fmt: skip
+    before, now = float(table[0]), float(table[9])
+    kept = now / before
+    wanted = (before**0.5 * (1 - kept) * x0 + kept**0.5 * (1 - before)) / (1 - now)
+    assert made.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_more_steps_than_timesteps_trained_on_are_refused(paper):
+    document = {**paper["ddpm_mel"]["train"], "sampling": {**paper["ddpm_mel"]["train"]["sampling"], "num_steps": 1000}}
+    with pytest.raises(params.UserError, match="999 timesteps trained on"):
+        params.parse(TrainParams, document, "ddpm_mel.train")
