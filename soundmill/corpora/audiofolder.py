@@ -100,7 +100,7 @@ def _names_files(inventory: Inventory, name: bytes) -> bool:
 
 
 def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
-    """Name the tables that cannot be opened: of what was in them nobody can tell more."""
+    """Name the tables that cannot be opened: what was in them is unknown."""
     for name in inventory.metadata:
         if name.lower().endswith(b".parquet"):
             try:
@@ -131,23 +131,23 @@ class _Description:
                 listed = _listed(several)
                 plural = column in ("human_labels", "labels") and listed == [several]
                 values[column] = re.split(r";|,(?=\s*/[mtg]/)", several) if plural else listed
-        labels = [found for column in LABELS if (found := _classes(values.get(column), names.get(column)))]
+        labels = [classes for column in LABELS if (classes := _classes(values.get(column), names.get(column)))]
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := _seconds(values.get(column))) is not None)
         video = next(videos, None)
         return cls(
             captions,
-            next((found for found in labels if not all(map(MACHINE_ID.fullmatch, found))), labels[0] if labels else []),
-            _split_told(values),
+            next((classes for classes in labels if not all(map(MACHINE_ID.fullmatch, classes))), labels[0] if labels else []),
+            _split_in(values),
             fold_number(str(values.get("fold"))),
             (video, next(starts, None)) if video else None,
-            next((told[1] for column in ORIGINALS if (told := _ORIGINAL.fullmatch(str(values.get(column)).strip()))), None),
+            next((match[1] for column in ORIGINALS if (match := _ORIGINAL.fullmatch(str(values.get(column)).strip()))), None),
         )
 
     def clip_with(self, name: str) -> tuple[str, float | None] | None:
-        """The clip of a recording of this name, which may tell the start where the columns tell the video alone."""
-        told = youtube_clip(name, of_video=self.clip is not None)
-        return told if self.clip is None or (self.clip[1] is None and told and told[0] == self.clip[0]) else self.clip
+        """The clip of a recording of this name, which may have the start where the columns have the video alone."""
+        named = youtube_clip(name, of_video=self.clip is not None)
+        return named if self.clip is None or (self.clip[1] is None and named and named[0] == self.clip[0]) else self.clip
 
 
 @dataclass
@@ -269,16 +269,16 @@ def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
 def _with_names_twice(inventory: Inventory, names: list[bytes]) -> set[bytes]:
     """Tables with recordings that only their bytes tell apart: several are called the same, or nothing."""
     tables: dict[Any, bytes] = {}  # that of the first recording of each name
-    found: set[bytes] = set()
+    alike: set[bytes] = set()
     for name in names:
         with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
             for file_or_error, values in sources.embedded_files(name, file, None):
                 if not isinstance(file_or_error, DecodeError):
                     called = _called(file_or_error, _Description.of(values, {}))
                     if called in tables:
-                        found |= {tables[called], name}
+                        alike |= {tables[called], name}
                     tables.setdefault(called, name)
-    return found
+    return alike
 
 
 def _called(file: sources.EmbeddedFile, about: _Description) -> tuple[str | None, tuple[str, float | None] | None, str]:
@@ -310,19 +310,19 @@ def _bounded(about: _Description, name: bytes, at: int, tables: CorpusTables) ->
     return captions
 
 
-def _split_told(values: dict[str, Any]) -> str | None:
-    """The split that a row's columns tell; MusicCaps marks what is for evaluation."""
+def _split_in(values: dict[str, Any]) -> str | None:
+    """The split in a row's columns; MusicCaps marks what is for evaluation."""
     split, is_eval = values.get("split"), str(values.get("is_audioset_eval")).strip().lower()
-    told = SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
-    return told or {"true": "test", "false": "train"}.get(is_eval)
+    named = SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
+    return named or {"true": "test", "false": "train"}.get(is_eval)
 
 
 def _split_of(path: bytes) -> str | None:
-    """The split that the last telling part of a table's path names (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
+    """The split that the last such word of a table's path names (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
     for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
-        found = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
-        if len(found) == 1:
-            return found.pop()
+        splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
+        if len(splits) == 1:
+            return splits.pop()
     return None
 
 
@@ -341,21 +341,21 @@ def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
             parts[tuple(file.folders[:depth])].append(file)
         layouts = {part: layout_of(inside) for part, inside in parts.items()}
         if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
-            found = {file.raw_path: layouts[part].told_of(file)[0] for part, inside in parts.items() for file in inside}
-            return {raw_path: split for raw_path, split in found.items() if split}
+            splits = {file.raw_path: layouts[part].split_and_label(file)[0] for part, inside in parts.items() for file in inside}
+            return {raw_path: split for raw_path, split in splits.items() if split}
     return _splits_of_words(files)
 
 
 def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path, where words in the names of all folders side by side tell some (`train-clean-100`, `test-clean`), or,
+    """Splits by raw path, where words in the names of all folders side by side name some (`train-clean-100`, `test-clean`), or,
     of files, the first words of all their names (`train_1.wav`, `test_1.wav`)."""
     files = [file for file in files if not METADATA.search(file.raw_path)]
     if not files:
         return {}
     for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
-        found = {folder: _split_of(folder) for folder in {file.folders[depth] for file in files}}
-        if None not in found.values() and len(set(found.values())) > 1:
-            return {file.raw_path: found[file.folders[depth]] for file in files}
+        of_folder = {folder: _split_of(folder) for folder in {file.folders[depth] for file in files}}
+        if None not in of_folder.values() and len(set(of_folder.values())) > 1:
+            return {file.raw_path: of_folder[file.folders[depth]] for file in files}
     words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
     splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
     return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
@@ -372,7 +372,7 @@ def _split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes,
         for row in rows
     ]
     files = {file.raw_path for file in inventory.audio}
-    # Files may have been put elsewhere than the manifest says, which still tells their published splits.
+    # Files may have been put elsewhere than the manifest says, which still has their published splits.
     named = {} if files.issuperset(places) else _splits_of_folders(AudioFile(place, 0, "") for place in places)
     for row, place in zip(rows, places, strict=True):
         row.split = row.split or (splits if place in files else named).get(place) or splits.get(row.source)
@@ -408,23 +408,23 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         for read in (parse_json, _printed):
             with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                found = read(value)
-                if isinstance(found, list) and all(isinstance(item, str) for item in found):
-                    return found
+                items = read(value)
+                if isinstance(items, list) and all(isinstance(item, str) for item in items):
+                    return items
     return [value]
 
 
 def _printed(text: str) -> Any:
     """What Python prints so; ValueError where it prints it otherwise: `['a' 'b']`, as numpy prints it, would be one text."""
-    found = ast.literal_eval(text)
-    if str(found) != text:
+    value = ast.literal_eval(text)
+    if str(value) != text:
         raise ValueError(text)
-    return found
+    return value
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:
     """Labels as text: a name, the class that a number stands for, or several of either."""
-    found = []
+    classes = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, bool) or item is None:
             continue
@@ -432,8 +432,8 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
             item = names[item]
         text = str(item).strip()
         if text := text if MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
-            found.append(text[:MAX_CAPTION])
-    return found
+            classes.append(text[:MAX_CAPTION])
+    return classes
 
 
 def _seconds(value: Any) -> float | None:

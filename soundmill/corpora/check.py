@@ -1,4 +1,4 @@
-"""What a corpus would give, without touching it: which clips have files, which do not, and what cannot be told apart."""
+"""What a corpus would give, without touching it: which clips have files, which do not, and what is ambiguous."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundmill import params, shards
 from soundmill.corpora import inventory, registry, union
+from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 from soundmill.corpora.sources import Sources
@@ -37,7 +38,7 @@ class Report:
     path: Path  # a directory; of a union, the params.yaml that names its parts
     detected: bool  # no format was given
     parts: dict[str, str]  # of a union: their formats
-    found: inventory.Inventory
+    inventory: Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
     inside: int  # of the matched: they begin inside of a recording, and are described if a clip is cut within half a second of it
@@ -123,11 +124,11 @@ def _check(path: Path, places: list[Directory], headers: bool, progress: Callabl
     parts = []
     for place in places:
         with named(place.name):
-            found = inventory.take(place.root, digests=False, follow_links=place.follow_links)
-            name = registry.detect(found) if place.format == registry.AUTO else place.format
-            parts.append(union.Part(place.name, place.weight, found, registry.read(name, found, 1, needs_audio=False)))
+            taken = inventory.take(place.root, digests=False, follow_links=place.follow_links)
+            name = registry.detect(taken) if place.format == registry.AUTO else place.format
+            parts.append(union.Part(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
     united = bool(places[0].name)
-    found, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
+    files, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
     # A union gives another id to a recording whose own an earlier part has.
     own_ids = {
         (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
@@ -141,7 +142,7 @@ def _check(path: Path, places: list[Directory], headers: bool, progress: Callabl
         if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
             late.add(clip["id"])
     wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
-    damaged = found.rejected + tables.rejected
+    damaged = files.rejected + tables.rejected
     lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips after the end of their recording or of a damaged one
     sources = Sources({place.name.encode(): bytes(place.root) for place in places})
     for row, seconds in zip(wanted, probe(sources, (row["raw_path"] for row in wanted), progress), strict=True):
@@ -159,7 +160,7 @@ def _check(path: Path, places: list[Directory], headers: bool, progress: Callabl
         for clip in tables.matched
     )
     formats = {part.name: part.tables.format for part in parts} if united else {}
-    return Report(path, all(place.format == registry.AUTO for place in places), formats, found, tables, damaged, inside)
+    return Report(path, all(place.format == registry.AUTO for place in places), formats, files, tables, damaged, inside)
 
 
 def probe(
@@ -244,12 +245,16 @@ def write_missing(report: Report, path: Path) -> int:
     count = 0
     for entry in report.tables.missing:
         start = entry.get("start_time")
-        told = {"id": entry["id"], "youtube_id": entry.get("youtube_id"), "start_time": "" if start is None else f"{start:.10g}"}
+        entry_cells = {
+            "id": entry["id"],
+            "youtube_id": entry.get("youtube_id"),
+            "start_time": "" if start is None else f"{start:.10g}",
+        }
         captions = entry.get("captions") or [""]
         numbers = entry.get("audiocap_ids") or [""] * len(captions)
         origins = entry.get("origins") or [""] * len(captions)
         for number, caption, origin in zip(numbers, captions, origins, strict=False):
-            writer.writerow({**told, "audiocap_id": number, "caption": caption, "origin": origin})
+            writer.writerow({**entry_cells, "audiocap_id": number, "caption": caption, "origin": origin})
             count += 1
     _write(path, text.getvalue())
     return count
@@ -277,7 +282,7 @@ def show(report: Report, console: Console) -> None:
     if report.parts:
         about = "of " + ", ".join(f"{name} ({format})" for name, format in report.parts.items())
     else:
-        said = "found by what it looks like: " if report.detected else "as asked for: "
+        said = "recognised: " if report.detected else "as given: "
         about = f"({said}{registry.ADAPTERS[tables.format].FORMAT.layout})"
     _say(console, f"corpus    {escape_path(bytes(report.path))}")
     _say(console, f"format    {tables.format} {about}")

@@ -41,7 +41,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     paired: set[bytes] = set()
     doubtful = []
     for file in inventory.audio:
-        split, label = layout.told_of(file)
+        split, label = layout.split_and_label(file)
         clip = clip_of_file(file)
         video = clip if clip and clip[1] is not None and looks_random(clip[0]) else None
         if video and like_words(video[0]):
@@ -69,10 +69,10 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 @dataclass(frozen=True)
 class _Layout:
     above: tuple[bytes, ...] | None  # the folders in which those named after splits lie; None: there are none
-    level: int  # of the folders that tell the class
+    level: int  # of the folders that are classes
 
-    def told_of(self, file: AudioFile) -> tuple[str | None, str | None]:
-        """(split, label); a file beside the folders of splits has neither, for its own tell neither."""
+    def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
+        """(split, label); a file beside the folders of splits has neither, for its own name neither."""
         split = None if self.above is None else _split_below(file, self.above)
         if self.above is not None and split is None:
             return None, None
@@ -80,7 +80,7 @@ class _Layout:
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Where the splits and the classes are told.
+    """Where the splits and the classes are.
 
     `train` is a word for a class, too. Folders named after splits are splits if nothing lies beside them but files; or if they
     are those of several splits, and more than the folders beside them.
@@ -119,7 +119,7 @@ def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | N
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """The level of folders that tells the class, from this one on. A lone one is passed if it is a container, or if all lies in
+    """The level of folders that are classes, from this one on. A lone one is passed if it is a container, or if all lies in
     several folders below it: then it is what a corpus was packed into."""
     while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
         if not (names <= CONTAINERS or _parts_below(audio, level + 1)):
@@ -145,7 +145,7 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
             "them; put all recordings into train, valid or test, and the classes below these"
         )
     else:
-        unused = [file for file in audio if layout.told_of(file)[0] is None]
+        unused = [file for file in audio if layout.split_and_label(file)[0] is None]
         what = (
             "lie beside the folders of splits: they have no label, and are for training; put them into train, valid or test, or "
             "take them out of the corpus"
@@ -170,7 +170,7 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
 
 
 def class_label(folder: bytes) -> str:
-    """The class that a folder's name tells: `001 - Dog bark` and `dog_bark` are both "dog bark"."""
+    """The class in a folder's name: `001 - Dog bark` and `dog_bark` are both "dog bark"."""
     name = escape_path(folder)
     words = re.sub(r"^\d+\s*[-_.)]+\s*|^\d+\s+", "", name).replace("_", " ").strip().lower()
     return " ".join(words.split()) or name

@@ -98,7 +98,7 @@ class Inventory:
     opened: set[bytes] = field(default_factory=set)  # metadata files that were read, whole or from their beginning
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
-    cache: Path | None = None  # of what files' bytes tell, as in shards.file_digests
+    cache: Path | None = None  # of digests, as in shards.file_digests
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
         """Note what is odd about a metadata file, or the corpus (an empty name), and was read all the same."""
@@ -150,7 +150,7 @@ def take(
     max_seconds: float = decode.MAX_SECONDS,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inventory:
-    """Walk a corpus; only regular files are ever opened; with `digests=False` those alone whose names do not tell what they are.
+    """Walk a corpus; only regular files are ever opened; with `digests=False` only those whose names do not say what they are.
 
     Whatever reads a corpus opens files of its inventory alone, so nothing else is ever read as part of it. A link to a file inside
     counts as the file. A link out of the corpus is quarantined; with `follow_links` what it leads to is read as part of the corpus,
@@ -214,7 +214,7 @@ def _is_text(path: bytes) -> bool:
 
 def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tuple[bytes, int]]:
     """Regular files below `top` as (relative path, size), sorted by relative path; the rest is quarantined or ignored."""
-    found: list[tuple[bytes, int]] = []
+    files: list[tuple[bytes, int]] = []
     real_top = os.path.realpath(top)
     seen = {_identity(os.stat(top))}
     links: list[bytes] = []  # to directories
@@ -256,7 +256,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
                 inventory.reject(raw_path, "link_leaves_corpus", f"leads to {escape_path(real)}")
                 leaving.append(raw_path)
             elif stat.S_ISREG(status.st_mode):
-                found.append((raw_path, status.st_size))
+                files.append((raw_path, status.st_size))
                 if leaves:
                     leaving.append(raw_path)
             elif entry.is_symlink():
@@ -270,7 +270,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
     if leaving:
         said = "followed" if follow_links else "not followed; corpus.follow_links: true reads what they lead to"
         inventory.remark(b"", f"links that lead out of the folder and are {said}", len(leaving), escape_path(min(leaving)))
-    return iter(sorted(found))
+    return iter(sorted(files))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -411,8 +411,8 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
 def _reader(text: str) -> Any:
     """A csv's cells, parted by commas or what table programs write for them: the first such mark of the header."""
     header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
-    found = re.search(r"[,;\t]", header)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=found[0] if found else ",")
+    mark = re.search(r"[,;\t]", header)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=mark[0] if mark else ",")
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:

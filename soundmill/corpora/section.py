@@ -57,11 +57,11 @@ def directories(params: ScanParams, home: Path) -> list[Directory]:
             "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
             "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
         )
-    found = []
+    directories = []
     for name, part in sorted(params.parts.items()):
         with named(name):
-            found.append(Directory(name, part.format, part.weight, _existing(part.path, home), params.follow_links))
-    return found
+            directories.append(Directory(name, part.format, part.weight, _existing(part.path, home), params.follow_links))
+    return directories
 
 
 @contextmanager

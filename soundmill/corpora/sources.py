@@ -127,10 +127,10 @@ class Sources:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(open_regular(stack.enter_context(self.open(raw_path, scratch))))
-                found = shards.opened_digest(file)
+                actual = shards.opened_digest(file)
             except DecodeError as error:
-                found = str(error)
-            if found != digest:
+                actual = str(error)
+            if actual != digest:
                 raise UserError(f"{name}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
             file.seek(0)
             yield file
@@ -192,8 +192,8 @@ def _check_sizes(about: pq.FileMetaData) -> None:
 
 def audio_column(schema: pa.Schema) -> str | None:
     """The column of Hugging Face's `Audio` type, `audio` if there are several: a struct of `bytes` and maybe `path`."""
-    found = [field.name for field in schema if is_audio(field.type)]
-    return min(found, key=lambda name: name != "audio", default=None)
+    columns = [field.name for field in schema if is_audio(field.type)]
+    return min(columns, key=lambda name: name != "audio", default=None)
 
 
 def is_audio(kind: pa.DataType) -> bool:
@@ -262,8 +262,8 @@ def _absent_cells(file: pq.ParquetFile, group: int) -> Iterable[int]:
     about = file.metadata.row_group(group)
     path = f"{audio_column(file.schema_arrow)}.bytes"
     of_bytes = next(column for column in map(about.column, range(about.num_columns)) if column.path_in_schema == path)
-    told = of_bytes.statistics
-    absent = told.null_count if told is not None and told.has_null_count else 0
+    statistics = of_bytes.statistics
+    absent = statistics.null_count if statistics is not None and statistics.has_null_count else 0
     if absent in (0, about.num_rows):
         return range(absent)
     return (number for number, data in enumerate(read_cells(file, group)) if data is None)
@@ -329,20 +329,20 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
 
 def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
     """[size, digest] of every recording in a table, [reason, detail] of one that cannot be used; plain values."""
-    found: list[list[Any]] = []
+    cells: list[list[Any]] = []
     for group in range(file.num_row_groups):
-        end = len(found) + file.metadata.row_group(group).num_rows
+        end = len(cells) + file.metadata.row_group(group).num_rows
         problem = ["unreadable table", f"row group {group} ends before its last row"]
         try:
-            for data in itertools.islice(read_cells(file, group), end - len(found)):
+            for data in itertools.islice(read_cells(file, group), end - len(cells)):
                 try:
-                    found.append([check_cell(data).size, shards.bytes_digest(data)])
+                    cells.append([check_cell(data).size, shards.bytes_digest(data)])
                 except DecodeError as error:
-                    found.append([error.reason, error.detail])
+                    cells.append([error.reason, error.detail])
         except DecodeError as error:
             problem = [error.reason, error.detail]
-        found.extend(problem for _ in range(end - len(found)))
-    return found
+        cells.extend(problem for _ in range(end - len(cells)))
+    return cells
 
 
 def embedded_files(
@@ -379,10 +379,12 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of the classes that columns of numbers stand for, as `datasets` keeps them in a table's metadata."""
     try:
         features = params.parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        found = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}
+        classes = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {column: names for column, names in found.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)}
+    return {
+        column: names for column, names in classes.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)
+    }
 
 
 def _one_line(error: Exception) -> str:

@@ -96,7 +96,7 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     `follow_links` as in inventory.take.
     """
     report = check.check(directory, follow_links=follow_links)
-    report.found.check_not_empty()
+    report.inventory.check_not_empty()
     tables = report.tables
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
@@ -123,7 +123,7 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         ambiguous=len(tables.ambiguous),
         remarks=tuple(tables.remarks),
         rejected=tuple(report.damaged),
-        ignored=sum(report.found.ignored.values()),
+        ignored=sum(report.inventory.ignored.values()),
     )
 
 

@@ -43,7 +43,7 @@ class Format:
 
 @dataclass
 class CorpusTables:
-    """Rows in stable order. Captions keep rows whose recording is absent, so that coverage can be told.
+    """Rows in stable order. Captions keep rows whose recording is absent, so that coverage can be computed.
 
     Paths in the lists are escaped and relative to the corpus; an `origin` is a metadata file and its line or key.
     """
@@ -120,8 +120,8 @@ class CorpusTables:
             recording_id = None
         while recording_id is None:
             # Hashed again in the (10⁻⁹ at 500 files) case that another path has it.
-            found, raw_path = id_of_path(raw_path), raw_path + b"\0"
-            recording_id = found if found not in self._ids else None
+            hashed, raw_path = id_of_path(raw_path), raw_path + b"\0"
+            recording_id = hashed if hashed not in self._ids else None
         self._ids[recording_id] = path
         return recording_id
 
@@ -139,7 +139,7 @@ class CorpusTables:
         )
 
     def settle(self, corpus: str) -> None:
-        """Once all is read: name every recording's corpus, and tell listed clips (`matched`) from files that nothing lists."""
+        """Once all is read: name every recording's corpus, and separate listed clips (`matched`) from the others."""
         self.format = corpus
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
@@ -173,8 +173,8 @@ def _clean(text: str) -> str:
 
 def whole_number(text: str) -> str:
     """The digits of a whole number, also of one that a table program wrote as `5.0`; empty for anything else."""
-    found = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
-    return found[1] if found else ""
+    match = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
+    return match[1] if match else ""
 
 
 def fold_number(text: str) -> int | None:
