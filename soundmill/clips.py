@@ -13,7 +13,7 @@ from soundmill.errors import UserError
 
 @dataclass(frozen=True)
 class Tables:
-    """Where the prepared clips lie."""
+    """Paths of the prepared clips and their catalog."""
 
     clips: Path  # shards with audio
     catalog: Path  # names, captions, labels, splits

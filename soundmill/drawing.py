@@ -1,4 +1,4 @@
-"""What figures are made of: every text on one is shown as it is written, whoever wrote it."""
+"""Figures that show every text as it is written, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_TITLE = 28  # letters of a label or caption above a picture
 
 
 class Figure(figure.Figure):
-    """matplotlib's, but a `$` in a label or caption is no mathematics, and a letter that the font lacks is a box and no warning.
+    """matplotlib's, but `$` is not mathematics, and a letter that the font lacks is a box without a warning.
 
     So tick labels of a logarithmic axis, which are mathematics, must be given as plain text.
     """

@@ -30,7 +30,7 @@ class StageParams(BaseModel):
 
 
 class ExecutionParams(StageParams):
-    """How the work is run; nothing here may change a byte of any output, so no stage lists it under `params:`."""
+    """Workers; nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then do the work of data stages")
@@ -60,11 +60,11 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 class TooDeepError(ValueError):
-    """A text of brackets within brackets, more than Python can follow."""
+    """Brackets nest deeper than Python's parser can follow."""
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """The value of a JSON text that may be anybody's; ValueError where it is none, TooDeepError is one."""
+    """The value of a JSON text from outside; ValueError if it is not JSON, TooDeepError (a ValueError) if it nests too deep."""
     try:
         return json.loads(text, **options)
     except RecursionError:

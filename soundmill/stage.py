@@ -46,7 +46,7 @@ EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts i
 
 @dataclass
 class Context:
-    """What a stage is given beside its parameters and paths; nothing in it changes a byte of the outputs."""
+    """A stage's context beside its parameters and paths; nothing in it changes a byte of the outputs."""
 
     name: str  # `segment`, `train/ddpm_mel`, `spectrogram/tagger`
     family: str | None
@@ -64,14 +64,14 @@ class Context:
     shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
 
     def show(self, what: str, make: Callable[[], object]) -> None:
-        """Have pictures, pages and sounds to hear made when all outputs and metrics are written.
+        """Make pictures, pages and sounds after all outputs and metrics are written.
 
         Where `make` fails a line says so, and the stage ends well. Outputs can still be read where they were written.
         """
         self.shows.append((what, make))
 
     def found_damaged(self, where: Path, names: Sequence[str]) -> None:
-        """Tell of kept files that were not as they had been written, and are made anew; the run's metrics count them."""
+        """Report kept files that changed since they were written and are made anew; the run's metrics count them."""
         shards.say_damaged(f"{self.name}: {where}", names)
         self.damaged.extend(names)
 

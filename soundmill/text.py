@@ -23,7 +23,7 @@ FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a model: configura
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder that lies in a directory of this machine, and what tells it from all others."""
+    """An encoder in a directory of this machine, with its digest."""
 
     directory: Path
     name: str
@@ -46,7 +46,7 @@ def find(name: str, revision: str | None, home: Path, digests: Path | None = Non
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:
-    """Write a T5 encoder over bytes with random weights into `directory`: it knows nothing, but tells captions apart.
+    """Write a T5 encoder over bytes with random weights into `directory`: it has learnt nothing, captions only differ.
 
     It needs no files, and says the same of the same caption for the same seed.
     """
@@ -73,7 +73,7 @@ def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: 
 
 
 class States(NamedTuple):
-    """What an encoder says of a caption."""
+    """Hidden states of a caption."""
 
     values: np.ndarray  # [num_tokens, width] float16
     truncated: bool
@@ -159,7 +159,7 @@ def _missing_files(directory: Path) -> str | None:
 
 
 def _be_quiet() -> None:
-    """No bars, and none of transformers' warnings: what matters of them is checked, and an error."""
+    """Switch off progress bars and transformers' warnings; what matters of them is checked and an error."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What a sound is recognised by: how the levels of neighbouring bands move against each other (after Haitsma & Kalker 2002).
+"""Fingerprints: how the levels of neighbouring bands move against each other (after Haitsma & Kalker 2002).
 
 A bit per band and frame says whether the band's level rose against that of the next higher band, in the last 64 ms. Gain cancels in
 the difference of two bands, any steady filter in the difference of two moments, and a lossy coder keeps both. Where

@@ -1,4 +1,4 @@
-"""Parameters that every diffusion has: its noise, what its net answers, how it is sampled."""
+"""Parameters of every diffusion: noise schedule, objective, sampler."""
 
 from __future__ import annotations
 

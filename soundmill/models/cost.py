@@ -1,4 +1,4 @@
-"""What a family's training and the generating after it will take on this machine: a few steps of its own loss on noise."""
+"""An estimate of the time to train a family and generate with it on this machine: a few steps of its own loss on noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model family is: how it is asked for sounds, what a trained model of it can do, and what its package offers."""
+"""A model family: requests for sounds, what a trained model can do, and what the family's package offers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """How sounds are made."""
+    """Settings of one call: sampling, device, batches."""
 
     sampling: Any  # the family's own section: steps, guidance, masks, amounts …
     device: torch.device

@@ -1,4 +1,4 @@
-"""Sounds of a trained checkpoint of any family: for test clips, for prompts, and of real sounds sent through it and back."""
+"""Sounds of a trained checkpoint of any family: for test clips, for prompts, and reconstructions of real sounds."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def in_windows(work: Callable[[Tensor], Tensor], wave: Tensor, model: Model) -> 
 
 
 def _load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
-    """A checkpoint's model, which can do this, and what tells it from others."""
+    """A checkpoint's model, which can do this, and its digest."""
     whose = checkpoint.origin(checkpoint_dir)
     model = registry.family(whose["family"]).load(checkpoint_dir)
     require(model, what, whose["family"])

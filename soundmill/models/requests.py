@@ -1,4 +1,4 @@
-"""What sounds are wanted: of the test clips, or of what a person types."""
+"""Requests for sounds, from test clips or from prompts."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
 
 
 def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> list[Request]:
-    """`count` sounds: of each prompt, where the model reads captions; of all of them mixed, where it knows labels.
+    """Requests for `count` sounds: of each prompt if the model is conditioned on captions; of all prompts together if on labels.
 
-    No prompt is any sound, but for a model that reads captions; an unknown label is a UserError that lists the known.
+    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a UserError that lists the known.
     """
     if model.condition == "caption":
         if not prompts:
-            raise UserError('this model makes what a text says: give a prompt, such as "a dog barks, then rain"')
+            raise UserError('this model is conditioned on text: give a prompt, such as "a dog barks, then rain"')
         return [Request(caption=prompt, seed=seed_of(seed, prompt, index)) for prompt in prompts for index in range(count)]
     labels = tuple(match_label(prompt, model.labels) for prompt in prompts)
     return [Request(labels, seed=seed_of(seed, *labels, index)) for index in range(count)]
 
 
 def describe(request: Request) -> str:
-    """As a person says it; "" for any sound."""
+    """The request as text; "" if it is unconditional."""
     return request.caption or ", ".join(request.labels)
 
 

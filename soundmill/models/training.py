@@ -1,4 +1,4 @@
-"""What the training of any family is, around what the family has for itself: its nets, its batches, its loss, its samples."""
+"""Training of any family: loading, checkpoints, curve and pictures around the family's own nets, batches and loss."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def run(
 
 
 def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Any:
-    """A figure of the samples by the nets' weights of now, after so many steps."""
+    """A figure of samples with the current weights, after so many steps."""
     model, samples, hardware = prepared.model, prepared.samples, params.hardware
     run = Run(
         params.sampling, pick_device(hardware.accelerator), hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests

@@ -1,4 +1,4 @@
-"""The process that talks to MLflow: takes the words of every stage that calls, and carries them out, whatever becomes of the stage.
+"""The process that talks to MLflow: receives records from every stage that connects and writes them, whatever becomes of the stage.
 
 One serves all stages of a `dvc repro`, since importing mlflow and opening its store take three seconds of processor.
 """
@@ -57,7 +57,7 @@ _fluent = threading.Lock()  # what mlflow keeps for the whole process: store and
 
 
 class Recorder:
-    """Carries out against MLflow what one stage or flow says, after it has ended what dead ones left open."""
+    """Writes the records of one stage or flow to MLflow, after ending the runs that dead ones left open."""
 
     def __init__(self, where: Store, say: Callable[..., None]):
         from mlflow import MlflowClient
@@ -173,7 +173,7 @@ class Recorder:
         return [parent["id"]] if "id" in parent else []
 
     def _name_missing(self, run_id: str, missing: set[str], recorded: str = "") -> set[str]:
-        """Have a run's tag name what it does not have, and no more what it has now; returns all that the tag names."""
+        """Add `missing` to a run's tag of missing records, and remove `recorded`; returns all names in the tag."""
         if not (run := self._run(run_id)):
             return missing
         named = set(filter(None, run.data.tags.get(INCOMPLETE, "").split(", ")))
@@ -420,7 +420,7 @@ class Line:
                     self._deaf = True
 
     def _refuse(self, why: object) -> None:
-        """Tell the log, which is kept then, and the stage."""
+        """Write to the log, which is then kept, and to the stage."""
         self._complaints += 1
         self._refused = True
         if self._complaints <= MAX_COMPLAINTS:

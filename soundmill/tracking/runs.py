@@ -1,4 +1,4 @@
-"""What a stage or a flow holds of its run: words that are taken at once and never fail."""
+"""A stage's or flow's handle on its run: its methods return at once and never fail."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StageRun:
         self._open, self._stage = open, stage
 
     def begin(self) -> None:
-        """Open this run, where `stage_run` was told to leave that; what is logged before goes nowhere."""
+        """Open this run, where `stage_run` left it closed (`begin=False`); what is logged before is dropped."""
         if self._open:
             open, self._open = self._open, None
             try:

@@ -1,4 +1,4 @@
-"""What accompanies a training: its curve, timed checkpoints, progress on a terminal or in a log, samples now and then."""
+"""Callbacks of a training: its curve, timed checkpoints, progress on a terminal or in a log, samples now and then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether a batch was the last of its step: gradients of `accumulate_grad_batches` add up in one."""
+    """Whether a batch was the last of its step, which adds up the gradients of `accumulate_grad_batches`."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 

@@ -1,4 +1,4 @@
-"""What feeds a training: arrays read at random from one flat file, in an endless shuffled order, by workers ahead of the net.
+"""Batches for a training: arrays read at random from one flat file, in an endless shuffled order, by workers ahead of the net.
 
 Step k's batch follows from (seed, k) alone: not from the number of workers or ranks, nor from where a killed training resumed.
 """
@@ -64,7 +64,7 @@ class Arrays:
 
 
 class Described(NamedTuple):
-    """What is known of a stored array before it is read."""
+    """Id, shape and digest of a stored array."""
 
     id: str
     shape: tuple[int, ...]
@@ -130,7 +130,7 @@ def gather(
 
 
 def start_of(place: float, length: int, frames: int) -> int:
-    """Where a crop begins that `place` in [0, 1) says of something so long; 0 where that is shorter than the crop."""
+    """First frame of a crop at `place` in [0, 1) of an array; 0 if the array is shorter than the crop."""
     return int(place * (max(0, length - frames) + 1))
 
 
@@ -254,7 +254,7 @@ Drawn = TypeVar("Drawn", np.ndarray, Tensor)
 
 
 def share(batch: Drawn, rank: int, world_size: int) -> Drawn:
-    """This rank's part of what was drawn for a whole batch: one after another, the ranks' parts are the batch."""
+    """This rank's part of values drawn for the whole batch; the ranks' parts in order are the batch."""
     size = len(batch) // world_size
     return batch[rank * size : (rank + 1) * size]
 
@@ -381,7 +381,7 @@ def _start_worker(parent: int, worker: int) -> None:
 
 @contextmanager
 def worker_deaths_explained() -> Iterator[None]:
-    """Make torch's words on a dead worker (it may raise them anywhere in the main thread) a UserError."""
+    """Turn torch's error on a dead worker (raised anywhere in the main thread) into a UserError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The training loop's base: what step k sees follows from (seed, k) alone, so a killed training ends like an unbroken one."""
+"""The base of every training: what step k sees follows from (seed, k) alone, so a resumed training equals an unbroken one."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def fit(
 
 
 def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: HardwareParams, count: int) -> list[float]:
-    """Wall time in seconds of each of `count` batches, by the module's own steps on one device; `module` ends a little trained."""
+    """Wall time in seconds of each of `count` batches, by the module's own steps on one device; it trains `module` by them."""
     clock = _Clock()
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     use_threads(hardware.threads)
@@ -235,7 +235,7 @@ class _Clock(pl.Callback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advice: what matters of it is a parameter here."""
+    """Hide Lightning's advice: what matters of it is a parameter here."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Parameters of every training: what it runs on, its optimiser, the average of its weights, how often it reports."""
+"""Parameters of every training: hardware, optimiser, average of the weights, logging."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EmaParams(StageParams):
 
 
 class TrainingParams(StageParams):
-    """What every training has, beside its length and its hardware."""
+    """Parameters of every training beside its length and hardware."""
 
     seed: Seed
     optimiser: OptimiserParams

@@ -1,4 +1,4 @@
-"""Several nets that learn in turn, as where one makes what another, the discriminator, cannot tell from what is real."""
+"""Training several nets in turns, such as a generator and its discriminators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a training: who steps on each batch, in which order, by which loss, and what stands still.
+    """A part of a training: which nets step on each batch, in which order, by which losses, and what is frozen.
 
     `losses(step, batch, nets)` gives the loss of each of `nets`, those that are due on batch `step`, in order; each is computed
     when those before have stepped. `frozen` names nets or parts of them (`net.encoder`). The last phase has no `steps`, it goes on
@@ -95,7 +95,7 @@ class PhasedModule(TrainingModule):
 
     @contextmanager
     def _still(self, names: Iterable[str]) -> Iterator[None]:
-        """Inside, no gradient reaches these: half of their way back is spared."""
+        """Inside, these get no gradient, which halves their backward pass."""
         weights = [weight for name in names for weight in self.get_submodule(name).parameters() if weight.requires_grad]
         for weight in weights:
             weight.requires_grad_(False)

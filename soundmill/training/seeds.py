@@ -1,4 +1,4 @@
-"""Seeds from plain values, so that what a step draws hangs on nothing that ran before it."""
+"""Seeds from plain values, so that a step draws the same whatever ran before it."""
 
 from __future__ import annotations
 

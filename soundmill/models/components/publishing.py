@@ -1,4 +1,4 @@
-"""What the stages that make a component have in common: its directory, its curve and its picture."""
+"""Outputs of the stages that make a component: its directory, its curve and its picture."""
 
 from __future__ import annotations
 

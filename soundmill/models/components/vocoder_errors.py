@@ -1,4 +1,4 @@
-"""How close the sounds that a vocoder makes come to the log-mels they are made of."""
+"""Error of a vocoder: log-mels of the sounds it makes against those it was given."""
 
 from __future__ import annotations
 
