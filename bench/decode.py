@@ -107,10 +107,10 @@ def about_ffmpegs(others: list[tuple[str, float]]) -> dict[str, object]:
 
 def plan(source: Path, root: Path, shards: int) -> Path:
     """A project in which `scan` and `segment` have planned the clips of `source`: what `resample` starts from."""
-    settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={shards}", "segment.clip_seconds=5.0"]
+    settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={shards}", "clips.default.clip_seconds=5.0"]
     project = Project.make(root, settings)
     project.run("scan", "corpus")
-    project.run("segment")
+    project.run("segment", "clips.default")
     return root
 
 
@@ -119,7 +119,7 @@ def resample_command(planned: Path, root: Path) -> float:
     emptied(root, planned)
     inputs = {"--corpus": planned / "data/corpus", "--segments": planned / "data/segments"}
     outputs = {"--clips": root / "data/clips", "--metrics": root / "data/resample.json"}
-    command = ["sh", "stages/python.sh", "-m", "stages.resample", "--params", root / "params.yaml"]
+    command = ["sh", "stages/python.sh", "-m", "stages.resample", "--variant", "default", "--params", root / "params.yaml"]
     for option, path in {**inputs, **outputs}.items():
         command += [option, path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", tracking.SWITCH: "off"}  # threads as the others'
@@ -129,7 +129,7 @@ def resample_command(planned: Path, root: Path) -> float:
 def resample(planned: Path, root: Path) -> float:
     """Seconds of the same stage's workers, from the first shard's start to the last one's end."""
     emptied(root, planned)
-    return Project(root).run("resample", corpus=planned / "data/corpus", segments=planned / "data/segments")
+    return Project(root).run("resample", "clips.default", corpus=planned / "data/corpus", segments=planned / "data/segments")
 
 
 def emptied(root: Path, planned: Path) -> None:

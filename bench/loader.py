@@ -71,10 +71,10 @@ def main() -> None:
 
 def write_spectrograms(sources: list[Path], count: int, directory: Path) -> None:
     """`count` unlike log-mels [64, 512] made of real ones: two recordings one after the other, rotated."""
-    from soundmill.audio.mel import MelSpec, log_mel
+    from soundmill.audio.mel import SpectrogramParams, log_mel
     from soundmill.decoding.decode import read_mono
 
-    spec = MelSpec(**params.compose(measure.ROOT / "conf", [])["spectrogram"]["ddpm_mel"])
+    spec = SpectrogramParams(**params.compose(measure.ROOT / "conf", [])["spectrogram"]["ddpm_mel"]).spec
     real = [log_mel(read_mono(path, spec.sample_rate, 60.0), spec).astype("<f2") for path in sources]
     rng = np.random.default_rng(0)
     for start in range(0, count, PER_SHARD):

@@ -46,7 +46,7 @@ def main() -> None:
         "--reference",
         type=Path,
         default=measure.ROOT / "data",
-        help="data directory of a pipeline: clips/, catalog.parquet, tagger/",
+        help="data directory of a pipeline: clips/, catalog/, tagger/",
     )
     for sampler, default in STEPS.items():
         parser.add_argument(f"--{sampler}", type=int, nargs="+", default=default, metavar="STEPS", help=f"default: {default}")
@@ -117,13 +117,13 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
 
     model = registry.family("tango").load(checkpoint_dir)
     use_threads(model.params.hardware.threads)
-    labels = catalogs.read_labels(data / "catalog.parquet")["test"]
+    labels = catalogs.read_labels(data / "catalog/default.parquet")["test"]
     wanted = catalogs.choose_balanced(labels, count)
     if len(wanted) < 2:
         raise UserError(f"{data}: {len(wanted)} test clips to make sounds for; at least 2 are needed for a score")
-    asked = requests.of_clips(model, data / "catalog.parquet", wanted, seed)
+    asked = requests.of_clips(model, data / "catalog/default.parquet", wanted, seed)
     device, rate = pick_device("auto"), model.sample_rate
-    lengths = {clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips", wanted).items()}
+    lengths = {clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips/default", wanted).items()}
     *states, empty = text_states.encode(model.text, [*(request.caption for request in asked.values()), ""], measure.ROOT, work)
     null = text_states.null_of(model.params.null_text, empty)
     train = model.params
@@ -140,7 +140,9 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         print(f"{run}: {seconds[run]['wall']:.3g} s for {len(wanted)} sounds", flush=True)
     codec = []
     (work / "codec").mkdir()
-    for clip_id, wave in generation.reconstruct_each(model, catalogs.waves_of(data / "clips", set(wanted[:CODEC_CLIPS])), how):
+    for clip_id, wave in generation.reconstruct_each(
+        model, catalogs.waves_of(data / "clips/default", set(wanted[:CODEC_CLIPS])), how
+    ):
         codec.append(work / "codec" / f"{clip_id}.wav")
         write_wav(codec[-1], wave.numpy(), rate)
     sampling = model.params.sampling.model_dump(exclude={"sampler", "num_steps"})
@@ -192,7 +194,7 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
     if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
         print(f"not judged by {', '.join(missing)}")
     tagger = data / "tagger"
-    real = read_catalog(data / "catalog.parquet")
+    real = read_catalog(data / "catalog/default.parquet")
     ids = [path.stem for path in next(iter(made.files.values()))]
     sets = protocol.choose_sets(real, ids, [path.stem for path in made.codec], "all", PROBE_CLIPS, seed)
     against = next(reversed(made.files))
@@ -200,7 +202,7 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
     roles |= {str(run): files for run, files in made.files.items() if run != against}
     library = protocol.hear(
         [features.Judge(name, tagger, made.sample_rate) for name in judges],
-        by_shard(real, sets.real(), data / "clips"),
+        by_shard(real, sets.real(), data / "clips/default"),
         {role: {path.stem: path for path in files} for role, files in roles.items()},
         seed,
         work / "embeddings",

@@ -37,7 +37,7 @@ def main() -> None:
     parser = measure.parser(__doc__, sounds=8, seed=0, replicates=10_000)
     parser.add_argument("checkpoint", type=Path, help="directory of a tango checkpoint")
     parser.add_argument(
-        "--reference", type=Path, default=measure.ROOT / "data", help="data directory of a pipeline: clips/, catalog.parquet"
+        "--reference", type=Path, default=measure.ROOT / "data", help="data directory of a pipeline: clips/, catalog/"
     )
     parser.add_argument("--guidance", type=float, nargs=2, default=[3.0, 1.0], help="the two that are compared (default: 3 1)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
@@ -98,7 +98,7 @@ class Prompt:
 def prompts(reference: Path, count: int) -> dict[str, Prompt]:
     """For each kind of sound among the labels of the test clips its caption, and `count` clips."""
     columns = ["clip_id", "split", "labels", "captions"]
-    rows = shards.read_table(reference / "catalog.parquet", manifest.CATALOG, columns).to_pylist()
+    rows = shards.read_table(reference / "catalog/default.parquet", manifest.CATALOG, columns).to_pylist()
     found: dict[str, list[tuple[str, str]]] = {family: [] for family in steering.FAMILIES}
     for row in sorted(rows, key=lambda row: row["clip_id"]):
         labels = row["labels"] or []
@@ -118,7 +118,11 @@ def prompts(reference: Path, count: int) -> dict[str, Prompt]:
 
 def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.ndarray]]:
     wanted = {clip_id for prompt in asked.values() for clip_id in prompt.clips}
-    found = {clip_id: wave for path in shards.shard_paths(reference / "clips") for clip_id, wave in features.clips_of(path, wanted)}
+    found = {
+        clip_id: wave
+        for path in shards.shard_paths(reference / "clips/default")
+        for clip_id, wave in features.clips_of(path, wanted)
+    }
     return {family: [found[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
 
 

@@ -69,7 +69,7 @@ class Training:
     def __init__(self, scale: str, overrides: list[str], found: list[Path], count: int, steps: int, work: Path):
         import torch
 
-        from soundmill.audio.mel import MelSpec
+        from soundmill.audio.mel import SpectrogramParams
         from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
         from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, LatentsParams
         from soundmill.models.tango.model import build_net
@@ -95,7 +95,7 @@ class Training:
         self.steps, self.items = steps, self.params.real_items + self.params.mixed_items
 
         torch.manual_seed(0)
-        spec = MelSpec(**document["spectrogram"]["tango"])
+        spec = SpectrogramParams(**document["spectrogram"]["tango"]).spec
         constants = {"mean": -5.0, "deviation": 3.0, "scaling_factor": 0.5}
         self.autoencoder = Autoencoder(network, spec, build_autoencoder(network).eval(), **constants).to(self.device)
         self.encoder.net.to(self.device)

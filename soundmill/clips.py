@@ -22,7 +22,7 @@ class Tables:
 def find(tables: Tables, *, split: str | None = None, label: str | None = None, text: str | None = None) -> list[dict[str, Any]]:
     """Catalog rows that match all of: split, label (exact), text (in a caption, the id or the source path; case ignored)."""
     if not tables.catalog.exists():
-        raise UserError(f"{tables.catalog}: no clips prepared yet; run `dvc repro rename` (or `make demo`)")
+        raise UserError(f"{tables.catalog}: no clips prepared yet; run `dvc repro` (or `make demo`)")
     rows = shards.read_table(tables.catalog, manifest.CATALOG).to_pylist()
     if split is not None and split not in manifest.SPLITS:
         raise UserError(f"--split {split}: one of {', '.join(manifest.SPLITS)}")
@@ -74,7 +74,7 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
     rate = flac.flac_rate(row["audio"]["bytes"])
     if rate != sample_rate:
         raise UserError(
-            f"clip {row['clip_id']!r} has {rate} Hz, params.yaml says {sample_rate} (resample.sample_rate); make the clips anew: "
+            f"clip {row['clip_id']!r} has {rate} Hz, params.yaml says {sample_rate} (`clips`); make the clips anew: "
             "`dvc repro`, or take the parameter back"
         )
 

@@ -48,7 +48,7 @@ CAPTIONS = pa.schema(
     ]
 )
 
-# One row per cut, in samples of the project's rate. `num_samples` are of the recording; `pad_samples` of silence follow.
+# One row per cut, in samples of the rate of its clips. `num_samples` are of the recording; `pad_samples` of silence follow.
 SEGMENTS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -118,7 +118,7 @@ FINGERPRINTS = pa.schema(
     ]
 )
 
-# Pairs of clips that are the same sound, or cut from one video.
+# Pairs of clips of the variant `default` that are the same sound, or cut from one video.
 DUPLICATES = pa.schema(
     [
         ("a", pa.string()),  # clip ids, a < b
@@ -128,7 +128,7 @@ DUPLICATES = pa.schema(
     ]
 )
 
-# One row per clip: what it is called, says and belongs to. Everything after `rename` joins on `clip_id`.
+# One row per clip: what it is called, says and belongs to. Everything after `catalog` joins on `clip_id`.
 CATALOG = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -142,6 +142,15 @@ CATALOG = pa.schema(
         ("corpus", pa.string()),
         ("weight", pa.float64()),
         ("group", pa.string()),  # of recordings that never part: a YouTube video, a Freesound original; null: the recording alone
+    ]
+)
+
+# One row per recording: its split in every variant of clips, and what of it is left out as a copy of what another split has.
+RECORDING_SPLITS = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("split", pa.string()),
+        ("copies", pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64())]))),  # seconds into the recording
     ]
 )
 

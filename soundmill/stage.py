@@ -1,8 +1,8 @@
 """The stage contract: typed arguments and parameters in, whole outputs, a metrics file and quarantine out, resumable scratch.
 
-A stage module ends with `stage.main(run, section="segment")`, where
+A stage module ends with `stage.main(run, section="clips")`, where
 
-    def run(params: SegmentParams, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
+    def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
 
 (an output that only shows the others, a picture or a page, is `Shown`: nothing that goes wrong with it loses them).
 Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments data/segments.parquet`,
@@ -140,23 +140,25 @@ def main(
     kinds differ.
     Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
     """
+    run = _by_name(run)
+    name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:
-        _main(_by_name(run), section, sys.argv[1:] if argv is None else argv, params_type, always_runs)
+        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, always_runs)
     except UserError as error:
-        sys.exit(f"{section}: {error}")
+        sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{section}: interrupted; finished work is kept, run it again to go on")
+        sys.exit(f"{name}: interrupted; finished work is kept, run it again to go on")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             where = Path(error.filename or WORK.parent).resolve()  # who writes to an open file is told no name
-            sys.exit(f"{section}: no space left for {where}; make room and run again: finished work is kept")
+            sys.exit(f"{name}: no space left for {where}; make room and run again: finished work is kept")
         where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{section}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
+        sys.exit(f"{name}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
     except Exception as error:
-        log = Path(WORK) / f"{section}.traceback.txt"
+        log = Path(WORK) / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        sys.exit(f"{section}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
+        sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
 
 
 def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:

@@ -33,6 +33,7 @@ class ScratchParams(StageParams):
 
 
 class EncodeTextParams(StageParams):
+    clips: str = Field(min_length=1, description="the variant of clips whose captions are encoded, beside those of mixes")
     encoder: str = Field(min_length=1, description="id on the Hugging Face hub, a directory, or `byt5-scratch`")
     revision: str | None = Field(description="of the hub: the commit, 40 hex digits")
     max_tokens: int = Field(ge=1, le=4096, description="longer captions are cut there, and counted")

@@ -165,7 +165,7 @@ def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, mels: Path) -> I
             if row["num_frames"] > encoding.about.frames + 1:
                 raise UserError(
                     f"{mels}: clip {row['clip_id']!r} has {row['num_frames']} frames; raise latents.frames, now "
-                    f"{encoding.about.frames}, or shorten clips (segment.clip_seconds)"
+                    f"{encoding.about.frames}, or shorten its clips (clip_seconds)"
                 )
             values = values[:, : encoding.about.frames]
             log_mel[:, : values.shape[1]] = values

@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.flac import decode_flac, encode_flac
+from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
 from soundmill.audio.pairing import Candidate, plan_pairs
 from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
 from soundmill.errors import UserError
-from soundmill.params import SampleRate, Seed, StageParams
+from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
 MIXES_AT_ONCE = 256  # what a worker holds of the clips' (compressed) sound; more reads each row group less often
@@ -28,7 +28,7 @@ class MixupParams(StageParams):
     partner: Literal["any", "other"] = Field(
         description="other: a clip of other labels (captions, without labels), if there is one"
     )
-    sample_rate: SampleRate
+    clips: str = Field(min_length=1, description="the variant of clips; of several channels their mean is mixed")
     seed: Seed
 
 
@@ -52,7 +52,7 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     jobs = [
         shards.Job(
             shards.shard_name(index),
-            (by_shard[index], params.pairing, params.sample_rate),
+            (by_shard[index], params.pairing),
             len(by_shard[index]),
             shards.digest([_key(plan) for plan in by_shard[index]]),
         )
@@ -95,7 +95,7 @@ def _plan(
     """All that is known of a mix before its sound is read."""
     for row in (first, second):
         if row["clip_id"] not in places:
-            raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is not there; remake both: `dvc repro rename`")
+            raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is not there; remake both: `dvc repro`")
     clip_id = "mix_" + shards.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
     captions = [row["captions"][_choice(params.seed, clip_id, row["clip_id"], len(row["captions"]))] for row in (first, second)]
     caption = join_captions(*captions)
@@ -116,9 +116,7 @@ def _choice(seed: int, clip_id: str, part: str, count: int) -> int:
     return int(shards.digest(seed, clip_id, part), 16) % count
 
 
-def mix_shard(
-    plans: list[dict[str, Any]], pairing: str, sample_rate: int, output: Path, previous: Path | None = None
-) -> shards.Report:
+def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the mixes of one shard."""
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
@@ -127,7 +125,7 @@ def mix_shard(
             for key, plan in some.items():
                 if not writer.copy(key):
                     with writer.item(key) as report:
-                        writer.write(_mix(plan, sounds, pairing, sample_rate, report))
+                        writer.write(_mix(plan, sounds, pairing, report))
     return writer.report
 
 
@@ -135,9 +133,10 @@ def _key(plan: dict[str, Any]) -> str:
     return f"{plan['clip_id']} {plan['digest']}"
 
 
-def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, sample_rate: int, report: shards.Report) -> dict[str, Any]:
+def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, report: shards.Report) -> dict[str, Any]:
     """The row of one mix."""
-    first, second = decode_flac(sounds[plan["first"]]), decode_flac(sounds[plan["second"]])
+    sample_rate = flac_rate(sounds[plan["first"]])
+    first, second = decode_mono(sounds[plan["first"]]), decode_mono(sounds[plan["second"]])
     levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
     ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
     mixed = mix(first, second, ratio)

@@ -1,8 +1,7 @@
-"""Hold every clip to the rules of quality, find what the corpus holds twice, and write the page that shows and plays both."""
+"""Hold every clip to the rules of quality, and write the page that shows and plays what they refuse, and duplicates."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,6 @@ from pydantic import Field
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import quality_report
-from soundmill.corpora.duplicates import find
 from soundmill.corpora.verdicts import Limit, Survey, judge
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
@@ -33,10 +31,6 @@ class Rules(StageParams):
         return [Limit(name, value) for name, value in self.model_dump().items() if value is not None]
 
 
-class DuplicateParams(StageParams):
-    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be found in the other")
-
-
 class ReportParams(StageParams):
     examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule, and pairs of duplicates")
     megabytes: float = Field(ge=0, le=500, description="of sound in the page, at most")
@@ -44,7 +38,6 @@ class ReportParams(StageParams):
 
 class QualityParams(StageParams):
     rules: Rules
-    duplicates: DuplicateParams
     report: ReportParams
 
 
@@ -53,47 +46,38 @@ def run(
     ctx: stage.Context,
     corpus: stage.Input,
     clips: stage.Input,
+    duplicates: stage.Input,
     verdicts: stage.Output,
-    duplicates: stage.Output,
     report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write a verdict on every clip, all pairs of duplicates and the page; clips that break a rule go to quarantine."""
-    columns = ["recording_id", "group", "start_time", "corpus"]
-    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
+    """Write a verdict on every clip and the page; clips that break a rule go to quarantine.
+
+    `duplicates` are pairs of clips of the variant `default`: the page has those of which both are names of clips here.
+    """
+    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
     _check_left(survey, len(rejected))
     ctx.quarantine.extend(rejected)
 
-    scratch = ctx.scratch / "duplicates"
-    scratch.mkdir(exist_ok=True)
-    found = find(clips, recordings, ctx.map_shards, scratch, params.duplicates.threshold)
-    shards.write_rows(found.pairs, duplicates, manifest.DUPLICATES)
+    def show() -> None:
+        names = pa.concat_tables(
+            shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"]) for path in shards.shard_paths(clips)
+        )
+        table = shards.read_table(duplicates, manifest.DUPLICATES)
+        here = pc.and_(*(pc.is_in(table[side], names["clip_id"].combine_chunks()) for side in "ab"))
+        pairs = table.filter(here).to_pylist()
+        places = quality_report.places(survey, names, {clip for pair in pairs for clip in (pair["a"], pair["b"])})
+        quality_report.write(report, survey, pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
+        ctx.tracking.log_file(report)
 
-    places = quality_report.places(survey, found.names, {clip for pair in found.pairs for clip in (pair["a"], pair["b"])})
-    corpus_of = _corpus_of({place.recording_id for place in places.values()}, recordings)
-    across = sum(corpus_of[places[pair["a"]].recording_id] != corpus_of[places[pair["b"]].recording_id] for pair in found.pairs)
-    metrics = {
+    ctx.show(f"the page ({report.name})", show)
+    return {
         "clips": len(survey),
         "kept": len(survey) - len(rejected),
         "rejected_for": survey.rejected_for(),
         "broken": survey.broken(),
         "measures": survey.spread(),
-        "duplicates": {
-            "pairs": len(found.pairs),
-            "by_kind": dict(Counter(pair["kind"] for pair in found.pairs)),
-            "clips": len(places),
-            "within_a_corpus": len(found.pairs) - across,
-            "across_corpora": across,
-            "featureless": len(found.featureless),
-        },
     }
-
-    def show() -> None:
-        quality_report.write(report, survey, found.pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
-        ctx.tracking.log_file(report)
-
-    ctx.show(f"the page ({report.name})", show)
-    return metrics
 
 
 def _check_left(survey: Survey, rejected: int) -> None:
@@ -105,11 +89,6 @@ def _check_left(survey: Survey, rejected: int) -> None:
             f"every one of the {len(survey)} clips breaks a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
             f"{limit.value:g} (median of {limit.measure}: {median}); loosen it in params.yaml, or switch it off with null"
         )
-
-
-def _corpus_of(ids: set[str], recordings: pa.Table) -> dict[str, str]:
-    found = recordings.filter(pc.is_in(recordings["recording_id"], pa.array(ids, pa.string())))
-    return dict(zip(found["recording_id"].to_pylist(), found["corpus"].to_pylist(), strict=True))
 
 
 if __name__ == "__main__":

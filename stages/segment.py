@@ -8,26 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from soundmill import manifest, shards, stage
 from soundmill.audio import segment
 from soundmill.audio.resample import resampled_length
+from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.params import SampleRate, Seconds, StageParams
 
 
-class SegmentParams(StageParams):
-    clip_seconds: Seconds = Field(ge=0.05)
-    tail: segment.Tail
-    min_seconds: Seconds  # a shorter remainder is dropped and counted
-    sample_rate: SampleRate  # cuts are counted in its samples
-    max_seconds: Seconds = Field(gt=0)  # longer recordings are quarantined
-
-
-def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments: stage.Output) -> dict[str, Any]:
+def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output) -> dict[str, Any]:
     """Plan the cuts of every recording; one that cannot be decoded, or gives no clip, goes to quarantine with its reason."""
     table = corpus / "recordings.parquet"
     recordings = shards.read_table(table, manifest.RECORDINGS)
@@ -44,7 +35,7 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
             f"none of the {recordings.num_rows} recordings gives a clip: {found}. "
-            "Look at their files, or at `segment.min_seconds`, `segment.tail` and `segment.max_seconds`"
+            "Look at their files, or at `tail` and `max_seconds` of these clips in params.yaml"
         )
     names = ClipNames()
     with shards.ShardWriter(segments, manifest.SEGMENTS) as writer:
@@ -66,7 +57,7 @@ def run(params: SegmentParams, ctx: stage.Context, corpus: stage.Input, segments
 
 
 def plan_shard(
-    recordings: pa.Table, sources: Sources, params: SegmentParams, output: Path, previous: Path | None = None
+    recordings: pa.Table, sources: Sources, params: ClipPlan, output: Path, previous: Path | None = None
 ) -> shards.Report:
     """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have."""
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
@@ -94,7 +85,7 @@ def _key(recording: dict[str, Any]) -> str:
 def _plan(
     row: dict[str, Any],
     recording: decode.Recording | decode.DecodeError,
-    params: SegmentParams,
+    params: ClipPlan,
     writer: shards.ItemWriter,
     report: shards.Report,
 ) -> None:
@@ -105,9 +96,13 @@ def _plan(
             raise recording
         probed = recording.probe()
         length = resampled_length(probed.num_frames, probed.sample_rate, params.sample_rate)
+        seconds = length / params.sample_rate
+        if probed.num_frames < segment.SHORTEST_SECONDS * probed.sample_rate:
+            raise decode.DecodeError("too short", f"{seconds:.3f} s, under {segment.SHORTEST_SECONDS:g} s")
         cuts = segment.plan_cuts(length, clip_samples, params.tail, min_samples)
         if not cuts:
-            raise decode.DecodeError("too short", f"{length / params.sample_rate:.3f} s gives no clip ({_why_none(params)})")
+            why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}"
+            raise decode.DecodeError("too short", f"{seconds:.3f} s gives no clip: {why}")
     except decode.DecodeError as error:
         report.reject(row["path"], error.reason, error.detail)
         return
@@ -139,10 +134,6 @@ def _plan(
         )
 
 
-def _why_none(params: SegmentParams) -> str:
-    return f"clips last {params.clip_seconds:g} s, tail is {params.tail}, min_seconds {params.min_seconds:g}"
-
-
 class ClipNames:
     """Every clip's AudioCaps name, once.
 
@@ -169,4 +160,4 @@ class ClipNames:
 
 
 if __name__ == "__main__":
-    stage.main(run, section="segment")
+    stage.main(run, section="clips")

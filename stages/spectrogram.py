@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import soundfile
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.mel import SPEC_KEY, MelSpec, log_mel
+from soundmill.audio.flac import decode_mono, flac_rate
+from soundmill.audio.mel import SPEC_KEY, MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 
@@ -19,9 +18,9 @@ from soundmill.stage import Context, Input, Output
 SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
-def run(params: MelSpec, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
+def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
     """Write a spectrogram for every clip of `audio`, a directory of shards of clips or of mixes; there may be none."""
-    spec_json = params.model_dump_json()
+    spec_json = params.spec.model_dump_json()
     jobs = []
     for path in shards.shard_paths(audio):
         facts = shards.signature(path)
@@ -62,11 +61,11 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
 
 def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
     """Log-mel of one row, float16 [n_mels, num_frames]."""
-    wave, sample_rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+    wave, sample_rate = decode_mono(row["audio"]["bytes"]), flac_rate(row["audio"]["bytes"])
     if sample_rate != spec.sample_rate:
         raise UserError(
             f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
-            "set its sample_rate to segment.sample_rate"
+            "set its sample_rate to that of its clips"
         )
     return np.ascontiguousarray(log_mel(wave, spec).astype("<f2"))
 

@@ -1,4 +1,4 @@
-"""A small prepared corpus, as the pipeline leaves it: clips in shards and their catalog."""
+"""A small prepared corpus, as the pipeline leaves it: clips in shards and their catalog; and a plan to cut clips by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from soundmill import clips, manifest, shards
 from soundmill.audio import flac
 
 RATE = 16_000
+PLAN = {
+    "sample_rate": RATE,
+    "channels": 1,
+    "clip_seconds": 5.0,
+    "tail": "pad",
+    "min_seconds": 1.0,
+    "loudness": "none",
+    "tolerance_seconds": 0.05,
+    "silence_dbfs": -90.0,
+    "max_seconds": 600.0,
+}
 VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
 ROWS = [
     # clip id, split, captions, labels

@@ -248,8 +248,7 @@ def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
         fill(project / "corpus here", canary, random.Random(batch), BATCH)
         document = params.compose(root / "conf", ["corpus=auto", "model=ddpm_mel"])
         document["corpus"] |= {"path": str(project / "corpus here"), "shards": 2}
-        document["segment"] |= {"max_seconds": 60.0}
-        document["resample"] |= {"max_seconds": 60.0}
+        document["clips"]["default"] |= {"max_seconds": 60.0}
         params.write_yaml(document, project / "params.yaml")
         held = digests(project / "corpus here")
         for stage in ("scan", "segment", "resample"):
@@ -276,11 +275,8 @@ def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
 
 
 def run_stage(root: Path, project: Path, stage: str) -> subprocess.CompletedProcess[str]:
-    ports = {
-        "scan": ["--corpus", "data/corpus"],
-        "segment": ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
-        "resample": ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
-    }[stage]
+    planned = ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet"]
+    ports = {"scan": ["--corpus", "data/corpus"], "segment": planned, "resample": [*planned, "--clips", "data/clips"]}[stage]
     kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
     return subprocess.run(
         [sys.executable, "-m", f"stages.{stage}", *ports, *kept],

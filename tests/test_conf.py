@@ -13,7 +13,7 @@ from soundmill.audio.mel import num_frames
 from soundmill.models import registry
 from tests.imports import ROOT
 
-SINGLE = ("segment", "resample", "quality", "rename", "mixup", "tagger", "evaluate")
+SINGLE = ("duplicates", "quality", "splits", "catalog", "rename", "mixup", "tagger", "evaluate")
 
 
 def accepted(stage: str) -> type[params.StageParams]:
@@ -32,9 +32,14 @@ def test_every_stage_accepts_every_choice(corpus, scale):
     params.parse(accepted("corpus" if document["corpus"]["embedded"] else "scan"), document["corpus"], where)
     for stage in SINGLE:
         params.parse(accepted(stage), document[stage], where)
+    for plan in document["clips"].values():
+        params.parse(accepted("segment"), plan, where)
+        params.parse(accepted("resample"), plan, where)
     for spec in document["spectrogram"].values():
         params.parse(accepted("spectrogram"), spec, where)
+        assert spec["sample_rate"] == document["clips"][spec["clips"]]["sample_rate"]
     for family, wants in document["families"].items():
+        assert wants["clips"] in document["clips"]
         assert wants["inputs"] in {f"data/{family}", *(f"data/spectrograms/clips/{name}" for name in document["spectrogram"])}
         params.parse(registry.family(family).train_params, document[family]["train"], where)
         params.parse(registry.family(family).generate_params, document[family]["generate"], where)
@@ -60,4 +65,13 @@ def test_what_latent_families_need_is_there(scale):
         latents = params.parse(accepted("latents"), document[family]["latents"], family)
         params.parse(accepted("encode_text"), document["text"][family], family)
         assert latents.frames % autoencoder.network.factor == 0
-        assert latents.frames + 1 >= num_frames(spec, int(document["segment"]["clip_seconds"] * spec.sample_rate))
+        assert latents.frames + 1 >= num_frames(spec, int(document["clips"][wants["clips"]]["clip_seconds"] * spec.sample_rate))
+
+
+def test_the_length_of_one_familys_clips_is_not_anothers():
+    document = params.compose(ROOT / "conf", ["scale=paper"])
+    seconds = {family: document["clips"][wants["clips"]]["clip_seconds"] for family, wants in document["families"].items()}
+    assert seconds == {"ddpm_mel": 5.0, "tango": 10.0}
+    assert document["ddpm_mel"]["train"]["picture"]["seconds"] == 5.0
+    assert {document[stage]["clips"] for stage in ("mixup", "rename")} == {"tango"}
+    assert document["spectrogram"]["tagger"]["clips"] == "default"

@@ -197,6 +197,7 @@ def test_architecture_has_the_rooms_and_their_imports():
 
 def test_architecture_has_the_graph():
     names = {"item.inputs": "INPUTS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
+    names |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 
     def place(path: str, key: str) -> str:
         return re.sub(r"\$\{([^}]+)\}", lambda match: {"key": key, **names}[match[1]], path)
@@ -204,7 +205,7 @@ def test_architecture_has_the_graph():
     stages = {}
     for name, entry in DVC.items():
         stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")
-        key = "SPEC" if over == "spectrogram" else "FAMILY"
+        key = {"spectrogram": "SPEC", "clips": "VARIANT"}.get(over, "FAMILY")
         reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}"))}
         stages[name] = (over, reads, {place(out, key) for out in stage["outs"]})
     documented = {

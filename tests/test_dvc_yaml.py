@@ -90,7 +90,7 @@ def port_faults(name: str, stage: dict) -> list[str]:
     on_command = set(re.findall(r"(data/\S+|\$\{item\.inputs\})", stage["cmd"]))
     faults = [f"{name}: {port} is on the command or in deps and outs, not in both" for port in sorted(on_command ^ ports)]
     module = re.search(r"-m stages\.(\w+)", stage["cmd"])[1]
-    section = {"scan": "corpus", "encode_text": "text"}.get(module, module)
+    section = {"scan": "corpus", "segment": "clips", "resample": "clips", "encode_text": "text"}.get(module, module)
     variant = re.search(r"--variant (\S+)", stage["cmd"])
     sections = ([f"{section}.{variant[1]}"],) if variant else ([section], [f"${{key}}.{section}"])
     faults += [] if stage["params"] in sections else [f"{name}: params {stage['params']} are not its section"]

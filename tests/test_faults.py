@@ -17,8 +17,8 @@ from soundmill import params
 
 PORTS = {
     "scan": ["--corpus", "data/corpus"],
-    "segment": ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
-    "resample": ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
+    "segment": ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet"],
+    "resample": ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
 }
 LARGE, SMALL = "64m", "1m"  # of the clips' 4 MB, the small one holds a part
 

@@ -49,9 +49,9 @@ def tree(directory: Path) -> dict[str, bytes]:
 # stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
 KILLED = [
     ("corpus@synthetic", "corpus", "*/*/*.report.json", 0.0),
-    ("segment", "segment", "kept/*/*/*.report.json", 0.0),
-    ("resample", "resample", "kept/*/*/*.report.json", 0.0),
-    ("quality", "quality", "kept/*/*/*.report.json", 0.0),
+    ("segment@default", "segment-default", "kept/*/*/*.report.json", 0.0),
+    ("resample@default", "resample-default", "kept/*/*/*.report.json", 0.0),
+    ("duplicates", "duplicates", "kept/*/*/*.report.json", 0.0),
     ("rename", "rename", "kept/*/named/*.report.json", 0.0),
     ("mixup", "mixup", "kept/*/*/*.report.json", 0.0),
     ("spectrogram@tagger", "spectrogram-tagger", "kept/*/*/*.report.json", 0.0),
@@ -89,7 +89,8 @@ NEW_FAMILY = """
 # @package _global_
 families:
   tiny_codec:
-    inputs: data/clips
+    clips: default
+    inputs: data/clips/default
     components: {source: waves, codec: waves, vocoder: waves, condition: waves}
 tiny_codec:
   train:
@@ -172,12 +173,12 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     done = dvc(checkout, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
-    clips = pd.read_parquet(checkout / "data/clips")
+    clips = pd.read_parquet(checkout / "data/clips/default")
     assert {"clip_id", "audio", "source", "start", "digest"} <= set(clips.columns)
     assert set(clips.audio.iloc[0]) == {"bytes", "path"}
-    shard = next((checkout / "data/clips").iterdir())
+    shard = next((checkout / "data/clips/default").iterdir())
     assert shard.stat().st_nlink == 3  # the output, DVC's cache and what the next run reuses: one file
-    catalog = pd.read_parquet(checkout / "data/catalog.parquet").set_index("clip_id")
+    catalog = pd.read_parquet(checkout / "data/catalog/default.parquet").set_index("clip_id")
     assert sorted(catalog.index) == sorted(clips.clip_id)
     for split in manifest.SPLITS:
         rows = list(manifest.read_tango_json(checkout / f"data/audiocaps/{split}.json"))
@@ -187,7 +188,7 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
             assert (info.samplerate, info.channels, info.format) == (16000, 1, "WAV")
             clip_id = Path(row["location"]).stem
             assert row["captions"] in list(catalog.captions[clip_id])
-    assert metrics(checkout, "rename")["missing"] == metrics(checkout, "rename")["orphans"] == 0
+    assert metrics(checkout, "catalog/default")["missing"] == metrics(checkout, "catalog/default")["orphans"] == 0
     made = {path.stem for path in (checkout / "data/generated/ddpm_mel").glob("*.wav")}
     assert len(made) == metrics(checkout, "generate/ddpm_mel")["generated"] > 1
     assert set(catalog.split[list(made)]) == {"test"}
@@ -198,7 +199,7 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     assert "fad_yamnet" not in scores
     assert (checkout / "data/report/ddpm_mel/index.html").stat().st_size > 10_000
     assert (checkout / "mlflow.db").exists()
-    for table in (checkout / "data/quarantine").glob("*.parquet"):
+    for table in (checkout / "data/quarantine").rglob("*.parquet"):
         assert pq.read_schema(table).names == ["path", "reason", "detail"]
 
     again = dvc(checkout, "repro")
@@ -255,7 +256,7 @@ def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path
     done = dvc(checkout, "exp", "run", *(word for override in overrides for word in ("-S", override)))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not list(tmp_path.rglob("injected"))
-    rejected = pd.concat(pd.read_parquet(path) for path in (checkout / "data/quarantine").glob("*.parquet"))
+    rejected = pd.concat(pd.read_parquet(path) for path in (checkout / "data/quarantine").rglob("*.parquet"))
     reasons = {Path(row.path).name: row.reason for row in rejected.itertuples()}
     assert reasons == {
         "1-1-A.wav": "empty",
@@ -264,7 +265,7 @@ def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path
         "1-4-A.ogg": "not a regular file",
         "1-5-A.ogg": "truncated",
     }
-    catalog = pd.read_parquet(checkout / "data/catalog.parquet")
+    catalog = pd.read_parquet(checkout / "data/catalog/default.parquet")
     assert set(catalog.source) >= {"001 - Dog bark/1-6-A\\x0a\\xff.ogg"}
     assert len(catalog) == 28
     assert {label for labels in catalog.labels for label in labels} == {"dog bark", "rain", "clock tick"}
@@ -284,9 +285,9 @@ TANGO = [
     "corpus=folder",
     "corpus.shards=1",
     "execution.workers=1",
-    "rename.caption_template='the sound of {label}'",
-    "rename.valid_fraction=0.0",
-    "rename.test_fraction=0.4",
+    "catalog.caption_template='the sound of {label}'",
+    "splits.valid_fraction=0.0",
+    "splits.test_fraction=0.4",
     "tagger.epochs=1",
     "evaluate.embedders=[tagger]",
     "evaluate.bootstrap=0",

@@ -17,9 +17,9 @@ def to_pcm16(wave: np.ndarray) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
-    """Mono float32 [T] as FLAC of 16 bits; the same samples give the same bytes."""
+    """Float32 [T] or [C, T] as FLAC of 16 bits; the same samples give the same bytes."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_pcm16(wave), sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, to_pcm16(wave).T, sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
@@ -33,10 +33,21 @@ def flac_rate(data: bytes) -> int:
     return int.from_bytes(data[18:21], "big") >> 4
 
 
+def flac_channels(data: bytes) -> int:
+    """The channels of FLAC bytes that this project wrote: three bits behind the sample rate (RFC 9639, 8.2)."""
+    return (data[20] >> 1 & 7) + 1
+
+
 def decode_flac(data: bytes) -> np.ndarray:
-    """Mono float32 [T] of FLAC bytes that this project wrote."""
-    wave, _ = soundfile.read(io.BytesIO(data), dtype="float32")
-    return wave
+    """Float32 [C, T] of FLAC bytes that this project wrote."""
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return np.ascontiguousarray(wave.T)
+
+
+def decode_mono(data: bytes) -> np.ndarray:
+    """Float32 [T] of FLAC bytes that this project wrote: the mean of their channels."""
+    wave = decode_flac(data)
+    return wave[0] if len(wave) == 1 else wave.mean(axis=0)
 
 
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:

@@ -53,6 +53,16 @@ class MelSpec(BaseModel):
         return self
 
 
+class SpectrogramParams(MelSpec):
+    """A mel spec as params.yaml has it: with the variant of clips whose spectrograms are made."""
+
+    clips: str = Field(min_length=1)
+
+    @property
+    def spec(self) -> MelSpec:
+        return MelSpec(**self.model_dump(exclude={"clips"}))
+
+
 def num_frames(spec: MelSpec, num_samples: int) -> int:
     """Frames of a centred STFT: one at sample 0 and one every hop."""
     return 1 + num_samples // spec.hop_length

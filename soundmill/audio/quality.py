@@ -44,14 +44,15 @@ class RecordingMeter:
         self._pending: list[np.ndarray] = []
         self._waiting = 0  # frames in them
         self._frames = 0
-        self._channels = 0
+        self.channels = 0
         self._ceiling = 0.0
         self._clipped = np.zeros(0, np.int64)  # samples of all channels, by bin
         self._sums = self._squares = self._products = np.zeros(0)
 
     def add(self, block: np.ndarray) -> None:
         """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled; they must stay as they are."""
-        size = max(MIN_METER_FRAMES, METER_SAMPLES // block.shape[1])
+        self.channels = block.shape[1]
+        size = max(MIN_METER_FRAMES, METER_SAMPLES // self.channels)
         while len(block):
             room = size - self._waiting
             part, block = block[:room], block[room:]
@@ -69,7 +70,7 @@ class RecordingMeter:
         round, 1 for the same sound twice; None where there is nothing to compare.
         """
         self._finish()
-        if self._channels < 2:
+        if self.channels < 2:
             return None
         mean = self._sums / self._frames
         spread = np.maximum(self._squares / self._frames - mean**2, 0)
@@ -85,7 +86,7 @@ class RecordingMeter:
         rate = self._sample_rate
         first, last = math.floor(start * rate / self._bin + 1e-6), math.ceil((start + seconds) * rate / self._bin - 1e-6)
         frames = min(last * self._bin, self._frames) - first * self._bin
-        return _plain(self._clipped[first:last].sum() / (frames * self._channels), 6) if frames > 0 else 0.0
+        return _plain(self._clipped[first:last].sum() / (frames * self.channels), 6) if frames > 0 else 0.0
 
     def _finish(self) -> None:
         if self._pending:
@@ -95,16 +96,15 @@ class RecordingMeter:
 
     def _measure(self, block: np.ndarray) -> None:
         channels = np.ascontiguousarray(block.T)  # sums along a channel are ten times as fast as across
-        self._channels = len(channels)
         with np.errstate(over="ignore", invalid="ignore"):  # the decoder refuses such samples, in its own words
             self._count_clipped(channels)
-            if self._channels > 1:
+            if self.channels > 1:
                 self._correlate(channels)
         self._frames += len(block)
 
     def _correlate(self, channels: np.ndarray) -> None:
         if not len(self._sums):
-            self._sums, self._squares, self._products = np.zeros((3, self._channels))
+            self._sums, self._squares, self._products = np.zeros((3, self.channels))
         self._sums += channels.sum(axis=1)
         self._squares += np.einsum("cn,cn->c", channels, channels)
         self._products += channels @ channels[0]
@@ -138,17 +138,21 @@ class RecordingMeter:
 def measure_clip(
     wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float, gain: float = 1.0
 ) -> dict[str, float | None]:
-    """Every measure of one clip: mono float32 [T] without padding, `start` seconds into its recording.
+    """Every measure of one clip: float32 [T] or [C, T] without padding, `start` seconds into its recording.
 
-    `gain`: what it was multiplied by to stay within full scale, before which its peak is told. The result is a value of
-    manifest.QUALITY, rounded to digits that mean something and are equal on every machine.
+    The peak is of all channels; level, silence, offset and bandwidth are of their mean. `gain`: what it was multiplied by to stay
+    within full scale, before which its peak is told. The result is a value of manifest.QUALITY, rounded to digits that mean
+    something and are equal on every machine.
     """
+    peak = float(np.abs(wave).max(initial=0.0))
+    if wave.ndim > 1:
+        wave = np.ascontiguousarray(wave[0]) if len(wave) == 1 else wave.mean(axis=0)
     seconds = len(wave) / sample_rate
     size = window_length(sample_rate)
     level, spectrum = _spectrum(wave, sample_rate, size)
     return {
         "seconds": _plain(seconds, 6),
-        "peak": _plain(max(wave.max(initial=0.0), -wave.min(initial=0.0)) / gain, 5),
+        "peak": _plain(peak / gain, 5),
         "level_db": level,
         "silence_ratio": _silence_ratio(wave, size // 2),
         "clipping_ratio": recording.clipping_ratio(start, seconds) if len(wave) else 0.0,

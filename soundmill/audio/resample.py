@@ -17,16 +17,18 @@ def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
     return (2 * num_samples * rate_out + rate_in) // (2 * rate_in)
 
 
-def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
-    """Resample a stream of mono float32 blocks [n]; the parts add up to exactly `resampled_length`, however it was cut.
+def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channels: int = 1) -> Iterator[np.ndarray]:
+    """Resample a stream of float32 blocks, [n] of one channel or [n, channels] of several.
 
-    Memory stays bounded by the larger of a block in and `BLOCK_SAMPLES`.
+    The parts add up to exactly `resampled_length`, however it was cut. Memory stays bounded by the larger of a block in and
+    `BLOCK_SAMPLES`.
     """
     if rate_in == rate_out:
         for block in blocks:
             yield np.asarray(block, dtype=np.float32)
         return
-    stream = _idle.pop((rate_in, rate_out), None) or soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32", quality=QUALITY)
+    kind = rate_in, rate_out, channels
+    stream = _idle.pop(kind, None) or soxr.ResampleStream(*kind, dtype="float32", quality=QUALITY)
     most = max(1, min(BLOCK_SAMPLES, BLOCK_SAMPLES * rate_in // rate_out))
     taken = given = 0
     for block in blocks:
@@ -37,19 +39,19 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -
             given += len(made)
             yield made
     left = resampled_length(taken, rate_in, rate_out) - given
-    tail = np.zeros(left, dtype=np.float32)
+    tail = np.zeros(left if channels == 1 else (left, channels), dtype=np.float32)
     if taken:
         rest = stream.resample_chunk(tail[:0], last=True)[:left]
         tail[: len(rest)] = rest
     yield tail
     stream.clear()
     if len(_idle) < MAX_IDLE:
-        _idle[rate_in, rate_out] = stream
+        _idle[kind] = stream
 
 
-# Streams that came to their end, for the next one of the same rates: a new one takes a tenth of the time of 5 s of sound. Taken out
-# while in use, so two at once never share one.
-_idle: dict[tuple[int, int], soxr.ResampleStream] = {}
+# Streams that came to their end, for the next one of the same rates and channels: a new one takes a tenth of the time of 5 s of
+# sound. Taken out while in use, so two at once never share one.
+_idle: dict[tuple[int, int, int], soxr.ResampleStream] = {}
 
 
 def resample(wave: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:

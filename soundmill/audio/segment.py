@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Tail = Literal["keep", "drop", "pad"]
+SHORTEST_SECONDS = 0.01  # a recording under it is no sound, however it is cut
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ def to_samples(seconds: float, sample_rate: int) -> int:
 def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int) -> list[Cut]:
     """Consecutive clips of `clip_samples`; the shorter piece at the end, if any, is kept, dropped or padded as `tail` says.
 
-    A remainder under `min_samples` is dropped under every policy. What no cut covers is `dropped_samples`.
+    A remainder under `min_samples` is dropped under every policy; a recording that is shorter than a clip is no remainder.
+    What no cut covers is `dropped_samples`.
     """
     if clip_samples < 1:
         raise ValueError(f"a clip needs at least one sample, got {clip_samples}")
     whole, rest = divmod(num_samples, clip_samples)
     cuts = [Cut(index * clip_samples, clip_samples, 0) for index in range(whole)]
-    if rest and rest >= min_samples and tail != "drop":
+    if rest and tail != "drop" and (not whole or rest >= min_samples):
         cuts.append(Cut(whole * clip_samples, rest, clip_samples - rest if tail == "pad" else 0))
     return cuts
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, Split, check_apart, project_root, sample_rate_of, tables
+from soundmill.commands.project import Clips, Project, Split, check_apart, project_root, sample_rate_of, tables
 from soundmill.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
@@ -22,12 +22,13 @@ def list_clips(
     label: Label = None,
     text: Text = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many (0: all).")] = 50,
+    variant: Clips = "default",
     project: Project = None,
 ) -> None:
     """List clips: id, split, labels, where they come from, first caption."""
     from soundmill import clips
 
-    rows = clips.find(tables(project_root(project)), split=split, label=label, text=text)
+    rows = clips.find(tables(project_root(project), variant), split=split, label=label, text=text)
     shown = rows[:limit] if limit else rows
     width = max((len(row["clip_id"]) for row in shown), default=0)
     for row in shown:
@@ -38,22 +39,22 @@ def list_clips(
 
 
 @app.command("show")
-def show_clip(clip_id: str, project: Project = None) -> None:
+def show_clip(clip_id: str, variant: Clips = "default", project: Project = None) -> None:
     """Show all that is known of one clip, down to the recording and the second it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
 
     root = project_root(project)
-    row = clips.get(tables(root), clip_id)
+    row = clips.get(tables(root, variant), clip_id)
     wave = flac.decode_flac(row["audio"]["bytes"])
-    peak = float(abs(wave).max()) if len(wave) else 0.0
-    sample_rate = sample_rate_of(root)
+    peak = float(abs(wave).max(initial=0.0))
+    sample_rate = sample_rate_of(root, variant)
     clips.check_rate(row, sample_rate)
     facts = {
         "clip": row["clip_id"],
         "recording": row["source"],
         "starts at": f"{row['start']:g} s",
-        "length": f"{len(wave) / sample_rate:g} s at {sample_rate} Hz",
+        "length": f"{wave.shape[1] / sample_rate:g} s at {sample_rate} Hz, {('mono', 'stereo')[len(wave) - 1]}",
         "peak": f"{peak:.3f}",
         "split": row["split"],
         "labels": ", ".join(row["labels"]) or "-",
@@ -62,7 +63,8 @@ def show_clip(clip_id: str, project: Project = None) -> None:
     }
     for key, value in facts.items():
         typer.echo(f"{key:<10} {value}")
-    typer.echo(f"hear it:   soundmill clips export {'-- ' if clip_id.startswith('-') else ''}{clip_id}")
+    option = "" if variant == "default" else f"--clips {variant} "
+    typer.echo(f"hear it:   soundmill clips export {option}{'-- ' if clip_id.startswith('-') else ''}{clip_id}")
 
 
 @app.command("export")
@@ -72,18 +74,19 @@ def export_clips(
     label: Label = None,
     text: Text = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("clips"),
+    variant: Clips = "default",
     project: Project = None,
 ) -> None:
     """Write clips as WAV files."""
     from soundmill import clips
 
     root = project_root(project)
-    where = tables(root)
+    where = tables(root, variant)
     for clip_id in clip_ids or []:
         clips.get(where, clip_id)
     selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
     if not selected:
         raise UserError("no clip matches; `soundmill clips list` shows what there is")
     check_apart(output, root)
-    for path in clips.export(where, selected, output, sample_rate_of(root)):
+    for path in clips.export(where, selected, output, sample_rate_of(root, variant)):
         typer.echo(path)

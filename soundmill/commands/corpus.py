@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, Split, check_apart, project_root, sample_rate_of, tables, writable_file
+from soundmill.commands.project import Clips, Project, Split, check_apart, project_root, sample_rate_of, tables, writable_file
 from soundmill.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Look at a corpus before it is used: nothing is written but what is asked for.")
@@ -102,6 +102,7 @@ def export_corpus(
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],
     split: Split = None,
+    variant: Clips = "default",
     project: Project = None,
 ) -> None:
     """Write the prepared clips in another tool's format, so that the tool can be pointed at the directory."""
@@ -112,7 +113,8 @@ def export_corpus(
     root = project_root(project)
     check_apart(directory, root)
     with tqdm(desc=f"export {format}", unit="clip", disable=not sys.stderr.isatty()) as bar:
-        result = exports.export(tables(root), format, directory, sample_rate_of(root), split=split, progress=bar.update)
+        where, rate = tables(root, variant), sample_rate_of(root, variant)
+        result = exports.export(where, format, directory, rate, split=split, progress=bar.update)
     typer.echo(f"{directory}: {result.written} clips as {format}")
     if result.left_out:
         clip_id, reason = result.left_out[0]

@@ -56,8 +56,8 @@ def run(
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = found.format
     document["corpus"]["path"] = str(corpus.resolve())
-    clips = found.num_clips(document["segment"]["clip_seconds"])
-    training_seconds = sum(cost.seconds(name, document, clips, len(found.labels)) for name in document["families"])
+    clips = {name: found.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()}
+    training_seconds = sum(cost.seconds(name, document, count, len(found.labels)) for name, count in clips.items())
     for line in found.describe(document, training_seconds):
         typer.echo(line)
     if dry_run:

@@ -11,6 +11,7 @@ import typer
 from soundmill.errors import UserError
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
+Clips = Annotated[str, typer.Option("--clips", help="The variant of clips, a name below `clips` in params.yaml.")]
 Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
 
 
@@ -50,16 +51,17 @@ def warn_of_leftovers(root: Path) -> None:
         typer.secho(str(leftover), fg="yellow", err=True)
 
 
-def tables(root: Path):
-    from soundmill import clips
+def tables(root: Path, variant: str):
+    from soundmill import clips, params
 
-    return clips.Tables(root / "data" / "clips", root / "data" / "catalog.parquet")
+    params.section(params.read_yaml(root / "params.yaml"), f"clips.{variant}", "params.yaml")
+    return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")
 
 
-def sample_rate_of(root: Path) -> int:
-    from soundmill import params as parameters
+def sample_rate_of(root: Path, variant: str) -> int:
+    from soundmill import params
 
-    return int(parameters.section(parameters.read_yaml(root / "params.yaml"), "resample.sample_rate", "params.yaml"))
+    return int(params.section(params.read_yaml(root / "params.yaml"), f"clips.{variant}.sample_rate", "params.yaml"))
 
 
 def writable_file(path: Path | None) -> Path | None:

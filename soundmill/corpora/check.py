@@ -290,7 +290,7 @@ def show(report: Report, console: Console) -> None:
     of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     if report.inside:
-        cut = "described only if a clip is cut within half a second of where they begin (segment.clip_seconds)"
+        cut = "described only if a clip is cut within half a second of where they begin (clips.default.clip_seconds)"
         _say(console, f"          {report.inside:,} of them begin inside of a longer file, and are {cut}", "yellow")
     if tables.named:
         _say(console, f"          {len(tables.named):,} of them have neither caption nor label", "yellow")

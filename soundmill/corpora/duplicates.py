@@ -11,7 +11,6 @@ LOOKING_UP threads.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -170,7 +169,7 @@ def _unescaped(path: str) -> str:
 
 def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:
     """Write the fingerprints of one shard's clips; those of unchanged clips are taken from `previous`."""
-    import soundfile
+    from soundmill.audio.flac import decode_mono, flac_rate
 
     with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
         plain = list(shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"]))
@@ -181,7 +180,8 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
             if writer.copy(key):
                 continue
             with writer.item(key):
-                wave, rate = soundfile.read(io.BytesIO(next(audio)["audio"]["bytes"]), dtype="float32")
+                data = next(audio)["audio"]["bytes"]
+                wave, rate = decode_mono(data), flac_rate(data)
                 found = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
                 writer.write({**row, "seconds": len(wave) / rate, **landmarks(found)})
     return writer.report

@@ -273,9 +273,9 @@ def _picture(flac: bytes) -> str:
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
-    from soundmill.audio.flac import decode_flac
+    from soundmill.audio.flac import decode_mono
 
-    wave = decode_flac(flac)
+    wave = decode_mono(flac)
     wave = np.pad(wave, (0, max(0, PICTURE_COLUMNS - len(wave))))
     edges = np.linspace(0, len(wave), PICTURE_COLUMNS + 1).astype(int)[:-1]
     heights = np.linspace(1, -1, WAVE_ROWS)[:, None]
@@ -353,7 +353,7 @@ audio { width: 100%; height: 34px; margin-top: .4rem; }
 <section class="panel scroll">$rules</section>
 <h2>How the measures are spread <small>number of clips, on a logarithmic scale; dashed: the limit</small></h2>
 <section class="grid">$histograms</section>
-<h2>Quarantined <small>all of them, with their reasons: data/quarantine/quality.parquet</small></h2>
+<h2>Quarantined <small>all of them, with their reasons: data/quarantine/quality/</small></h2>
 $quarantined
 <h2>Duplicates <small>all of them: data/duplicates.parquet</small></h2>
 $duplicates

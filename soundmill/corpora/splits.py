@@ -80,6 +80,23 @@ def assign(
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
+def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decided_by: Source) -> dict[str, str]:
+    """Split of every recording (rows of manifest.RECORDINGS), where `split_of`, as `decided_by` says, has only some.
+
+    Another one goes with its group; else by its own given split or fold, where these decide; else it trains.
+    """
+    rows = list(recordings)
+    known = [row for row in rows if row["recording_id"] in split_of]
+    of_group = {row["group"]: split_of[row["recording_id"]] for row in known if row["group"]}
+    test_folds = {row["fold"] for row in known if split_of[row["recording_id"]] == "test"} if decided_by == "folds" else set()
+
+    def rest(row: dict[str, Any]) -> str:
+        own = row["split"] if decided_by == "given" else "test" if row["fold"] in test_folds else None
+        return of_group.get(row["group"]) or own or "train"
+
+    return {row["recording_id"]: split_of.get(row["recording_id"]) or rest(row) for row in rows}
+
+
 def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     """The rows with a `group` that holds together what `pairs` of recording ids, or the groups that rows have, hold together.
 

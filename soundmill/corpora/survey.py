@@ -72,10 +72,10 @@ class Survey:
         if self.missing or self.collisions or self.ambiguous:
             lines.append(f"            all of them: soundmill corpus check {shlex.quote(str(self.directory))}")
         lines += [f"note        {remark}" for remark in self.remarks]
-        clips = self.num_clips(parameters["segment"]["clip_seconds"])
+        clips = self.num_clips(parameters["clips"]["default"]["clip_seconds"])
         seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
-        lines.append(f"will make   about {clips} clips of {parameters['segment']['clip_seconds']:g} s")
+        lines.append(f"will make   about {clips} clips of {parameters['clips']['default']['clip_seconds']:g} s")
         lines.append(
             f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk"
         )

@@ -149,7 +149,7 @@ def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list
     found = pc.index_in(owners, recordings["recording_id"].combine_chunks())
     if found.null_count:
         stray = owners.filter(pc.is_null(found))[0]
-        raise UserError(f"{clips}: no recording has the id {stray} of a clip's; remake it: `dvc repro -f segment resample`")
+        raise UserError(f"{clips}: no recording has the id {stray} of a clip's; remake it: `dvc repro -f resample`")
     return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(found).to_numpy().astype(np.int32)
 
 

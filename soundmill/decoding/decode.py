@@ -179,6 +179,17 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
     return recording.sample_rate, mono()
 
 
+def to_stereo(block: np.ndarray) -> np.ndarray:
+    """Two channels [n, 2] of float32 [n, channels]: one is doubled, of more the first two are taken (left and right in front).
+
+    Samples that are no numbers raise DecodeError.
+    """
+    stereo = np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2]
+    if not np.isfinite(stereo).all():
+        raise DecodeError("nan", "samples that are no numbers")
+    return stereo
+
+
 def mix_down(block: np.ndarray) -> np.ndarray:
     """The mean [n] of the channels of float32 [n, channels]; samples that are no numbers raise DecodeError."""
     channels = block.shape[1]

@@ -380,7 +380,7 @@ def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.n
         raise UserError(f"{shard}: no such shard, but the catalog names it; remake both with `dvc repro`")
     for row in shards.read_rows(shard, manifest.CLIPS, columns=["clip_id", "audio"]):
         if row["clip_id"] in clip_ids:
-            yield row["clip_id"], flac.decode_flac(row["audio"]["bytes"])
+            yield row["clip_id"], flac.decode_mono(row["audio"]["bytes"])
 
 
 def read_file(path: Path, sample_rate: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Prepared clips in the formats other tools read: audio and manifests side by side, so such a tool can be pointed at the directory.
 
-Every format gets the same samples (16-bit, mono, the project's rate) and as much of captions, labels and splits as it has a place
-for. A clip that a format cannot express (no caption, several labels) is left out, counted, and named in `not_exported.tsv`.
+Every format gets the same samples (16-bit, in the rate and channels of one variant of clips) and as much of captions, labels and
+splits as it has a place for. A clip that a format cannot express (no caption, several labels) is left out, counted, and named in
+`not_exported.tsv`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundmill import clips, manifest, shards
+from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned, classes, packed
 from soundmill.exports.target import Clip, Layout, NotExpressible, Target
@@ -91,6 +93,7 @@ def export(
                 row["start"],
                 stored["num_samples"],
                 sample_rate,
+                flac_channels(stored["audio"]["bytes"]),
             )
             try:
                 target.add(clip, stored["audio"]["bytes"])

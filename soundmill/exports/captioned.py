@@ -258,14 +258,15 @@ def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
     for split, rows in by_split(placed):
         recordings, supervisions = [], []
         for clip, place in rows:
+            channels = list(range(clip.channels))
             recordings.append(
                 {
                     "id": clip.clip_id,
-                    "sources": [{"type": "file", "channels": [0], "source": str(final / place)}],
+                    "sources": [{"type": "file", "channels": channels, "source": str(final / place)}],
                     "sampling_rate": clip.sample_rate,
                     "num_samples": clip.num_samples,
                     "duration": clip.seconds,
-                    "channel_ids": [0],
+                    "channel_ids": channels,
                 }
             )
             for number, caption in enumerate(clip.captions or ("",)):
@@ -275,7 +276,7 @@ def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
                         "recording_id": clip.clip_id,
                         "start": 0.0,
                         "duration": clip.seconds,
-                        "channel": 0,
+                        "channel": channels if len(channels) > 1 else 0,
                         "text": caption,
                         "custom": {"labels": list(clip.labels), "source": clip.source, "source_start": clip.start},
                     }

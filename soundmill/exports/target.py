@@ -32,6 +32,7 @@ class Clip:
     start: float  # seconds into the recording
     num_samples: int
     sample_rate: int
+    channels: int
 
     @property
     def seconds(self) -> float:

@@ -51,7 +51,7 @@ def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
 
 
 def no_training_clip(where: Path) -> UserError:
-    return UserError(f"{where}: no clip of the training split; check `rename`'s fractions and the corpus's own splits")
+    return UserError(f"{where}: no clip of the training split; check the fractions of `splits` and the corpus's own splits")
 
 
 def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
@@ -83,4 +83,4 @@ def waves_of(clips: Path, wanted: set[str]) -> Iterator[tuple[str, tuple[np.ndar
         for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
             if row["clip_id"] in wanted:
                 data = row["audio"]["bytes"]
-                yield row["clip_id"], (decode_flac(data)[None], flac_rate(data))
+                yield row["clip_id"], (decode_flac(data), flac_rate(data))

@@ -49,7 +49,7 @@ def run(
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
     if not wanted:
-        raise UserError(f"{catalog}: no test clip to generate for; raise rename.test_fraction or give the corpus a test split")
+        raise UserError(f"{catalog}: no test clip to generate for; raise splits.test_fraction or give the corpus a test split")
     if params.count is not None and len(wanted) < params.count:
         print(f"{ctx.name}: {params.count} sounds asked for, but there are {len(wanted)} test clips: one for each of them")
 

@@ -53,7 +53,7 @@ def run(
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     if params.keep == "best" and prepared.valid_loss is None:
         raise UserError(
-            f"{family}.train.keep is `best`, and {catalog} has no clip of the validation split; raise rename.valid_fraction, or "
+            f"{family}.train.keep is `best`, and {catalog} has no clip of the validation split; raise splits.valid_fraction, or "
             "set it to `last`"
         )
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}

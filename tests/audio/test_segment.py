@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_keep_and_pad_drop_only_what_is_under_the_minimum(length, clip, minimum)
     assert all(cut.pad_samples == 0 for cut in kept)
     assert [cut.num_samples for cut in kept] == [cut.num_samples for cut in plan_cuts(length, clip, "pad", minimum)]
     rest = length % clip
-    assert dropped_samples(length, kept) == (rest if rest < minimum else 0)
+    assert dropped_samples(length, kept) == (rest if rest < minimum and length > clip else 0)
 
 
 def test_five_seconds_and_a_millisecond_is_one_clip_and_a_dropped_remainder():
@@ -53,9 +55,23 @@ def test_seven_seconds_with_padding_are_two_clips():
     assert plan_cuts(112_000, 80_000, "pad", 16_000) == [Cut(0, 80_000, 0), Cut(80_000, 32_000, 48_000)]
 
 
-def test_a_recording_under_the_minimum_gives_nothing():
-    assert plan_cuts(15_999, 80_000, "pad", 16_000) == []
+def test_a_recording_shorter_than_a_clip_is_no_remainder():
+    assert plan_cuts(800, 80_000, "pad", 16_000) == [Cut(0, 800, 79_200)]
+    assert plan_cuts(800, 80_000, "keep", 16_000) == [Cut(0, 800, 0)]
+    assert plan_cuts(800, 80_000, "drop", 16_000) == []
     assert plan_cuts(0, 80_000, "keep", 0) == []
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("seconds", [0.743, 5.0, 10.0])
+def test_clips_start_at_whole_samples_of_every_rate(rate, seconds):
+    """A clip's length is rounded once; so after an hour no start has drifted, and seconds name the sample exactly."""
+    clip = to_samples(seconds, rate)
+    assert abs(Fraction(clip, rate) - Fraction(seconds)) <= Fraction(1, 2 * rate)
+    cuts = plan_cuts(3600 * rate + 17, clip, "keep", 0)
+    assert [cut.start_sample for cut in cuts] == [index * clip for index in range(len(cuts))]
+    assert all(to_samples(cut.start_sample / rate, rate) == cut.start_sample for cut in cuts)
+    assert dropped_samples(3600 * rate + 17, cuts) == 0
 
 
 def test_a_clip_has_at_least_one_sample():

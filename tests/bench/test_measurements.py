@@ -188,6 +188,7 @@ def test_scale(root, tmp_path, captions):
             "scan",
             "segment",
             "resample",
+            "catalog",
             "rename",
             "mixup",
             "spectrogram",

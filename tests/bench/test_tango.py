@@ -69,8 +69,8 @@ def prepared(tmp_path_factory, shared) -> Path:
             split = "test" if number % 2 else "train"
             more = {"shard": 0, "split": split, "captions": [label], "labels": [label], "corpus": "esc", "weight": 1.0}
             catalog.append({**same, **more})
-    shards.write_rows(clips, home / "clips" / shard_name(0), manifest.CLIPS)
-    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
+    shards.write_rows(clips, home / "clips/default" / shard_name(0), manifest.CLIPS)
+    shards.write_rows(catalog, home / "catalog/default.parquet", manifest.CATALOG)
     return home
 
 
@@ -102,8 +102,8 @@ def test_steering(tmp_path, monkeypatch, shared, untrained, prepared):
 
 
 def test_a_corpus_of_other_labels_cannot_tell(tmp_path, prepared):
-    rows = shards.read_table(prepared / "catalog.parquet", manifest.CATALOG).to_pylist()
-    shards.write_rows([{**row, "labels": ["violin"]} for row in rows], tmp_path / "catalog.parquet", manifest.CATALOG)
+    rows = shards.read_table(prepared / "catalog/default.parquet", manifest.CATALOG).to_pylist()
+    shards.write_rows([{**row, "labels": ["violin"]} for row in rows], tmp_path / "catalog/default.parquet", manifest.CATALOG)
     with pytest.raises(UserError, match="test clips of 0 kinds of sound"):
         steering.prompts(tmp_path, 2)
 

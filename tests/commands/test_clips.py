@@ -14,7 +14,7 @@ from tests.commands.running import soundmill
 def project(tmp_path):
     """A project with five clips, as the stages leave them."""
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    (tmp_path / "params.yaml").write_text("resample: {sample_rate: 16000}\n")
+    (tmp_path / "params.yaml").write_text("clips: {default: {sample_rate: 16000}}\n")
     ids = ["-abcdefghij_0", "dog_5", "rain_0", "rain_5", "siren_0"]
     waves = {name: np.sin(np.arange(800 * (n + 1)) / 9).astype(np.float32) * 0.5 for n, name in enumerate(ids)}
     audio, catalog = [], []
@@ -29,8 +29,8 @@ def project(tmp_path):
         catalog.append({**where, "shard": n % 2, "split": split, "captions": [f"a {label} is heard"], "labels": [label]})
     for shard in range(2):
         rows = [row for n, row in enumerate(audio) if n % 2 == shard]
-        shards.write_rows(rows, tmp_path / "data/clips" / shards.shard_name(shard), manifest.CLIPS)
-    shards.write_rows(catalog, tmp_path / "data/catalog.parquet", manifest.CATALOG)
+        shards.write_rows(rows, tmp_path / "data/clips/default" / shards.shard_name(shard), manifest.CLIPS)
+    shards.write_rows(catalog, tmp_path / "data/catalog/default.parquet", manifest.CATALOG)
     return tmp_path, waves
 
 
@@ -82,5 +82,5 @@ def test_outside_a_checkout_the_remedy_is_named(tmp_path):
 
 
 def test_before_the_pipeline_ran(tmp_path):
-    with pytest.raises(UserError, match="dvc repro rename"):
+    with pytest.raises(UserError, match="run `dvc repro`"):
         clips.find(clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet"))

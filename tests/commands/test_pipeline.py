@@ -4,7 +4,7 @@ from tests.commands.running import soundmill
 
 
 def test_params_prints_a_composition(root):
-    done = soundmill("params", "--print", "segment.clip_seconds=7.5", cwd=root)
+    done = soundmill("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
     assert "segmnt" in soundmill("params", "--print", "segmnt.x=1", cwd=root).stderr
 

@@ -203,7 +203,7 @@ def test_the_survey_has_the_same_numbers(corpus):
     report, found = check.check(corpus), survey.survey(corpus)
     assert (found.matched, found.missing, found.orphans) == (3, 1, 1)
     assert (found.format, found.collisions) == ("audiocaps", len(report.tables.collisions))
-    parameters = {"segment": {"clip_seconds": 5.0}, "mixup": {"ratio": 0.5}}
+    parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
     text = "\n".join(found.describe(parameters, 0.0))
     assert "3 clips with a file, 1 without (missing); 1 files have neither" in text
     assert "soundmill corpus check" in text

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from soundmill.audio.flac import decode_flac, flac_rate
+from soundmill.audio.flac import decode_mono, flac_rate
 from soundmill.evaluation import report
 
 
@@ -79,7 +79,7 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing outside the page is needed
     sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(sounds) == 6
-    np.testing.assert_allclose(decode_flac(base64.b64decode(sounds[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
+    np.testing.assert_allclose(decode_mono(base64.b64decode(sounds[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
     assert page.count("data:image/png") == 6
     assert "yamnet hears rain ✗" in page
 
@@ -123,7 +123,7 @@ def test_long_sounds_are_cut_on_the_page(tmp_path):
     report.write_report(tmp_path, "x", metrics(), [], [section])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
-    assert len(decode_flac(base64.b64decode(sound))) == 8_000 * report.LONGEST_SECONDS
+    assert len(decode_mono(base64.b64decode(sound))) == 8_000 * report.LONGEST_SECONDS
     assert "its beginning" in page
 
 
@@ -148,8 +148,8 @@ def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, 
     (player,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     data = base64.b64decode(player)
     assert 8_000 <= flac_rate(data) <= 96_000
-    assert len(decode_flac(data)) / flac_rate(data) == pytest.approx(0.9, abs=0.01)
-    assert np.abs(decode_flac(data)).max() == pytest.approx(0 if level < 1 else min(0.9 * level, 1), abs=0.02)
+    assert len(decode_mono(data)) / flac_rate(data) == pytest.approx(0.9, abs=0.01)
+    assert np.abs(decode_mono(data)).max() == pytest.approx(0 if level < 1 else min(0.9 * level, 1), abs=0.02)
     assert ("clipped in the player" in page) == (level > 1)
     assert ("silent in the player" in page) == (level < 1)
     assert (f"played at {flac_rate(data)} Hz, of {rate}" in page) == (flac_rate(data) != rate)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from soundmill import params
-from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank
+from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
 from soundmill.diffusion import samplers, schedules
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
@@ -22,7 +22,7 @@ def paper(request) -> dict:
 
 @pytest.fixture(scope="module")
 def spec(paper) -> MelSpec:
-    return MelSpec(**paper["spectrogram"]["ddpm_mel"])
+    return SpectrogramParams(**paper["spectrogram"]["ddpm_mel"]).spec
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ import pytest
 import soundfile
 
 from soundmill import manifest, params, shards, stage, tracking
-from stages import corpus, rename, resample, scan, segment
+from soundmill.corpora import copies
+from stages import catalog, corpus, rename, resample, scan, segment, splits
+from tests.prepared import PLAN
 from tests.test_shards import lose_a_bit
 
 CORPUS = {
@@ -30,17 +32,13 @@ CORPUS = {
     "min_seconds": 1.0,
     "seed": 7,
 }
-RENAME = {
-    "dataset": "audiocaps",
-    "location": "data/audiocaps/audio",
-    "caption_template": "the sound of {label}",
-    "valid_fraction": 0.1,
-    "test_fraction": 0.1,
-    "duplicates": "fail",
-    "seed": 0,
+SPLITS = {"valid_fraction": 0.1, "test_fraction": 0.1, "duplicates": "fail", "seed": 0}
+NAMING = {
+    "clips": {"default": PLAN},
+    "splits": SPLITS,
+    "catalog": {"caption_template": "the sound of {label}"},
+    "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio"},
 }
-SEGMENT = {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 1.0, "sample_rate": 16_000, "max_seconds": 600.0}
-RESAMPLE = {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 600.0}
 RATE = 16_000
 
 
@@ -119,7 +117,7 @@ def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, e
 @pytest.mark.slow
 def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded):
     shutil.copytree(embedded / "data" / "corpus", project / "data" / "corpus")
-    settle(project, 2, segment=SEGMENT, resample=RESAMPLE, rename=RENAME)
+    settle(project, 2, **NAMING)
     metrics = from_corpus_to_names()
     assert metrics["missing"] == metrics["orphans"] == 0
     assert metrics["captioned_by"] == {"window": metrics["clips"]}
@@ -144,18 +142,37 @@ def json_rows(split: str) -> list[dict[str, str]]:
 
 
 def from_corpus_to_names() -> dict:
-    call(segment, "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    call(resample, "--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
+    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    call(segment, "--name", "segment", *ports, section="clips")
+    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
     return call_rename()
 
 
-def call_rename(*argv: str) -> dict:
-    return call(
-        rename,
-        *argv,
-        *("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"),
-        *("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet"),
-    )
+def verdicts(**rejected: str) -> None:
+    """Write what `quality` would say of the clips below data/clips: clip id (its letters and digits) → the rule it breaks."""
+    rows = []
+    for path in shards.shard_paths(Path("data/clips")):
+        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "source", "start"]):
+            rule = rejected.get("".join(filter(str.isalnum, row["clip_id"])))
+            rows.append({**row, "quality": {"seconds": 5.0}, "rejected": rule})
+    shards.write_rows(rows, Path("data/quality.parquet"), manifest.VERDICTS)
+
+
+def call_splits(*pairs: dict) -> dict:
+    if not Path("data/quality.parquet").exists():
+        verdicts()
+    shards.write_rows(pairs, Path("data/duplicates.parquet"), manifest.DUPLICATES)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    return call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
+
+
+def call_rename(*pairs: dict) -> dict:
+    """Splits by these pairs of duplicates, the catalog, and the named files; returns all their metrics."""
+    metrics = call_splits(*pairs)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    metrics |= call(catalog, *ports, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    named = call(rename, "--clips", "data/clips", "--catalog", "data/catalog.parquet", "--audiocaps", "data/audiocaps")
+    return metrics | {key: value for key, value in named.items() if key != "clips"}
 
 
 BOUNDS = {"follow_links": False, "max_seconds": 7200.0}
@@ -334,11 +351,9 @@ def small(project) -> Path:
     ]
     shards.write_rows(recordings, project / "data/corpus/recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(captions, project / "data/corpus/captions.parquet", manifest.CAPTIONS)
-    planned = [{"clip_id": row["clip_id"], "shard": number} for number, rows in enumerate(clips) for row in rows]
-    shards.write_rows(planned, project / "data/segments.parquet", manifest.SEGMENTS)
     for number, rows in enumerate(clips):
         shards.write_rows(rows, project / "data/clips" / shards.shard_name(number), manifest.CLIPS)
-    settle(project, rename=RENAME)
+    settle(project, **NAMING)
     return project
 
 
@@ -355,7 +370,7 @@ def test_rename_writes_what_tango_reads(small):
         assert all(Path(row["location"]).is_file() for row in json_rows(split))
     assert metrics["matched"] == 4
     assert (metrics["missing"], metrics["missing_first"]) == (1, ["ccccccccccc_0 (test.csv:4)"])
-    assert (metrics["orphans"], metrics["orphans_first"], metrics["uncaptioned"]) == (1, ["0123456789ab_0"], 1)
+    assert (metrics["orphans"], metrics["orphans_first"]) == (1, ["0123456789ab_0"])
     assert metrics["captioned_by"] == {"window": 3, "none": 1}
     catalog = {row["clip_id"]: row for row in table("data/catalog.parquet")}
     assert list(catalog) == ["-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
@@ -381,13 +396,13 @@ def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small
     call_rename()
     first = tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()}
     # What a killed worker leaves: half a folder that was not yet put in place.
-    settle(small, 2, rename=RENAME)
+    settle(small, 2, **NAMING)
     call_rename()
     assert tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()} == first
     partial = small / "work" / "shard-00000.attempt-x"
     partial.mkdir(parents=True)
     (partial / "half.wav").write_bytes(b"RI")
-    job = shards.Job("shard-00000", (small / "data/clips" / shards.shard_name(0), set()))
+    job = shards.Job("shard-00000", (small / "data/clips" / shards.shard_name(0), {"-aaaaaaaaaa_30", "-aaaaaaaaaa_35"}))
     shards.map_shards(rename.name_clips, [job], small / "work", workers=1)
     assert {path.name for path in (small / "work" / "shard-00000").iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
     assert not partial.exists()
@@ -404,14 +419,14 @@ def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_facto
         manifest.CLIPS,
     )
     shards.write_rows([clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
-    settle(small, 2, rename=RENAME)
+    settle(small, 2, **NAMING)
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copytree(small / "data", fresh / "data", ignore=shutil.ignore_patterns(".work", "audiocaps"))
     call_rename()
     same = {name for name, inode in before.items() if (audio / name).exists() and (audio / name).stat().st_ino == inode}
     assert same == {"-aaaaaaaaaa_30.wav"}
     os.chdir(fresh)
-    settle(fresh, 1, rename=RENAME)
+    settle(fresh, 1, **NAMING)
     call_rename()
     assert tree(fresh / "data/audiocaps") == tree(small / "data/audiocaps")
     assert (fresh / "data/catalog.parquet").read_bytes() == (small / "data/catalog.parquet").read_bytes()
@@ -427,14 +442,9 @@ def test_rename_does_not_hand_on_a_named_wav_with_a_lost_bit(small, capsys):
     assert "1 damaged, so made anew" in capsys.readouterr().out
 
 
-def verdicts(**rejected: str) -> list[dict]:
-    ids = ("-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0")
-    return [{"clip_id": clip_id, "rejected": rejected.get(clip_id.replace("-", "").replace("_", ""))} for clip_id in ids]
-
-
 def test_rejected_clips_are_left_out_everywhere_and_their_captions_are_not_missing(small):
-    shards.write_rows(verdicts(aaaaaaaaaa30="clipping"), small / "data/quality.parquet", manifest.VERDICTS)
-    metrics = call_rename("--quality", "data/quality.parquet")
+    verdicts(aaaaaaaaaa30="clipping")
+    metrics = call_rename()
     assert metrics["rejected"] == 1
     assert (metrics["matched"], metrics["missing"]) == (4, 1)
     assert metrics["clips"] == 3
@@ -443,25 +453,30 @@ def test_rejected_clips_are_left_out_everywhere_and_their_captions_are_not_missi
     assert [row["captions"] for row in json_rows("train")] == ["second"]
 
 
+def refusal(capsys, *pairs: dict) -> str:
+    """What splits, catalog or rename says that ends badly."""
+    with pytest.raises(SystemExit) as end:
+        call_rename(*pairs)
+    assert "Traceback" not in str(end.value.code) + capsys.readouterr().err
+    return str(end.value.code)
+
+
 def duplicate(a: str, b: str) -> dict:
     return {"a": min(a, b), "b": max(a, b), "score": 1.0, "kind": "sound"}
 
 
 def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test(small, capsys):
     pairs = [duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("-aaaaaaaaaa_30", "-aaaaaaaaaa_35")]
-    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
-    ports = ("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
-    outputs = ("--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet", "--duplicates", "data/duplicates.parquet")
-    said = failure(capsys, rename, *ports, *outputs)
+    said = refusal(capsys, *pairs)
     assert "1 clips are the same sound or video as one in another of the corpus's own splits (given)" in said
     assert "-aaaaaaaaaa.wav (-aaaaaaaaaa_35, train) and bbbbbbbbbbb.wav (bbbbbbbbbbb_0, test)" in said
-    assert "`rename.duplicates: drop`" in said
-    settle(small, rename={**RENAME, "duplicates": "drop"})
-    metrics = call_rename("--duplicates", "data/duplicates.parquet")
+    assert "`splits.duplicates: drop`" in said
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    metrics = call_rename(*pairs)
     assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0", "0123456789ab_0"]
     assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_35.wav").exists()
-    (rejected,) = table("data/quarantine/rename.parquet")
+    (rejected,) = table("data/quarantine/splits.parquet")
     assert rejected["path"] == "-aaaaaaaaaa.wav"
     assert rejected["reason"] == "duplicate"
     assert "the same sound or video as bbbbbbbbbbb_0 (test)" in rejected["detail"]
@@ -470,27 +485,25 @@ def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test
 def test_rejected_copies_join_what_they_are_copies_of(small):
     """Two sounds of which no pair was found, but of both with a clip that a rule refuses."""
     pairs = [duplicate("-aaaaaaaaaa_35", "0123456789ab_0"), duplicate("0123456789ab_0", "bbbbbbbbbbb_0")]
-    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
-    shards.write_rows(verdicts(**{"0123456789ab0": "max_dc_offset"}), small / "data/quality.parquet", manifest.VERDICTS)
-    settle(small, rename={**RENAME, "duplicates": "drop"})
-    metrics = call_rename("--duplicates", "data/duplicates.parquet", "--quality", "data/quality.parquet")
+    verdicts(**{"0123456789ab0": "max_dc_offset"})
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    metrics = call_rename(*pairs)
     assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0"]
 
 
 def test_rejected_copies_join_every_clip_of_a_recording(small):
     pairs = [duplicate(name, "0123456789ab_0") for name in ("-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0")]
-    shards.write_rows(pairs, small / "data/duplicates.parquet", manifest.DUPLICATES)
-    shards.write_rows(verdicts(**{"0123456789ab0": "max_dc_offset"}), small / "data/quality.parquet", manifest.VERDICTS)
-    settle(small, rename={**RENAME, "duplicates": "drop"})
-    assert call_rename("--duplicates", "data/duplicates.parquet", "--quality", "data/quality.parquet")["duplicates_dropped"] == 2
+    verdicts(**{"0123456789ab0": "max_dc_offset"})
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    assert call_rename(*pairs)["duplicates_dropped"] == 2
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["bbbbbbbbbbb_0"]
 
 
 def test_copies_that_hang_together_with_one_in_test_are_all_dropped():
     """Of forty copies of one sound not every two are a pair."""
     split = ["train"] * 4 + ["valid", "test", "train", "train"]
-    assert rename._across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
+    assert copies.across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
 
 
 def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(small, capsys):
@@ -504,56 +517,49 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
         [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa_30", 0.0), clip("-aaaaaaaaaa_35", "-aaaaaaaaaa_30", 5.0)],
         [clip("-aaaaaaaaaa_90", "-aaaaaaaaaa_90", 0.0), clip("0123456789ab_0", "0123456789ab", 0.0)],
     ]
-    planned = [{"clip_id": row["clip_id"], "shard": number} for number, rows in enumerate(clips) for row in rows]
-    shards.write_rows(planned, small / "data/segments.parquet", manifest.SEGMENTS)
     for number, rows in enumerate(clips):
         shards.write_rows(rows, small / "data/clips" / shards.shard_name(number), manifest.CLIPS)
-    ports = ("--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
-    said = failure(capsys, rename, *ports, "--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet")
+    said = refusal(capsys)
     assert "2 clips are the same sound or video as one in another of the corpus's own splits" in said
     assert "(-aaaaaaaaaa_30, train)" in said
     assert "(-aaaaaaaaaa_90, test)" in said
-    settle(small, rename={**RENAME, "duplicates": "drop"})
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
     assert call_rename()["duplicates_dropped"] == 2
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_90", "0123456789ab_0"]
     # A copy of what has to go by its video goes too, and the clip that is named is one that stays.
-    shards.write_rows([duplicate("-aaaaaaaaaa_30", "0123456789ab_0")], small / "data/duplicates.parquet", manifest.DUPLICATES)
-    assert call_rename("--duplicates", "data/duplicates.parquet")["duplicates_dropped"] == 3
-    assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/rename.parquet"))
+    assert call_rename(duplicate("-aaaaaaaaaa_30", "0123456789ab_0"))["duplicates_dropped"] == 3
+    assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/splits.parquet"))
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):
     rows = [clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)] * 2
     shards.write_rows(rows, small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
-    argv = ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"]
-    argv += ["--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet"]
-    assert "clip ids occur twice (first: bbbbbbbbbbb_0)" in failure(capsys, rename, *argv)
+    assert "clip ids occur twice (first: bbbbbbbbbbb_0)" in refusal(capsys)
     shards.write_rows([], small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
     shards.write_rows([], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
-    assert "no clip at all" in failure(capsys, rename, *argv)
+    assert "no clip at all" in refusal(capsys)
     with pytest.raises(Exception, match="cannot be a file name"):
         shards.write_rows([clip("../x", "bbbbbbbbbbb", 0.0)], small / "evil.parquet", manifest.CLIPS)
-        rename.name_clips(small / "evil.parquet", set(), small / "out")
+        rename.name_clips(small / "evil.parquet", {"../x"}, small / "out")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"caption_template": "a sound"}, "must contain {label}"),
-        ({"valid_fraction": 0.6, "test_fraction": 0.5}, "must be below 1"),
-        ({"valid_fraction": 1.5}, "rename.valid_fraction"),
+        ({"catalog": {"caption_template": "a sound"}}, "must contain {label}"),
+        ({"splits": SPLITS | {"valid_fraction": 0.6, "test_fraction": 0.5}}, "must be below 1"),
+        ({"splits": SPLITS | {"valid_fraction": 1.5}}, "splits.valid_fraction"),
     ],
 )
-def test_rename_parameters(small, capsys, changes, said):
-    settle(small, rename={**RENAME, **changes})
-    argv = ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"]
-    assert said in failure(capsys, rename, *argv, "--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet")
+def test_parameters_of_splits_and_catalog(small, capsys, changes, said):
+    settle(small, **NAMING | changes)
+    assert said in refusal(capsys)
 
 
 @pytest.mark.slow
 def test_real_recordings_keep_their_folds_and_labels(project, shared):
     root = str(shared / "data" / "esc10")
-    settle(project, 2, corpus=external(root, "esc"), segment=SEGMENT, resample=RESAMPLE, rename=RENAME)
+    settle(project, 2, corpus=external(root, "esc"), **NAMING)
     assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 240
     metrics = from_corpus_to_names()
     assert metrics["clips"] == 242

@@ -45,7 +45,13 @@ def project(tmp_path, root, monkeypatch) -> Path:
 
 def arguments(project: Path, workers: int = 1, **changes) -> list[str]:
     """Write the parameters; the stage's command line."""
-    params = {"encoder": "byt5-scratch", "revision": None, "max_tokens": 24, "scratch": {**SIZES, "seed": 0}} | changes
+    params = {
+        "clips": "default",
+        "encoder": "byt5-scratch",
+        "revision": None,
+        "max_tokens": 24,
+        "scratch": {**SIZES, "seed": 0},
+    } | changes
     write_yaml({"execution": {"workers": workers, "dask": None}, "text": {"mine": params}}, project / "params.yaml")
     paths = {"catalog": "catalog.parquet", "mixes": "mixes", "states": "text/mine", "metrics": "text.json"}
     argv = [word for port, path in paths.items() for word in (f"--{port}", str(project / "data" / path))]

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.flac import decode_flac, encode_flac
-from soundmill.audio.mel import MelSpec, iterate_log_mels, num_frames, read_spec
+from soundmill.audio.flac import decode_mono, encode_flac
+from soundmill.audio.mel import SpectrogramParams, iterate_log_mels, num_frames, read_spec
 from soundmill.audio.pressure import mix, mix_ratio, pressure_level
 from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
@@ -106,7 +106,7 @@ def clips_of(project: Path) -> dict[str, dict]:
 
 
 def waves_of(project: Path) -> dict[str, np.ndarray]:
-    return {name: decode_flac(row["audio"]["bytes"]) for name, row in clips_of(project).items()}
+    return {name: decode_mono(row["audio"]["bytes"]) for name, row in clips_of(project).items()}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -181,7 +181,7 @@ def test_mixes_are_of_the_training_split_at_equal_pressure(project):
         a, b = waves[row["first"]], waves[row["second"]]
         assert row["level_first"] == pressure_level(a, 16_000)
         assert row["ratio"] == mix_ratio(row["level_first"], row["level_second"])
-        wanted, found = mix(a, b, row["ratio"]), decode_flac(row["audio"]["bytes"])
+        wanted, found = mix(a, b, row["ratio"]), decode_mono(row["audio"]["bytes"])
         scaled += np.abs(wanted).max() > 1
         wanted *= min(1, 32767 / 32768 / np.abs(wanted).max())
         assert row["num_samples"] == len(found) == max(len(a), len(b))
@@ -222,7 +222,7 @@ def test_no_mixes_is_a_valid_result(project, capsys, why):
 def test_spectrograms_of_every_clip_with_their_spec(project, kind):
     make(project, "mixup")
     metrics = make(project, {"clips": "spectrogram", "mixes": "mix_spectrogram"}[kind])
-    spec = MelSpec.model_validate(read_yaml(project / "params.yaml")["spectrogram"]["tagger"])
+    spec = SpectrogramParams.model_validate(read_yaml(project / "params.yaml")["spectrogram"]["tagger"]).spec
     found = dict(iterate_log_mels(project / "data/spectrograms" / kind / "tagger"))
     lengths = {row["clip_id"]: row["num_samples"] for row in (mixes_of(project) if kind == "mixes" else clips_of(project)).values()}
     assert read_spec(project / "data/spectrograms" / kind / "tagger") == spec

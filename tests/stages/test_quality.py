@@ -17,7 +17,8 @@ import soxr
 
 from soundmill import manifest, params, stage, tracking
 from soundmill.decoding import decode
-from stages import quality, resample, scan, segment
+from stages import duplicates, quality, resample, scan, segment
+from tests.prepared import PLAN
 
 HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name
 RULES = {
@@ -32,14 +33,18 @@ RULES = {
 }
 PARAMS = {
     "execution": {"workers": 2, "dask": None},
-    "segment": {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 0.1, "sample_rate": 16_000, "max_seconds": 60.0},
-    "resample": {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 60.0},
-    "quality": {"rules": RULES, "duplicates": {"threshold": 0.4}, "report": {"examples": 8, "megabytes": 10.0}},
+    "clips": {"default": PLAN},
+    "duplicates": {"threshold": 0.4},
+    "quality": {"rules": RULES, "report": {"examples": 8, "megabytes": 10.0}},
 }
 ARGUMENTS = {
     scan: ["--corpus", "data/corpus"],
-    segment: ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
-    resample: ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
+    segment: ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet"],
+    resample: [
+        *("--variant", "default", "--corpus", "data/corpus"),
+        *("--segments", "data/segments.parquet", "--clips", "data/clips"),
+    ],
+    duplicates: ["--corpus", "data/corpus", "--clips", "data/clips", "--duplicates", "data/duplicates.parquet"],
     quality: [
         *("--corpus", "data/corpus", "--clips", "data/clips", "--verdicts", "data/quality.parquet"),
         *("--duplicates", "data/duplicates.parquet", "--report", "data/quality.html"),
@@ -62,7 +67,8 @@ def call(module) -> dict:
     """Run a stage in the working directory; returns its metrics."""
     name = module.__name__.rpartition(".")[2]
     kept = ["--metrics", f"data/metrics/{name}.json", "--quarantine", f"data/quarantine/{name}.parquet"]
-    stage.main(module.run, "corpus" if module is scan else name, [*ARGUMENTS[module], *kept])
+    section = {scan: "corpus", segment: "clips", resample: "clips"}.get(module, name)
+    stage.main(module.run, section, ["--name", name, *ARGUMENTS[module], *kept])
     return json.loads(Path(f"data/metrics/{name}.json").read_text(encoding="utf-8"))
 
 
@@ -94,7 +100,7 @@ def project(shared, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOUNDMILL_TRACKING", "off")
         patch.chdir(project)
-        for module in (scan, segment, resample):
+        for module in (scan, segment, resample, duplicates):
             call(module)
     return project
 
@@ -117,6 +123,7 @@ def here(project, tmp_path, monkeypatch) -> Path:
     (tmp_path / "data").mkdir()
     for name in ("corpus", "clips"):
         shutil.copytree(project / "data" / name, tmp_path / "data" / name)
+    shutil.copy(project / "data/duplicates.parquet", tmp_path / "data")
     settle(tmp_path, project / "recordings")
     return tmp_path
 
@@ -180,8 +187,9 @@ def test_broken_clips_are_quarantined_with_value_and_limit_and_good_ones_kept(ju
     (pair,) = pairs.to_pylist()
     original = sorted(path.name for path in (judged / "recordings/good").iterdir())[1]
     assert {source[pair["a"]], source[pair["b"]]} == {f"{HOSTILE}/copy.ogg", f"good/{original}"}
-    assert metrics["duplicates"]["pairs"] == metrics["duplicates"]["within_a_corpus"] == 1
-    assert metrics["duplicates"]["across_corpora"] == 0
+    metrics = json.loads((judged / "data/metrics/duplicates.json").read_text())
+    assert metrics["pairs"] == metrics["within_a_corpus"] == 1
+    assert metrics["across_corpora"] == 0
 
 
 def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_text(judged):
@@ -231,6 +239,7 @@ def test_the_page_stays_within_its_bounds(here, project):
 def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, project):
     settle(here, project / "recordings", workers=1)
     for _ in range(2):  # the second takes over the fingerprints of the first
+        call(duplicates)
         call(quality)
         for name in ("quality.parquet", "duplicates.parquet", "quality.html", "quarantine/quality.parquet", "metrics/quality.json"):
             assert Path("data", name).read_bytes() == (judged / "data" / name).read_bytes()

@@ -22,18 +22,19 @@ import soundfile
 from soundmill import manifest, shards
 from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
+from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources, embedded_path
 from soundmill.decoding import decode
-from stages.resample import ResampleParams, resample_shard
-from stages.segment import ClipNames, SegmentParams, plan_shard
+from stages.resample import resample_shard
+from stages.segment import ClipNames, plan_shard
+from tests import prepared
 from tests.cluster import Cluster
 
 PARAMS = {
     "execution": {"workers": 2, "dask": None},
     "corpus": {"path": None},
-    "segment": {"clip_seconds": 2.0, "tail": "pad", "min_seconds": 0.5, "sample_rate": 16_000, "max_seconds": 60.0},
-    "resample": {"sample_rate": 16_000, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 60.0},
 }
+PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
 OUTPUTS = {
     "segment": ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
     "resample": ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
@@ -42,7 +43,7 @@ OUTPUTS = {
 
 def command(stage: str) -> list[str]:
     kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
-    return [sys.executable, "-m", f"stages.{stage}", *OUTPUTS[stage], *kept]
+    return [sys.executable, "-m", f"stages.{stage}", "--variant", "default", "--name", stage, *OUTPUTS[stage], *kept]
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -61,9 +62,10 @@ def run_both(project: Path, root: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def settle(project: Path, **changes: dict[str, object]) -> None:
-    """Write params.yaml of a project, with some sections changed."""
+def settle(project: Path, plan: dict[str, object] | None = None, **changes: dict[str, object]) -> None:
+    """Write params.yaml of a project, with some of the clip plan and of other sections changed."""
     document = {name: {**values, **changes.get(name, {})} for name, values in PARAMS.items()}
+    document["clips"] = {"default": {**PLAN, **(plan or {})}}
     (project / "params.yaml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
 
 
@@ -164,6 +166,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:s=64x64:r=10", audio / "mute.mp4")
     soundfile.write(audio / "nothing.wav", np.zeros(0), 16_000)
     soundfile.write(audio / "one.wav", np.ones(1), 16_000)
+    soundfile.write(audio / "click.wav", noise(0.009, 16_000), 16_000)
     soundfile.write(audio / "blip.wav", noise(0.3, 16_000), 16_000)
     soundfile.write(audio / "endless.flac", np.zeros(8000 * 70), 8000)
     soundfile.write(audio / "nan.wav", np.append(noise(3.0, 16_000), np.float32("nan")), 16_000, subtype="FLOAT")
@@ -213,7 +216,7 @@ DAMAGED = {
     "mute.mp4": {"no audio stream"},
     "nothing.wav": {"too short"},
     "one.wav": {"too short"},
-    "blip.wav": {"too short"},
+    "click.wav": {"too short"},
     "endless.flac": {"too long"},
     "nan.wav": {"nan"},
     "silent.wav": {"silent"},
@@ -262,7 +265,7 @@ def test_nothing_is_lost_without_a_word(everything):
 def test_a_whole_recording_is_cut_bit_for_bit(everything):
     original, _ = soundfile.read(everything / "outside/whole.wav", dtype="float32")
     clips = clips_of(everything)["whole.wav"]
-    joined = np.concatenate([flac.decode_flac(clip["audio"]["bytes"]) for clip in clips])
+    joined = np.concatenate([flac.decode_mono(clip["audio"]["bytes"]) for clip in clips])
     np.testing.assert_array_equal(joined, original)
 
 
@@ -271,9 +274,17 @@ def test_a_remainder_under_the_minimum_is_dropped_and_counted(everything):
     assert json.loads((everything / "data/metrics/segment.json").read_text())["dropped_remainders"] == 1
 
 
+def test_a_short_recording_is_no_remainder(everything):
+    (clip,) = clips_of(everything)["blip.wav"]
+    wave = flac.decode_mono(clip["audio"]["bytes"])
+    assert (len(wave), clip["quality"]["seconds"]) == (32_000, 0.3)
+    assert wave[:4_800].any()
+    assert not wave[4_800:].any()
+
+
 def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
     original, _ = soundfile.read(everything / "outside/loud.wav", dtype="float32")
-    wave = flac.decode_flac(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
+    wave = flac.decode_mono(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
     np.testing.assert_allclose(wave, original / np.abs(original).max(), atol=1e-4)
     assert json.loads((everything / "data/metrics/resample.json").read_text())["attenuated_recordings"] == 1
 
@@ -404,9 +415,7 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
     files = [tmp_path / name for name in ("a.wav", "a.m4a", "b.m4a")]
     cells = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
     pq.write_table(pa.table({"audio": pa.array(cells, manifest.AUDIO)}), tmp_path / "t.parquet")
-    params = {
-        name: model.model_validate(PARAMS[name]) for name, model in (("segment", SegmentParams), ("resample", ResampleParams))
-    }
+    params = ClipPlan.model_validate(PLAN)
     sources = Sources({b"": os.fsencode(tmp_path)})
 
     def clips(raw_paths: list[bytes], name: str) -> list[dict]:
@@ -423,11 +432,9 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
         ]
         made = tmp_path / name
         made.mkdir()
-        assert not plan_shard(
-            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params["segment"], made / "plan.parquet"
-        ).quarantine
+        assert not plan_shard(pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, made / "plan.parquet").quarantine
         plan = shards.read_table(made / "plan.parquet", manifest.SEGMENTS)
-        assert not resample_shard(plan, sources, params["resample"], made / "clips.parquet").quarantine
+        assert not resample_shard(plan, sources, params, made / "clips.parquet").quarantine
         assert sorted(os.listdir(made)) == ["clips.parquet", "plan.parquet"]
         return [{**row, "source": None} for row in shards.read_rows(made / "clips.parquet", manifest.CLIPS)]
 
@@ -485,16 +492,6 @@ def test_a_file_that_changed_since_the_scan_is_not_taken_for_the_old_one(tmp_pat
     assert "a.wav: the file has changed" in refusal(tmp_path, root, "resample")
 
 
-def test_another_rate_than_the_cuts_were_made_for_is_an_error(tmp_path, root):
-    audio = tmp_path / "data/corpus/audio"
-    audio.mkdir(parents=True)
-    soundfile.write(audio / "a.wav", noise(5.0, 16_000), 16_000)
-    inventory(tmp_path, audio)
-    settle(tmp_path, resample={"sample_rate": 8000})
-    assert run(tmp_path, root, "segment").returncode == 0
-    assert "resample.sample_rate" in refusal(tmp_path, root, "resample")
-
-
 def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
     return {
         "clip_id": "x_0",
@@ -514,7 +511,7 @@ def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
 @pytest.mark.parametrize(("planned", "reason"), [(16_500, None), (15_500, None), (17_000, "truncated"), (15_000, "corrupt")])
 def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     soundfile.write(tmp_path / "a.wav", noise(1.0, 16_000), 16_000)
-    params = ResampleParams.model_validate(PARAMS["resample"])
+    params = ClipPlan.model_validate(PLAN)
     cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), planned)
     table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
     report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
@@ -522,7 +519,7 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
     assert [row["num_samples"] for row in rows] == ([] if reason else [planned])
     if not reason:
-        assert len(flac.decode_flac(rows[0]["audio"]["bytes"])) == planned
+        assert len(flac.decode_mono(rows[0]["audio"]["bytes"])) == planned
         assert report.counts["length_adjusted_recordings"] == 1
 
 
@@ -534,7 +531,7 @@ def test_float_samples_of_another_scale_are_brought_back_and_impossible_ones_nam
     wave[1000] += np.float32(spike)
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
     cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), len(wave))
-    params = ResampleParams.model_validate(PARAMS["resample"])
+    params = ClipPlan.model_validate(PLAN)
     table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
     report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
@@ -578,7 +575,7 @@ def test_esc10_with_padding_gives_242_clips(shared, tmp_path, root):
     for path in (shared / "data" / "esc10").rglob("*.ogg"):
         shutil.copy(path, audio / path.name)
     project = project_over(audio, tmp_path / "esc", workers=2)
-    settle(project, corpus={"path": str(audio)}, segment={"clip_seconds": 5.0, "min_seconds": 1.0})
+    settle(project, {"clip_seconds": 5.0, "min_seconds": 1.0}, corpus={"path": str(audio)})
     run_both(project, root)
     made = json.loads((project / "data/metrics/resample.json").read_text())
     assert (made["recordings"], made["clips"], made["seconds"], made["quarantined"]) == (240, 242, 1210.0, 0)

@@ -18,7 +18,7 @@ import soundfile
 import stages.generate
 import stages.train
 from soundmill import manifest, params, shards, stage
-from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
@@ -72,7 +72,7 @@ def composed() -> dict:
 def data(tmp_path_factory, composed) -> Path:
     """Catalog, clips and spectrograms of 18 clips with one label each, one with two and a short one."""
     home = tmp_path_factory.mktemp("data")
-    spec = MelSpec(**composed["spectrogram"]["ddpm_mel"])
+    spec = SpectrogramParams(**composed["spectrogram"]["ddpm_mel"]).spec
     catalog, clips = [], []
     for index in range(18):
         labels = [LABELS[index % 3]] + (["rain"] if index == 1 else [])
@@ -201,7 +201,7 @@ def test_codec_sounds_like_the_clip(tmp_path, trained, data, composed):
     params.write_yaml(document, tmp_path / "params.yaml")
     (tmp_path / "model").symlink_to(trained / "model")
     _generate(tmp_path, data)
-    spec = MelSpec(**composed["spectrogram"]["ddpm_mel"])
+    spec = SpectrogramParams(**composed["spectrogram"]["ddpm_mel"]).spec
     for path in sorted((tmp_path / "codec").iterdir()):
         index = int(path.name[5:7])
         real = log_mel(_wave(LABELS[index % 3], index, 80_000), spec)
@@ -228,7 +228,7 @@ def test_paper_scale_trains_and_generates(tmp_path, data, conditional):
     (tmp_path / "data").mkdir()
     for name in ("catalog.parquet", "clips"):
         (tmp_path / "data" / name).symlink_to(data / name)
-    write_log_mels(data / "clips", tmp_path / "data" / "mels", MelSpec(**document["spectrogram"]["ddpm_mel"]))
+    write_log_mels(data / "clips", tmp_path / "data" / "mels", SpectrogramParams(**document["spectrogram"]["ddpm_mel"]).spec)
     _train(tmp_path, tmp_path / "data")
     _generate(tmp_path, tmp_path / "data")
     assert json.loads((tmp_path / "train.json").read_text())["labels"] == (len(LABELS) if conditional else 0)

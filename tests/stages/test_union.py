@@ -12,22 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from soundmill import params, shards, stage
+from soundmill import manifest, params, shards, stage
 from soundmill.decoding import decode
-from stages import rename, resample, scan, segment
+from stages import catalog, resample, scan, segment, splits
 from tests.corpora.tiny import put, sound, write, write_table
+from tests.prepared import PLAN
 
 RATE = 16_000
-SEGMENT = {"clip_seconds": 5.0, "tail": "pad", "min_seconds": 1.0, "sample_rate": RATE, "max_seconds": 600.0}
-RESAMPLE = {"sample_rate": RATE, "tolerance_seconds": 0.05, "silence_dbfs": -90.0, "max_seconds": 600.0}
-RENAME = {
-    "dataset": "union",
-    "location": "data/audiocaps/audio",
-    "caption_template": "{label}",
-    "valid_fraction": 0.2,
-    "test_fraction": 0.2,
-    "duplicates": "fail",
-    "seed": 0,
+SECTIONS = {
+    "clips": {"default": PLAN},
+    "splits": {"valid_fraction": 0.2, "test_fraction": 0.2, "duplicates": "fail", "seed": 0},
+    "catalog": {"caption_template": "{label}"},
 }
 
 
@@ -46,8 +41,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def settle(corpus: dict, workers: int = 2) -> None:
-    sections = {"corpus": corpus, "segment": SEGMENT, "resample": RESAMPLE, "rename": RENAME}
-    params.write_yaml({"execution": {"workers": workers, "dask": None}, **sections}, Path("params.yaml"))
+    params.write_yaml({"execution": {"workers": workers, "dask": None}, "corpus": corpus, **SECTIONS}, Path("params.yaml"))
 
 
 def call(module, *argv: str, section: str | None = None) -> dict:
@@ -101,18 +95,22 @@ def test_a_union_from_scan_to_catalog(project, shared):
     assert scanned["missing"] == 1
     assert [row["path"] for row in table("data/quarantine/scan.parquet")] == ["hf/data/test-00000-of-00001.parquet#1"]
 
-    segmented = call(segment, "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    assert segmented["quarantined"] == 0
-    call(resample, "--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips")
+    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    assert call(segment, "--name", "segment", *ports, section="clips")["quarantined"] == 0
+    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
     clips = {row["clip_id"]: row for path in shards.shard_paths(Path("data/clips")) for row in table(str(path))}
-    argv = ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"]
-    renamed = call(rename, *argv, "--audiocaps", "data/audiocaps", "--catalog", "data/catalog.parquet")
-    catalog = table("data/catalog.parquet")
+    verdicts = [{"clip_id": row["clip_id"], "start": row["start"], "quality": row["quality"]} for row in clips.values()]
+    shards.write_rows(verdicts, Path("data/quality.parquet"), manifest.VERDICTS)
+    shards.write_rows([], Path("data/duplicates.parquet"), manifest.DUPLICATES)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    dealt = call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
+    call(catalog, *ports, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    described = table("data/catalog.parquet")
 
-    assert renamed["splits_by"] == "given"
-    assert {(row["corpus"], row["weight"]) for row in catalog} == {("esc", 2.0), ("hf", 0.5), ("caps", 1.0)}
-    by_source = {row["source"]: row for row in catalog}
-    split_of = {row["source"]: row["split"] for row in catalog}
+    assert dealt["splits_by"] == "given"
+    assert {(row["corpus"], row["weight"]) for row in described} == {("esc", 2.0), ("hf", 0.5), ("caps", 1.0)}
+    by_source = {row["source"]: row for row in described}
+    split_of = {row["source"]: row["split"] for row in described}
     for (folder, fold), (first, _) in chosen.items():
         assert split_of[f"esc/{folder}/{first.name}"] in (("test",) if fold == 3 else ("train", "valid"))
         assert by_source[f"esc/{folder}/{first.name}"]["labels"] == [folder[6:].lower()]

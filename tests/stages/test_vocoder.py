@@ -34,7 +34,7 @@ def data(tmp_path_factory, shared) -> Path:
         middle = int(abs(whole).argmax())
         start = min(max(0, middle - int(SECONDS * rate / 2)), len(whole) - int(SECONDS * rate))
         data = flac.encode_flac(whole[start : start + int(SECONDS * rate)], rate)
-        wave = flac.decode_flac(data)
+        wave = flac.decode_mono(data)
         common = {"clip_id": clip_id, "recording_id": "r", "source": "r.wav", "start": 0.0}
         audio = {"bytes": data, "path": f"{clip_id}.flac"}
         clips.append({**common, "audio": audio, "num_samples": len(wave), "digest": clip_id, "quality": None})

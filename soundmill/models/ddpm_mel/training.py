@@ -215,7 +215,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
     params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
     generate = strict.parse(GenerateParams, strict.section(document, f"{FAMILY}.generate", "parameters"), f"{FAMILY}.generate")
-    spec = strict.parse(mel.MelSpec, strict.section(document, f"spectrogram.{FAMILY}", "parameters"), f"spectrogram.{FAMILY}")
+    name = f"spectrogram.{FAMILY}"
+    spec = strict.parse(mel.SpectrogramParams, strict.section(document, name, "parameters"), name).spec
     picture = PictureCodec(params.picture, spec)
     labels = [str(number) for number in range(num_labels)] if params.conditional else []
     net = models.build_net(params, len(labels))

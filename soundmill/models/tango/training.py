@@ -14,7 +14,7 @@ from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill import params as strict
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
@@ -255,7 +255,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return strict.parse(model, strict.section(document, name, "parameters"), name)
 
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    network, spec = read(f"{FAMILY}.autoencoder", AutoencoderParams).network, read(f"spectrogram.{FAMILY}", MelSpec)
+    network, spec = read(f"{FAMILY}.autoencoder", AutoencoderParams).network, read(f"spectrogram.{FAMILY}", SpectrogramParams).spec
     frames = read(f"{FAMILY}.latents", LatentsParams).frames
     autoencoder = Autoencoder(network, spec, torch.nn.Identity(), 0.0, 1.0, scaling_factor=1.0)
     shape, items = autoencoder.latent_shape(frames), params.items

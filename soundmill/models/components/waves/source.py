@@ -59,7 +59,10 @@ class WaveCrops:
 def gather_waves(
     clips: Path, clip_ids: Sequence[str], scratch: Path, level: Callable[[np.ndarray], np.ndarray] = lambda wave: wave
 ) -> Arrays:
-    """The waves of `clip_ids`, float16 [T] each, in that order, from the shards below `clips`; `level` sets their level."""
+    """The waves of `clip_ids`, float16 [T] each, in that order, from the shards below `clips`; `level` sets their level.
+
+    Of several channels it is the mean.
+    """
 
     def index() -> Iterator[Described]:
         for path in shards.shard_paths(clips):
@@ -68,6 +71,6 @@ def gather_waves(
 
     def contents() -> Iterator[tuple[str, np.ndarray]]:
         for clip_id, (wave, _) in waves_of(clips, set(clip_ids)):
-            yield clip_id, level(wave[0]).astype("<f2")
+            yield clip_id, level(wave.mean(axis=0)).astype("<f2")
 
     return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")

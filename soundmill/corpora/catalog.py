@@ -1,0 +1,106 @@
+"""The catalog of one variant of clips: the captions, labels, weight and group that each has from its recording."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundmill import manifest, shards
+from soundmill.corpora import matching
+from soundmill.errors import UserError
+
+UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
+REMAKE = "remake them: `dvc repro -f resample`"
+
+
+@dataclass
+class Described:
+    """Every clip that is kept, as the catalog has it but for the split (a table: lists of mappings take ten times as much)."""
+
+    clips: pa.Table
+    matched: int  # captions
+    missing: list[str]  # captions without a clip
+    origins: Counter[str]  # of captions, by clip
+
+
+def describe(corpus: Path, clips: Path, rejected: set[str], template: str) -> Described:
+    """Match captions with the clips below `clips` but the rejected, one shard of recordings after the other.
+
+    A clip of a recording with labels and no caption gets `template`, its `{label}` filled in.
+    """
+    columns = ["recording_id", "shard", "start_time", "labels", "corpus", "weight", "group"]
+    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
+    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
+    # A caption whose recording is absent goes with none of the shards, at the end.
+    owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
+    captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
+    recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
+    paths = {path.name: path for path in shards.shard_paths(clips)}
+    result = Described(UNSPLIT.empty_table(), 0, [], Counter())
+    tables, strangers = [], []
+    for shard in [*recordings_of, -1]:
+        own = _rows(recordings_of.get(shard))
+        recording_of = {row["recording_id"]: row for row in own}
+        rows = _clip_rows(paths.pop(shards.shard_name(shard), None))
+        strangers += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
+        rows = [row for row in rows if row["recording_id"] in recording_of]
+        matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
+        result.matched += matched.matched
+        result.missing += matched.missing
+        entries = []
+        for row in rows:
+            if row["clip_id"] in rejected:
+                continue
+            recording, description = recording_of[row["recording_id"]], matched.clips[row["clip_id"]]
+            result.origins[description.origin] += 1
+            text = {"captions": description.captions, "labels": description.labels}
+            entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
+        tables.append(pa.Table.from_pylist(entries, UNSPLIT))
+    if strangers or paths:
+        which = f"clip {strangers[0]!r}" if strangers else min(paths)
+        raise UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
+    result.clips = pa.concat_tables(tables).combine_chunks()
+    _check(result.clips, clips, len(rejected))
+    return result
+
+
+def rejected(quality: Path) -> set[str]:
+    """Ids of the clips that break a rule, of manifest.VERDICTS."""
+    table = shards.read_table(quality, manifest.VERDICTS, ["clip_id", "rejected"])
+    return set(table.filter(pc.is_valid(table["rejected"]))["clip_id"].to_pylist())
+
+
+def stretches(quality: Path, clip_ids: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Of these clips the first second of their recording and the one after the last, by manifest.VERDICTS; padding left out."""
+    table = shards.read_table(quality, manifest.VERDICTS, ["clip_id", "start", "quality"])
+    rows = table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist()
+    return {row["clip_id"]: (row["start"], row["start"] + row["quality"]["seconds"]) for row in rows}
+
+
+def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
+    return [] if table is None else table.to_pylist()
+
+
+def _clip_rows(path: Path | None) -> list[dict[str, Any]]:
+    """Names and places of the clips of one shard; `path` None: no clip survived in it."""
+    columns = ["clip_id", "recording_id", "source", "start"]
+    return [] if path is None else shards.read_table(path, manifest.CLIPS, columns).to_pylist()
+
+
+def _check(table: pa.Table, clips: Path, rejected: int) -> None:
+    if not table.num_rows:
+        raise UserError(
+            f"{clips}: all {rejected} clips are rejected; see data/quarantine/quality/{clips.name}.parquet for the reasons"
+            if rejected
+            else f"{clips}: no clip at all; see data/quarantine/segment and data/quarantine/resample for the reasons"
+        )
+    counts = pc.value_counts(table["clip_id"].combine_chunks())
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise UserError(f"{clips}: {len(repeated)} clip ids occur twice (first: {repeated[0]['values']}); {REMAKE}")

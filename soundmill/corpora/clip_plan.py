@@ -1,0 +1,22 @@
+"""The form of one variant of clips: how recordings are cut, at which rate, with how many channels, how loud (`clips.NAME`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from soundmill.audio.segment import Tail
+from soundmill.params import Decibels, SampleRate, Seconds, StageParams
+
+
+class ClipPlan(StageParams):
+    sample_rate: SampleRate
+    channels: Literal[1, 2]
+    clip_seconds: Seconds = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
+    tail: Tail
+    min_seconds: Seconds  # a shorter remainder of a longer recording is dropped and counted
+    loudness: Literal["none", "peak"] | Annotated[float, Field(ge=-60, lt=0)]  # a number: LUFS (BS.1770)
+    tolerance_seconds: Seconds  # decoded length may differ from the planned one by this much
+    silence_dbfs: Decibels = Field(le=0)  # a recording that never rises above this is quarantined as silent
+    max_seconds: Seconds = Field(gt=0)  # longer recordings are quarantined, and decoding stops there

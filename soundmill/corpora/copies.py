@@ -1,0 +1,112 @@
+"""Which clips hang together as copies of one sound, and which of them to leave out where splits part them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from soundmill import manifest, shards
+from soundmill.corpora import splits
+
+
+def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
+    """Rows of `clips` (`clip_id`, `recording_id`) that are the same sound, of two recordings each.
+
+    They are a pair of manifest.DUPLICATES, or alike to clips that are not in the table and hang together.
+    """
+    row_of = {clip_id: row for row, clip_id in enumerate(clips["clip_id"].to_pylist())}
+    recordings = clips["recording_id"].to_pylist()
+    table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
+    pairs = []
+    near: dict[str, list[str]] = defaultdict(list)  # of clips that are not in the table
+    for a, b in zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True):
+        if {a, b} <= row_of.keys():
+            pairs.append((row_of[a], row_of[b]))
+        for one, other in ((a, b), (b, a)):
+            if one not in row_of:
+                near[one].append(other)
+    seen: set[str] = set()
+    for start in near:
+        if start not in seen:
+            together = _reached(start, near)
+            seen |= together
+            kept = sorted(row_of[name] for name in together & row_of.keys())
+            own = [row for row in kept if recordings[row] == recordings[kept[0]]]
+            others = [row for row in kept if recordings[row] != recordings[kept[0]]]
+            pairs.extend(itertools.product(kept[:1], others))
+            pairs.extend(itertools.product(own[1:], others[:1]))
+    return [(a, b) for a, b in dict.fromkeys(pairs) if recordings[a] != recordings[b]]
+
+
+def to_leave_out(
+    recordings: pa.Table, clips: pa.Table, pairs: list[tuple[int, int]], decided_by: splits.Source
+) -> tuple[dict[int, int], list[str]]:
+    """Rows of `clips` whose sound or video another split has → the row that stays, and the split of every row by which it is so.
+
+    `clips` has `recording_id` and `split`; `recordings` are rows of manifest.RECORDINGS (`recording_id`, `split`, `group`).
+    """
+    split = clips["split"].to_pylist()
+    stays_of = across_splits(split, pairs)
+    if decided_by == "given":
+        # After what hangs together by sound: of two reasons the better one is told.
+        stays_of = _across_given_splits(recordings.to_pylist(), clips["recording_id"].to_pylist(), split) | stays_of
+        for copy, stays in stays_of.items():  # what stays by sound may have to go by its video
+            while stays in stays_of:
+                stays = stays_of[stays]
+            stays_of[copy] = stays
+    return stays_of, split
+
+
+def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, int]:
+    """Rows to drop → a row that stays, of rows that hang together by pairs but lie in several splits.
+
+    Of many copies of one sound not every two are a pair, so a copy need not be one with what stays.
+    """
+    near: dict[int, list[int]] = defaultdict(list)
+    for a, b in pairs:
+        near[a].append(b)
+        near[b].append(a)
+    stays_of: dict[int, int] = {}
+    seen: set[int] = set()
+    for start in sorted(near):
+        if start in seen:
+            continue
+        together = _reached(start, near)
+        seen |= together
+        stays = min(together, key=lambda row: (splits.PROTECTED.index(split[row]), row))
+        stays_of.update((row, stays) for row in together if split[row] != split[stays])
+    return stays_of
+
+
+def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], split: list[str]) -> dict[int, int]:
+    """The same for clips of recordings that are of one YouTube video, and which the corpus itself puts into several splits.
+
+    `split`, which such a video has as a whole, becomes the recordings' own.
+    """
+    videos = manifest.youtube_videos(recordings)
+    given = {row["recording_id"]: (row["group"], row["split"]) for row in recordings if row["split"] and row["group"] in videos}
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, owner in enumerate(owners):
+        if owner in given:
+            video, split[row] = given[owner]
+            rows_of[video].append(row)
+    stays_of: dict[int, int] = {}
+    for rows in rows_of.values():
+        stays = min(rows, key=lambda row: (splits.PROTECTED.index(split[row]), row))
+        stays_of.update((row, stays) for row in rows if split[row] != split[stays])
+    return stays_of
+
+
+def _reached(start: Any, near: Mapping[Any, list[Any]]) -> set[Any]:
+    """`start` and all that is reached from it."""
+    together, todo = {start}, [start]
+    while todo:
+        new = [one for one in near.get(todo.pop(), ()) if one not in together]
+        together.update(new)
+        todo.extend(new)
+    return together

@@ -1,0 +1,104 @@
+"""Give the clips of one variant their captions, labels and splits: the table that everything after it joins on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import field_validator
+
+from soundmill import manifest, shards, stage
+from soundmill.corpora import catalog as catalogs
+from soundmill.params import StageParams
+
+NAMED = 20  # how many missing or orphan ids the metrics name
+OVERLAP_SECONDS = 1e-3  # less of a copy than this is the rounding of its ends
+
+
+class CatalogParams(StageParams):
+    caption_template: str
+
+    @field_validator("caption_template")
+    @classmethod
+    def _has_label(cls, template: str) -> str:
+        if "{label}" not in template:
+            raise ValueError("must contain {label}, the place of the clip's label")
+        return template
+
+
+def run(
+    params: CatalogParams,
+    ctx: stage.Context,
+    corpus: stage.Input,
+    clips: stage.Input,
+    quality: stage.Input,
+    splits: stage.Input,
+    catalog: stage.Output,
+) -> dict[str, Any]:
+    """Write one row per clip; clips that `quality` rejects, and those with a stretch that `splits` calls a copy, are left out."""
+    rejected = catalogs.rejected(quality)
+    described = catalogs.describe(corpus, clips, rejected, params.caption_template)
+    dealt = shards.read_table(splits, manifest.RECORDING_SPLITS)
+    split_of = dict(zip(dealt["recording_id"].to_pylist(), dealt["split"].to_pylist(), strict=True))
+    table = described.clips.append_column(
+        "split", pa.array([split_of[name] for name in described.clips["recording_id"].to_pylist()], pa.string())
+    )
+    copies = _copies(table, dealt, quality)
+    table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
+    with shards.ShardWriter(catalog, manifest.CATALOG) as writer:
+        writer.write_table(table)
+
+    orphans = table.filter(pc.equal(pc.list_value_length(table["captions"]), 0))["clip_id"].to_pylist()
+    label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
+    training = table.filter(pc.equal(table["split"], "train"))
+    recordings = dict(zip(table["recording_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    _say_gaps(ctx.name, described.missing, orphans)
+    return {
+        "clips": table.num_rows,
+        "rejected": len(rejected),
+        "duplicates_dropped": len(copies),
+        "matched": described.matched,
+        "missing": len(described.missing),
+        "missing_first": described.missing[:NAMED],
+        "orphans": len(orphans),
+        "orphans_first": orphans[:NAMED],
+        "captioned_by": dict(described.origins),
+        "clips_by_split": _count(table["split"].to_pylist()),
+        "recordings_by_split": _count(recordings.values()),
+        "labels": len(label_counts),
+        "clips_by_label": dict(sorted(label_counts.items())),
+        "labels_absent_from_train": sorted(set(label_counts) - set(pc.list_flatten(training["labels"]).to_pylist())),
+    }
+
+
+def _copies(table: pa.Table, dealt: pa.Table, quality: Path) -> list[str]:
+    """Ids of the clips that share a stretch of their recording with what is left out of it."""
+    some = dealt.filter(pc.greater(pc.list_value_length(dealt["copies"]), 0)).to_pylist()
+    copies_of = {row["recording_id"]: row["copies"] for row in some}
+    clips = table.filter(pc.is_in(table["recording_id"], pa.array(copies_of, pa.string())))
+    owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
+    return [
+        clip_id
+        for clip_id, (start, end) in catalogs.stretches(quality, owner_of).items()
+        for copy in copies_of[owner_of[clip_id]]
+        if min(end, copy["end"]) - max(start, copy["start"]) > OVERLAP_SECONDS
+    ]
+
+
+def _count(splits: Any) -> dict[str, int]:
+    counts = Counter(splits)
+    return {split: counts[split] for split in manifest.SPLITS}
+
+
+def _say_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
+    if missing:
+        print(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
+    if orphans:
+        print(f"{name}: {len(orphans)} clips have neither caption nor label, first {orphans[0]}")
+
+
+if __name__ == "__main__":
+    stage.main(run, section="catalog")

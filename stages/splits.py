@@ -1,0 +1,124 @@
+"""Deal recordings to train, valid and test, so that no duplicate crosses: once, for every variant of clips."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from soundmill import manifest, shards, stage
+from soundmill.corpora import catalog, copies
+from soundmill.corpora import splits as dealing
+from soundmill.errors import UserError
+from soundmill.params import Probability, Seed, StageParams
+
+
+class SplitsParams(StageParams):
+    valid_fraction: Probability
+    test_fraction: Probability
+    duplicates: Literal["fail", "drop"] = Field(description="what becomes of the same sound in two of the corpus's own splits")
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitsParams:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must be below 1: nothing would be left to train on")
+        return self
+
+
+def run(
+    params: SplitsParams,
+    ctx: stage.Context,
+    corpus: stage.Input,
+    clips: stage.Input,
+    quality: stage.Input,
+    duplicates: stage.Input,
+    splits: stage.Output,
+) -> dict[str, Any]:
+    """Write the split of every recording, and which stretches of it are copies of what another split has.
+
+    Shares are of the recordings that have a clip of the variant `default` which `quality` keeps. Recordings that `duplicates`
+    joins share a split; where the corpus's own splits part them, the run fails or drops one of the two, as the parameters say.
+    """
+    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
+    table = catalog.describe(corpus, clips, catalog.rejected(quality), "{label}").clips
+    pairs = copies.row_pairs(duplicates, table)
+    split_of, decided_by = _deal(params, recordings, table, pairs)
+    table = table.append_column("split", pa.array([split_of[name] for name in table["recording_id"].to_pylist()], pa.string()))
+    left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
+    stretch_of = catalog.stretches(quality, left_out)
+    stretches: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for clip_id, recording_id in left_out.items():
+        start, end = stretch_of[clip_id]
+        stretches[recording_id].append({"start": start, "end": end})
+    everyone = dealing.extend(recordings.to_pylist(), split_of, decided_by)
+    rows = [{"recording_id": name, "split": split, "copies": stretches[name]} for name, split in everyone.items()]
+    shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
+    if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
+        print(
+            f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
+            f"aside, and splits are by {decided_by}"
+        )
+    counts = Counter(everyone.values())
+    return {
+        "splits_by": decided_by,
+        "recordings_by_split": {split: counts[split] for split in manifest.SPLITS},
+        "without_default_clip": len(everyone) - len(split_of),
+        "duplicate_pairs": len(pairs),
+        "duplicates_dropped": len(left_out),
+    }
+
+
+def _deal(
+    params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
+) -> tuple[dict[str, str], dealing.Source]:
+    """Split of every recording with a clip, dealt so that none of the pairs is parted that the corpus's own splits do not part."""
+    usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
+    main: dict[str, str] = {}
+    for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
+        if labels:
+            main.setdefault(name, labels[0])
+    captioned = pc.greater(pc.list_value_length(table["captions"]), 0)
+    names = table["recording_id"].to_pylist()
+    joined = [(names[a], names[b]) for a, b in pairs]
+    return dealing.assign(
+        dealing.join(usable, joined) if joined else usable,
+        main,
+        set(table["recording_id"].filter(captioned).to_pylist()),
+        valid_fraction=params.valid_fraction,
+        test_fraction=params.test_fraction,
+        seed=params.seed,
+    )
+
+
+def _leave_out(
+    params: SplitsParams,
+    ctx: stage.Context,
+    recordings: pa.Table,
+    table: pa.Table,
+    pairs: list[tuple[int, int]],
+    decided_by: dealing.Source,
+) -> dict[str, str]:
+    """Clips to drop (id → recording) because another split has the same sound; without leave to drop them, a UserError."""
+    stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)
+    ids, owners, sources = (table[name].to_pylist() for name in ("clip_id", "recording_id", "source"))
+    if stays_of and params.duplicates == "fail":
+        first = "; ".join(
+            f"{sources[copy]} ({ids[copy]}, {split[copy]}) and {sources[stays]} ({ids[stays]}, {split[stays]})"
+            for copy, stays in sorted(stays_of.items())[:5]
+        )
+        raise UserError(
+            f"{len(stays_of)} clips are the same sound or video as one in another of the corpus's own splits ({decided_by}), "
+            f"first: {first}. Mend the corpus, or let `splits.duplicates: drop` leave out the copies in training and validation"
+        )
+    for copy, stays in stays_of.items():
+        what = f"{ids[copy]} ({split[copy]}) is the same sound or video as {ids[stays]} ({split[stays]})"
+        ctx.reject(sources[copy], "duplicate", what)
+    return {ids[copy]: owners[copy] for copy in sorted(stays_of)}
+
+
+if __name__ == "__main__":
+    stage.main(run, section="splits")

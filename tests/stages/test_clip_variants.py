@@ -1,0 +1,154 @@
+"""Clips in several forms: real one-shots as a family wants them, and variants beside each other in one `dvc repro`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import manifest, params, shards
+from soundmill.audio import flac
+from soundmill.audio.loudness import integrated_loudness
+from soundmill.audio.mel import SpectrogramParams, iterate_log_mels, num_frames
+from soundmill.corpora.duplicates import fingerprint_shard
+from stages.spectrogram import spectrogram_shard
+from tests.checkouts import dvc
+from tests.stages.test_segment_resample import clips_of, inventory, reasons_of, run_both, settle
+
+SHORT = ["elec_tick", "tabla_ke1", "elec_flip", "hat_bdu", "hat_sci", "elec_twip", "bd_chip", "bd_zum"]  # 19 to 132 ms
+LONGER = ["arovane_beat_d"]  # 11 s
+
+
+@pytest.fixture
+def one_shots(shared, tmp_path) -> Path:
+    """Real drum hits, mono and stereo, at 44.1, 96 and 192 kHz, and one longer recording."""
+    source, folder = shared / "data/cc0_samples", tmp_path / "one shots"
+    folder.mkdir()
+    for name in SHORT + LONGER:
+        shutil.copy(source / f"{name}.flac", folder)
+    return folder
+
+
+def cut(project: Path, root: Path, folder: Path, **plan: object) -> dict:
+    """Clips of the recordings in a folder; returns the metrics of `resample`."""
+    inventory(project, folder)
+    settle(project, plan, corpus={"path": str(folder)})
+    run_both(project, root)
+    assert not {**reasons_of(project, "segment"), **reasons_of(project, "resample")}
+    return json.loads((project / "data/metrics/resample.json").read_text())
+
+
+@pytest.mark.slow
+def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path, root):
+    metrics = cut(tmp_path, root, one_shots, sample_rate=44_100, channels=2, clip_seconds=2.0, tail="keep", min_seconds=1.5)
+    infos = {path.name: soundfile.info(path) for path in one_shots.iterdir()}
+    assert metrics["doubled_recordings"] == sum(info.channels == 1 for info in infos.values()) > 0
+    assert metrics["upsampled_recordings"] == metrics["reduced_recordings"] == 0
+    clips = clips_of(tmp_path)
+    assert set(clips) == set(infos)
+    assert [clip["num_samples"] for clip in clips["arovane_beat_d.flac"]] == [88_200] * 5  # a remainder of 1.1 s is dropped
+    for name in SHORT:
+        (clip,) = clips[f"{name}.flac"]
+        info, wave = infos[f"{name}.flac"], flac.decode_flac(clip["audio"]["bytes"])
+        assert flac.flac_rate(clip["audio"]["bytes"]) == 44_100
+        assert wave.shape == (2, clip["num_samples"])
+        assert wave.shape[1] == pytest.approx(info.duration * 44_100, abs=1)
+        assert clip["quality"]["seconds"] == pytest.approx(info.duration, abs=1e-4)
+        if info.samplerate == 44_100:
+            original, _ = soundfile.read(one_shots / f"{name}.flac", dtype="float32", always_2d=True)
+            np.testing.assert_allclose(wave, np.broadcast_to(original.T, wave.shape), atol=1.1 / 32768)
+
+
+@pytest.mark.slow
+def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path, root):
+    """A fingerprint (too short to tell, but there) and a log-mel as long as the clip."""
+
+    cut(tmp_path, root, one_shots, tail="keep", clip_seconds=5.0)
+    spec = SpectrogramParams(**params.compose(root / "conf", [])["spectrogram"]["tagger"]).spec
+    lengths = {clip["clip_id"]: clip["num_samples"] for clips in clips_of(tmp_path).values() for clip in clips}
+    for path in shards.shard_paths(tmp_path / "data/clips"):
+        for make, arguments in ((fingerprint_shard, ()), (spectrogram_shard, (spec.model_dump_json(),))):
+            made = tmp_path / make.__name__ / path.name
+            assert make(path, *arguments, made).quarantine == []
+    log_mels = dict(iterate_log_mels(tmp_path / "spectrogram_shard"))
+    assert {name: values.shape for name, values in log_mels.items()} == {
+        name: (spec.n_mels, num_frames(spec, samples)) for name, samples in lengths.items()
+    }
+    assert all(np.isfinite(values).all() for values in log_mels.values())
+    assert min(lengths.values()) < 400
+
+
+@pytest.mark.slow
+def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_path, root):
+    for name, target in (("none", "none"), ("even", -30.0)):
+        (tmp_path / name).mkdir()
+        metrics = cut(tmp_path / name, root, one_shots, sample_rate=48_000, channels=2, tail="pad", loudness=target)
+    plain, even = clips_of(tmp_path / "none"), clips_of(tmp_path / "even")
+    measured = []
+    for source, clips in even.items():
+        for clip, before in zip(clips, plain[source], strict=True):
+            assert clip["quality"] == before["quality"]
+            length = round(clip["quality"]["seconds"] * 48_000)
+            measured.append(integrated_loudness(flac.decode_flac(clip["audio"]["bytes"])[:, :length], 48_000))
+    quieter = sum(abs(loudness + 30) > 0.1 for loudness in measured)
+    assert quieter == metrics["limited_clips"] + metrics["silent_clips"] < len(measured) / 3
+    assert metrics["upsampled_recordings"] == len(SHORT + LONGER) - 2  # not those of 96 and 192 kHz
+
+
+def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path, root):
+    folder, rate = tmp_path / "audio", 22_050
+    folder.mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (rate, 6)).astype(np.float32)
+    soundfile.write(folder / "surround.wav", noise, rate, subtype="FLOAT")
+    for channels, wanted in ((1, noise.mean(axis=1, keepdims=True)), (2, noise[:, :2])):
+        project = tmp_path / str(channels)
+        project.mkdir()
+        metrics = cut(project, root, folder, sample_rate=rate, channels=channels, clip_seconds=1.0)
+        (clip,) = clips_of(project)["surround.wav"]
+        np.testing.assert_allclose(flac.decode_flac(clip["audio"]["bytes"]), wanted.T, atol=0.6 / 32768)
+        assert metrics["reduced_recordings"] == 1
+
+
+HIFI = {"sample_rate": 44_100, "channels": 2, "clip_seconds": 2.5, "tail": "pad", "min_seconds": 1.0, "loudness": "peak"}
+DATA = ["catalog@default", "mixup", "rename"]
+
+
+def running(done) -> set[str]:
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return set(re.findall(r"Running stage '(\S+)'", done.stdout))
+
+
+@pytest.mark.slow(minutes=1)
+def test_another_variant_reruns_nothing_and_has_the_same_splits(checkout, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    changes = ["model=ddpm_mel", "corpus.recordings=16", "corpus.shards=4"]
+    document = params.compose(checkout / "conf", changes)
+    params.write_yaml(document, checkout / "params.yaml")
+    running(dvc(checkout, "repro", *DATA))
+    before = {path: path.read_bytes() for path in sorted((checkout / "data").rglob("default*/*.parquet"))}
+
+    document["clips"]["hifi"] = {**document["clips"]["default"], **HIFI}
+    params.write_yaml(document, checkout / "params.yaml")
+    its = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "catalog")}
+    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) & {*DATA, "splits", "duplicates"} == set()
+    assert running(dvc(checkout, "repro", *DATA, "catalog@hifi")) == its
+    assert {path: path.read_bytes() for path in before} == before
+
+    tables = {name: pq.read_table(checkout / f"data/catalog/{name}.parquet").to_pylist() for name in ("default", "hifi")}
+    splits = {row["recording_id"]: row["split"] for row in pq.read_table(checkout / "data/splits.parquet").to_pylist()}
+    for rows in tables.values():
+        assert {row["recording_id"]: row["split"] for row in rows}.items() <= splits.items()
+        assert {row["split"] for row in rows} == set(manifest.SPLITS)
+    assert {row["recording_id"] for row in tables["hifi"]} == {row["recording_id"] for row in tables["default"]}
+    assert len(tables["hifi"]) > len(tables["default"])
+    row = next(shards.read_rows(shards.shard_paths(checkout / "data/clips/hifi")[0], manifest.CLIPS))
+    wave = flac.decode_flac(row["audio"]["bytes"])
+    assert (wave.shape, flac.flac_rate(row["audio"]["bytes"])) == ((2, 110_250), 44_100)
+    assert np.abs(wave).max() == pytest.approx(32767 / 32768, abs=1e-4)
+    assert (checkout / "data/quality/hifi.html").stat().st_size > 10_000
