@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from soundmill import shards
 from soundmill.decoding import decode
-from soundmill.decoding.containers import HEAD_BYTES, is_text
+from soundmill.decoding.containers.layout import HEAD_BYTES
+from soundmill.decoding.containers.sniffing import is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import TooDeepError, parse_json

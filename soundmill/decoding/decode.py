@@ -1,7 +1,7 @@
 """Any audio file to samples and back, streaming and bounded; whatever is wrong with a file becomes a DecodeError with a reason.
 
 libsndfile decodes what it can read, in this process; ffmpeg the rest, many short files at a time (see ffmpeg.py).
-See containers.py for what is checked before either starts.
+See containers/ for what is checked before either starts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ import soundfile
 
 from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg
-from soundmill.decoding.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
-from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version, one_line
+from soundmill.decoding.containers import sniffing
+from soundmill.decoding.containers.layout import Layout
+from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version
+from soundmill.decoding.ffmpeg_log import one_line
+from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 
 __all__ = [
     "DecodeError",
@@ -94,8 +97,8 @@ class _File:
 
     file: BinaryIO
     size: int
-    kind: containers.Kind
-    layout: containers.Layout
+    kind: sniffing.Kind
+    layout: Layout
     release: ExitStack
     decoded: ffmpeg.Decoded | None = None
     tried: bool = False  # in a batch
@@ -308,7 +311,7 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
     file = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
-        kind = containers.sniff(file, size)
+        kind = sniffing.sniff(file, size)
         layout = containers.inspect(kind, file, size, max_seconds, sums_checked)
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None

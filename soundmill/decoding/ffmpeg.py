@@ -14,7 +14,6 @@ import re
 import resource
 import selectors
 import shutil
-import signal
 import struct
 import subprocess
 import time
@@ -27,7 +26,9 @@ from typing import BinaryIO
 import numpy as np
 
 from soundmill import lifetime
-from soundmill.decoding.containers import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Kind, check_bound, check_length
+from soundmill.decoding.containers.sniffing import Kind
+from soundmill.decoding.ffmpeg_log import Log
+from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 from soundmill.errors import UserError
 
 STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung
@@ -158,7 +159,7 @@ class _Child:
     `patience`: seconds that all waiting for it may take together. `file_bytes`: the most that it may write to one file.
     """
 
-    def __init__(self, inputs: list[tuple[int, Kind]], outputs: list[int], log: _Log, patience: float, file_bytes: int = 0):
+    def __init__(self, inputs: list[tuple[int, Kind]], outputs: list[int], log: Log, patience: float, file_bytes: int = 0):
         self.log = log
         self._patience = patience
         piped = outputs == [1]
@@ -262,7 +263,7 @@ def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, in
 
     DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
     """
-    log = _Log([source.streamed])
+    log = Log([source.streamed])
     inputs = [(source.file.fileno(), source.kind)]
     child = stack.enter_context(_Child(inputs, [1], log, patience=max(STALL_SECONDS, max_seconds)))
     head = child.read_exactly(24)
@@ -294,7 +295,7 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
 
     Their samples together are bounded by `BATCH_BYTES`: those of about 400 s of stereo.
     """
-    log = _Log([source.streamed for source in sources])
+    log = Log([source.streamed for source in sources])
     with ExitStack() as stack:
         files = [stack.enter_context(os.fdopen(os.memfd_create("decoded"), "rb")) for _ in sources]
         inputs = [(source.file.fileno(), source.kind) for source in sources]
@@ -344,110 +345,3 @@ def _check(num_frames: int, rate: int, declared: float | None) -> None:
         check_length(num_frames, declared * rate, rate, LENGTH_TOLERANCE_SAMPLES)
     if num_frames < MIN_SAMPLES:
         raise DecodeError("too short", "no or one sample")
-
-
-_TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
-_DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in what are only warnings
-_SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
-
-
-@dataclass
-class _Declared:
-    """What the header of one input says."""
-
-    streams: int = 0
-    seconds: float | None = None
-    estimated: bool = False
-
-
-class _Log:
-    """What ffmpeg says while it works: its complaints, and what the containers' headers declare."""
-
-    MOST = 1000  # different complaints kept
-    LONGEST = 1 << 16  # bytes of one line
-
-    def __init__(self, streamed: list[bool]) -> None:
-        self._streamed = streamed
-        self._inputs: list[_Declared] = []
-        self._complaints: set[str] = set()
-        self._partial = b""
-        self._status = 0
-        self._in_input = False
-        self._estimated = False  # the input that is being opened
-
-    def add(self, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        self._partial = self._partial[: self.LONGEST]
-        for line in lines:
-            self._line(line.decode("utf-8", "replace"))
-
-    def _line(self, line: str) -> None:
-        found = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
-        if not found:  # the rest of a text with line breaks: a tag's, for one
-            return
-        level, text = found[1], found[2]
-        if level == "info":
-            self._information(text)
-            return
-        if "Estimating duration" in text:
-            self._estimated = True
-        if level == "warning" and (not _DAMAGE.search(text) or (self._streamed == [True] and _SHORT_PACKET.search(text))):
-            return
-        if len(self._complaints) < self.MOST:
-            self._complaints.add(one_line(text))
-
-    def _information(self, text: str) -> None:
-        # What the header holds is indented less than the tags, whose names are anybody's.
-        if text.startswith("Input #"):
-            self._inputs.append(_Declared(estimated=self._estimated))
-            self._estimated, self._in_input = False, True
-        elif text.startswith(("Stream mapping", "Output #")):
-            self._in_input = False
-        elif self._in_input and re.match(r" {2,4}Stream #", text) and "(attached pic)" not in text:
-            self._inputs[-1].streams += 1
-        elif self._in_input and (lasts := re.match(r"  Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?[\d.]+)", text)):
-            hours, minutes, seconds, start = (float(part) for part in lasts.groups())
-            self._inputs[-1].seconds = hours * 3600 + minutes * 60 + seconds - max(start, 0.0)
-
-    def ended(self, status: int) -> None:
-        self.add(b"\n")
-        self._status = status
-
-    @property
-    def complained(self) -> bool:
-        return bool(self._complaints) or self._status != 0
-
-    def seconds(self, index: int) -> float | None:
-        """What one input declares for the whole file, where that is what its sound should last."""
-        if index >= len(self._inputs):
-            return None
-        declared = self._inputs[index]
-        # A film may last longer than its sound, and what is guessed from the bit rate proves nothing.
-        whole = declared.streams == 1 and not declared.estimated and not self._streamed[index]
-        return declared.seconds if whole else None
-
-    def error(self, kind: Kind) -> DecodeError | None:
-        """What all the complaints come to, whatever order the process's threads made them in; None if there are none."""
-        if not self.complained:
-            return None
-        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # which we do not send to one whose end we wait for
-            raise UserError(
-                f"ffmpeg was killed (signal {-self._status}) while it decoded: out of memory? Run it again: finished work is kept"
-            )
-        complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # they differ from run to run
-        together = "\n".join(complaints)
-        detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"
-        if "matches no streams" in together or "does not contain any stream" in together:
-            return DecodeError("no audio stream", "ffmpeg finds none")
-        if re.search(r"no decoder found|[Dd]ecoder \S* ?not found|[Uu]nknown decoder", together):
-            return DecodeError("unknown codec", detail)
-        if kind.demuxer is None and re.search(r"whitelist|Error opening input", together):
-            return DecodeError("unknown format", "no audio format that is known by its bytes")
-        if _TRUNCATED.search(together):
-            return DecodeError("truncated", next(text for text in complaints if _TRUNCATED.search(text)))
-        return DecodeError("corrupt", detail)
-
-
-def one_line(text: str) -> str:
-    """A decoder's message without what differs from run to run (addresses) or could break a table."""
-    return re.sub(r"\s+", " ", re.sub(r" ?@ ?0x[0-9a-f]+|0x[0-9a-f]{6,}", "", text)).strip()[:200]

@@ -18,6 +18,7 @@ import numpy as np
 
 from soundmill import manifest, shards
 from soundmill.audio import flac
+from soundmill.audio import resample as resampling
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -26,7 +27,6 @@ from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, 
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.quality import Quality, quality
 
-HEARD_THROUGH = ("containers.py", "decode.py", "ffmpeg.py", "resample.py")  # of soundmill/audio
 BATCH = 16  # sounds given to an embedder at once, at most
 BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
 TASK_SIZE = 32  # files or made-up waves in one task: a few dozen sounds already keep several processes at work
@@ -67,7 +67,8 @@ class Judge:
 @cache
 def _front_ends() -> str:
     """Digest of the code between files and networks, and the versions of what decodes and resamples for it."""
-    sources = [*Path(embedders.__file__).parent.glob("*.py"), *(Path(decode.__file__).with_name(name) for name in HEARD_THROUGH)]
+    rooms = [Path(module.__file__).parent for module in (embedders, decode)]
+    sources = [*(path for room in rooms for path in room.rglob("*.py")), Path(resampling.__file__)]
     versions = [[name, version(name)] for name in ("soundfile", "soxr", "imageio-ffmpeg")]
     return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(sources)], versions)
 

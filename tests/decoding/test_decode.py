@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 from soundmill.audio import flac
 from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
+from soundmill.decoding.containers import layout, ogg, sniffing, tags
+from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
@@ -254,8 +256,8 @@ def test_ogg_checksum_is_the_one_in_the_page(made):
     data = (made / "a.ogg").read_bytes()
     end = data.index(b"OggS", 4)
     page = data[:22] + b"\0\0\0\0" + data[26:end]
-    assert containers.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
-    assert containers.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
+    assert ogg.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
+    assert ogg.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
 
 
 def test_checksums_of_pages_are_made_once_for_the_same_bytes(made, tmp_path, monkeypatch):
@@ -278,7 +280,7 @@ def test_checksums_of_pages_are_made_once_for_the_same_bytes(made, tmp_path, mon
     assert found(tmp_path / "x.ogg").startswith("corrupt (wrong checksum of the Ogg page at byte ")
     assert found(tmp_path / "x.ogg", sums_checked=True).startswith(("corrupt", "truncated"))
     whole_sound = found(made / "a.ogg")
-    monkeypatch.setattr(containers, "ogg_checksum", lambda page: pytest.fail("made again"))
+    monkeypatch.setattr(ogg, "ogg_checksum", lambda page: pytest.fail("made again"))
     assert found(made / "a.ogg", sums_checked=True) == whole_sound
     with pytest.raises(pytest.fail.Exception):
         found(made / "a.ogg")
@@ -294,7 +296,7 @@ def opus_with_shifted_pages(tmp_path: Path, by: int) -> Path:
         if 3 <= number < len(starts) - 1:
             data[at + 6 : at + 14] = (position + by).to_bytes(8, "little")
         data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = containers.ogg_checksum(bytes(data[at:end])).to_bytes(4, "little")
+        data[at + 22 : at + 26] = ogg.ogg_checksum(bytes(data[at:end])).to_bytes(4, "little")
     (tmp_path / "odd.opus").write_bytes(data)
     return tmp_path / "odd.opus"
 
@@ -313,9 +315,9 @@ def test_opus_whose_pages_disagree_with_their_packets_is_read_whole(tmp_path, by
 
 def test_the_length_of_an_opus_packet_is_in_its_first_two_bytes():
     """Against RFC 6716: SILK 10–60 ms, hybrid 10–20 ms, CELT 2.5–20 ms, one frame, two, or as many as the second byte says."""
-    assert [containers.opus_samples(bytes([config << 3])) for config in (0, 3, 12, 15, 16, 31)] == [480, 2880, 480, 960, 120, 960]
-    assert [containers.opus_samples(bytes([31 << 3 | code, 5])) for code in range(4)] == [960, 1920, 1920, 4800]
-    assert containers.opus_samples(b"") == 0
+    assert [ogg.opus_samples(bytes([config << 3])) for config in (0, 3, 12, 15, 16, 31)] == [480, 2880, 480, 960, 120, 960]
+    assert [ogg.opus_samples(bytes([31 << 3 | code, 5])) for code in range(4)] == [960, 1920, 1920, 4800]
+    assert ogg.opus_samples(b"") == 0
 
 
 def test_chained_ogg_is_read_to_its_end(made, tmp_path):
@@ -550,7 +552,7 @@ def test_a_wav_header_that_lies_about_its_length_is_truncated(made, tmp_path, de
 
 
 def test_millions_of_empty_chunks_are_not_walked_for_ever(tmp_path):
-    (tmp_path / "x.wav").write_bytes(b"RIFF\0\0\0\1WAVE" + b"junk\0\0\0\0" * (containers.MAX_CHUNKS + 1))
+    (tmp_path / "x.wav").write_bytes(b"RIFF\0\0\0\1WAVE" + b"junk\0\0\0\0" * (layout.MAX_CHUNKS + 1))
     assert reason_of(tmp_path / "x.wav") == "corrupt"
 
 
@@ -558,7 +560,7 @@ def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middl
     """libsndfile decodes both without a word."""
     coded = (made / "cbr.mp3").read_bytes()
     frames, at = [], 10 + sum(byte << 7 * (3 - n) for n, byte in enumerate(coded[6:10])) if coded[:3] == b"ID3" else 0
-    while at + 7 < len(coded) and (frame := containers.mpeg_frame(coded[at : at + 7])):
+    while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
         frames.append((at, frame[0]))
         at += frame[0]
     damaged, rng = bytearray(coded), np.random.default_rng(0)
@@ -605,7 +607,7 @@ TAGS = {
 @pytest.mark.parametrize("tag", TAGS)
 def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, tag):
     coded = (made / "uncounted.mp3").read_bytes()
-    coded = coded[containers.tag_end(coded) :]
+    coded = coded[tags.tag_end(coded) :]
     alone = len(whole(made / "uncounted.mp3")[1])
     for name, data, count in (
         ("behind", coded + TAGS[tag], 1),
@@ -617,7 +619,7 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, 
     ):
         (tmp_path / "x.mp3").write_bytes(data)
         assert containers.inspect(
-            containers.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
+            sniffing.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
         ).at_least == pytest.approx(count * alone, abs=2 * 1152), name
     counted = (made / "tagged.mp3").read_bytes()
     assert len(whole(made / "tagged.mp3")[1]) == 44_100
@@ -627,9 +629,9 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, 
 
 def test_a_hole_between_frames_is_corrupt(made, tmp_path):
     coded = bytearray((made / "uncounted.mp3").read_bytes())
-    at = containers.tag_end(bytes(coded))
+    at = tags.tag_end(bytes(coded))
     frames = []
-    while at + 7 < len(coded) and (frame := containers.mpeg_frame(coded[at : at + 7])):
+    while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
         frames.append(at)
         at += frame[0]
     coded[frames[10] : frames[20]] = bytes(frames[20] - frames[10])
@@ -813,17 +815,17 @@ def test_huge_numbers_do_not_overflow_into_sound(tmp_path):
 
 
 def test_ffmpeg_may_read_one_file_and_nothing_else():
-    mp4 = containers.Kind("mp4", "mov")
+    mp4 = sniffing.Kind("mp4", "mov")
     command = ffmpeg_module.compile_command([(7, mp4)], [1])
     assert command[command.index("-i") + 1] == "file:/proc/self/fd/7"
     before = command[: command.index("-i")]
     assert before[before.index("-f") + 1] == "mov"
     assert before[before.index("-protocol_whitelist") + 1] == "file"
     assert "-nostdin" in command
-    several = ffmpeg_module.compile_command([(7, mp4), (9, containers.UNKNOWN), (8, mp4)], [4, 5, 6])
+    several = ffmpeg_module.compile_command([(7, mp4), (9, sniffing.UNKNOWN), (8, mp4)], [4, 5, 6])
     assert several.count("-protocol_whitelist") == 3
     assert [several[index + 1] for index, word in enumerate(several) if word == "-map"] == ["0:a:0", "1:a:0", "2:a:0"]
-    free = ffmpeg_module.compile_command([(7, containers.UNKNOWN)], [1])
+    free = ffmpeg_module.compile_command([(7, sniffing.UNKNOWN)], [1])
     allowed = set(free[free.index("-format_whitelist") + 1].split(","))
     assert not allowed & {
         "hls",
