@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
-from soundmill.corpora import wavcaps
 from soundmill.corpora.audiocaps import split_of_file
+from soundmill.corpora.audioldm import ClassNames
 from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
@@ -24,14 +26,15 @@ FORMAT = Format(
     split="the manifest's name",
 )
 _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
+# JSON as WavCaps has it, of several captions an entry; beside it there may be some of one.
+FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
+ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
 LOOKED_AT = 50  # rows, to tell YouTube names from free text: Clotho has the same columns
 
 
 def detect(inventory: Inventory) -> bool:
     """Whether a csv or JSON has numbered captions of files that are named after YouTube videos."""
-    return any(_is_of_videos(inventory, name) for name in _csv_files(inventory)) or any(
-        True for _ in wavcaps.manifests(inventory, b'"caption_1"')
-    )
+    return any(_is_of_videos(inventory, name) for name in _csv_files(inventory)) or FIVE_CAPTIONS.detect(inventory)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
@@ -39,14 +42,16 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     rows = [row for name in _csv_files(inventory) for row in _rows(inventory, name)]
     rows += [
-        row for name in wavcaps.manifests(inventory, b'"caption') for row in wavcaps.entries(inventory, name, tables, of_video=True)
+        row
+        for name in ANY_CAPTIONS.manifests(inventory)
+        for row in ANY_CAPTIONS.rows(inventory, name, tables, ClassNames({}), of_video=True)
     ]
     if not rows:
         raise UserError(
             f"corpus.path: no csv with `file_name,caption_1` and no JSON with `id` and `caption_1` below "
             f"{escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
         )
-    return join(inventory, rows, num_shards, tables, unique=True, parts=wavcaps.PARTS)
+    return join(inventory, rows, num_shards, tables, unique=True, parts=WAVCAPS.parts)
 
 
 def _csv_files(inventory: Inventory) -> list[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import ModuleType
 
 from soundmill.corpora import (
-    amphion,
     audiocaps,
     audiocraft,
     audiofolder,
@@ -19,11 +18,10 @@ from soundmill.corpora import (
     panns,
     sources,
     stable_audio,
-    tango_json,
     urbansound8k,
-    wavcaps,
 )
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS, JsonEntries
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -32,9 +30,9 @@ from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first whose `detect` says yes is it; a plain folder is what remains.
-ADAPTERS: dict[str, ModuleType] = {
-    module.FORMAT.name: module
-    for module in (
+ADAPTERS: dict[str, ModuleType | JsonEntries] = {
+    adapter.FORMAT.name: adapter
+    for adapter in (
         audiofolder,
         nsynth,
         urbansound8k,
@@ -42,11 +40,11 @@ ADAPTERS: dict[str, ModuleType] = {
         musiccaps,
         panns,
         clotho,
-        amphion,
+        AMPHION,
         audiocraft,
         audiocaps,
-        tango_json,
-        wavcaps,
+        TANGO,
+        WAVCAPS,
         esc,
         gtzan,
         stable_audio,
@@ -82,8 +80,8 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
 
 def detect(inventory: Inventory) -> str:
     """The format that a corpus seems to be in, by what its metadata says and how its files are named; opens metadata only."""
-    for name, module in ADAPTERS.items():
-        if module.detect(inventory):
+    for name, adapter in ADAPTERS.items():
+        if adapter.detect(inventory):
             return name
     inventory.check_not_empty()
     raise UserError(

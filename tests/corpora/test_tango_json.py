@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from soundmill.corpora import inventory, registry, tango_json
+from soundmill.corpora import inventory, registry
+from soundmill.corpora.json_entries import TANGO
 from soundmill.errors import UserError
 
 
@@ -82,7 +83,7 @@ def test_real_manifests_find_files_under_other_names(shared, tmp_path, told):
             path.write_bytes(b"RIFF")
             wanted[str(path.relative_to(tmp_path))] = (row["captions"].strip(), split)
     found = inventory.take(tmp_path)
-    assert tango_json.detect(found)
+    assert TANGO.detect(found)
     tables = registry.read("auto", found, 4)
     captions = told(tables)
     assert len(captions.pop(None)) == 975 + 495 - 600

@@ -1,0 +1,215 @@
+"""Formats of JSON entries, one a recording or a caption, that differ by their keys: one reader, and a declaration for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from soundmill.corpora.audiocaps import split_of_file
+from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
+from soundmill.corpora.inventory import Inventory, begins_with, read_head, read_json, read_json_lines
+from soundmill.corpora.rows import Row, join
+from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+
+_LINES = re.compile(rb"\.(?:jsonl?|ndjson)(?:\.gz)?$")
+_LIST = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*\{')
+
+
+@dataclass(frozen=True)
+class JsonEntries:
+    """One format: an adapter (`FORMAT`, `detect`, `read`) made of its keys."""
+
+    FORMAT: Format
+    keys: tuple[str, ...]  # that its first entries have: patterns, but with `lines`
+    file: tuple[str, ...]  # of the path, file name or id: the first that says something counts
+    captions: str  # pattern of the keys of captions: a text or a list of texts
+    looks: str  # what an error calls its manifests
+    remedy: str  # and says to put there
+    lines: bool = False  # an entry a line; else a list, or an object with a list `data`
+    numbers: bool = False  # the file may be a number
+    labels: str | None = None  # key of labels
+    unique: bool = False  # one entry a recording
+    part: Callable[[bytes], str] = lambda name: ""  # manifest's name → the word in the folder of its recordings
+    parts: Mapping[str, str] | None = None  # all such words
+    parts_of_videos: frozenset[str] = frozenset()
+    clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
+
+    def detect(self, inventory: Inventory) -> bool:
+        """Whether a JSON file begins with entries of these keys."""
+        return any(True for _ in self.manifests(inventory))
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Rows of all manifests; those that mean one file add up to one recording with several captions."""
+        tables = CorpusTables()
+        names = list(self.manifests(inventory))
+        if not names:
+            root = escape_path(bytes(inventory.root))
+            raise UserError(f"corpus.path: no {self.looks} below {root}; put {self.remedy} there, or choose another corpus.format")
+        classes = ClassNames.of(inventory) if self.labels else ClassNames({})
+        rows = [row for name in names for row in self.rows(inventory, name, tables, classes)]
+        classes.remark(tables)
+        return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts)
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        """JSON files whose first entries have the format's keys."""
+        for name in inventory.metadata:
+            if self.lines:
+                if _LINES.search(name.lower()) and begins_with(inventory, name, set(self.keys)):
+                    yield name
+            elif name.lower().endswith(b".json"):
+                head = read_head(inventory, name)
+                if _LIST.match(head) and all(re.search(rb'"%s"' % key.encode(), head) for key in self.keys):
+                    yield name
+
+    def rows(
+        self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames, of_video: bool = False
+    ) -> Iterator[Row]:
+        """Rows of one manifest; an entry without file is quarantined. `of_video`: files without a part are of YouTube videos."""
+        split, part = split_of_file(name), self.part(name)
+        for at, entry in self._entries(inventory, name):
+            file = self._file(entry) if isinstance(entry, dict) else ""
+            if not file:
+                where = f"line {at}" if self.lines else at
+                tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
+                continue
+            yield Row(
+                name,
+                at,
+                file,
+                captions=[text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)],
+                labels=_labels(entry.get(self.labels), classes) if self.labels else (),
+                split=split,
+                part=part,
+                of_video=part in self.parts_of_videos or (of_video and not part),
+                about=self.clip(file),
+            )
+
+    def _file(self, entry: dict[str, Any]) -> str:
+        for value in map(entry.get, self.file):
+            if isinstance(value, str) and value.strip():
+                return value.strip()
+            if self.numbers and isinstance(value, int) and not isinstance(value, bool):
+                return str(value)
+        return ""
+
+    def _entries(self, inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
+        """(line or place in the list, entry)."""
+        if self.lines:
+            yield from read_json_lines(inventory, name)
+            return
+        value = read_json(inventory, name)
+        entries = value.get("data") if isinstance(value, dict) else value
+        if not isinstance(entries, list):
+            raise UserError(f'{escape_path(name)}: expected a list of entries, or `{{"data": [{{…}}, …]}}`')
+        for number, entry in enumerate(entries):
+            yield (f"data[{number}]" if isinstance(value, dict) else f"[{number}]"), entry
+
+
+def _labels(value: object, classes: ClassNames) -> list[str]:
+    """Labels as they are; of machine ids, several of which may be one text, their classes' names."""
+    named = []
+    for label in texts(value, ";"):
+        mids = [mid.strip() for mid in label.split(",")]
+        named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
+    return named
+
+
+def texts(value: object, separator: str | None = None) -> list[str]:
+    """The texts of a JSON value that is a text, or a list of texts; a text may be several, put together with a separator."""
+    if isinstance(value, str):
+        value = value.split(separator) if separator else [value]
+    return [text.strip() for text in value if isinstance(text, str) and text.strip()] if isinstance(value, list) else []
+
+
+TANGO = JsonEntries(
+    Format(
+        name="tango_json",
+        layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
+        id="the file is `location`, found by its name wherever it lies; the YouTube id and start that the name tells, else a hash",
+        caption="`captions`: a text, or a list of texts",
+        label="`labels`, if there are any: a list, or a text with `;`; machine ids with commas through `mid,display_name` of "
+        "AudioSet's class label csv",
+        split="the manifest's name",
+    ),
+    keys=("captions", "location"),
+    file=("location",),
+    captions="captions",
+    looks="JSON lines with captions and location",
+    remedy="TANGO's manifests",
+    lines=True,
+    labels="labels",
+)
+
+
+_UID = re.compile(r"Y?(?P<video>[A-Za-z0-9_-]{11})_(?P<start>[0-9]{1,9})_[0-9]{1,9}")
+
+
+def _amphion_clip(uid: str) -> tuple[str, float] | None:
+    match = _UID.fullmatch(uid)
+    return (match["video"], int(match["start"]) / 1000) if match else None
+
+
+AMPHION = JsonEntries(
+    Format(
+        name="amphion",
+        layout="JSON lists of `Dataset,Uid,Caption`",
+        id="the file is `Uid` with any extension, `{ytid}_{startms}_{endms}`",
+        caption="`Caption`",
+        label="none",
+        split="the JSON's name",
+    ),
+    keys=("Uid", "Caption"),
+    file=("Uid",),
+    captions="Caption",
+    looks="JSON list of `Uid` and `Caption`",
+    remedy="Amphion's train.json",
+    clip=_amphion_clip,
+)
+
+
+# Numbers of Freesound and of SoundBible overlap: a word in the JSON's path → the word in the folder of its sounds.
+_SOURCES = {
+    "freesound": "freesound",
+    "fsd": "freesound",
+    "bbc": "bbc",
+    "soundbible": "soundbible",
+    "sb": "soundbible",
+    "audioset": "audioset",
+    "as": "audioset",
+}
+
+
+def _wavcaps_source(name: bytes) -> str:
+    """What the JSON's name, else its folders, tell of where its sounds are from; empty where they tell nothing."""
+    for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
+        sources = {_SOURCES[word] for word in re.split(r"[^a-z]+", part) if word in _SOURCES}
+        if len(sources) == 1:
+            return sources.pop()
+    return ""
+
+
+WAVCAPS = JsonEntries(
+    Format(
+        name="wavcaps",
+        layout='JSON with `id` and `caption`: `{"num_captions_per_audio": 1, "data": [{…}]}`, or the bare list',
+        id="the file is `id`, any extension, in its source's folder (FreeSound, BBC, SoundBible, AudioSet); "
+        "AudioSet: `Y{ytid}.wav`",
+        caption="`caption`",
+        label="none",
+        split="the JSON's name; the published ones tell none",
+    ),
+    keys=("id", "caption"),
+    file=("id", "audio", "wav"),
+    captions=r"captions?(?:_\d+)?",
+    looks="JSON with entries of `id` and `caption`",
+    remedy="WavCaps' json_files",
+    numbers=True,  # Freesound's
+    unique=True,
+    part=_wavcaps_source,
+    parts={source: source for source in _SOURCES.values()},  # also those without a JSON here: their sounds are nobody else's
+    parts_of_videos=frozenset({"audioset"}),
+)
