@@ -48,7 +48,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = join(inventory, rows, num_shards, tables)
     layout, files = layout_of(inventory.audio), {file.raw_path: file for file in inventory.audio}
     for recording in tables.recordings:
-        recording["split"] = layout.told_of(files[recording["raw_path"]])[0]
+        recording["split"] = layout.split_and_label(files[recording["raw_path"]])[0]
     return tables
 
 
