@@ -18,10 +18,7 @@ from flows import dvc
 from soundmill import params, shards
 from soundmill.errors import UserError
 
-DATA_STAGES = (
-    *("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram"),
-    "mix_spectrogram",
-)
+DATA_STAGES = ("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram")
 CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore")
 
 

@@ -70,8 +70,9 @@ class Training:
         import torch
 
         from soundmill.audio.mel import SpectrogramParams
+        from soundmill.models.components.latents.params import LatentsParams
         from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
-        from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, LatentsParams
+        from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
         from soundmill.models.tango.model import build_net
         from soundmill.models.tango.params import TrainParams
         from soundmill.training.device import pick_device
@@ -89,13 +90,13 @@ class Training:
         section["train"]["network"]["text_width"] = width
         self.params = parse(TrainParams, section["train"], "tango.train")
         network = parse(AutoencoderNetParams, section["autoencoder"]["network"], "tango.autoencoder.network")
-        self.frames = parse(LatentsParams, section["latents"], "tango.latents").frames
         use_threads(self.params.hardware.threads)
         self.device = pick_device(self.params.hardware.accelerator)
         self.steps, self.items = steps, self.params.real_items + self.params.mixed_items
 
         torch.manual_seed(0)
         spec = SpectrogramParams(**document["spectrogram"]["tango"]).spec
+        self.frames = parse(LatentsParams, section["latents"], "tango.latents").num_samples // spec.hop_length
         constants = {"mean": -5.0, "deviation": 3.0, "scaling_factor": 0.5}
         self.autoencoder = Autoencoder(network, spec, build_autoencoder(network).eval(), **constants).to(self.device)
         self.encoder.net.to(self.device)

@@ -1,4 +1,4 @@
-"""Latents of clips or of mixes by a family's autoencoder: once, so that no training runs it; one shard for each of spectrograms."""
+"""Latents of clips or of mixes by a family's codec, of any kind: once, so that no training runs it; one shard for each of audio."""
 
 from __future__ import annotations
 
@@ -10,84 +10,58 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.mel import read_spec
+from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.errors import UserError
-from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, LatentsAbout
-from soundmill.models.components.mel_autoencoder.params import LatentsParams
+from soundmill.models import registry
+from soundmill.models.components.contracts import Encoder, read_codec
+from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device
 
-MANY = 500  # clips: fewer are encoded before it is told what each takes, which costs four seconds of importing
+# What is read of a shard, of clips or of mixes.
+SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(
-    params: LatentsParams,
-    ctx: Context,
-    mels: Input,
-    autoencoder: Input,
-    latents: Output,
-    catalog: Input = None,
-    mixes: Input = None,
+    params: LatentsParams, ctx: Context, audio: Input, autoencoder: Input, latents: Output, catalog: Input = None
 ) -> dict[str, Any]:
-    """Write the posterior of every clip of the catalog, or of every mix, whose captions go with it."""
-    if (catalog is None) == (mixes is None):
-        raise UserError("give --catalog for latents of clips, or --mixes for those of mixes")
+    """Write the posterior of every clip of the catalog; without a catalog, of every mix, with its caption."""
     if params.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("latents.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
-    config = autoencoders.config(autoencoder)
-    if read_spec(mels) != config.mel_spec:
-        raise UserError(f"{mels}: made with another mel spec than {autoencoder} was; remake both: `dvc repro`")
-    if params.frames % config.network.factor:
-        raise UserError(f"latents.frames {params.frames} must be a multiple of {config.network.factor}, by which they shrink")
     if catalog is not None:
         rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "captions"]).to_pylist()
     else:
         rows = [
             {"clip_id": row["clip_id"], "split": "train", "captions": [row["caption"]]}
-            for path in shards.shard_paths(mixes)
+            for path in shards.shard_paths(audio)
             for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "caption"])
         ]
     known = {row["clip_id"]: row for row in rows}
-    about = LatentsAbout(
-        autoencoder=config.digest, scaling_factor=config.scaling_factor, mel_spec=config.mel_spec, frames=params.frames
-    )
+    codec = read_codec(autoencoder)
+    about = LatentsAbout(autoencoder=codec.digest, scaling_factor=codec.scaling_factor, num_samples=params.num_samples)
     encoding = Encoding(autoencoder, about, params.accelerator, params.batch_size, params.precision)
     jobs = []
-    for path in shards.shard_paths(mels):
-        ids = shards.read_table(path, manifest.SPECTROGRAMS, ["clip_id"])["clip_id"].to_pylist()
+    for path in shards.shard_paths(audio):
+        ids = shards.read_table(path, SOUND, ["clip_id"])["clip_id"].to_pylist()
         mine = {clip_id: known.pop(clip_id) for clip_id in ids if clip_id in known}
         key = shards.digest(shards.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
         jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine), key))
     if known:
-        raise UserError(f"{mels}: no spectrogram of {len(known)} clips, the first {min(known)!r}; remake it: `dvc repro`")
-    if len(rows) >= MANY:
-        print(
-            f"{ctx.name}: {len(rows)} clips, {_gigaflops(config, params.frames):.1f} GFLOP each, "
-            f"on {pick_device(params.accelerator).type} where they are new",
-            flush=True,
-        )
+        raise UserError(f"{audio}: {len(known)} clips of the catalog are missing, the first {min(known)!r}; remake it: `dvc repro`")
     if pick_device(params.accelerator).type != "cpu":
-        # One process, of a pool of its own, fills a GPU; each of several would hold the net and its pictures there.
+        # One process, of a pool of its own, fills a GPU; each of several would hold the net and its batches there.
         ctx = replace(ctx, workers=1, pool=None)
     report = ctx.map_shards(encode_shard, jobs, latents)
-    metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_frames", "cut_frames")}
+    metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}
     if report.details:
-        metrics["latent_std"] = scaled_deviation(report.details, config.scaling_factor)
-    return {**metrics, "autoencoder": config.digest}
-
-
-def _gigaflops(config: autoencoders.AutoencoderConfig, frames: int) -> float:
-    """What it takes to encode one clip; counted where tensors have no memory."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        autoencoders.build_autoencoder(config.network).encode(torch.empty(1, 1, frames, config.mel_spec.n_mels))
-    return counter.get_total_flops() / 1e9
+        metrics["latent_std"] = scaled_deviation(report.details, codec.scaling_factor)
+    return {**metrics, "autoencoder": codec.digest}
 
 
 @dataclass(frozen=True)
@@ -107,8 +81,8 @@ class Encoding:
 
     @property
     def made_by(self) -> list[Any]:
-        """What a clip's posterior depends on, beside its spectrogram."""
-        return [self.about.autoencoder, self.about.frames, pick_device(self.accelerator).type, self.applied_precision]
+        """What a clip's posterior depends on, beside its wave."""
+        return [self.about.autoencoder, self.about.num_samples, pick_device(self.accelerator).type, self.applied_precision]
 
     @property
     def applied_precision(self) -> str:
@@ -116,66 +90,76 @@ class Encoding:
 
 
 @lru_cache(maxsize=1)
-def _load(directory: Path, digest: str, accelerator: str) -> autoencoders.Autoencoder:
+def _load(directory: Path, digest: str, accelerator: str) -> Encoder:
     """Once in every process, with one thread: others would give other last bits. `digest`: another one may come to lie there."""
     torch.set_num_threads(1)
-    return autoencoders.load(directory).to(pick_device(accelerator))
+    return registry.load_codec(directory).to(pick_device(accelerator))
 
 
 def encode_shard(
-    mels: Path, known: dict[str, dict[str, Any]], encoding: Encoding, output: Path, previous: Path | None = None
+    audio: Path, known: dict[str, dict[str, Any]], encoding: Encoding, output: Path, previous: Path | None = None
 ) -> shards.Report:
     """Write the posteriors of those clips of one shard that are `known`: by id, what the catalog says of them."""
-    frames, made_by = encoding.about.frames, encoding.made_by
     schema = manifest.LATENTS.with_metadata({ABOUT_KEY: encoding.about.model_dump_json().encode()})
     if previous and pq.read_schema(previous).metadata != schema.metadata:
         previous = None  # of another autoencoder: none of its rows would be taken, but an empty shard as it is
-    columns = ["clip_id", "num_frames", "digest"]
-    rows = list(enumerate(shards.read_rows(mels, manifest.SPECTROGRAMS, columns)))
-    keys = {place: shards.digest(*made_by, row["digest"], known[row["clip_id"]]) for place, row in rows if row["clip_id"] in known}
+    rows = [(row["clip_id"], row["digest"]) for row in shards.read_rows(audio, SOUND, ["clip_id", "digest"])]
+    keys = {
+        place: shards.digest(*encoding.made_by, digest, known[clip_id])
+        for place, (clip_id, digest) in enumerate(rows)
+        if clip_id in known
+    }
     with shards.ItemWriter(output, schema, previous) as writer:
         new = [place for place, key in keys.items() if key not in writer]
-        posteriors = _encode(shards.read_rows(mels, manifest.SPECTROGRAMS, wanted=new), encoding, mels)
+        encoded = _encode(shards.read_rows(audio, SOUND, wanted=new), encoding, audio)
         for place, key in keys.items():
             if not writer.copy(key):
-                posterior = next(posteriors)
-                row = rows[place][1]
-                told = known[row["clip_id"]]
+                num_samples, posterior = next(encoded)
+                row = known[rows[place][0]]
                 with writer.item(key) as report:
                     shape = dict(zip(("channels", "frames", "bands"), posterior.shape[1:], strict=True))
-                    writer.write({**told, **shape, "posterior": posterior.tobytes(), "digest": key})
+                    writer.write({**row, **shape, "posterior": posterior.tobytes(), "digest": key})
                     report.count("clips")
-                    report.count("captions", len(told["captions"]))
-                    report.count("silent_frames", max(0, frames - row["num_frames"]))
-                    report.count("cut_frames", max(0, row["num_frames"] - frames))
-                    if told["split"] == "train":
+                    report.count("captions", len(row["captions"]))
+                    report.count("silent_samples", encoding.about.num_samples - num_samples)
+                    if row["split"] == "train":
                         report.details.append(_moments(posterior))
     return writer.report
 
 
-def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, mels: Path) -> Iterator[np.ndarray]:
-    """Mean and ln variance, float16 [2, channels, frames, bands], of row after row; the last batch is filled up with silence."""
-    device = pick_device(encoding.accelerator)
+def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, audio: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """The length of each row's wave, and mean and ln variance of its latent, float16 [2, channels, frames, bands].
+
+    The last batch is filled up with silence.
+    """
+    device, num_samples = pick_device(encoding.accelerator), encoding.about.num_samples
     while some := list(islice(rows, encoding.at_once)):
-        model = _load(encoding.autoencoder, encoding.about.autoencoder, encoding.accelerator)
-        log_mels = np.full((encoding.at_once, model.spec.n_mels, encoding.about.frames), model.silence, np.float32)
-        for log_mel, row in zip(log_mels, some, strict=False):
-            values = np.frombuffer(row["log_mel"], "<f2").reshape(row["num_mels"], row["num_frames"])
-            # A clip of as many samples as frames · hop has one frame more, at its end.
-            if row["num_frames"] > encoding.about.frames + 1:
-                raise UserError(
-                    f"{mels}: clip {row['clip_id']!r} has {row['num_frames']} frames; raise latents.frames, now "
-                    f"{encoding.about.frames}, or shorten its clips (clip_seconds)"
-                )
-            values = values[:, : encoding.about.frames]
-            log_mel[:, : values.shape[1]] = values
+        encoder = _load(encoding.autoencoder, encoding.about.autoencoder, encoding.accelerator)
+        waves = [_wave(row, encoder, num_samples, audio) for row in some]
+        filler = [np.zeros_like(waves[0])] * (encoding.at_once - len(waves))
         with autocast(device, encoding.applied_precision):
-            posteriors = model.encode(torch.from_numpy(log_mels).to(device))
-        posteriors = torch.stack(posteriors, dim=1).cpu().numpy().astype("<f2")
-        for row, posterior in zip(some, posteriors, strict=False):
+            posteriors = encoder.posterior([*waves, *filler], num_samples)
+        posteriors = posteriors.cpu().numpy().astype("<f2")
+        for row, wave, posterior in zip(some, waves, posteriors, strict=False):
             if not np.isfinite(posterior).all():
                 raise UserError(f"the latent of clip {row['clip_id']!r} does not fit into float16; train another autoencoder")
-            yield posterior
+            yield wave.shape[1], posterior
+
+
+def _wave(row: dict[str, Any], encoder: Encoder, num_samples: int, audio: Path) -> np.ndarray:
+    """A row's wave [channels, T] as the codec takes it."""
+    data, name = row["audio"]["bytes"], f"{audio}: clip {row['clip_id']!r}"
+    wave = decode_flac(data)
+    if encoder.channels == 1:
+        wave = wave.mean(0, keepdims=True)
+    if (flac_rate(data), len(wave)) != (encoder.sample_rate, encoder.channels):
+        raise UserError(
+            f"{name} has {len(wave)} channels at {flac_rate(data)} Hz, the autoencoder takes {encoder.channels} at "
+            f"{encoder.sample_rate}: give the family clips of that form"
+        )
+    if wave.shape[1] > num_samples:
+        raise UserError(f"{name} has {wave.shape[1]} samples; raise latents.num_samples, now {num_samples}, or make clips shorter")
+    return wave
 
 
 def _moments(posterior: np.ndarray) -> list[float]:

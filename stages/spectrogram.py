@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of clips, or of mixes, under one named mel spec; one shard for each shard of audio."""
+"""Log-mel spectrograms of clips under one named mel spec; one shard for each shard of clips."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from soundmill.audio.mel import SPEC_KEY, MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 
-# What is read of a shard, of clips or of mixes.
+# What is read of a shard of clips.
 SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
-    """Write a spectrogram for every clip of `audio`, a directory of shards of clips or of mixes; there may be none."""
+    """Write a spectrogram for every clip of `audio`, a directory of shards of clips; there may be none."""
     spec_json = params.spec.model_dump_json()
     jobs = []
     for path in shards.shard_paths(audio):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from soundmill import params
+from soundmill.models import registry
 from tests.imports import MODELS, NO_DEPENDENCY, ROOT, closure
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -45,6 +46,9 @@ def code_of(stage: dict, key: str) -> set[Path]:
     entries = [ROOT / "stages" / f"{module}.py"]
     if module in ("train", "generate"):
         entries += (MODELS / key).rglob("*.py")
+    if module == "latents":
+        codecs = [registry.codec(kind).component.replace(".", "/") for kind in registry.CODECS]
+        entries += [ROOT / f"{codec}.py" for codec in codecs if str(Path(codec).parent) in stage["deps"]]
     if module in ("autoencoder", "vocoder"):
         entries += [
             path

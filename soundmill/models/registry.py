@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from soundmill import shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Kind, Vocoder
+from soundmill.models.components.contracts import Encoder, Kind, Vocoder
 from soundmill.models.family import Family
 from soundmill.params import StageParams, compose, did_you_mean, parse, section
 
@@ -101,6 +101,11 @@ def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder:
     """The vocoder of any kind that its stage published; one for other log-mels than `spec`'s is a UserError."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
     return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
+
+
+def load_codec(directory: Path) -> Encoder:
+    """The codec of any kind that its stage published."""
+    return codec(_kind_of(directory, "autoencoder", "`dvc repro` makes one")).load(directory)
 
 
 def vocoder_network(document: dict[str, Any], name: str) -> nn.Module:

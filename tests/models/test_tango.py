@@ -93,7 +93,7 @@ def test_activations_computed_again_give_the_same_gradients(net):
 
 def test_the_published_net_takes_latents_of_ten_seconds():
     paper = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])["tango"]
-    frames = paper["latents"]["frames"] // 4
+    frames = paper["latents"]["num_samples"] // 160 // 4
     with torch.device("meta"):
         published = build_net(params.parse(TrainParams, paper["train"], "tango.train"), (8, frames, 16))
         answer = published(torch.empty(1, 8, frames, 16), torch.zeros(1), torch.empty(1, 9, 1024), torch.ones(1, 9).bool())

@@ -9,9 +9,9 @@ import torch
 
 from soundmill import manifest, shards, text
 from soundmill.audio import flac
+from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, LatentsAbout
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
@@ -32,7 +32,7 @@ def write(directory: Path) -> Path:
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
     model.residual = [0.5] * SPEC.n_mels
     digest = autoencoders.save(model, directory / "tango" / "autoencoder", {"kind": "train"})
-    about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, mel_spec=SPEC, frames=FRAMES)
+    about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, num_samples=FRAMES * SPEC.hop_length)
     write_latents(directory / "tango" / "latents" / "clips", CAPTIONS, about)
     write_latents(directory / "tango" / "latents" / "mixes", MIXES, about)
     encoder = text.make_scratch(directory / "encoder", **SCRATCH)

@@ -17,18 +17,22 @@ import pytest
 import torch
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.mel import SPEC_KEY
+from soundmill.audio.flac import decode_flac, encode_flac
+from soundmill.audio.mel import SPEC_KEY, log_mel
 from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.components.contracts import read_codec
+from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.components.mel_autoencoder.latents import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, padded_log_mel
 from soundmill.params import write_yaml
 from soundmill.shards import run as shard_run
 from soundmill.shards.jobs import run_job
 from stages import autoencoder, latents
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.stages import wave_codec
 
-FRAMES = [21, 21, 16, 21, 21, 21]  # of each clip
+LENGTHS = [3200, 3200, 2400, 3200, 3200, 3200]  # samples of each clip
 SPLITS = ["train", "train", "train", "train", "valid", "test"]
 PARAMETERS = {
     "kind": "mel_autoencoder",
@@ -56,22 +60,38 @@ PARAMETERS = {
 }
 
 
-def log_mel(number: int, frames: int) -> np.ndarray:
-    """A band that rises, over a floor."""
-    bands, time = np.mgrid[0:16, 0:frames]
-    return (-9 + 7 * np.exp(-0.1 * (bands - 2 * number - time / 4) ** 2)).astype("<f2")
+def sound(number: int) -> np.ndarray:
+    """A tone that rises, and faint noise [T]."""
+    time = np.arange(LENGTHS[number]) / SPEC.sample_rate
+    noise = np.random.default_rng(number).standard_normal(len(time))
+    return decode_flac(encode(0.3 * np.sin(2 * np.pi * (400 + 900 * number + 4000 * time) * time) + 1e-3 * noise)).reshape(-1)
 
 
-def write_spectrograms(ids: list[str], directory: Path) -> None:
-    """In two shards."""
+def encode(wave: np.ndarray) -> bytes:
+    return encode_flac(wave.astype(np.float32), SPEC.sample_rate)
+
+
+def write_spectrograms(directory: Path) -> None:
+    """Of six clips, in two shards."""
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: SPEC.model_dump_json().encode()})
     for shard in range(2):
         rows = []
-        for number, clip_id in list(enumerate(ids))[shard::2]:
-            values = log_mel(number, FRAMES[number])
+        for number in range(6)[shard::2]:
+            values = log_mel(sound(number), SPEC).astype("<f2")
             size = {"num_mels": 16, "num_frames": values.shape[1]}
-            rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": f"row {clip_id}", **size})
+            rows.append({"clip_id": f"clip{number}", "log_mel": values.tobytes(), "digest": f"row {number}", **size})
         shards.write_rows(rows, directory / shards.shard_name(shard), schema)
+
+
+def write_clips(ids: list[str], directory: Path) -> None:
+    """In two shards."""
+    fields = {"source": "r.wav", "start": 0.0, "recording_id": "r", "quality": None}
+    for shard in range(2):
+        rows = []
+        for number, clip_id in list(enumerate(ids))[shard::2]:
+            audio = {"bytes": encode(sound(number)), "path": f"{clip_id}.flac"}
+            rows.append({"clip_id": clip_id, "audio": audio, "digest": f"row {clip_id}", "num_samples": LENGTHS[number], **fields})
+        shards.write_rows(rows, directory / shards.shard_name(shard), manifest.CLIPS)
 
 
 def write_catalog(path: Path, caption: str = "a tone rises") -> None:
@@ -88,10 +108,18 @@ def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(root)
     data = tmp_path / "data"
-    write_spectrograms([f"clip{number}" for number in range(6)], data / "mels")
+    write_spectrograms(data / "mels")
+    write_clips([f"clip{number}" for number in range(6)], data / "sounds")
     write_catalog(data / "catalog.parquet")
-    write_spectrograms(["mix0", "mix1"], data / "mixed_mels")
-    mixes = [{"clip_id": f"mix{number}", "caption": f"two, {number}", "labels": []} for number in range(2)]
+    mixes = [
+        {
+            "clip_id": f"mix{number}",
+            "caption": f"two, {number}",
+            "labels": [],
+            "audio": {"bytes": encode(sound(number)), "path": ""},
+        }
+        for number in range(2)
+    ]
     shards.write_rows(mixes, data / "mixes" / shards.shard_name(0), manifest.MIXES)
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
@@ -117,9 +145,9 @@ def here(monkeypatch) -> None:
     monkeypatch.setattr(shard_run, "_run_here", run)
 
 
-LATENTS = {"frames": 24, "batch_size": 2, "accelerator": "cpu", "precision": "32"}
-OF_CLIPS = {"mels": "mels", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
-OF_MIXES = {"mels": "mixed_mels", "mixes": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
+LATENTS = {"num_samples": 3840, "batch_size": 2, "accelerator": "cpu", "precision": "32"}  # 24 frames
+OF_CLIPS = {"audio": "sounds", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
+OF_MIXES = {"audio": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
 
 
 def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> dict:
@@ -130,7 +158,7 @@ def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> 
 
 def make_autoencoder(project: Path, output: str, **changes) -> dict:
     ports = {
-        "clips": "mels",
+        "clips": "sounds",
         "mels": "mels",
         "catalog": "catalog.parquet",
         "autoencoder": output,
@@ -159,10 +187,10 @@ def test_training_learns_to_rebuild_and_ends_the_same(project, here):
     assert (project / "data/g.png").read_bytes().startswith(b"\x89PNG")
 
     model = autoencoders.load(project / "data/first")
-    values = np.concatenate([log_mel(number, FRAMES[number]).astype(np.float64).ravel() for number in range(4)])
+    values = np.concatenate([log_mel(sound(number), SPEC).astype("<f2").astype(np.float64).ravel() for number in range(4)])
     assert (model.mean, model.deviation) == pytest.approx((values.mean(), values.std()), abs=1e-5)
     # Of these clips all frames but a few are in latents of 20; with silence to frames that none has, it would be far from 1.
-    told = make_latents(project, {**OF_CLIPS, "autoencoder": "first"}, latents={**LATENTS, "frames": 20})
+    told = make_latents(project, {**OF_CLIPS, "autoencoder": "first"}, latents={**LATENTS, "num_samples": 3200})
     assert told["latent_std"] == pytest.approx(1.0, rel=0.05)
     assert told["autoencoder"] == model.digest == metrics["digest"]
 
@@ -195,7 +223,7 @@ def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
     metrics = make_latents(project)
     directory, model = project / "data/clips", autoencoders.load(project / "data/autoencoder")
     about = read_about(directory)
-    assert (about.autoencoder, about.frames, about.scaling_factor, about.mel_spec) == (model.digest, 24, 0.5, SPEC)
+    assert (about.autoencoder, about.num_samples, about.scaling_factor) == (model.digest, 3840, 0.5)
     rows = {row["clip_id"]: row for row in iterate_index(directory)}
     found = dict(iterate_posteriors(directory))
     assert set(rows) == set(found) == {f"clip{number}" for number in range(6)}
@@ -204,10 +232,28 @@ def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
         assert (row["split"], row["captions"]) == (split, ["a tone rises", f"number {number}"])
         assert posterior.shape == (2, row["channels"], row["frames"], row["bands"]) == (2, 4, 12, 8)
         padded = np.full((1, 16, 24), math.log(1e-5), np.float32)
-        padded[0, :, : FRAMES[number]] = log_mel(number, FRAMES[number])
+        alone = log_mel(sound(number), SPEC)
+        whole = alone.shape[1] - 4  # in the last ones the wave ends: silence follows it, and none of it is mirrored
+        ours = padded_log_mel(sound(number)[None], SPEC, 3840)
+        np.testing.assert_allclose(ours[:, :whole], alone[:, :whole], atol=1e-4)
+        assert (ours[:, alone.shape[1] + 4 :] == padded[0, 0, 0]).all()
+        padded[0] = ours
         expected = torch.stack(model.encode(torch.from_numpy(padded)))[:, 0]
         np.testing.assert_allclose(posterior, expected.numpy(), rtol=2e-3, atol=2e-3)
-    assert (metrics["clips"], metrics["captions"], metrics["silent_frames"], metrics["cut_frames"]) == (6, 12, 23, 0)
+    assert (metrics["clips"], metrics["captions"], metrics["silent_samples"]) == (6, 12, 5 * 640 + 1440)
+
+
+def test_any_codec_makes_latents(project, here, monkeypatch):
+    monkeypatch.setitem(registry.CODECS, "wave_codec", "tests.stages.wave_codec")
+    wave_codec.save(project / "data/waves")
+    metrics = make_latents(project, {**OF_CLIPS, "autoencoder": "waves"})
+    assert (metrics["clips"], metrics["autoencoder"]) == (6, "waves")
+    made = dict(iterate_posteriors(project / "data/clips"))
+    mean, log_variance = made["clip2"]
+    assert mean.shape == (8, 480, 1)
+    np.testing.assert_allclose(mean[..., 0].T.reshape(-1)[:2400], sound(2), atol=1e-3)
+    assert not mean[..., 0].T.reshape(-1)[2400:].any()
+    assert (log_variance == -30).all()
 
 
 def test_a_gpu_has_one_process_of_a_pool_of_its_own(project, monkeypatch):
@@ -226,12 +272,12 @@ def test_a_gpu_has_one_process_of_a_pool_of_its_own(project, monkeypatch):
     assert asked == [(1, None)]
 
 
-def test_the_last_frame_is_cut_and_no_more(project, here):
-    assert make_latents(project, latents={**LATENTS, "frames": 20})["cut_frames"] == 5
-    with pytest.raises(SystemExit, match=r"has 21 frames; raise latents.frames, now 18"):
-        make_latents(project, latents={**LATENTS, "frames": 18})
-    with pytest.raises(SystemExit, match=r"latents.frames 21 must be a multiple of 2"):
-        make_latents(project, latents={**LATENTS, "frames": 21})
+def test_a_length_that_does_not_fit_is_named(project, here):
+    assert make_latents(project, latents={**LATENTS, "num_samples": 3200})["silent_samples"] == 800
+    with pytest.raises(SystemExit, match=r"clip 'clip0' has 3200 samples; raise latents.num_samples, now 2880"):
+        make_latents(project, latents={**LATENTS, "num_samples": 2880})
+    with pytest.raises(SystemExit, match=r"num_samples 3360 must be a multiple of 320, hop_length · 2"):
+        make_latents(project, latents={**LATENTS, "num_samples": 3360})
 
 
 def test_mixes_bring_their_own_captions_and_may_be_none(project, here):
@@ -241,30 +287,26 @@ def test_mixes_bring_their_own_captions_and_may_be_none(project, here):
         "mix0": ("train", ["two, 0"]),
         "mix1": ("train", ["two, 1"]),
     }
-    for name in ("mixes", "mixed_mels"):
-        for path in (project / "data" / name).iterdir():
-            schema = pq.read_schema(path)
-            shards.write_rows([], path, schema)
+    for path in (project / "data/mixes").iterdir():
+        shards.write_rows([], path, manifest.MIXES)
     assert make_latents(project, OF_MIXES)["clips"] == 0
-    assert read_about(project / "data/mixed").frames == 24
+    assert read_about(project / "data/mixed").num_samples == 3840
 
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
     """Notes each clip that was really encoded."""
-    clips, encode = [], Autoencoder.encode
-    monkeypatch.setattr(Autoencoder, "encode", lambda self, values: clips.append(len(values)) or encode(self, values))
+    clips, own = [], Autoencoder.encode
+    monkeypatch.setattr(Autoencoder, "encode", lambda self, values: clips.append(len(values)) or own(self, values))
     return clips
 
 
-def encode(project: Path, scratch: str, kept: str, known: dict[str, dict], frames: int = 24) -> dict[str, bytes]:
+def latents_of(project: Path, scratch: str, kept: str, known: dict[str, dict]) -> dict[str, bytes]:
     """The latents of one shard, as a stage makes them where it needs to."""
-    config = autoencoders.config(project / "data/autoencoder")
-    about = latents.LatentsAbout(
-        autoencoder=config.digest, scaling_factor=config.scaling_factor, mel_spec=config.mel_spec, frames=frames
-    )
+    config = read_codec(project / "data/autoencoder")
+    about = latents.LatentsAbout(autoencoder=config.digest, scaling_factor=config.scaling_factor, num_samples=3840)
     encoding = latents.Encoding(project / "data/autoencoder", about, "cpu", 2, "32")
-    job = shards.Job(shards.shard_name(0), (project / "data/mels" / shards.shard_name(0), known, encoding), key="another")
+    job = shards.Job(shards.shard_name(0), (project / "data/sounds" / shards.shard_name(0), known, encoding), key="another")
     (project / kept).mkdir(exist_ok=True)
     run_job(latents.encode_shard, job, project / kept)
     shutil.copytree(project / kept, project / scratch)
@@ -276,18 +318,18 @@ def known_clips(*numbers: int, caption: str = "a") -> dict[str, dict]:
 
 
 def test_only_what_changed_is_encoded_and_bytes_are_those_from_scratch(project, encoded):
-    encode(project, "before", "kept", known_clips(0, 2))
+    latents_of(project, "before", "kept", known_clips(0, 2))
     assert encoded == [1, 1]
-    reused = encode(project, "after", "kept", known_clips(0, 2, 4))
+    reused = latents_of(project, "after", "kept", known_clips(0, 2, 4))
     assert encoded == [1, 1, 1]
-    assert reused == encode(project, "scratch", "none", known_clips(0, 2, 4))
-    assert encode(project, "caption", "kept", known_clips(0, 2, 4, caption="b")) != reused
+    assert reused == latents_of(project, "scratch", "none", known_clips(0, 2, 4))
+    assert latents_of(project, "caption", "kept", known_clips(0, 2, 4, caption="b")) != reused
 
 
 def test_batches_as_of_a_gpu_change_last_bits_only(project, encoded, monkeypatch):
-    encode(project, "singly", "none", known_clips(0, 2, 4))
+    latents_of(project, "singly", "none", known_clips(0, 2, 4))
     monkeypatch.setattr(latents.Encoding, "at_once", property(lambda self: self.batch_size))
-    encode(project, "batched", "none_either", known_clips(0, 2, 4))
+    latents_of(project, "batched", "none_either", known_clips(0, 2, 4))
     assert encoded == [1, 1, 1, 2, 2]
     singly, batched = (dict(iterate_posteriors(project / name)) for name in ("singly", "batched"))
     assert list(singly) == list(batched) == ["clip0", "clip2", "clip4"]
@@ -297,32 +339,32 @@ def test_batches_as_of_a_gpu_change_last_bits_only(project, encoded, monkeypatch
 
 def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
     """Parameters are the same, and there are kept shards: none may be used, not even one without rows."""
-    before = encode(project, "before", "kept", known_clips(0, 2))
-    empty = encode(project, "empty", "kept_empty", {})
+    before = latents_of(project, "before", "kept", known_clips(0, 2))
+    empty = latents_of(project, "empty", "kept_empty", {})
     torch.manual_seed(1)
     shutil.rmtree(project / "data/autoencoder")
     other = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
     digest = autoencoders.save(other, project / "data/autoencoder", {"kind": "train"})
-    assert encode(project, "after", "kept", known_clips(0, 2)) != before
+    assert latents_of(project, "after", "kept", known_clips(0, 2)) != before
     assert encoded == [1, 1, 1, 1]
-    assert encode(project, "still_empty", "kept_empty", {}) != empty
+    assert latents_of(project, "still_empty", "kept_empty", {}) != empty
     for name in ("after", "still_empty"):
         about = pq.read_schema(project / name / shards.shard_name(0)).metadata[ABOUT_KEY]
         assert json.loads(about)["autoencoder"] == digest
 
 
-def test_spectrograms_of_another_kind_are_refused(project):
-    other = SPEC.model_copy(update={"floor": 1e-4})
-    for path in shards.shard_paths(project / "data/mels"):
-        rows = list(shards.read_rows(path, manifest.SPECTROGRAMS))
-        shards.write_rows(rows, path, manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: other.model_dump_json().encode()}))
-    with pytest.raises(SystemExit, match="made with another mel spec"):
+def test_clips_of_another_rate_are_refused(project, here):
+    for path in shards.shard_paths(project / "data/sounds"):
+        rows = list(shards.read_rows(path, manifest.CLIPS))
+        rows = [{**row, "audio": {"bytes": encode_flac(sound(0), 22_050), "path": ""}} for row in rows]
+        shards.write_rows(rows, path, manifest.CLIPS)
+    with pytest.raises(SystemExit, match="'clip0' has 1 channels at 22050 Hz, the autoencoder takes 1 at 16000"):
         make_latents(project)
 
 
-def test_a_clip_without_a_spectrogram_is_named(project):
-    write_spectrograms([f"other{number}" for number in range(6)], project / "data/mels")
-    with pytest.raises(SystemExit, match="no spectrogram of 6 clips, the first 'clip0'"):
+def test_a_clip_that_is_not_there_is_named(project):
+    write_clips([f"other{number}" for number in range(6)], project / "data/sounds")
+    with pytest.raises(SystemExit, match="6 clips of the catalog are missing, the first 'clip0'"):
         make_latents(project)
 
 

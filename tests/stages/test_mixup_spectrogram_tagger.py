@@ -78,18 +78,16 @@ def arguments(project: Path, name: str) -> list[str]:
     paths = {
         "mixup": {"clips": "clips", "catalog": "catalog.parquet", "mixes": "mixes"},
         "spectrogram": {"audio": "clips", "spectrograms": "spectrograms/clips/tagger"},
-        "mix_spectrogram": {"audio": "mixes", "spectrograms": "spectrograms/mixes/tagger"},
         "tagger": {"mels": "spectrograms/clips/tagger", "catalog": "catalog.parquet", "tagger": "tagger", "curves": "tagger.csv"},
     }[name]
     argv = [word for port, path in paths.items() for word in (f"--{port}", str(data / path))]
     argv += ["--metrics", str(data / f"{name}.json"), "--params", str(project / "params.yaml")]
-    return argv + (["--variant", "tagger", "--name", f"{name}/tagger"] if name.endswith("spectrogram") else [])
+    return argv + (["--variant", "tagger", "--name", f"{name}/tagger"] if name == "spectrogram" else [])
 
 
 def make(project: Path, name: str) -> dict:
     """Run a stage in this process; returns its metrics."""
-    section = name.removeprefix("mix_")
-    stage.main({"mixup": mixup, "spectrogram": spectrogram, "tagger": tagger}[section].run, section, arguments(project, name))
+    stage.main({"mixup": mixup, "spectrogram": spectrogram, "tagger": tagger}[name].run, name, arguments(project, name))
     return json.loads((project / "data" / f"{name}.json").read_text())
 
 
@@ -120,8 +118,8 @@ def test_same_bytes_with_one_worker_and_two_and_again(project):
 
     def run_all(workers: int) -> dict[str, bytes]:
         change(project, "execution", workers=workers)
-        for name in ("mixup", "spectrogram", "mix_spectrogram", "tagger"):
-            command = [sys.executable, "-m", f"stages.{name.removeprefix('mix_')}", *arguments(project, name)]
+        for name in ("mixup", "spectrogram", "tagger"):
+            command = [sys.executable, "-m", f"stages.{name}", *arguments(project, name)]
             done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": str(workers)})
             assert done.returncode == 0, done.stderr
         return contents(project / "data")
@@ -136,7 +134,7 @@ def test_the_same_mixes_and_spectrograms_on_a_dask_cluster(project, tmp_path_fac
     from distributed import Client
 
     def run_all() -> dict[str, bytes]:
-        for name in ("mixup", "spectrogram", "mix_spectrogram"):
+        for name in ("mixup", "spectrogram"):
             make(project, name)
         return contents(project / "data")
 
@@ -214,25 +212,20 @@ def test_no_mixes_is_a_valid_result(project, capsys, why):
     assert metrics["mixes"] == 0
     assert ("no caption" in capsys.readouterr().out) == (why == "captions")
     assert metrics["missing_mixes"] == (1 if why == "one recording" else 0)
-    assert make(project, "mix_spectrogram") == {"clips": 0, "frames": 0, "bands": 64}
-    assert read_spec(project / "data/spectrograms/mixes/tagger").n_mels == 64
 
 
-@pytest.mark.parametrize("kind", ["clips", "mixes"])
-def test_spectrograms_of_every_clip_with_their_spec(project, kind):
-    make(project, "mixup")
-    metrics = make(project, {"clips": "spectrogram", "mixes": "mix_spectrogram"}[kind])
+def test_spectrograms_of_every_clip_with_their_spec(project):
+    metrics = make(project, "spectrogram")
     spec = SpectrogramParams.model_validate(read_yaml(project / "params.yaml")["spectrogram"]["tagger"]).spec
-    found = dict(iterate_log_mels(project / "data/spectrograms" / kind / "tagger"))
-    lengths = {row["clip_id"]: row["num_samples"] for row in (mixes_of(project) if kind == "mixes" else clips_of(project)).values()}
-    assert read_spec(project / "data/spectrograms" / kind / "tagger") == spec
+    found = dict(iterate_log_mels(project / "data/spectrograms/clips/tagger"))
+    lengths = {row["clip_id"]: row["num_samples"] for row in clips_of(project).values()}
+    assert read_spec(project / "data/spectrograms/clips/tagger") == spec
     assert found.keys() == lengths.keys()
     assert metrics == {"clips": len(found), "frames": sum(values.shape[1] for values in found.values()), "bands": 64}
     for clip_id, values in found.items():
         assert values.shape == (64, num_frames(spec, lengths[clip_id]))
         assert np.isfinite(values).all()
-    if kind == "clips":
-        assert np.allclose(found["rec03_0"], np.log(spec.floor), atol=0.02)  # the silent one
+    assert np.allclose(found["rec03_0"], np.log(spec.floor), atol=0.02)  # the silent one
 
 
 def test_another_rate_is_named(project):
@@ -246,7 +239,7 @@ def test_another_rate_is_named(project):
 def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_factory):
     """Clips added, taken away, changed; with other numbers of workers, and after a stage was killed."""
     write_corpus(project / "data", count=18)
-    for name in ("mixup", "spectrogram", "mix_spectrogram"):
+    for name in ("mixup", "spectrogram"):
         make(project, name)
     before = mixes_of(project)
     write_corpus(project / "data", count=24)
@@ -266,7 +259,7 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     for path in ("params.yaml", "data/catalog.parquet"):
         shutil.copy(project / path, fresh / path)
     change(project, "execution", workers=2)
-    for name in ("mixup", "spectrogram", "mix_spectrogram"):
+    for name in ("mixup", "spectrogram"):
         assert make(project, name) == make(fresh, name)
     assert contents(project / "data") == contents(fresh / "data")
     assert before.keys() & mixes_of(project).keys()

@@ -19,7 +19,7 @@ from soundmill.evaluation.embedders import clap
 from soundmill.models import cost, generation
 from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
-from soundmill.models.components.mel_autoencoder.latents import read_about
+from soundmill.models.components.latents.store import read_about
 from soundmill.training import callbacks
 from tests import clap_weights
 from tests.imports import ROOT

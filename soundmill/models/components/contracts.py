@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import BaseModel, ConfigDict
+
 from soundmill.audio.mel import MelSpec
-from soundmill.params import StageParams
+from soundmill.params import StageParams, parse
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 
@@ -40,6 +43,39 @@ class Codec(Protocol):
         """Waves [N, channels, T] in [−1, 1] of latents."""
 
 
+class Encoder(Protocol):
+    """What the stage `latents` needs of a codec, and its kind's `load` gives."""
+
+    sample_rate: int
+    channels: int
+
+    def to(self, device: Any) -> Encoder: ...
+
+    def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
+        """Mean and ln variance [N, 2, latent channels, frames, bands] of the latents, not scaled; a codec of waves has one band.
+
+        Of waves [channels, T] each, followed by silence to `num_samples`. A length that it cannot encode is a UserError.
+        """
+
+
+class CodecConfig(BaseModel):
+    """What the `config.json` of a codec of any kind says, beside what is its own."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+    kind: str
+    digest: str  # tells it from others
+    scaling_factor: float  # x0 = scaling_factor · latent
+
+
+def read_codec(directory: Path) -> CodecConfig:
+    """What tells the codec in a directory from others, without loading it; UserError where there is none."""
+    from soundmill.training import weights
+
+    path = directory / "config.json"
+    return parse(CodecConfig, weights.read_json(path, "autoencoder"), str(path))
+
+
 @dataclass(frozen=True)
 class Made:
     """A component that was trained or loaded, for its stage to publish."""
@@ -52,7 +88,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the package of a vocoder or codec offers as `KIND`. Its modules are named, not imported, as a family's are."""
+    """What the package of a vocoder or codec offers as `KIND`. Its modules are named, not imported, as a family's are.
+
+    What it saves has a `config.json` with its `kind`, a codec's with all of `CodecConfig`.
+    """
 
     params: type[StageParams]  # with a `kind`
     making: str  # module that has `make`

@@ -107,7 +107,7 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
     if any(side % 2**halvings for side in sides):
         raise UserError(
             f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths want; "
-            "change latents.frames or the number of widths"
+            "change latents.num_samples or the number of widths"
         )
     return TextUNet(params.network, channels)
 

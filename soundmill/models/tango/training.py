@@ -19,10 +19,11 @@ from soundmill.diffusion.objectives import per_item_loss, training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
 from soundmill.models.catalog import no_training_clip
+from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.latents.store import LatentsAbout, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, sample_posterior
-from soundmill.models.components.mel_autoencoder.latents import LatentsAbout, iterate_index, iterate_posteriors, read_about
-from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, LatentsParams
+from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import Rehearsal, Request
@@ -145,10 +146,11 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     unseen = _source([clips], held_out, texts, numbers, params, ctx.scratch) if held_out else None
 
     autoencoder = autoencoders.load(inputs / "autoencoder")
+    frames = about.num_samples // autoencoder.spec.hop_length
     torch.manual_seed(params.seed)
-    net = models.build_net(params, autoencoder.latent_shape(about.frames))
+    net = models.build_net(params, autoencoder.latent_shape(frames))
     vocoder = models.load_vocoder(params, inputs, autoencoder)
-    model = Tango(params, net, autoencoder, about.frames, text_states.read_config(inputs / "text"), vocoder, texts)
+    model = Tango(params, net, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
@@ -256,7 +258,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
 
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     network, spec = read(f"{FAMILY}.autoencoder", AutoencoderParams).network, read(f"spectrogram.{FAMILY}", SpectrogramParams).spec
-    frames = read(f"{FAMILY}.latents", LatentsParams).frames
+    frames = read(f"{FAMILY}.latents", LatentsParams).num_samples // spec.hop_length
     autoencoder = Autoencoder(network, spec, torch.nn.Identity(), 0.0, 1.0, scaling_factor=1.0)
     shape, items = autoencoder.latent_shape(frames), params.items
     nothing = TextConfig(name="", revision=None, digest="", pretrained=False, max_tokens=TIMED_TOKENS, scratch=None)

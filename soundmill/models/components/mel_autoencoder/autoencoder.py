@@ -6,17 +6,19 @@ On disk it is a directory: `model.safetensors` in diffusers' own names, and `con
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill import shards
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
 from soundmill.training import weights
@@ -95,6 +97,23 @@ class Autoencoder:
         self.net.to(device)
         return self
 
+    @property
+    def sample_rate(self) -> int:
+        return self.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
+        """As components/contracts.py says, of their log-mels: num_samples / hop_length frames."""
+        per_latent = self.spec.hop_length * self.factor
+        if num_samples % per_latent:
+            raise UserError(f"num_samples {num_samples} must be a multiple of {per_latent}, hop_length · {self.factor}")
+        log_mels = torch.from_numpy(np.stack([padded_log_mel(wave, self.spec, num_samples) for wave in waves]))
+        device = next(self.net.parameters()).device
+        return torch.stack(self.encode(log_mels.to(device)), 1)
+
     @torch.no_grad()
     def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and ln variance of the posterior, [B, channels, frames / factor, n_mels / factor], of log-mels [B, n_mels, frames].
@@ -109,6 +128,16 @@ class Autoencoder:
         """Log-mels [B, n_mels, frames], not below the spec's floor, of scaled latents [B, channels, frames / factor, bands]."""
         picture = self.net.decode(x0 / self.scaling_factor).sample.float()
         return (picture[:, 0].transpose(1, 2) * self.deviation + self.mean).clamp_min(self.silence)
+
+
+def padded_log_mel(wave: np.ndarray, spec: MelSpec, num_samples: int) -> np.ndarray:
+    """Log-mel float32 [n_mels, num_samples / hop_length] of a wave [channels, T], of which the end is cut or silence follows it.
+
+    Its level is set first, so that silence is zero.
+    """
+    mono = levelled(wave.mean(0), spec)[:num_samples]
+    mono = np.pad(mono, (0, num_samples - len(mono)))
+    return log_mel(mono, spec.model_copy(update={"peak": None}))[:, : num_samples // spec.hop_length]
 
 
 def to_picture(log_mel: Tensor, mean: float, deviation: float) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundmill.audio.mel import log_mel
 from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder
@@ -42,8 +41,8 @@ class MelCodec:
     def encode(self, waves: Tensor) -> Tensor:
         """Means of the posteriors, scaled, on the CPU."""
         autoencoder = self.autoencoder.to(self.device)
-        log_mels = self._log_mels(waves).to(self.device)
-        return torch.cat([autoencoder.encode(one[None])[0].cpu() for one in log_mels]) * autoencoder.scaling_factor
+        means = [autoencoder.posterior([wave], self.num_samples)[:, 0].cpu() for wave in waves.numpy()]
+        return torch.cat(means) * autoencoder.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Waves [N, 1, num_samples] in [−1, 1] on the CPU."""
@@ -54,10 +53,6 @@ class MelCodec:
         autoencoder = self.autoencoder.to(self.device)
         log_mels = torch.cat([autoencoder.decode(latent[None].to(self.device)).cpu() for latent in latents])
         return with_grain(log_mels, autoencoder, self.grain)
-
-    def _log_mels(self, waves: Tensor) -> Tensor:
-        values = torch.from_numpy(log_mel(waves.mean(1).numpy(), self.autoencoder.spec))[..., : self.frames]
-        return torch.nn.functional.pad(values, (0, self.frames - values.shape[2]), value=self.autoencoder.silence)
 
 
 def with_grain(log_mels: Tensor, autoencoder: Autoencoder, grain: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Knobs of the mel autoencoder and of the latents that it makes."""
+"""Knobs of the mel autoencoder."""
 
 from __future__ import annotations
 
@@ -62,10 +62,3 @@ class AutoencoderParams(StageParams):
         if weights.batch_size % self.hardware.devices:
             raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
         return self
-
-
-class LatentsParams(StageParams):
-    frames: int = Field(ge=1, description="of a log-mel; a shorter clip is followed by silence before it is encoded")
-    batch_size: int = Field(ge=1, description="of a GPU; a CPU takes clips one at a time")
-    accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"] = Field(description="of a GPU")

@@ -1,4 +1,4 @@
-"""Latents of clips and mixes on disk: for each the posterior of the autoencoder, so that a training still draws from it."""
+"""Latents of clips and mixes on disk: for each the posterior of the codec, so that a training still draws from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from soundmill import manifest, shards
-from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 
 ABOUT_KEY = b"latents"  # in the schema metadata of every shard
@@ -25,8 +24,7 @@ class LatentsAbout(BaseModel):
 
     autoencoder: str  # its digest
     scaling_factor: float  # x0 = scaling_factor · latent
-    mel_spec: MelSpec
-    frames: int  # of the log-mel that each was made of
+    num_samples: int  # of the wave that each was made of
 
 
 def read_about(directory: Path) -> LatentsAbout:
@@ -41,9 +39,7 @@ def read_about(directory: Path) -> LatentsAbout:
         except ValidationError as error:
             raise UserError(f"{path}: what it says of itself is not readable ({error.errors()[0]['msg']}); `dvc repro`") from None
         if common not in (None, about):
-            raise UserError(
-                f"{path}: of another autoencoder, mel spec or length than its neighbours; remake {directory}: `dvc repro`"
-            )
+            raise UserError(f"{path}: of another autoencoder or length than its neighbours; remake {directory}: `dvc repro`")
         common = about
     assert common is not None  # shard_paths gives at least one
     return common
