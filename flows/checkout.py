@@ -66,7 +66,7 @@ def _clone(home: Path, destination: Path, sha: str, run_id: str) -> None:
     steps = [("fetch", "--quiet", str(home), sha), ("update-ref", "--no-deref", "HEAD", sha), ("read-tree", "HEAD")]
     if not all(_git(destination, *step) for step in steps):
         shutil.rmtree(destination, ignore_errors=True)
-        raise UserError(f"git could not check out {sha} in {destination}; `git fsck` in {home} tells what is wrong with it")
+        raise UserError(f"git could not check out {sha} in {destination}; `git fsck` in {home} says what is wrong with it")
 
 
 def _apply(destination: Path, state: tracking.RecordedState) -> list[str]:
@@ -156,14 +156,14 @@ def _check_outputs(destination: Path, names: list[str], state: tracking.Recorded
 
 def _named(document: Any, key: str) -> list[Any]:
     """All values of a key, at any depth."""
-    found, todo, seen = [], [document], set()
+    values, todo, seen = [], [document], set()
     while todo:
         node = todo.pop()
         if id(node) not in seen:  # YAML can have circles
             seen.add(id(node))
-            found += [value for name, value in node.items() if name == key] if isinstance(node, dict) else []
+            values += [value for name, value in node.items() if name == key] if isinstance(node, dict) else []
             todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    return found
+    return values
 
 
 def _leaves(path: Any) -> str:

@@ -45,18 +45,18 @@ class Stage:
 def executable() -> str:
     """The `dvc` that belongs to this Python (usable without activating the environment), else the one on PATH."""
     beside = Path(sys.executable).parent / "dvc"
-    found = str(beside) if beside.exists() else shutil.which("dvc")
-    if not found:
+    program = str(beside) if beside.exists() else shutil.which("dvc")
+    if not program:
         raise UserError("dvc is not installed beside this Python; install the project: `make demo` does, or `pip install -e .`")
-    return found
+    return program
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """For a child: `python` in dvc.yaml is this Python, output comes line by line, nothing is sent home."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     weights = os.environ.get("SOUNDMILL_WEIGHTS")  # may be relative, and a workspace is elsewhere
-    found = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
-    return {**os.environ, **found, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    weights_at = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
+    return {**os.environ, **weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
 def stages(root: Path) -> list[Stage]:
@@ -188,10 +188,10 @@ def _signal_name(number: int) -> str:
 
 def check_changes(root: Path, say: locks.Say) -> None:
     """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
-    found = experiments.leftovers(root)
-    if any(leftover.changes_missing for leftover in found):
-        raise UserError("\n".join([*map(str, found), "Nothing was run: it would have gone without them."]))
-    for leftover in found:
+    left = experiments.leftovers(root)
+    if any(leftover.changes_missing for leftover in left):
+        raise UserError("\n".join([*map(str, left), "Nothing was run: it would have gone without them."]))
+    for leftover in left:
         say(str(leftover))
 
 

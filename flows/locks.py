@@ -73,13 +73,13 @@ def remove_unreadable(root: Path, say: Say) -> None:
 
 def _dvc_in(root: Path) -> list[Holder]:
     """Living `dvc` processes in this checkout, whatever its locks say."""
-    found = []
+    holders = []
     for entry in Path("/proc").glob("[0-9]*"):
         words = _command_line(int(entry.name))
         with suppress(OSError):
             if re.search(r"(^|/)dvc( |$)", words) and (entry / "cwd").resolve().is_relative_to(root.resolve()):
-                found.append(Holder(int(entry.name), words))
-    return found
+                holders.append(Holder(int(entry.name), words))
+    return holders
 
 
 @contextmanager

@@ -49,15 +49,15 @@ def leftovers(root: Path) -> list[Leftover]:
     there = {ref for ref in (MERGE, BASELINE) if (shared / ref).exists() or ref.encode() in packed}
     sources = list(_stashes(root)) if _read(shared / "logs/refs/stash") else []
     sources += [(MERGE, f"git update-ref -d {MERGE}", False)] if MERGE in there else []
-    found = [*_locks(root, own, shared), *_set_aside(root, sources)]
+    left = [*_locks(root, own, shared), *_set_aside(root, sources)]
     branch = _left_branch(own, shared) if BASELINE in there or sources else None
     if branch:
         what = f"a `dvc exp run` that was killed left git on no branch (it was on {branch})"
-        told = " ".join(leftover.remedy for leftover in found)
+        remedies = " ".join(leftover.remedy for leftover in left)
         steps = [f"git symbolic-ref HEAD refs/heads/{shlex.quote(branch)}", "git reset"]
-        steps += [f"git update-ref -d {ref}" for ref in sorted(there) if ref not in told]
-        found.append(Leftover(what, f"go back, files as they are: `{' && '.join(steps)}`"))
-    return found
+        steps += [f"git update-ref -d {ref}" for ref in sorted(there) if ref not in remedies]
+        left.append(Leftover(what, f"go back, files as they are: `{' && '.join(steps)}`"))
+    return left
 
 
 def unreadable_locks(root: Path) -> list[Path]:
@@ -111,13 +111,13 @@ def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
 
 def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftover]:
     """For each stash that has what neither the files nor a stash before it have: which files, and how they come back."""
-    found, told = [], set()
+    left, named = [], set()
     for name, drop, own in sources:
-        paths = [path for path in _touched(root, name) if path not in told]
+        paths = [path for path in _touched(root, name) if path not in named]
         then, before, now = _contents(root, name, paths), _contents(root, f"{name}^1", paths), _contents_now(root, paths)
         missing = [path for path in paths if now.get(path) != then.get(path) and now.get(path) == before.get(path)]
         other = [path for path in paths if now.get(path) != then.get(path) and now.get(path) != before.get(path)]
-        told |= {*missing, *other}
+        named |= {*missing, *other}
         compare = f"`git diff {shlex.quote(name)} -- {_words(other)}` shows what {', '.join(other)} had there" if other else ""
         if missing:
             what = "a `dvc exp run` that was killed, or found the disk full, has set your uncommitted changes aside: "
@@ -125,12 +125,12 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
             remedy = (
                 f"get them back: `{restore}`{f' ({compare})' if compare else ''}, then (or without, to do without them) `{drop}`"
             )
-            found.append(Leftover(f"{what}{', '.join(missing)} of git's {name} are not in the files", remedy, changes_missing=True))
+            left.append(Leftover(f"{what}{', '.join(missing)} of git's {name} are not in the files", remedy, changes_missing=True))
         elif other and own:
             what = f"git's {name} has changes that a `dvc exp run` set aside, and the files have others"
-            found.append(Leftover(what, f"{compare}; `{drop}` when you need it no more"))
+            left.append(Leftover(what, f"{compare}; `{drop}` when you need it no more"))
     # A stash that is dropped gives its number to the one before it: the oldest go first.
-    return sorted(found, key=lambda leftover: _numbers(leftover.remedy), reverse=True)
+    return sorted(left, key=lambda leftover: _numbers(leftover.remedy), reverse=True)
 
 
 def _numbers(text: str) -> list[int]:

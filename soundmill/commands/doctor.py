@@ -26,7 +26,7 @@ class Finding:
 
     name: str
     state: Literal["ok", "optional", "lacking"]
-    found: str
+    detail: str
     remedy: str = ""
 
 
@@ -36,7 +36,7 @@ def doctor(project: Project = None) -> None:
     lacking = False
     for finding in examine(checkout(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
-        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.found}")
+        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.detail}")
         if finding.remedy:
             typer.echo(f"{'':14}→ {finding.remedy}")
         lacking = lacking or finding.state == "lacking"
@@ -114,11 +114,11 @@ def _weights(root: Path) -> Finding:
 
     missing = [name for name in weights.REGISTRY if weights.unavailable(name)]
     here = [name for name in weights.REGISTRY if name not in missing]
-    found = f"{', '.join(here) or 'none'} in {weights.directory()}"
+    present = f"{', '.join(here) or 'none'} in {weights.directory()}"
     if not missing:
-        return Finding("weights", "ok", found)
+        return Finding("weights", "ok", present)
     remedy = f"`soundmill weights fetch {' '.join(missing)}`; without, scores are by {', '.join(['tagger', *here])} alone"
-    return Finding("weights", "optional", found, remedy)
+    return Finding("weights", "optional", present, remedy)
 
 
 def _tracking(root: Path) -> Finding:
@@ -162,8 +162,8 @@ def _dvc_lock(root: Path) -> Finding:
 def _changes(root: Path) -> Finding:
     from soundmill import experiments
 
-    found = experiments.leftovers(root)
-    if not found:
+    left = experiments.leftovers(root)
+    if not left:
         return Finding("changes", "ok", "no `dvc exp run` has left any set aside")
-    remedy = "; then ".join(leftover.remedy for leftover in found)
-    return Finding("changes", "lacking", "; ".join(leftover.what for leftover in found), remedy)
+    remedy = "; then ".join(leftover.remedy for leftover in left)
+    return Finding("changes", "lacking", "; ".join(leftover.what for leftover in left), remedy)
