@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=minutes, reverse=True)
 
 
-# How far property tests look: `make fuzz` sets HYPOTHESIS_PROFILE=long. None has a deadline: a machine that is busy fails no test.
-settings.register_profile("short", max_examples=100, deadline=None)
+# How far property tests look: further with HYPOTHESIS_PROFILE=long, which `make fuzz` sets. No deadline: a busy machine fails none.
+settings.register_profile("short", max_examples=30, deadline=None)
 settings.register_profile("long", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

@@ -129,13 +129,11 @@ def kill(project: Path, dvc: subprocess.Popen[bytes], mark: dict[str, str]) -> N
     assert "written.txt" not in after
 
 
-DELAYS = [0.0, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0]
+DELAYS = [0.0, 0.1, 0.6, 1.5]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shell", "delay"), [*(("waiting", delay) for delay in DELAYS), ("bash", 0.0), ("bash", 0.3), ("bash", 1.0)]
-)
+@pytest.mark.parametrize(("shell", "delay"), [*(("waiting", delay) for delay in DELAYS), ("bash", 0.0), ("bash", 0.3)])
 def test_a_stage_dies_with_dvc_from_its_exec_on(project: Path, root: Path, shell: str, delay: float) -> None:
     """Under a shell that waits for the stage, which is then no child of `dvc`, and under one that becomes it."""
     executable = str(project / "shell") if shell == "waiting" else shutil.which(shell)

@@ -1,4 +1,4 @@
-"""A flow killed by -9 while it starts, while its stage does and at work: its server, its `dvc` and its stage end with it."""
+"""A flow killed by -9 while it starts and at work: its server, its `dvc` and its stage end with it, and its runs are KILLED."""
 
 from __future__ import annotations
 
@@ -10,25 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import locks
+from tests.flows.test_pipeline import runs
 from tests.processes import assert_nothing_is_left, contents, marked, new_mark, ports, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def runs(mark: dict[str, str], words: str) -> Callable[[], bool]:
-    """Whether one of the processes has these words on its command line."""
-    return lambda: any(words in command for command in marked(mark).values())
-
-
-def listens(mark: dict[str, str]) -> Callable[[], object]:
-    return lambda: ports(pid for pid, command in marked(mark).items() if "flows.server" in command)
-
-
-MOMENTS: dict[str, Callable[[dict[str, str]], Callable[[], object]]] = {
-    "its server starts": lambda mark: runs(mark, "flows.server"),
-    "its server listens": listens,
-    "the stage starts": lambda mark: runs(mark, "python first.py"),
-}
 
 
 @pytest.fixture
@@ -55,10 +41,9 @@ def kill(flow: subprocess.Popen[str], mark: dict[str, str], project: Path) -> No
 
 
 @pytest.mark.slow(minutes=0.4)
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_flow_killed_when(moment: str, flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
+def test_a_flow_killed_while_its_server_starts(flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
     process, mark = flow
-    wait_for(MOMENTS[moment](mark), pause=0.05)
+    wait_for(lambda: any("flows.server" in command for command in marked(mark).values()), pause=0.05)
     kill(process, mark, tiny)
 
 
@@ -66,5 +51,8 @@ def test_a_flow_killed_when(moment: str, flow: tuple[subprocess.Popen[str], dict
 def test_a_flow_killed_at_work(flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
     process, mark = flow
     wait_for(lambda: "working" in process.stdout.readline())
-    assert listens(mark)()
+    assert ports(pid for pid, command in marked(mark).items() if "flows.server" in command)
+    assert locks.holders(tiny)
     kill(process, mark, tiny)
+    assert locks.holders(tiny) == []
+    wait_for(lambda: {run.info.status for run in runs(tiny)} == {"KILLED"}, seconds=30, pause=0.5)

@@ -110,16 +110,6 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert (tiny / "data/generated/tiny/a.wav").read_text() == "2 1 "
 
 
-@pytest.mark.slow
-def test_it_brings_its_own_server_and_goes_on_without_tracking(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    done = pipeline(tiny, tmp_path, None, "first")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "is unreachable" in done.stdout + done.stderr
-    assert "evaluate" not in done.stdout
-    assert json.loads((tiny / "data" / "metrics" / "first.json").read_text())["number"] == 1
-
-
 @pytest.mark.slow(minutes=1)
 def test_the_last_lines_tell_what_mlflow_does_not_have(
     tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -149,28 +139,6 @@ def test_the_last_lines_tell_what_mlflow_does_not_have(
         assert first.data.tags["incomplete"] == f"evaluate/tiny, {first.info.run_name}"
     finally:
         mlflow.kill()
-
-
-@pytest.mark.slow
-def test_a_killed_flow_leaves_nothing_running(
-    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
-    set_param("first", seconds=120.0)
-    command = [sys.executable, "-m", "flows.pipeline"]
-    flow = subprocess.Popen(command, cwd=tiny, env=environment(tmp_path, prefect_server), stdout=subprocess.PIPE, text=True)
-    for line in flow.stdout:
-        if "working" in line:
-            break
-    assert locks.holders(tiny)
-    flow.kill()
-    flow.wait()
-    deadline = time.monotonic() + 30
-    while locks.holders(tiny) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert locks.holders(tiny) == []
-    while {run.info.status for run in runs(tiny)} != {"KILLED"} and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert {run.info.status for run in runs(tiny)} == {"KILLED"}
 
 
 @pytest.mark.slow
