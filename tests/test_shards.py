@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import forking, manifest, shards
@@ -385,7 +385,6 @@ def finished(output: Path, report: shards.Report) -> Path:
     return output
 
 
-@settings(max_examples=60, deadline=None)
 @given(changes())
 def test_reused_items_give_the_bytes_and_the_report_of_a_run_from_scratch(items):
     before, after = items

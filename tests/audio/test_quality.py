@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soxr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest
@@ -234,7 +234,6 @@ def test_samples_that_are_no_numbers_are_left_to_the_decoder_to_refuse():
         meter(np.array([[0.1, np.inf], [np.nan, -np.inf], [3e38, 3e38]], np.float32))._finish()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 2**31), st.lists(st.integers(0, 90_000), max_size=6))
 def test_the_cut_of_the_stream_changes_no_bit(channels, seed, cuts):
     block = np.clip(noise(9.0, seed=seed, amplitude=0.6), -1, 1)[: 140_000 // channels * channels].reshape(-1, channels)
@@ -247,7 +246,6 @@ def test_the_cut_of_the_stream_changes_no_bit(channels, seed, cuts):
     assert [parts.clipping_ratio(at, 0.7) for at in (0.0, 0.7, 5.3)] == [whole.clipping_ratio(at, 0.7) for at in (0.0, 0.7, 5.3)]
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.floats(0.02, 0.9), st.integers(0, 2**31))
 def test_gain_changes_what_it_should_and_nothing_else(gain, seed):
     wave = np.clip(noise(1.0, seed=seed, amplitude=0.5), -1, 1) + np.float32(0.01)
@@ -261,7 +259,6 @@ def test_gain_changes_what_it_should_and_nothing_else(gain, seed):
     assert meter(stereo * np.float32(gain)).channel_correlation() == pytest.approx(meter(stereo).channel_correlation(), abs=2e-4)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 15_999), st.integers(0, 2**31))
 def test_a_shift_in_time_changes_little(shift, seed):
     wave = np.clip(noise(3.0, seed=seed, amplitude=0.5), -1, 1)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import soxr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.audio.resample import BLOCK_SAMPLES, resample, resample_blocks, resampled_length
@@ -38,7 +38,6 @@ def test_exactly_the_promised_length(rate, num_samples):
     assert len(resample(wave, rate, 16_000)) == resampled_length(num_samples, rate, 16_000)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_stream_in_pieces_equals_one_shot(data):
     rate = data.draw(st.sampled_from([8000, 22_050, 44_100, 48_000, 96_001]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import exports
@@ -60,7 +60,6 @@ def damage(draw: st.DrawFn, data: bytes) -> bytes:
     return data
 
 
-@settings(deadline=None)
 @given(choice=st.data())
 def test_a_damaged_manifest_gives_tables_or_a_message(corpora, choice):
     corpus = choice.draw(st.sampled_from(corpora), label="corpus")

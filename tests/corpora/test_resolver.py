@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.corpora import resolver
@@ -54,7 +54,6 @@ def test_every_naming_tells_its_clip(video, start, naming):
     assert clip == (video, None if naming in ("{v}", "Y{v}") else float(start))
 
 
-@settings(max_examples=60)
 @given(st.dictionaries(VIDEOS, STARTS, min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, rng: random.Random):
     kept = {video: start for video, start in clips.items() if rng.random() < 0.7}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.corpora.inventory import AudioFile, Inventory
@@ -255,7 +255,6 @@ ROWS = st.sampled_from(
 )
 
 
-@settings(max_examples=150)
 @given(st.sets(NAMES, min_size=1), st.lists(ROWS, max_size=7), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng):
     rows = [

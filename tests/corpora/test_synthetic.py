@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.corpora import synthetic
@@ -68,7 +68,6 @@ def test_every_event_has_clips_of_its_own_in_every_split(planned):
     assert max(alone["train"].values()) <= 4 * min(alone["train"].values())
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(synthetic.MIN_RECORDINGS, 80),
     st.floats(1.0, 30.0).map(lambda x: round(x, 2)),

@@ -958,7 +958,6 @@ def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
 
 
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=500))
-@settings(deadline=None)
 def test_sixteen_bit_sound_survives_flac_bit_for_bit(values):
     wave = np.array(values, dtype=np.float32) / np.float32(32768)
     data = flac.encode_flac(wave, 16_000)
@@ -1007,7 +1006,7 @@ MUTATED = [
 ]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_is_either_harmless_or_a_decode_error(made, tmp_path, data):
     content = bytearray((made / data.draw(st.sampled_from(MUTATED))).read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.diffusion import objectives, schedules
@@ -28,7 +28,6 @@ def test_zero_net_has_eps_loss_one():
 
 
 @given(seed=st.integers(0, 1000), objective=st.sampled_from(["eps", "x0", "v"]))
-@settings(max_examples=30, deadline=None)
 def test_perfect_answers_convert_to_x0_and_eps(seed, objective):
     x0, t, noise = _items(seed, 4)
     t = t.clamp(max=800)  # beyond, dividing by alpha loses digits in float32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.errors import UserError
@@ -78,7 +78,6 @@ def test_bias_of_two_equal_distributions_is_as_large_as_known():
     assert found == pytest.approx(16.9, rel=0.05)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.integers(0, 2**32 - 1))
 def test_streaming_equals_batch_in_any_order(sizes, seed):
     random = np.random.default_rng(seed)
