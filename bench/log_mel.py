@@ -55,11 +55,11 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target("against lhotse's Fbank of the same size", ratio(seconds["lhotse"], seconds["soundmill"]), 2),
+                Target("against lhotse's Fbank of the same size", ratio(seconds["lhotse"], seconds["soundmill"]), 1),
                 Target(
                     "… with started processes",
                     ratio(seconds["lhotse, started processes"], seconds["soundmill, started processes"]),
-                    2,
+                    1,
                 ),
             ],
             recordings=what,

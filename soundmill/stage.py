@@ -5,7 +5,7 @@ A stage module ends with `stage.main(run, section="clips")`, where
     def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
 
 (an output that only shows the others, a picture or a page, is `Shown`: nothing that goes wrong with it loses them).
-Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments data/segments.parquet`,
+Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments FILE`,
 and takes `--metrics` (JSON), `--quarantine` (Parquet), `--family` (whose `<family>.<section>` is read), `--variant`, `--name` and
 `--params` beside them.
 """

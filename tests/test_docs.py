@@ -163,8 +163,9 @@ def test_parameters_that_docs_name_exist():
     overrides: dict[tuple[str, ...], str] = {}
     for doc in DOCS:
         for line in code(doc.read_text(encoding="utf-8")):
-            if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", line) and line.split(".")[0] in documents[0] and not is_key(line):
-                faults.append(f"{doc.name}: {line} is no parameter")
+            key = line.partition(": ")[0]
+            if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) and key.split(".")[0] in documents[0] and not is_key(key):
+                faults.append(f"{doc.name}: {key} is no parameter")
             for words in re.findall(r"(?:^|[\s/])soundmill params ([^&;#]+)", line):
                 given = tuple(shlex.split(words))
                 if not any("…" in word or PLACEHOLDER.search(word.partition("=")[2].replace("{", "")) for word in given):

@@ -134,7 +134,7 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
 def test_decode(root, tmp_path):
     document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "bare loop", "shell loop of the pinned ffmpeg"} <= set(document["seconds"])
-    assert [target["limit"] for target in document["targets"]] == [10, 1.8, 0.85, 0.85]
+    assert [target["limit"] for target in document["targets"]] == [5, 1.2, 0.7, 0.7]
     check_ffmpegs(
         document, "shell loop of", {"lhotse's call without its imports, ours with them", "lhotse, with started processes"}
     )
