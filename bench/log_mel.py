@@ -86,7 +86,7 @@ def spectrograms(clips: Path, root: Path, spec: str) -> tuple[float, float]:
         params.write_yaml(document, root / "params.yaml")
     importlib.import_module("stages.spectrogram")
     start = time.perf_counter()
-    working = project.run("spectrogram", f"spectrogram.{spec}", ("soundfile",), audio=clips)
+    working = project.run("spectrogram", f"spectrogram.{spec}", ("soundfile", "torchaudio"), audio=clips)
     seconds = time.perf_counter() - start
     rows = sum(pq.read_metadata(path).num_rows for path in shards.shard_paths(root / "data/spectrograms"))
     assert rows == sum(pq.read_metadata(path).num_rows for path in shards.shard_paths(clips)), "a clip is missing"

@@ -57,6 +57,7 @@ def test_the_picture_is_the_fourth_root_of_magnitudes_from_minimum_to_maximum_lo
     np.testing.assert_allclose(picture[0, 0], wanted, atol=2e-3)
     assert (picture.amin(), picture.amax()) == (-1, pytest.approx(1, abs=1e-6))
 
+    assert codec.frames == 501  # of 5 s, whatever other families' clips have
     small, _ = PictureCodec(train.picture, spec).encode(values)
     assert small.shape == (1, 1, 64, 64)
     reduced = torch.nn.functional.interpolate(picture, size=(64, 64), mode="bilinear", antialias=True)
