@@ -1,6 +1,6 @@
 """Do prompts steer? Sounds of a trained text-to-sound checkpoint, judged by YAMNet, against the same sounds with prompts shuffled.
 
-One prompt for each kind of sound that soundmill/evaluation/steering.py knows, as captions of the test clips of a prepared ESC-10
+One prompt for each kind of sound that bench/prompt_following.py knows, as captions of the test clips of a prepared ESC-10
 or ESC-50 have it; sounds of each by the family's own `generate`, under two guidance scales from the same noise. Beside them the
 real clips that the prompts are of, and those through the family's autoencoder and back: no sound of the family's can be expected
 to be heard better. KL is that of the evaluation: to a real test clip of the same prompt, sound by sound.
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import measure
+from bench import prompt_following as following
 from bench.picture import GRID, INK, MET, MISSED, MUTED
+from bench.prompt_following import Heard
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, steering
+from soundmill.evaluation import embedders, features
 from soundmill.evaluation.divergence import paired_kl
-from soundmill.evaluation.steering import Heard
 
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
@@ -99,19 +100,19 @@ def prompts(reference: Path, count: int) -> dict[str, Prompt]:
     """For each kind of sound among the labels of the test clips its caption, and `count` clips."""
     columns = ["clip_id", "split", "labels", "captions"]
     rows = shards.read_table(reference / "catalog/default.parquet", manifest.CATALOG, columns).to_pylist()
-    found: dict[str, list[tuple[str, str]]] = {family: [] for family in steering.FAMILIES}
+    found: dict[str, list[tuple[str, str]]] = {family: [] for family in following.FAMILIES}
     for row in sorted(rows, key=lambda row: row["clip_id"]):
         labels = row["labels"] or []
-        if row["split"] == "test" and len(labels) == 1 and labels[0] in steering.FAMILY_OF_LABEL:
+        if row["split"] == "test" and len(labels) == 1 and labels[0] in following.FAMILY_OF_LABEL:
             text = row["captions"][0] if row["captions"] else labels[0]
-            found[steering.FAMILY_OF_LABEL[labels[0]]].append((row["clip_id"], text))
+            found[following.FAMILY_OF_LABEL[labels[0]]].append((row["clip_id"], text))
     kept = {
         family: Prompt(clips[0][1], [clips[number % len(clips)][0] for number in range(count)])
         for family, clips in found.items()
         if clips
     }
     if len(kept) < 2:
-        labels = ", ".join(sorted(steering.FAMILY_OF_LABEL))
+        labels = ", ".join(sorted(following.FAMILY_OF_LABEL))
         raise UserError(f"{reference}: test clips of {len(kept)} kinds of sound, at least 2 are compared (labels: {labels})")
     return kept
 
@@ -151,26 +152,26 @@ class Judged:
         self.scores, self.families, self.top = {}, {}, {}
         for whose, by_family in self.heard.items():
             among = list(by_family)
-            scores = [[steering.family_scores(one, self.names, among) for one in sounds] for sounds in by_family.values()]
+            scores = [[following.family_scores(one, self.names, among) for one in sounds] for sounds in by_family.values()]
             self.scores[whose] = np.array(scores)
             most = self.scores[whose].argmax(axis=2)
             self.families[whose] = {asked: [among[one] for one in row] for asked, row in zip(among, most, strict=True)}
             self.top[whose] = {
-                asked: [steering.family_of_top_class(one, self.names) for one in sounds] for asked, sounds in by_family.items()
+                asked: [following.family_of_top_class(one, self.names) for one in sounds] for asked, sounds in by_family.items()
             }
 
     def compare(self, first: str, second: str, replicates: int, seed: int) -> dict[str, Any]:
         """Shares of matches with prompts as they are and shuffled, KL, and how `first` and `second` differ in both."""
 
         def interval(values: np.ndarray) -> dict[str, float]:
-            return steering.mean_with_interval(values, replicates, seed)
+            return following.mean_with_interval(values, replicates, seed)
 
         kl = {whose: self._kl(whose) for whose in self.heard if whose != REAL}
-        above = {whose: steering.rank_above_others(scores) for whose, scores in self.scores.items()}
+        above = {whose: following.rank_above_others(scores) for whose, scores in self.scores.items()}
         found: dict[str, Any] = {"matches": {}, "top_class_matches": {}}
         for key, table in (("matches", self.families), ("top_class_matches", self.top)):
             for whose, heard in table.items():
-                own, shuffled = steering.matches(heard)
+                own, shuffled = following.matches(heard)
                 found[key][whose] = {
                     "own": interval(own),
                     "shuffled": interval(shuffled),
@@ -185,7 +186,7 @@ class Judged:
             whose: {asked: dict(Counter(heard).most_common()) for asked, heard in table.items()}
             for whose, table in self.families.items()
         }
-        own_first, own_second = (steering.matches(self.families[whose])[0] for whose in (first, second))
+        own_first, own_second = (following.matches(self.families[whose])[0] for whose in (first, second))
         found["differences"] = {
             f"matches, {first} − {second}": interval(own_first - own_second),
             f"heard_above_others, {first} − {second}": interval(above[first] - above[second]),
@@ -223,7 +224,7 @@ def judge(waves: dict[str, dict[str, list[np.ndarray]]], rate: int) -> Judged:
     heard = {
         whose: {
             family: [
-                steering.hear(network, wave if rate == network.sample_rate else resample(wave, rate, network.sample_rate))
+                following.hear(network, wave if rate == network.sample_rate else resample(wave, rate, network.sample_rate))
                 for wave in sounds
             ]
             for family, sounds in by_family.items()

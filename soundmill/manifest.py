@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -287,19 +287,3 @@ def write_tango_json(rows: Iterable[dict[str, str]], path: Path) -> int:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
-
-
-def read_tango_json(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a TANGO manifest; a line that is no JSON object with the three keys raises UserError with its number."""
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not a JSON line: {error}") from None
-            missing = [key for key in TANGO_KEYS if not isinstance(row, dict) or key not in row]
-            if missing:
-                raise UserError(f"{path}:{number}: missing {', '.join(missing)}")
-            yield row

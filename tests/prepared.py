@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,3 +76,7 @@ def prepare(directory: Path) -> clips.Tables:
 
 def wave_of(number: int) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * (200 + 100 * number) * np.arange(RATE // 2) / RATE)).astype(np.float32)
+
+
+def json_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -23,7 +23,7 @@ from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.exports import classes
 from soundmill.exports.target import NotExpressible
-from tests.prepared import RATE, ROWS, VIDEO, prepare, wave_of
+from tests.prepared import RATE, ROWS, VIDEO, json_lines, prepare, wave_of
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_with_the_file(tables, tmp_path, monkeypatch):
 
 def test_tango_json_is_what_tango_s_loader_reads(tables, tmp_path):
     exports.export(tables, "tango", tmp_path / "out", RATE)
-    rows = list(manifest.read_tango_json(tmp_path / "out/train.json"))
+    rows = json_lines(tmp_path / "out/train.json")
     assert [row["captions"] for row in rows] == ["a dog barks, then “rain” falls", "an engine idles", "a car waits\tnearby"]
     for row in rows:
         info = soundfile.info(row["location"])

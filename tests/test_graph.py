@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 
 from soundmill import manifest, params, tracking
 from tests.checkouts import BIN, dvc
+from tests.prepared import json_lines
 
 SHRUNK = [
     "model=ddpm_mel",
@@ -181,7 +182,7 @@ def test_embedded_corpus_from_recordings_to_scores_killed_in_every_stage(checkou
     catalog = pd.read_parquet(checkout / "data/catalog/default.parquet").set_index("clip_id")
     assert sorted(catalog.index) == sorted(clips.clip_id)
     for split in manifest.SPLITS:
-        rows = list(manifest.read_tango_json(checkout / f"data/audiocaps/{split}.json"))
+        rows = json_lines(checkout / f"data/audiocaps/{split}.json")
         assert len(rows) == (catalog.split == split).sum() > 0
         for row in rows:
             info = soundfile.info(checkout / row["location"])

@@ -45,19 +45,10 @@ def test_ids_that_could_climb_are_refused(bad):
         manifest.check_clip_id(bad)
 
 
-def test_tango_json_round_trip_and_errors(tmp_path):
+def test_tango_json_is_lines_of_whole_rows(tmp_path):
     rows = [{"dataset": "audiocaps", "location": "data/x.wav", "captions": 'A "dog" barks, é'}]
     path = tmp_path / "train.json"
     assert manifest.write_tango_json(rows, path) == 1
-    assert list(manifest.read_tango_json(path)) == rows
-    assert json.loads(path.read_text().splitlines()[0]) == rows[0]
-    path.write_text('{"dataset": "a", "location": "b"}\n')
-    with pytest.raises(UserError, match=r"train\.json:1: missing captions"):
-        list(manifest.read_tango_json(path))
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == rows
     with pytest.raises(UserError, match="all non-empty text"):
         manifest.write_tango_json([{"dataset": "a", "location": "b", "captions": ""}], path)
-
-
-def test_reads_the_published_tango_manifests(shared):
-    for name, count in (("test", 975), ("valid", 495)):
-        assert len(list(manifest.read_tango_json(shared / f"data/audiocaps/tango_style_{name}.json"))) == count

@@ -171,14 +171,16 @@ def test_the_store_of_a_workspace_is_the_projects(home: Path) -> None:
 
 
 def test_a_moved_project_records_where_it_is_now(home: Path, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.txt").write_text(name)
     with tracking.stage_run(home, "segment", {}) as run:
-        run.log_text("old", "note.txt")
+        run.log_file(tmp_path / "old.txt")
     moved = tmp_path / "moved"
     home.rename(moved)
     with tracking.stage_run(moved, "segment", {}) as run:
-        run.log_text("new", "note.txt")
+        run.log_file(tmp_path / "new.txt")
     assert not home.exists()
-    assert (moved / "mlartifacts" / runs(moved)["segment"].info.run_id / "artifacts" / "note.txt").read_text() == "new"
+    assert (moved / "mlartifacts" / runs(moved)["segment"].info.run_id / "artifacts" / "new.txt").read_text() == "new"
 
 
 # --- killed --------------------------------------------------------------------------------------------------------------

@@ -39,15 +39,6 @@ def to_x0(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma
     return alpha * xt - sigma * output
 
 
-def to_eps(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that an answer of the net implies."""
-    if objective == "eps":
-        return output
-    if objective == "x0":
-        return (xt - alpha * output) / sigma
-    return sigma * xt + alpha * output
-
-
 def weights(objective: Objective, weighting: Weighting, snr: Tensor, gamma: float) -> Tensor:
     """Per-item loss weights [B]; Min-SNR is min(SNR, gamma) on the x0 error, put in terms of the objective's own error.
 

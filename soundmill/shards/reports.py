@@ -91,10 +91,6 @@ def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
         files.write_atomically(directory / ALL, lambda path: path.write_bytes(digests.seal(rows)))
 
 
-def _without_items(report: Report) -> dict[str, Any]:
-    return {name: value for name, value in vars(report).items() if name != "items"}
-
-
 def say_damaged(where: str | Path, names: Sequence[str]) -> None:
     """Tell the person of kept files that are made anew, if any."""
     if names:

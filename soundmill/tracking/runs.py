@@ -85,10 +85,6 @@ class StageRun:
         """A file, or a directory with all in it, as it is now; later changes to it are not recorded."""
         self._send_file(Path(path), folder, Path(path).name)
 
-    def log_text(self, text: str | bytes, name: str, folder: str = "") -> None:
-        """Text as a file of the run."""
-        self._send_content(text, name, folder)
-
     def log_dataset(
         self, name: str, digest: str, rows: int, source: str | Path, context: str = "", columns: dict[str, str] | None = None
     ) -> None:

@@ -18,7 +18,7 @@ import soundfile
 from soundmill import manifest, params, shards, stage, tracking
 from soundmill.corpora import copies
 from stages import catalog, corpus, rename, resample, scan, segment, splits
-from tests.prepared import PLAN
+from tests.prepared import PLAN, json_lines
 from tests.test_shards import lose_a_bit
 
 CORPUS = {
@@ -138,7 +138,7 @@ def rows_of_csv(path: str) -> list[dict[str, str]]:
 
 
 def json_rows(split: str) -> list[dict[str, str]]:
-    return list(manifest.read_tango_json(Path(f"data/audiocaps/{split}.json")))
+    return json_lines(Path(f"data/audiocaps/{split}.json"))
 
 
 def from_corpus_to_names() -> dict:

@@ -27,7 +27,6 @@ SHORTEST = 2.0  # seconds; a shorter wave is followed by silence, as audioldm_ev
 SECONDS_AT_ONCE = 80.0  # of waves that run through the net together: 400 MB of features
 # The tensors of a checkpoint that stand for the transform itself, not for what was learnt.
 TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
-MEL = "logmel_extractor.melW"
 # What else than tensors is in the file for 16 kHz: the state of its sampler, in arrays of numpy.
 NUMPY = (
     (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as older versions called it
