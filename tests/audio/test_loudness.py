@@ -19,7 +19,8 @@ def tone(seconds: float, rate: int, channels: int = 1, amplitude: float = 1.0, h
 @pytest.mark.parametrize(("channels", "expected"), [(1, -3.01), (2, 0.0)])
 def test_a_full_scale_tone_has_the_loudness_of_the_standard(rate, channels, expected):
     """ITU-R BS.1770-4: a 997 Hz sine at full scale in one channel is -3.01 LKFS."""
-    assert integrated_loudness(tone(2.0, rate, channels), rate) == pytest.approx(expected, abs=0.05)
+    measured = integrated_loudness(tone(2.0, rate, channels), rate)
+    assert measured == pytest.approx(expected, abs=0.1)  # EBU R 128 allows meters as much
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
