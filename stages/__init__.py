@@ -5,7 +5,7 @@ import sys
 from soundmill import forking, lifetime
 
 # Stages that map over shards.
-MAPPING = {"corpus", "encode_text", "latents", "mixup", "quality", "rename", "resample", "segment", "spectrogram"}
+MAPPING = {"corpus", "duplicates", "encode_text", "latents", "mixup", "rename", "resample", "segment", "spectrogram"}
 
 
 def _prepare() -> None:
