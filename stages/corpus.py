@@ -41,11 +41,11 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output) -> dict[
     report = ctx.map_shards(synthetic.write_recording, jobs, corpus / "audio", unit="recording")
     synthetic.write_csv(report.details, corpus)
 
-    found = inventory.take(corpus / "audio", ctx.workers)
-    found.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
-    tables = audiocaps.read(found, params.shards)
+    files = inventory.take(corpus / "audio", ctx.workers)
+    files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
+    tables = audiocaps.read(files, params.shards)
     tables.settle("synthetic")
-    ctx.quarantine.extend(found.rejected + tables.rejected)
+    ctx.quarantine.extend(files.rejected + tables.rejected)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
     return {

@@ -48,8 +48,8 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
         (clips / name).unlink()
     reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        raise UserError(f"no clip survived decoding: {found}. Look at the recordings, or at `silence_dbfs` of these clips")
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        raise UserError(f"no clip survived decoding: {counts}. Look at the recordings, or at `silence_dbfs` of these clips")
     return {
         "clips": report.counts["clips"],
         "recordings": report.counts["recordings"],
@@ -166,8 +166,8 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: ClipPlan
 def _check_sound(num_samples: int, peak: float, meter: RecordingMeter, planned: int, params: ClipPlan) -> None:
     if abs(num_samples - planned) > params.tolerance_seconds * params.sample_rate:
         reason = "truncated" if num_samples < planned else "corrupt"
-        found, wanted = num_samples / params.sample_rate, planned / params.sample_rate
-        raise decode.DecodeError(reason, f"{found:.3f} s decoded, {wanted:.3f} s planned")
+        decoded, wanted = num_samples / params.sample_rate, planned / params.sample_rate
+        raise decode.DecodeError(reason, f"{decoded:.3f} s decoded, {wanted:.3f} s planned")
     if peak == 0.0 or 20 * math.log10(peak) <= params.silence_dbfs:
         # None where no channel has a sound either.
         correlation = meter.channel_correlation() if params.channels == 1 else None

@@ -48,13 +48,13 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     return outcome["metrics"]
 
 
-def _facts(found: inventory.Inventory, ctx: stage.Context) -> list[Any]:
+def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
     """All that the tables are made from."""
-    audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in found.audio]
-    names = sorted(found.metadata)
-    digests = shards.file_digests([found.metadata[name] for name in names], ctx.digests, ctx.workers)
+    audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
+    names = sorted(files.metadata)
+    digests = shards.file_digests([files.metadata[name] for name in names], ctx.digests, ctx.workers)
     metadata = [[os.fsdecode(name), str(value)] for name, value in zip(names, digests, strict=True)]
-    return [audio, metadata, found.rejected, found.ignored, found.num_files, list(found.remarks.values())]
+    return [audio, metadata, files.rejected, files.ignored, files.num_files, list(files.remarks.values())]
 
 
 def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
@@ -74,15 +74,15 @@ def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tu
         with named(source.name):
             tables = registry.read(source.format, source.inventory, params.shards)
         parts.append(union.Part(source.name, source.weight, source.inventory, tables))
-    found, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
+    files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
-    return found.rejected + tables.rejected, {
-        "files": found.num_files,
+    return files.rejected + tables.rejected, {
+        "files": files.num_files,
         "recordings": len(tables.recordings),
         "bytes": sum(row["size"] for row in tables.recordings),
-        "ignored": sum(found.ignored.values()),
-        "ignored_kinds": found.ignored,
+        "ignored": sum(files.ignored.values()),
+        "ignored_kinds": files.ignored,
         "captions": len(tables.captions),
         "labels": len({label for row in tables.recordings + tables.captions for label in row["labels"]}),
         "splits": Counter(row["split"] for row in tables.recordings if row["split"]),
@@ -126,7 +126,7 @@ class Source:
 def _take(directory: Directory, params: ScanParams, ctx: stage.Context) -> Source:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
-            found = inventory.take(
+            files = inventory.take(
                 directory.root,
                 ctx.workers,
                 cache=ctx.digests,
@@ -134,8 +134,8 @@ def _take(directory: Directory, params: ScanParams, ctx: stage.Context) -> Sourc
                 max_seconds=params.max_seconds,
                 progress=tick,
             )
-        found.check_not_empty()
-    return Source(directory.name, directory.format, directory.weight, found)
+        files.check_not_empty()
+    return Source(directory.name, directory.format, directory.weight, files)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
     report, plans = ctx.make_shards(plan_shard, jobs, "plans", unit="recording")
     reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
-            f"none of the {recordings.num_rows} recordings gives a clip: {found}. "
+            f"none of the {recordings.num_rows} recordings gives a clip: {counts}. "
             "Look at their files, or at `tail` and `max_seconds` of these clips in params.yaml"
         )
     names = ClipNames()

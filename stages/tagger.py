@@ -57,7 +57,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
         "without_target": sum(len(splits[split]) - len(usable[split]) for split in splits),
         "train_loss": curve[-1]["train_loss"],
         "weights": digest,
-        **{split: found for split, found in scores.items() if found},
+        **{split: score for split, score in scores.items() if score},
     }
 
 
@@ -65,14 +65,14 @@ def choose_targets(
     params: TaggerParams, rows: Sequence[dict[str, Any]], training: Sequence[str], log_mels: dict[str, np.ndarray]
 ) -> Targets:
     """Labels where at least half of the training clips have one, else words of captions likewise, else clusters of the sound."""
-    found = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
-    if found is None or _share(found, training) < 0.5:
+    targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
+    if targets is None or _share(targets, training) < 0.5:
         captions = {row["clip_id"]: row["captions"] for row in rows}
-        found = from_names(caption_words(captions, training, params.max_words), training, "caption words")
-    if found is None or _share(found, training) < 0.5:
+        targets = from_names(caption_words(captions, training, params.max_words), training, "caption words")
+    if targets is None or _share(targets, training) < 0.5:
         statistics = {row["clip_id"]: _statistics(log_mels[row["clip_id"]]) for row in rows}
-        found = cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
-    return found
+        targets = cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
+    return targets
 
 
 def _share(targets: Targets, training: Sequence[str]) -> float:

@@ -33,7 +33,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of an AudioCaps corpus: csv files and audio anywhere below its root; each csv's name tells the split.
 
     A caption belongs to the recording of its video that starts last before it. Audio that no csv knows stays a recording
-    without captions; captions without audio stay in the table, so that coverage can be told.
+    without captions; captions without audio stay in the table, so that coverage can be computed.
     """
     tables = CorpusTables()
     with_captions, with_labels = _tables_of(inventory, tables)
@@ -78,7 +78,7 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             strangers.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
             if len(columns & set(COLUMNS)) > 1:
                 lacking.append((path, columns))
-    lacking.sort(key=lambda found: "audiocap_id" not in found[1])
+    lacking.sort(key=lambda table: "audiocap_id" not in table[1])
     if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
         path, columns = lacking[0]
         missing = ", ".join(column for column in COLUMNS if column not in columns)
@@ -87,10 +87,10 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             f"(found: {', '.join(sorted(columns))}); mend its header, or take it out of the corpus"
         )
     if not with_captions:
-        found = "; ".join(strangers) or "none"
+        others = "; ".join(strangers) or "none"
         raise UserError(
             f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
-            f"(csv files: {found}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
+            f"(csv files: {others}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
         )
     tables.count("other_csv", len(strangers))
     return with_captions, with_labels
@@ -112,8 +112,8 @@ def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
 def split_of_file(name: bytes) -> str | None:
     """The split that a file's name tells (`train.csv`, `audiocaps_val.csv`), None where it tells none or several."""
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
-    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else None
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def seconds(text: str) -> float | None:

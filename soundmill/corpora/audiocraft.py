@@ -59,8 +59,8 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 tables.reject(name, "bad entry", f"line {line}: no `path`")
                 continue
-            found = index.resolve(entry["path"], name.rpartition(b"/")[0]).files
-            about = _sidecar(inventory, found[0].raw_path, tables) if len(found) == 1 else {}
+            files = index.resolve(entry["path"], name.rpartition(b"/")[0]).files
+            about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
             labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
             captions = _texts(about.get("captions")) or _texts(about.get("description"))
             yield Row(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)

@@ -87,24 +87,24 @@ class ClassNames:
 
     @classmethod
     def of(cls, inventory: Inventory) -> ClassNames:
-        found = {}
+        names = {}
         for name in inventory.csv_files():
             if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
-                found.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
-        return cls({mid: name for mid, name in found.items() if mid and name})
+                names.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
+        return cls({mid: name for mid, name in names.items() if mid and name})
 
     def call(self, labels: Iterable[str]) -> list[str]:
         """Labels, machine ids among them by their names; an id that nothing names is no word, and is left out."""
-        found = []
+        called = []
         for label in labels:
             if label in self.names:
-                found.append(self.names[label])
+                called.append(self.names[label])
             elif not MACHINE_ID.fullmatch(label):
-                found.append(label)
+                called.append(label)
             else:
                 self.nameless += 1
                 self.first = self.first or label
-        return found
+        return called
 
     def remark(self, tables: CorpusTables) -> None:
         """Tell what was left out."""

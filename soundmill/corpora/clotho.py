@@ -47,9 +47,9 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
-    told = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
+    named = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
     # Clotho's own is short for development: where there is something else to validate with, and nothing else to train on.
-    splits = {**SPLITS, "dev": "train" if "valid" in told and "train" not in told else SPLITS["dev"]}
+    splits = {**SPLITS, "dev": "train" if "valid" in named and "train" not in named else SPLITS["dev"]}
     tables = join(
         inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits
     )

@@ -86,8 +86,8 @@ def _told(stem: str) -> tuple[int | None, str | None]:
 
 def meta_csv(inventory: Inventory) -> bytes | None:
     """The table of ESC-50, by its columns; `esc50.csv` if there are several."""
-    found = [name for name in inventory.csv_files() if set(COLUMNS) <= set(csv_columns(inventory, name))]
-    return min(found, key=lambda name: (not name.endswith(b"esc50.csv"), name), default=None)
+    names = [name for name in inventory.csv_files() if set(COLUMNS) <= set(csv_columns(inventory, name))]
+    return min(names, key=lambda name: (not name.endswith(b"esc50.csv"), name), default=None)
 
 
 def is_esc10(file: AudioFile) -> bool:

@@ -60,10 +60,10 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
-    told, paired = set(), set()
+    described, paired = set(), set()
     keys = set(KEYS)
     for file, name in _pairs(inventory, b".json"):
-        told.add(file.raw_path)
+        described.add(file.raw_path)
         paired.add(name)
         value = _value(inventory, name, tables)
         keys.update(value)
@@ -76,7 +76,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
                 inventory.opened.add(name)
                 yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
-        if file.raw_path not in told and (text := _text(inventory, name, tables)):
+        if file.raw_path not in described and (text := _text(inventory, name, tables)):
             yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
@@ -106,8 +106,8 @@ def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
 
 
 def _prompts(value: dict[str, Any]) -> list[str]:
-    for told in (value.get(key) for key in KEYS):
-        if texts := [text for text in (told if isinstance(told, list) else [told]) if isinstance(text, str) and text.strip()]:
+    for prompt in (value.get(key) for key in KEYS):
+        if texts := [text for text in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(text, str) and text.strip()]:
             return texts
     return []
 

@@ -74,13 +74,13 @@ class Survey:
 
     def spread(self) -> dict[str, dict[str, float]]:
         """Percentiles of every measure, and the number of clips without a value where there are any."""
-        found: dict[str, dict[str, float]] = {}
+        percentiles: dict[str, dict[str, float]] = {}
         for name, values in self.measures.items():
             known = values[~np.isnan(values)]
-            found[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(known), strict=False)}
+            percentiles[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(known), strict=False)}
             if len(known) < len(values):
-                found[name]["none"] = len(values) - len(known)
-        return found
+                percentiles[name]["none"] = len(values) - len(known)
+        return percentiles
 
     def worst(self, limit: Limit, count: int) -> list[int]:
         """Numbers of the clips that are furthest beyond a limit, the worst first."""
@@ -95,8 +95,10 @@ class Survey:
     def places(self, numbers: np.ndarray) -> list[tuple[Path, int]]:
         """Shard and row of each of these clips."""
         starts = np.array(self.starts)
-        found = np.searchsorted(starts, numbers, side="right") - 1
-        return [(self.shards[shard], row) for shard, row in zip(found.tolist(), (numbers - starts[found]).tolist(), strict=True)]
+        shard_of = np.searchsorted(starts, numbers, side="right") - 1
+        return [
+            (self.shards[shard], row) for shard, row in zip(shard_of.tolist(), (numbers - starts[shard_of]).tolist(), strict=True)
+        ]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:
@@ -146,11 +148,11 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
 def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list[str], clips: Path) -> np.ndarray:
     """Of every clip, by the recording that it is of, the number int32 [N] of its corpus."""
     # One look-up for all: each makes a table of all recordings anew.
-    found = pc.index_in(owners, recordings["recording_id"].combine_chunks())
-    if found.null_count:
-        stray = owners.filter(pc.is_null(found))[0]
+    owner_rows = pc.index_in(owners, recordings["recording_id"].combine_chunks())
+    if owner_rows.null_count:
+        stray = owners.filter(pc.is_null(owner_rows))[0]
         raise UserError(f"{clips}: no recording has the id {stray} of a clip's; remake it: `dvc repro -f resample`")
-    return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(found).to_numpy().astype(np.int32)
+    return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(owner_rows).to_numpy().astype(np.int32)
 
 
 def _measures(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:

@@ -65,16 +65,16 @@ def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
 
 def durations_of(clips: Path, wanted: Iterable[str]) -> dict[str, float]:
     """Seconds of each clip."""
-    found: dict[str, int] = {}
+    lengths: dict[str, int] = {}
     paths = shards.shard_paths(clips)
     for path in paths:
         for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples"]).to_pylist():
-            found[row["clip_id"]] = row["num_samples"]
-    missing = sorted(set(wanted) - set(found))
+            lengths[row["clip_id"]] = row["num_samples"]
+    missing = sorted(set(wanted) - set(lengths))
     if missing:
         raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, the first {missing[0]!r}; run `dvc repro`")
     rate = next(flac_rate(row["audio"]["bytes"]) for path in paths for row in shards.read_rows(path, manifest.CLIPS, ["audio"]))
-    return {clip_id: found[clip_id] / rate for clip_id in wanted}
+    return {clip_id: lengths[clip_id] / rate for clip_id in wanted}
 
 
 def waves_of(clips: Path, wanted: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
