@@ -1,4 +1,4 @@
-"""What can be heard or seen of a clip that is broken, measured in the pass that decodes it (the columns of manifest.QUALITY)."""
+"""Measures of a clip's quality, taken in the pass that decodes it (the columns of manifest.QUALITY)."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class RecordingMeter:
         spread = np.maximum(self._squares / self._frames - mean**2, 0)
         common = self._products / self._frames - mean[0] * mean
         power = spread[0] * spread
-        heard = np.minimum(spread[0], spread) > 10 ** (SILENCE_DBFS / 10)
-        heard[0] = False
-        return _plain(np.clip(common[heard] / np.sqrt(power[heard]), -1, 1).min(), 4) if heard.any() else None
+        loud = np.minimum(spread[0], spread) > 10 ** (SILENCE_DBFS / 10)
+        loud[0] = False
+        return _plain(np.clip(common[loud] / np.sqrt(power[loud]), -1, 1).min(), 4) if loud.any() else None
 
     def clipping_ratio(self, start: float, seconds: float) -> float:
         """Share of the samples, from `start` on, that stand in runs of at least 3 at the ceiling of the recording."""
@@ -200,17 +200,17 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         count = min(STFT_WINDOWS, whole - start)
         np.multiply(halves[start : start + count], window[:hop], out=frames[:count, :hop])
         np.multiply(halves[start + 1 : start + count + 1], window[hop:], out=frames[:count, hop:])
-        found = squares(count)
-        loudest = max(loudest, float((found @ weights).max()))
-        total += found.sum(axis=0)
+        powers = squares(count)
+        loudest = max(loudest, float((powers @ weights).max()))
+        total += powers.sum(axis=0)
     rest = wave[whole * hop :]
     if len(rest) > hop or not whole:  # half a window is in the one before
         frames[0] = 0
         np.multiply(rest, window[: len(rest)], out=frames[0, : len(rest)])
-        found = squares(1)
-        loudest = max(loudest, float((found @ weights).max()))
+        powers = squares(1)
+        loudest = max(loudest, float((powers @ weights).max()))
         if not whole:
-            total += found[0]
+            total += powers[0]
     mean = total.reshape(-1, 2).sum(axis=1) / max(whole, 1)
     mirror.leave_out(mean)
     return (_plain(max(FLOOR_DB, 10 * math.log10(loudest)), 2) if loudest > 0 else None), mean
@@ -248,12 +248,12 @@ class _Mirror:
         middle, (first, stop) = MIRROR_BINS.stop, (MIRROR_BINS.start, MIRROR_BINS.stop)
         below, above = spectra[:, middle - stop + 1 : middle - first + 1], spectra[:, middle + first : middle + stop]
         powers = np.einsum("nb,nb->n", above.real, above.real) + np.einsum("nb,nb->n", above.imag, above.imag)
-        heard = powers > self._noise * len(MIRROR_BINS)
-        self._windows += int(heard.sum())
+        loud = powers > self._noise * len(MIRROR_BINS)
+        self._windows += int(loud.sum())
         self._above += float(powers.sum())
         self._below += float(np.vdot(below, below).real)
-        if heard.any() and self._above <= self._below * 10 ** (MIRROR_DB / 10):  # else it would not count
-            products = below[heard, ::-1] * above[heard]
+        if loud.any() and self._above <= self._below * 10 ** (MIRROR_DB / 10):  # else it would not count
+            products = below[loud, ::-1] * above[loud]
             agreements = products.sum(axis=1) / np.abs(products).sum(axis=1)
             self._agreement += complex(agreements.sum())  # a loud moment says no more than a soft one
 

@@ -182,8 +182,8 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
             with writer.item(key):
                 data = next(audio)["audio"]["bytes"]
                 wave, rate = decode_mono(data), flac_rate(data)
-                found = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
-                writer.write({**row, "seconds": len(wave) / rate, **landmarks(found)})
+                words = fingerprint.fingerprint(resample.resample(wave, rate, fingerprint.SAMPLE_RATE))
+                writer.write({**row, "seconds": len(wave) / rate, **landmarks(words)})
     return writer.report
 
 
@@ -196,14 +196,14 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
                 with corpus.open(file.raw_path, output.parent) as path:
                     rate, blocks = decode.decode_blocks(path, decode.MAX_SECONDS)
                     sound = _Heard(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
-                    found = fingerprint.fingerprint_blocks(sound)
+                    words = fingerprint.fingerprint_blocks(sound)
             except decode.DecodeError as error:
                 report.reject(file.path, error.reason, error.detail)
                 continue
-            seconds = len(found) / fingerprint.FRAMES_PER_SECOND
+            seconds = len(words) / fingerprint.FRAMES_PER_SECOND
             digest = file.digest if sound.any else ""  # silence is no sound that two files could have in common
             row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": digest}
-            writer.write({**row, **landmarks(found)})
+            writer.write({**row, **landmarks(words)})
     return report
 
 
@@ -255,8 +255,8 @@ def _by_sound(
                 first += table.num_rows
             if adding:
                 adding.result()
-        found = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
-    return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in found}, sorted(index.featureless)
+        scored = [*index.pairs(threshold), *((a, b, 1.0) for a, b in _exact_copies(names))]
+    return {(a, b): {"a": a, "b": b, "score": score, "kind": "sound"} for a, b, score in scored}, sorted(index.featureless)
 
 
 class Index:
@@ -295,9 +295,9 @@ class Index:
         self._places[numbers, 1] = frames
         self._file.write(words.tobytes())
         for dealt, column in ((self._keys, "keys"), (self._probes, "probes")):
-            found, counts = _joined(clips[column], LANDMARK)
+            joined, counts = _joined(clips[column], LANDMARK)
             ranks = np.repeat(self._ranks[numbers], counts)
-            dealt.add(_records(KEY_RECORD, found["key"], ranks, found["frame"]), _part_of_key(found["key"]))
+            dealt.add(_records(KEY_RECORD, joined["key"], ranks, joined["frame"]), _part_of_key(joined["key"]))
             if column == "keys":
                 self.featureless += self._ids.take(first + np.flatnonzero(counts == 0)).to_pylist()
 
@@ -331,9 +331,9 @@ class Index:
                 list(pool.map(lambda parts: self._look_up(parts, hits), self._keys.groups()))
             for parts in hits.groups(most_parts=max(1, MOST_CODES * PARTS // max(1, count**2))):
                 base = parts.start * count // PARTS  # no first clip's rank in these parts is less
-                found = np.concatenate([np.zeros(0, HIT_RECORD), *hits.read(parts)])
-                pair = (found["first"].astype(np.int64) - base) * count + found["second"]
-                for code in _best_offsets(pair * (2 * LARGEST_OFFSET) + found["offset"] + LARGEST_OFFSET).tolist():
+                hit = np.concatenate([np.zeros(0, HIT_RECORD), *hits.read(parts)])
+                pair = (hit["first"].astype(np.int64) - base) * count + hit["second"]
+                for code in _best_offsets(pair * (2 * LARGEST_OFFSET) + hit["offset"] + LARGEST_OFFSET).tolist():
                     pair, offset = divmod(code, 2 * LARGEST_OFFSET)
                     first, second = divmod(pair, count)
                     yield base + first, second, offset - LARGEST_OFFSET
@@ -502,12 +502,12 @@ def certain_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     near[QUIET_FRAMES : QUIET_FRAMES + len(words)] = signs | certain
     active = np.bitwise_or.reduce([near[shift : shift + len(words)] for shift in range(2 * QUIET_FRAMES + 1)])
     # A band that is not heard for so long will not be heard in a copy either.
-    keys, heard, certain = (
+    keys, loud, certain = (
         word[:count] & KEY_BITS | (word[KEY_LATER : KEY_LATER + count] & KEY_BITS_LATER) << np.uint32(16)
         for word in (signs, certain, certain | ~active)
     )
     number = np.bitwise_count(~certain)
-    usable = (number <= MOST_UNCERTAIN) & (np.bitwise_count(heard) >= LEAST_HEARD)
+    usable = (number <= MOST_UNCERTAIN) & (np.bitwise_count(loud) >= LEAST_HEARD)
     usable[1:] &= keys[1:] != keys[:-1]  # what stands still is in the index once
     frames = np.flatnonzero(usable).astype(np.int32)
     frames = frames[np.argsort(number[frames], kind="stable")]

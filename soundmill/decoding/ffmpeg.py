@@ -55,11 +55,11 @@ HARMLESS_DEMUXERS = """
 
 @functools.cache
 def ffmpeg_executable() -> Path:
-    """The ffmpeg that decodes here (see `_found`), which runs; a UserError with the remedy where none does."""
-    found = _found()
-    if found and version_of(found):
-        return found
-    problem = f"ffmpeg at {found} does not run" if found else "ffmpeg is missing"
+    """The ffmpeg that decodes here (see `_program`), which runs; a UserError with the remedy where none does."""
+    program = _program()
+    if program and version_of(program):
+        return program
+    problem = f"ffmpeg at {program} does not run" if program else "ffmpeg is missing"
     raise UserError(
         f"{problem}: m4a, mp4, webm, wma and the like need it; install it again with "
         "`.venv/bin/python -m pip install --force-reinstall imageio-ffmpeg`, or set IMAGEIO_FFMPEG_EXE to one that runs"
@@ -77,13 +77,13 @@ def installed_version() -> str:
     Every stage that decodes asks, and to run it takes a tenth of what starting a stage does: of the wheel's it is the name, whether
     it runs or not.
     """
-    found = _found()
-    if found and found == _of_wheel():
-        return found.name
-    return (version_of(found) if found else "") or "none"
+    program = _program()
+    if program and program == _of_wheel():
+        return program.name
+    return (version_of(program) if program else "") or "none"
 
 
-def _found() -> Path | None:
+def _program() -> Path | None:
     """What IMAGEIO_FFMPEG_EXE names, else the ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the
     one on PATH; whether it runs is not tried."""
     if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
@@ -108,8 +108,8 @@ def version_of(executable: Path) -> str:
         done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    found = re.match(rb"ffmpeg version (\S+)", done.stdout)
-    return found[1].decode("ascii", "replace") if found else ""
+    match = re.match(rb"ffmpeg version (\S+)", done.stdout)
+    return match[1].decode("ascii", "replace") if match else ""
 
 
 def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[str]:

@@ -46,10 +46,10 @@ class Log:
             self._line(line.decode("utf-8", "replace"))
 
     def _line(self, line: str) -> None:
-        found = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
-        if not found:  # the rest of a text with line breaks: a tag's, for one
+        match = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
+        if not match:  # the rest of a text with line breaks: a tag's, for one
             return
-        level, text = found[1], found[2]
+        level, text = match[1], match[2]
         if level == "info":
             self._information(text)
             return

@@ -27,8 +27,8 @@ def check_bound(num_frames: int, sample_rate: int, channels: int, max_seconds: f
         raise DecodeError("too long", f"{channels} channels at {sample_rate} Hz expand beyond what {max_seconds:g} s may")
 
 
-def check_length(found: int, declared: float, sample_rate: int, slack: int) -> None:
+def check_length(decoded: int, declared: float, sample_rate: int, slack: int) -> None:
     """Hold the decoder to the length in the header, both in samples; `slack` is what the format may lose at its ends."""
-    if abs(found - declared) > LENGTH_TOLERANCE_SECONDS * sample_rate + slack:
-        reason = "truncated" if found < declared else "corrupt"
-        raise DecodeError(reason, f"{found / sample_rate:.3f} s of sound, {declared / sample_rate:.3f} s declared")
+    if abs(decoded - declared) > LENGTH_TOLERANCE_SECONDS * sample_rate + slack:
+        reason = "truncated" if decoded < declared else "corrupt"
+        raise DecodeError(reason, f"{decoded / sample_rate:.3f} s of sound, {declared / sample_rate:.3f} s declared")
