@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import graph
 from tests.checkouts import BIN, copy_project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,13 +30,39 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project whose path has a space in it, without the weights and servers of this machine's user."""
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the weights and servers of this machine's user; `dvc` and `python` are those of the tests."""
+    leave_alone(monkeypatch, tmp_path)
+
+
+def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "no weights"))
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(directory / "no weights"))
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path, alone: None) -> Path:
+    """A copy of the project whose path has a space in it, with nothing built."""
     return copy_project(root, tmp_path / "a checkout")
+
+
+@pytest.fixture(scope="session")
+def built_graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with every output of the graph, shrunk (tests/graph.py), made once for all tests: read it, and change nothing."""
+    directory = tmp_path_factory.getbasetemp()
+    directory = (directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory) / "graph"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leave_alone(monkeypatch, directory)
+        monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+        return graph.built(root, directory)
+
+
+@pytest.fixture
+def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
+    """A copy of it, to change and to run stages in."""
+    return graph.copy(built_graph, tmp_path / "a checkout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

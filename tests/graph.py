@@ -1,0 +1,65 @@
+"""The whole graph, made once by `dvc repro`: the real configuration over the embedded corpus, shrunk to what a test needs."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from pathlib import Path
+
+from soundmill import params
+from tests.checkouts import copy_project, dvc
+
+SHRUNK = [
+    "corpus.recordings=12",
+    "corpus.shards=2",
+    "tagger.epochs=2",
+    "evaluate.bootstrap=5",
+    "evaluate.examples=2",
+    "ddpm_mel.train.steps=4",
+    "ddpm_mel.train.batch_size=4",
+    "ddpm_mel.train.network.widths=[16,16,32]",
+    "ddpm_mel.train.hardware.threads=1",
+    "ddpm_mel.train.sampling.num_steps=2",
+    "ddpm_mel.train.sampling.griffin_lim_iterations=2",
+    "ddpm_mel.generate.count=6",
+    "ddpm_mel.generate.codec_count=4",
+    "vocoder=hifigan_laptop",
+    "vocoder.tango.network.channels=16",
+    "vocoder.tango.weights.steps=2",
+    "vocoder.tango.hardware.threads=1",
+    "tango.autoencoder.network.widths=[8,16,16]",
+    "tango.autoencoder.weights.steps=2",
+    "tango.autoencoder.hardware.threads=1",
+    "tango.train.network.widths=[16,16,32]",
+    "tango.train.steps=2",
+    "tango.train.accumulate=2",
+    "tango.train.real_items=1",
+    "tango.train.hardware.threads=1",
+    "tango.train.grid.columns=1",
+    "tango.train.sampling.num_steps=2",
+    "tango.train.sampling.griffin_lim_iterations=2",
+    "tango.generate.count=4",
+    "tango.generate.codec_count=2",
+]
+
+
+def built(root: Path, directory: Path) -> Path:
+    """The checkout with all outputs, at `directory`; made by the first process that asks, while the others wait."""
+    directory.mkdir(exist_ok=True)
+    checkout, done = directory / "a checkout", directory / "done"
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            assert not checkout.exists(), "the graph could not be built; another test tells why"
+            copy_project(root, checkout)
+            params.write_yaml(params.compose(checkout / "conf", SHRUNK), checkout / "params.yaml")
+            repro = dvc(checkout, "repro")
+            assert repro.returncode == 0, repro.stdout[-3000:] + repro.stderr[-3000:]
+            done.touch()
+    return checkout
+
+
+def copy(checkout: Path, target: Path) -> Path:
+    """The same project elsewhere, its outputs linked to its cache as DVC linked them."""
+    subprocess.run(["cp", "--archive", checkout, target], check=True)
+    return target
