@@ -10,7 +10,7 @@ from soundmill import params
 from tests.checkouts import copy_project, dvc
 
 SHRUNK = [
-    "corpus.recordings=12",
+    "corpus.recordings=16",
     "corpus.shards=2",
     "tagger.epochs=2",
     "evaluate.bootstrap=5",
