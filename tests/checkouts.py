@@ -29,4 +29,4 @@ def copy_project(root: Path, copy: Path) -> Path:
 
 
 def dvc(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=900)
+    return subprocess.run([BIN / "dvc", *arguments], cwd=checkout, capture_output=True, text=True, timeout=3600)
