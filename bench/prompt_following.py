@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from soundmill.evaluation.bootstrap import INTERVAL
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
-from soundmill.evaluation.protocol import INTERVAL
 
 
 @dataclass(frozen=True)

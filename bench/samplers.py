@@ -21,7 +21,8 @@ from bench import measure
 from bench.picture import GRID, INK, MUTED
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, protocol
+from soundmill.evaluation import embedders, family, folders, protocols
+from soundmill.evaluation.library import Setup
 
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
@@ -188,49 +189,35 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
     """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, with intervals; their `ruler`.
 
     Every sound is embedded once, by every judge whose weights are here."""
-    from stages.evaluate import by_shard, read_catalog
-
     judges = [name for name in JUDGES if embedders.unavailable(name) is None]
     if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
         print(f"not judged by {', '.join(missing)}")
-    tagger = data / "tagger"
-    real = read_catalog(data / "catalog/default.parquet")
-    ids = [path.stem for path in next(iter(made.files.values()))]
-    sets = protocol.choose_sets(real, ids, [path.stem for path in made.codec], "all", PROBE_CLIPS, seed)
-    against = next(reversed(made.files))
-    roles = {"codec": made.codec, "generated": made.files[against]}
-    roles |= {str(run): files for run, files in made.files.items() if run != against}
-    library = protocol.hear(
-        [features.Judge(name, tagger, made.sample_rate) for name in judges],
-        by_shard(real, sets.real(), data / "clips/default"),
-        {role: {path.stem: path for path in files} for role, files in roles.items()},
-        seed,
-        work / "embeddings",
-        measure.WORKERS,
-        _count,
-    )
+    protocol = protocols.load("project").judged_by(judges)
+    wanted = [score for score in protocol.scores if score.metric in ("fad", "kl")]
+    protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates, "seed": seed})
+    setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")
+    catalog = family.read_catalog(data / "catalog/default.parquet")
+    options = family.Options("all", PROBE_CLIPS, 0, ())
     scores = {}
-    for run in made.files:
-        role = "generated" if run == against else str(run)
-        views = {**library.views, **{(name, "generated"): library.views[name, role] for name in judges}}
-        found = protocol.score(
-            features.Library(views, library.quality),
-            judges,
-            sets,
-            replicates,
-            seed,
-            work / f"scores {run}",
-            measure.WORKERS,
-            _count,
-        )
-        metrics = ("fad", "kl", "label_accuracy")
-        scores[run] = {f"{metric}_{name}": row[metric] for name, row in found.items() for metric in metrics if metric in row}
-        scores[run]["ruler"] = {name: row["ruler"] for name, row in found.items()}
+    for run, files in made.files.items():
+        generated, codec = ({path.stem: path for path in paths} for paths in (files, made.codec))
+        source = family.Source(catalog, data / "clips/default", generated, codec, folders.About())
+        found = family.evaluate(setup, source, options, {}).metrics
+        scores[run] = {
+            f"{metric}_{name}": {end: found[key] for end, key in _keys(f"{metric}_{name}") if key in found}
+            for name in judges
+            for metric in ("fad", "kl", "label_accuracy")
+            if found.get(f"{metric}_{name}") is not None
+        }
+        scores[run]["ruler"] = {
+            name: {metric: found["ruler"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
+            for name in judges
+        }
     return scores
 
 
-def _count(number: int) -> None:
-    """Nobody watches how far it is."""
+def _keys(key: str) -> list[tuple[str, str]]:
+    return [("value", key), ("low", f"{key}_low"), ("high", f"{key}_high")]
 
 
 def fastest(

@@ -23,9 +23,12 @@ from bench import prompt_following as following
 from bench.picture import GRID, INK, MET, MISSED, MUTED
 from bench.prompt_following import Heard
 from soundmill import manifest, shards
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
 from soundmill.evaluation.divergence import paired_kl
+from soundmill.evaluation.family import Source, read_catalog
+from soundmill.evaluation.folders import About
 
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
@@ -62,7 +65,8 @@ def main() -> None:
             seconds[who(scale)] = [time.perf_counter() - start]
             made = iter(paths)
             waves[who(scale)] = {
-                family: [features.read_file(next(made), rate)[: len(real)] for real in waves[REAL][family]] for family in asked
+                family: [decode.read_mono(next(made), rate, features.MAX_SECONDS)[: len(real)] for real in waves[REAL][family]]
+                for family in asked
             }
     judged = judge(waves, rate)
     found = judged.compare(who(args.guidance[0]), who(args.guidance[1]), args.replicates, args.seed)
@@ -119,11 +123,9 @@ def prompts(reference: Path, count: int) -> dict[str, Prompt]:
 
 def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.ndarray]]:
     wanted = {clip_id for prompt in asked.values() for clip_id in prompt.clips}
-    found = {
-        clip_id: wave
-        for path in shards.shard_paths(reference / "clips/default")
-        for clip_id, wave in features.clips_of(path, wanted)
-    }
+    catalog = read_catalog(reference / "catalog/default.parquet")
+    lying = Source(catalog, reference / "clips/default", {}, {}, About()).shards_of(set(wanted))
+    found = {clip_id: wave.mean(axis=0) for path, ids in lying.items() for clip_id, wave, _ in features.clips_of(path, ids)}
     return {family: [found[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
 
 

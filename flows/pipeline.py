@@ -25,6 +25,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from flows import dvc, lockfile, locks, server
+from flows.sweep_table import metrics_in
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -195,18 +196,26 @@ def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A header, then a row per family and score: the value and the marks of its ruler."""
     marks: list[str] = []
     for metrics in scores.values():
-        for ruler in metrics.get("ruler", {}).values():
-            marks += [mark for mark in ruler if mark not in marks]
+        for key in metrics_in([metrics]):
+            marks += [mark for mark in metrics["ruler"][key] if mark not in marks]
     order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
     marks.sort(key=lambda mark: (order.index(mark) if mark in order else len(order), mark))
     table = [["family", "score", "value", *(mark.replace("_", " ") for mark in marks)]]
     for family, metrics in scores.items():
-        for key, ruler in metrics.get("ruler", {}).items():
-            if isinstance(metrics.get(key), int | float):
-                table.append(
-                    [family, key, f"{metrics[key]:.3g}", *(f"{ruler[mark]:.3g}" if mark in ruler else "" for mark in marks)]
-                )
+        for key in metrics_in([metrics]):
+            ruler, unranked = metrics["ruler"][key], "†" if key in metrics.get("unranked", {}) else ""
+            cells = (f"{ruler[mark]:.3g}" if mark in ruler else "" for mark in marks)
+            table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
     return table
+
+
+def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A line where families were scored by different protocols."""
+    protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
+    if len(set(protocols.values())) < 2:
+        return []
+    said = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
+    return [f"  These scores do not compare: {said}; `dvc repro` scores all by the newest"]
 
 
 def markdown(scores: dict[str, dict[str, Any]]) -> str:
@@ -243,7 +252,9 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None, sec
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [
-            "  fad, kl: lower is better; label_accuracy: higher. Beside the value the same score of real clips, the codec, silence",
+            "  fad, mmd, kl: lower is better; label_accuracy: higher. Beside it the same score of real clips, the codec, silence",
+            *(["  † ranks no models; the report says why"] if any("†" in row[2] for row in table) else []),
+            *_unlike(scores),
             "",
         ]
     for family in scores:

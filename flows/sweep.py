@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, dvc, sweep_table
+from flows import checkout, dvc, sweep_figure, sweep_table
 from flows.pipeline import BROWSER_PORT, pipeline, read_scores, run_to_end, tell
 from flows.sweep_table import Outcome, Row
 from soundmill import params as parameters
@@ -242,7 +242,7 @@ def _rows_of(run: Run, wanted: Sweep, family: str, metrics: dict[str, Any] | Non
     if not groups:
         return [Outcome(row, run.seed, failure=f"no clip of this corpus belongs to a group of {wanted.subsets!r}")]
     prefix = "" if len(wanted.points) == 1 and row == run.point else f"{row} "
-    shared = {key: metrics[key] for key in ("protocol", "files")}
+    shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
 
 
@@ -272,7 +272,7 @@ def _write(results: Path, title: str, rows: list[Row], source: str | None) -> No
     figure.unlink(missing_ok=True)  # of fewer rows
     with told(str(figure)):
         picture = BytesIO()
-        sweep_table.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+        sweep_figure.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
         _replace(figure, picture.getvalue())
 
 
@@ -285,7 +285,7 @@ def _replace(path: Path, content: bytes) -> None:
 def _artifacts(name: str, title: str, rows: list[Row], table: str, figure: Path, page: str | None) -> None:
     """In Prefect: the scores as a table, and a page with the figure and all of table.md."""
     key = f"sweep-{re.sub('[^a-z0-9]+', '-', name.lower())}"
-    create_table_artifact(table=sweep_table.records(rows), key=key, description=title)
+    create_table_artifact(table=sweep_table.table(rows).to_dict("records"), key=key, description=title)
     picture = f"![{title}](data:image/png;base64,{b64encode(figure.read_bytes()).decode()})"
     link = f"\n[The runs in MLflow]({page})\n" if page else ""
     create_markdown_artifact(f"{table}\n{picture}\n{link}", key=f"{key}-figure", description=title)

@@ -16,7 +16,8 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
-ABOUT_SOUNDS = "about.json"  # beside the sounds of a family: which made them, and whether they are its reconstructions
+# beside the sounds of a family: which made them, whether they are its reconstructions, and the embedders it was trained against
+ABOUT_SOUNDS = "about.json"
 
 # One row per usable recording. `path` is for people (escaped), `raw_path` opens the file; both relative to the corpus.
 RECORDINGS = pa.schema(

@@ -32,6 +32,7 @@ ALLOWED = {
     ),
     "soundmill.audio": ("soundmill.errors", "soundmill.shards", "soundmill.manifest", "soundmill.drawing"),
     "soundmill.decoding": ("soundmill.errors", "soundmill.lifetime", "soundmill.audio"),
+    "soundmill.page": ("soundmill.errors", "soundmill.audio", "soundmill.drawing"),
     "soundmill.hub": ("soundmill.errors", "soundmill.shards"),
     "soundmill.text": ("soundmill.errors", "soundmill.shards", "soundmill.manifest", "soundmill.hub"),
     "soundmill.diffusion": ("soundmill.errors", "soundmill.params"),
@@ -43,6 +44,7 @@ ALLOWED = {
         "soundmill.audio",
         "soundmill.decoding",
         "soundmill.drawing",
+        "soundmill.page",
     ),
     "soundmill.training": (
         "soundmill.errors",
@@ -76,6 +78,7 @@ ALLOWED = {
         "soundmill.hub",
         "soundmill.training",
         "soundmill.drawing",
+        "soundmill.page",
         "soundmill.corpora.inventory",  # what may be a sound in a folder
         "soundmill.corpora.duplicates",  # and which sound is another again
     ),

@@ -55,6 +55,9 @@ def evaluate(
         typer.Option(help="Write a page to look at (index.html) into this directory, with the numbers as csv and LaTeX."),
     ] = None,
     unpaired: Unpaired = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Sounds are reconstructions of the reference's of the same names: adds lsd and mrstft.")
+    ] = False,
     seed: ScoreSeed = None,
     cache: Cache = None,
     workers: Workers = None,
@@ -66,22 +69,25 @@ def evaluate(
     and metrics of pairs (KL) are measured; where they have none in common those are left out; anything between is an error that
     names what is missing. A file that cannot be decoded ends the run: no part of a set is ever scored alone.
 
-    Beside every score stands its ruler: what the same measurement says of silence, of white noise and of real sounds. A second run,
-    or another metric, embeds nothing anew. `soundmill weights list` tells the embedders' weights.
+    Beside every score stands its ruler: what the same measurement says of silence, of white noise and of real sounds. Where silence
+    or noise is as good as real sound, the metric is marked unfit and ranks no models. A second run, or another metric, embeds
+    nothing anew. `soundmill weights list` tells the embedders' weights.
     """
-    from soundmill.evaluation import evaluator, page
+    from soundmill.evaluation import evaluator, folder_report
 
+    if paired and unpaired:
+        raise UserError("--paired and --unpaired: equal names mean the same sound, or nothing; give one of them")
     setup = _scoring(protocol, embedder, seed, cache, workers, project)
     if report:
-        page.prepare(report)
-    found = evaluator.evaluate(setup, generated, reference, unpaired, training, captions)
+        folder_report.prepare(report)
+    found = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:
         evaluator.write_json(found.metrics, json)
     with told("the table of scores"):
-        page.show(found.metrics)
+        folder_report.show(found.metrics)
     if report:
         try:
-            page.write(found, report)
+            folder_report.write(found, report)
         except Exception as error:
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are whole") from error
         typer.echo(f"{report / 'index.html'}")
@@ -106,13 +112,13 @@ def compare(
     Both folders must hold sounds of the same ids (the same prompts), which are resampled together. `--unpaired` says that the
     reference's names mean nothing.
     """
-    from soundmill.evaluation import evaluator, page
+    from soundmill.evaluation import evaluator, folder_report
 
     found = evaluator.compare(_scoring(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
     if json:
         evaluator.write_json(found, json)
     with told("the table of differences"):
-        page.show_comparison(found, a, b)
+        folder_report.show_comparison(found, a, b)
 
 
 def _scoring(
@@ -126,6 +132,7 @@ def _scoring(
     import os
 
     from soundmill.evaluation import evaluator, protocols
+    from soundmill.evaluation.library import Setup
 
     if protocol and embedder:
         raise UserError("--protocol and --embedder: a protocol says itself who judges; give one of them")
@@ -136,7 +143,7 @@ def _scoring(
         tagger = project_root(project) / "data" / "tagger"
     except UserError:
         tagger = None
-    return evaluator.Setup(
+    return Setup(
         chosen,
         cache or evaluator.user_cache(),
         workers or os.cpu_count() or 1,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
-from soundmill import manifest, shards
+from soundmill import manifest, page, shards
 from soundmill.corpora.verdicts import MEASURES, Limit, Survey
 
 if TYPE_CHECKING:
@@ -76,17 +74,18 @@ def write(
     ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
     order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
-    page = PAGE.substitute(
-        summary=_summary(survey, pairs),
-        corpora=_corpora(survey),
-        rules=_rules(survey),
-        histograms="".join(_histogram(survey, name) for name in MEASURES),
-        quarantined=_quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
-        duplicates=_duplicates(
-            pairs, [(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)]
-        ),
-    )
-    path.write_text(page, encoding="utf-8")
+    parts = [
+        page.panel(_corpora(survey)),
+        page.heading("Measures and rules"),
+        page.panel(_rules(survey)),
+        page.heading("How the measures are spread", "number of clips, on a logarithmic scale; dashed: the limit"),
+        page.block("section", "grid", *(_histogram(survey, name) for name in MEASURES)),
+        page.heading("Quarantined", "all of them, with their reasons: data/quarantine/quality/"),
+        _quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
+        page.heading("Duplicates", "all of them: data/duplicates.parquet"),
+        _duplicates(pairs, [(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)]),
+    ]
+    path.write_text(page.document("Quality of the clips", _summary(survey, pairs), parts), encoding="utf-8")
 
 
 def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
@@ -127,12 +126,11 @@ def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[
     }
 
 
-def _summary(survey: Survey, pairs: Sequence[Mapping[str, Any]]) -> str:
+def _summary(survey: Survey, pairs: Sequence[Mapping[str, Any]]) -> Markup:
     rejected = int((survey.rejected >= 0).sum())
     hours = survey.measures["seconds"].sum() / 3600
-    return (
-        f"{_count(len(survey), 'clip')} of {hours:.2f} hours · <b>{_count(rejected, 'clip')} quarantined</b>"
-        f" ({rejected / len(survey):.1%}) · <b>{_count(len(pairs), 'pair')} of duplicates</b>"
+    return Markup("{} of {:.2f} hours · <b>{} quarantined</b> ({:.1%}) · <b>{} of duplicates</b>").format(
+        _count(len(survey), "clip"), hours, _count(rejected, "clip"), rejected / len(survey), _count(len(pairs), "pair")
     )
 
 
@@ -140,42 +138,37 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _corpora(survey: Survey) -> str:
+def _corpora(survey: Survey) -> Markup:
     rows = []
     for number, name in enumerate(survey.corpora):
         of = survey.corpus == number
         rejected = int((survey.rejected[of] >= 0).sum())
         share = f"{rejected / of.sum():.1%}" if of.any() else "–"
         hours = survey.measures["seconds"][of].sum() / 3600
-        rows.append([html.escape(name), f"{of.sum():,}", f"{hours:.2f}", f"{rejected:,}", share])
-    return _table(["corpus", "clips", "hours", "quarantined", "share"], rows)
+        rows.append([name, f"{of.sum():,}", f"{hours:.2f}", f"{rejected:,}", share])
+    return page.table(["corpus", "clips", "hours", "quarantined", "share"], rows)
 
 
-def _rules(survey: Survey) -> str:
+def _rules(survey: Survey) -> Markup:
     """One row per measure: how it is spread, and each of its limits with the clips beyond."""
-    broken = survey.broken()
+    broken, newline = survey.broken(), Markup("<br>")
     rows = []
     for name, spread in survey.spread().items():
         limits = [limit for limit in survey.limits if limit.measure == name]
-        said = "<br>".join(f"{limit.name} {limit.value:g}" for limit in limits) or '<span class="soft">no rule</span>'
-        beyond = "<br>".join(_refused(broken[limit.name]) for limit in limits)
+        rule = newline.join(f"{limit.name} {limit.value:g}" for limit in limits) or page.block("span", "soft", "no rule")
+        beyond = newline.join(_refused(broken[limit.name]) for limit in limits)
         numbers = [f"{spread[key]:.4g}" if key in spread else "–" for key in SHOWN_PERCENTILES]
         title, unit, _ = TITLES[name]
-        rows.append([f"{title} <small>{unit}</small>", *numbers, f"{spread.get('none', 0):,}", said, beyond])
-    return _table(["measure", "lowest", "5 %", "median", "95 %", "highest", "no value", "rule", "beyond it"], rows)
+        measure = Markup("{} <small>{}</small>").format(title, unit)
+        rows.append([measure, *numbers, f"{spread.get('none', 0):,}", rule, beyond])
+    return page.table(["measure", "lowest", "5 %", "median", "95 %", "highest", "no value", "rule", "beyond it"], rows)
 
 
-def _refused(count: int) -> str:
-    return f'<b class="hot">{count:,}</b>' if count else "0"
+def _refused(count: int) -> str | Markup:
+    return page.block("b", "hot", f"{count:,}") if count else "0"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML."""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _histogram(survey: Survey, name: str) -> str:
+def _histogram(survey: Survey, name: str) -> Markup:
     """A card with the number of clips over the values of one measure, and its limits."""
     from soundmill.drawing import Figure, svg
 
@@ -188,12 +181,13 @@ def _histogram(survey: Survey, name: str) -> str:
         figure = Figure(figsize=(3.4, 1.9))
         # Room for 1,000,000 beside the axis; to measure what is needed takes as long as to draw all.
         _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[known & ~beyond], values[known & beyond], limits)
-        picture = svg(figure, title).replace(INK, "var(--ink)")  # the page's own
+        picture = Markup(svg(figure, title).replace(INK, "var(--ink)"))  # the page's own
     else:
-        picture = '<p class="soft">No clip has a value.</p>'
-    said = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
-    said = f"{_refused(int(beyond.sum()))} beyond {said}" if limits else "no rule"
-    return f'<article><h3>{title} <small>{unit}</small></h3><p><span class="soft">{meaning}</span><br>{said}</p>{picture}</article>'
+        picture = page.block("p", "soft", "No clip has a value.")
+    rule = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
+    rule = Markup("{} beyond {}").format(_refused(int(beyond.sum())), rule) if limits else "no rule"
+    text = Markup("<p>{}<br>{}</p>").format(page.block("span", "soft", meaning), rule)
+    return Markup("<article>{}{}{}</article>").format(page.heading(title, unit, level=3), text, picture)
 
 
 def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
@@ -216,15 +210,15 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
         spine.set_color(INK)
 
 
-def _quarantined(survey: Survey, worst: Mapping[Limit, Sequence[Sound]]) -> str:
+def _quarantined(survey: Survey, worst: Mapping[Limit, Sequence[Sound]]) -> Markup:
     broken = survey.broken()
     sections = []
     for limit, sounds in worst.items():
         if broken[limit.name]:
-            cards = "".join(f"<article>{_figure(sound)}<p>{_escape(_why(limit, sound))}</p></article>" for sound in sounds)
+            cards = [Markup("<article>{}<p>{}</p></article>").format(_figure(sound), _why(limit, sound)) for sound in sounds]
             shown = f"the worst {len(sounds)} of {broken[limit.name]:,}" if len(sounds) < broken[limit.name] else "all of them"
-            sections.append(f'<h3>{limit.name} {limit.value:g} <small>{shown}</small></h3><div class="grid">{cards}</div>')
-    return "".join(sections) or '<section class="panel">No clip breaks a rule.</section>'
+            sections += [page.heading(f"{limit.name} {limit.value:g}", shown, level=3), page.block("div", "grid", *cards)]
+    return Markup("").join(sections) or page.panel("No clip breaks a rule.")
 
 
 def _why(limit: Limit, sound: Sound) -> str:
@@ -232,40 +226,28 @@ def _why(limit: Limit, sound: Sound) -> str:
     return limit.say(np.nan if value is None else value)
 
 
-def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> str:
+def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> Markup:
     if not pairs:
-        return '<section class="panel">No clip was found twice.</section>'
+        return page.panel("No clip was found twice.")
     kinds = {"sound": "the same by ear", "video": "the same seconds of one video"}
-    cards = "".join(
-        f'<article><div class="pair">{_figure(first)}{_figure(second)}</div>'
-        f"<p>{_escape(kinds.get(pair['kind'], pair['kind']))}, score {pair['score']:.2f}</p></article>"
+    cards = [
+        Markup("<article>{}<p>{}, score {:.2f}</p></article>").format(
+            page.block("div", "pair", _figure(first), _figure(second)), kinds.get(pair["kind"], pair["kind"]), pair["score"]
+        )
         for pair, first, second in shown
-    )
-    said = (
-        f"<p class='soft'>{len(shown):,} of {_count(len(pairs), 'pair')}, the surest of each kind</p>"
-        if len(shown) < len(pairs)
-        else ""
-    )
-    return f'{said}<div class="pairs">{cards}</div>'
+    ]
+    part = Markup("")
+    if len(shown) < len(pairs):
+        part = page.block("p", "soft", f"{len(shown):,} of {_count(len(pairs), 'pair')}, the surest of each kind")
+    return part + page.block("div", "pairs", *cards)
 
 
-def _figure(sound: Sound) -> str:
+def _figure(sound: Sound) -> Markup:
     """Name, picture and player of one clip."""
-    name = (
-        f"<figcaption><b>{_escape(sound.source)}</b> <small>{_escape(sound.clip_id)} · from {sound.start:g} s</small></figcaption>"
-    )
+    name = Markup("<b>{}</b> <small>{} · from {:g} s</small>").format(sound.source, sound.clip_id, sound.start)
     if sound.flac is None:
-        return f'<figure>{name}<p class="soft">Its sound did not fit on this page (quality.report.megabytes).</p></figure>'
-    data = base64.b64encode(sound.flac).decode()
-    return (
-        f'<figure>{name}<img alt="wave and spectrogram" src="{_picture(sound.flac)}">'
-        f'<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio></figure>'
-    )
-
-
-def _escape(text: str) -> str:
-    """File names and ids are other people's: text, never markup."""
-    return html.escape(text, quote=True)
+        return page.figure(name, page.block("p", "soft", "Its sound did not fit on this page (quality.report.megabytes)."))
+    return page.figure(name, page.image(_picture(sound.flac), "wave and spectrogram"), page.player(sound.flac))
 
 
 def _picture(flac: bytes) -> str:
@@ -288,7 +270,7 @@ def _picture(flac: bytes) -> str:
     )
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours[..., :3]), format="jpg", pil_kwargs={"quality": 85})
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return page.data_uri("image/jpeg", buffer.getvalue())
 
 
 def _spectrogram(wave: np.ndarray) -> np.ndarray:
@@ -300,63 +282,3 @@ def _spectrogram(wave: np.ndarray) -> np.ndarray:
     rows = np.linspace(0, power.shape[1], SPECTRUM_ROWS + 1).astype(int)
     level = 10 * np.log10(np.maximum.reduceat(power, rows[:-1], axis=1) + 1e-12)
     return np.clip((level - max(level.max(), -40)) / PICTURE_RANGE_DB + 1, 0, 1).T[::-1]
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:">
-<title>Quality of the clips — Soundmill</title>
-<style>
-:root { color-scheme: light dark; --ink: #212529; --soft: #5c6670; --line: #e3e7eb; --card: #fff; }
-:root { --ground: #f4f6f8; --hot: #c2255c; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #31383f; --card: #1c2126; }
-  :root { --ground: #12161a; --hot: #f783ac; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 0; }
-main > h3 { margin: 1.5rem 0 .6rem; }
-small, .soft { color: var(--soft); font-weight: 400; }
-.hot { color: var(--hot); }
-.panel, article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.2rem; }
-article { min-width: 0; display: flex; flex-direction: column; }
-article p { margin: .2rem 0 0; font-size: .88rem; overflow-wrap: anywhere; }
-article svg { width: 100%; height: auto; display: block; margin-top: auto; padding-top: .5rem; }
-.scroll { overflow-x: auto; }
-table { font-size: .9rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; vertical-align: top; }
-th { font-weight: 600; color: var(--soft); font-size: .82rem; }
-tr > :first-child { text-align: left; }
-tbody tr:last-child > * { border-bottom: 0; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 1rem; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 1rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .9rem; align-items: end; }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: .82rem; line-height: 1.35; overflow-wrap: anywhere; }
-figcaption small { display: block; }
-figure img { width: 100%; height: 150px; border-radius: 6px; display: block; margin-top: .4rem; }
-audio { width: 100%; height: 34px; margin-top: .4rem; }
-</style>
-</head>
-<body><main>
-<h1>Quality of the clips</h1>
-<p class="soft">$summary</p>
-<section class="panel scroll">$corpora</section>
-<h2>Measures and rules</h2>
-<section class="panel scroll">$rules</section>
-<h2>How the measures are spread <small>number of clips, on a logarithmic scale; dashed: the limit</small></h2>
-<section class="grid">$histograms</section>
-<h2>Quarantined <small>all of them, with their reasons: data/quarantine/quality/</small></h2>
-$quarantined
-<h2>Duplicates <small>all of them: data/duplicates.parquet</small></h2>
-$duplicates
-</main></body>
-</html>
-""")

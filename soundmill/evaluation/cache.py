@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from soundmill import shards
-from soundmill.evaluation.quality import Quality
+from soundmill.evaluation.wave_facts import WaveFacts
 
 EMBEDDINGS = pa.schema(
     [
@@ -49,8 +49,8 @@ class Embedding:
     """What an embedder says of one sound, and the sound's plain facts."""
 
     key: str
-    quality: Quality
-    sample_rate: int  # of `quality.num_samples`
+    wave: WaveFacts
+    sample_rate: int  # of `wave.num_samples`
     frames: np.ndarray  # [P, D]
     logits: np.ndarray  # [K]
 
@@ -59,13 +59,13 @@ class Embedding:
 class Facts:
     """What is known of an embedded sound without reading its embedding."""
 
-    quality: Quality
+    wave: WaveFacts
     sample_rate: int
     patches: int
 
     @property
     def seconds(self) -> float:
-        return self.quality.num_samples / self.sample_rate
+        return self.wave.num_samples / self.sample_rate
 
 
 def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
@@ -78,11 +78,11 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
                 writer.write(
                     {
                         "key": found.key,
-                        "num_samples": found.quality.num_samples,
+                        "num_samples": found.wave.num_samples,
                         "sample_rate": found.sample_rate,
-                        "silent": found.quality.silent,
-                        "clipped": found.quality.clipped,
-                        "digest": found.quality.digest,
+                        "silent": found.wave.silent,
+                        "clipped": found.wave.clipped,
+                        "digest": found.wave.digest,
                         "patches": len(found.frames),
                         "frames": np.ascontiguousarray(found.frames, "<f4").tobytes(),
                         "logits": np.ascontiguousarray(found.logits, "<f4").tobytes(),
@@ -137,8 +137,8 @@ class Embedded:
         for path in sorted(directory.glob("*.parquet")):
             for row, facts in enumerate(_read_facts(path)):
                 if facts["key"] in wanted and facts["key"] not in self.facts:
-                    quality = Quality(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
-                    self.facts[facts["key"]] = Facts(quality, facts["sample_rate"], facts["patches"])
+                    wave = WaveFacts(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
+                    self.facts[facts["key"]] = Facts(wave, facts["sample_rate"], facts["patches"])
                     self._places[facts["key"]] = (str(path), *divmod(row, ROWS_PER_GROUP))
 
     def __contains__(self, key: str) -> bool:

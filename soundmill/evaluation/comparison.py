@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation import resampling, scores
+from soundmill.evaluation import bootstrap, scores
 from soundmill.evaluation.scores import Metric, Side, Statistic
 
 METRICS = tuple(scores.METRICS)  # what can be compared: all
@@ -56,7 +56,7 @@ def compare(
             p = permutation(by_clip, seed, replicates)
         lower, higher = ("a", "b") if difference < 0 else ("b", "a")
         better = lower if kind.better == "lower" else higher
-        found |= resampling.interval(difference, moved, -np.inf, np.inf, error)
+        found |= bootstrap.interval(difference, moved, -np.inf, np.inf, error)
         found |= {"p": p, "better": better if p < LEVEL else "neither"}
     return found | {"warnings": said}
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from soundmill.errors import UserError
+from soundmill.evaluation.bootstrap import Influence, Side
 from soundmill.evaluation.kernels import BLOCK, by_clip, squared_distances, squared_lengths
-from soundmill.evaluation.resampling import Influence, Side
 
 NEAREST = 5  # k, of all four
 ROUNDING = 1e-9  # of a squared distance, so that a row is within a ball of no radius about itself

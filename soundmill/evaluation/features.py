@@ -25,7 +25,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, sweep
 from soundmill.evaluation.embedders.base import Embedder
-from soundmill.evaluation.quality import Quality, quality
+from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
 
 BATCH = 16  # sounds given to an embedder at once, at most
 BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
@@ -84,7 +84,7 @@ class Sound:
     in_shard: bool = False
     made_up: str | None = None  # of what kind
     num_samples: int = 0  # of a made-up one, at
-    sample_rate: int = 0  # which is a clip's, too
+    sample_rate: int = 0
     seed: int = 0
 
 
@@ -94,21 +94,21 @@ def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Soun
     return Sound(clip_id, digest, raw, shown or manifest.escape_path(raw))
 
 
-def clip(clip_id: str, shard: Path, shard_digest: str, sample_rate: int) -> Sound:
+def clip(clip_id: str, shard: Path, shard_digest: str) -> Sound:
     """A clip of a shard of such bytes."""
-    return Sound(clip_id, shards.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True, sample_rate=sample_rate)
+    return Sound(clip_id, shards.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
 
 
 def silence(facts: Facts) -> Sound:
     """As long as a sound; all silence of one length is one sound."""
-    key = shards.digest("silence", facts.quality.num_samples, facts.sample_rate)
-    return Sound("silence", key, made_up="silence", num_samples=facts.quality.num_samples, sample_rate=facts.sample_rate)
+    key = shards.digest("silence", facts.wave.num_samples, facts.sample_rate)
+    return Sound("silence", key, made_up="silence", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate)
 
 
 def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     """As long as a sound, and another for each id and seed."""
-    key = shards.digest("noise", seed, clip_id, facts.quality.num_samples, facts.sample_rate)
-    return Sound(clip_id, key, made_up="noise", num_samples=facts.quality.num_samples, sample_rate=facts.sample_rate, seed=seed)
+    key = shards.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
+    return Sound(clip_id, key, made_up="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
 def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
@@ -117,25 +117,6 @@ def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
         return np.zeros(num_samples, np.float32)
     random = np.random.default_rng(int(shards.digest("noise", seed, clip_id), 16))
     return np.clip(random.standard_normal(num_samples) * NOISE_LEVEL, -1, 1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What an embedder says of sounds by id, in memory: patches [P, D] and logits [K] of each."""
-
-    frames: dict[str, np.ndarray]
-    logits: dict[str, np.ndarray]
-
-    def pooled(self, ids: Iterable[str]) -> np.ndarray:
-        """All patches of these sounds [ΣP, D]."""
-        return np.concatenate(self.listed(ids))
-
-    def listed(self, ids: Iterable[str]) -> list[np.ndarray]:
-        return [self.frames[clip_id] for clip_id in ids]
-
-    def means(self, ids: Iterable[str]) -> np.ndarray:
-        """Mean embedding of each of these sounds [N, D], float64."""
-        return np.stack([self.frames[clip_id].mean(axis=0, dtype=np.float64) for clip_id in ids])
 
 
 @dataclass(frozen=True)
@@ -163,19 +144,18 @@ class View:
         for clip_id, key in self.keys.items():
             yield clip_id, found.frames(key)
 
-    def logits(self) -> dict[str, np.ndarray]:
-        found = self.open()
-        return {clip_id: found.logits(key) for clip_id, key in self.keys.items()}
-
     def facts(self) -> dict[str, Facts]:
         found = self.open()
         return {clip_id: found.facts[key] for clip_id, key in self.keys.items()}
 
-    def read(self) -> Features:
-        """All of it in memory."""
-        found = self.open()
-        frames = {clip_id: found.frames(key) for clip_id, key in self.keys.items()}
-        return Features(frames, {clip_id: found.logits(key) for clip_id, key in self.keys.items()})
+    def means(self) -> np.ndarray:
+        """Mean embedding of every sound [N, D], float64, in the order of ids; one without a patch raises UserError."""
+        rows = []
+        for clip_id, patches in self.frames():
+            if not len(patches):
+                raise UserError(f"clip {clip_id}: too short for one patch of the embedder")
+            rows.append(patches.mean(axis=0, dtype=np.float64))
+        return np.stack(rows)
 
 
 @dataclass(frozen=True)
@@ -260,7 +240,7 @@ def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
     missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in have})
     if missing:
         rows = [
-            Embedding(shards.digest("text", text), Quality(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+            Embedding(shards.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
             for text, row in zip(missing, judge.load().embed_texts(missing), strict=True)
         ]
         add(directory, rows)
@@ -305,7 +285,7 @@ def _embeddings(embedder: Embedder, sounds: Sequence[Sound], through: int | None
         heard = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
         for (sound, wave, rate), frames, logits in zip(batch, heard.frames, heard.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
-                yield Embedding(sound.key, quality(wave), rate, frames, logits)
+                yield Embedding(sound.key, wave_facts(wave), rate, frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"is what {embedder.name} says of it")
 
@@ -339,11 +319,8 @@ def waves(sounds: Sequence[Sound], through: int | None, report: shards.Report) -
             yield sound, made_up(sound.made_up, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
     elif sounds[0].in_shard:
         by_id = {sound.clip_id: sound for sound in sounds}
-        for clip_id, wave in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-            yield by_id.pop(clip_id), wave, sounds[0].sample_rate
-        if by_id:
-            names = ", ".join(sorted(by_id)[:10])
-            raise UserError(f"{sounds[0].shown}: clip {names} of the catalog is not in it; remake both with `dvc repro`")
+        for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
+            yield by_id[clip_id], resample(wave.mean(axis=0), rate, through or rate), through or rate
     else:
         yield from _file_waves(sounds, through, report)
 
@@ -375,27 +352,29 @@ def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
         yield opened
 
 
-def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(clip id, wave [T]) of the wanted clips of one Parquet shard."""
+def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.ndarray, int]]:
+    """(clip id, wave [C, T], its rate) of the wanted clips of one Parquet shard; one that is not there raises UserError."""
     if not shard.is_file():
         raise UserError(f"{shard}: no such shard, but the catalog names it; remake both with `dvc repro`")
+    missing = set(clip_ids)
     for row in shards.read_rows(shard, manifest.CLIPS, columns=["clip_id", "audio"]):
-        if row["clip_id"] in clip_ids:
-            yield row["clip_id"], flac.decode_mono(row["audio"]["bytes"])
+        if row["clip_id"] in missing:
+            missing.remove(row["clip_id"])
+            data = row["audio"]["bytes"]
+            yield row["clip_id"], flac.decode_flac(data), flac.flac_rate(data)
+    if missing:
+        names = ", ".join(sorted(missing)[:10])
+        raise UserError(f"{shard}: clip {names} of the catalog is not in it; remake both with `dvc repro`")
 
 
-def read_file(path: Path, sample_rate: int) -> np.ndarray:
-    """One sound to be judged, mono [T] at the clips' rate."""
+def read_channels(sound: Sound) -> tuple[np.ndarray, int]:
+    """A whole sound as wave [C, T], and its rate."""
+    if sound.made_up:
+        return made_up(sound.made_up, sound.clip_id, sound.num_samples, sound.seed)[None], sound.sample_rate
+    if sound.in_shard:
+        ((_, wave, rate),) = clips_of(Path(os.fsdecode(sound.path)), {sound.clip_id})
+        return wave, rate
     try:
-        return decode.read_mono(path, sample_rate, MAX_SECONDS)
+        return decode.read_channels(sound.path, MAX_SECONDS)
     except decode.DecodeError as error:
-        raise UserError(f"{path}: cannot be scored: {error.reason} {error.detail}; no part of a set is ever scored alone") from None
-
-
-@dataclass(frozen=True)
-class Library:
-    """All sounds of one evaluation of the pipeline, embedded by every embedder."""
-
-    views: Mapping[tuple[str, str], View]  # (embedder, role)
-    quality: Mapping[str, dict[str, Quality]]  # role → id → facts
-    damaged: Sequence[str] = ()  # files of kept embeddings, made anew
+        raise UserError(f"{sound.shown}: cannot be scored: {error.reason} {error.detail}") from None

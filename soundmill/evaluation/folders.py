@@ -13,6 +13,7 @@ from soundmill import manifest
 from soundmill.corpora import inventory
 from soundmill.errors import UserError
 from soundmill.evaluation import features
+from soundmill.params import parse_json
 
 LISTED = 20  # ids that a message names
 
@@ -58,6 +59,31 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
         lines = "".join(f"\n  {' and '.join(sound.shown for sound in sounds)}" for sounds in collisions)
         raise UserError(f"{root}: files that differ in their suffix alone have one id; keep one of each:{lines}")
     return Folder(root, tuple(sounds[0] for _, sounds in sorted(by_id.items())), tuple(remarks), tuple(refused))
+
+
+@dataclass(frozen=True)
+class About:
+    """A model's own record of its sounds, if it left one."""
+
+    made_by: str = "generate"  # or "reconstruct"
+    trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
+
+
+def about(root: Path) -> About:
+    """What ABOUT_SOUNDS beside the sounds says; another tool's file of that name says nothing, a broken one is an error."""
+    path = root / manifest.ABOUT_SOUNDS
+    if not path.is_file():
+        return About()
+    try:
+        record = parse_json(path.read_bytes())
+    except ValueError:
+        return About()
+    if not isinstance(record, dict) or not {"family", "made_by"} <= record.keys():
+        return About()
+    against = record.get("trained_against", [])
+    if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
+        raise UserError(f"{path}: trained_against: a list of embedders' names is wanted")
+    return About(str(record["made_by"]), tuple(against))
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

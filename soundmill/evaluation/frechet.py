@@ -1,4 +1,4 @@
-"""Fréchet distance between sets of embeddings, without a matrix square root: of all rows, by clip, without bias, resampled."""
+"""Fréchet distance between sets of embeddings, without a matrix square root: of all rows, by clip, without bias."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.resampling import Influence, Side
+from soundmill.evaluation.bootstrap import Influence, Side
 
-# Inner products between all rows of both sets are kept up to this many (256 MB); larger sets go through their covariances.
-MOST_PRODUCTS = 2**25
 SMALLEST_PIVOT = 1e-9  # part of the largest; under it a covariance may have no full rank
 CHUNK = 1024  # rows of a stream that are added up at once
 
@@ -346,90 +344,3 @@ def _wishart_factor(size: int, freedom: int, random: np.random.Generator) -> np.
     factor = np.triu(random.standard_normal((size, size)), 1)
     factor[np.diag_indices(size)] = np.sqrt(random.chisquare(freedom - np.arange(size)))
     return factor
-
-
-def bootstrap_frechet(
-    generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], replicates: Iterable[int], seed: int
-) -> np.ndarray:
-    """Fréchet distances [len(replicates)] of sets resampled by clip, both sides; clips are matrices [patches, d].
-
-    Replicate number b depends on (seed, b) alone, so the work can be split anywhere. A replicate is a weight per clip; what
-    it costs is one symmetric eigenvalue problem of the smaller side of √C1·√C2, never a singular value decomposition.
-    """
-    sets = [_Resampled(generated), _Resampled(reference)]
-    _same_size(sets[0].rows.shape[1], sets[1].rows.shape[1])
-    size = sets[0].rows.shape[1]
-    counts = [len(part.rows) for part in sets]
-    products = None
-    if min(counts) < size and counts[0] * counts[1] <= MOST_PRODUCTS:
-        products = sets[0].rows @ sets[1].rows.T
-    distances = []
-    for replicate in replicates:
-        random = np.random.default_rng([seed, replicate])
-        for part in sets:
-            part.resample(random)
-        first, second = sets
-        overlap = _overlap_of_products(products, first, second) if products is not None else _overlap_of_covariances(first, second)
-        distances.append(_distance(first.resampled_mean - second.resampled_mean, first.trace + second.trace, overlap))
-    return np.array(distances)
-
-
-class _Resampled:
-    """One set of clips, centred once, under the weights of a bootstrap replicate."""
-
-    def __init__(self, clips: Sequence[np.ndarray]):
-        self.clip_of_row = np.repeat(np.arange(len(clips)), [len(clip) for clip in clips])
-        rows = check_rows(np.concatenate(clips))
-        Moments.of(rows[:2]).freedom  # noqa: B018 - the error for fewer than two rows
-        self.num_clips = len(clips)
-        self.mean = rows.mean(axis=0)
-        self.rows = rows - self.mean
-        self.squares = np.einsum("nd,nd->n", self.rows, self.rows)
-
-    def resample(self, random: np.random.Generator) -> None:
-        count = 0
-        while count < 2:  # one clip of one patch drawn every time has no covariance
-            times = np.bincount(random.integers(self.num_clips, size=self.num_clips), minlength=self.num_clips)
-            weights = times[self.clip_of_row].astype(np.float64)
-            count = weights.sum()
-        self.drawn = np.flatnonzero(weights)
-        self.weights = weights[self.drawn]
-        self.count = count
-        self.shift = self.weights @ self.rows[self.drawn] / count
-        self.resampled_mean = self.mean + self.shift
-        self.trace = float((self.weights @ self.squares[self.drawn] - count * self.shift @ self.shift) / (count - 1))
-
-    def covariance(self) -> np.ndarray:
-        scaled = self.half_rows()
-        return scaled.T @ scaled
-
-    def half_rows(self) -> np.ndarray:
-        """A [drawn, d] with AᵀA the resampled covariance."""
-        return (self.rows[self.drawn] - self.shift) * np.sqrt(self.weights / (self.count - 1))[:, None]
-
-
-def _overlap_of_products(products: np.ndarray, first: _Resampled, second: _Resampled) -> float:
-    """‖A1·A2ᵀ‖\\* from the inner products of all rows: centred on the resampled means, scaled by the weights."""
-    part = products[np.ix_(first.drawn, second.drawn)]
-    columns = first.weights @ part / first.count
-    rows = part @ second.weights / second.count
-    middle = first.weights @ rows / first.count
-    part = part - columns - rows[:, None] + middle
-    part *= np.sqrt(first.weights / (first.count - 1))[:, None]
-    part *= np.sqrt(second.weights / (second.count - 1))
-    gram = part @ part.T if part.shape[0] <= part.shape[1] else part.T @ part
-    return _sum_of_roots(gram)
-
-
-def _overlap_of_covariances(first: _Resampled, second: _Resampled) -> float:
-    """tr (C1C2)^½ as the root eigenvalues of F1·C2·F1ᵀ, F1 the data where it has fewer rows than dimensions."""
-    if len(second.drawn) < len(first.drawn):
-        first, second = second, first
-    wide = len(first.drawn) < first.rows.shape[1]
-    half = first.half_rows() if wide else _factor(first.covariance())
-    return _sum_of_roots(half @ second.covariance() @ half.T)
-
-
-def _sum_of_roots(gram: np.ndarray) -> float:
-    values = np.linalg.eigvalsh(gram)
-    return float(np.sqrt(values[values > _smallest(values)]).sum()) if len(values) else 0.0

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from soundmill.errors import UserError
+from soundmill.evaluation.bootstrap import Influence, Side
 from soundmill.evaluation.divergence import names_of, softmax
-from soundmill.evaluation.resampling import Influence, Side
 
 SPLITS = 10
 FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits one score of all is told

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.resampling import Influence, Side
+from soundmill.evaluation.bootstrap import Influence, Side
 
 SUBSETS = 100  # whose mean and deviation KID is
 SUBSET = 1000  # rows in one, at most half of the smaller set

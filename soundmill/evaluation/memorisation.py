@@ -12,9 +12,10 @@ by fingerprint  the share of the shorter sound that is found in the other, whate
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from soundmill.corpora import duplicates
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.library import Setup, rounded
 
 CLOSEST = 0.05  # of held-out clips that count as near-copies of training clips
 FEWEST = 20  # held-out clips that such a share can be told from
@@ -119,24 +121,27 @@ class Memorisation:
             said.append(f"{copies} of {len(self.generated)} generated sounds are training clips again, by fingerprint.")
         return said
 
+    def publish(self, metrics: dict[str, Any]) -> None:
+        """Add the rates, counts and warnings to a result."""
+        metrics |= {key: rounded(value) for key, value in self.metrics().items()}
+        metrics["counts"] |= {"training": self.training, "held_out": len(self.held_out)}
+        metrics["warnings"] += self.warnings()
+
     def worst(self, count: int) -> list[Nearest]:
         return sorted(self.generated, key=lambda found: found.rank)[:count]
 
 
-def look(
-    judge: features.Judge,
-    generated: Sequence[features.Sound],
-    real: Sequence[features.Sound],
-    training: Sequence[features.Sound],
-    cache: Path,
-    workers: int,
-    progress: Callable[[int], object],
+def search_for_copies(
+    setup: Setup, generated: Sequence[features.Sound], real: Sequence[features.Sound], training: Sequence[features.Sound]
 ) -> Memorisation:
-    """`search` among sounds, embedding and fingerprinting them where that has not been done; `progress` counts each sound twice."""
+    """`search` among sounds, embedding and fingerprinting them where that has not been done."""
+    judge = setup.judges[0]
     judges = (judge, FingerprintJudge("fingerprint", None, judge.through))
-    damaged = features.embed_all(judges, [*generated, *real, *training], cache, workers, progress)
-    views = [[features.view(who, sounds, cache) for who in judges] for sounds in (generated, real, training)]
-    return replace(search(*views, judge.name), damaged=damaged)
+    sounds = [*generated, *real, *training]
+    with setup.progress(len(judges) * len(sounds), "look for copies", "clip") as tick:
+        damaged = features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
+        views = [[features.view(who, role, setup.cache) for who in judges] for role in (generated, real, training)]
+        return replace(search(*views, judge.name), damaged=damaged)
 
 
 def search(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from soundmill import shards
 from soundmill.errors import UserError
+from soundmill.evaluation import features
 
 L2 = 0.1  # weight of ½‖W‖² against the summed cross entropy, on embeddings of unit mean variance
 FOLDS = 5
@@ -69,3 +71,47 @@ def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:
         fold_of[group] = dealt % FOLDS
         dealt += 1
     return [fold_of[group] for group in groups]
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """The classes that probes put sounds into, by id: generated ones, and those of other roles by a probe of other folds."""
+
+    generated: Mapping[str, str]
+    real: Mapping[str, str]
+    codec: Mapping[str, str]
+
+
+def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated: features.View, codec: features.View) -> Guesses:
+    """Fit a probe to real clips (id, label, fold) and classify all; a clip, or its codec's, by the probe of the other folds."""
+    label_of = {clip_id: label for clip_id, label, _ in clips}
+    fold_of = {clip_id: fold for clip_id, _, fold in clips}
+    means = dict(zip(real.keys, real.means(), strict=True))
+    coded = dict(zip(codec.keys, codec.means(), strict=True)) if codec.keys else {}
+    of_real: dict[str, str] = {}
+    of_codec: dict[str, str] = {}
+    for fold in sorted(set(fold_of.values())):
+        others = [clip_id for clip_id in means if fold_of[clip_id] != fold]
+        if len({label_of[clip_id] for clip_id in others}) < 2:
+            continue
+        model = fit(np.stack([means[clip_id] for clip_id in others]), [label_of[clip_id] for clip_id in others])
+        for rows, guesses in ((means, of_real), (coded, of_codec)):
+            inside = [clip_id for clip_id in rows if fold_of.get(clip_id) == fold]
+            if inside:
+                guesses |= zip(inside, model.predict(np.stack([rows[clip_id] for clip_id in inside])), strict=True)
+    model = fit(np.stack(list(means.values())), [label_of[clip_id] for clip_id in means])
+    return Guesses(dict(zip(generated.keys, model.predict(generated.means()), strict=True)), of_real, of_codec)
+
+
+def label_accuracy(
+    guesses: Guesses, clips: Sequence[tuple[str, str, int]], wanted: Mapping[str, str], codec: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Whether each sound is in the class wanted (id → 1 or 0), and the ruler of the mean: real clips, the codec's, and chance."""
+    label_of = {clip_id: label for clip_id, label, _ in clips}
+    of = {clip_id: float(guesses.generated[clip_id] == label) for clip_id, label in wanted.items()}
+    marks = {"chance": max(Counter(wanted.values()).values()) / len(wanted)}
+    known = {"real": guesses.real, "codec": {name: guesses.codec[name] for name in codec if name in guesses.codec}}
+    for role, found in known.items():
+        if found:
+            marks[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in found.items()]))
+    return of, marks

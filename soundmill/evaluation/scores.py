@@ -1,6 +1,6 @@
 """Every metric under one call: two sets of sounds as an embedder heard them in, a value with its interval and warnings out.
 
-A metric is a `Statistic`: its value, and what each clip adds to it (resampling.Influence), of which intervals and comparisons are
+A metric is a `Statistic`: its value, and what each clip adds to it (bootstrap.Influence), of which intervals and comparisons are
 made. Memory is O(d²) and does not grow with the clips, but for one number of each; metrics that compare embeddings pair by pair,
 whose time grows with their square, rest on a seeded part of a large set, and say so.
 """
@@ -16,9 +16,9 @@ import numpy as np
 
 from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.evaluation import coverage, frechet, inception, kernels, resampling
+from soundmill.evaluation import bootstrap, coverage, frechet, inception, kernels
+from soundmill.evaluation.bootstrap import Influence
 from soundmill.evaluation.divergence import check_pairs, paired_kl
-from soundmill.evaluation.resampling import Influence
 from soundmill.params import did_you_mean
 
 ROWS_PER_DIMENSION = 10  # fewer embeddings than this make a Fréchet distance mostly bias
@@ -188,7 +188,7 @@ def _frechet_by_clip(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warnings: tuple[str, ...] = ()) -> Statistic:
     values = np.array([of[clip_id] for clip_id in sorted(of)])
-    influence = Influence(resampling.Side.of(values))
+    influence = Influence(bootstrap.Side.of(values))
     return Statistic(float(values.mean()), lambda: influence, extras or {}, of, warnings=warnings)
 
 
@@ -359,9 +359,19 @@ def compute(
     found = {"value": statistic.value, "warnings": [*statistic.warnings, *said, *more], **statistic.extras}
     if replicates:
         moved = resampled(statistic.influence(), seed, replicates, progress)
-        found |= resampling.interval(statistic.value, moved, kind.least, kind.most, statistic.error)
+        found |= bootstrap.interval(statistic.value, moved, kind.least, kind.most, statistic.error)
     if statistic.of is not None:
         found["of"] = dict(statistic.of)
+    return found
+
+
+def mean_with_interval(of: Mapping[str, float], seed: int, replicates: int) -> dict[str, Any]:
+    """As `compute`, of a metric that is the mean of values by clip id."""
+    statistic = _mean(of)
+    found = {"value": statistic.value, "of": dict(of)}
+    if replicates:
+        moved = resampled(statistic.influence(), seed, replicates, lambda count: None)
+        found |= bootstrap.interval(statistic.value, moved, -np.inf, np.inf)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from soundmill.evaluation.categories import category_of
-from soundmill.evaluation.protocol import Clip, Sets
+from soundmill.evaluation.sets import Clip, Sets
 
 # A prompt with one of them tells of several events (Ghosal et al. 2023).
 SEVERAL = re.compile(r"\b(while|before|after|then|followed)\b", re.IGNORECASE)
@@ -61,7 +61,7 @@ def within(sets: Sets, ids: set[str]) -> Sets:
         codec=kept(sets.codec),
         codec_reference=kept(sets.codec_reference),
         partners=tuple(pair for pair in sets.partners if pair[0] in ids),
-        asked=tuple(pair for pair in sets.asked if pair[0] in ids),
+        wanted=tuple(pair for pair in sets.wanted if pair[0] in ids),
     )
 
 

@@ -88,6 +88,7 @@ class Family:
     generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
     model: str  # module that has `load` and `networks`
     training: str  # module that has `prepare` and `rehearse`
+    trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
 
     def load(self, directory: Path) -> Model:
         """A model from its checkpoint directory."""

@@ -45,7 +45,8 @@ def run(
     A family that cannot generate is judged by its reconstructions of the test clips, and has no codec line.
     """
     use_threads(params.threads)
-    trained = registry.family(family).load(model)
+    kind = registry.family(family)
+    trained = kind.load(model)
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
     if not wanted:
@@ -81,7 +82,11 @@ def run(
         with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
             write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), how(tick)))
         codec.mkdir(parents=True)
-    about = {"family": family, "made_by": "generate" if requests else "reconstruct"}
+    about = {
+        "family": family,
+        "made_by": "generate" if requests else "reconstruct",
+        "trained_against": list(kind.trained_against),
+    }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
 
     its_labels = {clip_id: labels["test"][clip_id] for clip_id in wanted}

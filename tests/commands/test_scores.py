@@ -19,7 +19,7 @@ description: d
 sample_rate: null
 resampler: soxr HQ
 embedders: {yamnet: {}}
-scores: [{metric: fad, embedder: yamnet}, {metric: kl, embedder: yamnet}]
+scores: [{metric: mmd, embedder: yamnet}, {metric: kl, embedder: yamnet}]
 replicates: 20
 seed: 0
 parity: [none]
@@ -77,9 +77,9 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     assert done.returncode == 1
     assert f"{tmp_path / 'none'}: the page could not be written (IsADirectoryError" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "fad_yamnet" in done.stdout
-    assert json.loads((tmp_path / "out.json").read_text())["fad_yamnet"] == scores["fad_yamnet"]
-    assert json.loads((tmp_path / "none" / "scores.json").read_text())["fad_yamnet"] == scores["fad_yamnet"]
+    assert "mmd_yamnet" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["mmd_yamnet"] == scores["mmd_yamnet"]
+    assert json.loads((tmp_path / "none" / "scores.json").read_text())["mmd_yamnet"] == scores["mmd_yamnet"]
     for name, value in (("nan", np.nan), ("inf", np.inf)):
         soundfile.write(made / f"{name}.wav", np.full(20_000, value), 16_000, subtype="FLOAT")
         soundfile.write(real / f"{name}.wav", np.zeros(20_000), 16_000)
@@ -103,19 +103,25 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     out = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "page"), "--training", bad]
     done = soundmill("evaluate", good, real, *options, *out, cwd=root)
     assert done.returncode == 0, done.stderr
-    assert "fad_yamnet" in done.stdout
+    assert "mmd_yamnet" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["protocol"] == "small-1"
     assert isinstance(found["kl_yamnet"], float)
     assert found["counts"]["training"] == 4
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-    for text in ("good against real", "Worst", "Nearest of 4 training clips", f"{found['fad_yamnet']:.3g}"):
+    for text in ("good against real", "Worst", "Nearest of 4 training clips", f"{found['mmd_yamnet']:.3g}"):
         assert text in page
-    assert json.loads((tmp_path / "page" / "scores.json").read_text())["fad_yamnet"] == found["fad_yamnet"]
+    assert json.loads((tmp_path / "page" / "scores.json").read_text())["mmd_yamnet"] == found["mmd_yamnet"]
 
+    paired = soundmill("evaluate", good, real, *options, "--paired", "--json", str(tmp_path / "paired.json"), cwd=root)
+    assert paired.returncode == 0, paired.stderr
+    assert 0 < json.loads((tmp_path / "paired.json").read_text())["lsd"] < 40
+    assert "lsd" in paired.stdout
+    both = soundmill("evaluate", good, real, "--paired", "--unpaired", cwd=root)
+    assert "--paired and --unpaired" in both.stderr
     done = soundmill("compare", good, bad, real, *options, "--json", str(tmp_path / "compared.json"), cwd=root)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "compared.json").read_text())["comparison"]["fad_yamnet"]["difference"] < 0
+    assert json.loads((tmp_path / "compared.json").read_text())["comparison"]["mmd_yamnet"]["difference"] < 0
     wrong = soundmill("evaluate", good, real, "--protocol", "audioldm_eval", cwd=root)
     assert wrong.returncode == 1
     assert "did you mean 'audioldm_eval-16k'" in wrong.stderr

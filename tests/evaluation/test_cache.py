@@ -10,13 +10,13 @@ import pytest
 
 from soundmill import shards
 from soundmill.evaluation import cache
-from soundmill.evaluation.quality import Quality
+from soundmill.evaluation.wave_facts import WaveFacts
 from tests.test_shards import lose_a_bit
 
 
 def embedding(key: str, patches: int) -> cache.Embedding:
     frames = np.full((patches, 3), int(key), np.float32)
-    return cache.Embedding(key, Quality(100 * patches, False, True, f"d{key}"), 8_000, frames, np.arange(2, dtype=np.float32))
+    return cache.Embedding(key, WaveFacts(100 * patches, False, True, f"d{key}"), 8_000, frames, np.arange(2, dtype=np.float32))
 
 
 def test_embeddings_come_back(tmp_path):
@@ -27,7 +27,7 @@ def test_embeddings_come_back(tmp_path):
     np.testing.assert_array_equal(found.frames("37"), np.full((1, 3), 37))
     np.testing.assert_array_equal(found.frames("3"), np.full((3, 3), 3))
     np.testing.assert_array_equal(found.logits("41"), [0, 1])
-    assert found.facts["3"] == cache.Facts(Quality(300, False, True, "d3"), 8_000, 3)
+    assert found.facts["3"] == cache.Facts(WaveFacts(300, False, True, "d3"), 8_000, 3)
     assert found.facts["3"].seconds == 300 / 8000
     assert cache.Embedded(tmp_path, {"0"}).frames("0").shape == (0, 0)  # too short for a patch
     assert not cache.Embedded(tmp_path / "none", {"0"}).facts

@@ -16,10 +16,11 @@ import soundfile
 from soundmill import shards
 from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
+from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, evaluator, features, folders, protocols
 from soundmill.evaluation.protocols import Score
-from soundmill.evaluation.quality import Quality
+from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
 from tests.test_shards import lose_a_bit
 
@@ -50,7 +51,7 @@ def put(root, names, first: int = 0):
 
 
 def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
-    of = [Score(metric=metric, embedder="yamnet") for metric in metrics or ("fad", "kl")]
+    of = [Score(metric=metric, embedder="yamnet") for metric in metrics or ("mmd", "kl")]
     return protocols.load("project").model_copy(update={"embedders": {"yamnet": {}}, "scores": of, "replicates": replicates})
 
 
@@ -84,18 +85,21 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     put(tmp_path / "real", [f"{index}.wav" for index in range(6)], 50)
     write_wav(tmp_path / "made" / "x" / "quiet.wav", np.zeros(20_000, np.float32), RATE)
     (tmp_path / "made" / "about.json").write_text("{}")
-    setup = evaluator.Setup(protocol("fad", "kl", "is"), setup.cache, 1)
+    setup = evaluator.Setup(protocol("fad", "mmd", "kl", "is"), setup.cache, 1)
     found = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
     metrics = found.metrics
-    assert metrics["fad_yamnet_low"] <= metrics["fad_yamnet"] <= metrics["fad_yamnet_high"]
-    assert metrics["left_out"] == {"kl_yamnet": "the folders have no ids in common"}
+    assert metrics["mmd_yamnet_low"] <= metrics["mmd_yamnet"] <= metrics["mmd_yamnet_high"]
+    assert metrics["left_out"].keys() == {"fad_yamnet", "kl_yamnet"}
+    assert metrics["left_out"]["kl_yamnet"] == "the folders have no ids in common"
+    assert metrics["fad_yamnet"] is None
+    assert "needs 50 reference sounds at least, and here are 6" in metrics["left_out"]["fad_yamnet"]
     assert not [key for key in metrics if key.startswith("kl_")]
     assert metrics["counts"] == {"generated": 6, "reference": 6, "pairs": 0, "silence": 6, "noise": 6}
     assert metrics["seconds"]["reference"] == pytest.approx(6 * 1.6)
     assert metrics["silent_share"] == pytest.approx(1 / 6, rel=1e-5)
-    assert metrics["ruler"]["fad_yamnet"].keys() == {"silence", "noise", "floor"}
-    assert metrics["ruler"]["fad_yamnet"]["noise"] > metrics["fad_yamnet"]
-    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-1", 1, "soxr HQ")
+    assert metrics["ruler"]["mmd_yamnet"].keys() == {"silence", "noise", "floor"}
+    assert metrics["ruler"]["mmd_yamnet"]["noise"] > metrics["mmd_yamnet"]
+    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-2", 2, "soxr HQ")
     assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
     assert metrics["files"]["generated"] != metrics["files"]["reference"]
     said = "\n".join(metrics["warnings"])
@@ -113,7 +117,7 @@ def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_co
     made, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
     for path in [*made.iterdir(), *real.iterdir()]:
         os.utime(path, (10**9, 10**9))
-    setup = evaluator.Setup(protocol("fad", "kl", replicates=2), setup.cache, 1)
+    setup = evaluator.Setup(protocol("mmd", "kl", replicates=2), setup.cache, 1)
     first = evaluator.evaluate(setup, made, real).metrics
     assert "damaged" not in first["counts"]
     files = sorted(path for path in setup.cache.rglob("*") if path.is_file())
@@ -145,8 +149,8 @@ def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     assert found.metrics["kl_yamnet"] == pytest.approx(np.mean(list(found.of["kl_yamnet"].values())), rel=1e-5)
     assert found.metrics["ruler"]["kl_yamnet"].keys() == {"silence", "noise"}
     alone = evaluator.evaluate(setup, made, real, unpaired=True)
-    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are said to mean nothing"}
-    assert alone.metrics["fad_yamnet"] == found.metrics["fad_yamnet"]
+    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are declared to mean nothing"}
+    assert alone.metrics["mmd_yamnet"] == found.metrics["mmd_yamnet"]
 
 
 def test_three_missing_of_886_are_named(setup, tmp_path):
@@ -182,7 +186,7 @@ def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup,
 def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
     made = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
     real = put(tmp_path / "real", ["x.wav"], 9)
-    wanted = evaluator.Setup(protocol("fad", "kid", "mmd", "recall", "coverage"), setup.cache, 1)
+    wanted = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
     found = evaluator.evaluate(wanted, made, real).metrics
     assert "mmd_yamnet" in found
     assert set(found["ruler"]["mmd_yamnet"]) == {"silence", "noise"}
@@ -195,13 +199,13 @@ def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, 
     first = evaluator.evaluate(setup, made, real).metrics
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))  # an embedder cannot be loaded any more
     assert evaluator.evaluate(setup, made, real).metrics == first
-    other = evaluator.Setup(protocol("fd", "is"), setup.cache, 1)
-    assert evaluator.evaluate(other, made, real).metrics["fd_yamnet"] == first["fad_yamnet"]
+    other = evaluator.Setup(protocol("kid", "is"), setup.cache, 1)
+    assert "kid_yamnet" in evaluator.evaluate(other, made, real).metrics
 
     (made / "4.wav").unlink()
     fewer = evaluator.evaluate(setup, made, real).metrics
     assert fewer["counts"]["generated"] == 4
-    assert fewer["fad_yamnet"] != first["fad_yamnet"]
+    assert fewer["mmd_yamnet"] != first["mmd_yamnet"]
     assert fewer["files"]["generated"] != first["files"]["generated"]
     write_wav(made / "3.wav", wave(99), RATE)  # a changed one is not what it was
     with pytest.raises(UserError, match=r"without weights that are not here:\n  yamnet: yamnet.tflite"):
@@ -234,10 +238,10 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     folder = folders.read(made, 1)
     (judge,) = setup.judges
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
-    nothing = cache.Embedding(tiny.key, Quality(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
+    nothing = cache.Embedding(tiny.key, WaveFacts(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
     cache.add(judge.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
     metrics = evaluator.evaluate(setup, made, real).metrics
-    assert np.isfinite(metrics["fad_yamnet"])
+    assert np.isfinite(metrics["mmd_yamnet"])
     assert metrics["counts"]["generated_too_short_yamnet"] == 1
     assert "1 of the generated sounds are too short for a patch of yamnet: tiny." in metrics["warnings"]
     assert metrics["embedders"]["yamnet"]["embeddings"]["generated"] == 4 * 2 + 1
@@ -248,16 +252,16 @@ def test_what_few_and_short_sounds_cannot_tell_is_left_out_and_said(setup, tmp_p
         for index in range(3):
             (tmp_path / folder).mkdir(exist_ok=True)
             write_wav(tmp_path / folder / f"{folder}{index}.wav", wave(first + index, 1.0), RATE)  # of one patch each
-    setup = evaluator.Setup(protocol("fad", "fad_per_clip"), setup.cache, 1)
+    setup = evaluator.Setup(protocol("mmd", "kid"), setup.cache, 1)
     metrics = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real").metrics
-    assert np.isfinite(metrics["fad_yamnet"])
-    assert "fad_per_clip_yamnet" not in metrics
-    assert "no generated clip has two patches" in metrics["left_out"]["fad_per_clip_yamnet"]
+    assert np.isfinite(metrics["mmd_yamnet"])
+    assert "kid_yamnet" not in metrics
+    assert "KID needs at least 4 embeddings" in metrics["left_out"]["kid_yamnet"]
     compared = evaluator.compare(setup, tmp_path / "made", tmp_path / "made", tmp_path / "real")
-    assert compared["comparison"].keys() == {"fad_yamnet"}
-    assert compared["left_out"].keys() == {"fad_per_clip_yamnet"}
+    assert compared["comparison"].keys() == {"mmd_yamnet"}
+    assert compared["left_out"].keys() == {"kid_yamnet"}
     setup = evaluator.Setup(protocol("fad_per_clip", "kl"), setup.cache, 1)
-    with pytest.raises(UserError, match="no score of protocol soundmill-1 can be measured of these sounds"):
+    with pytest.raises(UserError, match="no score of protocol soundmill-2 can be measured of these sounds"):
         evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 
@@ -271,10 +275,15 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
         write_wav(tmp_path / "bad" / name, noise, RATE)
     setup = evaluator.Setup(protocol(replicates=200), setup.cache, 1)
     found = evaluator.compare(setup, good, tmp_path / "bad", real)
-    assert found["comparison"]["fad_yamnet"]["better"] == "a"
+    assert found["comparison"]["mmd_yamnet"]["better"] == "a"
     assert found["comparison"]["kl_yamnet"]["difference"] < 0
     same = evaluator.compare(setup, good, good, real)
-    assert same["comparison"]["fad_yamnet"]["better"] == "neither"
+    assert same["comparison"]["mmd_yamnet"]["better"] == "neither"
+    (tmp_path / "bad" / "about.json").write_text('{"family": "f", "made_by": "generate", "trained_against": ["yamnet"]}')
+    judged = evaluator.compare(setup, good, tmp_path / "bad", real)
+    assert {row["better"] for row in judged["comparison"].values()} == {"unranked"}
+    assert judged["unranked"]["mmd_yamnet"] == "the model was trained against yamnet"
+    assert evaluator.evaluate(setup, tmp_path / "bad", real).metrics["unranked"].keys() == {"mmd_yamnet", "kl_yamnet"}
     (tmp_path / "bad" / "3.wav").unlink()
     with pytest.raises(UserError, match=r"1 of 8 in .*good have no partner in .*bad: 3\."):
         evaluator.compare(setup, good, tmp_path / "bad", real)
@@ -282,6 +291,48 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
         evaluator.compare(setup, good, put(tmp_path / "others", ["x.wav"]), real)
     with pytest.raises(UserError, match="only clap reads captions"):
         evaluator.evaluate(setup, good, real, captions=tmp_path / "captions.csv")
+
+
+def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path):
+    real = put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
+    for path in real.iterdir():
+        samples, rate = soundfile.read(path)
+        louder = resample((0.5 * samples).astype(np.float32), rate, 24_000)
+        (tmp_path / "made").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "made" / path.name, np.stack([louder, louder], axis=1), 24_000, subtype="FLOAT")
+    setup = evaluator.Setup(protocol("kl"), setup.cache, 1)
+    plain = evaluator.evaluate(setup, tmp_path / "made", real).metrics
+    assert "lsd" not in plain
+    found = evaluator.evaluate(setup, tmp_path / "made", real, made_of_reference=True)
+    metrics = found.metrics
+    assert metrics["lsd"] == pytest.approx(20 * np.log10(2), rel=0.5)  # and the resampler took the highest bins
+    assert metrics["lsd_low"] <= metrics["lsd"] <= metrics["lsd_high"]
+    assert metrics["ruler"]["lsd"].keys() == metrics["ruler"]["mrstft"].keys() == {"silence", "noise"}
+    assert metrics["lsd"] < min(metrics["ruler"]["lsd"].values())
+    assert metrics["mrstft"] < min(metrics["ruler"]["mrstft"].values())
+    assert found.of["lsd"].keys() == {"a", "b", "c"}
+    # Sounds whose own record says that they are reconstructions need not be declared.
+    (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
+    assert evaluator.evaluate(setup, tmp_path / "made", real).metrics["lsd"] == metrics["lsd"]
+    with pytest.raises(UserError, match="holds no reconstructions"):
+        evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, made_of_reference=True)
+
+
+def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
+    """Of real recordings: precision, density and the distance by clip find nothing wrong with silence."""
+    recordings = sorted((shared / "data" / "esc10").rglob("*.ogg"))
+    for index, path in enumerate(recordings[::3]):
+        root = tmp_path / ("made" if index % 4 == 0 else "real")
+        root.mkdir(exist_ok=True)
+        shutil.copy(path, root / path.name)
+    wanted = protocol("fad", "fad_per_clip", "mmd", "precision", "recall", "density", "coverage", replicates=0)
+    metrics = evaluator.evaluate(evaluator.Setup(wanted, setup.cache, 1), tmp_path / "made", tmp_path / "real").metrics
+    assert metrics["counts"]["reference"] >= 50
+    assert metrics["ruler"]["precision_yamnet"]["silence"] == 1.0
+    unfit = {"precision_yamnet", "density_yamnet", "fad_per_clip_yamnet"}
+    assert {key for key, why in metrics["unranked"].items() if why.startswith("unfit for these sets: silence")} == unfit
+    assert metrics["unranked"].keys() == unfit
+    assert all(isinstance(metrics[key], float) for key in unfit)
 
 
 def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
@@ -307,7 +358,7 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     found = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
     network = embedders.load("clap", None)
     for name, text in prompts.items():
-        sound = resample(features.read_file(made / f"{name}.wav", RATE), RATE, network.sample_rate)
+        sound = resample(decode.read_mono(made / f"{name}.wav", RATE, features.MAX_SECONDS), RATE, network.sample_rate)
         assert found.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
     assert found.metrics["clap_score"] == pytest.approx(np.mean(list(found.of["clap_score"].values())), rel=1e-4)
     assert found.metrics["ruler"]["clap_score"].keys() == {"silence", "noise"}
@@ -338,9 +389,9 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
         write_wav(root / "short.wav", wave(seed, 0.5), RATE)
     chosen = protocols.load("audioldm_eval-16k").model_copy(update={"replicates": 20})
     metrics = evaluator.evaluate(evaluator.Setup(chosen, tmp_path / "cache", 1), made, real).metrics
-    keys = {f"{metric}_panns_cnn14_16k" for metric in ("fd", "kl", "is", "kid")} | {"fad_vggish", "fad_inf_vggish"}
-    assert keys <= set(metrics)
+    keys = {f"{metric}_panns_cnn14_16k" for metric in ("kl", "is", "kid")}
     assert all(np.isfinite(metrics[key]) for key in keys)
+    assert [metrics[key] for key in ("fd_panns_cnn14_16k", "fad_vggish", "fad_inf_vggish")] == [None] * 3  # of 5 sounds
     assert metrics["counts"]["generated_too_short_vggish"] == metrics["counts"]["reference_too_short_vggish"] == 1
     assert metrics["counts"]["pairs"] == 5  # Cnn14 hears the short one
     assert metrics["protocol"] == "audioldm_eval-16k-1"

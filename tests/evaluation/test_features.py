@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 from soundmill.evaluation.cache import Facts
-from soundmill.evaluation.quality import Quality
+from soundmill.evaluation.wave_facts import WaveFacts
 
 
 def tone(frequency: float, num_samples: int = 16_000) -> np.ndarray:
@@ -50,21 +51,24 @@ def sound(path, name: str | None = None) -> features.Sound:
     return features.file(name or path.stem, path, shards.file_digest(path))
 
 
-def embedded(judge, sounds, cache, workers: int = 1) -> features.Features:
+def embedded(judge, sounds, cache, workers: int = 1) -> SimpleNamespace:
+    """Patches and logits by id."""
     features.embed_all([judge], sounds, cache, workers)
-    return features.view(judge, sounds, cache).read()
+    view = features.view(judge, sounds, cache)
+    return SimpleNamespace(frames=dict(view.frames()), logits=features.Logits(view.open(), view.keys))
 
 
 def test_clips_of_a_shard(shard, tmp_path):
-    found = dict(features.clips_of(shard, {"clip1", "clip3"}))
+    found = {name: (wave, rate) for name, wave, rate in features.clips_of(shard, {"clip1", "clip3"})}
     assert list(found) == ["clip1", "clip3"]
-    np.testing.assert_allclose(found["clip3"], tone(400), atol=1e-4)
+    np.testing.assert_allclose(found["clip3"][0], tone(400)[None], atol=1e-4)
+    assert found["clip3"][1] == 16_000
     with pytest.raises(UserError, match="no such shard"):
         list(features.clips_of(tmp_path / "shard-00009.parquet", {"clip1"}))
 
 
 def test_made_up_waves_are_as_long_as_a_sound_and_depend_on_the_id():
-    facts = Facts(Quality(20_000, False, False, ""), 16_000, 1)
+    facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
     report = shards.Report()
     noises = [features.noise(name, facts, 1) for name in "ab"]
     waves = {sound.clip_id: wave for sound, wave, _ in features.waves(noises, None, report)}
@@ -118,14 +122,17 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(judge, tmp_p
 
 def test_clips_and_files_are_heard_at_the_embedders_rate(judge, shard, tmp_path):
     soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 44_100)] * 2, axis=1), 44_100)
-    clips = [features.clip(f"clip{index}", shard, "digest", 16_000) for index in (0, 2)]
-    half = [features.clip("clip0", shard, "digest", 8_000)]  # the same samples, said to be of another rate
+    clips = [features.clip(f"clip{index}", shard, "digest") for index in (0, 2)]
     found = embedded(judge, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
     assert {name: part.shape for name, part in found.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
     assert found.logits["clip2"].shape == (521,)
-    assert embedded(features.Judge("yamnet", through=8_000), half, tmp_path / "cache").frames["clip0"].shape == (3, 1024)
+    through = embedded(features.Judge("yamnet", through=8_000), clips, tmp_path / "cache").frames["clip0"]
+    assert through.shape == (1, 1024)
+    assert not np.array_equal(through, found.frames["clip0"])
+    view = features.view(judge, clips, tmp_path / "cache")
+    np.testing.assert_allclose(view.means()[1], found.frames["clip2"].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="clip clip9 of the catalog is not in it"):
-        features.embed_all([judge], [features.clip("clip9", shard, "digest", 16_000)], tmp_path / "cache", 1)
+        features.embed_all([judge], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 
 
 def test_what_is_known_is_not_made_again(judge, tmp_path, monkeypatch):
@@ -183,5 +190,5 @@ def test_batches_are_bounded_by_samples():
 def test_a_cache_that_is_emptied_meanwhile_is_named(judge, tmp_path):
     view = features.View(tmp_path / "gone", {"a": "key"})
     with pytest.raises(UserError, match="embedding of a is gone"):
-        view.read()
+        view.means()
     assert not os.path.exists(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""Fréchet distance: known answers, rank-deficient sets, streaming moments, bootstrap."""
+"""Fréchet distance: known answers, rank-deficient sets, streaming moments, influence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from soundmill.errors import UserError
 from soundmill.evaluation import frechet
 from soundmill.evaluation.frechet import (
     Moments,
-    bootstrap_frechet,
     frechet_distance,
     frechet_of_covariances,
     frechet_of_rows,
@@ -104,15 +103,11 @@ def test_rows_that_are_not_finite_are_refused_by_number():
         Moments.of(rows)
     with pytest.raises(UserError, match="row 2"):
         frechet_of_rows(np.zeros((4, 2)), rows)
-    with pytest.raises(UserError, match="not finite"):
-        bootstrap_frechet([rows], [np.zeros((4, 2))], range(1), 0)
 
 
 def test_too_few_rows_and_other_sizes_are_refused():
     with pytest.raises(UserError, match="at least 2"):
         frechet_of_rows(np.zeros((1, 2)), np.zeros((3, 2)))
-    with pytest.raises(UserError, match="at least 2"):
-        bootstrap_frechet([np.zeros((1, 2))], [np.zeros((3, 2))], range(1), 0)
     with pytest.raises(UserError, match="size 2 and 3"):
         frechet_of_rows(np.zeros((4, 2)), np.zeros((4, 3)))
     with pytest.raises(UserError, match="size 2 and 3"):
@@ -128,35 +123,6 @@ def test_too_few_rows_and_other_sizes_are_refused():
 def clips(seed: int, sizes: list[int], dimensions: int) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     return [random.standard_normal((size, dimensions)) + random.standard_normal(dimensions) for size in sizes]
-
-
-@pytest.mark.parametrize("dimensions", [3, 30, 200])
-def test_bootstrap_replicate_is_the_distance_of_the_resampled_clips(dimensions):
-    generated, reference = clips(0, [3, 4, 5, 2, 6, 3], dimensions), clips(1, [9, 2, 7, 4, 8, 5, 3, 9], dimensions)
-    found = bootstrap_frechet(generated, reference, range(3), seed=7)
-    for replicate, value in enumerate(found):
-        random = np.random.default_rng([7, replicate])
-        sets = []
-        for part in (generated, reference):
-            sets.append(np.concatenate([part[index] for index in random.integers(len(part), size=len(part))]))
-        assert value == pytest.approx(frechet_of_rows(*sets), rel=1e-6)
-
-
-@pytest.mark.parametrize("dimensions", [3, 30, 200])
-def test_bootstrap_routes_agree(dimensions, monkeypatch):
-    generated, reference = clips(2, [5] * 8, dimensions), clips(3, [6] * 20, dimensions)
-    products = bootstrap_frechet(generated, reference, range(4), 0)
-    monkeypatch.setattr(frechet, "MOST_PRODUCTS", 0)
-    np.testing.assert_allclose(bootstrap_frechet(generated, reference, range(4), 0), products, rtol=1e-6)
-    np.testing.assert_allclose(bootstrap_frechet(reference, generated, range(4), 0).shape, products.shape)
-
-
-def test_bootstrap_can_be_split_anywhere():
-    generated, reference = clips(4, [3] * 5, 8), clips(5, [3] * 6, 8)
-    whole = bootstrap_frechet(generated, reference, range(6), 1)
-    parts = [bootstrap_frechet(generated, reference, block, 1) for block in (range(2), range(2, 5), range(5, 6))]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert np.ptp(whole) > 0
 
 
 def test_influence_is_the_slope_of_the_distance():

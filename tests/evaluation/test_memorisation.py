@@ -10,8 +10,9 @@ import pytest
 from soundmill import shards
 from soundmill.audio import fingerprint
 from soundmill.audio.flac import write_wav
+from soundmill.decoding import decode
 from soundmill.evaluation import cache, features, memorisation
-from soundmill.evaluation.quality import Quality
+from soundmill.evaluation.wave_facts import WaveFacts
 
 RATE = 16_000
 
@@ -28,8 +29,8 @@ def melody(seed: int, seconds: float = 4.0) -> np.ndarray:
 def view(directory: Path, rows: dict[str, np.ndarray]) -> features.View:
     """Embeddings as they lie in a cache, the key of each its content."""
     keys = {name: shards.digest(frames.tobytes()) for name, frames in sorted(rows.items())}
-    quality = Quality(RATE, False, False, "")
-    embeddings = {key: cache.Embedding(key, quality, RATE, rows[name], np.zeros(0)) for name, key in keys.items()}
+    wave = WaveFacts(RATE, False, False, "")
+    embeddings = {key: cache.Embedding(key, wave, RATE, rows[name], np.zeros(0)) for name, key in keys.items()}
     cache.add(directory, embeddings.values())
     return features.View(directory, keys)
 
@@ -104,7 +105,7 @@ def test_fingerprints_survive_being_kept(tmp_path):
     judge = memorisation.FingerprintJudge("fingerprint")
     sound = features.file("a", path, shards.file_digest(path))
     features.embed_all([judge], [sound], tmp_path / "cache", 1)
-    kept = features.view(judge, [sound], tmp_path / "cache").read().frames["a"]
-    wave = features.read_file(path, RATE)
+    kept = dict(features.view(judge, [sound], tmp_path / "cache").frames())["a"]
+    wave = decode.read_mono(path, RATE, features.MAX_SECONDS)
     np.testing.assert_array_equal(memorisation.words(kept), fingerprint.fingerprint(wave))
     assert memorisation.words(np.zeros((0, 0), np.float32)).shape == (0, 2)

@@ -8,7 +8,8 @@ import pytest
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, protocol, protocols, scores
+from soundmill.evaluation import embedders, protocols, scores
+from stages import evaluate
 
 
 @pytest.mark.parametrize("name", protocols.NAMES)
@@ -24,8 +25,11 @@ def test_every_file_is_a_protocol_by_name():
     assert sorted(path.stem for path in protocols.DIRECTORY.iterdir()) == sorted(protocols.NAMES)
 
 
-def test_the_stage_and_the_command_name_the_project_alike():
-    assert protocols.load("project").label == protocol.PROTOCOL
+def test_the_command_and_the_stage_score_by_the_same_metrics():
+    project = protocols.load("project")
+    assert project.label == "soundmill-2"
+    assert evaluate.PROTOCOL == project.name
+    assert project.judged_by(list(project.embedders)) == project  # as the stage chooses them
 
 
 def test_the_published_row_is_in_its_protocol():

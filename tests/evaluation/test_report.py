@@ -14,12 +14,13 @@ import pytest
 from matplotlib.image import imread
 
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.evaluation import report
+from soundmill.evaluation import report, score_rows
+from soundmill.page import sounds
 
 
 def metrics(**changes):
     return {
-        "protocol": "soundmill-1",
+        "protocol": "soundmill-2",
         "reference": "test",
         "fad_yamnet": 18.2,
         "fad_yamnet_low": 16.0,
@@ -35,24 +36,27 @@ def metrics(**changes):
         "clipped_share": 0.25,
         "duplicate_share": 0.0,
         "counts": {"generated": 80, "reference": 80, "codec": 80},
+        "warnings": ["mind <this>"],
+        "left_out": {},
+        "unranked": {},
         "embedders": {"yamnet": {"weights": "abc"}, "tagger": "unavailable: <gone>"},
         "files": {"generated": "d1", "reference": "d2", "codec": "d3"},
         **changes,
     }
 
 
-def card(clip_id: str, seed: int) -> report.Card:
+def card(clip_id: str, seed: int) -> sounds.Card:
     random = np.random.default_rng(seed)
     waves = [(random.standard_normal(16_000) * level).astype(np.float32) for level in (0.1, 0.01)]
-    sounds = tuple(report.Heard(what, wave, 16_000) for what, wave in zip(("generated", "real"), waves, strict=True))
-    return report.Card(clip_id, "dog", "a <b>dog</b> barks", sounds, (report.Chip("yamnet hears rain ✗", False),))
+    both = tuple(sounds.Sound(what, wave, 16_000) for what, wave in zip(("generated", "real"), waves, strict=True))
+    return sounds.Card(clip_id, "dog", "a <b>dog</b> barks", both, (sounds.Chip("yamnet hears rain ✗", False),))
 
 
 def write(directory, **changes):
     cards = (card("dog_1", 0), card("dog_2", 1))
-    sections = [report.Section("Generated", "next to <real>", cards), report.Section("Codec", "", cards[:1])]
+    sections = [sounds.Section("Generated", "next to <real>", cards), sounds.Section("Codec", "", cards[:1])]
     classes = {"dog": {"generated": 2, "kl_yamnet": 1.234}, "": {"generated": 1, "kl_yamnet": 7.0}}
-    report.write_report(directory, "ddpm_mel", metrics(**changes), ["mind <this>"], sections, classes)
+    report.write_report(directory, "ddpm_mel", metrics(**changes), sections, classes)
     return directory
 
 
@@ -77,9 +81,9 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
         assert text in page
     assert "<b>dog</b>" not in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing outside the page is needed
-    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
-    assert len(sounds) == 6
-    np.testing.assert_allclose(decode_mono(base64.b64decode(sounds[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
+    players = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    assert len(players) == 6
+    np.testing.assert_allclose(decode_mono(base64.b64decode(players[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
     assert page.count("data:image/png") == 6
     assert "yamnet hears rain ✗" in page
 
@@ -94,10 +98,13 @@ def test_bytes_do_not_change(tmp_path):
 
 def test_scores_as_table_and_json(tmp_path):
     directory = write(tmp_path / "report")
-    lines = (directory / "scores.md").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "| score | generated | 95 % | real | floor | codec floor | codec | silence | noise | chance |"
-    assert lines[2] == "| fad_yamnet | 18.2 | 16 … 20.5 | – | 2.6 | 2.7 | 8.7 | 39 | 63.7 | – |"
-    assert lines[4] == "| label_accuracy_yamnet | 45.0% | – | 97.0% | – | – | – | – | – | 10.0% |"
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (directory / "scores.md").read_text(encoding="utf-8").splitlines()
+    ]
+    assert lines[0] == ["score", "value", "95 %", "real", "floor", "codec floor", "codec", "silence", "noise", "chance"]
+    assert lines[2] == ["fad_yamnet", "18.2", "16 … 20.5", "–", "2.6", "2.7", "8.7", "39", "63.7", "–"]
+    assert lines[4] == ["label_accuracy_yamnet", "45.0%", "–", "97.0%", "–", "–", "–", "–", "–", "10.0%"]
     document = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
     assert document["title"] == "ddpm_mel"
     assert document["warnings"] == ["mind <this>"]
@@ -109,21 +116,46 @@ def test_scores_as_csv_and_latex(tmp_path):
     rows = list(csv.DictReader((directory / "scores.csv").open(encoding="utf-8")))
     assert [row["score"] for row in rows] == ["clap_score", "fad_yamnet", "kl_yamnet", "is_yamnet", "label_accuracy_yamnet"]
     assert (rows[1]["value"], rows[1]["low"], rows[1]["noise"], rows[1]["chance"]) == ("18.2", "16.0", "63.7", "")
-    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-1", "80")
+    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-2", "80")
     latex = (directory / "scores.tex").read_text(encoding="utf-8")
     assert r"Fréchet distance & yamnet & 18.2 & 16 -- 20.5 & -- & 2.6 & 2.7 & 8.7 & 39 & 63.7 & -- \\" in latex
     assert r"45.0\%" in latex
     assert latex.count("&") == 6 * 10
-    assert not re.search(r"(?<!\\)[_%](?!.*protocol)", latex.split("\n", 1)[1])
+    assert not re.search(r"(?<!\\)[_%]", latex)
+
+
+def test_scores_that_rank_nothing_and_those_withheld_say_so_everywhere(tmp_path):
+    changes = {"fad_yamnet": None, "kl_yamnet": 2.5, "mmd_yamnet": 0.1, "codec_lsd": 3.5, "codec_lsd_low": 3.0}
+    reasons = {
+        "left_out": {"fad_yamnet": "a Fréchet distance needs 50 <reference> sounds"},
+        "unranked": {"mmd_yamnet": "the model was trained against yamnet"},
+    }
+    directory = write(tmp_path / "report", **changes, **reasons)
+    rows = {row["score"]: row for row in csv.DictReader((directory / "scores.csv").open(encoding="utf-8"))}
+    assert (rows["fad_yamnet"]["value"], rows["fad_yamnet"]["ranks"]) == ("", "False")
+    assert (rows["mmd_yamnet"]["ranks"], rows["mmd_yamnet"]["note"]) == ("False", reasons["unranked"]["mmd_yamnet"])
+    assert rows["kl_yamnet"]["ranks"] == "True"
+    assert (rows["codec_lsd"]["judge"], rows["codec_lsd"]["value"]) == ("waves", "3.5")
+    text = (directory / "scores.md").read_text(encoding="utf-8")
+    for said in ("0.1†", reasons["left_out"]["fad_yamnet"], reasons["unranked"]["mmd_yamnet"]):
+        assert said in text
+    latex = (directory / "scores.tex").read_text(encoding="utf-8")
+    assert r"0.1$^\dagger$" in latex
+    assert "ranks no models" in latex
+    page = (directory / "index.html").read_text(encoding="utf-8")
+    for said in ("0.1†", "50 &lt;reference&gt; sounds", reasons["unranked"]["mmd_yamnet"], "Log-spectral distance"):
+        assert said in page
+    assert '<b class="hot">–</b>' in page
+    assert json.loads((directory / "scores.json").read_text())["fad_yamnet"] is None
 
 
 def test_long_sounds_are_cut_on_the_page(tmp_path):
-    long = report.Heard("generated", np.full(int(8_000 * (report.LONGEST_SECONDS + 5)), 0.1, np.float32), 8_000)
-    section = report.Section("one", "", (report.Card("a", "a", "", (long,)),))
-    report.write_report(tmp_path, "x", metrics(), [], [section])
+    long = sounds.Sound("generated", np.full(int(8_000 * (sounds.LONGEST_SECONDS + 5)), 0.1, np.float32), 8_000)
+    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (long,)),))
+    report.write_report(tmp_path, "x", metrics(), [section])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
-    assert len(decode_mono(base64.b64decode(sound))) == 8_000 * report.LONGEST_SECONDS
+    assert len(decode_mono(base64.b64decode(sound))) == 8_000 * sounds.LONGEST_SECONDS
     assert "its beginning" in page
 
 
@@ -133,9 +165,9 @@ def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, 
     """A tone: the row of its frequency is the brightest, whatever the rate and the level; and what the player changes is told."""
     pitch = min(rate / 8, 20_000)
     tone = 0.9 * np.sin(2 * np.pi * pitch * np.arange(int(0.9 * rate)) / rate)
-    heard = report.Heard("generated", (level * tone).astype(np.float32), rate)
-    section = report.Section("one", "", (report.Card("a", "a", "", (heard,)),))
-    report.write_report(tmp_path, "x", metrics(), [], [section])
+    heard = sounds.Sound("generated", (level * tone).astype(np.float32), rate)
+    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (heard,)),))
+    report.write_report(tmp_path, "x", metrics(), [section])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     brightness = imread(io.BytesIO(base64.b64decode(picture)))[..., :3].sum(2).mean(1)[::-1]
@@ -161,10 +193,10 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     wave = good.sounds[0].wave
     bad = {"nan": np.where(wave == wave.max(), np.nan, wave), "inf": np.where(wave == wave.max(), np.inf, wave)}
     cards = [good] + [
-        report.Card(name, name, "", (report.Heard("generated", made, 16_000), good.sounds[1])) for name, made in bad.items()
+        sounds.Card(name, name, "", (sounds.Sound("generated", made, 16_000), good.sounds[1])) for name, made in bad.items()
     ]
-    cards.append(report.Card("gone", "gone", "", (report.Heard("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
-    report.write_report(tmp_path, "x", metrics(), [], [report.Section("all", "", tuple(cards))])
+    cards.append(sounds.Card("gone", "gone", "", (sounds.Sound("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == page.count("<audio") == 5
     said = capsys.readouterr().err
@@ -194,8 +226,8 @@ def test_a_ruler_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypat
 
 
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
-    heard = report.Heard("generated", np.zeros(16_000, np.float32), 16_000)
-    report.write_report(tmp_path, "x", metrics(), [], [report.Section("one", "", (report.Card("a", "a", "", (heard,)),))])
+    heard = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (heard,)),))])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     assert imread(io.BytesIO(base64.b64decode(picture)))[..., :3].max() < 0.1
@@ -230,16 +262,16 @@ def test_best_and_worst():
 )
 def test_verdict(value, codec, count, said):
     ruler = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
-    row = report.Row("fad_yamnet", "fad", "yamnet", value, None, None, ruler)
-    assert said in report.verdict(row, {"codec": count, "generated": 80})
+    row = score_rows.Row("fad_yamnet", "fad", "yamnet", value, None, None, ruler)
+    assert said in score_rows.verdict(row, {"codec": count, "generated": 80})
 
 
 def test_no_verdict_without_marks():
-    assert (
-        report.verdict(report.Row("fad_yamnet", "fad", "yamnet", 1.0, None, None, {"silence": 2.0}), {"codec": 2, "generated": 2})
-        is None
-    )
-    assert report.verdict(report.Row("kl_yamnet", "kl", "yamnet", 1.0, None, None, {"floor": 1.0, "codec": 2.0}), {}) is None
+    def row(metric, ruler):
+        return score_rows.Row(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, ruler)
+
+    assert score_rows.verdict(row("fad", {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
+    assert score_rows.verdict(row("kl", {"floor": 1.0, "codec": 2.0}), {}) is None
 
 
 def test_ruler_can_be_drawn_with_zero_and_with_equal_values(tmp_path):

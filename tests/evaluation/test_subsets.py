@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from soundmill.corpora import synthetic
-from soundmill.evaluation import categories, protocol, subsets
-from soundmill.evaluation.protocol import Clip
+from soundmill.evaluation import categories, subsets
+from soundmill.evaluation.sets import Clip, choose_sets
 
 
 def clip(number: int, caption: str | None = "rain", labels: tuple[str, ...] = (), split: str = "test") -> Clip:
@@ -73,11 +73,11 @@ def test_a_group_keeps_its_own_pairs_and_the_probe_of_all():
         clip(number, labels=("dog",) if number % 2 else ("rain",), split="test" if number < 8 else "train") for number in range(24)
     ]
     test = [f"c{number:02d}" for number in range(8)]
-    sets = protocol.choose_sets(catalog, test, test[:5], "test", 1000, 0)
+    sets = choose_sets(catalog, test, test[:5], "test", 1000, 0)
     part = subsets.within(sets, subsets.groups(catalog, "categories")["animals"])
     assert part.generated == part.reference == tuple(test[1::2])
     assert part.codec == ("c01", "c03")
-    assert {name for name, _ in part.partners} == {name for name, _ in part.asked} == set(part.generated)
+    assert {name for name, _ in part.partners} == {name for name, _ in part.wanted} == set(part.generated)
     assert len(part.floor) == 4
     assert part.probe == sets.probe
     assert subsets.can_be_scored(part)

@@ -249,7 +249,12 @@ def test_scores_stand_beside_their_ruler() -> None:
     from flows import pipeline as module
 
     scores = {
-        "ddpm_mel": {"fad_tagger": 12.345, "kl_tagger": 1.5, "ruler": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}}}
+        "ddpm_mel": {
+            "fad_tagger": 12.345,
+            "kl_tagger": 1.5,
+            "embedders": {"tagger": {}},
+            "ruler": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}},
+        }
     }
     assert module.rows(scores) == [
         ["family", "score", "value", "floor", "codec", "silence"],

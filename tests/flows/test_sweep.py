@@ -36,7 +36,8 @@ paper:
 PLAIN = 'return {"number": params.number, "nested": {"share": 0.25}}'
 SCORED = """value = params.number + float(read.read_text().split()[0]) / 10
     return {
-        "protocol": "tiny", "files": {"reference": "a"}, "counts": {"generated": 4}, "ruler": {"fad_tagger": {"floor": 0.5}},
+        "protocol": "tiny", "embedders": {"tagger": {}},
+        "files": {"reference": "a"}, "counts": {"generated": 4}, "ruler": {"fad_tagger": {"floor": 0.5}},
         "fad_tagger": value, "fad_tagger_low": value - 1, "fad_tagger_high": value + 1,
     }"""
 

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from flows import sweep, sweep_table
+from flows import sweep, sweep_figure, sweep_table
 from flows.sweep_table import Estimate, Outcome
 
 PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
@@ -15,7 +15,8 @@ PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad
 
 def scored(fad: float, accuracy: float = 0.5, clips: int = 80, files: str = "a") -> dict:
     return {
-        "protocol": "soundmill-1",
+        "protocol": "soundmill-2",
+        "embedders": {"yamnet": {}},
         "fad_yamnet": fad,
         "fad_yamnet_low": fad - 1,
         "fad_yamnet_high": fad + 2,
@@ -49,9 +50,8 @@ def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_
     assert (total.value, total.low, total.high) == pytest.approx((12.0, 12.0 - half, 12.0 + half))
     difference = rows[1].scores["fad_yamnet"].difference
     assert (difference.value, difference.low, difference.high) == pytest.approx((3.0, 3.0, 3.0))
-    (told,) = sweep_table.differences(rows)
-    assert told["fad_yamnet"] == "+3 (+3 … +3)"
-    assert sweep_table.records(rows)[0]["seeds"] == "0 1 2"
+    assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["+3 (+3 … +3)"]
+    assert sweep_table.table(rows)["seeds"][0] == "0 1 2"
 
 
 def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
@@ -63,7 +63,7 @@ def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
     )
     assert rows[1].scores["fad_yamnet"].total.value == 15.5
     assert rows[1].scores["fad_yamnet"].difference == Estimate(1.0)
-    record = sweep_table.records(rows)[0]
+    record = sweep_table.table(rows).iloc[0]
     assert record["failed"] == "seed 1: stage train@tango failed: it ran out of memory"
     assert record["fad_yamnet"] == "10"  # no interval over clips in a table of intervals over seeds
     assert "it ran out of memory" in sweep_table.markdown("Mixup", rows, "table 4")
@@ -71,7 +71,7 @@ def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
 
 @pytest.mark.parametrize(
     ("protocol", "files", "comparable"),
-    [("soundmill-1", "a", True), ("soundmill-1", "b", False), ("soundmill-1", None, False), ("audioldm_eval-16k", "a", False)],
+    [("soundmill-2", "a", True), ("soundmill-2", "b", False), ("soundmill-2", None, False), ("audioldm_eval-16k", "a", False)],
 )
 def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(protocol, files, comparable):
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), protocol=protocol, files=files)
@@ -85,9 +85,40 @@ def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(proto
 def test_every_number_is_in_the_csv():
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(11.0)), Outcome("none", 0, failure="why"))
     lines = list(csv.reader(io.StringIO(sweep_table.csv_text(rows))))
-    assert ["pressure", "score", "1", "fad_yamnet", "11.0", "10.0", "13.0"] in lines
-    assert ["pressure", "paper (other data)", "", "fad", "1.59", "", ""] in lines
-    assert ["none", "failed", "0", "why", "", "", ""] in lines
+    assert ["pressure", "score", "1", "fad_yamnet", "11.0", "10.0", "13.0", ""] in lines
+    assert ["pressure", "paper (other data)", "", "fad", "1.59", "", "", ""] in lines
+    assert ["none", "failed", "0", "", "", "", "", "why"] in lines
+
+
+def test_a_metric_that_ranks_no_models_has_no_difference_and_says_why():
+    reason = "unfit for these sets: noise (0.9) is as good as real sound (1)"
+    outcomes = [
+        Outcome(name, seed, scored(fad + seed) | {"unranked": {"fad_yamnet": reason}})
+        for name, fad in (("pressure", 10.0), ("none", 12.0))
+        for seed in (0, 1)
+    ]
+    rows = rows_of(*outcomes)
+    assert rows[1].scores["fad_yamnet"].difference is None
+    assert rows[1].scores["label_accuracy_yamnet"].difference == Estimate(0.0, 0.0, 0.0)
+    assert sweep_table.table(rows)["fad_yamnet"][0].endswith("†")
+    assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["–"]
+    assert f"- † fad_yamnet ranks no models: {reason}." in sweep_table.markdown("Mixup", rows, None)
+    assert reason in sweep_table.csv_text(rows)
+    assert any("ranks no models" in axes.get_xlabel() for axes in sweep_figure.draw("Mixup", rows).axes)
+
+
+def test_scores_of_an_older_protocol_do_not_compare():
+    old = scored(10.0) | {"protocol": "soundmill-1"}
+    rows = rows_of(Outcome("pressure", 0, old), Outcome("none", 0, scored(12.0)))
+    assert rows[0].scores == {}
+    assert rows[0].failures == {0: "scored by soundmill-1, which does not compare with soundmill-2: score it again"}
+    assert rows[1].scores["fad_yamnet"].difference is None
+    assert "scored by soundmill-1, which does not compare" in sweep_table.markdown("Mixup", rows, None)
+
+
+def test_a_withheld_score_is_no_number():
+    rows = rows_of(Outcome("pressure", 0, scored(10.0) | {"fad_yamnet": None}))
+    assert list(rows[0].scores) == ["label_accuracy_yamnet"]
 
 
 def test_rows_of_different_size_are_warned_of():
@@ -100,7 +131,7 @@ def test_rows_of_different_size_are_warned_of():
 
 def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and_the_paper():
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(12.0)), Outcome("none", 0, failure="why"))
-    figure = sweep_table.draw("Mixup", rows)
+    figure = sweep_figure.draw("Mixup", rows)
     panels = {axes.get_xlabel().split(" ·")[0]: axes for axes in figure.axes}
     assert set(panels) == {"Fréchet distance", "Label accuracy", "FAD in the paper (other data)"}
     ends = [tuple(line.get_xdata()) for line in panels["Fréchet distance"].lines if len(line.get_xdata()) == 2]
@@ -115,11 +146,11 @@ def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and
 
 def test_rows_may_be_named_by_any_label():
     rows = rows_of(Outcome("$x^$", 0, scored(10.0)), Outcome(r"_^}{%#&\n🐶 " * 1000, 0, scored(12.0)))
-    figure = sweep_table.draw("$x^$", rows)
+    figure = sweep_figure.draw("$x^$", rows)
     figure.savefig(io.BytesIO(), format="png")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
-    assert len(names[1]) == sweep_table.LONGEST_NAME
+    assert len(names[1]) == sweep_figure.LONGEST_NAME
 
 
 def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
@@ -136,4 +167,4 @@ def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
 def test_nothing_done_is_a_table_too():
     rows = sweep_table.make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
     assert "seed 0: why" in sweep_table.markdown("Mixup", rows, None)
-    sweep_table.draw("Mixup", rows).canvas.draw()
+    sweep_figure.draw("Mixup", rows).canvas.draw()

@@ -13,6 +13,9 @@ import pytest
 from soundmill import manifest, params, shards, stage
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
+from soundmill.evaluation import family_report, folders
+from soundmill.evaluation.family import Source
+from soundmill.evaluation.sets import Clip
 from stages import evaluate
 
 RATE = 16_000
@@ -29,7 +32,7 @@ def sound(label: str, seed: int) -> np.ndarray:
 
 
 def corpus() -> list[dict]:
-    """28 clips: 16 train, 4 valid, 8 test."""
+    """72 clips: 16 train, 4 valid, 52 test."""
     return [
         {
             "clip_id": f"clip{index:02d}_0",
@@ -41,7 +44,7 @@ def corpus() -> list[dict]:
             "captions": [f"a {LABELS[index % 2]}"],
             "labels": [LABELS[index % 2]],
         }
-        for index in range(28)
+        for index in range(72)
     ]
 
 
@@ -141,7 +144,6 @@ def write_params(project: Path, workers: int = 2, **changes) -> None:
         "training_clips": 0,
         "subsets": [],
         "examples": 4,
-        "sample_rate": RATE,
         "seed": 0,
         **changes,
     }
@@ -170,7 +172,13 @@ def test_scores_stand_on_their_ruler_and_bytes_do_not_depend_on_workers(project)
     assert found["fad_tagger_low"] < found["fad_tagger"] < found["fad_tagger_high"]
     assert found["kl_tagger"] < found["ruler"]["kl_tagger"]["silence"]
     assert found["label_accuracy_tagger"] == 1
-    assert found["counts"]["generated"] == found["counts"]["floor"] == 8
+    assert found["ruler"]["label_accuracy_tagger"].keys() == {"real", "chance", "codec"}
+    assert found["counts"]["generated"] == 52
+    assert found["counts"]["floor"] == 16
+    assert found["protocol"] == "soundmill-2"
+    assert {"precision_tagger", "mmd_tagger", "is_tagger", "fad_inf_tagger"} < set(found)
+    assert 0 < found["codec_lsd"] < -20 * np.log10(0.8)  # the codec's sounds are the clips, softer; bins under the floor are alike
+    assert found["ruler"]["codec_lsd"].keys() == {"silence", "noise"}
     assert found["silent_share"] == found["duplicate_share"] == 0
     assert set(tree(project / "data" / "report")) == {
         "index.html",
@@ -201,7 +209,7 @@ def test_two_embedders_judge_the_same_sounds(project, shared, monkeypatch):
     assert ruler["floor"] < found["fad_yamnet"] < min(ruler["silence"], ruler["noise"])
     assert found["kl_yamnet"] < found["ruler"]["kl_yamnet"]["silence"]
     assert found["label_accuracy_yamnet"] == 1
-    assert found["counts"]["reference"] == 28
+    assert found["counts"]["reference"] == 72
     assert "fad_yamnet_low" not in found
 
 
@@ -211,18 +219,17 @@ def test_groups_of_prompts_are_scored_by_themselves(project, capsys):
     found = evaluate_in(project)
     assert set(found["subsets"]) == {"labels", "categories", "events"}
     (whole,) = found["subsets"]["labels"].values()  # every clip has one label, so this group is the whole
-    assert {key: found[key] for key in whole if key not in ("counts", "ruler")} == {
-        key: value for key, value in whole.items() if key not in ("counts", "ruler")
-    }
-    assert whole["ruler"]["fad_tagger"] == found["ruler"]["fad_tagger"]
-    assert whole["counts"] == {"generated": 8, "reference": 8}
+    assert whole["counts"] == {"generated": 52, "reference": 52}
+    assert {key: value for key, value in whole.items() if key != "counts"} == {key: found[key] for key in whole if key != "counts"}
     assert found["subsets"]["events"].keys() == {"one event"}
     (hisses,) = found["subsets"]["categories"].values()  # of a snake, says AudioSet; it knows no beep of that name
-    assert hisses["counts"] == {"generated": 4, "reference": 4}
-    assert hisses["fad_tagger_low"] <= hisses["fad_tagger"] <= hisses["fad_tagger_high"]
+    assert hisses["counts"] == {"generated": 26, "reference": 26}
+    assert hisses["fad_tagger"] is None
+    assert "here are 26" in hisses["left_out"]["fad_tagger"]
+    assert hisses["mmd_tagger_low"] <= hisses["mmd_tagger"] <= hisses["mmd_tagger_high"]
     assert hisses["kl_tagger"] != found["kl_tagger"]
     assert hisses["label_accuracy_tagger"] == 1  # by the probe of all classes
-    assert "subsets categories: 4 of 8 generated sounds are in no group of it." in capsys.readouterr().out
+    assert "subsets categories: 26 of 52 generated sounds are in no group of it." in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -236,14 +243,14 @@ def test_training_clips_that_come_again_are_found(project):
     write_wav(again, np.clip(0.5 * sound("hiss", 3) + 1e-4 * random.standard_normal(24_000), -1, 1).astype(np.float32), RATE)
     found = evaluate_in(project)
     assert found["counts"]["training"] == 16
-    assert found["counts"]["held_out"] == 8
-    assert found["memorised_fingerprint"] == 1 / 8
+    assert found["counts"]["held_out"] == 52
+    assert found["memorised_fingerprint"] == pytest.approx(1 / 52, rel=1e-5)
     assert found["memorised_fingerprint_real"] == 0
     assert {"memorised_tagger", "memorised_tagger_real"} < set(found)
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Nearest of 16 training clips" in page
     assert page.index("nearest: clip03_0") < page.index("nearest: clip", page.index("nearest: clip03_0") + 5)
-    assert "1 of 8 generated sounds are training clips again" in page
+    assert "1 of 52 generated sounds are training clips again" in page
 
 
 def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(project, capfd, monkeypatch):
@@ -290,10 +297,15 @@ def test_no_sounds_is_an_error(project):
 def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line(project):
     for path in (project / "data" / "codec").iterdir():
         path.unlink()
-    about = {"family": "ddpm_mel", "made_by": "reconstruct"}
+    about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"]}
     (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
     metrics = evaluate_in(project)
-    assert "codec" not in metrics["ruler"]["fad_tagger"]
+    assert "codec" not in metrics["ruler"]["kl_tagger"]
+    assert metrics["lsd_low"] < metrics["lsd"] < metrics["lsd_high"]
+    assert metrics["mrstft"] > 0
+    assert "codec_lsd" not in metrics
+    assert set(metrics["unranked"].values()) == {"the model was trained against tagger"}
+    assert metrics["trained_against"] == ["tagger"]
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Reconstructed sounds next to real ones" in page
     assert "through the family" not in page
@@ -322,11 +334,10 @@ def test_missing_weights_are_said_and_no_embedder_at_all_is_an_error(monkeypatch
 
 
 def test_examples_take_turns_between_labels():
-    rows = corpus()
-    from soundmill.evaluation.protocol import Clip
-
-    clips = {row["clip_id"]: Clip(row["clip_id"], row["recording_id"], 0, "test", tuple(row["labels"]), ()) for row in rows}
-    order = tuple(sorted(clips, key=lambda clip_id: clips[clip_id].labels))  # all beeps first
-    shown = evaluate.choose_examples(order, clips, 6)
-    assert sorted(clips[clip_id].labels[0] for clip_id in shown) == ["beep"] * 3 + ["hiss"] * 3
-    assert evaluate.choose_examples(order, clips, 0) == []
+    clips = [Clip(row["clip_id"], row["recording_id"], 0, "test", tuple(row["labels"]), ()) for row in corpus()]
+    source = Source(clips, Path(), {}, {}, folders.About())
+    labels = {clip.clip_id: clip.labels[0] for clip in clips}
+    order = sorted(labels, key=lambda clip_id: labels[clip_id])  # all beeps first
+    shown = family_report.choose_examples(order, source, 6)
+    assert sorted(labels[clip_id] for clip_id in shown) == ["beep"] * 3 + ["hiss"] * 3
+    assert family_report.choose_examples(order, source, 0) == []

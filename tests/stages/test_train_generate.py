@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import stages.train
 from soundmill import manifest, params, shards, stage
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
+from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.requests import match_label
@@ -193,6 +196,18 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
         assert (info.samplerate, info.frames, info.channels, info.subtype) == (16_000, num_samples, 1, "PCM_16")
     assert len(list((home / "codec").iterdir())) == 2
     assert json.loads((home / "generate.json").read_text())["generated"] == 3
+    assert folders.about(home / "generated") == folders.About("generate", ())
+
+
+def test_the_judges_that_a_family_was_trained_against_are_recorded_beside_its_sounds(
+    tmp_path, trained, data, composed, monkeypatch
+):
+    family = registry.family
+    monkeypatch.setattr(registry, "family", lambda name: replace(family(name), trained_against=("tagger",)))
+    shutil.copytree(trained / "model", tmp_path / "model")
+    params.write_yaml(composed, tmp_path / "params.yaml")
+    _generate(tmp_path, data)
+    assert folders.about(tmp_path / "generated").trained_against == ("tagger",)
 
 
 def test_codec_sounds_like_the_clip(tmp_path, trained, data, composed):

@@ -11,10 +11,13 @@ import numpy as np
 
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import report, scores
-from soundmill.evaluation.evaluator import PER_CLIP, Evaluation
+from soundmill.evaluation import folders, report
+from soundmill.evaluation.evaluator import Evaluation
 from soundmill.evaluation.features import MAX_SECONDS
-from soundmill.evaluation.report import LONGEST_SECONDS, Card, Chip, Heard, Section
+from soundmill.evaluation.score_rows import BETTER, METRICS, TITLES, rows_of
+from soundmill.evaluation.scorer import PER_CLIP
+from soundmill.evaluation.tables import DAGGER, texts
+from soundmill.page.sounds import LONGEST_SECONDS, Card, Chip, Section, Sound
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,21 +32,22 @@ def show(metrics: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console = _console()
-    rows = report.rows_of(metrics)
-    marks = [mark for mark in report.MARKS if any(mark in row.ruler for row in rows)]
+    rows = rows_of(metrics)
     counts, seconds = metrics["counts"], metrics["seconds"]
     label = escape(metrics["protocol"])
     console.print(
         f"[bold]{label}[/bold]  {counts['generated']} generated sounds ({seconds['generated']:.0f} s) against "
         f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
     )
+    cells = texts(rows, named="key")
     table = Table("score", box=box.SIMPLE, pad_edge=False)
-    for name in ("value", "95 %", *(report.TITLES[mark] for mark in marks)):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [report.number(row, row.ruler[mark]) if mark in row.ruler else "–" for mark in marks]
-        table.add_row(row.key, f"[bold]{report.number(row, row.value)}[/bold]", report.interval(row), *cells)
+    for name in cells.columns[1:]:
+        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == "value" else "")
+    for line in cells.to_numpy().tolist():
+        table.add_row(*line)
     console.print(table)
+    if any(row.unranked for row in rows):
+        console.print(DAGGER)
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
@@ -64,7 +68,7 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for key, found in document["comparison"].items():
         interval = f"{found['low']:.3g} … {found['high']:.3g}" if "low" in found else "–"
-        better = {"a": "A", "b": "B", "neither": "neither"}.get(found.get("better"), "–")
+        better = {"a": "A", "b": "B", "neither": "neither", "unranked": "ranks none"}.get(found.get("better"), "–")
         values = [f"{found[name]:.3g}" for name in ("a", "b", "difference")]
         table.add_row(key, *values, interval, f"{found['p']:.3g}" if "p" in found else "–", better)
     console.print(table)
@@ -95,10 +99,10 @@ def write(found: Evaluation, directory: Path) -> None:
     """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
     sections = _best_and_worst(found)
     if found.memorised:
-        hear = {"generated": found.generated, "training": found.training}
-        sections.append(report.copies(found.memorised, lambda role, clip_id: _heard(role, hear[role], clip_id)))
+        of = {"generated": found.generated, "training": found.training}
+        sections.append(report.copies(found.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
     title = f"{found.generated.root.resolve().name} against {found.reference.root.resolve().name}"
-    report.write_report(directory, title, found.metrics, found.metrics["warnings"], sections, found.metrics.get("classes"))
+    report.write_report(directory, title, found.metrics, sections, found.metrics.get("classes"))
 
 
 def _best_and_worst(found: Evaluation) -> list[Section]:
@@ -106,21 +110,22 @@ def _best_and_worst(found: Evaluation) -> list[Section]:
     ranking = min(found.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
     if ranking is None:
         return []
-    metric = max((name for name in report.METRICS if ranking.startswith(name)), key=len)
-    note = f"sounds by {report.TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
-    parts = report.best_and_worst(found.of[ranking], scores.METRICS[metric].better)
+    metric = max((name for name in METRICS if ranking.startswith(name)), key=len)
+    note = f"sounds by {TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
+    parts = report.best_and_worst(found.of[ranking], BETTER[metric])
     return [Section(name, note, tuple(_card(found, clip_id) for clip_id in ids)) for name, ids in parts.items()]
 
 
 def _card(found: Evaluation, clip_id: str) -> Card:
-    sounds = [_heard("generated", found.generated, clip_id)]
+    sounds = [_beginning("generated", found.generated, clip_id)]
     if found.paired:
-        sounds.append(_heard("real", found.reference, clip_id))
-    chips = [Chip(f"{key} {values[clip_id]:.3g}") for key, values in sorted(found.of.items()) if clip_id in values]
+        sounds.append(_beginning("real", found.reference, clip_id))
+    scored = {key: of for key, of in sorted(found.of.items()) if found.metrics.get(key) is not None}
+    chips = [Chip(f"{key} {of[clip_id]:.3g}") for key, of in scored.items() if clip_id in of]
     return Card(clip_id, clip_id.rpartition("/")[2], clip_id.rpartition("/")[0], tuple(sounds), tuple(chips))
 
 
-def _heard(what: str, folder: Any, clip_id: str) -> Heard:
+def _beginning(role: str, folder: folders.Folder, clip_id: str) -> Sound:
     """The beginning of a sound at its own rate; all of it was decoded before."""
     sound = next(sound for sound in folder.sounds if sound.clip_id == clip_id)
     read = [np.zeros(0, np.float32)]
@@ -130,5 +135,5 @@ def _heard(what: str, folder: Any, clip_id: str) -> Heard:
             while sum(map(len, read)) <= LONGEST_SECONDS * rate and (block := next(blocks, None)) is not None:
                 read.append(block)
     except decode.DecodeError as error:
-        return Heard(what, read[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it was whole when it was scored")
-    return Heard(what, np.concatenate(read), rate)
+        return Sound(role, read[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it was whole when it was scored")
+    return Sound(role, np.concatenate(read), rate)

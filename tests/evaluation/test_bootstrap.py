@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from soundmill.evaluation import resampling
-from soundmill.evaluation.resampling import Influence, Side
+from soundmill.evaluation import bootstrap
+from soundmill.evaluation.bootstrap import Influence, Side
 
 
 def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarray:
@@ -19,7 +19,7 @@ def test_of_a_mean_it_is_the_bootstrap():
     for replicate, found in enumerate(moved):
         drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
         assert found == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
-    ends = resampling.interval(values.mean(), all_moves(Influence(Side.of(values)), 2000), -np.inf, np.inf)
+    ends = bootstrap.interval(values.mean(), all_moves(Influence(Side.of(values)), 2000), -np.inf, np.inf)
     assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
 
 
@@ -52,8 +52,8 @@ def test_what_two_sets_share_cancels_out_in_their_difference():
 
 def test_interval_stays_within_what_the_metric_can_be_and_knows_another_error():
     moved = np.array([-0.2, -0.1, 0, 0.1, 0.2])
-    ends = resampling.interval(0.95, moved, 0, 1)
+    ends = bootstrap.interval(0.95, moved, 0, 1)
     assert ends["high"] == 1
     assert 0.75 <= ends["low"] < 0.8
-    wider = resampling.interval(0.95, moved, 0, 1, error=0.2)
+    wider = bootstrap.interval(0.95, moved, 0, 1, error=0.2)
     assert wider["low"] == pytest.approx(0.95 - np.hypot(0.95 - ends["low"], 1.96 * 0.2))

@@ -15,7 +15,7 @@ CLIPPED_SHARE = 0.001  # of the samples at full scale: a peak alone is no clippi
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class WaveFacts:
     """One sound's plain facts; `digest` is of its 16-bit samples."""
 
     num_samples: int
@@ -24,12 +24,12 @@ class Quality:
     digest: str
 
 
-def quality(wave: np.ndarray) -> Quality:
+def wave_facts(wave: np.ndarray) -> WaveFacts:
     """Facts of one wave [T] in [−1, 1]."""
     from soundmill.audio.flac import to_pcm16
 
     level = np.abs(wave)
-    return Quality(
+    return WaveFacts(
         num_samples=len(wave),
         silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
         clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
@@ -37,7 +37,7 @@ def quality(wave: np.ndarray) -> Quality:
     )
 
 
-def shares(sounds: Iterable[Quality]) -> dict[str, float]:
+def shares(sounds: Iterable[WaveFacts]) -> dict[str, float]:
     """Shares of sounds that are silent, clipped, or equal to an earlier one sample by sample."""
     sounds = list(sounds)
     distinct = len({sound.digest for sound in sounds})

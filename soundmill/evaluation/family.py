@@ -1,0 +1,230 @@
+"""A family's generated sounds scored against the corpus's real clips, with its codec, a linear probe and a search for copies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from soundmill import manifest, shards
+from soundmill.errors import UserError
+from soundmill.evaluation import features, folders, memorisation, probe, scorer, scores, subsets
+from soundmill.evaluation import sets as sets_of
+from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
+from soundmill.evaluation.scorer import Scored
+from soundmill.evaluation.sets import Clip, Sets
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the sounds and clips of a family lie."""
+
+    catalog: Sequence[Clip]
+    clips: Path  # directory of shards
+    generated: Mapping[str, Path]
+    codec: Mapping[str, Path]
+    about: folders.About
+
+    def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
+        """Which of the clips lie in which shard."""
+        found: dict[Path, set[str]] = {}
+        for clip in self.catalog:
+            if clip.clip_id in clip_ids:
+                found.setdefault(self.clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
+        return found
+
+    @property
+    def reconstructed(self) -> bool:
+        return self.about.made_by == "reconstruct"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a family is scored; see the parameters of the stage."""
+
+    reference: Literal["test", "all"]
+    probe_clips: int
+    training_clips: int
+    groupings: Sequence[str]
+
+
+@dataclass
+class FamilyEvaluation:
+    """A result: `metrics` is the JSON document, `of` has values of single clips by score, `guesses` the probe's by embedder."""
+
+    metrics: dict[str, Any]
+    of: dict[str, dict[str, float]]
+    sets: Sets
+    guesses: dict[str, probe.Guesses]
+    memorised: memorisation.Memorisation | None = None
+    damaged: list[str] = field(default_factory=list)
+
+
+def read(catalog: Path, clips: Path, generated: Path, codec: Path) -> Source:
+    """A catalog without clips, or a directory without generated sounds, raises UserError."""
+    found = sound_files(generated)
+    if not found:
+        raise UserError(f"{generated}: no sounds (*.wav) to score; make them with `dvc repro`")
+    return Source(read_catalog(catalog), clips, found, sound_files(codec), folders.about(generated))
+
+
+def read_catalog(path: Path) -> list[Clip]:
+    """Every real clip, sorted by id."""
+    rows = shards.read_table(path, manifest.CATALOG).to_pylist()
+    if not rows:
+        raise UserError(f"{path}: no clips to measure against; remake it with `dvc repro`")
+    clips = [
+        Clip(
+            clip_id=row["clip_id"],
+            recording_id=row["recording_id"],
+            shard=row["shard"],
+            split=row["split"],
+            labels=tuple(row["labels"] or ()),
+            captions=tuple(row["captions"] or ()),
+        )
+        for row in rows
+    ]
+    return sorted(clips, key=lambda clip: clip.clip_id)
+
+
+def sound_files(directory: Path) -> dict[str, Path]:
+    """The sounds `<clip id>.wav` of a directory by id."""
+    return {path.stem: path for path in sorted(directory.glob("*.wav"))}
+
+
+def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
+    """Score a family. `unavailable` are embedders that were to judge, and why they cannot."""
+    seed = setup.protocol.seed
+    sets = sets_of.choose_sets(source.catalog, source.generated, source.codec, options.reference, options.probe_clips, seed)
+    sounds = {
+        "generated": in_files(source.generated),
+        "codec": in_files(source.codec),
+        "real": in_shards(source.shards_of(sets.real())),
+    }
+    reference = Members.of("real", sets.reference)
+    library = embed(setup, sounds, reference)
+    library.texts = {clip.clip_id: clip.captions[0] for clip in source.catalog if clip.captions}
+    guesses = _guess(library, sets) if sets.probe and sets.wanted else {}
+    scored = _score(library, sets, source, guesses)
+    sides = {"generated": Members.of("generated", sets.generated), "reference": reference, "codec": Members.of("codec", sets.codec)}
+    metrics = scorer.describe(library, sides) | {
+        "reference": options.reference,
+        "trained_against": list(source.about.trained_against),
+    }
+    metrics["embedders"] |= {name: f"unavailable: {reason}" for name, reason in unavailable.items()}
+    metrics["counts"] |= {
+        "floor": len(sets.floor),
+        "floor_reference": len(sets.floor_reference),
+        "codec_reference": len(sets.codec_reference),
+        "probe": len(sets.probe),
+        "labelled": len(sets.wanted),
+        "same_label_pairs": len(sets.partners),
+    }
+    metrics["warnings"] = [*_warnings(sets, unavailable), *scored.warnings, *metrics["warnings"]]
+    metrics |= scored.document()
+    if options.groupings:
+        metrics["subsets"], said = _subsets(library, sets, source, guesses, options.groupings)
+        metrics["warnings"] += said
+    found = FamilyEvaluation(metrics, scored.of, sets, guesses)
+    training = sets_of.training_clips(source.catalog, options.training_clips, seed)
+    if training:
+        found.memorised = _look_for_copies(setup, source, sets, training)
+        found.memorised.publish(metrics)
+        library.damaged += found.memorised.damaged
+    if library.damaged:
+        metrics["warnings"].append(about_damaged(library.damaged))
+    found.damaged = library.damaged
+    return found
+
+
+def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
+    """The protocol's scores, and the accuracy of labels by each embedder's probe."""
+    protocol, against = library.setup.protocol, source.about.trained_against
+    scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
+    for name, found in guesses.items():
+        if sets.wanted:
+            of, marks = probe.label_accuracy(found, sets.probe, dict(sets.wanted), sets.codec)
+            key = f"label_accuracy_{name}"
+            scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
+            scored.ruler[key] = {mark: rounded(value) for mark, value in sorted(marks.items())}
+            scored.judge(key, "label_accuracy", name, against)
+    return scored
+
+
+def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
+    """By embedder what its probe takes the sounds for."""
+    members = (
+        Members.of("real", (clip_id for clip_id, _, _ in sets.probe)),
+        Members.of("generated", (clip_id for clip_id, _ in sets.wanted)),
+        Members.of("codec", sets.codec),
+    )
+    setup = library.setup
+    jobs = [
+        shards.Job(f"{name}.json", (name, sets.probe, *(library.view(name, part) for part in members)))
+        for name in setup.protocol.embedders
+    ]
+    with (
+        setup.progress(len(jobs), "probe", "embedder") as tick,
+        tempfile.TemporaryDirectory(prefix="soundmill-probe-") as place,
+    ):
+        report = shards.map_shards(_guess_by, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
+    return {detail["embedder"]: probe.Guesses(**detail["guesses"]) for detail in report.details}
+
+
+def _guess_by(
+    name: str,
+    clips: Sequence[tuple[str, str, int]],
+    real: features.View,
+    generated: features.View,
+    codec: features.View,
+    output: Path,
+) -> shards.Report:
+    found = probe.guess(clips, real, generated, codec)
+    guesses = {"generated": dict(found.generated), "real": dict(found.real), "codec": dict(found.codec)}
+    output.touch()
+    return shards.Report(details=[{"embedder": name, "guesses": guesses}])
+
+
+def _subsets(
+    library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses], groupings: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Each group of generated sounds scored by itself, by grouping and name; and what is in no group, or in too small a one."""
+    found, said = {}, []
+    for grouping in groupings:
+        groups = subsets.groups(source.catalog, grouping)
+        parts = {name: part for name, ids in groups.items() if (part := subsets.within(sets, ids)).generated}
+        found[grouping] = {}
+        for name, part in parts.items():
+            found[grouping][name] = {"counts": {"generated": len(part.generated), "reference": len(part.reference)}}
+            if subsets.can_be_scored(part):
+                found[grouping][name] |= _score(library, part, source, guesses).document()
+        outside = len(sets.generated) - sum(len(part.generated) for part in parts.values())
+        if outside:
+            said.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group of it.")
+        small = [name for name, part in parts.items() if not subsets.can_be_scored(part)]
+        if small:
+            said.append(f"subsets {grouping}: under {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
+    return found, said
+
+
+def _warnings(sets: Sets, unavailable: Mapping[str, str]) -> list[str]:
+    """What a reader has to know of the sets before believing the numbers."""
+    said = [f"{name} was not used: {reason}. Then score again with `dvc repro -f`." for name, reason in unavailable.items()]
+    if len(sets.floor) < len(sets.generated):
+        said.append(f"The floor rests on {len(sets.floor)} real clips, not {len(sets.generated)}: its bias is larger.")
+    if 0 < len(sets.codec) < len(sets.generated):
+        said.append(
+            f"The codec line rests on {len(sets.codec)} clips, not {len(sets.generated)}: its bias is larger; "
+            "compare it with codec_floor, the same clips before the codec."
+        )
+    return said
+
+
+def _look_for_copies(setup: Setup, source: Source, sets: Sets, training: set[str]) -> memorisation.Memorisation:
+    """The training clips that generated sounds are nearest to, and how near real sounds are that were not trained on."""
+    reference = set(sets.reference)
+    held_out = {clip.clip_id for clip in source.catalog if clip.clip_id in reference and clip.split != "train"}
+    real, trained = (list(in_shards(source.shards_of(ids)).values()) for ids in (held_out, training))
+    return memorisation.search_for_copies(setup, list(in_files(source.generated).values()), real, trained)

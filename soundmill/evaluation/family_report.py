@@ -1,0 +1,124 @@
+"""The report of a family: its sounds next to real ones, the best and the worst, its codec's, and the nearest training clips."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from soundmill.evaluation import features, report
+from soundmill.evaluation.family import FamilyEvaluation, Source
+from soundmill.evaluation.library import rounded
+from soundmill.evaluation.sets import Clip
+from soundmill.page.sounds import Card, Chip, Section, Sound
+
+CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
+
+
+def write(directory: Path, title: str, found: FamilyEvaluation, source: Source, examples: int) -> list[Card]:
+    """Write the report; returns the cards of its `examples`."""
+    made = "reconstructed" if source.reconstructed else "generated"
+    shown = cards(choose_examples(found.sets.generated, source, examples), found, source, made)
+    coded = cards(choose_examples(found.sets.codec, source, min(examples, CODEC_EXAMPLES)), found, source, "through the codec")
+    sections = [Section(f"{made.capitalize()} sounds next to real ones", "of the same clip id", tuple(shown))]
+    sections += _best_and_worst(found, source) if examples else []
+    if found.memorised:
+        sections.append(_copies(found, source))
+    if coded:
+        back = "Real clips through the family's representation and back"
+        sections.append(Section(back, "what the codec alone loses", tuple(coded)))
+    note = f" (reference: {found.metrics['reference']})"
+    report.write_report(directory, title, found.metrics, sections, by_label(found, source), note)
+    return shown
+
+
+def choose_examples(ids: Iterable[str], source: Source, count: int) -> list[str]:
+    """Ids to show, by label: one of each set of labels in turn, until there are enough."""
+    labels_of = {clip.clip_id: clip.labels for clip in source.catalog}
+    turns: dict[tuple[str, ...], int] = {}
+    order = []
+    for clip_id in ids:
+        labels = labels_of[clip_id]
+        turns[labels] = turns.get(labels, 0) + 1
+        order.append((turns[labels], labels, clip_id))
+    return [clip_id for _, clip_id in sorted(turn[1:] for turn in sorted(order)[:count])]
+
+
+def cards(ids: Sequence[str], found: FamilyEvaluation, source: Source, role: str) -> list[Card]:
+    """The sounds to hear, each with its real clip, its labels and what the embedders say of it."""
+    files = source.codec if role == "through the codec" else source.generated
+    clips = {clip.clip_id: clip for clip in source.catalog if clip.clip_id in set(ids)}
+    real = _real(source, set(ids))
+    return [
+        Card(
+            clip_id,
+            ", ".join(clips[clip_id].labels) or _caption(clips[clip_id]),
+            _caption(clips[clip_id]),
+            (_file(role, files[clip_id]), Sound("real", *real[clip_id])),
+            tuple(_chips(clips[clip_id], found)) if files is source.generated else (),
+        )
+        for clip_id in ids
+    ]
+
+
+def _caption(clip: Clip) -> str:
+    return clip.captions[0] if clip.captions else ""
+
+
+def _chips(clip: Clip, found: FamilyEvaluation) -> Iterable[Chip]:
+    for name, guesses in sorted(found.guesses.items()):
+        if (label := guesses.generated.get(clip.clip_id)) is not None:
+            right = label in clip.labels
+            yield Chip(f"{name} hears {label} {'✓' if right else '✗'}", right)
+    for key, of in sorted(found.of.items()):
+        if found.metrics.get(key) is not None and clip.clip_id in of and not key.startswith("label_accuracy"):
+            yield Chip(f"{key} {of[clip.clip_id]:.3g}")
+
+
+def _file(role: str, path: Path) -> Sound:
+    wave, rate = features.read_channels(features.file(path.stem, path, ""))
+    return Sound(role, wave.mean(axis=0), rate)
+
+
+def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
+    """The clips as mono waves with their rates."""
+    of_shards = (features.clips_of(shard, wanted) for shard, wanted in source.shards_of(ids).items())
+    return {clip_id: (wave.mean(axis=0), rate) for clips in of_shards for clip_id, wave, rate in clips}
+
+
+def _best_and_worst(found: FamilyEvaluation, source: Source) -> list[Section]:
+    """The best, middling and worst generated sounds by the first classifier's KL, each next to its real clip."""
+    key = next((f"kl_{name}" for name in found.metrics["embedders"] if f"kl_{name}" in found.of), None)
+    if key is None:
+        return []
+    parts = report.best_and_worst(found.of[key], "lower")
+    note = f"by KL ({key.removeprefix('kl_')})"
+    return [Section(name, note, tuple(cards(ids, found, source, "generated"))) for name, ids in parts.items() if ids]
+
+
+def _copies(found: FamilyEvaluation, source: Source) -> Section:
+    """The closest pairs of a generated sound and a training clip."""
+    nearest = found.memorised.worst(report.GALLERY)
+    training = _real(source, {near.copy_of or near.neighbour for near in nearest})
+    make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id])}
+    make["training"] = lambda clip_id: Sound("training", *training[clip_id])
+    return report.copies(found.memorised, lambda role, clip_id: make[role](clip_id))
+
+
+def by_label(found: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
+    """Of each label the number of generated sounds that have it alone, and their mean KL and label accuracy."""
+    labels = {clip.clip_id: clip.labels[0] for clip in source.catalog if len(clip.labels) == 1}
+    values: dict[str, dict[str, list[float]]] = defaultdict(partial(defaultdict, list))
+    for key, of in found.of.items():
+        if key.startswith(("kl_", "label_accuracy_")):
+            for clip_id, value in of.items():
+                if clip_id in labels:
+                    values[labels[clip_id]][key].append(value)
+    return {
+        label: {"generated": max(map(len, by_key.values()))} | {key: rounded(fmean(of)) for key, of in by_key.items()}
+        for label, by_key in sorted(values.items())
+    }

@@ -1,0 +1,323 @@
+"""The scorer of folders and of the pipeline's families: a protocol's metrics of generated sounds, with the ruler beside each.
+
+The ruler is the same measurement of other sounds in place of the generated ones:
+
+floor    real sounds against real ones. A Fréchet distance between sets of one kind of sound is bias alone, in proportion to
+         1/n + 1/m of their sizes: it is brought to the sizes of the sets at hand
+silence  digital silence, and
+noise    white noise, as long as the reference's sounds and as many, up to RULER_SOUNDS
+codec    (of a family) real sounds through its representation and back, and codec_floor, those sounds before it
+
+A metric by which silence or noise is as good as the floor cannot tell these sets apart: it is unfit, and ranks no models. Nor does
+the judge that a model was trained against. Fréchet distances of few reference sounds are no scores at all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import soundmill
+from soundmill import shards
+from soundmill.audio.resample import QUALITY
+from soundmill.errors import UserError
+from soundmill.evaluation import features, folders, protocols, scores, waveforms
+from soundmill.evaluation.library import Library, Members, Setup, rounded
+from soundmill.evaluation.score_rows import BETTER, SHARES
+from soundmill.evaluation.wave_facts import shares
+
+FEWEST_REFERENCE = 50  # sounds below which a Fréchet distance is bias and no score
+FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
+BIASED = ("fad", "fd")  # distances that are all bias between sets of one kind
+PER_CLIP = "fad_per_clip"  # by which clips are ranked,
+RANKING = "ranking"  # whether or not it is a score
+OTHER_LENGTH = 0.05  # a mean length that differs by more of itself is warned of
+FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
+
+Sides = tuple[Members, Members]  # sounds, and what they are compared with
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """By role (`generated`, `floor`, `silence` …) the sets that are compared, pairs of equal ids, and sounds with their prompts.
+
+    `waves` are sounds made of others, and those others; `waves_prefix` is that of their scores' keys. `why_not` says of kinds that
+    are not there (`pairs`, `prompts`) why.
+    """
+
+    sets: Mapping[str, Sides]
+    pairs: Mapping[str, Sides] = field(default_factory=dict)
+    prompts: Mapping[str, Sides] = field(default_factory=dict)
+    waves: Sides | None = None
+    waves_prefix: str = ""
+    why_not: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, metric: str) -> tuple[str, Mapping[str, Sides]]:
+        """The kind of sets that a metric takes, and those."""
+        if metric == protocols.ALONE:
+            return "prompts", self.prompts
+        return ("pairs", self.pairs) if scores.METRICS[metric].paired else ("sets", self.sets)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric of one set against another, in the form that is sent to a worker."""
+
+    key: str
+    metric: str
+    role: str
+    generated: features.View
+    reference: features.View
+    seed: int
+    replicates: int
+    scale: float = 1.0  # of the value
+
+
+@dataclass
+class Scored:
+    """What a result publishes of its scores: flat `values`, the `ruler`, and reasons; `of` has values of single clips by score."""
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    ruler: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    left_out: dict[str, str] = field(default_factory=dict)
+    unranked: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    of: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, key: str, result: Mapping[str, Any]) -> None:
+        """A score of the generated sounds."""
+        flat = {name: value for name, value in result.items() if isinstance(value, (int, float))}
+        self.values |= {key if name == "value" else f"{key}_{name}": rounded(value) for name, value in flat.items()}
+        self.warnings += [f"{key}: {text}" for text in result.get("warnings", ())]
+        if "of" in result:
+            self.of[key] = result["of"]
+
+    def judge(self, key: str, metric: str, embedder: str, trained_against: Sequence[str]) -> None:
+        """Unrank a score whose baselines are as good as real sound, or whose embedder the model was trained against."""
+        reason = (
+            f"the model was trained against {embedder}" if embedder in trained_against else unfit(metric, self.ruler.get(key, {}))
+        )
+        if self.values.get(key) is not None and reason:
+            self.unranked[key] = reason
+            self.warnings.append(f"{key} ranks no models: {reason}.")
+
+    def withhold(self, key: str, reason: str) -> None:
+        self.values[key] = None
+        self.left_out[key] = reason
+
+    def document(self) -> dict[str, Any]:
+        """The part of a result that is these scores."""
+        return {**self.values, "ruler": dict(self.ruler), "left_out": self.left_out, "unranked": self.unranked}
+
+
+def score(setup: Setup, library: Library, comparisons: Comparisons, trained_against: Sequence[str] = ()) -> Scored:
+    """All scores of the protocol that these sounds allow; where there is none at all, a UserError says of each why."""
+    protocol, found = setup.protocol, Scored()
+    for wanted in protocol.scores:
+        if reason := _why_not(wanted, comparisons):
+            (found.withhold if wanted.metric in FRECHET else found.left_out.__setitem__)(wanted.key, reason)
+    tasks = _plan(setup, library, comparisons, found.left_out)
+    results = _measure_all(setup, tasks, [*_wave_jobs(library, comparisons)])
+    for (key, role), result in results.items():
+        if "missing" in result and role == "generated":
+            found.left_out[key] = result["missing"]
+        elif role == "generated" and "value" in result:
+            found.add(key, result)
+        elif role == RANKING and "of" in result:
+            found.of[key] = result["of"]
+        elif "value" in result:
+            found.ruler[key][role] = rounded(result["value"])
+    if all(wanted.key in found.left_out for wanted in protocol.scores) and not comparisons.waves:
+        lines = "".join(f"\n  {key}: {why}" for key, why in found.left_out.items())
+        raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
+    found.warnings += [f"{key} is left out: {why}." for key, why in found.left_out.items()]
+    for wanted in protocol.scores:
+        found.judge(wanted.key, wanted.metric, wanted.embedder, trained_against)
+    return found
+
+
+def _why_not(wanted: protocols.Score, comparisons: Comparisons) -> str | None:
+    kind, roles = comparisons.of(wanted.metric)
+    if "generated" not in roles:
+        return comparisons.why_not[kind]
+    count = len(roles["generated"][1])
+    if wanted.metric in FRECHET and count < FEWEST_REFERENCE:
+        return f"a Fréchet distance needs {FEWEST_REFERENCE} reference sounds at least, and here are {count}: it would be bias"
+    return None
+
+
+def unfit(metric: str, marks: Mapping[str, float]) -> str | None:
+    """Whether a baseline is as good as real sounds: silence or noise as the floor, a constant answer as the probe on real clips."""
+    best = marks.get("floor", marks.get("real"))
+    if best is None:
+        return None
+    sign = 1 if BETTER[metric] == "higher" else -1
+    as_good = [name for name in (*features.MADE_UP, "chance") if name in marks and sign * marks[name] >= sign * best]
+    if not as_good:
+        return None
+    values = " and ".join(f"{name} ({_number(metric, marks[name])})" for name in as_good)
+    return f"unfit for these sets: {values} is as good as real sound ({_number(metric, best)})"
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.1%}" if metric in SHARES else f"{value:.3g}"
+
+
+def _plan(setup: Setup, library: Library, comparisons: Comparisons, lacking: Mapping[str, str]) -> list[Measurement]:
+    """Every score of every role, and a ranking of the clips."""
+    protocol, tasks = setup.protocol, []
+    for wanted in protocol.scores:
+        roles = {} if wanted.key in lacking else comparisons.of(wanted.metric)[1]
+        for role, sides in roles.items():
+            replicates = protocol.replicates if role == "generated" else 0
+            scale = _scale(wanted.metric, sides, roles["generated"]) if role == "floor" else 1.0
+            views = (library.view(wanted.embedder, side) for side in sides)
+            tasks.append(Measurement(wanted.key, wanted.metric, role, *views, protocol.seed, replicates, scale))
+    first = setup.judges[0].name
+    ranking = f"{PER_CLIP}_{first}"
+    if all(task.key != ranking for task in tasks) and protocols.can_judge(first, PER_CLIP):
+        views = (library.view(first, side) for side in comparisons.sets["generated"])
+        tasks.append(Measurement(ranking, PER_CLIP, RANKING, *views, protocol.seed, 0))
+    return tasks
+
+
+def _scale(metric: str, floor: Sides, generated: Sides) -> float:
+    """By which the floor is that of sets of the generated sounds' sizes."""
+    if metric not in BIASED:
+        return 1.0
+    bias, wanted = (sum(1 / max(1, len(side)) for side in pair) for pair in (floor, generated))
+    return wanted / bias
+
+
+def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str, str, waveforms.Pairs]]:
+    """(key's prefix, role, pairs) of sounds made of others, and of silence and noise in their place."""
+    if comparisons.waves is None:
+        return
+    made, originals = comparisons.waves
+    sounds = {clip_id: library.sounds[originals.role][name] for clip_id, name in originals.ids.items()}
+    facts = {clip_id: library.facts[originals.role][name] for clip_id, name in originals.ids.items()}
+    roles = {
+        "generated": {clip_id: library.sounds[made.role][name] for clip_id, name in made.ids.items()},
+        "silence": {clip_id: features.silence(of) for clip_id, of in facts.items()},
+        "noise": {clip_id: features.noise(clip_id, of, library.setup.protocol.seed) for clip_id, of in facts.items()},
+    }
+    for role, of in roles.items():
+        yield comparisons.waves_prefix, role, waveforms.Pairs.of(sorted(sounds), of, sounds)
+
+
+def _measure_all(
+    setup: Setup, tasks: Sequence[Measurement], waves: Sequence[tuple[str, str, waveforms.Pairs]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What metrics say, by (key, role)."""
+    jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
+    for prefix, role, pairs in waves:
+        for part in pairs.parts():
+            jobs.append(shards.Job(f"{len(jobs):05d}.json", (_measure_waves, (prefix, role, part)), len(part.ids)))
+    total = sum(job.weight for job in jobs)
+    with setup.progress(total, "score", "resample") as tick, tempfile.TemporaryDirectory(prefix="soundmill-score-") as place:
+        report = shards.map_shards(_run, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
+    found = {(row["key"], row["role"]): row["found"] for row in report.details if "found" in row}
+    return found | _of_waves(setup, [row for row in report.details if "waves" in row])
+
+
+def _run(function: Any, task: Any, output: Path) -> shards.Report:
+    """One job, in a process of its own."""
+    report = shards.Report(details=function(task))
+    output.touch()
+    return report
+
+
+def measure(task: Measurement) -> list[dict[str, Any]]:
+    sides = side(task.generated, task.metric), side(task.reference, task.metric)
+    try:
+        found = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
+    except UserError as error:
+        found = {"missing": str(error)}  # by too few or too short sounds, say: the other scores do not depend on it
+    if "value" in found and task.scale != 1:
+        found["value"] *= task.scale
+    return [{"key": task.key, "role": task.role, "found": found}]
+
+
+def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any]]:
+    prefix, role, pairs = task
+    return [{"prefix": prefix, "role": role, "waves": detail} for detail in waveforms.measure(pairs)]
+
+
+def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Means over pairs, with intervals of those of the sounds themselves."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    by_role = defaultdict(list)
+    for row in rows:
+        by_role[row["prefix"], row["role"]].append(row["waves"])
+    for (prefix, role), pairs in by_role.items():
+        silent, cut = sum("lsd" not in pair for pair in pairs), sum(pair["cut"] for pair in pairs)
+        said = [f"{silent} of {len(pairs)} originals are digital silence, which nothing is at a distance from."] if silent else []
+        said += [f"{cut} of {len(pairs)} sounds are not as long as their originals: the rest is not measured."] if cut else []
+        for metric in waveforms.METRICS:
+            of = {pair["id"]: pair[metric] for pair in pairs if metric in pair}
+            if of:
+                replicates = setup.protocol.replicates if role == "generated" else 0
+                result = scores.mean_with_interval(of, setup.protocol.seed, replicates)
+                found[f"{prefix}{metric}", role] = result | {"warnings": said if metric == "lsd" else []}
+            elif role == "generated":
+                found[f"{prefix}{metric}", role] = {"missing": "every original is digital silence"}
+    return found
+
+
+def side(view: features.View, metric: str) -> scores.Side:
+    """A set as a metric takes it: without sounds too short for a patch, which are counted and named."""
+    found = view.open()
+    keys = {clip_id: key for clip_id, key in view.keys.items() if found.facts[key].patches}
+    return scores.Side(
+        tuple(keys),
+        lambda: ((clip_id, found.frames(key)) for clip_id, key in keys.items()),
+        features.Logits(found, keys) if scores.METRICS[metric].needs_logits else {},
+    )
+
+
+def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
+    """What a result says of the sounds on its sides (`generated`, `reference`): shares, counts, seconds, digests, warnings."""
+    setup, warnings = library.setup, []
+    found: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
+    facts = {role: [library.facts[members.role][name] for name in members.ids.values()] for role, members in sides.items()}
+    for role, prefix in (("generated", ""), ("reference", "reference_")):
+        for name, share in shares(of.wave for of in facts[role]).items():
+            found[f"{prefix}{name}_share"] = rounded(share)
+            if share:
+                warnings.append(f"{share:.1%} of the {role} sounds are {FAULTS[name]}; no score says so.")
+    found["seconds"] = {role: rounded(sum(of.seconds for of in facts[role])) for role in sides}
+    for name in setup.protocol.embedders:
+        embeddings = found["embedders"][name]["embeddings"] = {}
+        for role, members in sides.items():
+            patches = {clip_id: of.patches for clip_id, of in library.view(name, members).facts().items()}
+            embeddings[role] = sum(patches.values())
+            short = sorted(clip_id for clip_id, count in patches.items() if not count)
+            if short:
+                found["counts"][f"{role}_too_short_{name}"] = len(short)
+                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {folders.named(short)}.")
+    mean = {role: found["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
+    if abs(mean["generated"] - mean["reference"]) > OTHER_LENGTH * mean["reference"]:
+        warnings.append(
+            f"Generated sounds last {mean['generated']:.3g} s on average and reference sounds {mean['reference']:.3g} s: "
+            "lengths alone move scores."
+        )
+    found["files"] = {role: library.digest(members) for role, members in sides.items()}
+    return found | {"warnings": warnings}
+
+
+def provenance(setup: Setup) -> dict[str, Any]:
+    protocol = setup.protocol
+    return {
+        "protocol": protocol.label,
+        "version": protocol.version,
+        "soundmill": soundmill.__version__,
+        "resampler": f"soxr {QUALITY}",
+        "sample_rate": protocol.sample_rate,
+        "seed": protocol.seed,
+        "replicates": protocol.replicates,
+        "embedders": {judge.name: {"weights": judge.weights, **dict(judge.options)} for judge in setup.judges},
+    }

@@ -1,0 +1,195 @@
+"""Which of a corpus's clips and a family's sounds are compared with which: by ids, splits and the seed alone.
+
+No real clip is measured against a reference that holds clips of its own recording or, where the reference spans splits, of its
+own split: splits never part the takes of one source.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from soundmill import shards
+from soundmill.errors import UserError
+from soundmill.evaluation import probe
+from soundmill.evaluation.features import MADE_UP
+from soundmill.evaluation.library import Library, Members
+from soundmill.evaluation.scorer import Comparisons
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One real clip as the catalog knows it."""
+
+    clip_id: str
+    recording_id: str
+    shard: int
+    split: str
+    labels: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Ids of the sounds that are compared; all tuples are sorted, so nothing depends on the order of any listing."""
+
+    reference: tuple[str, ...]
+    generated: tuple[str, ...]
+    floor: tuple[str, ...]
+    floor_reference: tuple[str, ...]
+    codec: tuple[str, ...]  # as many as `generated` at most
+    codec_reference: tuple[str, ...]
+    partners: tuple[tuple[str, str], ...]  # generated id, another real clip with the same labels
+    probe: tuple[tuple[str, str, int], ...]  # real clip with one label, its label, its fold
+    wanted: tuple[tuple[str, str], ...]  # generated id, the one label it was made for, where the probe knows it
+
+    def real(self) -> set[str]:
+        """All real clips that have to be embedded."""
+        paired = {real for _, real in self.partners}
+        probed = {clip_id for clip_id, _, _ in self.probe}
+        return {*self.reference, *self.generated, *self.floor, *self.codec} | paired | probed
+
+
+def choose_sets(
+    catalog: Sequence[Clip],
+    generated: Iterable[str],
+    codec: Iterable[str],
+    reference: Literal["test", "all"],
+    probe_clips: int,
+    seed: int,
+) -> Sets:
+    """Decide who is compared with whom, from ids and the seed alone; generated or codec ids without a real clip raise UserError."""
+    clips = {clip.clip_id: clip for clip in catalog}
+    members = [clip for clip in catalog if reference == "all" or clip.split == "test"]
+    if not members:
+        raise UserError("no clip of the catalog is in the test split; set `evaluate.reference: all`, or add recordings")
+    reference_ids = tuple(sorted(clip.clip_id for clip in members))
+    generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
+    _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")
+    if codec:  # none: what is scored went through the codec itself, or there was no clip for it
+        _check_ids("codec", codec, set(clips), "the catalog")
+
+    def rank(role: str, ids: Iterable[str]) -> list[str]:
+        return sorted(ids, key=lambda clip_id: (shards.digest(role, seed, clip_id), clip_id))
+
+    train = [clip for clip in catalog if clip.split == "train"]
+    partners, partner_ids = _partners([clips[clip_id] for clip_id in generated], train, rank)
+    if reference == "test":
+        floor = partner_ids
+    else:
+        held_out = [clip.clip_id for clip in catalog if clip.split == "test"] or [clip.clip_id for clip in train]
+        floor = rank("floor", held_out)[: len(generated)]
+    codec_sample = rank("codec", codec)[: len(generated)]
+    probed = _probe_clips(catalog, probe_clips, rank, seed)
+    known = {label for _, label, _ in probed}
+    wanted = [(clip_id, clips[clip_id].labels[0]) for clip_id in generated if len(clips[clip_id].labels) == 1]
+    return Sets(
+        reference=reference_ids,
+        generated=generated,
+        floor=tuple(sorted(floor)),
+        floor_reference=_apart(members, [clips[clip_id] for clip_id in floor]),
+        codec=tuple(sorted(codec_sample)),
+        codec_reference=_apart(members, [clips[clip_id] for clip_id in codec_sample]),
+        partners=tuple(partners),
+        probe=tuple(probed),
+        wanted=tuple((clip_id, label) for clip_id, label in wanted if label in known),
+    )
+
+
+def _check_ids(what: str, ids: Sequence[str], known: set[str], where: str) -> None:
+    if len(ids) < 2:
+        raise UserError(f"{len(ids)} {what} sounds; at least 2 are needed for a score")
+    lonely = [clip_id for clip_id in ids if clip_id not in known]
+    if lonely:
+        more = f" and {len(lonely) - 10} more" if len(lonely) > 10 else ""
+        raise UserError(f"{what} {', '.join(lonely[:10])}{more}: no real clip of that id in {where}; a pair is never skipped")
+
+
+def _partners(
+    generated: Sequence[Clip], train: Sequence[Clip], rank: Callable[[str, Iterable[str]], list[str]]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """For every generated sound another real clip: (pairs with equal labels, all chosen clips, no more than generated ones)."""
+    of_labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    recording = {clip.clip_id: clip.recording_id for clip in [*train, *generated]}
+    for clip in train:
+        of_labels[tuple(sorted(clip.labels))].append(clip.clip_id)
+    waiting = {labels: rank("floor", ids) for labels, ids in of_labels.items()}
+    pairs, chosen = [], []
+    for clip in generated:
+        candidates = waiting.get(tuple(sorted(clip.labels)), []) if clip.labels else []
+        found = next((other for other in candidates if recording[other] != clip.recording_id), None)
+        if found is not None:
+            candidates.remove(found)
+            pairs.append((clip.clip_id, found))
+            chosen.append(found)
+    taken = set(chosen)
+    rest = [clip_id for clip_id in rank("floor", (clip.clip_id for clip in train)) if clip_id not in taken]
+    return pairs, [*chosen, *rest[: len(generated) - len(chosen)]]
+
+
+def _apart(reference: Sequence[Clip], clips: Sequence[Clip]) -> tuple[str, ...]:
+    """The reference without whatever is kin to these clips: their splits, or in a reference of one split their recordings."""
+    splits, recordings = {clip.split for clip in clips}, {clip.recording_id for clip in clips}
+    others = [clip.clip_id for clip in reference if clip.split not in splits]
+    if len({clip.split for clip in reference}) == 1 or not others:
+        others = [clip.clip_id for clip in reference if clip.recording_id not in recordings]
+    return tuple(sorted(others))
+
+
+def _probe_clips(
+    catalog: Sequence[Clip], limit: int, rank: Callable[[str, Iterable[str]], list[str]], seed: int
+) -> list[tuple[str, str, int]]:
+    """Real clips with one label, of classes with clips from at least two recordings; none where there are under two classes."""
+    single = {clip.clip_id: clip for clip in catalog if len(clip.labels) == 1}
+    kept = sorted(rank("probe", single)[:limit])
+    recordings: dict[str, set[str]] = defaultdict(set)
+    for clip_id in kept:
+        recordings[single[clip_id].labels[0]].add(single[clip_id].recording_id)
+    kept = [clip_id for clip_id in kept if len(recordings[single[clip_id].labels[0]]) > 1]
+    labels = [single[clip_id].labels[0] for clip_id in kept]
+    if len(set(labels)) < 2:
+        return []
+    fold_of = probe.folds([single[clip_id].recording_id for clip_id in kept], labels, seed)
+    return list(zip(kept, labels, fold_of, strict=True))
+
+
+def training_clips(catalog: Sequence[Clip], limit: int, seed: int) -> set[str]:
+    """Clips of the training split, `limit` at most, chosen by the seed."""
+    ids = [clip.clip_id for clip in catalog if clip.split == "train"]
+    return set(sorted(ids, key=lambda clip_id: (shards.digest("training", seed, clip_id), clip_id))[:limit])
+
+
+def comparisons(sets: Sets, library: Library, reconstructed: bool) -> Comparisons:
+    """What the scorer measures. Roles of the library are `real`, `generated` and `codec`; `reconstructed`: made of the clips."""
+    generated, codec = Members.of("generated", sets.generated), Members.of("codec", sets.codec)
+    reference = Members.of("real", sets.reference)
+    roles = {
+        "generated": (generated, reference),
+        "floor": (Members.of("real", sets.floor), Members.of("real", sets.floor_reference)),
+        "codec": (codec, Members.of("real", sets.codec_reference)),
+        "codec_floor": (Members.of("real", sets.codec), Members.of("real", sets.codec_reference)),
+    }
+    pairs = {
+        "generated": (generated, Members.of("real", sets.generated)),
+        "floor": (Members("real", dict(sets.partners)), Members.of("real", dict(sets.partners))),
+        "codec": (codec, Members.of("real", sets.codec)),
+    }
+    for role in MADE_UP:
+        known = [clip_id for clip_id in sets.reference if clip_id in library.sounds[role]]
+        roles[role] = (Members.of(role, known), reference)
+        pairs[role] = (Members.of(role, known), Members.of("real", known))
+    prompts = {}
+    if library.texts.keys() >= set(sets.generated):
+        texts = Members.of("prompts", sets.generated)
+        prompts = {"generated": (generated, texts), "floor": (Members.of("real", sets.generated), texts)}
+        prompts |= {role: (library.made_up(role, sets.generated), texts) for role in MADE_UP}
+    return Comparisons(
+        sets={role: sides for role, sides in roles.items() if all(map(len, sides))},
+        pairs={role: sides for role, sides in pairs.items() if all(map(len, sides))},
+        waves=pairs["generated"] if reconstructed else pairs["codec"] if sets.codec else None,
+        waves_prefix="" if reconstructed else "codec_",
+        prompts=prompts,
+        why_not={"prompts": "not every clip has a caption"},
+    )

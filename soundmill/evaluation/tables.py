@@ -1,0 +1,74 @@
+"""The scores of a result as tables, by pandas: CSV with numbers in full, Markdown, and LaTeX for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from soundmill.evaluation.score_rows import TITLES, Row, interval, marks_of, number, rows_of, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SYMBOLS = str.maketrans({"…": "--", "–": "--", "→": r"$\to$", "∞": r"$\infty$", "‖": r"$\|$", "−": "$-$", "†": r"$^\dagger$"})
+DAGGER = "† ranks no models"
+
+
+def csv(metrics: Mapping[str, Any]) -> str:
+    """A row for each score, a column for each mark of the ruler."""
+    import pandas as pd
+
+    rows = rows_of(metrics)
+    marks = marks_of(rows)
+    columns = ["score", "metric", "judge", "value", "low", "high", *marks, "ranks", "note", "protocol", "generated", "reference"]
+    counts = metrics["counts"]
+    whole = metrics["protocol"], counts["generated"], counts["reference"]
+    lines = [
+        [
+            *(row.key, row.metric, row.judge, row.value, row.low, row.high),
+            *(row.ruler.get(mark) for mark in marks),
+            *(row.value is not None and not row.unranked, row.note, *whole),
+        ]
+        for row in rows
+    ]
+    return pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n")
+
+
+def markdown(metrics: Mapping[str, Any]) -> str:
+    """A dash where something cannot be measured; † and the note say why a score ranks no models."""
+    rows = rows_of(metrics)
+    table = texts(rows, named="key")
+    if any(row.note for row in rows):
+        table["note"] = [row.note.replace("|", "\\|") for row in rows]
+    align = ["left", *["right"] * (len(table.columns) - 1 - ("note" in table)), *["left"] * ("note" in table)]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+
+
+def latex(metrics: Mapping[str, Any]) -> str:
+    """With the package booktabs, to be put into a paper as it is."""
+    rows = rows_of(metrics)
+    table, counts = texts(rows, named="title"), metrics["counts"]
+    width = len(table.columns)
+    text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    text = text.to_latex(hrules=True, column_format="ll" + "r" * (width - 2))
+    foot = f"protocol {metrics['protocol']}, $n={counts['generated']}$ against {counts['reference']}".replace("_", r"\_")
+    feet = [foot, *([DAGGER] if any(row.unranked for row in rows) else [])]
+    lines = "".join(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {line}}} \\" + "\n" for line in feet)
+    return text.replace(r"\end{tabular}", lines + r"\end{tabular}").translate(SYMBOLS)
+
+
+def texts(rows: list[Row], named: str) -> pd.DataFrame:
+    """The table as a person reads it; rows are named by their `key`, or by `title` and judge."""
+    import pandas as pd
+
+    columns = {"score": [row.key for row in rows]}
+    if named == "title":
+        columns = {"metric": [TITLES[row.metric] for row in rows], "judge": [_judge(row) for row in rows]}
+    columns |= {"value": [shown(row) for row in rows], "95 %": [interval(row) for row in rows]}
+    for mark in marks_of(rows):
+        columns[TITLES[mark]] = [number(row, row.ruler[mark]) if mark in row.ruler else "–" for row in rows]
+    return pd.DataFrame(columns)
+
+
+def _judge(row: Row) -> str:
+    return row.judge if row.role == "generated" else f"{row.judge}, {row.role}"
