@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 
-from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, video_id, whole_number
 from soundmill.errors import UserError

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from soundmill.corpora.inventory import Inventory, begins_with, read_json, read_json_lines
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format

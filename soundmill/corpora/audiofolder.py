@@ -19,7 +19,8 @@ from soundmill import shards
 from soundmill.corpora import sources
 from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
 from soundmill.corpora.folder import layout_of
-from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json_lines
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, fold_number, video_id

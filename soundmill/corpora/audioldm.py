@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv, read_head, read_json
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format

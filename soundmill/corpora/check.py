@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import params, shards
-from soundmill.corpora import inventory, registry, union
+from soundmill.corpora import inventory, metadata, registry, union
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
@@ -218,8 +218,8 @@ def _numbers(origins: set[str], part: union.Part) -> dict[str, str]:
     return {
         f"{below}{escape_path(name)}:{line}": cells["audiocap_id"]
         for name in part.inventory.csv_files()
-        if below + escape_path(name) in tables and "audiocap_id" in inventory.csv_columns(part.inventory, name)
-        for line, cells in inventory.read_csv(part.inventory, name)
+        if below + escape_path(name) in tables and "audiocap_id" in metadata.csv_columns(part.inventory, name)
+        for line, cells in metadata.read_csv(part.inventory, name)
         if f"{below}{escape_path(name)}:{line}" in origins
     }
 

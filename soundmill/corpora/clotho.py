@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from soundmill.corpora.folder import class_label
-from soundmill.corpora.inventory import AudioFile, Inventory, csv_columns, read_csv
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format, fold_number

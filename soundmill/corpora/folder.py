@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, is_about_corpus, read_head, read_sidecar
+from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
+from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format

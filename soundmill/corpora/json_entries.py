@@ -9,7 +9,8 @@ from typing import Any
 
 from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
-from soundmill.corpora.inventory import Inventory, begins_with, read_head, read_json, read_json_lines
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError

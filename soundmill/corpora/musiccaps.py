@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from soundmill.corpora.audiocaps import seconds
 from soundmill.corpora.audioldm import ClassNames
-from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format, video_id
 from soundmill.errors import UserError

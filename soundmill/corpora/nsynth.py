@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from soundmill.corpora.inventory import Inventory, read_head, read_json
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import read_head, read_json
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError

@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora.folder import layout_of
-from soundmill.corpora.inventory import MAX_TEXT_BYTES, AudioFile, Inventory, read_head, read_sidecar
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from soundmill.corpora.inventory import Inventory, csv_columns, read_csv
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import Row, join
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, whole_number
 from soundmill.errors import UserError

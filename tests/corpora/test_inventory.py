@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.corpora import inventory
+from soundmill.corpora import inventory, metadata
 from soundmill.errors import UserError
 
 
@@ -243,7 +243,7 @@ def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
         file.truncate(3 << 30)
     found = inventory.take(tmp_path)
     assert [(row["path"], row["reason"]) for row in found.rejected] == [("zeros.wav", "too large")]
-    assert inventory.csv_columns(found, b"notes.csv") == []
+    assert metadata.csv_columns(found, b"notes.csv") == []
 
 
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
@@ -258,8 +258,8 @@ def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
 def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
     found = inventory.take(tmp_path)
-    assert inventory.csv_columns(found, b"a.csv") == ["name", "caption"]
-    assert list(inventory.read_csv(found, b"a.csv")) == [
+    assert metadata.csv_columns(found, b"a.csv") == ["name", "caption"]
+    assert list(metadata.read_csv(found, b"a.csv")) == [
         (3, {"name": "1", "caption": 'a, "b"\nc'}),
         (5, {"name": "2", "caption": ""}),
     ]
@@ -269,7 +269,7 @@ def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
     put(tmp_path, "bad.csv", "name\nx".encode("utf-16-le"))
     found = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
-        list(inventory.read_csv(found, b"bad.csv"))
+        list(metadata.read_csv(found, b"bad.csv"))
 
 
 def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path):
@@ -277,14 +277,14 @@ def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path
     mixed = [lines[0].encode(), lines[1].encode(), lines[2].encode("cp1252"), lines[3].encode() + b"\x81"]
     put(tmp_path, "mixed.csv", b"\xef\xbb\xbf" + b"\r\n".join(mixed))
     found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in inventory.read_csv(found, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
+    assert [row["caption"] for _, row in metadata.read_csv(found, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
     assert list(found.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
 
 
 def test_cells_beyond_the_header_are_told(tmp_path):
     put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
     found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in inventory.read_csv(found, b"a.csv")] == ["a dog", "a cat, meowing"]
+    assert [row["caption"] for _, row in metadata.read_csv(found, b"a.csv")] == ["a dog", "a cat, meowing"]
     assert "1 rows with more cells than the header" in next(iter(found.remarks.values()))
     assert "line 2" in next(iter(found.remarks.values()))
 
@@ -300,7 +300,7 @@ def test_cells_beyond_the_header_are_told(tmp_path):
 def test_a_quote_left_open_that_swallows_rows_is_told(tmp_path, text, told):
     put(tmp_path, "a.csv", f"id,caption\n{text}".encode())
     found = inventory.take(tmp_path)
-    list(inventory.read_csv(found, b"a.csv"))
+    list(metadata.read_csv(found, b"a.csv"))
     assert [told in remark for remark in found.remarks.values()] == ([True] if told else [])
 
 
@@ -310,28 +310,28 @@ def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "deep.json", b"[" * 200_000)
     put(tmp_path, "cut.json", b'[{"id": "x"')
     found = inventory.take(tmp_path)
-    assert inventory.read_json(found, b"a.json") == [{"id": "y", "caption": "a"}]
-    assert list(inventory.read_json_lines(found, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
+    assert metadata.read_json(found, b"a.json") == [{"id": "y", "caption": "a"}]
+    assert list(metadata.read_json_lines(found, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
     assert {name: text.split("(")[1] for (name, _), text in found.remarks.items()} == {
         b"a.json": "first: 'id')",
         b"lines.json": "first: 'id')",
     }
     for name in (b"deep.json", b"cut.json"):
         with pytest.raises(UserError, match=rf"{name.decode()}: not readable as JSON"):
-            inventory.read_json(found, name)
+            metadata.read_json(found, name)
     with pytest.raises(UserError, match=r"deep\.json:1: not readable as JSON lines"):
-        list(inventory.read_json_lines(found, b"deep.json"))
+        list(metadata.read_json_lines(found, b"deep.json"))
 
 
 def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(inventory, "MAX_MANIFEST_BYTES", 1 << 20)
+    monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 1 << 20)
     put(tmp_path, "large.csv", b"id\n" + b"x\n" * (1 << 19))
     put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
     found = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"large\.csv: more than 1 MiB"):
-        list(inventory.read_csv(found, b"large.csv"))
+        list(metadata.read_csv(found, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
-        inventory.read_json(found, b"large.json")
+        metadata.read_json(found, b"large.json")
 
 
 @pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8"), ("\t", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-16")])
@@ -339,14 +339,14 @@ def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
     lines = [["name", "caption"], ["1", '"a, b; c"'], ["2", "café"]]
     put(tmp_path, "a.csv", "\r\n".join(map(mark.join, lines)).encode(encoding))
     found = inventory.take(tmp_path)
-    assert inventory.csv_columns(found, b"a.csv") == ["name", "caption"]
-    assert [tuple(row.values()) for _, row in inventory.read_csv(found, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
+    assert metadata.csv_columns(found, b"a.csv") == ["name", "caption"]
+    assert [tuple(row.values()) for _, row in metadata.read_csv(found, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
 
 
 def test_a_column_that_is_there_twice_is_told(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
     found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in inventory.read_csv(found, b"a.csv")] == ["b"]
+    assert [row["caption"] for _, row in metadata.read_csv(found, b"a.csv")] == ["b"]
     assert list(found.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
 
 
@@ -370,9 +370,9 @@ def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
 def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
     put(tmp_path, "a.csv", text.encode())
     found = inventory.take(tmp_path)
-    name, caption = inventory.csv_columns(found, b"a.csv")[:2]
+    name, caption = metadata.csv_columns(found, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
-    assert [row[caption][0] for _, row in inventory.read_csv(found, b"a.csv")] == ["a"]
+    assert [row[caption][0] for _, row in metadata.read_csv(found, b"a.csv")] == ["a"]
 
 
 def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import exports
-from soundmill.corpora import inventory, json_entries, registry
+from soundmill.corpora import inventory, json_entries, metadata, registry
 from soundmill.corpora.tables import Format
 from soundmill.errors import UserError
 from tests.corpora.tiny import cell, put, scan, write, write_table
@@ -198,9 +198,10 @@ def test_detection_opens_no_recording(lay, monkeypatch):
     found = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
     opened = []
     real = open
-    monkeypatch.setattr(
-        inventory, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
-    )
+    for module in (inventory, metadata):
+        monkeypatch.setattr(
+            module, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
+        )
     assert registry.detect(found) == "audiocaps"
     assert opened
     assert not [path for path in opened if bytes(path).endswith(b".wav")]

@@ -1,0 +1,214 @@
+"""Reading what lies beside recordings: texts, csv files, JSON and JSON lines of an inventory."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import re
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from soundmill.corpora.inventory import Inventory
+from soundmill.decoding import decode
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+from soundmill.params import TooDeepError, parse_json
+
+UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # what a file of it begins with
+MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
+MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
+REPEATED_KEYS = "objects with a key twice, of which the last holds"
+MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a packed manifest
+
+
+def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
+    inventory.opened.add(name)
+    path = inventory.metadata[name]
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"{escape_path(path)}: {error.strerror}; make it readable, or take it out of the corpus") from None
+    if len(raw) > most:
+        raise UserError(f"{escape_path(path)}: more than {most >> 20} MiB, which is read at once; make several files of it")
+    return raw
+
+
+def read_text(inventory: Inventory, name: bytes) -> str:
+    """Text of a metadata file (UTF-8, with or without a byte order mark); anything else is a UserError naming it."""
+    try:
+        return _read_bytes(inventory, name, MAX_MANIFEST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        path = escape_path(inventory.metadata[name])
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def read_sidecar(inventory: Inventory, name: bytes) -> str:
+    """The text beside a recording, without space around it; DecodeError where it cannot be used: that costs one recording its
+    caption, and not the corpus."""
+    inventory.opened.add(name)
+    try:
+        with open(inventory.metadata[name], "rb") as file:
+            raw = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise decode.DecodeError("unreadable caption", error.strerror or "") from None
+    if len(raw) > MAX_TEXT_BYTES:
+        raise decode.DecodeError("caption too long", f"over {MAX_TEXT_BYTES} bytes")
+    try:
+        return raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise decode.DecodeError("unreadable caption", f"no UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _read_lines(inventory: Inventory, name: bytes) -> str:
+    """Text of a csv, UTF-16 or UTF-8; lines that are neither, as where tables of two origins were put together: Windows-1252."""
+    raw = _read_bytes(inventory, name, MAX_MANIFEST_BYTES)
+    if raw.startswith(UTF_16) and "\0" not in (text := raw.decode("utf-16", "replace")):
+        return text
+    if b"\0" in raw:
+        path = escape_path(inventory.metadata[name])
+        raise UserError(f"{path}: not UTF-8 text (zero byte at {raw.index(0)}); save it as UTF-8, or take it out of the corpus")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    lines, others = [], []
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            others.append(number)
+            # Five bytes mean nothing in Windows-1252.
+            lines.append(line.decode("cp1252", "surrogateescape").encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    inventory.remark(name, "lines that are not UTF-8, read as Windows-1252", len(others), f"line {others[0]}")
+    return "\n".join(lines)
+
+
+def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
+    """The header of a csv, lower case; empty where it has none within MAX_TEXT_BYTES."""
+    try:
+        with open(inventory.metadata[name], "rb") as file:
+            head = file.read(MAX_TEXT_BYTES)
+    except OSError as error:
+        raise UserError(f"{escape_path(name)}: {error.strerror}; let it be read, or take it out of the corpus") from None
+    text = head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
+    try:
+        return _header(_reader(text))
+    except csv.Error:
+        return []
+
+
+def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
+    text = _read_lines(inventory, name)
+    reader = _reader(text)
+    too_long, swallowing = [], []
+    try:
+        columns = _header(reader)
+        repeated = [column for number, column in enumerate(columns) if column and column in columns[:number]]
+        inventory.remark(name, "columns that a header has twice, of which the last is read", len(repeated), *repeated[:1])
+        at = reader.line_num
+        for cells in reader:
+            at, begin = reader.line_num, at + 1
+            if cells:
+                if at > begin and _swallows_rows(cells, columns, reader.dialect.delimiter):
+                    swallowing.append(begin)
+                if len(cells) > len(columns):
+                    too_long.append(reader.line_num)
+                cells += [""] * (len(columns) - len(cells))
+                yield reader.line_num, dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise UserError(f"{escape_path(inventory.metadata[name])}:{reader.line_num}: not readable as csv: {error}") from None
+    if too_long:
+        what = "rows with more cells than the header, which are left out (is a text with commas without quotes?)"
+        inventory.remark(name, what, len(too_long), f"line {too_long[0]}")
+    if swallowing:
+        what = "texts in quotes that run over lines like rows, which are read as text (is a quote left open?)"
+        inventory.remark(name, what, len(swallowing), f"line {swallowing[0]}")
+
+
+def _reader(text: str) -> Any:
+    """A csv's cells, parted by commas or what table programs write for them: the first such mark of the header."""
+    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
+    mark = re.search(r"[,;\t]", header)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=mark[0] if mark else ",")
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    return [column.strip().lower() for column in next(reader, [])]
+
+
+def _swallows_rows(cells: list[str], columns: list[str], delimiter: str) -> bool:
+    """Whether a cell of several lines has one with as many cells as a row: an open quote makes text of all rows up to the next."""
+    lines = itertools.chain.from_iterable(cell.splitlines()[1:] for cell in cells)
+    return len(columns) > 1 and any(line.count(delimiter) >= len(columns) - 1 for line in lines)
+
+
+def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
+    """The first bytes of a metadata file, unpacked if its name ends in `.gz`; as many as can be read."""
+    try:
+        with open(inventory.metadata[name], "rb") as file:
+            raw = file.read(size)
+        return zlib.decompressobj(wbits=31).decompress(raw, size) if name.lower().endswith(b".gz") else raw
+    except (OSError, zlib.error):
+        return b""
+
+
+def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:
+    """Whether the first line of a file is a JSON object with these keys; also one that nests too deep, for its reader to refuse."""
+    line = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0]
+    try:
+        first = parse_json(line)
+    except TooDeepError:
+        return all(b'"%s"' % key.encode() in line for key in keys)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and keys <= set(first)
+
+
+def read_json(inventory: Inventory, name: bytes) -> Any:
+    """The value of a JSON file; UserError, naming it, where it is none."""
+    path = escape_path(inventory.metadata[name])
+    repeated: list[str] = []
+    try:
+        value = parse_json(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
+        return value
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}; mend it, or take it out of the corpus") from None
+
+
+def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, Any]]:
+    """Values of a JSON lines file, packed or not, as (line number, value); UserError with the line where one is none."""
+    inventory.opened.add(name)
+    path = escape_path(inventory.metadata[name])
+    number, total = 0, 0
+    repeated: list[str] = []
+    try:
+        with _open_packed(inventory.metadata[name], name) as file:
+            while line := file.readline(MAX_TEXT_BYTES + 1):
+                number, total = number + 1, total + len(line)
+                if len(line) > MAX_TEXT_BYTES or total > MAX_UNPACKED_BYTES:
+                    raise UserError(f"{path}:{number}: a line of more than {MAX_TEXT_BYTES} bytes, or too many; is it JSON lines?")
+                if line.strip():
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield number, parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
+    except (ValueError, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; mend it, or take it out of the corpus") from None
+
+
+def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated.append(next(f"{key!r:.80}" for key in value if keys.count(key) > 1))
+    return value
+
+
+def _open_packed(path: bytes, name: bytes) -> IO[bytes]:
+    return gzip.open(path) if name.lower().endswith(b".gz") else open(path, "rb")
