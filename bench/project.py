@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bench.measure import ROOT, WORKERS
-from soundmill import forking, params, shards, stage, tracking
+from soundmill import params, shards, stage, tracking
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,12 @@ class Project:
             kept=work / "kept",
             digests=work / "digests.sqlite",
             workers=WORKERS,
-            pool=None,
             cluster=None,
             tracking=tracking.StageRun(),
             times=work / "times",
             imported=imported,
         )
         context.times.mkdir(parents=True)
-        forking.start_server([f"stages.{module}", *imported])
         run(params.load(hints["params"], self.root / "params.yaml", section or module), context, **{**names, **ports})
         for _, make in context.shows:
             make()

@@ -12,8 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -42,8 +41,6 @@ def with_this_process() -> Callable[[], None]:
 # A stage and the `dvc` that runs it. There may be a shell between them, which lives on when `dvc` is killed.
 
 _line: list[int] | None = None  # from this process's parent up to `dvc`
-_watcher: threading.Thread | None = None
-_stop = threading.Event()
 
 
 def die_with_dvc() -> None:
@@ -60,7 +57,8 @@ def die_with_dvc() -> None:
             sys.exit("the `dvc` that started this stage was killed; run it again. (Started by hand? Then unset DVC_ROOT)")
         line.append(_parent(line[-1]))
     _line = line
-    _watch()
+    die_if_dvc_did()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
 def dvc_locks(root: Path) -> list[dict[str, Any]]:
@@ -84,29 +82,9 @@ def die_if_dvc_did() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@contextmanager
-def unwatched() -> Iterator[None]:
-    """Inside, the thread that watches `dvc` is not there: a process with threads is not to be forked."""
-    if _watcher:
-        _stop.set()
-        _watcher.join()
-    try:
-        yield
-    finally:
-        if _watcher:
-            _watch()
-
-
 def _watch() -> None:
-    global _watcher
-    die_if_dvc_did()
-    _stop.clear()
-    _watcher = threading.Thread(target=_look, daemon=True)
-    _watcher.start()
-
-
-def _look() -> None:
-    while not _stop.wait(POLL_SECONDS):
+    while True:
+        time.sleep(POLL_SECONDS)
         die_if_dvc_did()
 
 

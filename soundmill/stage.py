@@ -24,8 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -52,11 +51,10 @@ class Context:
     family: str | None
     root: Path  # the project: where params.yaml lies
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
-    scratch: Path  # kept when the run is killed, gone when it ends well
-    kept: Path  # stays: for the next run with these parameters and this code
+    scratch: Path  # what a killed run with these parameters, inputs and code resumes from
+    kept: Path  # for the next run with these parameters and this code
     digests: Path  # cache of file digests, as shards.file_digests takes it
     workers: int
-    pool: ProcessPoolExecutor | None  # the same, where they are forked from this process
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
@@ -110,9 +108,7 @@ class Context:
         """
         directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
-            report = shards.map_shards(
-                function, jobs, directory, workers=self.workers, pool=self.pool, cluster=self.cluster, progress=tick
-            )
+            report = shards.map_shards(function, jobs, directory, workers=self.workers, cluster=self.cluster, progress=tick)
         self.quarantine.extend(report.quarantine)
         self.found_damaged(directory, report.damaged)
         return report, directory
@@ -132,18 +128,20 @@ def main(
     section: str,
     argv: list[str] | None = None,
     params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None = None,
+    code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None = None,
     always_runs: bool = False,
 ) -> None:
     """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
 
     The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` where families or
-    kinds differ.
+    kinds differ. `code_by_name(family, section, parameters)` are the modules and packages that `run` finds by name, which no import
+    statement tells.
     Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
     """
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:
-        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, always_runs)
+        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, code_by_name, always_runs)
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
@@ -185,6 +183,7 @@ def _main(
     section: str,
     argv: list[str],
     params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None,
+    code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None,
     always_runs: bool,
 ) -> None:
     from soundmill import tracking
@@ -193,7 +192,6 @@ def _main(
     ports = {name: hint.__metadata__[0] for name, hint in hints.items() if hint in (Input, Output, Shown)}
     args = _parse(run, section, ports, argv)
     lifetime.die_with_dvc()
-    shards.forgo_pandas()
     document = params.read_yaml(args.params)
 
     def load(model: type[BaseModel], name: str) -> Any:
@@ -206,10 +204,8 @@ def _main(
         where = f"{args.family}.{section}"
     else:
         where = f"{section}.{args.variant}" if args.variant else section
-    if params_type:
-        model = params_type(args.family, params.section(document, where, str(args.params)))
-    else:
-        model = hints[next(iter(inspect.signature(run).parameters))]
+    values_as_read = params.section(document, where, str(args.params))
+    model = params_type(args.family, values_as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
     values = load(model, where)
     root = args.params.resolve().parent
     name = args.name or (f"{section}/{args.family}" if args.family else section)
@@ -219,15 +215,13 @@ def _main(
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
-    made_from = {"name": name, "params": values.model_dump(mode="json"), "software": shards.software(run)}
+    code = shards.code_identity(run.__module__, *(code_by_name(args.family, values_as_read, document) if code_by_name else ()))
+    made_from = {"name": name, "params": values.model_dump(mode="json"), "code": code}
     work = root / WORK / name.replace("/", "-")
-    with _only_one(work), shards.fork_pool(0 if cluster else workers) or nullcontext() as pool:
+    with _only_one(work):
         digests = root / WORK / "digests.sqlite"
         scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
         kept = work / "kept" / shards.digest(made_from)
-        for stale in [*work.iterdir(), *(work / "kept").glob("*")]:
-            if stale.is_dir() and stale not in (scratch, kept, kept.parent):
-                shutil.rmtree(stale)
         staging = scratch / "outputs"
         shutil.rmtree(staging, ignore_errors=True)
         staged = {port: staging / port / path.name for port, path in finals.items()}
@@ -236,7 +230,7 @@ def _main(
 
         made_with = values.model_dump(mode="json")
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
-            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, pool, cluster, tracked)
+            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             lifetime.die_if_dvc_did()
             for port in (port for port in finals if ports[port] == "output"):
@@ -255,7 +249,14 @@ def _main(
             # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
             tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
             _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
-        shutil.rmtree(scratch)
+        _remove_stale(work, kept)
+
+
+def _remove_stale(work: Path, kept: Path) -> None:
+    """Remove what killed runs left, and what was kept for other parameters or code."""
+    for directory in [*work.iterdir(), *(work / "kept").glob("*")]:
+        if directory.is_dir() and directory not in (kept, kept.parent):
+            shutil.rmtree(directory)
 
 
 def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: list[str]) -> argparse.Namespace:

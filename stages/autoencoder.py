@@ -19,8 +19,14 @@ def run(
     return publish(made, ctx, "autoencoder", autoencoder, curves, grid)
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return [registry.CODECS[section["kind"]]]
+
+
 def main(argv: list[str] | None = None) -> None:
-    stage.main(run, "autoencoder", argv, params_type=lambda family, section: registry.params_of_codec(section))
+    stage.main(
+        run, "autoencoder", argv, params_type=lambda family, section: registry.params_of_codec(section), code_by_name=code_by_name
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,18 @@ def run(
     return generation.run(ctx.family, params, ctx, model, clips, catalog, generated, codec)
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return registry.code(family, parameters)
+
+
 def main(argv: list[str] | None = None) -> None:
-    stage.main(run, "generate", argv, params_type=lambda family, section: registry.family(family).generate_params)
+    stage.main(
+        run,
+        "generate",
+        argv,
+        params_type=lambda family, section: registry.family(family).generate_params,
+        code_by_name=code_by_name,
+    )
 
 
 if __name__ == "__main__":

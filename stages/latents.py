@@ -55,8 +55,7 @@ def run(
     if known:
         raise UserError(f"{audio}: {len(known)} clips of the catalog are missing, the first {min(known)!r}; remake it: `dvc repro`")
     if pick_device(params.accelerator).type != "cpu":
-        # One process, of a pool of its own, fills a GPU; each of several would hold the net and its batches there.
-        ctx = replace(ctx, workers=1, pool=None)
+        ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its batches there
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}
     if report.details:
@@ -174,5 +173,9 @@ def scaled_deviation(moments: list[list[float]], scaling_factor: float) -> float
     return float(scaling_factor * np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return [registry.codec(parameters["latent_families"][family]["codec"]).component]
+
+
 if __name__ == "__main__":
-    stage.main(run, section="latents")
+    stage.main(run, section="latents", code_by_name=code_by_name)

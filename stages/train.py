@@ -17,8 +17,14 @@ def run(
     return training.run(ctx.family, params, ctx, inputs, catalog, model, curves, grid)
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return registry.code(family, parameters)
+
+
 def main(argv: list[str] | None = None) -> None:
-    stage.main(run, "train", argv, params_type=lambda family, section: registry.family(family).train_params)
+    stage.main(
+        run, "train", argv, params_type=lambda family, section: registry.family(family).train_params, code_by_name=code_by_name
+    )
 
 
 if __name__ == "__main__":

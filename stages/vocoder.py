@@ -19,8 +19,14 @@ def run(
     return publish(made, ctx, "vocoder", vocoder, curves, grid)
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return [registry.VOCODERS[section["kind"]]]
+
+
 def main(argv: list[str] | None = None) -> None:
-    stage.main(run, "vocoder", argv, params_type=lambda family, section: registry.params_of_vocoder(section))
+    stage.main(
+        run, "vocoder", argv, params_type=lambda family, section: registry.params_of_vocoder(section), code_by_name=code_by_name
+    )
 
 
 if __name__ == "__main__":

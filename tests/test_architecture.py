@@ -7,18 +7,18 @@ import subprocess
 import sys
 
 from soundmill.models import registry
-from tests.imports import PACKAGES, ROOT, imported, module_name, modules
+from soundmill.shards.code import PACKAGES, ROOT
+from soundmill.shards.code import imports as imported
+from tests.imports import module_name, modules
 
 # room (prefix) → what it may import of the project, beside itself
 ALLOWED = {
     "soundmill.errors": (),
     "soundmill.params": ("soundmill.errors",),
     "soundmill.manifest": ("soundmill.errors",),
-    "soundmill.shards": ("soundmill.errors", "soundmill.forking", "soundmill.lifetime"),
-    "soundmill.forking": ("soundmill.lifetime",),
+    "soundmill.shards": ("soundmill.errors",),
     "soundmill.lifetime": (),
     "soundmill.drawing": (),
-    "soundmill.preload": (),
     "soundmill.provenance": (),
     "soundmill.experiments": (),
     "soundmill.tracking": ("soundmill.errors", "soundmill.params", "soundmill.provenance"),

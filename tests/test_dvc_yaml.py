@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from pathlib import Path
 
 from soundmill import params
-from soundmill.models import registry
-from tests.imports import MODELS, NO_DEPENDENCY, ROOT, closure
+from soundmill.shards import code
+from soundmill.shards.code import ROOT
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
 DATA = ("data/", "${item.inputs}")
@@ -40,40 +40,23 @@ def resolved(name: str, document: dict) -> list[tuple[str, dict]]:
     return made
 
 
-def code_of(stage: dict, key: str) -> set[Path]:
-    """Every file of the project that a stage runs, but for what records it and what only finds families and components."""
-    module = re.search(r"-m stages\.(\w+)", stage["cmd"])[1]
-    entries = [ROOT / "stages" / f"{module}.py"]
-    if module in ("train", "generate"):
-        entries += (MODELS / key).rglob("*.py")
-    if module == "latents":
-        codecs = [registry.codec(kind).component.replace(".", "/") for kind in registry.CODECS]
-        entries += [ROOT / f"{codec}.py" for codec in codecs if str(Path(codec).parent) in stage["deps"]]
-    if module in ("autoencoder", "vocoder"):
-        entries += [
-            path
-            for dep in code_deps(stage)
-            if dep.startswith("soundmill/models/components/")
-            for path in (ROOT / dep).rglob("*.py")
-        ]
-    files = {path for entry in entries for path in closure(entry, NO_DEPENDENCY)}
-    return {path for path in files if path != ROOT / "soundmill" / "__init__.py"}
+def rooms_of(stage: dict, key: str, document: dict) -> set[str]:
+    """The rooms of code that what the stage keeps is keyed on."""
+    name = "stages." + re.search(r"-m stages\.(\w+)", stage["cmd"])[1]
+    by_name = getattr(importlib.import_module(name), "code_by_name", lambda *_: ())
+    (section,) = stage["params"]
+    modules = by_name(key, params.section(document, section, "params.yaml"), document)
+    return {code.room_name(path) for path in code.running([name, *modules])}
 
 
 def code_faults(name: str, document: dict) -> list[str]:
     """What a stage runs and does not depend on, and rooms that it depends on and never enters."""
-    faults, deps, entered = (
-        [],
-        set(),
-        {f"soundmill/models/components/{vocoder['kind']}" for vocoder in document["vocoder"].values()},
-    )
+    faults, deps, entered = [], set(), set()
     for key, stage in resolved(name, document):
-        code = {str(path.relative_to(ROOT)) for path in code_of(stage, key)}
-        rooms = {dep: {file for file in code if file == dep or file.startswith(f"{dep}/")} for dep in code_deps(stage)}
-        outside = sorted(code.difference(*rooms.values()))
-        faults += [f"{name}: runs {len(outside)} files of no dep: {', '.join(outside[:5])}"] if outside else []
-        deps |= set(rooms)
-        entered |= {dep for dep, files in rooms.items() if files}
+        rooms = rooms_of(stage, key, document)
+        faults += [f"{name}@{key}: runs {room}, which is no dep" for room in sorted(rooms - code_deps(stage))]
+        deps |= code_deps(stage)
+        entered |= rooms
     return faults + [f"{name}: dep {dep}, of which it runs nothing" for dep in sorted(deps - entered)]
 
 
@@ -113,5 +96,7 @@ def test_params_yaml_is_the_composition_of_conf():
 
 
 def test_dvcignore_and_hydra():
-    assert "__pycache__/" in (ROOT / ".dvcignore").read_text()
+    lines = (ROOT / ".dvcignore").read_text().splitlines()
+    ignored = [line.removeprefix("\\") for line in lines if not line.startswith(("# ", "/"))]
+    assert tuple(ignored) == code.IGNORED
     assert "enabled = true" in (ROOT / ".dvc" / "config").read_text().lower()

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import errno
-import gc
-import importlib.util
 import json
 import os
 import pickle
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill import forking, manifest, shards
+from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.shards import dask, digests, file_cache
+from soundmill.shards.jobs import ONE_THREAD
 from tests.cluster import Cluster
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
@@ -35,8 +33,6 @@ SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 def square(number: int, output: Path) -> shards.Report:
     """Writes `number` and counts its square; files in the scratch directory make it slow, or kill its process."""
     scratch = output.parents[1]
-    if os.environ.get("SOUNDMILL_TEST_DIE") == str(number):  # of the mapping process now, not of when its server was started
-        os.kill(os.getpid(), signal.SIGKILL)
     if (scratch / f"die-once-{number}").exists() or (scratch / f"die-{number}").exists():
         output.write_bytes(b"half a sha")
         (scratch / f"die-once-{number}").unlink(missing_ok=True)
@@ -116,13 +112,13 @@ def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path
     assert sum(ticks) == 7
 
 
-def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_TEST_DIE", "5")
+def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "die-once-5").touch()
     with pytest.raises(UserError, match="a worker process died"):
         shards.map_shards(square, jobs(7), tmp_path / "work", workers=1)
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.parquet")}
     assert len(done) >= 3
-    monkeypatch.delenv("SOUNDMILL_TEST_DIE")
     report = shards.map_shards(square, jobs(7), tmp_path / "work", workers=2)
     assert report.details == list(range(7))
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
@@ -211,24 +207,20 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
 
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "software", lambda function: {"Python": "2.7", "a package only here": "1"})
+    monkeypatch.setattr(dask, "code_identity", lambda module: {"Python": "2.7", "a package only here": "1"})
     with pytest.raises(UserError, match=r"worker tcp://.*: has other software \(Python 3\.\d+\.\d+, not 2\.7\); restart it"):
         shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers)
 
 
-FORKED_EARLY = "from soundmill import forking; forking.prepare()\n"  # as the first of a program
-
-
-@pytest.mark.parametrize("start", ["", FORKED_EARLY], ids=["of a server", "of the mapping process"])
-def test_workers_die_with_a_killed_parent(tmp_path, start):
+def test_workers_die_with_a_killed_parent(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "slow").touch()
-    code = start + (
+    code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_shards as t\n"
         "from soundmill import shards\n"
         "if __name__ == '__main__':\n"
-        "    shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2, pool=shards.fork_pool(2))\n"
+        "    shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2)\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -247,103 +239,61 @@ def test_workers_die_with_a_killed_parent(tmp_path, start):
     assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"
 
 
-def told_of_process(output: Path) -> shards.Report:
+def threads_of_worker(output: Path) -> shards.Report:
     import numpy as np
 
     np.ones((300, 300)) @ np.ones((300, 300))  # starts the threads of its library, where that has some
     output.touch()
-    names = sorted(name for name in forking.ONE_THREAD if os.environ.get(name) == "1")
-    threads = len(os.listdir("/proc/self/task"))
-    return shards.Report(details=[[os.getppid(), gc.isenabled(), gc.get_freeze_count() > 10_000, names, threads]])
+    names = sorted(name for name in ONE_THREAD if os.environ.get(name) == "1")
+    return shards.Report(details=[[names, len(os.listdir("/proc/self/task"))]])
 
 
-def test_a_prepared_process_forks_its_workers_once_before_it_has_threads_and_is_then_as_it_was(tmp_path):
+def test_a_worker_has_one_thread_and_the_mapping_process_its_own_environment(tmp_path):
     code = """
-import gc, json, os, sys
+import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from soundmill import shards
 import test_shards as t
 
-assert not gc.isenabled() and os.environ["OPENBLAS_NUM_THREADS"] == "1"
-threads = len(os.listdir("/proc/self/task"))
-with shards.fork_pool(2) as pool:
-    jobs = [shards.Job(f"told-{number}", ()) for number in range(4)]
-    found = shards.map_shards(t.told_of_process, jobs, Path(sys.argv[1]), workers=2, pool=pool).details
-assert gc.isenabled() and os.environ["OPENBLAS_NUM_THREADS"] == "7" and "OMP_NUM_THREADS" not in os.environ
-assert shards.fork_pool(2) is None
-print(json.dumps([os.getpid(), threads, found]))
+if __name__ == "__main__":
+    jobs = [shards.Job(f"job-{number}", ()) for number in range(4)]
+    threads = shards.map_shards(t.threads_of_worker, jobs, Path(sys.argv[1]), workers=2).details
+    print(json.dumps([threads, os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("OMP_NUM_THREADS")]))
 """
-    env = {name: value for name, value in os.environ.items() if name not in forking.ONE_THREAD}
+    env = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
     env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "7"}
-    command = [sys.executable, "-c", FORKED_EARLY + code, str(tmp_path / "work"), str(Path(__file__).parent)]
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "work"), str(Path(__file__).parent)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
-    pid, threads, found = json.loads(done.stdout)
-    assert [row[:4] for row in found] == [[pid, True, True, sorted(forking.ONE_THREAD)]] * 4
-    assert max(row[4] for row in found) <= 2  # the main one, and the one that waits for the mapping process to die
-    assert threads <= 2  # Arrow has one from its import on
+    threads, openblas, openmp = json.loads(done.stdout)
+    assert all(names == sorted(ONE_THREAD) for names, _ in threads)
+    assert max(count for _, count in threads) <= 2  # Arrow has one from its import on
+    assert (openblas, openmp) == ("7", None)
 
 
-def test_a_process_that_is_not_prepared_forks_no_workers():
-    assert shards.fork_pool(2) is None
-
-
-def run_code(code: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "5"}
-    return subprocess.run([sys.executable, "-c", FORKED_EARLY + code], env=env, capture_output=True, text=True, timeout=60)
-
-
-def test_a_prepared_process_that_needs_no_workers_is_then_as_it_was():
+def test_an_interrupt_is_told_by_the_mapping_process_alone(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "slow").touch()
     code = """
-import gc, os
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from soundmill import shards
+import test_shards as t
 
-assert shards.fork_pool(0) is None
-assert gc.isenabled() and os.environ["OMP_NUM_THREADS"] == "5"
-"""
-    assert run_code(code).stderr == ""
-
-
-def test_a_fork_that_fails_leaves_no_process_and_waits_for_none():
-    code = """
-import errno, os
-from soundmill import shards
-
-fork, made = os.fork, []
-
-def failing():
-    if len(made) == 2:
-        raise OSError(errno.EAGAIN, "no more processes")
-    made.append(fork())
-    return made[-1]
-
-os.fork = failing
-try:
-    shards.fork_pool(4)
-except OSError as error:
-    assert error.errno == errno.EAGAIN
-for pid in made:
-    os.waitpid(pid, 0)
-"""
-    assert run_code(code).stderr == ""
-
-
-def test_an_interrupt_is_told_by_the_mapping_process_alone():
-    code = """
-import os, signal, time
-from soundmill import shards
-
-os.setpgrp()
-with shards.fork_pool(3) as pool:
-    assert pool.submit(os.getpid).result() != os.getpid()
+if __name__ == "__main__":
+    os.setpgrp()
     try:
-        os.killpg(0, signal.SIGINT)
-        time.sleep(30)
+        shards.map_shards(t.square, t.jobs(9), Path(sys.argv[1]), workers=3, progress=lambda n: n and os.killpg(0, signal.SIGINT))
     except KeyboardInterrupt:
-        time.sleep(0.5)
+        print("interrupted")
 """
-    done = run_code(code)
-    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "work"), str(Path(__file__).parent)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
 @st.composite
@@ -703,32 +653,6 @@ def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypa
     assert list(shards.file_digests([bytes(path)], cache, linked=True)) == ["read again"]
 
 
-def test_pandas_is_imported_where_it_is_needed_and_not_before():
-    code = """
-import sys
-import pyarrow as pa
-from soundmill import shards
-
-shards.forgo_pandas()
-table = pa.Table.from_pylist([{"a": 1}])
-assert table.to_pylist() == [{"a": 1}]
-assert "pandas" not in sys.modules
-assert table.to_pandas().shape == (1, 1)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def told_of_garbage(output: Path) -> shards.Report:
-    output.touch()
-    return shards.Report(details=[gc.isenabled(), gc.get_freeze_count()])
-
-
-def test_workers_collect_garbage_but_never_look_at_what_their_server_imported(tmp_path):
-    enabled, frozen = shards.map_shards(told_of_garbage, [shards.Job("told", ())], tmp_path, workers=1).details
-    assert enabled
-    assert frozen > 10_000
-
-
 def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
     table = pa.concat_tables(
         pa.table({"shard": pa.array([2, 0, 2, 5], pa.int32()), "name": [f"{part}{row}" for row in range(4)]})
@@ -739,48 +663,6 @@ def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
     assert found[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
     assert len(pickle.dumps(found[0])) < len(pickle.dumps(table)) / 3
     assert shards.by_shard(table.slice(0, 0)) == {}
-
-
-def test_software_tells_of_the_files_beside_a_function_too(tmp_path):
-    """A stage keeps rows by keys that tell what they were made from; that a neighbour makes it otherwise now, its code tells."""
-    told = []
-    for turn, neighbour in enumerate(("rate = 1", "rate = 1", "rate = 2")):
-        folder = tmp_path / str(turn)
-        folder.mkdir()
-        (folder / "neighbour.py").write_text(neighbour)
-        (folder / "stage.py").write_text("def work(): ...")
-        spec = importlib.util.spec_from_file_location("stage", folder / "stage.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        told.append(shards.software(module.work))
-    assert told[0] == told[1] != told[2]
-
-
-def test_software_tells_of_the_decoder_of_those_who_decode():
-    from soundmill.decoding import decode
-    from stages import resample, segment, spectrogram
-
-    for function in (segment.plan_shard, resample.resample_shard):
-        assert shards.software(function)["ffmpeg"] == decode.installed_version() not in ("", "none")
-    assert "ffmpeg" not in shards.software(spectrogram.spectrogram_shard)
-
-
-def test_software_tells_of_every_edit_of_the_library_though_it_is_installed_under_one_version(tmp_path):
-    root = Path(shards.__file__).parents[2]
-    shutil.copytree(root / "soundmill", tmp_path / "soundmill", ignore=shutil.ignore_patterns("__pycache__"))
-    installed = tmp_path / "soundmill-0.1.0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: soundmill\nVersion: 0.1.0\n")
-    program = "import json; from soundmill import shards; print(json.dumps(shards.software(shards.digest)))"
-
-    def told() -> dict[str, str]:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        return json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, env=environment))
-
-    before = told()
-    assert before == told()
-    (tmp_path / "soundmill" / "audio" / "mel.py").open("a").write("# another\n")
-    assert told()["soundmill"] != before["soundmill"]
 
 
 def test_a_write_that_fails_leaves_nothing_and_names_the_file(tmp_path):
@@ -813,9 +695,3 @@ def test_what_a_device_is(tmp_path):
     (tmp_path / "file").touch()
     assert not any(map(shards.is_device, (tmp_path, tmp_path / "file", tmp_path / "new", Path("/dev/shm/new/x.json"))))
     assert all(map(shards.is_device, (Path("/dev/stdout"), Path("/dev/fd/1"), Path("/dev/null"), Path("/proc/self/fd/1"))))
-
-
-def test_a_function_called_decode_is_not_the_decoder():
-    scope = {"__name__": __name__, "decode": lambda: None}
-    exec("def work(): ...", scope)
-    assert "ffmpeg" not in shards.software(scope["work"])

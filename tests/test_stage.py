@@ -211,6 +211,30 @@ def test_killed_and_rerun_gives_the_same_bytes_and_reuses_finished_shards(projec
     assert outputs(project) == unbroken
 
 
+def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_stage_ends_well(project):
+    """So an edit that is taken back costs no finished work, and a package that comes along none at all."""
+    words = " ".join(f"slow{n}" for n in range(6))
+    (project / "words").write_text(words)
+    process = start(project)
+    wait_for(lambda: len(shards_done(project)) >= 2, process)
+    process.kill()
+    process.wait()
+    stamps = {path: path.stat().st_mtime_ns for path in shards_done(project)}
+    (project / "words").write_text("boom")
+    assert run(project)[0] == 1
+    assert {path: path.stat().st_mtime_ns for path in shards_done(project)} == stamps
+    (project / "words").write_text(words)
+    unrelated = project / "installed" / "unrelated-9.9.dist-info"
+    unrelated.mkdir(parents=True)
+    (unrelated / "METADATA").write_text("Metadata-Version: 2.1\nName: unrelated\nVersion: 9.9\n")
+    (unrelated / "RECORD").write_text("unrelated/__init__.py,,\n")
+    process = start(project, PYTHONPATH=f"{Path(__file__).parents[1]}:{project / 'installed'}")
+    wait_for(lambda: len(shards_done(project)) > len(stamps), process)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert process.wait() == 0
+    assert [path.name for path in (project / "data/.work/copy").iterdir()] == ["lock"]
+
+
 def test_a_second_run_of_a_living_stage_is_refused_by_name(project):
     (project / "words").write_text(" ".join(f"slow{n}" for n in range(60)))
     first = start(project)

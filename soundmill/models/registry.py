@@ -45,6 +45,14 @@ def codec(kind: str) -> Kind:
     return importlib.import_module(_find(CODECS, kind, "autoencoder")).KIND
 
 
+def code(name: str, parameters: dict[str, Any]) -> list[str]:
+    """What a family's code finds by name: its own package, and what loads the vocoder and codec that params.yaml names for it."""
+    components = parameters["families"][name]["components"]
+    vocoders = [vocoder(kind).component for kind in VOCODERS if kind == components.get("vocoder")]
+    codecs = [codec(kind).component for kind in CODECS if kind == components.get("codec")]
+    return [FAMILIES[name], *vocoders, *codecs]
+
+
 def _find(known: Mapping[str, str], name: str, what: str) -> str:
     if name not in known:
         raise UserError(f"no {what} {name!r}{did_you_mean(name, list(known))} (there are: {', '.join(sorted(known))})")

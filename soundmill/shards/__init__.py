@@ -19,6 +19,7 @@ that it would have without one. `key in writer` tells beforehand what will be co
 A whole shard is known by its job's key in the same way: where the last one has it, the function is not called at all.
 """
 
+from soundmill.shards.code import code_identity
 from soundmill.shards.digests import (
     bytes_digest,
     digest,
@@ -48,8 +49,7 @@ from soundmill.shards.parquet import (
     write_rows,
 )
 from soundmill.shards.reports import Report, read_items, report_path, say_damaged, write_report
-from soundmill.shards.run import forgo_pandas, fork_pool, map_shards
-from soundmill.shards.software import software
+from soundmill.shards.run import map_shards
 
 __all__ = [
     "TABLE_ROWS_PER_GROUP",
@@ -60,12 +60,11 @@ __all__ = [
     "by_shard",
     "bytes_digest",
     "cached_value",
+    "code_identity",
     "digest",
     "distrust",
     "file_digest",
     "file_digests",
-    "forgo_pandas",
-    "fork_pool",
     "is_device",
     "is_whole",
     "map_shards",
@@ -82,7 +81,6 @@ __all__ = [
     "shard_of",
     "shard_paths",
     "signature",
-    "software",
     "sync_directory",
     "sync_file",
     "sync_files_below",

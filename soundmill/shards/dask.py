@@ -12,11 +12,10 @@ from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill import forking
 from soundmill.errors import UserError
-from soundmill.shards.jobs import Job, attempts, run_job
+from soundmill.shards.code import code_identity
+from soundmill.shards.jobs import ONE_THREAD, Job, attempts, run_job
 from soundmill.shards.reports import Report
-from soundmill.shards.software import software
 
 CONNECT_SECONDS = 5.0
 WORKERLESS_SECONDS = 30.0  # a cluster may be starting, or replacing what died
@@ -29,7 +28,7 @@ class _Site:
 
     start: Path  # relative paths start here
     token: str  # name of a file beside the shards: who sees it sees the same disk
-    software: dict[str, str]
+    code: dict[str, str]
 
 
 def run_on_cluster(
@@ -56,7 +55,7 @@ def run_on_cluster(
         ) from None
     directory = directory.resolve()
     with client, client.as_current(), tempfile.NamedTemporaryFile(dir=directory, prefix=".site-") as token:
-        site = _Site(Path.cwd(), os.path.basename(token.name), software(function))
+        site = _Site(Path.cwd(), os.path.basename(token.name), code_identity(function.__module__))
         queue, running = jobs[::-1], {}
         last_seen = time.monotonic()  # workers
         try:
@@ -114,17 +113,17 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
     import distributed
 
     worker = distributed.get_worker()
-    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in forking.ONE_THREAD):
+    if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in ONE_THREAD):
         raise UserError(
             f"worker {worker.address}: has several threads, and with them results have other last bits; start it by "
-            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(forking.ONE_THREAD)} to 1)"
+            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(ONE_THREAD)} to 1)"
         )
     if not (directory / site.token).exists():
         raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
-    found = software(function)
-    differing = [name for name in site.software if name in found and found[name] != site.software[name]]
+    found = code_identity(function.__module__)
+    differing = [name for name in site.code if name in found and found[name] != site.code[name]]
     if differing:
-        names = ", ".join(f"{name} {found[name]}, not {site.software[name]}" for name in differing[:5])
+        names = ", ".join(f"{name} {found[name]}, not {site.code[name]}" for name in differing[:5])
         raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
     if len(attempts(directory, job)) >= DEATHS:
         raise UserError(

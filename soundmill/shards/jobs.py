@@ -13,6 +13,7 @@ from typing import Any
 from soundmill.shards import digests, files
 from soundmill.shards.reports import Report, read_report, report_path, write_report
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of whatever process runs a job
 _ATTEMPT = ".attempt-"
 
 

@@ -6,22 +6,18 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from soundmill import forking, lifetime
 from soundmill.errors import UserError
 from soundmill.shards import digests, files, reports
 from soundmill.shards.dask import run_on_cluster
-from soundmill.shards.jobs import Job, remove_attempts, run_job
+from soundmill.shards.jobs import ONE_THREAD, Job, remove_attempts, run_job
 from soundmill.shards.reports import Finished, Report
 
 
@@ -31,16 +27,14 @@ def map_shards(
     directory: Path,
     *,
     workers: int,
-    pool: ProcessPoolExecutor | None = None,
     cluster: str | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
     """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
 
-    The work is done by `workers` processes here, which are those of `pool` where there is one, or by the workers of the Dask
-    `cluster` at that address, which must see the same files. A finished shard stays in `directory` with its report beside it: a
-    killed run resumes with what is missing. Reports are added in the order of `jobs`, whatever order they end in. The function must
-    be importable (top level).
+    The work is done by `workers` processes here, or by the workers of the Dask `cluster` at that address, which must see the same
+    files. A finished shard stays in `directory` with its report beside it: a killed run resumes with what is missing. Reports are
+    added in the order of `jobs`, whatever order they end in. The function must be importable (top level).
 
     The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
     is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
@@ -59,7 +53,7 @@ def map_shards(
     if todo and cluster:
         run_on_cluster(function, todo, directory, cluster, progress)
     elif todo:
-        _run_here(function, todo, directory, workers, pool, progress)
+        _run_here(function, todo, directory, workers, progress)
     remove_attempts(directory)
     _remove_strangers(directory, jobs)
     for job in todo:
@@ -111,20 +105,14 @@ def _is_done(job: Job, finished: Finished) -> bool:
 
 
 def _run_here(
-    function: Callable[..., Report],
-    jobs: list[Job],
-    directory: Path,
-    workers: int,
-    pool: ProcessPoolExecutor | None,
-    progress: Callable[[int], None],
+    function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
 ) -> None:
     # A pool even for one worker: libraries give other last bits on other thread counts, so every worker has one thread.
-    queue = iter(jobs)
     running: dict[Future[None], Job] = {}
     try:
-        with nullcontext(pool) if pool else _pool_of_server(function, min(workers, len(jobs))) as pool:
+        with _pool(function.__module__, min(workers, len(jobs))) as pool:
             try:
-                for job in queue:
+                for job in jobs:
                     running[pool.submit(run_job, function, job, directory)] = job
                     if len(running) >= 2 * workers:
                         _collect(running, progress)
@@ -141,53 +129,35 @@ def _run_here(
         ) from None
 
 
-def fork_pool(workers: int) -> ProcessPoolExecutor | None:
-    """Workers for `map_shards`, forked from this process now; None for 0, and where it may have threads (see forking.py)."""
-    return forking.fork_workers(workers, _start_worker)
+def _collect(running: dict[Future[None], Job], progress: Callable[[int], None]) -> None:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+        progress(running.pop(future).weight)
 
 
-def _pool_of_server(function: Callable[..., Report], workers: int) -> ProcessPoolExecutor:
-    environment = {**os.environ, **forking.ONE_THREAD}  # the server's is of when it started
-    return forking.workers_of_server(workers, [getattr(function, "__module__", __name__)], _start_worker, environment)
-
-
-def _start_worker(environment: dict[str, str] | None = None) -> None:
-    if environment:
+@contextmanager
+def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each, forked from a server that has imported `module`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, "pandas"])  # which Arrow imports at the first list that it is given
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD)  # libraries read it when the server loads them
+    try:
+        forkserver.ensure_running()
+    finally:
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(before)
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        yield pool
+
+
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
     threading.Thread(target=_die_with_mapper, daemon=True).start()
-    lifetime.die_with_parent(os.getppid())  # at once, whatever work holds that thread up; it knows if they died before this line
-    forgo_pandas()
 
 
 def _die_with_mapper() -> None:
     """End this worker when the process that maps dies, however it dies: no orphan may write beside a rerun."""
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def forgo_pandas() -> None:
-    """Let pyarrow not import pandas (half a second) at the first list it is given, to see whether it is one of its series.
-
-    It asks once. For processes in which none is; where pandas is needed (`to_pandas`) it is imported then.
-    """
-    sys.meta_path.insert(0, _NoPandas)
-    pa.array([0])
-    sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas:
-    """Finds nothing else, and of pandas that it is not there."""
-
-    @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ImportError(name)
-
-
-def _collect(running: dict[Any, Job], progress: Callable[[int], None]) -> None:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-        progress(running.pop(future).weight)

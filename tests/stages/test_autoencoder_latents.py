@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +137,7 @@ def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections
 def here(monkeypatch) -> None:
     """Shards are made in this process: starting others, which import torch and diffusers, takes seconds each time."""
 
-    def run(function, jobs, directory, workers, pool, progress):
+    def run(function, jobs, directory, workers, progress):
         for job in jobs:
             run_job(function, job, directory)
 
@@ -256,20 +255,19 @@ def test_any_codec_makes_latents(project, here, monkeypatch):
     assert (log_variance == -30).all()
 
 
-def test_a_gpu_has_one_process_of_a_pool_of_its_own(project, monkeypatch):
-    asked = []
+def test_a_gpu_has_one_process(project, monkeypatch):
+    processes = []
 
-    def run(function, jobs, directory, workers, pool, progress):
-        asked.append((workers, pool))
+    def run(function, jobs, directory, workers, progress):
+        processes.append(workers)
         raise UserError("enough")
 
     make_autoencoder(project, "autoencoder", weights=PARAMETERS["weights"] | {"steps": 1})
     monkeypatch.setattr(shard_run, "_run_here", run)
-    monkeypatch.setattr(shards, "fork_pool", ThreadPoolExecutor)
     monkeypatch.setattr(latents, "pick_device", lambda accelerator: torch.device("cuda"))
     with pytest.raises(SystemExit, match="enough"):
         make_latents(project)
-    assert asked == [(1, None)]
+    assert processes == [1]
 
 
 def test_a_length_that_does_not_fit_is_named(project, here):
