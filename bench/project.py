@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bench.measure import ROOT, WORKERS
-from soundmill import params, shards, stage, tracking
+from soundmill import disk, params, shards, stage, tracking
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Project:
         for output in (names[name] for name, hint in hints.items() if hint in (stage.Output, stage.Shown)):
             # What stage.publish does with the whole file system at once, which here has the others' files too.
             for path in output.rglob("*") if output.is_dir() else [output]:
-                shards.sync_directory(path) if path.is_dir() else shards.sync_file(path)
+                disk.sync_directory(path) if path.is_dir() else disk.sync_file(path)
         times = [json.loads(path.read_text()) for path in context.times.iterdir()]
         return max((end for _, end in times), default=0.0) - min((start for start, _ in times), default=0.0)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
 
-from soundmill import params
+from soundmill import disk, params
 from soundmill.errors import UserError
 
 LAST_WHOLE = Path(".dvc/tmp/dvc.lock.good")
@@ -24,11 +23,11 @@ def keep_whole(root: Path) -> str | None:
     fault = fault_of(lock)
     if fault is None:
         if not good.exists() or good.read_bytes() != lock.read_bytes():
-            _copy_whole(lock, good)
+            disk.write_atomically(good, lambda path: path.write_bytes(lock.read_bytes()))
         return None
     shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.broken")
     if good.exists() and fault_of(good) is None:
-        _copy_whole(good, lock)
+        disk.write_atomically(lock, lambda path: path.write_bytes(good.read_bytes()))
         return f"dvc.lock was broken ({fault}): the last whole one is back; later stages come from the run cache or run again"
     lock.unlink()
     return f"dvc.lock was broken ({fault}), and no whole copy is kept: it is made anew, from the run cache where that has it"
@@ -64,13 +63,3 @@ def fault_of(path: Path) -> str | None:
             if "md5" not in item and item.get("hash", "md5") == "md5":
                 return f"stage {name}: {item['path']} has no hash"
     return None
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(source.read_bytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target)

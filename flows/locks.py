@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill import experiments, lifetime
+from soundmill import disk, experiments, lifetime
 from soundmill.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -89,19 +88,15 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline, waiting = time.monotonic() + seconds, False
     with path.open("a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pid = _number_in(path)
-                other = Holder(pid, _command_line(pid) or "a pipeline")
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it") from None
-                if not waiting:
-                    say(f"waiting for {other} (up to {_duration(seconds)})")
-                    waiting = True
-                time.sleep(POLL_SECONDS)
+        while not disk.try_lock(lock):
+            pid = _number_in(path)
+            other = Holder(pid, _command_line(pid) or "a pipeline")
+            if time.monotonic() >= deadline:
+                raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it")
+            if not waiting:
+                say(f"waiting for {other} (up to {_duration(seconds)})")
+                waiting = True
+            time.sleep(POLL_SECONDS)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -112,12 +107,9 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not disk.try_lock(file, shared=True)
     except OSError:
         return False
-    return False
 
 
 def _number_in(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -20,8 +19,8 @@ from typing import Annotated, Any
 from flows import checkout, dvc, sweep_figure, sweep_table
 from flows.pipeline import BROWSER_PORT, pipeline, read_scores, run_to_end, tell
 from flows.sweep_table import Outcome, Row
+from soundmill import disk, tracking
 from soundmill import params as parameters
-from soundmill import tracking
 from soundmill.errors import UserError, told
 from soundmill.params import Seed, StageParams, did_you_mean
 
@@ -267,19 +266,13 @@ def _write(results: Path, title: str, rows: list[Row], source: str | None) -> No
         "table.json": (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(),
     }
     for name, content in contents.items():
-        _replace(results / name, content)
+        disk.write_atomically(results / name, lambda path, content=content: path.write_bytes(content))
     figure = results / "figure.png"
     figure.unlink(missing_ok=True)  # of fewer rows
     with told(str(figure)):
         picture = BytesIO()
         sweep_figure.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
-        _replace(figure, picture.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+        disk.write_atomically(figure, lambda path: path.write_bytes(picture.getvalue()))
 
 
 def _artifacts(name: str, title: str, rows: list[Row], table: str, figure: Path, page: str | None) -> None:
@@ -296,10 +289,8 @@ def _alone(results: Path) -> Iterator[None]:
     """One process at a time works on a sweep: two would change each other's parameters."""
     results.mkdir(parents=True, exist_ok=True)
     with (results / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{results}: this sweep is running already; wait for it, or stop it") from None
+        if not disk.try_lock(lock):
+            raise UserError(f"{results}: this sweep is running already; wait for it, or stop it")
         yield
 
 

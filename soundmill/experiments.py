@@ -8,7 +8,6 @@ empty line; git's own command does not, so a person's own stashes are told apart
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from soundmill import disk
 
 MERGE = "refs/exps/exec/EXEC_MERGE"
 BASELINE = "refs/exps/exec/EXEC_BASELINE"
@@ -66,7 +67,7 @@ def unreadable_locks(root: Path) -> list[Path]:
     for path in (root / name for name in PATH_LOCKS):
         if path.exists() and not _is_json(path):
             with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it rewrites
-                fcntl.flock(guard, fcntl.LOCK_SH)
+                disk.lock(guard, shared=True)
                 unreadable += [] if _is_json(path) else [path]
     return unreadable
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import importlib
 import inspect
 import json
@@ -31,7 +30,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import lifetime, manifest, params, shards
+from soundmill import disk, lifetime, manifest, params, shards
 from soundmill.errors import UserError, told
 
 Input = Annotated[Path, "input"]
@@ -240,12 +239,12 @@ def _main(
                 staged[port].symlink_to(finals[port].resolve())
             if args.quarantine:
                 rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
-                shards.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
+                disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
                 metrics = {**metrics, "quarantined": len(rows)}
                 _say_quarantined(name, rows, args.quarantine)
             if args.metrics:
                 text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-                shards.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
             tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
             _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
@@ -324,16 +323,16 @@ def publish(staged: Path, final: Path) -> None:
     What stood there may be linked to DVC's cache: it is unlinked, never written through.
     """
     if staged.is_dir():
-        shards.sync_files_below(staged)
+        disk.sync_files_below(staged)
     else:
-        shards.sync_file(staged)
+        disk.sync_file(staged)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.is_dir() and not final.is_symlink():
         shutil.rmtree(final)
     elif final.exists() or final.is_symlink():
         final.unlink()
     os.replace(staged, final)
-    shards.sync_directory(final.parent)
+    disk.sync_directory(final.parent)
 
 
 def _say_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
@@ -349,11 +348,9 @@ def _only_one(work: Path) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
         for _ in range(20):  # a parent killed a moment ago takes its workers with it within milliseconds
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if disk.try_lock(lock):
                 break
-            except BlockingIOError:
-                time.sleep(0.25)
+            time.sleep(0.25)
         else:
             lock.seek(0)
             raise UserError(f"this stage is already running (process {lock.read().strip() or 'unknown'}); wait for it or stop it")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import manifest, shards, stage
+from soundmill import disk, manifest, shards, stage
 from soundmill.corpora import inventory, registry, union
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
@@ -34,7 +34,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
         outcome, damaged = None, ["outcome.json"]
     if damaged:
         outcome = None
-        shards.distrust(kept)
+        disk.distrust(kept)
         ctx.found_damaged(kept, damaged)
     if outcome:
         for name in TABLES:
@@ -64,7 +64,7 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     for name in TABLES:
         os.link(corpus / name, kept / name)
     sealed = shards.seal({**outcome, "tables": {name: shards.file_digest(kept / name) for name in TABLES}})
-    shards.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
+    disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
 
 
 def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill import manifest, shards
+from soundmill import disk, manifest, shards
 from soundmill.errors import UserError
 from soundmill.shards import dask, digests, file_cache
 from soundmill.shards.jobs import ONE_THREAD
@@ -672,7 +672,7 @@ def test_a_write_that_fails_leaves_nothing_and_names_the_file(tmp_path):
 
     (tmp_path / "x.json").write_text("old")
     with pytest.raises(OSError, match=re.escape(str(tmp_path / "x.json"))):
-        shards.write_atomically(tmp_path / "x.json", fail)
+        disk.write_atomically(tmp_path / "x.json", fail)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.json": "old"}
 
 
@@ -680,10 +680,10 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path, root):
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
     reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
-    shards.write_atomically(fifo, lambda path: path.write_text("told"))
+    disk.write_atomically(fifo, lambda path: path.write_text("told"))
     assert reader.communicate()[0] == b"told"
     assert fifo.is_fifo()
-    write = "shards.write_atomically(Path('/dev/stdout'), lambda path: path.write_text('told'))"
+    write = "disk.write_atomically(Path('/dev/stdout'), lambda path: path.write_text('told'))"
     code = f"from pathlib import Path; from soundmill import shards; {write}"
     with (tmp_path / "told.txt").open("wb") as file:
         subprocess.run([sys.executable, "-c", code], cwd=root, stdout=file, check=True)
@@ -693,5 +693,5 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path, root):
 
 def test_what_a_device_is(tmp_path):
     (tmp_path / "file").touch()
-    assert not any(map(shards.is_device, (tmp_path, tmp_path / "file", tmp_path / "new", Path("/dev/shm/new/x.json"))))
-    assert all(map(shards.is_device, (Path("/dev/stdout"), Path("/dev/fd/1"), Path("/dev/null"), Path("/proc/self/fd/1"))))
+    assert not any(map(disk.is_device, (tmp_path, tmp_path / "file", tmp_path / "new", Path("/dev/shm/new/x.json"))))
+    assert all(map(disk.is_device, (Path("/dev/stdout"), Path("/dev/fd/1"), Path("/dev/null"), Path("/proc/self/fd/1"))))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from soundmill import disk
 
 
 def to_pcm16(wave: np.ndarray) -> np.ndarray:
@@ -53,15 +54,10 @@ def decode_mono(data: bytes) -> np.ndarray:
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None) -> None:
     """Write float32 [T] or [C, T] as WAV of 16 bits, with a comment (ICMT); the file appears whole or not at all."""
     wave = np.atleast_2d(wave)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
         if comment is not None:
             sound.comment = comment
         sound.write(to_pcm16(wave.T))
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())  # libsndfile's own error does not say that the disk is full
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # From memory: libsndfile's own error does not say that the disk is full.
+    disk.write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))

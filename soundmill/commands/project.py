@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import disk
 from soundmill.errors import UserError
 
 Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
@@ -68,9 +69,8 @@ def writable_file(path: Path | None) -> Path | None:
     """A file that is to be written when all work is done: refused before it, where it cannot be."""
     if path is None:
         return None
-    from soundmill import shards
 
-    if shards.is_device(path):
+    if disk.is_device(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

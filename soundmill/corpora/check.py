@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import params, shards
+from soundmill import disk, params
 from soundmill.corpora import inventory, metadata, registry, union
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
@@ -268,7 +268,7 @@ def check_outside(path: Path, places: list[Path]) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a file that can be written") from None
 

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import manifest, shards
+from soundmill import disk, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.corpora import inventory, sources
 from soundmill.decoding import decode
@@ -157,7 +157,7 @@ def write_json(pairs: list[Pair], path: Path) -> None:
     """Write a list of {a, b, score}; paths as they are, but of one that is no UTF-8, which JSON cannot say, its escaped form."""
     plain = [{"a": _unescaped(pair["a"]), "b": _unescaped(pair["b"]), "score": pair["score"]} for pair in pairs]
     text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
-    shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _unescaped(path: str) -> str:

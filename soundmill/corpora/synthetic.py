@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import disk, shards
 from soundmill.corpora.sounds import GENERATORS
 from soundmill.errors import UserError
 
@@ -329,7 +329,7 @@ def write_recording(recording: Recording, seed: int, window_seconds: float, min_
     """Render one recording into the file `output`; the report's one detail holds its windows' captions and labels."""
     wave, _ = render(recording, seed)
     samples = np.round(wave * 32767).astype("<i2")
-    shards.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
+    disk.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
     rng = np.random.default_rng([seed, 2, recording.index])
     windows = [
         describe(recording.events, start, end, rng) for start, end in windows_of(recording.seconds, window_seconds, min_seconds)

@@ -8,7 +8,6 @@ another. So is a file: its name is the digest of its bytes, and `drop_damaged` r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import shards
+from soundmill import disk, shards
 from soundmill.evaluation.wave_facts import WaveFacts
 
 EMBEDDINGS = pa.schema(
@@ -71,35 +70,36 @@ class Facts:
 def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
     """Add embeddings as one file; it appears whole or not at all, and not where there are none."""
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(directory, fcntl.LOCK_SH), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
-        path = Path(place) / "new"
-        with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
-            for found in embeddings:
-                writer.write(
-                    {
-                        "key": found.key,
-                        "num_samples": found.wave.num_samples,
-                        "sample_rate": found.sample_rate,
-                        "silent": found.wave.silent,
-                        "clipped": found.wave.clipped,
-                        "digest": found.wave.digest,
-                        "patches": len(found.frames),
-                        "frames": np.ascontiguousarray(found.frames, "<f4").tobytes(),
-                        "logits": np.ascontiguousarray(found.logits, "<f4").tobytes(),
-                    }
-                )
-        if writer.num_rows:
-            shards.sync_file(path)
-            os.replace(path, directory / f"{shards.file_digest(path)}.parquet")
+    with _opened(directory) as handle:
+        disk.lock(handle, shared=True)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
+            path = Path(place) / "new"
+            with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
+                for found in embeddings:
+                    writer.write(
+                        {
+                            "key": found.key,
+                            "num_samples": found.wave.num_samples,
+                            "sample_rate": found.sample_rate,
+                            "silent": found.wave.silent,
+                            "clipped": found.wave.clipped,
+                            "digest": found.wave.digest,
+                            "patches": len(found.frames),
+                            "frames": np.ascontiguousarray(found.frames, "<f4").tobytes(),
+                            "logits": np.ascontiguousarray(found.logits, "<f4").tobytes(),
+                        }
+                    )
+            if writer.num_rows:
+                disk.sync_file(path)
+                os.replace(path, directory / f"{shards.file_digest(path)}.parquet")
 
 
 @contextlib.contextmanager
-def _lock(directory: Path, how: int) -> Iterator[None]:
-    """Shared by all who add to the directory: who has it alone knows that nobody does."""
+def _opened(directory: Path) -> Iterator[int]:
+    """For a lock on it, which all who add share: who has it alone knows that nobody adds."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, how)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -108,9 +108,10 @@ def sweep(directory: Path) -> None:
     """Remove what killed runs left unfinished, unless somebody is adding at the moment."""
     left = list(directory.glob(f"{UNFINISHED}*"))
     if left:
-        with contextlib.suppress(OSError), _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            for place in left:
-                shutil.rmtree(place, ignore_errors=True)
+        with _opened(directory) as handle:
+            if disk.try_lock(handle):
+                for place in left:
+                    shutil.rmtree(place, ignore_errors=True)
 
 
 def drop_damaged(directory: Path, workers: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import disk, shards
 from soundmill.errors import UserError
 from soundmill.evaluation import comparison, features, folders, memorisation, scorer
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
@@ -169,7 +169,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
 def write_json(document: Mapping[str, Any], path: Path) -> None:
     """Write a result as JSON; the file appears whole or not at all."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def user_cache() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from soundmill import shards
+from soundmill import disk
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 
@@ -168,7 +167,7 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
                 _download(wanted, file, progress)
             else:
                 _copy(wanted, mirror, file)
-            shards.sync_file(part)
+            disk.sync_file(part)
             remedy = "what came is thrown away; fetch again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
                 _hold_to(part, "sha256", digest(part), wanted.sha256, remedy)
@@ -177,7 +176,7 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
                 part.unlink()
                 raise
             os.replace(part, target)
-            shards.sync_directory(target.parent)
+            disk.sync_directory(target.parent)
     except OSError as error:  # of the disk, and of requests
         came = part.stat().st_size if part.is_file() else 0
         raise UserError(
@@ -192,10 +191,9 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
 def _alone(part: Path) -> Iterator[BinaryIO]:
     """The unfinished file, to append to; nobody else may at the same time."""
     with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = os.path.samestat(os.fstat(file.fileno()), part.stat())  # else the other has put it in place meanwhile
-        except (BlockingIOError, FileNotFoundError):
+        try:  # the other may have put it in place meanwhile
+            alone = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
+        except FileNotFoundError:
             alone = False
         if not alone:
             raise UserError(f"{part}: another process is fetching this file; wait for it")

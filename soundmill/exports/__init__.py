@@ -7,7 +7,6 @@ splits as it has a place for. A clip that a format cannot express (no caption, s
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections import Counter
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundmill import clips, manifest, shards
+from soundmill import clips, disk, manifest
 from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned, classes, packed
@@ -130,14 +129,14 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
             _check_ours(partial, lock, directory)
             for path in partial.rglob("*"):
                 if path.is_file():
-                    shards.sync_file(path)
+                    disk.sync_file(path)
             if final.exists() and _left_in(final):
                 raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
             if partial.parent == final:
                 _move_up(partial, final)
             else:
                 os.replace(partial, final)
-            shards.sync_directory(partial.parent)
+            disk.sync_directory(partial.parent)
         except OSError as error:
             error.filename = error.filename or str(directory)  # a write that fails does not say of what
             raise
@@ -163,10 +162,8 @@ def _locked(directory: Path) -> Iterator[tuple[Path, Path, int]]:
     except OSError as error:
         raise UserError(f"{directory}: {error.strerror}; say a directory that can be made and written to") from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory") from None
+        if not disk.try_lock(lock):
+            raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory")
         _check_ours(partial, lock, directory)
         yield partial, final, lock
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import shards
+from soundmill import disk
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, Vocoder
@@ -94,7 +94,7 @@ def describe(conf: Path) -> dict[str, dict[str, Any]]:
 
 def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    shards.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:

@@ -32,7 +32,6 @@ from soundmill.shards.digests import (
     unseal,
 )
 from soundmill.shards.file_cache import cached_value, file_digests
-from soundmill.shards.files import distrust, is_device, sync_directory, sync_file, sync_files_below, write_atomically
 from soundmill.shards.items import ItemWriter
 from soundmill.shards.jobs import Job
 from soundmill.shards.parquet import (
@@ -62,10 +61,8 @@ __all__ = [
     "cached_value",
     "code_identity",
     "digest",
-    "distrust",
     "file_digest",
     "file_digests",
-    "is_device",
     "is_whole",
     "map_shards",
     "open_parquet",
@@ -81,12 +78,8 @@ __all__ = [
     "shard_of",
     "shard_paths",
     "signature",
-    "sync_directory",
-    "sync_file",
-    "sync_files_below",
     "table_digest",
     "unseal",
-    "write_atomically",
     "write_report",
     "write_rows",
 ]

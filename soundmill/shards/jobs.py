@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill.shards import digests, files
+from soundmill import disk
+from soundmill.shards import digests
 from soundmill.shards.reports import Report, read_report, report_path, write_report
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of whatever process runs a job
@@ -44,7 +45,7 @@ def run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
         _put(output, final)
         os.replace(report_path(output), report_path(final))
         if final.is_file():
-            files.start_sync(final)
+            disk.start_sync(final)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
 

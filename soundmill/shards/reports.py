@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill.shards import digests, files
+from soundmill import disk
+from soundmill.shards import digests
 
 ALL = "reports.json"  # what all reports say but for their items, which only who makes the shard again wants to know
 
@@ -88,7 +89,7 @@ def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
         if shard.key and not shard.report.quarantine
     }
     if rows:
-        files.write_atomically(directory / ALL, lambda path: path.write_bytes(digests.seal(rows)))
+        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(digests.seal(rows)))
 
 
 def say_damaged(where: str | Path, names: Sequence[str]) -> None:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
+from soundmill import disk
 from soundmill.errors import UserError
-from soundmill.shards import digests, files, reports
+from soundmill.shards import digests, reports
 from soundmill.shards.dask import run_on_cluster
 from soundmill.shards.jobs import ONE_THREAD, Job, remove_attempts, run_job
 from soundmill.shards.reports import Finished, Report
@@ -94,7 +95,7 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
         torn = [name for name, right in zip(found, whole, strict=True) if not right]
     for name in torn:
         del found[name]
-        files.distrust(directory / name)
+        disk.distrust(directory / name)
         reports.report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
     total.damaged.extend(torn)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from soundmill import disk
 from soundmill.tracking.stores import (
     DIED,
     ENDED_LATER,
@@ -317,7 +317,6 @@ def dead_tokens(scratch: Path) -> list[str]:
     dead = []
     with locked(scratch, "alive"):
         for path in sorted((scratch / "alive").glob("*")):
-            with path.open("a") as file, contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                dead.append(path.name)
+            with path.open("a") as file:
+                dead += [path.name] if disk.try_lock(file) else []
     return dead

@@ -6,7 +6,6 @@ One serves all stages of a `dvc repro`, since importing mlflow and opening its s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import logging
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from soundmill import disk
 from soundmill.tracking.mlflow_runs import MAKING_TABLES, Recorder, Refused
 from soundmill.tracking.stores import (
     DIED,
@@ -58,11 +58,12 @@ def _alive(scratch: Path, token: str) -> Iterator[None]:
     note, spool = scratch / "alive" / token, scratch / "spool" / token
     with contextlib.ExitStack() as held:
         try:
-            file = held.enter_context(note.open())
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not disk.try_lock(held.enter_context(note.open()), shared=True):
+                raise BlockingIOError("its process has ended")
             folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             held.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not disk.try_lock(folder):
+                raise BlockingIOError("another recorder has its spool")
         except OSError as error:
             raise Down(f"run {token} was not announced, or is taken ({error})") from None
         try:

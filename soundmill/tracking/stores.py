@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from soundmill import disk
 
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # not MLFLOW_RUN_ID, which mlflow itself consumes
 SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
@@ -128,7 +129,7 @@ def locked(directory: Path, what: str) -> Iterator[None]:
     """Only one process at a time does `what`."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / f"{what}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        disk.lock(file)
         yield
 
 

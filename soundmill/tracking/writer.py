@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
@@ -19,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from soundmill import provenance
+from soundmill import disk, provenance
 from soundmill.tracking.stores import (
     COPY_LIMIT,
     HTTP,
@@ -197,7 +196,7 @@ def _announce(scratch: Path, token: str, spec: dict[str, Any]) -> IO[str]:
     new = scratch / f"{token}.new"
     file = new.open("w", encoding="utf-8", buffering=1)
     file.write(json.dumps({"name": spec["name"], "parent": parent}) + "\n")
-    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    disk.try_lock(file, shared=True)
     new.rename(path)  # nobody sees it before it is locked
     return file
 
@@ -216,7 +215,8 @@ def _call(where: Store) -> tuple[socket.socket, Path]:
             try:
                 if line := _connect(name):
                     return line, log
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not disk.try_lock(folder):
+                    raise BlockingIOError
                 if line := _connect(name):
                     return line, log
                 with contextlib.suppress(FileNotFoundError):
@@ -228,7 +228,7 @@ def _call(where: Store) -> tuple[socket.socket, Path]:
             except BlockingIOError:
                 time.sleep(0.01)  # it is just beginning, or as many wait as it takes
             finally:
-                fcntl.flock(folder, fcntl.LOCK_UN)
+                disk.unlock(folder)
     raise OSError("the recorder neither answers nor ends")
 
 

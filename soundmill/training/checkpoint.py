@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from soundmill.disk import sync_directory, write_atomically
 from soundmill.errors import UserError
-from soundmill.shards import sync_directory, write_atomically
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

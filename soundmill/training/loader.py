@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from soundmill import lifetime, shards
+from soundmill import disk, lifetime, shards
 from soundmill.errors import UserError
 from soundmill.training.seeds import seed_of
 
@@ -119,7 +119,7 @@ def gather(
     else:
         new = path.with_name(f"{begin}{os.getpid()}")
         try:
-            shards.write_atomically(new, copy)
+            disk.write_atomically(new, copy)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import shards
+from soundmill import disk, shards
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse, read_json
@@ -286,7 +286,7 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
     """Write model.safetensors and config.json; returns the digest of the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "model.safetensors"
-    shards.write_atomically(weights, lambda path: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path))
+    disk.write_atomically(weights, lambda path: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path))
     digest = shards.file_digest(weights)
     config = {
         "params": params.model_dump(mode="json"),
@@ -296,7 +296,7 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
         "digest": digest,
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    shards.write_atomically(directory / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    disk.write_atomically(directory / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
     return digest
 
 

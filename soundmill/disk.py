@@ -1,13 +1,14 @@
-"""Files that are written whole or not at all, and synced to the disk."""
+"""Files that are written whole or not at all, and synced to the disk; locks between processes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def sync_file(path: Path) -> None:
@@ -83,3 +84,21 @@ def distrust(path: Path) -> None:
         with suppress(OSError):
             file.chmod(0o644)
             os.utime(file)
+
+
+def try_lock(file: IO | int, shared: bool = False) -> bool:
+    """Lock an opened file or directory until it is closed; False where another process holds a lock that excludes this one."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock(file: IO | int, shared: bool = False) -> None:
+    """As `try_lock`, waiting for the other process."""
+    fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def unlock(file: IO | int) -> None:
+    fcntl.flock(file, fcntl.LOCK_UN)
