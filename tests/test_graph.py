@@ -200,6 +200,25 @@ def test_embedded_corpus_from_recordings_to_scores(graph_copy):
 
 
 @pytest.mark.slow(minutes=1)
+def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
+    def edit(name: str) -> set[str]:
+        with (graph_copy / name).open("a") as file:
+            file.write("\n# another\n")
+        return set(json.loads(dvc(graph_copy, "status", "--json").stdout))
+
+    for name in (
+        "soundmill/exports/__init__.py",
+        "soundmill/commands/__init__.py",
+        "soundmill/tracking/runs.py",
+        "docs/corpora.md",
+    ):
+        assert edit(name) == set(), name
+    reruns = {name.split("@")[0] for name in edit("soundmill/decoding/decode.py")}
+    assert {"segment", "resample", "evaluate"} <= reruns
+    assert reruns.isdisjoint({"tagger", "train", "autoencoder", "vocoder", "latents_clips", "latents_mixes", "generate"})
+
+
+@pytest.mark.slow(minutes=1)
 def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, monkeypatch):
     """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py."""
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")

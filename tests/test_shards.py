@@ -272,6 +272,18 @@ if __name__ == "__main__":
     assert (openblas, openmp) == ("7", None)
 
 
+def value_of_worker(output: Path) -> shards.Report:
+    output.touch()
+    return shards.Report(details=[[os.environ.get("SOUNDMILL_WEIGHTS")]])
+
+
+def test_workers_have_the_environment_of_now(tmp_path, monkeypatch):
+    for value in ("first", "second"):
+        monkeypatch.setenv("SOUNDMILL_WEIGHTS", value)
+        report = shards.map_shards(value_of_worker, [shards.Job("job", ())], tmp_path / value, workers=1)
+        assert report.details == [[value]]
+
+
 def test_an_interrupt_is_told_by_the_mapping_process_alone(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "slow").touch()

@@ -149,11 +149,14 @@ def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    # The server keeps the environment that it started with, while another map may follow a change of it.
+    with ProcessPoolExecutor(workers, context, _start_worker, (before | ONE_THREAD,)) as pool:
         yield pool
 
 
-def _start_worker() -> None:
+def _start_worker(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
     threading.Thread(target=_die_with_mapper, daemon=True).start()
 

@@ -314,7 +314,7 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     # Sounds whose own record says that they are reconstructions need not be declared.
     (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
     assert evaluator.evaluate(setup, tmp_path / "made", real).metrics["lsd"] == metrics["lsd"]
-    with pytest.raises(UserError, match="holds no reconstructions"):
+    with pytest.raises(UserError, match="these are no reconstructions of those"):
         evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, made_of_reference=True)
 
 
