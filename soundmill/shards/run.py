@@ -144,6 +144,8 @@ def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
     context.set_forkserver_preload([module, "pandas"])  # which Arrow imports at the first list that it is given
     before = dict(os.environ)
     os.environ.update(ONE_THREAD)  # libraries read it when the server loads them
+    # A worker runs the program's main module anew, as every forkserver's does; that it is imported already is meant.
+    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"
     try:
         forkserver.ensure_running()
     finally:
