@@ -1037,7 +1037,7 @@ def test_flac_bytes_are_readable_by_others():
 
 
 def test_a_wav_for_which_the_disk_has_no_room_is_an_error_that_says_so(tmp_path):
-    (tmp_path / ".x.wav.partial").symlink_to("/dev/full")
+    (tmp_path / f".x.wav.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         flac.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
     assert not (tmp_path / "x.wav").exists()

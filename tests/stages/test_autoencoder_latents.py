@@ -128,7 +128,9 @@ def project(tmp_path, root, monkeypatch) -> Path:
 
 def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections) -> list[str]:
     document = {"autoencoder": PARAMETERS, "latents": LATENTS} | sections
-    write_yaml({"execution": {"workers": workers, "dask": None}, "tango": document}, project / "params.yaml")
+    execution = {"workers": workers, "dask": None}
+    codecs = {"tango": {"codec": "mel_autoencoder"}}
+    write_yaml({"execution": execution, "latent_families": codecs, "tango": document}, project / "params.yaml")
     argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
     return [*argv, "--family", "tango", "--params", str(project / "params.yaml")]
 
