@@ -95,6 +95,7 @@ def _plan(
         if isinstance(recording, decode.DecodeError):
             raise recording
         probed = recording.probe()
+        _check_form(probed, params)
         length = resampled_length(probed.num_frames, probed.sample_rate, params.sample_rate)
         seconds = length / params.sample_rate
         if probed.num_frames < segment.SHORTEST_SECONDS * probed.sample_rate:
@@ -132,6 +133,15 @@ def _plan(
                 "recording_samples": length,
             }
         )
+
+
+def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
+    if params.upsample:
+        return
+    if probed.sample_rate < params.sample_rate:
+        raise decode.DecodeError("low rate", f"{probed.sample_rate} Hz, the clips have {params.sample_rate}, and upsample is false")
+    if probed.channels < params.channels:
+        raise decode.DecodeError("few channels", f"{probed.channels}, the clips have {params.channels}, and upsample is false")
 
 
 class ClipNames:

@@ -15,6 +15,7 @@ RATE = 16_000
 PLAN = {
     "sample_rate": RATE,
     "channels": 1,
+    "upsample": True,
     "clip_seconds": 5.0,
     "tail": "pad",
     "min_seconds": 1.0,

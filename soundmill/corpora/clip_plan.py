@@ -13,6 +13,7 @@ from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 class ClipPlan(StageParams):
     sample_rate: SampleRate
     channels: Literal[1, 2]
+    upsample: bool  # false: a recording of a lower rate, or with fewer channels, is quarantined
     clip_seconds: Seconds = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
     tail: Tail
     min_seconds: Seconds  # a shorter remainder of a longer recording is dropped and counted

@@ -19,6 +19,7 @@ from soundmill.audio.mel import SpectrogramParams, iterate_log_mels, num_frames
 from soundmill.corpora.duplicates import fingerprint_shard
 from stages.spectrogram import spectrogram_shard
 from tests.checkouts import dvc
+from tests.corpora.tiny import sound
 from tests.stages.test_segment_resample import clips_of, inventory, reasons_of, run_both, settle
 
 SHORT = ["elec_tick", "tabla_ke1", "elec_flip", "hat_bdu", "hat_sci", "elec_twip", "bd_chip", "bd_zum"]  # 19 to 132 ms
@@ -100,6 +101,17 @@ def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_pa
     assert quieter == metrics["limited_clips"] + metrics["silent_clips"] < len(measured) / 3
     rates = [soundfile.info(path).samplerate for path in one_shots.iterdir()]
     assert metrics["upsampled_recordings"] == sum(rate < 48_000 for rate in rates) == len(rates) - 1
+
+
+def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path, root):
+    plan = {"sample_rate": 44_100, "channels": 2, "upsample": False, "tail": "keep"}
+    (one_shots / "low.wav").write_bytes(sound(0, 0.5, 22_050, "WAV"))
+    inventory(tmp_path, one_shots)
+    settle(tmp_path, plan, corpus={"path": str(one_shots)})
+    run_both(tmp_path, root)
+    mono = {path.name for path in one_shots.glob("*.flac") if soundfile.info(path).channels == 1}
+    assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", **dict.fromkeys(mono, "few channels")}
+    assert set(clips_of(tmp_path)) == {path.name for path in one_shots.glob("*.flac")} - mono != set()
 
 
 def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path, root):
