@@ -59,7 +59,7 @@ def main() -> None:
     against = Run(REFERENCE, steps[REFERENCE][-1])
     clock = "cpu" if made.about["device"] == "cpu" else "wall"  # others who use the machine hardly change CPU seconds
     equal = {
-        metric: fastest(scores, made.seconds, clock, metric, against) for metric in sorted(scores[against]) if metric != "ruler"
+        metric: fastest(scores, made.seconds, clock, metric, against) for metric in sorted(scores[against]) if metric != "baselines"
     }
     for run, row in scores.items():
         said = ", ".join(f"{metric} {row[metric]['value']:.3g}" for metric in equal)
@@ -186,7 +186,7 @@ class Sampler:
 
 
 def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dict[Run, dict[str, Any]]:
-    """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, with intervals; their `ruler`.
+    """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, intervals, and `baselines`.
 
     Every sound is embedded once, by every judge whose weights are here."""
     judges = [name for name in JUDGES if embedders.unavailable(name) is None]
@@ -209,8 +209,8 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
             for metric in ("fad", "kl", "label_accuracy")
             if found.get(f"{metric}_{name}") is not None
         }
-        scores[run]["ruler"] = {
-            name: {metric: found["ruler"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
+        scores[run]["baselines"] = {
+            name: {metric: found["baselines"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
             for name in judges
         }
     return scores
@@ -246,7 +246,7 @@ def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: st
     steps = {run: float(run.steps) for run in scores}
     for column, metric in enumerate(metrics):
         kind, judge = metric.split("_")
-        bar, codec = scores[against][metric], scores[against]["ruler"][judge][kind]["codec"]
+        bar, codec = scores[against][metric], scores[against]["baselines"][judge][kind]["codec"]
         values = {run: row[metric] for run, row in scores.items()}
         for axis, places, label in zip(
             axes[:, column], (steps, seconds), ("sampling steps", f"{clock} of sampling for one sound"), strict=True

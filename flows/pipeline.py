@@ -155,7 +155,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
         for line in run.not_recorded:
             _say(line)
         return Failed(message=message)
-    create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its ruler")
+    create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
     for line in summary(root, scores, run.page(BROWSER_PORT), time.monotonic() - started):
         tell(line)
     for line in run.not_recorded:
@@ -193,18 +193,18 @@ def read_scores(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """A header, then a row per family and score: the value and the marks of its ruler."""
-    marks: list[str] = []
+    """A header, then a row per family and score: the value and its baselines."""
+    names: list[str] = []
     for metrics in scores.values():
         for key in metrics_in([metrics]):
-            marks += [mark for mark in metrics["ruler"][key] if mark not in marks]
+            names += [name for name in metrics["baselines"][key] if name not in names]
     order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
-    marks.sort(key=lambda mark: (order.index(mark) if mark in order else len(order), mark))
-    table = [["family", "score", "value", *(mark.replace("_", " ") for mark in marks)]]
+    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
     for family, metrics in scores.items():
         for key in metrics_in([metrics]):
-            ruler, unranked = metrics["ruler"][key], "†" if key in metrics.get("unranked", {}) else ""
-            cells = (f"{ruler[mark]:.3g}" if mark in ruler else "" for mark in marks)
+            baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
+            cells = (f"{baselines[name]:.3g}" if name in baselines else "" for name in names)
             table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
     return table
 
@@ -221,7 +221,7 @@ def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
 def markdown(scores: dict[str, dict[str, Any]]) -> str:
     table = rows(scores)
     if len(table) == 1:
-        return "No scores with a ruler in data/metrics/evaluate."
+        return "No scores with baselines in data/metrics/evaluate."
     head, *body = [f"| {' | '.join(row)} |" for row in table]
     return "\n".join([head, "|" + "---|" * len(table[0]), *body])
 

@@ -111,11 +111,11 @@ def of_one_protocol(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def metrics_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys of all metrics of METRICS that have a value and a ruler, such as `fad_yamnet`: by metric, then embedder."""
+    """Keys of all metrics of METRICS that have a value and baselines, such as `fad_yamnet`: by metric, then embedder."""
     found = {
         key
         for metrics in scored
-        for key in metrics.get("ruler", {})
+        for key in metrics.get("baselines", {})
         if metrics.get(key) is not None and key in {f"{kind}_{name}" for kind in METRICS for name in metrics.get("embedders", ())}
     }
     return sorted(found, key=lambda key: (list(METRICS).index(kind_of(key)), key))

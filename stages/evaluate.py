@@ -1,4 +1,4 @@
-"""Score a family's generated sounds against real clips, with the ruler beside every score, and write the page to look at."""
+"""Score a family's generated sounds against real clips, with baselines beside every score, and write the report page."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
     """The page, the picture, what was scored, and the sounds as files, each beside its reference."""
     for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex"):
         ctx.tracking.log_file(report / name, "report")
-    ctx.tracking.log_figure(report / "ruler.png", "ruler.png")
+    ctx.tracking.log_figure(report / "scores.png", "scores.png")
     ctx.tracking.log_dataset(
         "reference", metrics["files"]["reference"], metrics["counts"]["reference"], clips, context="evaluation"
     )

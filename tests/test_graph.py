@@ -125,7 +125,7 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy):
     assert [(info.samplerate, info.channels) for info in map(soundfile.info, made)] == [(22_050, 2)] * len(made)
     scores = metrics(checkout, "evaluate/tiny_codec")
     assert scores["kl_tagger"] > -1e-3  # a mean of logarithms with an epsilon
-    assert "codec" not in scores["ruler"]["kl_tagger"]
+    assert "codec" not in scores["baselines"]["kl_tagger"]
     assert min(scores["lsd"], scores["mrstft"]) > 0
     page = (checkout / "data/report/tiny_codec/index.html").read_text()
     assert "Reconstructed sounds next to real ones" in page
@@ -170,7 +170,7 @@ def test_embedded_corpus_from_recordings_to_scores(graph_copy):
     assert set(catalog.split[list(made)]) == {"test"}
     scores = metrics(checkout, "evaluate/ddpm_mel")
     assert scores["kl_tagger_low"] <= scores["kl_tagger"] <= scores["kl_tagger_high"]
-    assert {"codec", "silence", "noise"} <= set(scores["ruler"]["kl_tagger"])
+    assert {"codec", "silence", "noise"} <= set(scores["baselines"]["kl_tagger"])
     assert scores["fad_tagger"] is None  # of so few test clips
     assert "yamnet" in str(scores["embedders"])
     assert "mmd_yamnet" not in scores

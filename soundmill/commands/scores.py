@@ -69,7 +69,7 @@ def evaluate(
     and metrics of pairs (KL) are measured; where they have none in common those are left out; anything between is an error that
     names what is missing. A file that cannot be decoded ends the run: no part of a set is ever scored alone.
 
-    Beside every score stands its ruler: what the same measurement says of silence, of white noise and of real sounds. Where silence
+    Beside every score stand its baselines: the same measurement of silence, of white noise and of real sounds. Where silence
     or noise is as good as real sound, the metric is marked unfit and ranks no models. A second run, or another metric, embeds
     nothing anew. `soundmill weights list` tells the embedders' weights.
     """

@@ -1,1 +1,1 @@
-"""Judging generated sounds by named protocols: files in, scores with their ruler and a page to look at out."""
+"""Judging generated sounds by named protocols: files in, scores with baselines and a report page out."""

@@ -1,4 +1,4 @@
-"""Folders of sounds in, a result out: scores by a named protocol, the ruler beside each, and all that makes a number a result."""
+"""Folders of sounds in, a result out: scores by a named protocol, with baselines, and what a result needs to be reproduced."""
 
 from __future__ import annotations
 

@@ -145,10 +145,10 @@ def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, p
     scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
     for name, found in guesses.items():
         if sets.wanted:
-            of, marks = probe.label_accuracy(found, sets.probe, dict(sets.wanted), sets.codec)
+            of, baselines = probe.label_accuracy(found, sets.probe, dict(sets.wanted), sets.codec)
             key = f"label_accuracy_{name}"
             scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
-            scored.ruler[key] = {mark: rounded(value) for mark, value in sorted(marks.items())}
+            scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
             scored.judge(key, "label_accuracy", name, against)
     return scored
 

@@ -32,7 +32,7 @@ BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds a
 TASK_SIZE = 32  # files or made-up waves in one task: a few dozen sounds already keep several processes at work
 MAX_SECONDS = 3600.0  # of one sound: a bound on memory against a wrong header
 MADE_UP = ("silence", "noise")  # as long as generated sounds and otherwise made up
-NOISE_LEVEL = 0.1  # standard deviation of the ruler's white noise: as loud as usual recordings
+NOISE_LEVEL = 0.1  # standard deviation of the white noise used as a baseline: as loud as usual recordings
 
 
 @dataclass(frozen=True)

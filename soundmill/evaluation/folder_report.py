@@ -26,7 +26,7 @@ WIDTH = 120  # of tables that go to a file
 
 
 def show(metrics: Mapping[str, Any]) -> None:
-    """Scores with their ruler as a table, then what to mind."""
+    """Print the scores and their baselines as a table, then the warnings."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""All sounds of one evaluation, embedded by every judge: those at hand, and the silence and noise that the ruler is made of."""
+"""All sounds of one evaluation, embedded by every judge: those at hand, and the silence and noise of the baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
 
 SIGNIFICANT_DIGITS = 6  # of published numbers: the last bits differ between processors
-RULER_SOUNDS = 1000  # of silence and of noise at most
+BASELINE_SOUNDS = 1000  # of silence and of noise at most
 
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]
 
@@ -111,13 +111,15 @@ class Library:
 
 
 def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members) -> Library:
-    """Embed sounds (role → id → sound), then silence and noise as long as the reference's, for RULER_SOUNDS of these at most.
+    """Embed sounds (role → id → sound), then silence and noise as long as the reference's, for BASELINE_SOUNDS of these at most.
 
     So the baselines of metrics are those of the reference and the seed, whatever is compared with it.
     """
     judges, seed = setup.judges, setup.protocol.seed
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
-    ranked = sorted(reference.ids.values(), key=lambda clip_id: (shards.digest("ruler", seed, clip_id), clip_id))[:RULER_SOUNDS]
+    ranked = sorted(reference.ids.values(), key=lambda clip_id: (shards.digest("baselines", seed, clip_id), clip_id))[
+        :BASELINE_SOUNDS
+    ]
     total = sum(map(len, sounds.values())) + len(features.MADE_UP) * len(ranked)
     with setup.progress(total * len(judges), "embed", "clip") as tick:
         wanted = [sound for of in sounds.values() for sound in of.values()]

@@ -106,12 +106,12 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
 def label_accuracy(
     guesses: Guesses, clips: Sequence[tuple[str, str, int]], wanted: Mapping[str, str], codec: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Whether each sound is in the class wanted (id → 1 or 0), and the ruler of the mean: real clips, the codec's, and chance."""
+    """Whether each sound is in the class wanted (id → 1 or 0), and baselines of the mean: real clips, the codec's, and chance."""
     label_of = {clip_id: label for clip_id, label, _ in clips}
     of = {clip_id: float(guesses.generated[clip_id] == label) for clip_id, label in wanted.items()}
-    marks = {"chance": max(Counter(wanted.values()).values()) / len(wanted)}
+    baselines = {"chance": max(Counter(wanted.values()).values()) / len(wanted)}
     known = {"real": guesses.real, "codec": {name: guesses.codec[name] for name in codec if name in guesses.codec}}
     for role, found in known.items():
         if found:
-            marks[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in found.items()]))
-    return of, marks
+            baselines[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in found.items()]))
+    return of, baselines

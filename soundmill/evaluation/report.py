@@ -1,4 +1,4 @@
-"""The report a person reads a result from: numbers on their ruler, sounds to hear next to real ones, and what it was made from."""
+"""The report of a result: scores with baselines, generated sounds next to real ones, and provenance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from soundmill import page
-from soundmill.evaluation import ruler, tables
-from soundmill.evaluation.score_rows import MARKS, MEANINGS, METRICS, TITLES, Row, rows_of, verdict
+from soundmill.evaluation import chart, tables
+from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, Row, rows_of, verdict
 from soundmill.page.sounds import LONGEST_TITLE, MISSING, Card, Chip, Section, Sound, attempt, section
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def write_report(
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
 ) -> None:
-    """Write scores.json, .csv, .tex, .md, then ruler.png and index.html (one self-contained page) into a directory.
+    """Write scores.json, .csv, .tex, .md, then scores.png and index.html (one self-contained page) into a directory.
 
     A picture or player that cannot be made is named in its place, in a line and by the sound's id; all others are there.
     `classes`: by class its number of sounds (`generated`) and means of scores by their keys.
@@ -80,7 +80,7 @@ def write_report(
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
     faults: list[str] = []
-    picture = attempt("no ruler", partial(_draw, metrics, directory / "ruler.png"), faults)
+    picture = attempt("no chart", partial(_draw, metrics, directory / "scores.png"), faults)
     text = _page(title, metrics, sections, classes or {}, note, picture or MISSING, faults)
     (directory / "index.html").write_text(text, encoding="utf-8")
     for fault in faults:
@@ -88,11 +88,11 @@ def write_report(
 
 
 def _draw(metrics: Mapping[str, Any], path: Path) -> Markup:
-    """The ruler as a file, and as SVG."""
+    """Write the chart as a PNG; return it as SVG."""
     from soundmill.drawing import svg
 
-    figure = ruler.draw(metrics)
-    text = svg(figure, "ruler")
+    figure = chart.draw(metrics)
+    text = svg(figure, "baselines")
     figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
     return Markup(text)
 
@@ -111,12 +111,14 @@ def _page(
     shares = " · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate"))
     verdicts = [Markup("<p>{}</p>").format(text) for text in (verdict(row, counts) for row in rows) if text]
     terms = [
-        (TITLES[key], MEANINGS[key]) for key in (*METRICS, *MARKS) if any(key == row.metric or key in row.ruler for row in rows)
+        (TITLES[key], MEANINGS[key])
+        for key in (*METRICS, *BASELINES)
+        if any(key == row.metric or key in row.baselines for row in rows)
     ]
     provenance = json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False)
     parts = [
         page.panel(*verdicts, kind="verdict") if verdicts else Markup(""),
-        page.heading("Scores on their ruler", f"{shares} among the generated sounds"),
+        page.heading("Scores and baselines", f"{shares} among the generated sounds"),
         page.panel(picture, kind="paper"),
         page.heading("Scores"),
         page.panel(_table(rows), page.definitions(terms)),

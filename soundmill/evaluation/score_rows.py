@@ -8,7 +8,7 @@ from typing import Any
 
 from soundmill.evaluation import scores, waveforms
 
-MARKS = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
+BASELINES = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
 METRICS = (*scores.METRICS, "label_accuracy", *waveforms.METRICS)
 TITLES = {
     "fad": "Fréchet distance",
@@ -57,7 +57,7 @@ SHARES = ("label_accuracy", "precision", "recall", "coverage")  # from 0 to 1
 
 @dataclass(frozen=True)
 class Row:
-    """One score with its interval and its ruler; without a value, or unranked, the note says why."""
+    """One score with its interval and its baselines; without a value, or unranked, the note says why."""
 
     key: str
     metric: str
@@ -65,7 +65,7 @@ class Row:
     value: float | None
     low: float | None
     high: float | None
-    ruler: Mapping[str, float]
+    baselines: Mapping[str, float]
     note: str = ""
     unranked: bool = False
     role: str = "generated"  # the sounds that the value is of
@@ -92,7 +92,7 @@ def _row(metrics: Mapping[str, Any], key: str, metric: str, judge: str, role: st
     unranked = metrics.get("unranked", {}).get(key)
     note = unranked or (metrics.get("left_out", {}).get(key, "") if metrics[key] is None else "")
     ends = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
-    return Row(key, metric, judge, metrics[key], *ends, metrics["ruler"].get(key, {}), note, unranked is not None, role)
+    return Row(key, metric, judge, metrics[key], *ends, metrics["baselines"].get(key, {}), note, unranked is not None, role)
 
 
 def number(row: Row, value: float) -> str:
@@ -108,21 +108,21 @@ def interval(row: Row) -> str:
     return "–" if row.low is None or row.high is None else f"{number(row, row.low)} … {number(row, row.high)}"
 
 
-def marks_of(rows: list[Row]) -> list[str]:
-    """Marks of the ruler that any of the rows has, in their fixed order."""
-    return [mark for mark in MARKS if any(mark in row.ruler for row in rows)]
+def baselines_of(rows: list[Row]) -> list[str]:
+    """Names of the baselines that any of the rows has, in their fixed order."""
+    return [name for name in BASELINES if any(name in row.baselines for row in rows)]
 
 
 def verdict(row: Row, counts: Mapping[str, int]) -> str | None:
-    """Where the distance of a Fréchet score comes from: the representation or the model; None where the ruler cannot tell."""
-    marks = row.ruler
-    if row.metric != "fad" or row.value is None or row.unranked or "codec" not in marks or "floor" not in marks:
+    """Whether the representation or the model loses more of a Fréchet distance; None where the baselines do not show it."""
+    baselines = row.baselines
+    if row.metric != "fad" or row.value is None or row.unranked or "codec" not in baselines or "floor" not in baselines:
         return None
-    lost = max(marks["codec"] - marks.get("codec_floor", marks["floor"]), 0.0)
-    gap = row.value - marks["floor"]
+    lost = max(baselines["codec"] - baselines.get("codec_floor", baselines["floor"]), 0.0)
+    gap = row.value - baselines["floor"]
     if gap <= 0:
         return f"{row.judge}: the generated sounds are as close to the reference as other real clips are."
-    if row.value >= min(marks["silence"], marks["noise"]):
+    if row.value >= min(baselines["silence"], baselines["noise"]):
         return f"{row.judge}: the generated sounds are no closer to real ones than silence or noise."
     if 0 < 2 * counts["codec"] < counts["generated"]:
         return (

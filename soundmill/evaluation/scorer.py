@@ -1,11 +1,11 @@
-"""The scorer of folders and of the pipeline's families: a protocol's metrics of generated sounds, with the ruler beside each.
+"""The scorer of folders and of the pipeline's families: a protocol's metrics of generated sounds, with the baselines of each.
 
-The ruler is the same measurement of other sounds in place of the generated ones:
+Baselines are the same measurement of other sounds in place of the generated ones:
 
 floor    real sounds against real ones. A Fréchet distance between sets of one kind of sound is bias alone, in proportion to
          1/n + 1/m of their sizes: it is brought to the sizes of the sets at hand
 silence  digital silence, and
-noise    white noise, as long as the reference's sounds and as many, up to RULER_SOUNDS
+noise    white noise, as long as the reference's sounds and as many, up to BASELINE_SOUNDS
 codec    (of a family) real sounds through its representation and back, and codec_floor, those sounds before it
 
 A metric by which silence or noise is as good as the floor cannot tell these sets apart: it is unfit, and ranks no models. Nor does
@@ -79,10 +79,10 @@ class Measurement:
 
 @dataclass
 class Scored:
-    """What a result publishes of its scores: flat `values`, the `ruler`, and reasons; `of` has values of single clips by score."""
+    """Scores to publish: flat `values`, `baselines` and reasons; `of` has the values of single clips by score."""
 
     values: dict[str, float | None] = field(default_factory=dict)
-    ruler: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    baselines: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     left_out: dict[str, str] = field(default_factory=dict)
     unranked: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -99,7 +99,9 @@ class Scored:
     def judge(self, key: str, metric: str, embedder: str, trained_against: Sequence[str]) -> None:
         """Unrank a score whose baselines are as good as real sound, or whose embedder the model was trained against."""
         reason = (
-            f"the model was trained against {embedder}" if embedder in trained_against else unfit(metric, self.ruler.get(key, {}))
+            f"the model was trained against {embedder}"
+            if embedder in trained_against
+            else unfit(metric, self.baselines.get(key, {}))
         )
         if self.values.get(key) is not None and reason:
             self.unranked[key] = reason
@@ -111,7 +113,7 @@ class Scored:
 
     def document(self) -> dict[str, Any]:
         """The part of a result that is these scores."""
-        return {**self.values, "ruler": dict(self.ruler), "left_out": self.left_out, "unranked": self.unranked}
+        return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked}
 
 
 def score(setup: Setup, library: Library, comparisons: Comparisons, trained_against: Sequence[str] = ()) -> Scored:
@@ -130,7 +132,7 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, trained_agai
         elif role == RANKING and "of" in result:
             found.of[key] = result["of"]
         elif "value" in result:
-            found.ruler[key][role] = rounded(result["value"])
+            found.baselines[key][role] = rounded(result["value"])
     if all(wanted.key in found.left_out for wanted in protocol.scores) and not comparisons.waves:
         lines = "".join(f"\n  {key}: {why}" for key, why in found.left_out.items())
         raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
@@ -150,16 +152,16 @@ def _why_not(wanted: protocols.Score, comparisons: Comparisons) -> str | None:
     return None
 
 
-def unfit(metric: str, marks: Mapping[str, float]) -> str | None:
+def unfit(metric: str, baselines: Mapping[str, float]) -> str | None:
     """Whether a baseline is as good as real sounds: silence or noise as the floor, a constant answer as the probe on real clips."""
-    best = marks.get("floor", marks.get("real"))
+    best = baselines.get("floor", baselines.get("real"))
     if best is None:
         return None
     sign = 1 if BETTER[metric] == "higher" else -1
-    as_good = [name for name in (*features.MADE_UP, "chance") if name in marks and sign * marks[name] >= sign * best]
+    as_good = [name for name in (*features.MADE_UP, "chance") if name in baselines and sign * baselines[name] >= sign * best]
     if not as_good:
         return None
-    values = " and ".join(f"{name} ({_number(metric, marks[name])})" for name in as_good)
+    values = " and ".join(f"{name} ({_number(metric, baselines[name])})" for name in as_good)
     return f"unfit for these sets: {values} is as good as real sound ({_number(metric, best)})"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from soundmill.evaluation.score_rows import TITLES, Row, interval, marks_of, number, rows_of, shown
+from soundmill.evaluation.score_rows import TITLES, Row, baselines_of, interval, number, rows_of, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,18 +15,18 @@ DAGGER = "† ranks no models"
 
 
 def csv(metrics: Mapping[str, Any]) -> str:
-    """A row for each score, a column for each mark of the ruler."""
+    """A row for each score, a column for each baseline."""
     import pandas as pd
 
     rows = rows_of(metrics)
-    marks = marks_of(rows)
-    columns = ["score", "metric", "judge", "value", "low", "high", *marks, "ranks", "note", "protocol", "generated", "reference"]
+    names = baselines_of(rows)
+    columns = ["score", "metric", "judge", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
     counts = metrics["counts"]
     whole = metrics["protocol"], counts["generated"], counts["reference"]
     lines = [
         [
             *(row.key, row.metric, row.judge, row.value, row.low, row.high),
-            *(row.ruler.get(mark) for mark in marks),
+            *(row.baselines.get(name) for name in names),
             *(row.value is not None and not row.unranked, row.note, *whole),
         ]
         for row in rows
@@ -65,8 +65,8 @@ def texts(rows: list[Row], named: str) -> pd.DataFrame:
     if named == "title":
         columns = {"metric": [TITLES[row.metric] for row in rows], "judge": [_judge(row) for row in rows]}
     columns |= {"value": [shown(row) for row in rows], "95 %": [interval(row) for row in rows]}
-    for mark in marks_of(rows):
-        columns[TITLES[mark]] = [number(row, row.ruler[mark]) if mark in row.ruler else "–" for row in rows]
+    for name in baselines_of(rows):
+        columns[TITLES[name]] = [number(row, row.baselines[name]) if name in row.baselines else "–" for row in rows]
     return pd.DataFrame(columns)
 
 

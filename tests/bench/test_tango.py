@@ -125,7 +125,7 @@ def test_samplers(tmp_path, monkeypatch, shared, untrained, prepared):
     assert list(found["scores"]) == list(found["seconds"]) == ["ddpm 1", "ddpm 20", "ddim 2", "dpm++ 2", "unipc 2"]
     for row in found["scores"].values():
         assert row["fad_yamnet"]["low"] < row["fad_yamnet"]["high"]
-        assert set(row["ruler"]["yamnet"]["fad"]) >= {"codec", "floor", "noise"}
+        assert set(row["baselines"]["yamnet"]["fad"]) >= {"codec", "floor", "noise"}
     assert found["scores"]["ddim 2"]["fad_yamnet"] != found["scores"]["dpm++ 2"]["fad_yamnet"]
     assert found["cpu_seconds"]["ddpm 20"][0] > 4 * found["cpu_seconds"]["ddim 2"][0]
     assert found["against"] == "ddpm 20"

@@ -97,8 +97,8 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert metrics["counts"] == {"generated": 6, "reference": 6, "pairs": 0, "silence": 6, "noise": 6}
     assert metrics["seconds"]["reference"] == pytest.approx(6 * 1.6)
     assert metrics["silent_share"] == pytest.approx(1 / 6, rel=1e-5)
-    assert metrics["ruler"]["mmd_yamnet"].keys() == {"silence", "noise", "floor"}
-    assert metrics["ruler"]["mmd_yamnet"]["noise"] > metrics["mmd_yamnet"]
+    assert metrics["baselines"]["mmd_yamnet"].keys() == {"silence", "noise", "floor"}
+    assert metrics["baselines"]["mmd_yamnet"]["noise"] > metrics["mmd_yamnet"]
     assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-2", 2, "soxr HQ")
     assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
     assert metrics["files"]["generated"] != metrics["files"]["reference"]
@@ -147,7 +147,7 @@ def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     assert found.metrics["counts"]["pairs"] == 3
     assert set(found.of["kl_yamnet"]) == {"rain/a", "rain/b", "c"}
     assert found.metrics["kl_yamnet"] == pytest.approx(np.mean(list(found.of["kl_yamnet"].values())), rel=1e-5)
-    assert found.metrics["ruler"]["kl_yamnet"].keys() == {"silence", "noise"}
+    assert found.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
     alone = evaluator.evaluate(setup, made, real, unpaired=True)
     assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are declared to mean nothing"}
     assert alone.metrics["mmd_yamnet"] == found.metrics["mmd_yamnet"]
@@ -189,7 +189,7 @@ def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
     wanted = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
     found = evaluator.evaluate(wanted, made, real).metrics
     assert "mmd_yamnet" in found
-    assert set(found["ruler"]["mmd_yamnet"]) == {"silence", "noise"}
+    assert set(found["baselines"]["mmd_yamnet"]) == {"silence", "noise"}
     assert "1 clips are too few" in found["left_out"]["coverage_yamnet"]
 
 
@@ -307,9 +307,9 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     metrics = found.metrics
     assert metrics["lsd"] == pytest.approx(20 * np.log10(2), rel=0.5)  # and the resampler took the highest bins
     assert metrics["lsd_low"] <= metrics["lsd"] <= metrics["lsd_high"]
-    assert metrics["ruler"]["lsd"].keys() == metrics["ruler"]["mrstft"].keys() == {"silence", "noise"}
-    assert metrics["lsd"] < min(metrics["ruler"]["lsd"].values())
-    assert metrics["mrstft"] < min(metrics["ruler"]["mrstft"].values())
+    assert metrics["baselines"]["lsd"].keys() == metrics["baselines"]["mrstft"].keys() == {"silence", "noise"}
+    assert metrics["lsd"] < min(metrics["baselines"]["lsd"].values())
+    assert metrics["mrstft"] < min(metrics["baselines"]["mrstft"].values())
     assert found.of["lsd"].keys() == {"a", "b", "c"}
     # Sounds whose own record says that they are reconstructions need not be declared.
     (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
@@ -328,7 +328,7 @@ def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
     wanted = protocol("fad", "fad_per_clip", "mmd", "precision", "recall", "density", "coverage", replicates=0)
     metrics = evaluator.evaluate(evaluator.Setup(wanted, setup.cache, 1), tmp_path / "made", tmp_path / "real").metrics
     assert metrics["counts"]["reference"] >= 50
-    assert metrics["ruler"]["precision_yamnet"]["silence"] == 1.0
+    assert metrics["baselines"]["precision_yamnet"]["silence"] == 1.0
     unfit = {"precision_yamnet", "density_yamnet", "fad_per_clip_yamnet"}
     assert {key for key, why in metrics["unranked"].items() if why.startswith("unfit for these sets: silence")} == unfit
     assert metrics["unranked"].keys() == unfit
@@ -361,7 +361,7 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
         sound = resample(decode.read_mono(made / f"{name}.wav", RATE, features.MAX_SECONDS), RATE, network.sample_rate)
         assert found.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
     assert found.metrics["clap_score"] == pytest.approx(np.mean(list(found.of["clap_score"].values())), rel=1e-4)
-    assert found.metrics["ruler"]["clap_score"].keys() == {"silence", "noise"}
+    assert found.metrics["baselines"]["clap_score"].keys() == {"silence", "noise"}
     with pytest.raises(UserError, match=r"clap_score: no prompts are given \(--captions\)"):
         evaluator.evaluate(setup, made, real)
 

@@ -84,19 +84,19 @@ def score(library: Library, sets, trained_against=()) -> scorer.Scored:
 
 def test_scores_of_known_embeddings(library):
     scored = score(library, choose_sets(catalog(), ids("test"), ids("valid"), "test", 1000, 0))
-    values, marks = scored.values, scored.ruler["fad_tagger"]
+    values, baselines = scored.values, scored.baselines["fad_tagger"]
     assert values["fad_tagger"] == pytest.approx(6.0, abs=0.5)  # shifted by 1 in 6 dimensions, covariance alike
     assert values["fad_tagger_low"] < values["fad_tagger"] < values["fad_tagger_high"]
-    assert 0 < marks["floor"] < 0.3
-    assert marks["floor"] < marks["codec"] < values["fad_tagger"] < marks["noise"]
-    assert marks["codec_floor"] < marks["codec"]
-    assert set(scored.ruler["kl_tagger"]) == {"floor", "codec", "silence", "noise"}
+    assert 0 < baselines["floor"] < 0.3
+    assert baselines["floor"] < baselines["codec"] < values["fad_tagger"] < baselines["noise"]
+    assert baselines["codec_floor"] < baselines["codec"]
+    assert set(scored.baselines["kl_tagger"]) == {"floor", "codec", "silence", "noise"}
     assert values["kl_tagger"] == pytest.approx(np.mean(list(scored.of["kl_tagger"].values())), rel=1e-5)
 
 
 def test_a_metric_by_which_silence_is_as_good_as_real_sound_is_unfit(library):
     scored = score(library, choose_sets(catalog(), ids("test"), ids("valid"), "test", 0, 0))
-    assert scored.ruler["precision_tagger"]["silence"] == 1.0
+    assert scored.baselines["precision_tagger"]["silence"] == 1.0
     assert scored.unranked.keys() == {"kl_tagger", "precision_tagger"}
     assert scored.unranked["precision_tagger"].startswith("unfit for these sets: silence (100.0%) is as good as real sound (")
     assert f"precision_tagger ranks no models: {scored.unranked['precision_tagger']}." in scored.warnings
@@ -116,13 +116,13 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
     sets = choose_sets(few, ids("test")[:20], ids("valid"), "test", 0, 0)
     scored = score(library, sets)
     assert scored.values["fad_tagger"] is None
-    assert "fad_tagger" not in scored.ruler
+    assert "fad_tagger" not in scored.baselines
     assert "50 reference sounds at least, and here are 49" in scored.left_out["fad_tagger"]
     assert scored.values["kl_tagger"] > 0
 
 
 @pytest.mark.parametrize(
-    ("metric", "marks", "said"),
+    ("metric", "baselines", "said"),
     [
         ("fad", {"floor": 2.0, "silence": 2.0, "noise": 3.0}, "unfit for these sets: silence (2) is as good as real sound (2)"),
         ("fad", {"floor": 2.0, "silence": 2.1, "noise": 3.0}, None),
@@ -136,17 +136,17 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
         ("label_accuracy", {"real": 0.9, "chance": 0.5, "codec": 0.95}, None),
     ],
 )
-def test_what_unfit_is(metric, marks, said):
-    assert scorer.unfit(metric, marks) == said
+def test_what_unfit_is(metric, baselines, said):
+    assert scorer.unfit(metric, baselines) == said
 
 
 def test_a_probe_tells_classes_and_never_sees_the_fold_it_judges(library):
     sets = choose_sets(catalog(), ids("test"), ids("valid"), "test", 1000, 0)
     guesses = family._guess(library, sets)["tagger"]
-    of, marks = probe.label_accuracy(guesses, sets.probe, dict(sets.wanted), sets.codec)
+    of, baselines = probe.label_accuracy(guesses, sets.probe, dict(sets.wanted), sets.codec)
     assert set(of.values()) == {1.0}
     assert of.keys() == set(sets.generated)
-    assert marks == {"real": 1.0, "chance": pytest.approx(1 / 3), "codec": 1.0}
+    assert baselines == {"real": 1.0, "chance": pytest.approx(1 / 3), "codec": 1.0}
     wrong = {clip_id: "bell" for clip_id, _ in sets.wanted}
     assert np.mean(list(probe.label_accuracy(guesses, sets.probe, wrong, ())[0].values())) == pytest.approx(1 / 3)
 

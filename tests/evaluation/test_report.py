@@ -27,7 +27,7 @@ def metrics(**changes):
         "fad_yamnet_high": 20.5,
         "kl_yamnet": 2.5,
         "label_accuracy_yamnet": 0.45,
-        "ruler": {
+        "baselines": {
             "fad_yamnet": {"floor": 2.6, "codec_floor": 2.7, "codec": 8.7, "silence": 39.0, "noise": 63.7},
             "kl_yamnet": {"floor": 1.3, "codec": 0.4, "silence": 7.0, "noise": 8.5},
             "label_accuracy_yamnet": {"real": 0.97, "chance": 0.1},
@@ -91,7 +91,7 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
 def test_bytes_do_not_change(tmp_path):
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["index.html", "ruler.png", "scores.csv", "scores.json", "scores.md", "scores.tex"]
+    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.png", "scores.tex"]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
@@ -221,8 +221,8 @@ def test_a_ruler_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypat
     assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.tex"]
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("<audio") == page.count("<img") == 6
-    assert "no ruler: RuntimeError: no room (test_report.py, line" in page
-    assert "no ruler: RuntimeError: no room" in capsys.readouterr().err
+    assert "no chart: RuntimeError: no room (test_report.py, line" in page
+    assert "no chart: RuntimeError: no room" in capsys.readouterr().err
 
 
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
@@ -261,20 +261,25 @@ def test_best_and_worst():
     ],
 )
 def test_verdict(value, codec, count, said):
-    ruler = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
-    row = score_rows.Row("fad_yamnet", "fad", "yamnet", value, None, None, ruler)
+    baselines = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
+    row = score_rows.Row("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
     assert said in score_rows.verdict(row, {"codec": count, "generated": 80})
 
 
-def test_no_verdict_without_marks():
-    def row(metric, ruler):
-        return score_rows.Row(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, ruler)
+def test_no_verdict_without_baselines():
+    def row(metric, baselines):
+        return score_rows.Row(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, baselines)
 
     assert score_rows.verdict(row("fad", {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
     assert score_rows.verdict(row("kl", {"floor": 1.0, "codec": 2.0}), {}) is None
 
 
 def test_ruler_can_be_drawn_with_zero_and_with_equal_values(tmp_path):
-    ruler = {"fad_yamnet": {"floor": 0.0, "silence": 0.0, "noise": 0.0}}
-    write(tmp_path / "report", ruler=ruler | {"kl_yamnet": {}, "label_accuracy_yamnet": {}}, fad_yamnet=0.0, fad_yamnet_low=0.0)
-    assert (tmp_path / "report" / "ruler.png").read_bytes().startswith(b"\x89PNG")
+    baselines = {"fad_yamnet": {"floor": 0.0, "silence": 0.0, "noise": 0.0}}
+    write(
+        tmp_path / "report",
+        baselines=baselines | {"kl_yamnet": {}, "label_accuracy_yamnet": {}},
+        fad_yamnet=0.0,
+        fad_yamnet_low=0.0,
+    )
+    assert (tmp_path / "report" / "scores.png").read_bytes().startswith(b"\x89PNG")

@@ -245,7 +245,7 @@ def test_choosing_stages_takes_what_they_need() -> None:
         module.choose(graph, ["b@z"])
 
 
-def test_scores_stand_beside_their_ruler() -> None:
+def test_scores_stand_beside_their_baselines() -> None:
     from flows import pipeline as module
 
     scores = {
@@ -253,7 +253,7 @@ def test_scores_stand_beside_their_ruler() -> None:
             "fad_tagger": 12.345,
             "kl_tagger": 1.5,
             "embedders": {"tagger": {}},
-            "ruler": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}},
+            "baselines": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}},
         }
     }
     assert module.rows(scores) == [
@@ -261,7 +261,7 @@ def test_scores_stand_beside_their_ruler() -> None:
         ["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"],
     ]
     assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in module.markdown(scores)
-    assert module.markdown({"x": {"fad": 1.0}}) == "No scores with a ruler in data/metrics/evaluate."
+    assert module.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
 
 
 def test_dvc_in_the_tiny_project_is_the_real_one(tiny: Path) -> None:

@@ -37,7 +37,7 @@ PLAIN = 'return {"number": params.number, "nested": {"share": 0.25}}'
 SCORED = """value = params.number + float(read.read_text().split()[0]) / 10
     return {
         "protocol": "tiny", "embedders": {"tagger": {}},
-        "files": {"reference": "a"}, "counts": {"generated": 4}, "ruler": {"fad_tagger": {"floor": 0.5}},
+        "files": {"reference": "a"}, "counts": {"generated": 4}, "baselines": {"fad_tagger": {"floor": 0.5}},
         "fad_tagger": value, "fad_tagger_low": value - 1, "fad_tagger_high": value + 1,
     }"""
 

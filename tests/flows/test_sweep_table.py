@@ -21,7 +21,7 @@ def scored(fad: float, accuracy: float = 0.5, clips: int = 80, files: str = "a")
         "fad_yamnet_low": fad - 1,
         "fad_yamnet_high": fad + 2,
         "label_accuracy_yamnet": accuracy,
-        "ruler": {"fad_yamnet": {"floor": 1.0}, "label_accuracy_yamnet": {"real": 0.9}, "kl_yamnet": {"floor": 2.0}},
+        "baselines": {"fad_yamnet": {"floor": 1.0}, "label_accuracy_yamnet": {"real": 0.9}, "kl_yamnet": {"floor": 2.0}},
         "counts": {"generated": clips},
         "files": {"reference": files},
     }
@@ -35,7 +35,7 @@ def test_one_seed_keeps_its_bootstrap_interval():
     pressure, none, theirs = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("none", 0, scored(12.0)))
     assert pressure.scores["fad_yamnet"].total == Estimate(10.0, 9.0, 12.0)
     assert none.scores["fad_yamnet"].difference == Estimate(2.0)  # one pair has no interval
-    assert list(none.scores) == ["fad_yamnet", "label_accuracy_yamnet"]  # kl has a ruler, and no value
+    assert list(none.scores) == ["fad_yamnet", "label_accuracy_yamnet"]  # kl has baselines, and no value
     assert (theirs.name, theirs.scores, theirs.paper) == ("AudioLDM-L", {}, {"fad": 2.08})
 
 

@@ -164,25 +164,25 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_scores_stand_on_their_ruler_and_bytes_do_not_depend_on_workers(project):
+def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     found = evaluate_in(project)
-    ruler = found["ruler"]["fad_tagger"]
-    assert set(ruler) == {"floor", "codec", "codec_floor", "silence", "noise"}
-    assert found["fad_tagger"] < ruler["silence"]
+    baselines = found["baselines"]["fad_tagger"]
+    assert set(baselines) == {"floor", "codec", "codec_floor", "silence", "noise"}
+    assert found["fad_tagger"] < baselines["silence"]
     assert found["fad_tagger_low"] < found["fad_tagger"] < found["fad_tagger_high"]
-    assert found["kl_tagger"] < found["ruler"]["kl_tagger"]["silence"]
+    assert found["kl_tagger"] < found["baselines"]["kl_tagger"]["silence"]
     assert found["label_accuracy_tagger"] == 1
-    assert found["ruler"]["label_accuracy_tagger"].keys() == {"real", "chance", "codec"}
+    assert found["baselines"]["label_accuracy_tagger"].keys() == {"real", "chance", "codec"}
     assert found["counts"]["generated"] == 52
     assert found["counts"]["floor"] == 16
     assert found["protocol"] == "soundmill-2"
     assert {"precision_tagger", "mmd_tagger", "is_tagger", "fad_inf_tagger"} < set(found)
     assert 0 < found["codec_lsd"] < -20 * np.log10(0.8)  # the codec's sounds are the clips, softer; bins under the floor are alike
-    assert found["ruler"]["codec_lsd"].keys() == {"silence", "noise"}
+    assert found["baselines"]["codec_lsd"].keys() == {"silence", "noise"}
     assert found["silent_share"] == found["duplicate_share"] == 0
     assert set(tree(project / "data" / "report")) == {
         "index.html",
-        "ruler.png",
+        "scores.png",
         "scores.csv",
         "scores.json",
         "scores.md",
@@ -205,9 +205,9 @@ def test_two_embedders_judge_the_same_sounds(project, shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     found = evaluate_in(project)
     assert found["fad_tagger"] == without["fad_tagger"]
-    ruler = found["ruler"]["fad_yamnet"]
-    assert ruler["floor"] < found["fad_yamnet"] < min(ruler["silence"], ruler["noise"])
-    assert found["kl_yamnet"] < found["ruler"]["kl_yamnet"]["silence"]
+    baselines = found["baselines"]["fad_yamnet"]
+    assert baselines["floor"] < found["fad_yamnet"] < min(baselines["silence"], baselines["noise"])
+    assert found["kl_yamnet"] < found["baselines"]["kl_yamnet"]["silence"]
     assert found["label_accuracy_yamnet"] == 1
     assert found["counts"]["reference"] == 72
     assert "fad_yamnet_low" not in found
@@ -264,9 +264,9 @@ def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(pr
     write_params(project, workers=1, bootstrap=0)
     found = evaluate_in(project)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("report/index.html: no ruler: ValueError: no picture (test_evaluate.py, line")
+    assert line.startswith("report/index.html: no chart: ValueError: no picture (test_evaluate.py, line")
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "no ruler: ValueError: no picture" in page
+    assert "no chart: ValueError: no picture" in page
     assert "<h3>$x^$ &lt;b&gt; 🐶</h3>" in page
     assert max(map(len, re.findall(r"<h3>(.*?)</h3>", page))) < 300
     assert page.count("<img") == page.count("<audio") > 12
@@ -300,7 +300,7 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"]}
     (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
     metrics = evaluate_in(project)
-    assert "codec" not in metrics["ruler"]["kl_tagger"]
+    assert "codec" not in metrics["baselines"]["kl_tagger"]
     assert metrics["lsd_low"] < metrics["lsd"] < metrics["lsd_high"]
     assert metrics["mrstft"] > 0
     assert "codec_lsd" not in metrics

@@ -1,4 +1,4 @@
-"""YAMNet: windows, weights that are missing or not the pinned ones, and the measured ruler on real recordings."""
+"""YAMNet: windows, weights that are missing or not the pinned ones, and the measured baselines on real recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ruler as a picture: every score as a point with its interval between what the same measurement says of other sounds."""
+"""The scores as a chart: each a point with its interval, among its baselines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ONE_COLUMN = 4  # scores under each other; more stand in two columns
 
 
 def draw(metrics: Mapping[str, Any]) -> Figure:
-    """Every score as a point with its interval on a horizontal scale between its ruler's marks."""
+    """Every score as a point with its interval on a horizontal scale, among its baselines."""
     from soundmill.drawing import Figure
 
     rows = [row for row in rows_of(metrics) if row.value is not None]
@@ -46,8 +46,8 @@ def draw(metrics: Mapping[str, Any]) -> Figure:
 
 
 def _draw_row(axes: Axes, row: Row, width: float) -> None:
-    """One scale: the ruler's marks below the line, the generated sounds above it."""
-    values = [*row.ruler.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
+    """One scale: the baselines below the line, the generated sounds above it."""
+    values = [*row.baselines.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
     scale = _scale_of(row.metric, values)
     if scale == "logarithmic":
         axes.set_xscale("log")
@@ -74,16 +74,16 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96")
     last_end = [-np.inf, -np.inf, -np.inf]
     width_of_letter = 7.3 / (width - MARGIN) / 96  # share of the axis, at this font size
-    for mark, value in sorted(row.ruler.items(), key=lambda item: item[1]):
+    for name, value in sorted(row.baselines.items(), key=lambda item: item[1]):
         x = axes.transAxes.inverted().transform(place((value, 0)))[0]
-        text = f"{TITLES[mark]} {number(row, value)}"
+        text = f"{TITLES[name]} {number(row, value)}"
         half = len(text) * width_of_letter / 2 * 1.1
         level = next((index for index, end in enumerate(last_end) if x - half > end), 0)
         last_end[level] = x + half
         y = -0.34 - 0.3 * level
-        axes.plot([value, value], [0, y + 0.1], color=COLOURS[mark], linewidth=1.0, alpha=0.6, zorder=1)
-        axes.plot([value], [0], marker="o", markersize=8, color=COLOURS[mark], zorder=2, clip_on=False)
-        axes.text(value, y, text, ha=_side(x), va="center", fontsize=8.5, color=COLOURS[mark])
+        axes.plot([value, value], [0, y + 0.1], color=COLOURS[name], linewidth=1.0, alpha=0.6, zorder=1)
+        axes.plot([value], [0], marker="o", markersize=8, color=COLOURS[name], zorder=2, clip_on=False)
+        axes.text(value, y, text, ha=_side(x), va="center", fontsize=8.5, color=COLOURS[name])
     if row.low is not None and row.high is not None:
         low = max(row.low, axes.get_xlim()[0])
         axes.plot([low, row.high], [0, 0], color=COLOURS["generated"], linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=3)
