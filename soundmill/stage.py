@@ -55,6 +55,7 @@ class Context:
     digests: Path  # cache of file digests, as shards.file_digests takes it
     workers: int
     cluster: str | None  # address of the Dask scheduler whose workers do the work
+    found_by_name: tuple[str, ...]  # modules and packages, as `main` takes them
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
@@ -107,7 +108,9 @@ class Context:
         """
         directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
-            report = shards.map_shards(function, jobs, directory, workers=self.workers, cluster=self.cluster, progress=tick)
+            report = shards.map_shards(
+                function, jobs, directory, workers=self.workers, cluster=self.cluster, code=self.found_by_name, progress=tick
+            )
         self.quarantine.extend(report.quarantine)
         self.found_damaged(directory, report.damaged)
         return report, directory
@@ -214,7 +217,8 @@ def _main(
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
-    code = shards.code_identity(run.__module__, *(code_by_name(args.family, values_as_read, document) if code_by_name else ()))
+    found_by_name = tuple(code_by_name(args.family, values_as_read, document)) if code_by_name else ()
+    code = shards.code_identity(run.__module__, *found_by_name)
     made_from = {"name": name, "params": values.model_dump(mode="json"), "code": code}
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
@@ -229,7 +233,8 @@ def _main(
 
         made_with = values.model_dump(mode="json")
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
-            ctx = Context(name, args.family, root, project_home(root), scratch, kept, digests, workers, cluster, tracked)
+            home = project_home(root)
+            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
             metrics = run(values, ctx, **inputs, **staged)
             lifetime.die_if_dvc_did()
             for port in (port for port in finals if ports[port] == "output"):

@@ -207,9 +207,12 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
 
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "code_identity", lambda module: {"Python": "2.7", "a package only here": "1"})
-    with pytest.raises(UserError, match=r"worker tcp://.*: has other software \(Python 3\.\d+\.\d+, not 2\.7\); restart it"):
-        shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers)
+    """Of what the function imports, and of what it finds by name."""
+    codec, identity = "soundmill.models.components.mel_autoencoder", dask.code_identity
+    for name, said in (("Python", r"3\.\d+\.\d+"), (codec.replace(".", "/"), r"\w+")):
+        monkeypatch.setattr(dask, "code_identity", lambda *modules, name=name: identity(*modules) | {name: "2.7"})
+        with pytest.raises(UserError, match=rf"worker tcp://.*: has other software \({name} {said}, not 2\.7\); restart it"):
+            shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers, code=[codec])
 
 
 def test_workers_die_with_a_killed_parent(tmp_path):

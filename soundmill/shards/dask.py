@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ class _Site:
 
     start: Path  # relative paths start here
     token: str  # name of a file beside the shards: who sees it sees the same disk
+    modules: tuple[str, ...]
     code: dict[str, str]
 
 
@@ -36,6 +37,7 @@ def run_on_cluster(
     jobs: list[Job],
     directory: Path,
     address: str,
+    modules: Sequence[str],
     progress: Callable[[int], None],
 ) -> None:
     import asyncio
@@ -55,7 +57,8 @@ def run_on_cluster(
         ) from None
     directory = directory.resolve()
     with client, client.as_current(), tempfile.NamedTemporaryFile(dir=directory, prefix=".site-") as token:
-        site = _Site(Path.cwd(), os.path.basename(token.name), code_identity(function.__module__))
+        names = (function.__module__, *modules)
+        site = _Site(Path.cwd(), os.path.basename(token.name), names, code_identity(*names))
         queue, running = jobs[::-1], {}
         last_seen = time.monotonic()  # workers
         try:
@@ -120,7 +123,7 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
         )
     if not (directory / site.token).exists():
         raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
-    found = code_identity(function.__module__)
+    found = code_identity(*site.modules)
     differing = [name for name in site.code if name in found and found[name] != site.code[name]]
     if differing:
         names = ", ".join(f"{name} {found[name]}, not {site.code[name]}" for name in differing[:5])

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,13 +29,15 @@ def map_shards(
     *,
     workers: int,
     cluster: str | None = None,
+    code: Sequence[str] = (),
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
     """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
 
     The work is done by `workers` processes here, or by the workers of the Dask `cluster` at that address, which must see the same
-    files. A finished shard stays in `directory` with its report beside it: a killed run resumes with what is missing. Reports are
-    added in the order of `jobs`, whatever order they end in. The function must be importable (top level).
+    files and have the same code: the function's, and that of the modules `code`, which it finds by name. A finished shard stays in
+    `directory` with its report beside it: a killed run resumes with what is missing. Reports are added in the order of `jobs`,
+    whatever order they end in. The function must be importable (top level).
 
     The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
     is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
@@ -52,7 +54,7 @@ def map_shards(
     progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
     todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
     if todo and cluster:
-        run_on_cluster(function, todo, directory, cluster, progress)
+        run_on_cluster(function, todo, directory, cluster, code, progress)
     elif todo:
         _run_here(function, todo, directory, workers, progress)
     remove_attempts(directory)
