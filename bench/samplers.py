@@ -113,8 +113,7 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
     from soundmill.models import checkpoint, generation, registry, requests
     from soundmill.models.components.text_states import states as text_states
     from soundmill.models.family import Run as HowMade
-    from soundmill.training.device import pick_device
-    from soundmill.training.module import use_threads
+    from soundmill.training.device import pick_device, use_threads
 
     model = registry.family("tango").load(checkpoint_dir)
     use_threads(model.params.hardware.threads)

@@ -75,8 +75,7 @@ class Training:
         from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
         from soundmill.models.tango.model import build_net
         from soundmill.models.tango.params import TrainParams
-        from soundmill.training.device import pick_device
-        from soundmill.training.module import use_threads
+        from soundmill.training.device import pick_device, use_threads
 
         document = params.compose(measure.ROOT / "conf", ["model=tango", f"scale={scale}", *overrides])
         told = document["text"]["tango"]

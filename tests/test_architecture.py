@@ -208,3 +208,20 @@ for entry in ("soundmill.shards", "soundmill.corpora", "soundmill.stage", "sound
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_imports_heavy_libraries_only_where_its_work_begins():
+    """Lightning brings most of the others, so the stages that train are left out."""
+    stages = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - {"autoencoder", "train", "vocoder"}
+    torches = {"generate", "latents", "tagger"}
+    code = f"""
+import sys
+heavy = {set(HEAVY) - {"scipy"}}  # a stage may read one of its modules
+for stages, allowed in (({stages - torches}, set()), ({torches}, {{"torch"}})):
+    for stage in stages:
+        __import__("stages." + stage)
+        found = heavy.difference(allowed).intersection(sys.modules)
+        assert not found, f"stages.{{stage}} imports {{found}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

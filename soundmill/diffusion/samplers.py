@@ -127,21 +127,27 @@ def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
 
     So all samplers share our spacing: their own rules differ, and some are off where num_steps does not divide T.
     """
-    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
     common = {
         "num_train_timesteps": len(visited),
         "trained_betas": alpha_bar_to_betas(visited).numpy(),
         "prediction_type": "sample",
         "timestep_spacing": "trailing",
     }
-    if sampler == "ddpm":
+    if sampler == "ddpm":  # each by its own path: the solvers import scipy.stats, which takes a second
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
         scheduler = DDPMScheduler(**common, variance_type=f"fixed_{variance}", clip_sample=False)
     elif sampler == "ddim":
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
         scheduler = DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
     elif sampler == "dpm++":
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
         scheduler = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=2)
     elif sampler == "unipc":
+        from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
         scheduler = UniPCMultistepScheduler(**common, solver_order=2, solver_type="bh2")
     else:
         raise ValueError(f"unknown sampler {sampler!r}")

@@ -27,8 +27,7 @@ from soundmill.models.family import Model, Request, Run, can, require
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts
 from soundmill.params import override
-from soundmill.training.device import pick_device
-from soundmill.training.module import use_threads
+from soundmill.training.device import pick_device, use_threads
 
 SHOWN = 12  # clips in a picture
 HEARD = 6  # clips sent to tracking

@@ -19,9 +19,9 @@ from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
 from soundmill.training.callbacks import Every, write_curve
-from soundmill.training.device import pick_device
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Joined, Order, Source
-from soundmill.training.module import TrainingModule, fit_averaged, use_threads
+from soundmill.training.module import TrainingModule, fit_averaged
 
 CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
 

@@ -13,6 +13,11 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def use_threads(threads: int) -> None:
+    """Fix the number of CPU threads: sums are split among them, so it shows in the last bits."""
+    torch.set_num_threads(threads)
+
+
 def usable_precision(device: torch.device, precision: str) -> str:
     """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow."""
     emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from soundmill.errors import UserError
 from soundmill.training.callbacks import Best, Curve, Progress, TimedCheckpoint, without_step
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
-from soundmill.training.device import pick_device, usable_precision
+from soundmill.training.device import pick_device, usable_precision, use_threads
 from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, Joined, Loader, Order, Source, worker_deaths_explained
 from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
@@ -102,11 +102,6 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
     if params.decay == "exponential":
         return warm * FINAL_SHARE**done
     return warm
-
-
-def use_threads(threads: int) -> None:
-    """Fix the number of CPU threads: sums are split among them, so it shows in the last bits."""
-    torch.set_num_threads(threads)
 
 
 def fit_averaged(

@@ -14,8 +14,7 @@ from soundmill.models.components.hifigan import pretrained, training, vocoder
 from soundmill.models.components.hifigan.params import HifiGanParams
 from soundmill.models.components.loaded import LICENCE
 from soundmill.models.components.log_mels.source import gather_log_mels
-from soundmill.training.device import pick_device
-from soundmill.training.module import use_threads
+from soundmill.training.device import pick_device, use_threads
 
 MEASURED_CLIPS = 16  # held-out ones, at most
 

@@ -24,8 +24,9 @@ from soundmill.models.components.hifigan.params import HifiGanParams, TrainedPar
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, synthesise
 from soundmill.models.components.log_mels.source import gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
+from soundmill.training.device import use_threads
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import fit_averaged, use_threads
+from soundmill.training.module import fit_averaged
 from soundmill.training.phases import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss
 
 

@@ -11,8 +11,7 @@ from soundmill.models.components.contracts import Made
 from soundmill.models.components.loaded import LICENCE
 from soundmill.models.components.mel_autoencoder import autoencoder, pretrained, training
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
-from soundmill.training.device import pick_device
-from soundmill.training.module import use_threads
+from soundmill.training.device import pick_device, use_threads
 
 
 def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:

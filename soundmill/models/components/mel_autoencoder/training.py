@@ -24,9 +24,9 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
     to_picture,
 )
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, TrainedParams
-from soundmill.training.device import pick_device
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import TrainingModule, fit_averaged, use_threads
+from soundmill.training.module import TrainingModule, fit_averaged
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
 CONTRASTED = (4, 8, 16)  # sides of the squares that contrast is compared in
