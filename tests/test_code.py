@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,27 +13,29 @@ from soundmill.shards import code
 from soundmill.shards.code import ROOT
 
 STAGES = ("segment", "spectrogram", "train", "evaluate")
-KEYS = """
-import importlib, json, sys
-from soundmill.shards import code_identity
-modules = {"train": ["soundmill.models.ddpm_mel", "soundmill.models.components.griffin_lim.vocoder"]}
-print(json.dumps({name: code_identity(f"stages.{name}", *modules.get(name, ())) for name in sys.argv[1:]}))
-"""
+FOUND_BY_NAME = {"train": ("soundmill.models.ddpm_mel", "soundmill.models.components.griffin_lim.vocoder")}
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the code, whose identity is asked for instead of this one's."""
     for name in ("soundmill", "stages"):
         shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path / "checkout"
+    monkeypatch.setattr(code, "ROOT", tmp_path / "checkout")
+    yield tmp_path / "checkout"
+    forget()
 
 
-def identities(checkout: Path, *before: Path) -> dict[str, dict[str, str]]:
-    """Of a few stages, as a process of this checkout computes them; `before`: first on Python's path."""
-    path = os.pathsep.join(map(str, [*before, checkout]))
-    command = [sys.executable, "-c", KEYS, *STAGES]
-    environment = {**os.environ, "PYTHONPATH": path}
-    return json.loads(subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True).stdout)
+def forget() -> None:
+    """As in a new process."""
+    for cached in (code.code_identity, code.module_path, code._imports):
+        cached.cache_clear()
+
+
+def identities() -> dict[str, dict[str, str]]:
+    """Of a few stages."""
+    forget()
+    return {name: code.code_identity(f"stages.{name}", *FOUND_BY_NAME.get(name, ())) for name in STAGES}
 
 
 def changed(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> set[str]:
@@ -43,7 +43,7 @@ def changed(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]])
 
 
 def test_an_edit_changes_the_stages_whose_rooms_it_is_in_and_no_other(checkout):
-    before = identities(checkout)
+    before = identities()
     for room, stages in {
         "soundmill/exports/__init__.py": set(),
         "soundmill/commands/__init__.py": set(),
@@ -59,13 +59,13 @@ def test_an_edit_changes_the_stages_whose_rooms_it_is_in_and_no_other(checkout):
         file = checkout / room
         text = file.read_text()
         file.write_text(text + "# another\n")
-        assert changed(before, identities(checkout)) == stages, room
+        assert changed(before, identities()) == stages, room
         file.write_text(text)
-    assert identities(checkout) == before
+    assert identities() == before
 
 
 def test_files_of_editors_and_of_python_are_no_code(checkout):
-    before = identities(checkout)
+    before = identities()
     audio = checkout / "soundmill" / "audio"
     for name in (
         "mel.py~",
@@ -79,9 +79,9 @@ def test_files_of_editors_and_of_python_are_no_code(checkout):
         (audio / name).parent.mkdir(exist_ok=True)
         (audio / name).write_text("another")
     (audio / ".#mel.py").symlink_to("somebody@here.1")  # as Emacs locks a file: it names nothing
-    assert identities(checkout) == before
+    assert identities() == before
     (audio / "table.json").write_text("{}")
-    assert changed(before, identities(checkout)) == set(STAGES)
+    assert changed(before, identities()) == set(STAGES)
 
 
 def installed(folder: Path, name: str, version: str, module: str) -> Path:
@@ -93,12 +93,16 @@ def installed(folder: Path, name: str, version: str, module: str) -> Path:
     return folder
 
 
-def test_only_a_package_that_the_rooms_import_changes_a_stage(checkout, tmp_path):
-    before = identities(checkout)
-    assert changed(before, identities(checkout, installed(tmp_path / "a", "unrelated", "9.9", "unrelated"))) == set()
-    assert changed(before, identities(checkout, installed(tmp_path / "b", "soxr", "99.0", "soxr"))) >= {"segment", "evaluate"}
-    after = identities(checkout, installed(tmp_path / "c", "transformers", "99.0", "transformers"))
-    assert "segment" not in changed(before, after)
+def test_only_a_package_that_the_rooms_import_changes_a_stage(checkout, tmp_path, monkeypatch):
+    before = identities()
+    monkeypatch.syspath_prepend(installed(tmp_path / "a", "unrelated", "9.9", "unrelated"))
+    assert identities() == before
+    monkeypatch.syspath_prepend(installed(tmp_path / "b", "soxr", "99.0", "soxr"))
+    with_soxr = identities()
+    assert changed(before, with_soxr) >= {"segment", "evaluate"}
+    monkeypatch.syspath_prepend(installed(tmp_path / "c", "transformers", "99.0", "transformers"))
+    after = identities()
+    assert "segment" not in changed(with_soxr, after)
     assert after["evaluate"]["transformers"] == "99.0"
     assert before["segment"]["Python"] == ".".join(map(str, sys.version_info[:3]))
 
