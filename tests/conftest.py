@@ -43,6 +43,20 @@ def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 
 @pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are made in this process: a pool of others takes a second to start, and longer where they import torch."""
+    from soundmill.shards import run
+    from soundmill.shards.jobs import run_job
+
+    def make(function, jobs, directory, workers, progress):
+        for job in jobs:
+            run_job(function, job, directory)
+            progress(job.weight)
+
+    monkeypatch.setattr(run, "_run_here", make)
+
+
+@pytest.fixture
 def checkout(root: Path, tmp_path: Path, alone: None) -> Path:
     """A copy of the project whose path has a space in it, with nothing built."""
     return copy_project(root, tmp_path / "a checkout")

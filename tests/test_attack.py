@@ -1,6 +1,6 @@
 """Attacks that the pipeline must stand: random kills, and corpora of hostile names, files, links and manifests.
 
-`make attack` runs them whole: 200 kills, 1,000 hostile things. The suite runs a tenth. All is bounded in time and size, and below a
+`make attack` runs them whole: 200 kills, 1,000 hostile things. The suite runs a twentieth. All is bounded in time and size, and below a
 temporary directory.
 """
 
@@ -26,7 +26,7 @@ from soundmill import experiments, params
 from tests.checkouts import BIN, dvc
 from tests.corpora.tiny import sound
 
-SHARE = 1 if os.environ.get("SOUNDMILL_ATTACK") == "whole" else 10
+SHARE = 1 if os.environ.get("SOUNDMILL_ATTACK") == "whole" else 20
 KILLS, HOSTILE = 200 // SHARE, 1_000 // SHARE
 BATCH = 50  # hostile things in one corpus
 LONGEST_SECONDS = 6.0  # until a kill

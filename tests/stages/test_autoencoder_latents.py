@@ -135,17 +135,6 @@ def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections
     return [*argv, "--family", "tango", "--params", str(project / "params.yaml")]
 
 
-@pytest.fixture
-def here(monkeypatch) -> None:
-    """Shards are made in this process: starting others, which import torch and diffusers, takes seconds each time."""
-
-    def run(function, jobs, directory, workers, progress):
-        for job in jobs:
-            run_job(function, job, directory)
-
-    monkeypatch.setattr(shard_run, "_run_here", run)
-
-
 LATENTS = {"num_samples": 3840, "batch_size": 2, "accelerator": "cpu", "precision": "32"}  # 24 frames
 OF_CLIPS = {"audio": "sounds", "catalog": "catalog.parquet", "autoencoder": "autoencoder", "latents": "clips", "metrics": "l.json"}
 OF_MIXES = {"audio": "mixes", "autoencoder": "autoencoder", "latents": "mixed", "metrics": "l.json"}
