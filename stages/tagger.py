@@ -55,7 +55,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
         "classes": len(targets.classes),
         "clips": {split: len(part) for split, part in usable.items()},
         "without_target": sum(len(splits[split]) - len(usable[split]) for split in splits),
-        "train_loss": curve[-1]["train_loss"],
+        "train_loss": curve[-1]["loss/train"],
         "weights": digest,
         **{split: score for split, score in scores.items() if score},
     }

@@ -42,7 +42,7 @@ SHRUNK = [
     "ddpm_mel.train.checkpoint_seconds=0",
     "ddpm_mel.train.log_every_steps=1",
     "ddpm_mel.train.network.widths=[16,16,32]",
-    "ddpm_mel.train.grid.every_epochs=null",
+    "ddpm_mel.train.samples_every_steps=null",
     "ddpm_mel.train.sampling.num_steps=1",
     "ddpm_mel.train.sampling.griffin_lim_iterations=1",
 ]

@@ -80,13 +80,17 @@ tiny_codec:
     checkpoint_seconds: 60.0
     steps: 30
     epochs: null
-    keep: last
+    use: last
+    validate_every_steps: 10
+    validate_batches: 1
+    samples_every_steps: null
     hardware: {accelerator: cpu, devices: 1, precision: "32", threads: 1}
     batch_size: 4
     width: 8
     sampling: {gain: 1.0}
   generate:
     seed: 0
+    use: last
     count: 6
     batch_size: 4
     accelerator: cpu

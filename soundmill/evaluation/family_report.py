@@ -31,7 +31,8 @@ def write(directory: Path, title: str, found: FamilyEvaluation, source: Source, 
     if coded:
         back = "Real clips through the family's representation and back"
         sections.append(Section(back, "what the codec alone loses", tuple(coded)))
-    note = f" (reference: {found.metrics['reference']})"
+    weights = f", {source.about.weights}" if source.about.weights else ""
+    note = f" (reference: {found.metrics['reference']}){weights}"
     report.write_report(directory, title, found.metrics, sections, by_label(found, source), note)
     return shown
 

@@ -67,6 +67,7 @@ class About:
 
     made_by: str = "generate"  # or "reconstruct"
     trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
+    weights: str = ""  # which of its checkpoint's, in words
 
 
 def about(root: Path) -> About:
@@ -83,7 +84,7 @@ def about(root: Path) -> About:
     against = record.get("trained_against", [])
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
         raise UserError(f"{path}: trained_against: a list of embedders' names is wanted")
-    return About(str(record["made_by"]), tuple(against))
+    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")))
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

@@ -23,7 +23,7 @@ SHOWN = 3  # sounds each of the best, the middle and the worst
 GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
 PROVENANCE = (
     *("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders"),
-    *("trained_against", "files"),
+    *("trained_against", "weights", "files"),
 )
 
 

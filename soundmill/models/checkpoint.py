@@ -10,7 +10,7 @@ from soundmill.errors import UserError
 from soundmill.params import P, StageParams, parse
 from soundmill.stage import tree_digest
 
-CONFIG = "config.json"
+CONFIG, BEST = "config.json", "best.safetensors"
 
 
 def write_config(directory: Path, family: str, params: StageParams, facts: dict[str, Any], **values: Any) -> None:
@@ -40,6 +40,20 @@ def read_config(directory: Path, expected: str | None = None, keys: Sequence[str
 def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
     """A part of what `read_config` gave, as `model`."""
     return parse(model, config[key], f"{directory / CONFIG}: {key}")
+
+
+def use(model: Any, directory: Path, which: str) -> str:
+    """Give a model that was loaded from `directory` its best weights, where `which` is `best`; returns in words what it has now."""
+    from soundmill.training import weights
+
+    known = read_config(directory, keys=("weights",))["weights"]
+    if which == "best":
+        if "best" not in known:
+            raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
+        weights.fill(model.net, directory / BEST)
+    its = known[which]
+    loss = f", held-out loss {its['valid_loss']:.4g}" if "valid_loss" in its else ""
+    return f"{which} weights (step {its['step']}{loss})"
 
 
 def origin(directory: Path) -> dict[str, str]:

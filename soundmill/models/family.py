@@ -52,6 +52,7 @@ class Model(Protocol):
     """
 
     params: FamilyTrainParams  # the training's
+    net: nn.Module  # that was trained
     sample_rate: int
     channels: int
     num_samples: int | None
@@ -91,7 +92,7 @@ class Family:
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
 
     def load(self, directory: Path) -> Model:
-        """A model from its checkpoint directory."""
+        """A model from its checkpoint directory, with its last weights."""
         return import_module(self.model).load(directory)
 
     def networks(self, document: dict[str, Any]) -> dict[str, nn.Module]:

@@ -46,6 +46,8 @@ def run(
     use_threads(params.threads)
     kind = registry.family(family)
     trained = kind.load(model)
+    used = checkpoint.use(trained, model, params.use)
+    print(f"{ctx.name}: {used}", flush=True)
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
     if not wanted:
@@ -84,6 +86,7 @@ def run(
     about = {
         "family": family,
         "made_by": "generate" if requests else "reconstruct",
+        "weights": used,
         "trained_against": list(kind.trained_against),
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
@@ -238,11 +241,11 @@ def in_windows(work: Callable[[Tensor], Tensor], wave: Tensor, model: Model) -> 
 
 
 def _load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
-    """A checkpoint's model, which can do this, and its digest."""
+    """A checkpoint's model, which can do this, with the weights that its training says to use; and what tells it from others."""
     whose = checkpoint.origin(checkpoint_dir)
     model = registry.family(whose["family"]).load(checkpoint_dir)
     require(model, what, whose["family"])
-    return model, whose
+    return model, {**whose, "weights": checkpoint.use(model, checkpoint_dir, model.params.use)}
 
 
 def _make_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ from soundmill.training.params import HardwareParams, TrainingParams
 
 
 class GridParams(StageParams):
-    """The picture of samples that is drawn at the end of a training."""
+    """The picture of samples that is drawn at the end of a training, and for tracking while it runs."""
 
     columns: int = Field(ge=1)
     rows: int = Field(ge=1)
@@ -21,7 +21,6 @@ class GridParams(StageParams):
 class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
-    keep: Literal["last", "best"] = Field(description="best: the weights after the epoch whose held-out loss is lowest")
     hardware: HardwareParams
 
     @property
@@ -38,6 +37,7 @@ class FamilyTrainParams(TrainingParams):
 
 class FamilyGenerateParams(StageParams):
     seed: Seed
+    use: Literal["last", "best"] = Field(description="weights of the checkpoint: the last, or those of the lowest held-out loss")
     count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
     batch_size: int = Field(ge=1)
     accelerator: Literal["cpu", "gpu", "auto"]

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
-from soundmill.errors import UserError, told
-from soundmill.models import registry
+from soundmill.models import checkpoint, registry
 from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
-from soundmill.training.callbacks import Every, write_curve
+from soundmill.models.samples import Samples, sampling, show_last
+from soundmill.training import weights
+from soundmill.training.callbacks import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Joined, Order, Source
 from soundmill.training.module import TrainingModule, fit_averaged
+from soundmill.training.validation import HeldOut
 
 CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
 
@@ -38,9 +40,8 @@ class Prepared:
     clip_ids: Sequence[str]  # trained on
     counts: dict[str, int]  # beside the clips: labels, mixes, captions
     samples: Sequence[Request] | Tensor  # shown while it trains: wanted sounds, or real waves [N, C, T] that it reconstructs
-    samples_every: int | None  # steps; None: only at the end
     columns: int  # of the picture of samples
-    valid_loss: Callable[[Any], float] | None  # of the module's net as it is now; None where no clip is held out
+    held_out: HeldOut | None  # None where the validation split has no clip
     save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
 
 
@@ -51,11 +52,6 @@ def run(
     use_threads(params.hardware.threads)
     prepared = registry.family(family).prepare(params, ctx, inputs, catalog)
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
-    if params.keep == "best" and prepared.valid_loss is None:
-        raise UserError(
-            f"{family}.train.keep is `best`, and {catalog} has no clip of the validation split; raise splits.valid_fraction, or "
-            "set it to `last`"
-        )
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
     said = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
@@ -64,29 +60,33 @@ def run(
     ctx.tracking.log_dataset("training clips", shards.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
     draw = partial(draw_samples, family, prepared, params, ctx)
-    every = prepared.samples_every
-    callbacks = [Every(every, partial(_log_samples, ctx.tracking, draw))] if every else []
-    loss_of = prepared.valid_loss if params.keep == "best" else None
-    points, facts = fit_averaged(module, prepared.source, order, prepared.draw, params.hardware, ctx, callbacks, loss_of)
-
-    write_curve(points, curves)
+    fitted = fit_averaged(
+        module,
+        prepared.source,
+        order,
+        prepared.draw,
+        params.hardware,
+        ctx,
+        held_out=prepared.held_out,
+        callbacks=sampling(params.samples_every_steps, ctx, draw),
+    )
+    write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **facts})
-    metrics = {"loss": points[-1]["loss"], "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
-    if "kept_step" in facts:
-        metrics["kept_step"] = facts["kept_step"]
-    if prepared.valid_loss:
-        metrics["valid_loss"] = prepared.valid_loss(module)
+    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **fitted.facts})
+    if fitted.best:
+        weights.write(fitted.best, model / checkpoint.BEST)
+    metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
+    fitted.take(module, params.use)
     if can(prepared.model, "generate"):
         example = {"label": [describe(prepared.samples[0])], "seed": [0]}
         shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
         ctx.tracking.log_model(model, family, example, np.zeros(shape, np.float32))
-    ctx.show(f"the samples ({grid.name})", partial(_show_samples, ctx.tracking, draw, steps, grid))
+    ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
     return metrics
 
 
-def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Any:
-    """A figure of samples with the current weights, after so many steps."""
+def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Samples:
+    """Samples with the current weights, after so many steps; their seeds are the same each time."""
     model, samples, hardware = prepared.model, prepared.samples, params.hardware
     run = Run(
         params.sampling, pick_device(hardware.accelerator), hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests
@@ -99,18 +99,4 @@ def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx
         waves = [wave for pair in pairs for wave in pair]
         titles = ["real", "reconstructed"] * len(samples)
     sounds = [(wave.numpy(), model.sample_rate) for wave in waves]
-    return figures.draw_waves(sounds, titles, prepared.columns, f"{family}: samples after {step} steps")
-
-
-def _show_samples(tracking: Any, draw: Callable[[int], Any], steps: int, grid: Path) -> None:
-    figure = draw(steps)
-    figures.save_png(figure, grid)
-    tracking.log_figure(figure, "samples/final")
-
-
-def _log_samples(tracking: Any, draw: Callable[[int], Any], module: TrainingModule, step: int) -> None:
-    with told(f"samples after {step} steps"):
-        with module.ema.applied(module.net):
-            figure = draw(step)
-        tracking.log_figure(figure, f"samples/step-{step:07d}")
-    module.to(module.device)
+    return Samples(figures.draw_waves(sounds, titles, prepared.columns, f"{family}: samples after {step} steps"), titles, sounds)

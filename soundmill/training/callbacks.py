@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
 
 from soundmill.errors import UserError
 from soundmill.training.checkpoint import LAST
-from soundmill.training.loader import Joined, Order
 
+TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups by what is before the slash
 LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
 
 
@@ -26,7 +25,7 @@ def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 class Curve(pl.Callback):
-    """Mean loss (and whatever the module reports) over every `every` steps; part of the checkpoint, so a resumed curve is whole."""
+    """Mean loss over every `every` steps; part of the checkpoint, so a resumed curve is whole."""
 
     def __init__(self, every: int, on_point: Callable[[dict[str, float], int], None] | None = None):
         self.every, self.on_point = every, on_point
@@ -46,7 +45,7 @@ class Curve(pl.Callback):
                     "optimiser.clip_norm, or set hardware.precision to `32`"
                 )
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-            point = {"step": trainer.global_step, "loss": sum(losses) / len(losses), "learning_rate": rate}
+            point = {"step": trainer.global_step, TRAIN: sum(losses) / len(losses), "learning_rate": rate}
             self.points.append(point)
             if self.on_point and trainer.is_global_zero:
                 self.on_point(*without_step(point))
@@ -67,56 +66,12 @@ def without_step(point: dict[str, float]) -> tuple[dict[str, float], int]:
 
 
 def write_curve(points: list[dict[str, float]], path: Path) -> None:
-    """The points as CSV; keys of later points are columns too, empty where a point has none. None: a header."""
-    columns = list(dict.fromkeys(key for point in points for key in point)) or ["step", "loss"]
+    """The points as CSV; all have the same keys. None: a header."""
+    columns = list(points[0]) if points else ["step", TRAIN]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in point.items()} for point in points)
-
-
-class Best(pl.Callback):
-    """After every epoch of `order`, and after the last step, measure the averaged net; remember the weights of the lowest loss.
-
-    They are part of the checkpoint, so a resumed training still has them. `loss_of(module)` is the loss on held-out clips.
-    """
-
-    def __init__(
-        self,
-        loss_of: Callable[[Any], float],
-        order: Order | Joined,
-        on_point: Callable[[dict[str, float], int], None] | None = None,
-    ):
-        self.loss_of, self.order, self.on_point = loss_of, order, on_point
-        self.points: list[dict[str, float]] = []
-        self.loss, self.step = math.inf, 0
-        self.weights: dict[str, Tensor] = {}
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not (trainer.is_global_zero and step_ended(trainer, batch_idx) and self._is_due(trainer)):
-            return
-        with module.ema.applied(module.net):
-            loss = self.loss_of(module)
-            module.to(module.device)  # the measuring may have moved a part of it
-            if loss < self.loss:
-                self.loss, self.step = loss, trainer.global_step
-                self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
-        point = {"step": trainer.global_step, "valid_loss": loss}
-        self.points.append(point)
-        if self.on_point:
-            self.on_point(*without_step(point))
-
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        per_step = trainer.accumulate_grad_batches
-        done = trainer.global_step * per_step
-        return trainer.global_step == trainer.max_steps or self.order.beginning(done)[0] > self.order.beginning(done - per_step)[0]
-
-    def state_dict(self) -> dict[str, Any]:
-        points = [dict(point) for point in self.points]
-        return {"points": points, "loss": self.loss, "step": self.step, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.points, self.loss, self.step, self.weights = (state[key] for key in ("points", "loss", "step", "weights"))
 
 
 class TimedCheckpoint(pl.Callback):

@@ -10,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.errors import UserError
-from soundmill.training.callbacks import Best, Curve, Progress, TimedCheckpoint, without_step
+from soundmill.training.callbacks import TRAIN, VALID, Curve, Progress, TimedCheckpoint, without_step
 from soundmill.training.checkpoint import LAST, AtomicCheckpointIO, resume_point
 from soundmill.training.device import pick_device, usable_precision, use_threads
 from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, Joined, Loader, Order, Source, worker_deaths_explained
 from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
+from soundmill.training.validation import HeldOut, Validation, side_by_side
 
 FINAL_SHARE = 0.045  # of the rate, where it decays exponentially: what HiFi-GAN's 0.999 per epoch came to in its 3,100 epochs
 
@@ -44,6 +46,10 @@ class TrainingModule(pl.LightningModule):
     @abstractmethod
     def loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of this rank's share of batch `step` (from 0)."""
+
+    def valid_loss(self, step: int, batch: Batch) -> Tensor:
+        """Scalar loss of a held-out batch; it must be comparable between steps of the training."""
+        return self.loss(step, batch)
 
     def rng(self, *key: Any) -> torch.Generator:
         """A generator on the training device, seeded by (seed, rank, key)."""
@@ -104,6 +110,29 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
     return warm
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a training, beside the weights in its module."""
+
+    points: list[dict[str, float]]  # of the curve, as `side_by_side` gives them
+    facts: dict[str, Any]  # of the hardware, and of the weights
+    best: dict[str, Tensor]  # averaged weights of the lowest held-out loss; empty where no clip is held out
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Losses at the end, and at their lowest."""
+        best = self.facts["weights"].get("best")
+        if best is None:
+            return {"loss": self.points[-1][TRAIN]}
+        losses = {"loss": self.points[-1][TRAIN], "valid_loss": self.points[-1][VALID]}
+        return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
+
+    def take(self, module: TrainingModule, which: str) -> None:
+        """Give the module's net its best weights, where `which` is `best`."""
+        if which == "best":
+            module.net.load_state_dict(self.best)
+
+
 def fit_averaged(
     module: TrainingModule,
     source: Source,
@@ -111,14 +140,20 @@ def fit_averaged(
     draw: Callable[[int], Tensor],
     hardware: HardwareParams,
     ctx: Any,
+    *,
+    held_out: HeldOut | None,
     callbacks: Sequence[pl.Callback] = (),
-    loss_of: Callable[[Any], float] | None = None,
-) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights.
+) -> Fitted:
+    """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
-    Those of the last step, or, with `loss_of` (see `Best`), of the step with the lowest held-out loss. Returns the points of its
-    curve and facts of the hardware. `callbacks` see a training in this process only.
+    `callbacks` see a training in this process only.
     """
+    params = module.params
+    if params.use == "best" and held_out is None:
+        raise UserError(
+            f"{ctx.name}: `use` is `best`, and there is no clip of the validation split; raise splits.valid_fraction, or set it to "
+            "`last`"
+        )
     on_gpu = pick_device(hardware.accelerator).type != "cpu"
     loader = Loader(
         source,
@@ -132,31 +167,37 @@ def fit_averaged(
     # Other processes train when there are several devices, and tracking stays in this one.
     alone = hardware.devices == 1
     on_point = ctx.tracking.log_curve if alone else None
-    curve = Curve(module.params.log_every_steps, on_point)
-    best = Best(loss_of, order, on_point) if loss_of else None
-    scratch = ctx.scratch / "training"
+    curve = Curve(params.log_every_steps, on_point)
+    validation = held_out and Validation(
+        held_out,
+        draw,
+        order.batch_size,
+        batches=params.validate_batches,
+        every=params.validate_every_steps,
+        precision=hardware.precision,
+        on_point=on_point,
+    )
     facts = fit(
         module,
         loader,
         hardware=hardware,
-        scratch=scratch,
+        scratch=ctx.scratch / "training",
         label=ctx.name,
         curve=curve,
-        best=best,
+        validation=validation,
         callbacks=callbacks if alone else (),
     )
+    measured = validation.points if validation else []
     if not alone:
-        for point in [*curve.points, *(best.points if best else ())]:
+        for point in [*curve.points, *measured]:
             ctx.tracking.log_curve(*without_step(point))
-    if best is None:
-        module.ema.copy_to(module.net)
-        return curve.points, facts
-    if not best.weights:
-        raise UserError(
-            "the held-out loss was never a number: lower optimiser.learning_rate, or keep the last weights (`keep: last`)"
-        )
-    module.net.load_state_dict(best.weights)
-    return curve.points, {**facts, "kept_step": best.step}
+    module.ema.copy_to(module.net)
+    of_weights: dict[str, Any] = {"last": {"step": module.steps}}
+    if validation:
+        of_weights["last"]["valid_loss"] = measured[-1][VALID]
+        of_weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
+    best = validation.weights if validation else {}
+    return Fitted(side_by_side(curve.points, measured), {**facts, "weights": of_weights}, best)
 
 
 def fit(
@@ -167,13 +208,13 @@ def fit(
     scratch: Path,
     label: str,
     curve: Curve,
-    best: Best | None = None,
+    validation: Validation | None = None,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
 
-    `loader` has `module.accumulate` batches for each step. `curve` ends with all points. Returns what the hardware came to: device,
-    number of them, precision.
+    `loader` has `module.accumulate` batches for each step. `curve` and `validation` end with all points. Returns what the hardware
+    came to: device, number of them, precision.
     """
     use_threads(hardware.threads)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -185,7 +226,7 @@ def fit(
             f"{label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits", flush=True
         )
     timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
-    resumed = [curve, best] if best else [curve]
+    resumed = [curve, validation] if validation else [curve]
     with _quiet():
         trainer = _trainer(
             module, hardware, precision, scratch, [*resumed, Progress(label), *callbacks, timed], max_steps=module.steps

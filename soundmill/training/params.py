@@ -46,3 +46,7 @@ class TrainingParams(StageParams):
     ema: EmaParams | None = Field(description="null: no average")
     log_every_steps: int = Field(ge=1)
     checkpoint_seconds: Seconds
+    validate_every_steps: int | None = Field(ge=1, description="measure the held-out loss so often; null: only at the end")
+    validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a trained one")
+    use: Literal["last", "best"] = Field(description="last: the last weights; best: those of the lowest held-out loss")
+    samples_every_steps: int | None = Field(ge=1, description="samples for tracking so often; null: only at the end")

@@ -191,9 +191,9 @@ def train_tagger(
             losses.append(float(loss.detach()))
             tick(1)
             if step % per_epoch == 0 or step == steps:
-                point = {"step": step, "train_loss": sum(losses) / len(losses)}
+                point = {"step": step, "loss/train": sum(losses) / len(losses)}
                 scores = evaluate(net, log_mels, targets, valid)
-                point |= {f"valid_{key}": value for key, value in scores.items() if key in ("loss", "accuracy")}
+                point |= {f"{key}/valid": value for key, value in scores.items() if key in ("loss", "accuracy")}
                 losses = []
                 curve.append(point)
                 on_epoch({key: value for key, value in point.items() if key != "step"}, step)
@@ -323,7 +323,7 @@ def load_tagger(directory: Path) -> TaggerModel:
 def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
     """The learning curve as CSV; without validation clips their columns are empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "train_loss", "valid_loss", "valid_accuracy"], lineterminator="\n")
+        writer = csv.DictWriter(file, ["step", "loss/train", "loss/valid", "accuracy/valid"], lineterminator="\n")
         writer.writeheader()
         for point in curve:
             writer.writerow({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()})

@@ -49,7 +49,7 @@ def test_the_training_is_the_published_one():
     """train.py and models.py of declare-lab/tango, as README runs them (docs/parameters.md tells what differs)."""
     document = params.compose(ROOT / "conf", ["model=tango", "scale=paper"])
     train = params.parse(TrainParams, document["tango"]["train"], "tango.train")
-    assert (train.items * train.accumulate, train.epochs, train.keep) == (48, 40, "best")
+    assert (train.items * train.accumulate, train.epochs, train.use) == (48, 40, "best")
     assert (train.text_dropout, train.null_text, train.ema) == (0.0, "empty", None)
     optimiser = train.optimiser
     assert (optimiser.learning_rate, optimiser.betas, optimiser.weight_decay) == (3e-5, [0.9, 0.999], 0.01)

@@ -94,9 +94,8 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path) -> Prepar
         clip_ids=list(clip_weights),
         counts={},
         samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),
-        samples_every=None,
         columns=2,
-        valid_loss=None,
+        held_out=None,
         save=partial(save, model),
     )
 

@@ -54,6 +54,10 @@ PARAMETERS = {
         "ema": {"decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
         "log_every_steps": 10,
         "checkpoint_seconds": 60.0,
+        "validate_every_steps": 20,
+        "validate_batches": 2,
+        "use": "last",
+        "samples_every_steps": None,
     },
     "hardware": {"accelerator": "cpu", "devices": 1, "precision": "32", "threads": 1},
 }
@@ -173,7 +177,7 @@ def test_training_learns_to_rebuild_and_ends_the_same(project, here):
     untrained = PARAMETERS["weights"] | {"steps": 1}
     assert metrics["valid_l1_db"] < 0.5 * make_autoencoder(project, "untrained", weights=untrained)["valid_l1_db"]
     curve = (project / "data/c.csv").read_text().splitlines()
-    assert curve[0].split(",")[:2] == ["step", "loss"]
+    assert curve[0] == "step,loss/train,loss/valid,learning_rate"
     assert (project / "data/g.png").read_bytes().startswith(b"\x89PNG")
 
     model = autoencoders.load(project / "data/first")

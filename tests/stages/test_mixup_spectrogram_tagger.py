@@ -299,7 +299,7 @@ def test_tagger_learns_what_the_corpus_tells(project, capsys, labels, captions, 
     assert metrics["clips"]["train"] + metrics["clips"]["valid"] + metrics["clips"]["test"] + metrics["without_target"] == 24
     assert set(metrics["valid"]) == {"loss", "accuracy", "mean_average_precision"}
     curve = (project / "data/tagger.csv").read_text().splitlines()
-    assert curve[0] == "step,train_loss,valid_loss,valid_accuracy"
+    assert curve[0] == "step,loss/train,loss/valid,accuracy/valid"
     assert len(curve) == 7
     embeddings, logits = model.embed(list(waves_of(project).values()))
     assert all(np.isfinite(part).all() for part in [*embeddings, logits])

@@ -34,6 +34,8 @@ SHRUNK = [
     "tango.train.real_items=2",
     "tango.train.accumulate=2",
     "tango.train.log_every_steps=1",
+    "tango.train.validate_every_steps=2",
+    "tango.train.validate_batches=2",
     "tango.train.checkpoint_seconds=0",
     "tango.train.hardware.accelerator=cpu",
     "tango.train.hardware.threads=1",
@@ -101,11 +103,17 @@ def test_trains_on_latents_and_states_alone(trained, data):
     metrics = json.loads((trained / "train.json").read_text())
     assert (metrics["clips"], metrics["mixes"], metrics["captions"], metrics["steps"]) == (4, 2, 7, 4)
     assert metrics["valid_loss"] > 0
-    assert len((trained / "curve.csv").read_text().splitlines()) == 5
+    assert [line.split(",")[0] for line in (trained / "curve.csv").read_text().splitlines()] == ["step", "2", "4"]
     config = json.loads((trained / "model" / "config.json").read_text())
     assert (config["family"], config["frames"], config["text"]["name"]) == ("tango", 32, "byt5-scratch")
     within = {path.relative_to(trained / "model").as_posix() for path in (trained / "model").rglob("*") if path.is_file()}
-    assert within == {"config.json", "unet.safetensors", "autoencoder/config.json", "autoencoder/model.safetensors"}
+    assert within == {
+        "config.json",
+        "unet.safetensors",
+        "best.safetensors",
+        "autoencoder/config.json",
+        "autoencoder/model.safetensors",
+    }
     assert (trained / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -285,8 +293,8 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
 CONSTANT = {"learning_rate": 0.03, "decay": "none", "warmup_steps": 0}
 
 
-def test_the_published_training_keeps_the_best_epoch_and_sounds_are_made_by_it(tmp_path, data):
-    """`scale=paper` with small nets: of several epochs the kept one gives the very checkpoint of a training that ends there."""
+def test_the_published_training_keeps_the_best_weights_and_sounds_are_made_by_them(tmp_path, data):
+    """`scale=paper` with small nets: the best weights are the very ones of a training that ends there."""
     small = [change for change in SHRUNK if not change.startswith(("tango.train.steps", "tango.train.accumulate"))]
     smaller = ["text=byt5_scratch", "vocoder=griffin_lim", "tango.train.network.groups=8", "tango.train.network.blocks=1"]
     paper = params.compose(ROOT / "conf", ["scale=paper", *small, *smaller, "tango.train.accumulate=1"])
@@ -294,17 +302,19 @@ def test_the_published_training_keeps_the_best_epoch_and_sounds_are_made_by_it(t
     (tmp_path / "best").mkdir()
     metrics = train(tmp_path / "best", data, paper, epochs=4, optimiser=optimiser)
     assert metrics["steps"] == 8
-    kept = metrics["kept_step"]
-    assert kept % 2 == 0
-    assert kept < 8
+    best = metrics["best_step"]
+    assert best % 2 == 0
+    assert best < 8
 
     (tmp_path / "short").mkdir()
-    short = train(tmp_path / "short", data, paper, epochs=None, steps=kept, keep="last", optimiser=optimiser)
-    assert short["valid_loss"] == metrics["valid_loss"]
-    weights = [(tmp_path / name / "model/unet.safetensors").read_bytes() for name in ("best", "short")]
-    assert weights[0] == weights[1]
+    short = train(tmp_path / "short", data, paper, epochs=None, steps=best, optimiser=optimiser)
+    assert short["valid_loss"] == metrics["best_valid_loss"] < metrics["valid_loss"]
+    kept = (tmp_path / "best/model/best.safetensors").read_bytes()
+    assert kept == (tmp_path / "short/model/unet.safetensors").read_bytes()
+    assert kept != (tmp_path / "best/model/unet.safetensors").read_bytes()
     paper["tango"]["generate"]["sampling"]["num_steps"] = 2
     generate(tmp_path / "best", data, paper)
+    paper["tango"]["generate"]["use"] = "last"
     generate(tmp_path / "short", data, paper)
     made = [{path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")} for name in ("best", "short")]
     assert made[0] == made[1]
@@ -315,8 +325,13 @@ def test_there_is_no_best_without_held_out_clips(tmp_path, data, composed):
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     about = read_about(tmp_path / "tango" / "latents" / "clips")
     write_latents(tmp_path / "tango" / "latents" / "clips", {k: v for k, v in CAPTIONS.items() if k != "held-0"}, about)
-    with pytest.raises(SystemExit, match=r"tango\.train\.keep is `best`, and .* has no clip of the validation split"):
-        train(tmp_path, tmp_path, composed, keep="best")
+    with pytest.raises(SystemExit, match=r"train/tango: `use` is `best`, and there is no clip of the validation split"):
+        train(tmp_path, tmp_path, composed, use="best")
+    assert "valid_loss" not in train(tmp_path, tmp_path, composed)
+    document = json.loads(json.dumps(composed))
+    document["tango"]["generate"]["use"] = "best"
+    with pytest.raises(SystemExit, match="has no best weights; set `use` to `last`"):
+        generate(tmp_path, data, document)
 
 
 @pytest.mark.slow

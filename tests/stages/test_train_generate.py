@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -26,6 +27,7 @@ from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.requests import match_label
+from soundmill.tracking import StageRun
 from stages.spectrogram import spectrogram_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +43,9 @@ SHRUNK = [
     "ddpm_mel.train.checkpoint_seconds=0",
     "ddpm_mel.train.hardware.accelerator=cpu",
     "ddpm_mel.train.hardware.threads=1",
-    "ddpm_mel.train.grid.every_epochs=1",
+    "ddpm_mel.train.validate_every_steps=4",
+    "ddpm_mel.train.validate_batches=2",
+    "ddpm_mel.train.samples_every_steps=5",
     "ddpm_mel.train.grid.columns=3",
     "ddpm_mel.train.grid.rows=1",
     "ddpm_mel.train.network.widths=[8,16,24]",
@@ -144,18 +148,26 @@ def test_trains_the_real_configuration_shrunk(trained):
     assert metrics["clips"] == 12
     assert metrics["labels"] == 3
     assert metrics["steps"] == 12
-    assert metrics["valid_loss"] > 0
-    curve = (trained / "curve.csv").read_text().splitlines()
-    assert curve[0] == "step,loss,learning_rate"
-    assert [line.split(",")[0] for line in curve[1:]] == ["2", "4", "6", "8", "10", "12"]
+    curve = pd.read_csv(trained / "curve.csv")
+    assert [*curve.columns] == ["step", "loss/train", "loss/valid", "learning_rate"]
+    assert [*curve.step] == [4, 8, 12]
+    assert metrics["valid_loss"] == pytest.approx(curve["loss/valid"].iloc[-1], rel=1e-5)
+    assert metrics["best_valid_loss"] == pytest.approx(curve["loss/valid"].min(), rel=1e-5)
+    assert metrics["best_step"] == curve.step[curve["loss/valid"].idxmin()]
     assert (trained / "grid.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((trained / "model" / "config.json").read_text())
     assert config["family"] == "ddpm_mel"
     assert config["labels"] == list(LABELS)
-    assert sorted(path.name for path in (trained / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert config["weights"] == {
+        "last": {"step": 12, "valid_loss": metrics["valid_loss"]},
+        "best": {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]},
+    }
+    assert sorted(path.name for path in (trained / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
 
 
-def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, composed, capfd):
+def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, composed, capfd, monkeypatch):
+    sent: dict[str, list[str]] = {}
+    monkeypatch.setattr(StageRun, "log_file", lambda self, path, folder="": sent.setdefault(folder, []).append(path.name))
     params.write_yaml(composed, tmp_path / "params.yaml")
     command = [sys.executable, "-m", "stages.train", *_train_arguments(tmp_path, data)]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -170,7 +182,9 @@ def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, comp
 
     _train(tmp_path, data)
     assert "resuming at step" in capfd.readouterr().out
-    for name in ("model/model.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
+    sounds = ["01-bell.wav", "02-dog-bark.wav", "03-rain.wav"]
+    assert sent["samples/step-0000010"] == sent["samples/final"] == sounds
+    for name in ("model/model.safetensors", "model/best.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
 
 
@@ -196,7 +210,9 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
         assert (info.samplerate, info.frames, info.channels, info.subtype) == (16_000, num_samples, 1, "PCM_16")
     assert len(list((home / "codec").iterdir())) == 2
     assert json.loads((home / "generate.json").read_text())["generated"] == 3
-    assert folders.about(home / "generated") == folders.About("generate", ())
+    its = json.loads((trained / "model" / "config.json").read_text())["weights"]
+    said = f"last weights (step 12, held-out loss {its['last']['valid_loss']:.4g})"
+    assert folders.about(home / "generated") == folders.About("generate", (), said)
 
 
 def test_the_judges_that_a_family_was_trained_against_are_recorded_beside_its_sounds(
@@ -275,7 +291,11 @@ def strange(tmp_path_factory, data, composed) -> tuple[Path, Path]:
     """A directory with a params.yaml, and the same clips and spectrograms under labels that people do write."""
     home = tmp_path_factory.mktemp("strange")
     document = json.loads(json.dumps(composed))
-    document["ddpm_mel"]["train"] |= {"steps": 4, "grid": {**document["ddpm_mel"]["train"]["grid"], "rows": 2}}
+    document["ddpm_mel"]["train"] |= {
+        "steps": 4,
+        "samples_every_steps": 3,
+        "grid": {**document["ddpm_mel"]["train"]["grid"], "rows": 2},
+    }
     params.write_yaml(document, home / "params.yaml")
     rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
     rows = [{**row, "labels": [STRANGE[index % 6]], "captions": [STRANGE[index % 6]]} for index, row in enumerate(rows)]
@@ -316,7 +336,7 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     now_and_then, last = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"tracking: figures/samples/step-0000003\.png " + failed, now_and_then)
     assert re.fullmatch(r"train/ddpm_mel: the samples \(grid\.png\) " + failed, last)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
     assert json.loads((tmp_path / "train.json").read_text())["valid_loss"] > 0
     assert last in (tmp_path / "grid.png").read_text()
 
@@ -374,6 +394,7 @@ def test_sounds_on_demand(tmp_path, trained):
     with soundfile.SoundFile(paths[1]) as sound:
         said = json.loads(sound.comment)
     trained_sampling = json.loads((trained / "model" / "config.json").read_text())["params"]["sampling"]
+    assert said.pop("weights").startswith("last weights (step 12, held-out loss ")
     assert {**said, "checkpoint": None} == {
         "family": "ddpm_mel", "checkpoint": None, "prompt": "dog bark", "seed": 1, "number": 2,
         "sampling": {**trained_sampling, "num_steps": 3, "guidance_scale": 1.5},

@@ -101,6 +101,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monke
     assert "resuming at step 4 of 6" in capfd.readouterr().out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert whole["measured_clips"] == 2
+    assert 0 < whole["best_valid_loss"] <= whole["valid_loss"]
     assert vocoders.load(tmp_path / "whole" / "vocoder", SPEC).spec == SPEC
 
 
@@ -119,7 +120,7 @@ def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):
     assert "CC BY-NC-SA" in capfd.readouterr().out
     assert "loss" not in metrics
     assert metrics["valid_l1_db"] > 0
-    assert (tmp_path / "home" / "curve.csv").read_text() == "step,loss\n"
+    assert (tmp_path / "home" / "curve.csv").read_text() == "step,loss/train\n"
     assert json.loads((tmp_path / "home" / "vocoder" / "config.json").read_text())["source"]["name"] == "theirs"
 
 

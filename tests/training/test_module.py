@@ -11,15 +11,26 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
-from soundmill.training import callbacks, module
+from soundmill.training import callbacks, module, validation
 from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.loader import Loader, Order
 from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.validation import HeldOut, Validation
 from tests.test_shards import lose_a_bit
 
 OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
 EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
-PARAMS = TrainingParams(seed=5, optimiser=OPTIMISER, ema=EMA, log_every_steps=3, checkpoint_seconds=0.0)
+PARAMS = TrainingParams(
+    seed=5,
+    optimiser=OPTIMISER,
+    ema=EMA,
+    log_every_steps=3,
+    checkpoint_seconds=0.0,
+    validate_every_steps=4,
+    validate_batches=3,
+    use="last",
+    samples_every_steps=None,
+)
 CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 
@@ -49,10 +60,6 @@ class Regression(module.TrainingModule):
     def loss(self, step, batch):
         x = batch.values[0][..., 0].float() + 0.1 * torch.randn(len(batch.items), 4, generator=self.rng("x", step))
         return (self.net(x) - 2 * x).square().mean()
-
-
-def distance_to_step_8(trained):
-    return float(abs(trained.global_step - 8))
 
 
 class _Killed(Exception):
@@ -85,7 +92,7 @@ def _net():
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, best=None):
+def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, validation=None):
     trained = Regression(_net(), PARAMS, steps, accumulate)
     curve = callbacks.Curve(4)
     module.fit(
@@ -95,7 +102,7 @@ def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, best=N
         scratch=scratch,
         label="test",
         curve=curve,
-        best=best,
+        validation=validation,
         callbacks=list(extra),
     )
     return trained, curve.points
@@ -168,48 +175,63 @@ def _linear():
     return torch.nn.Linear(4, 4)
 
 
-class HeldOut:
-    """A made-up held-out loss that is lowest after the third epoch; remembers which weights were measured."""
+class Judged(Regression):
+    """Its held-out loss is lowest at step 8, where it is that of real batches; remembers what was measured."""
 
-    def __init__(self):
-        self.seen = []
+    def valid_loss(self, step, batch):
+        self.__dict__.setdefault("seen", []).append((self.global_step, step, batch.items.tolist(), self.net.training))
+        return self.loss(step, batch) + abs(self.global_step - 8)
 
-    def __call__(self, trained):
-        self.seen.append((trained.global_step, [weight.detach().clone() for weight in trained.net.parameters()]))
-        return abs(trained.global_step - 8) / 10
+
+def _validation(loader, every=4, **changes):
+    held_out = HeldOut(loader(1).source, 20)
+    return Validation(held_out, places, 8, batches=3, every=every, precision="32", **changes)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_weights_of_the_lowest_held_out_loss_are_kept_killed_or_not(loader, tmp_path, accumulate):
-    """20 clips in batches of 8: an epoch ends in batches 3, 5, 8, 10, …; what is measured and kept are averaged weights."""
-    order = loader(1).order
-
-    def best():
-        return callbacks.Best(HeldOut(), order)
-
-    whole = best()
-    _fit(loader, tmp_path / "whole", accumulate=accumulate, best=whole)
-    ends = {1: [3, 5, 8, 10, 13, 15, 18, 20, 23], 2: [2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19, 20, 22, 23]}[accumulate]
-    assert [point["step"] for point in whole.points] == ends
-    assert (whole.step, whole.loss) == (8, 0.0)
-    measured = dict(whole.loss_of.seen)[8]
-    assert all(torch.equal(*pair) for pair in zip(measured, whole.weights.values(), strict=True))
+def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(loader, tmp_path, accumulate, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Regression", Judged)
+    whole = _validation(loader)
+    trained, _ = _fit(loader, tmp_path / "whole", accumulate=accumulate, validation=whole)
+    assert [point["step"] for point in whole.points] == [4, 8, 12, 16, 20, 23]
+    assert (whole.step, whole.loss) == (8, whole.points[1]["loss/valid"])
+    numbers = [(-1, [*range(8)]), (-2, [*range(8, 16)]), (-3, [16, 17, 18, 19, 0, 1, 2, 3])]
+    assert trained.seen == [(step, *number, False) for step in (4, 8, 12, 16, 20, 23) for number in numbers]
     early, _ = _fit(loader, tmp_path / "early", accumulate=accumulate, extra=[StopAt(8)])
     assert all(torch.equal(*pair) for pair in zip(early.ema.shadow, whole.weights.values(), strict=True))
+    unmeasured, _ = _fit(loader, tmp_path / "unmeasured", accumulate=accumulate)
+    assert _same(trained, unmeasured)
 
-    for killed_at in (9, 17):  # before and after
+    for killed_at in (9, 17):  # just after it was measured, and later
         scratch = tmp_path / f"killed-{killed_at}"
         with pytest.raises(_Killed):
-            _fit(loader, scratch, accumulate=accumulate, best=best(), extra=[Kill(killed_at * accumulate)])
-        resumed = best()
-        _fit(loader, scratch, accumulate=accumulate, best=resumed)
+            _fit(loader, scratch, accumulate=accumulate, validation=_validation(loader), extra=[Kill(killed_at * accumulate)])
+        resumed = _validation(loader)
+        _fit(loader, scratch, accumulate=accumulate, validation=resumed)
         assert (resumed.points, resumed.step) == (whole.points, 8)
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
+def test_without_an_interval_only_the_end_is_measured(loader, tmp_path):
+    sent = []
+    measured = _validation(loader, every=None, on_point=lambda values, step: sent.append((values, step)))
+    _fit(loader, tmp_path, validation=measured)
+    assert sent == [({"loss/valid": measured.loss}, 23)]
+
+
+def test_curves_side_by_side():
+    training = [{"step": step, "loss/train": step / 10, "learning_rate": 0.1} for step in (2, 4, 6, 7)]
+    assert validation.side_by_side(training, []) == training
+    held_out = [{"step": 4, "loss/valid": 3.0}, {"step": 7, "loss/valid": 2.0}]
+    assert validation.side_by_side(training, held_out) == [
+        {"step": 4, "loss/train": pytest.approx(0.3), "loss/valid": 3.0, "learning_rate": 0.1},
+        {"step": 7, "loss/train": pytest.approx(0.65), "loss/valid": 2.0, "learning_rate": 0.1},
+    ]
+
+
 def test_it_learns(loader, tmp_path):
     _, points = _fit(loader, tmp_path, steps=200)
-    assert points[-1]["loss"] < 0.5 * points[0]["loss"]
+    assert points[-1]["loss/train"] < 0.5 * points[0]["loss/train"]
 
 
 def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypatch):
@@ -221,11 +243,11 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypa
 @pytest.mark.slow
 def test_two_devices_share_the_work_and_end_with_one_model(loader, tmp_path):
     hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-    best = callbacks.Best(distance_to_step_8, loader(1).order)
-    trained, points = _fit(loader, tmp_path, hardware, accumulate=2, best=best)
+    whole = _validation(loader)
+    trained, points = _fit(loader, tmp_path, hardware, accumulate=2, validation=whole)
     assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
-    assert best.step == 8
-    assert not torch.equal(best.weights["0.weight"], trained.ema.shadow[0])
+    assert [point["step"] for point in whole.points] == [4, 8, 12, 16, 20, 23]
+    assert whole.weights
     assert not torch.equal(trained.net[0].weight, _net()[0].weight)
 
 
@@ -266,6 +288,6 @@ def test_rate_rises_and_falls():
     assert module.rate_factor(50, 100, shrinking) ** 2 == pytest.approx(module.rate_factor(100, 100, shrinking)) == 0.045
 
 
-def test_curve_file_has_a_column_for_every_key(tmp_path):
-    callbacks.write_curve([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "more": 1}], tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text() == "step,loss,more\n1,0.5,\n2,0.25,1\n"
+def test_curve_file(tmp_path):
+    callbacks.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n1,0.5\n2,0.25\n"

@@ -18,7 +18,17 @@ OPTIMISER = OptimiserParams(
     learning_rate=0.02, betas=[0.5, 0.9], weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
 )
 OWN_WEIGHTS = EmaParams(decay=0.0, min_decay=0.0, update_after_step=0)
-PARAMS = TrainingParams(seed=3, optimiser=OPTIMISER, ema=OWN_WEIGHTS, log_every_steps=3, checkpoint_seconds=0.0)
+PARAMS = TrainingParams(
+    seed=3,
+    optimiser=OPTIMISER,
+    ema=OWN_WEIGHTS,
+    log_every_steps=3,
+    checkpoint_seconds=0.0,
+    validate_every_steps=None,
+    validate_batches=1,
+    use="last",
+    samples_every_steps=None,
+)
 CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 

@@ -93,11 +93,11 @@ def trained(corpus, tmp_path_factory):
 def test_it_learns_what_is_easy(trained, corpus):
     _, mels, targets, _, valid = corpus
     directory, curve, points = trained
-    assert curve[-1]["train_loss"] < 0.6 * curve[0]["train_loss"]
-    assert curve[-1]["valid_accuracy"] >= 0.9
+    assert curve[-1]["loss/train"] < 0.6 * curve[0]["loss/train"]
+    assert curve[-1]["accuracy/valid"] >= 0.9
     assert [step for _, step in points] == [point["step"] for point in curve]
     scores = evaluate(load_tagger(directory).net, mels, targets, valid)
-    assert scores["accuracy"] == curve[-1]["valid_accuracy"]
+    assert scores["accuracy"] == curve[-1]["accuracy/valid"]
     assert scores["mean_average_precision"] > 0.9
 
 

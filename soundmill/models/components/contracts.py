@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from soundmill.models.samples import Samples
+
 
 class Vocoder(Protocol):
     """From log-mels of one spec to sound."""
@@ -83,7 +85,8 @@ class Made:
     save: Callable[[Path], dict[str, Any]]  # into a directory that is not there yet; more metrics, such as its digest
     points: list[dict[str, float]]  # of the training's curve; loaded: none
     metrics: dict[str, Any]
-    draw: Callable[[], Any]  # the figure of what it does to held-out clips
+    steps: int  # of the training; loaded: 0
+    draw: Callable[[int], Samples]  # what it does to held-out clips, after so many steps
 
 
 @dataclass(frozen=True)

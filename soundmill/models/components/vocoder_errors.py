@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from soundmill.audio import figures, mel
-from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.log_mels.source import LogMels
+from soundmill.models.samples import Samples
 
-DRAWN_CLIPS = 3
+SHOWN_CLIPS = 3
 
 
-def measure(ways: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device) -> tuple[dict[str, float], list[np.ndarray]]:
-    """By name of the way: mean error in dB of the log-mels of the sounds it makes; and pictures of some clips [n_mels, frames]:
-    as they were, and by each way."""
+def measure(ways: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device) -> dict[str, float]:
+    """By name of the way: mean error in dB of the log-mels of the sounds it makes."""
     errors: dict[str, list[float]] = {key: [] for key in ways}
-    pictures = []
     for item in range(len(log_mels)):
         real = log_mels.arrays.read(item)
-        made = {key: _heard(real, vocoder.to(device), device) for key, vocoder in ways.items()}
-        for key, its in made.items():
+        for key, vocoder in ways.items():
+            its = _log_mel_of(vocoder, _wave(real, vocoder, device), real.shape[1])
             errors[key].append(float(np.abs(its - real.astype(np.float32)).mean()))
-        if item < DRAWN_CLIPS:
-            pictures += [real, *made.values()]
     decibels = 20 / next(iter(ways.values())).spec.power / math.log(10)
-    return {key: decibels * float(np.mean(its)) for key, its in errors.items()}, pictures
+    return {key: decibels * float(np.mean(its)) for key, its in errors.items()}
 
 
-def draw(pictures: Sequence[np.ndarray], clip_ids: Sequence[str], ways: Sequence[str], spec: MelSpec, heading: str) -> Any:
-    """A figure of `measure`'s pictures, `ways` as people read them."""
+def samples(ways: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device, step: int) -> Samples:
+    """Some clips' log-mels as they were and of the sounds that each way makes of them, and these sounds."""
+    pictures, titles, sounds, named = [], [], [], []
+    for item, clip_id in enumerate(log_mels.arrays.ids[:SHOWN_CLIPS]):
+        real = log_mels.arrays.read(item)
+        pictures.append(real.astype(np.float32))
+        titles.append(clip_id)
+        for way, vocoder in ways.items():
+            wave = _wave(real, vocoder, device)
+            pictures.append(_log_mel_of(vocoder, wave, real.shape[1]))
+            titles.append(way)
+            sounds.append((wave, vocoder.spec.sample_rate))
+            named.append(f"{clip_id} {way}")
     frames = min(picture.shape[1] for picture in pictures)
-    columns = 1 + len(ways)
-    titles = [title for clip_id in clip_ids[: len(pictures) // columns] for title in (clip_id, *ways)]
-    return figures.draw_log_mels(np.stack([picture[:, :frames] for picture in pictures]), titles, spec, columns, heading)
+    spec = next(iter(ways.values())).spec
+    columns, heading = 1 + len(ways), f"vocoder after {step} steps"
+    figure = figures.draw_log_mels(np.stack([picture[:, :frames] for picture in pictures]), titles, spec, columns, heading)
+    return Samples(figure, named, sounds)
 
 
-def _heard(log_mel: np.ndarray, vocoder: Vocoder, device: torch.device) -> np.ndarray:
-    """The log-mel [n_mels, frames] of the mono wave that is made of one."""
+def _wave(log_mel: np.ndarray, vocoder: Vocoder, device: torch.device) -> np.ndarray:
+    """The mono wave [T] that is made of a log-mel [n_mels, frames]."""
     with torch.no_grad():
-        wave = vocoder.vocode(torch.from_numpy(log_mel.astype(np.float32))[None].to(device))[0].mean(0).cpu().numpy()
+        return vocoder.to(device).vocode(torch.from_numpy(log_mel.astype(np.float32))[None].to(device))[0].mean(0).cpu().numpy()
+
+
+def _log_mel_of(vocoder: Vocoder, wave: np.ndarray, frames: int) -> np.ndarray:
     as_it_is = vocoder.spec.model_copy(update={"peak": None})  # a wave of another level is an error
-    return mel.log_mel(wave, as_it_is)[:, : log_mel.shape[1]]
+    return mel.log_mel(wave, as_it_is)[:, :frames]

@@ -114,10 +114,6 @@ class SamplingParams(SamplerParams, GriffinLimParams):
         return self
 
 
-class PictureGridParams(GridParams):
-    every_epochs: int | None = Field(ge=1, description="draw one so often while training, too; null: only at the end")
-
-
 class TrainParams(FamilyTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
     batch_size: int = Field(ge=1)
@@ -125,7 +121,7 @@ class TrainParams(FamilyTrainParams):
     network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
     diffusion: PictureDiffusionParams
     augmentation: AugmentationParams
-    grid: PictureGridParams
+    grid: GridParams
     sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
 
     @model_validator(mode="after")

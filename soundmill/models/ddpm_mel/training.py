@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill import params as strict
 from soundmill.audio import mel
-from soundmill.diffusion.objectives import per_item_loss, training_loss
+from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
-from soundmill.models.catalog import no_training_clip
+from soundmill.models.catalog import choose_by_hash, no_training_clip
 from soundmill.models.components.labels.labels import label_weights
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
@@ -28,13 +27,12 @@ from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.family import Rehearsal, Request
 from soundmill.models.training import Prepared
-from soundmill.training.device import autocast, evaluating, pick_device
 from soundmill.training.loader import Batch, Order, share
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
+from soundmill.training.validation import HeldOut
 
-VALID_ROUNDS = 4  # noises per held-out clip in the final loss
-VALID_BATCH = 32
+AT_ONCE = 32  # clips whose levels and constants are measured
 
 
 @dataclass
@@ -49,11 +47,25 @@ class Clips:
     def __len__(self) -> int:
         return len(self.log_mels)
 
+    def source(self) -> LabelledCrops:
+        return LabelledCrops(Crops(self.log_mels, self.frames, self.silence), self.label_weights)
+
     def beginnings(self, size: int) -> Iterator[Tensor]:
         """log_mel [B, n_mels, frames] of all clips in order, from their beginnings."""
         for first in range(0, len(self), size):
             items = range(first, min(first + size, len(self)))
             yield self.log_mels.crops(items, [0.0] * len(items), self.frames, self.silence).float()
+
+
+@dataclass(frozen=True)
+class LabelledCrops:
+    """A source of crops [b, n_mels, frames] and label weights [b, num_labels]; drawn in [0, 1) is where a crop begins."""
+
+    crops: Crops
+    label_weights: Tensor
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor]:
+        return *self.crops.batch(items, drawn), self.label_weights[items]
 
 
 def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[str, float]]:
@@ -103,9 +115,9 @@ def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
 class DdpmModule(TrainingModule):
     """A step: its clips, rolled, made louder or softer, put as pictures, noised, predicted."""
 
-    def __init__(self, params: TrainParams, model: DdpmMel, label_weights: Tensor, steps: int):
+    def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
-        self.model, self.label_weights = model, label_weights
+        self.model = model
         self.table = alpha_bar(params.diffusion)
         self.picture = model.picture
 
@@ -114,11 +126,12 @@ class DdpmModule(TrainingModule):
         mine = Draws(
             *(share(drawn, self.global_rank, self.trainer.world_size) for drawn in draws(params, self.picture.frames, step))
         )
-        condition = (self.label_weights[batch.items] * mine.kept).to(self.device)
+        log_mel, label_weights = batch.values
+        condition = label_weights * mine.kept.to(self.device)
         t = mine.timesteps.to(self.device)
 
         with torch.autocast(self.device.type, enabled=False):
-            x0 = self.picture.encode(self._augment(batch.values[0].float(), mine))[0]
+            x0 = self.picture.encode(self._augment(log_mel.float(), mine))[0]
         if params.network.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
@@ -143,31 +156,27 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepare
     picture = PictureCodec(params.picture, spec)
     clips = read_clips(mels, clip_labels, labels, picture, ctx.scratch)
     order = Order(params.seed, weights, params.batch_size)
-    picture.fit(clips.beginnings(VALID_BATCH))
+    picture.fit(clips.beginnings(AT_ONCE))
 
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(labels))
-    levels = torch.cat([picture.level(batch) for batch in clips.beginnings(VALID_BATCH)])
+    levels = torch.cat([picture.level(batch) for batch in clips.beginnings(AT_ONCE)])
     level_labels = clips.label_weights
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
     model = DdpmMel(params, spec, labels, net, picture, levels, level_labels)
-    module = DdpmModule(params, model, clips.label_weights, params.steps or order.steps(params.epochs))
-
-    held_out, _ = read_catalog(catalog, "valid")
-    unseen = read_clips(mels, held_out, labels, picture, ctx.scratch) if held_out else None
+    module = DdpmModule(params, model, params.steps or order.steps(params.epochs))
     return Prepared(
         module,
         model,
-        Crops(clips.log_mels, clips.frames, clips.silence),
+        clips.source(),
         order,
         partial(crop_places, params, clips.frames),
         clip_ids=list(clip_labels),
         counts={"labels": len(labels)},
         samples=requests(params, labels),
-        samples_every=None if params.grid.every_epochs is None else order.steps(params.grid.every_epochs),
         columns=params.grid.columns,
-        valid_loss=partial(valid_loss, unseen) if unseen else None,
+        held_out=_held_out(params, mels, catalog, labels, picture, ctx.scratch),
         save=partial(models.save, model),
     )
 
@@ -181,23 +190,15 @@ def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
     return labels
 
 
-def valid_loss(clips: Clips, module: DdpmModule) -> float:
-    """Mean unweighted error of the net on held-out clips, at timesteps and with noise that are always the same."""
-    params, table, picture = module.params, module.table, module.picture.cpu()
-    device = pick_device(params.hardware.accelerator)
-    net = module.net.to(device)
-    rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
-    losses = []
-    with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
-        for first, log_mel in chain.from_iterable(enumerate(clips.beginnings(VALID_BATCH)) for _ in range(VALID_ROUNDS)):
-            x0 = picture.encode(log_mel)[0]
-            noise = torch.randn(x0.shape, generator=rng)
-            span = len(table) - params.diffusion.first_timestep
-            t = params.diffusion.first_timestep + (torch.rand(len(x0), generator=rng) * span).long()
-            condition = clips.label_weights[first * VALID_BATCH :][: len(x0)].to(device)
-            answer = partial(_answer, net, condition)
-            losses.append(per_item_loss(answer, params.diffusion.objective, table, x0.to(device), t.to(device), noise.to(device)))
-    return float(torch.cat(losses).mean())
+def _held_out(
+    params: TrainParams, mels: Path, catalog: Path, labels: list[str], picture: PictureCodec, scratch: Path
+) -> HeldOut | None:
+    clip_labels, _ = read_catalog(catalog, "valid")
+    chosen = choose_by_hash(list(clip_labels), params.validate_batches * params.batch_size)
+    if not chosen:
+        return None
+    unseen = read_clips(mels, {clip_id: clip_labels[clip_id] for clip_id in chosen}, labels, picture, scratch)
+    return HeldOut(unseen.source(), len(unseen))
 
 
 def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
@@ -221,11 +222,11 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     labels = [str(number) for number in range(num_labels)] if params.conditional else []
     net = models.build_net(params, len(labels))
     model = DdpmMel(params, spec, labels, net, picture, torch.zeros(1), torch.zeros(1, len(labels)))
-    module = DdpmModule(params, model, torch.zeros(1, len(labels)), steps=1)
+    module = DdpmModule(params, model, steps=1)
 
     def batch(step: int) -> Batch:
         noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
-        return Batch(step, np.zeros(params.batch_size, np.int64), (noise,))
+        return Batch(step, np.zeros(params.batch_size, np.int64), (noise, torch.zeros(params.batch_size, len(labels))))
 
     passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 or not labels else 2)
     return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

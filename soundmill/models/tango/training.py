@@ -15,10 +15,10 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
-from soundmill.diffusion.objectives import per_item_loss, training_loss
+from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
-from soundmill.models.catalog import no_training_clip
+from soundmill.models.catalog import choose_by_hash, no_training_clip
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import LatentsAbout, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
@@ -31,13 +31,11 @@ from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import GenerateParams, TrainParams
 from soundmill.models.training import Prepared
-from soundmill.training.device import autocast, evaluating, pick_device
 from soundmill.training.loader import Arrays, Batch, Described, Joined, Order, gather, share
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
+from soundmill.training.validation import HeldOut
 
-VALID_CLIPS = 128  # at most, in the final loss
-VALID_BATCH = 16
 TIMED_TOKENS = 24  # of a caption, to time a step
 
 
@@ -142,8 +140,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     numbers = {caption: number for number, caption in enumerate(captions)}
     source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
 
-    held_out = clips.of("valid")[:VALID_CLIPS]
-    unseen = _source([clips], held_out, texts, numbers, params, ctx.scratch) if held_out else None
+    unseen = choose_by_hash(clips.of("valid"), params.validate_batches * order.batch_size)
+    held_out = HeldOut(_source([clips], unseen, texts, numbers, params, ctx.scratch), len(unseen)) if unseen else None
 
     autoencoder = autoencoders.load(inputs / "autoencoder")
     frames = about.num_samples // autoencoder.spec.hop_length
@@ -162,9 +160,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
         clip_ids=clip_ids,
         counts={"mixes": len(mix_ids), "captions": len(captions)},
         samples=requests(params, captions),
-        samples_every=None,
         columns=params.grid.columns,
-        valid_loss=partial(valid_loss, unseen) if unseen else None,
+        held_out=held_out,
         save=partial(models.save, model, inputs),
     )
 
@@ -220,27 +217,6 @@ def _index(directories: Sequence[Path]) -> Iterator[Described]:
 def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
     for directory in directories:
         yield from iterate_posteriors(directory)
-
-
-def valid_loss(source: LatentsAndTexts, module: TangoModule) -> float:
-    """Mean unweighted error of the net on held-out clips and their first captions, at the same timesteps and noise every time."""
-    params, table = module.params, module.table
-    device = pick_device(params.hardware.accelerator)
-    net, first_caption = module.net.to(device), np.array([[0.0, 1.0]])
-    rng = torch.Generator().manual_seed(seed_of(params.seed, "valid"))
-    count, losses = len(source.posteriors), []
-    with torch.no_grad(), evaluating(net), autocast(device, params.hardware.precision):
-        for start in range(0, count, VALID_BATCH):
-            items = np.arange(start, min(start + VALID_BATCH, count))
-            posterior, states, mask = source.batch(items, first_caption.repeat(len(items), 0))
-            x0 = draw_x0(posterior, module.model.autoencoder.scaling_factor, rng)
-            noise = torch.randn(x0.shape, generator=rng)
-            t = ((torch.from_numpy(items) + torch.rand((), generator=rng)) / count * len(table)).long().clamp(max=len(table) - 1)
-            answer = partial(_answer, net, states.float().to(device), mask.to(device))
-            losses.append(
-                per_item_loss(answer, params.diffusion.objective, table, x0.to(device), t.to(device), noise.to(device)).cpu()
-            )
-    return float(torch.cat(losses).mean())
 
 
 def requests(params: TrainParams, captions: Sequence[str]) -> list[Request]:

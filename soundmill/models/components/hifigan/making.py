@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     vocoder.check_hop(params.network, spec)
     use_threads(params.hardware.threads)
     if weights.kind == "train":
-        model, points, facts = training.train(params, ctx, spec, clips, mels, splits["train"])
+        model, fitted, facts = training.train(params, ctx, spec, clips, mels, splits["train"], list(splits["valid"]))
     else:
-        points = []
+        fitted = None
         model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
         print(f"{ctx.name}: {LICENCE}", flush=True)
 
@@ -35,17 +36,18 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     split = "valid" if splits["valid"] else "train"
     chosen = choose_by_hash(list(splits[split]), MEASURED_CLIPS)
     log_mels = gather_log_mels(mels, chosen, ctx.scratch)
-    ways = {"l1_db": model, "griffin_lim_l1_db": GriffinLim(spec, params)}
-    measured, pictures = vocoder_errors.measure(ways, log_mels, device)
+    griffin_lim = GriffinLim(spec, params)
+    measured = vocoder_errors.measure({"l1_db": model, "griffin_lim_l1_db": griffin_lim}, log_mels, device)
     metrics = {
         "parameters": sum(weight.numel() for weight in model.net.parameters()),
         "measured_clips": len(chosen),
         **{f"{split}_{key}": value for key, value in measured.items()},
-        **({"loss": points[-1]["loss"], "steps": weights.steps} if points else {}),
+        **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
     return Made(
         save=lambda directory: vocoder.save(model, directory, {"kind": weights.kind, **facts}),
-        points=points,
+        points=fitted.points if fitted else [],
         metrics=metrics,
-        draw=lambda: vocoder_errors.draw(pictures, chosen, ("by the vocoder", "by Griffin-Lim"), spec, f"vocoder on {split} clips"),
+        steps=weights.steps if fitted else 0,
+        draw=partial(vocoder_errors.samples, {"by the vocoder": model, "by Griffin-Lim": griffin_lim}, log_mels, device),
     )

@@ -19,15 +19,20 @@ from torch.nn.utils.parametrizations import weight_norm
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash
+from soundmill.models.components import vocoder_errors
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.hifigan.discriminators import Discriminators
 from soundmill.models.components.hifigan.params import HifiGanParams, TrainedParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, synthesise
 from soundmill.models.components.log_mels.source import gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
-from soundmill.training.device import use_threads
+from soundmill.models.samples import sampling
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import fit_averaged
+from soundmill.training.module import Fitted, fit_averaged
 from soundmill.training.phases import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss
+from soundmill.training.validation import HeldOut
 
 
 class LogMel(nn.Module):
@@ -54,6 +59,14 @@ class VocoderModule(PhasedModule):
     def phases(self) -> list[Phase]:
         return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
 
+    def valid_loss(self, step: int, batch: Batch) -> Tensor:
+        """The weighted error of log-mels: what discriminators say is not comparable between steps."""
+        log_mel, real = batch.values
+        return self.params.mel_weight * self._spectral(synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length), real)
+
+    def _spectral(self, made: Tensor, real: Tensor) -> Tensor:
+        return (self.log_mel(made) - self.log_mel(real)).abs().mean()
+
     def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         log_mel, real = batch.values
         made = synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
@@ -61,20 +74,31 @@ class VocoderModule(PhasedModule):
         yield discriminator_loss([scores for scores, _ in of_real], [scores for scores, _ in of_made])
 
         of_real, of_made = self.discriminator(real), self.discriminator(made)
-        spectral = (self.log_mel(made) - self.log_mel(real)).abs().mean()
         features = feature_loss([maps for _, maps in of_real], [maps for _, maps in of_made])
         fooled = generator_loss([scores for scores, _ in of_made])
-        yield fooled + self.params.feature_weight * features + self.params.mel_weight * spectral
+        yield fooled + self.params.feature_weight * features + self.params.mel_weight * self._spectral(made, real)
 
 
 def train(
-    params: HifiGanParams, ctx: Any, spec: MelSpec, clips: Path, mels: Path, weights_of_clips: Mapping[str, float]
-) -> tuple[HifiGan, list[dict[str, float]], dict[str, Any]]:
-    """The trained vocoder, its curve, and facts of the training; `weights_of_clips` as `Order` takes them."""
-    wanted, clip_ids = params.weights, list(weights_of_clips)
+    params: HifiGanParams,
+    ctx: Any,
+    spec: MelSpec,
+    clips: Path,
+    mels: Path,
+    weights_of_clips: Mapping[str, float],
+    valid: Sequence[str],
+) -> tuple[HifiGan, Fitted, dict[str, Any]]:
+    """The trained vocoder, its training, and facts of it; `weights_of_clips` as `Order` takes them, `valid` are held out."""
+    wanted = params.weights
     check_crop(wanted.crop_frames, spec)
-    log_mels = gather_log_mels(mels, clip_ids, ctx.scratch)
-    pairs = Pairs(log_mels, gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=spec)), wanted.crop_frames, spec)
+
+    def pairs_of(clip_ids: Sequence[str]) -> Pairs:
+        waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=spec))
+        return Pairs(gather_log_mels(mels, clip_ids, ctx.scratch), waves, wanted.crop_frames, spec)
+
+    pairs = pairs_of(list(weights_of_clips))
+    log_mels = pairs.log_mels
+    unseen = pairs_of(choose_by_hash(valid, wanted.validate_batches * wanted.batch_size)) if valid else None
     use_threads(params.hardware.threads)
     torch.manual_seed(wanted.seed)
     net = build_vocoder(params.network, spec.n_mels, spec.sample_rate)
@@ -86,16 +110,23 @@ def train(
     )
     with_norms(net)
     module = VocoderModule(wanted, net, spec)
-    points, facts = fit_averaged(
+    device = pick_device(params.hardware.accelerator)
+    ways = {"by the vocoder": HifiGan(params.network, spec, net), "by Griffin-Lim": GriffinLim(spec, params)}
+    fitted = fit_averaged(
         module,
         pairs,
         Order(wanted.seed, weights_of_clips, wanted.batch_size),
         partial(crop_places, wanted.seed, wanted.batch_size),
         params.hardware,
         ctx,
+        held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
+        callbacks=sampling(
+            wanted.samples_every_steps, ctx, partial(vocoder_errors.samples, ways, (unseen or pairs).log_mels, device)
+        ),
     )
-    facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
-    return HifiGan(params.network, spec, without_norms(net).eval()), points, facts
+    fitted.take(module, wanted.use)
+    facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    return HifiGan(params.network, spec, without_norms(net).eval()), fitted, facts
 
 
 def check_crop(frames: int, spec: MelSpec) -> None:

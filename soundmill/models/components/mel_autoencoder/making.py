@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     weights = params.weights
     use_threads(params.hardware.threads)
     if weights.kind == "train":
-        model, points, facts = training.train(params, ctx, mels, splits["train"])
+        model, fitted, facts = training.train(params, ctx, mels, splits["train"], list(splits["valid"]))
     else:
-        spec, points = read_spec(mels), []
+        spec, fitted = read_spec(mels), None
         autoencoder.check_shape(params.network, spec)
         model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
         print(f"{ctx.name}: {LICENCE}", flush=True)
@@ -37,11 +38,12 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         f"{split}_l1_db": measured["l1_db"],
         "kl": measured["kl"],
         "latent_std": measured["latent_std"],
-        **({"loss": points[-1]["loss"], "steps": weights.steps} if points else {}),
+        **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
     return Made(
         save=lambda directory: {"digest": autoencoder.save(model, directory, {"kind": weights.kind, **facts})},
-        points=points,
+        points=fitted.points if fitted else [],
         metrics=metrics,
-        draw=lambda: training.draw(model, log_mels, f"autoencoder on {split} clips"),
+        steps=weights.steps if fitted else 0,
+        draw=partial(training.samples, model, log_mels),
     )

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from soundmill.audio import figures, mel
 from soundmill.models.catalog import choose_by_hash
+from soundmill.models.components import vocoding
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.components.mel_autoencoder.autoencoder import (
     Autoencoder,
@@ -24,15 +27,18 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
     to_picture,
 )
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, TrainedParams
-from soundmill.training.device import pick_device, use_threads
+from soundmill.models.samples import Samples, sampling
+from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import TrainingModule, fit_averaged
+from soundmill.training.module import Fitted, TrainingModule, fit_averaged
+from soundmill.training.validation import HeldOut
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
 CONTRASTED = (4, 8, 16)  # sides of the squares that contrast is compared in
 SCALING_CLIPS = 256  # that the scaling factor is measured on, at most
 MEASURED_CLIPS = 64  # held-out ones, at most
 DRAWN_CLIPS = 4
+AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # of the samples
 
 
 class AutoencoderModule(TrainingModule):
@@ -84,9 +90,9 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def train(
-    params: AutoencoderParams, ctx: Any, mels: Path, weights_of_clips: Mapping[str, float]
-) -> tuple[Autoencoder, list[dict[str, float]], dict[str, Any]]:
-    """The trained autoencoder, its curve, and facts of the training; `weights_of_clips` as `Order` takes them."""
+    params: AutoencoderParams, ctx: Any, mels: Path, weights_of_clips: Mapping[str, float], valid: Sequence[str]
+) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
+    """The trained autoencoder, its training, and facts of it; `weights_of_clips` as `Order` takes them, `valid` are held out."""
     wanted, network, spec = params.weights, params.network, mel.read_spec(mels)
     use_threads(params.hardware.threads)
     check_shape(network, spec)
@@ -101,20 +107,27 @@ def train(
         flush=True,
     )
     module = AutoencoderModule(params.weights, net, mean, deviation)
-    points, facts = fit_averaged(
+    model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
+    unseen = (
+        gather_log_mels(mels, choose_by_hash(valid, wanted.validate_batches * wanted.batch_size), ctx.scratch) if valid else None
+    )
+    fitted = fit_averaged(
         module,
         Crops(log_mels, wanted.crop_frames, math.log(spec.floor)),
         Order(wanted.seed, weights_of_clips, wanted.batch_size),
         partial(crop_places, wanted.seed, wanted.batch_size),
         params.hardware,
         ctx,
+        held_out=unseen and HeldOut(Crops(unseen, wanted.crop_frames, math.log(spec.floor)), len(unseen)),
+        callbacks=sampling(wanted.samples_every_steps, ctx, partial(samples, model, unseen or log_mels)),
     )
-    model = Autoencoder(network, spec, net.eval(), mean, deviation, scaling_factor=1.0)
+    fitted.take(module, wanted.use)
+    net.eval()
     model.to(pick_device(params.hardware.accelerator))
     few = gather_log_mels(mels, choose_by_hash(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
     model.scaling_factor = round(1 / latent_deviation(model, few), 6)
-    facts |= {"steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
-    return model, points, facts
+    facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    return model, fitted, facts
 
 
 def standard(log_mels: LogMels) -> tuple[float, float]:
@@ -171,11 +184,14 @@ def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
     }
 
 
-def draw(model: Autoencoder, log_mels: LogMels, heading: str) -> Any:
-    """A figure of some clips, each beside what the autoencoder makes of it."""
-    real = list(islice(wholes(model, log_mels), DRAWN_CLIPS))
-    rebuilt = [model.decode(model.scaling_factor * model.encode(log_mel)[0]) for log_mel in real]
+def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
+    """Some clips, each beside what the autoencoder makes of it, to see and, by Griffin-Lim, to hear."""
+    with evaluating(model.net):
+        real = list(islice(wholes(model, log_mels), DRAWN_CLIPS))
+        rebuilt = [model.decode(model.scaling_factor * model.encode(log_mel)[0]) for log_mel in real]
     frames = min(log_mel.shape[2] for log_mel in real)
-    pictures = [picture[0, :, :frames].cpu().numpy() for pair in zip(real, rebuilt, strict=True) for picture in pair]
+    pictures = torch.cat([picture[:, :, :frames].cpu() for pair in zip(real, rebuilt, strict=True) for picture in pair])
     titles = [title for clip_id in log_mels.arrays.ids[: len(real)] for title in (clip_id, "rebuilt")]
-    return figures.draw_log_mels(np.stack(pictures), titles, model.spec, 2, heading)
+    figure = figures.draw_log_mels(pictures.numpy(), titles, model.spec, 2, f"autoencoder after {step} steps")
+    waves = vocoding.to_waves(GriffinLim(model.spec, AUDIBLE), pictures, torch.device("cpu"))
+    return Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves])

@@ -1,0 +1,57 @@
+"""What a training makes now and then, for people to see and hear: a picture and its sounds, sent to tracking."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundmill.audio import figures
+from soundmill.audio.flac import write_wav
+from soundmill.errors import told
+from soundmill.training.callbacks import Every
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A picture, and sounds (wave [C, T], its rate) with their titles."""
+
+    figure: Any
+    titles: Sequence[str]
+    sounds: Sequence[tuple[np.ndarray, int]]
+
+
+def sampling(every: int | None, ctx: Any, draw: Callable[[int], Samples]) -> list[Every]:
+    """The callbacks that send `draw(step)`, made with averaged weights, after every `every` steps; none where that is None."""
+    return [Every(every, partial(_send_now, ctx, draw))] if every else []
+
+
+def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Path) -> None:
+    """Write the picture of the samples at the end, and send it with its sounds."""
+    samples = draw(steps)
+    figures.save_png(samples.figure, picture)
+    _send(ctx, samples, "final")
+
+
+def _send_now(ctx: Any, draw: Callable[[int], Samples], module: Any, step: int) -> None:
+    with told(f"samples after {step} steps"):
+        with module.ema.applied(module.net):
+            samples = draw(step)
+        _send(ctx, samples, f"step-{step:07d}")
+    module.to(module.device)
+
+
+def _send(ctx: Any, samples: Samples, name: str) -> None:
+    ctx.tracking.log_figure(samples.figure, f"samples/{name}")
+    directory = ctx.scratch / "samples" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, (title, (wave, rate)) in enumerate(zip(samples.titles, samples.sounds, strict=True), 1):
+        words = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
+        path = directory / (f"{number:02d}-{words}.wav" if words else f"{number:02d}.wav")
+        write_wav(path, wave, rate)
+        ctx.tracking.log_file(path, f"samples/{name}")
