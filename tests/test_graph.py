@@ -74,7 +74,7 @@ tiny_codec:
   train:
     seed: 0
     optimiser:
-      {learning_rate: 1.0e-2, betas: [0.9, 0.99], weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
+      {learning_rate: 1.0e-2, betas: [0.9, 0.99], eps: 1.0e-8, weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
     ema: null
     log_every_steps: 10
     checkpoint_seconds: 60.0

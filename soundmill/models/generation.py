@@ -261,8 +261,12 @@ def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[
     params = model.params
     sampling = override(params.sampling, settings, "sampling")
     use_threads(params.hardware.threads)
+    device, precision = pick_device("auto"), params.hardware.precision
+    if precision == "fp16" and device.type == "cpu":
+        print("trained in fp16, which wants a GPU: sounds are made in 32 bits here")
+        precision = "32"
     with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
-        yield Run(sampling, pick_device("auto"), params.hardware.precision, params.items, home, Path(folder))
+        yield Run(sampling, device, precision, params.items, home, Path(folder))
 
 
 def _stem(prompt: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.params import Seed, StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
+from soundmill.training.params import HardwareParams, Precision, TrainingParams
 
 
 class GridParams(StageParams):
@@ -41,7 +41,7 @@ class FamilyGenerateParams(StageParams):
     count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
     batch_size: int = Field(ge=1)
     accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"] = Field(description="bf16 is 32 on a CPU that has no instructions for it")
+    precision: Precision = Field(description="fp16 wants a GPU; bf16 is 32 on a CPU that has no instructions for it")
     threads: int = Field(ge=1)
     codec_count: int | None = Field(ge=1, description="real clips sent through the family's representation and back; null: all")
     codec_split: Literal["train", "valid", "test"]

@@ -94,10 +94,10 @@ class TimedCheckpoint(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """A bar with rate and time left on a terminal; elsewhere a line about every ten seconds."""
+    """A bar with rate and time left on a terminal; elsewhere a line about every ten seconds, and the rate for `on_rate`."""
 
-    def __init__(self, label: str):
-        self.label = label
+    def __init__(self, label: str, on_rate: Callable[[dict[str, float], int], None] | None = None):
+        self.label, self.on_rate = label, on_rate
         self._bar: Any = None
         self._loss: Any = None
         self._since = (0.0, 0)
@@ -121,17 +121,19 @@ class Progress(pl.Callback):
         now, (then, step) = time.monotonic(), self._since
         if self._bar is not None:
             self._bar.update(trainer.global_step - self._bar.n)
-            if now - then > 1:
-                self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
-                self._since = (now, trainer.global_step)
-        elif now - then > LOG_SECONDS or trainer.global_step == trainer.max_steps:
+        if now - then > LOG_SECONDS or trainer.global_step == trainer.max_steps:
             rate = (trainer.global_step - step) / max(now - then, 1e-9)
-            left = (trainer.max_steps - trainer.global_step) / max(rate, 1e-9)
-            print(
-                f"{self.label}: step {trainer.global_step} of {trainer.max_steps}, loss {float(self._loss):.4f}, "
-                f"{rate:.2f} steps/s, {left:.0f} s left",
-                flush=True,
-            )
+            left = round((trainer.max_steps - trainer.global_step) / max(rate, 1e-9))
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
+            else:
+                print(
+                    f"{self.label}: step {trainer.global_step} of {trainer.max_steps}, loss {float(self._loss):.4f}, "
+                    f"{rate:.2f} steps/s, {left // 60} min {left % 60} s left",
+                    flush=True,
+                )
+            if self.on_rate:
+                self.on_rate({"steps_per_second": rate}, trainer.global_step)
             self._since = (now, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from soundmill.errors import UserError
+
 
 def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -19,13 +21,19 @@ def use_threads(threads: int) -> None:
 
 
 def usable_precision(device: torch.device, precision: str) -> str:
-    """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow."""
-    emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow.
+
+    fp16 on a CPU is a UserError: it has no such products, and Lightning would take bf16 in its place and not say so.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision is `fp16`, which wants a GPU, and there is none here; set it to `bf16` or `32`")
+    emulated = precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "32" if emulated else precision
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=usable_precision(device, precision) == "bf16")
+    usable = usable_precision(device, precision)
+    return torch.autocast(device.type, torch.float16 if usable == "fp16" else torch.bfloat16, enabled=usable != "32")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The moving average of a net's weights that is sampled from, kept by diffusers' EMAModel."""
+"""The moving average of a net's weights that is sampled from."""
 
 from __future__ import annotations
 
@@ -6,59 +6,65 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from soundmill.training.params import EmaParams
 
 
 class Ema:
-    """Average of the trainable weights of `net`; `step` after every optimiser step. Without `params` the net's own weights."""
+    """Average of the weights of `net`; `step` after every optimiser step. Without `params` the net's own weights."""
 
     def __init__(self, net: nn.Module, params: EmaParams | None):
-        from diffusers.training_utils import EMAModel
+        self.params, self.steps = params, 0
+        self.shadow = [weight.detach().clone() for weight in net.parameters()] if params else []  # in the net's order
 
-        self._average = params and EMAModel(
-            net.parameters(),
-            decay=params.decay,
-            min_decay=params.min_decay,
-            update_after_step=params.update_after_step,
-            foreach=True,
-        )
-
-    @property
-    def shadow(self) -> list[Any]:
-        """The averaged tensors, in the order of `net.parameters()`; without an average none."""
-        return self._average.shadow_params if self._average else []
-
+    @torch.no_grad()
     def step(self, net: nn.Module) -> None:
-        if self._average:
-            self._average.step(net.parameters())
+        if self.params:
+            decay = decay_at(self.params, self.steps)
+            self.steps += 1
+            if decay is not None:
+                get_ema_multi_avg_fn(decay)(self.shadow, list(net.parameters()), None)
 
     def to(self, device: Any) -> None:
-        if self._average:
-            self._average.to(device)
+        self.shadow = [average.to(device) for average in self.shadow]
 
     @contextmanager
     def applied(self, net: nn.Module) -> Iterator[None]:
         """Within, `net` carries the averaged weights."""
-        if not self._average:
-            yield
-            return
-        kept = [weight.detach().clone() for weight in net.parameters()]
-        self._average.copy_to(net.parameters())
+        kept = [weight.detach().clone() for weight in net.parameters()] if self.params else []
+        self.copy_to(net)
         try:
             yield
         finally:
-            for weight, own in zip(net.parameters(), kept, strict=True):
-                weight.data.copy_(own)
+            _copy(kept, net)
 
     def copy_to(self, net: nn.Module) -> None:
-        if self._average:
-            self._average.copy_to(net.parameters())
+        _copy(self.shadow, net)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._average.state_dict() if self._average else {}
+        return {"shadow": self.shadow, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._average:
-            self._average.load_state_dict(state)
+        self.shadow, self.steps = state["shadow"], state["steps"]
+
+
+@torch.no_grad()
+def _copy(weights: list[Tensor], net: nn.Module) -> None:
+    for weight, value in zip(net.parameters(), weights, strict=bool(weights)):
+        weight.copy_(value)
+
+
+def decay_at(params: EmaParams, steps: int) -> float | None:
+    """The share of the average that remains at its next step, after so many of them; None: it is left as it is.
+
+    0 copies the weights. `diffusers` as its EMAModel (0.35) does without warm-up, `ema_pytorch` as ema-pytorch's EMA (0.8) does.
+    """
+    since = steps - params.update_after_step
+    if params.kind == "diffusers":
+        return 0.0 if since <= 0 else max(min(params.decay, (1 + since) / (10 + since)), params.min_decay)
+    if steps % params.update_every:
+        return None
+    return 0.0 if since <= 0 else min(max(1 - (1 + since / params.inv_gamma) ** -params.power, params.min_decay), params.decay)

@@ -82,7 +82,11 @@ class TrainingModule(pl.LightningModule):
         vectors = [weight for weight in net.parameters() if weight.ndim < 2]
         groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         optimiser = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=kept.learning_rate, betas=tuple(kept.betas), fused=True
+            [group for group in groups if group["params"]],
+            lr=kept.learning_rate,
+            betas=tuple(kept.betas),
+            eps=kept.eps,
+            fused=self.trainer.precision != "16-mixed",  # a fused one removes the scale of fp16 itself, after `clip`
         )
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, self.steps, kept))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
@@ -185,6 +189,7 @@ def fit_averaged(
         label=ctx.name,
         curve=curve,
         validation=validation,
+        on_rate=on_point,
         callbacks=callbacks if alone else (),
     )
     measured = validation.points if validation else []
@@ -209,6 +214,7 @@ def fit(
     label: str,
     curve: Curve,
     validation: Validation | None = None,
+    on_rate: Callable[[dict[str, float], int], None] | None = None,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
@@ -229,7 +235,7 @@ def fit(
     resumed = [curve, validation] if validation else [curve]
     with _quiet():
         trainer = _trainer(
-            module, hardware, precision, scratch, [*resumed, Progress(label), *callbacks, timed], max_steps=module.steps
+            module, hardware, precision, scratch, [*resumed, Progress(label, on_rate), *callbacks, timed], max_steps=module.steps
         )
         start = resume_point(scratch)
         with worker_deaths_explained():
@@ -293,7 +299,7 @@ def _trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
-        precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
+        precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],
         max_steps=max_steps,
         accumulate_grad_batches=module.accumulate,
         max_epochs=max_epochs,

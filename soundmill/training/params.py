@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from soundmill.params import Probability, Seconds, Seed, StageParams
+
+Precision = Literal["32", "bf16", "fp16"]
 
 
 class HardwareParams(StageParams):
@@ -14,8 +16,14 @@ class HardwareParams(StageParams):
 
     accelerator: Literal["cpu", "gpu", "auto"]
     devices: int = Field(ge=1, description="more than one: data parallel, each takes its share of the batch")
-    precision: Literal["32", "bf16"] = Field(description="bf16 is 32 on a CPU that has no instructions for it")
+    precision: Precision = Field(description="fp16 wants a GPU; bf16 is 32 on a CPU that has no instructions for it")
     threads: int = Field(ge=1, description="CPU threads of torch; weights are bit-equal for the same number")
+
+    @model_validator(mode="after")
+    def _precision_exists(self) -> HardwareParams:
+        if self.accelerator == "cpu" and self.precision == "fp16":
+            raise ValueError("precision fp16 is a GPU's; on a CPU take bf16 or 32")
+        return self
 
 
 class OptimiserParams(StageParams):
@@ -23,19 +31,37 @@ class OptimiserParams(StageParams):
 
     learning_rate: float = Field(gt=0)
     betas: list[Probability] = Field(min_length=2, max_length=2)
+    eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
     decay: Literal["none", "linear", "cosine", "exponential"]
     clip_norm: float | None = Field(gt=0, description="largest gradient norm; null: unbounded")
 
 
-class EmaParams(StageParams):
-    """The average copies the weights for `update_after_step` + 1 steps; n steps later it decays by
+class DiffusersEmaParams(StageParams):
+    """As EMAModel of diffusers: copies the weights for `update_after_step` + 1 steps; n steps later it decays by
     max(min(decay, (1 + n) / (10 + n)), min_decay)."""
 
+    kind: Literal["diffusers"]
     decay: Probability
     min_decay: Probability
     update_after_step: int = Field(ge=0)
+
+
+class EmaPytorchParams(StageParams):
+    """As EMA of ema-pytorch: goes on every `update_every` steps; copies the weights up to `update_after_step`, and n steps later
+    decays by min(max(1 − (1 + n / inv_gamma)^−power, min_decay), decay)."""
+
+    kind: Literal["ema_pytorch"]
+    decay: Probability = Field(description="its `beta`")
+    min_decay: Probability = Field(description="its `min_value`")
+    update_after_step: int = Field(ge=0)
+    update_every: int = Field(ge=1)
+    inv_gamma: float = Field(gt=0)
+    power: float = Field(gt=0)
+
+
+EmaParams = DiffusersEmaParams | EmaPytorchParams
 
 
 class TrainingParams(StageParams):
@@ -43,7 +69,7 @@ class TrainingParams(StageParams):
 
     seed: Seed
     optimiser: OptimiserParams
-    ema: EmaParams | None = Field(description="null: no average")
+    ema: EmaParams | None = Field(discriminator="kind", description="null: no average")
     log_every_steps: int = Field(ge=1)
     checkpoint_seconds: Seconds
     validate_every_steps: int | None = Field(ge=1, description="measure the held-out loss so often; null: only at the end")

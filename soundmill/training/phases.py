@@ -81,14 +81,20 @@ class PhasedModule(TrainingModule):
                 optimisers[name].zero_grad()
                 computed[name] = next(losses)
                 self.manual_backward(computed[name])
-                self.clip(getattr(self, name), self.optimised[name].clip_norm)
-            # Lightning counts what is stepped through it: one of each batch.
-            (optimisers[name] if name == due[-1] else optimisers[name].optimizer).step()
+            if name == due[-1]:  # Lightning counts steps of its own optimisers: one of each batch
+                optimisers[name].step()
+            else:
+                self.trainer.strategy.optimizer_step(optimisers[name].optimizer, _nothing, model=self)
         for rate in self.lr_schedulers():
             rate.step()
         if "net" in computed:
             self.ema.step(self.net)
         return computed.get("net", computed[due[-1]]).detach()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for (name, its), mine in zip(self.optimised.items(), self.optimizers(), strict=True):
+            if mine.optimizer is optimizer:
+                self.clip(getattr(self, name), its.clip_norm)
 
     def configure_optimizers(self) -> list[dict]:
         return [self.optimiser_of(getattr(self, name), its) for name, its in self.optimised.items()]
@@ -104,6 +110,10 @@ class PhasedModule(TrainingModule):
         finally:
             for weight in weights:
                 weight.requires_grad_(True)
+
+
+def _nothing() -> None:
+    """The closure of a step whose gradients are there."""
 
 
 def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:

@@ -46,12 +46,13 @@ PARAMETERS = {
         "optimiser": {
             "learning_rate": 1e-2,
             "betas": [0.5, 0.9],
+            "eps": 1e-8,
             "weight_decay": 0.0,
             "warmup_steps": 0,
             "decay": "cosine",
             "clip_norm": 1.0,
         },
-        "ema": {"decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
+        "ema": {"kind": "diffusers", "decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
         "log_every_steps": 10,
         "checkpoint_seconds": 60.0,
         "validate_every_steps": 20,
@@ -207,7 +208,7 @@ def test_one_that_others_trained_is_taken(project, capfd):
     metrics = make_autoencoder(project, "mine", weights=loaded)
     assert metrics["scaling_factor"] == 0.93
     assert "CC BY-NC-SA" in capfd.readouterr().out
-    assert (project / "data/c.csv").read_text() == "step,loss\n"
+    assert (project / "data/c.csv").read_text() == "step,loss/train\n"
     model = autoencoders.load(project / "data/mine")
     assert (model.mean, model.deviation) == (0.0, 1.0)
     assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"

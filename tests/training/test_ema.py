@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from soundmill.training.ema import Ema
-from soundmill.training.params import EmaParams
+from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams
 
 
 def _follow(params: EmaParams, values: list[float]) -> list[float]:
@@ -22,17 +22,40 @@ def _follow(params: EmaParams, values: list[float]) -> list[float]:
 
 
 def test_copies_then_decays_as_the_paper_does():
-    seen = _follow(EmaParams(decay=0.995, min_decay=0.995, update_after_step=3), [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    seen = _follow(
+        DiffusersEmaParams(kind="diffusers", decay=0.995, min_decay=0.995, update_after_step=3), [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    )
     assert seen[:4] == [1.0, 2.0, 3.0, 4.0]  # update_after_step + 1 copies
     assert seen[4] == pytest.approx(0.995 * 4 + 0.005 * 5)
     assert seen[5] == pytest.approx(0.995 * seen[4] + 0.005 * 6)
 
 
 def test_rises_to_its_decay_without_a_minimum():
-    seen = _follow(EmaParams(decay=0.5, min_decay=0.0, update_after_step=0), [0.0, 1.0, 2.0, 3.0])
+    seen = _follow(DiffusersEmaParams(kind="diffusers", decay=0.5, min_decay=0.0, update_after_step=0), [0.0, 1.0, 2.0, 3.0])
     assert seen[0] == 1.0
     assert seen[1] == pytest.approx(2 / 11 * 1 + 9 / 11 * 2)
     assert seen[2] == pytest.approx(3 / 12 * seen[1] + 9 / 12 * 3)
+
+
+def test_goes_as_diffusers_does():
+    from diffusers.training_utils import EMAModel
+
+    settings = {"decay": 0.9, "min_decay": 0.2, "update_after_step": 4}
+    net = torch.nn.Linear(3, 2)
+    ours, theirs = Ema(net, DiffusersEmaParams(kind="diffusers", **settings)), EMAModel(net.parameters(), **settings)
+    for _ in range(120):
+        net.weight.data.add_(torch.randn(2, 3))
+        ours.step(net)
+        theirs.step(net.parameters())
+        torch.testing.assert_close(ours.shadow, [*theirs.shadow_params])
+
+
+def test_goes_as_ema_pytorch_does():
+    """The numbers are those of ema-pytorch 0.8.3 with beta 0.8, min_value 0.1 for a weight of 1, 4, 9, … 144."""
+    settings = {"decay": 0.8, "min_decay": 0.1, "update_after_step": 3, "update_every": 2, "inv_gamma": 1.0, "power": 0.7}
+    seen = _follow(EmaPytorchParams(kind="ema_pytorch", **settings), [0.0, *(float(step**2) for step in range(1, 13))])
+    assert seen[::2] == pytest.approx([1.0, 9.0, 18.84916, 30.27419, 44.74601, 62.53288], abs=1e-4)
+    assert seen[::2] == seen[1::2]
 
 
 def test_without_an_average_it_is_the_weights_themselves():
@@ -50,7 +73,7 @@ def test_without_an_average_it_is_the_weights_themselves():
 
 def test_applied_puts_the_weights_back_and_the_state_survives():
     net = torch.nn.Linear(2, 1)
-    ema = Ema(net, EmaParams(decay=0.9, min_decay=0.9, update_after_step=0))
+    ema = Ema(net, DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.9, update_after_step=0))
     ema.step(net)
     before = net.weight.detach().clone()
     net.weight.data.add_(1)
@@ -59,7 +82,7 @@ def test_applied_puts_the_weights_back_and_the_state_survives():
         torch.testing.assert_close(net.weight.data, before + 0.1)
     torch.testing.assert_close(net.weight.data, before + 1)
 
-    other = Ema(torch.nn.Linear(2, 1), EmaParams(decay=0.9, min_decay=0.9, update_after_step=0))
+    other = Ema(torch.nn.Linear(2, 1), DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.9, update_after_step=0))
     other.load_state_dict(ema.state_dict())
     net.weight.data.add_(1)
     ema.step(net)

@@ -14,12 +14,14 @@ from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.training import callbacks, module, validation
 from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.loader import Loader, Order
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.validation import HeldOut, Validation
 from tests.test_shards import lose_a_bit
 
-OPTIMISER = OptimiserParams(learning_rate=0.01, betas=[0.9, 0.99], weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0)
-EMA = EmaParams(decay=0.9, min_decay=0.0, update_after_step=0)
+OPTIMISER = OptimiserParams(
+    learning_rate=0.01, betas=[0.9, 0.99], eps=1e-8, weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0
+)
+EMA = DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.0, update_after_step=0)
 PARAMS = TrainingParams(
     seed=5,
     optimiser=OPTIMISER,

@@ -11,13 +11,13 @@ from torch import nn
 
 from soundmill.training import callbacks, module, phases
 from soundmill.training.loader import Loader, Order
-from soundmill.training.params import EmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
 
 OPTIMISER = OptimiserParams(
-    learning_rate=0.02, betas=[0.5, 0.9], weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
+    learning_rate=0.02, betas=[0.5, 0.9], eps=1e-8, weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
 )
-OWN_WEIGHTS = EmaParams(decay=0.0, min_decay=0.0, update_after_step=0)
+OWN_WEIGHTS = DiffusersEmaParams(kind="diffusers", decay=0.0, min_decay=0.0, update_after_step=0)
 PARAMS = TrainingParams(
     seed=3,
     optimiser=OPTIMISER,
