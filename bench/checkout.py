@@ -86,7 +86,7 @@ def run(command: list[str], where: Path) -> Usage:
 
 
 def _run(command: list[str], where: Path) -> Usage:
-    PR_SET_CHILD_SUBREAPER = 36  # what outlives the command (the recorder of its runs) becomes our child, and is counted
+    PR_SET_CHILD_SUBREAPER = 36  # what outlives the command (the uploader of its runs) becomes our child, and is counted
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()

@@ -149,6 +149,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
         if failure:
             message = f"stage {failure[0]} failed:\n{failure[1]}"
             run.fail(message)
+        page = run.page(BROWSER_PORT)
     if failure:
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
@@ -156,7 +157,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             _say(line)
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
-    for line in summary(root, scores, run.page(BROWSER_PORT), time.monotonic() - started):
+    for line in summary(root, scores, page, time.monotonic() - started):
         tell(line)
     for line in run.not_recorded:
         _say(line)
@@ -264,8 +265,7 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None, sec
         report = root / "data" / "report" / family / "index.html"
         if report.exists():
             lines.append(f"Report   {_shown(report, root)} (open it in a web browser: the sounds next to real ones)")
-    if page:
-        lines.append(f"Runs     make browse, then {page}")
+    lines.append("Runs     make browse" + (f", then {page}" if page else ""))
     minutes, rest = divmod(round(seconds), 60)
     lines.append(f"Done in {minutes} min {rest:02d} s.")
     return lines

@@ -210,8 +210,7 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
     tell(f"\n{table}")
     tell(f"Table    {_shown(results / 'table.md', home)} (beside it table.csv, with the numbers of each seed)")
     tell(f"Figure   {_shown(results / 'figure.png', home)}")
-    if page:
-        tell(f"Runs     make browse, then {page}")
+    tell("Runs     make browse" + (f", then {page}" if page else ""))
     for line in record.not_recorded:
         tell(line)
     if failed:

@@ -133,6 +133,7 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy):
     assert min(scores["lsd"], scores["mrstft"]) > 0
     page = (checkout / "data/report/tiny_codec/index.html").read_text()
     assert "Reconstructed sounds next to real ones" in page
+    assert tracking.sync(checkout) == (0, "")
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == tracking.EXPERIMENT]
     recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

@@ -148,7 +148,7 @@ def test_a_stage_dies_with_dvc_from_its_exec_on(project: Path, root: Path, shell
 
 
 @pytest.mark.slow
-def test_a_stage_killed_at_work_takes_its_workers_and_its_recorder_along(project: Path, root: Path) -> None:
+def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(project: Path, root: Path) -> None:
     whole = repro(project, environment(root))
     said = whole.communicate()[0].decode()
     assert whole.returncode == 0, said
@@ -162,7 +162,7 @@ def test_a_stage_killed_at_work_takes_its_workers_and_its_recorder_along(project
     wait_for(lambda: len(recorded(project)) == 2, pause=0.1)
     kill(project, dvc, mark)
     write_params(project, SECONDS)
-    assert sorted(recorded(project)) == ["FINISHED", "KILLED"]
+    wait_for(lambda: sorted(recorded(project)) == ["FINISHED", "KILLED"], pause=0.1)
 
 
 def recorded(project: Path) -> list[str]:

@@ -125,9 +125,12 @@ def _tracking(root: Path) -> Finding:
     from soundmill import tracking
 
     works, where = tracking.status(root)
+    count, why = tracking.waiting(root)
+    if works and why:
+        return Finding("tracking", "optional", f"{where}; {count} runs wait ({why})", "`soundmill sync` uploads them")
     if works:
         return Finding("tracking", "ok", f"{where}; `make browse` shows the runs")
-    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; without it the pipeline runs untracked"
+    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; runs are kept on disk until it answers"
     return Finding("tracking", "optional", where, remedy)
 
 

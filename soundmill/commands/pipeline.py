@@ -33,6 +33,18 @@ def browse(
 
 
 @app.command()
+def sync(project: Project = None) -> None:
+    """Bring to MLflow what it does not have yet, because it did not answer when that was recorded."""
+    from soundmill import tracking
+
+    home = project_root(project)
+    count, why = tracking.sync(home)
+    if count:
+        raise UserError(f"{count} runs are not in {tracking.store(home).uri} yet: {why or 'it takes long'}; nothing is lost")
+    typer.echo(f"all runs are in {tracking.store(home).uri}")
+
+
+@app.command()
 def run(
     corpus: Annotated[
         Path, typer.Argument(help="Folder of recordings; captions, class folders and splits are found by themselves.")

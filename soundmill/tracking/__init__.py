@@ -1,9 +1,8 @@
 """What came out of every run, in MLflow; the only package that imports mlflow.
 
-A stage never waits for tracking and never fails of it: a second process (recorder.py) talks to MLflow, and the stage only hands
-it lines of JSON and links to files. It also ends the run as KILLED when the stage dies without a word. Runs whose both processes
-died, or could not reach MLflow at the end, are closed by the next one: every process holds a lock on a note of its own for as long
-as it lives, and the note goes when the run is recorded to its end. What was lost is named in its parent's tag `incomplete`.
+A stage never waits for MLflow and never fails of it: it appends what it says to a journal on disk (journal.py), and a second
+process, the uploader, brings the journals of a store to MLflow, in order and exactly once: live where MLflow answers, later where
+it did not. A run whose process died without a word is ended as KILLED; a parent ends after all the runs below it.
 """
 
 from soundmill.tracking.history import RecordedState, read_state
@@ -23,6 +22,7 @@ from soundmill.tracking.stores import (
     status,
     store,
 )
+from soundmill.tracking.uploader import sync, waiting
 
 __all__ = [
     "EXPERIMENT",
@@ -45,4 +45,6 @@ __all__ = [
     "stage_run",
     "status",
     "store",
+    "sync",
+    "waiting",
 ]

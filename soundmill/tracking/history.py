@@ -17,6 +17,9 @@ from soundmill.tracking.stores import (
     store,
     unreachable,
 )
+from soundmill.tracking.uploader import sync
+
+SYNC_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def _find_run(client: Any, where: Store, run_id: str) -> Any:
 
 def _client(home: Path) -> tuple[Any, Store]:
     where = store(home)
+    sync(home, SYNC_SECONDS)
     if where.is_server and (why := unreachable(where.uri)):
         raise UserError(f"tracking server {where.uri} is unreachable ({why}); start it, or unset MLFLOW_TRACKING_URI")
     if where.uri.startswith("sqlite:///") and not Path(where.uri.removeprefix("sqlite:///")).exists():

@@ -1,43 +1,42 @@
-"""A stage's or flow's handle on its run: its methods return at once and never fail."""
+"""A stage's or flow's handle on its run: its methods write to the run's journal and never fail."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from soundmill import provenance
 from soundmill.errors import told
+from soundmill.tracking import journal, uploader
 from soundmill.tracking.stores import (
-    INCOMPLETE,
     MAX_PARAM,
     MAX_TAG,
     PARENT,
-    PENDING_LIMIT,
     STATE_FOLDER,
+    experiment,
     flatten,
     is_off,
     numbers,
     say,
     store,
 )
-from soundmill.tracking.writer import Writer, settle
 
 
 class StageRun:
-    """One run, as a stage sees it: every method returns at once and none raises, whatever becomes of MLflow.
+    """One run, as a stage sees it: no method waits for MLflow and none raises.
 
     Made by `stage_run` and `pipeline_run`; `StageRun()` records nothing.
     """
 
     def __init__(self, open: Callable[[], None] | None = None, stage: str = ""):
-        self._writer: Writer | None = None
+        self._journal: journal.Writer | None = None
         self._open, self._stage = open, stage
+        self._outcome = ("FINISHED", "")
 
     def begin(self) -> None:
         """Open this run, where `stage_run` left it closed (`begin=False`); what is logged before is dropped."""
@@ -49,26 +48,25 @@ class StageRun:
                 say(f"tracking: {error}: going on without it; metrics files are kept")
 
     @property
-    def run_id(self) -> str | None:
-        """Id of this run once MLflow has given one; None before, or when tracking is off or down."""
-        return self._writer.run_id if self._writer else None
+    def id(self) -> str | None:
+        """Id of this run's journal, the tag `journal` of its run in MLflow; None when tracking is off."""
+        return self._journal.id if self._journal else None
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Nested parameters, under dotted keys."""
-        self._send({"op": "params", "values": {key: str(value)[:MAX_PARAM] for key, value in flatten(params).items()}})
+        self._send({"op": "params", "values": _texts(params)})
 
     def log_metrics_tree(self, metrics: dict[str, Any]) -> None:
         """Nested metrics, under dotted keys; numbers become metrics, and the whole tree is kept as `metrics.json`."""
-        self._send({"op": "metrics", "values": numbers(metrics), "time": _now()})
+        self._send({"op": "metrics", "values": numbers(metrics), "time": journal.now()})
         if self._stage:
             values = {f"{self._stage}/{key}": value for key, value in numbers(metrics).items()}
-            self._send({"op": "metrics", "values": values, "time": _now(), "on": "parent"})
+            self._send({"op": "metrics", "values": values, "time": journal.now(), "on": "parent"})
         self._send_content(json.dumps(metrics, indent=2, sort_keys=True, default=str) + "\n", "metrics.json")
 
     def log_curve(self, values: dict[str, float], step: int) -> None:
         """One point of each learning curve."""
-        if self._writer and self._writer.pending < PENDING_LIMIT:
-            self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": _now()})
+        self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": journal.now()})
 
     def log_figure(self, figure: Any, name: str) -> None:
         """A matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` where the name has no ending)."""
@@ -101,8 +99,6 @@ class StageRun:
         `inputs` are example columns of what `soundmill/models/serving.py` takes, `outputs` an example array it gives
         ([N, ...]; the first axis is free).
         """
-        if not self._writer:
-            return
         example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape)}
         registered = registered_name or f"soundmill-{name}"
         self._send_file(Path(directory), "", "model", {"op": "model", "name": name, "registered": registered, **example})
@@ -115,17 +111,17 @@ class StageRun:
         self.set_tags({"mlflow.note.content": markdown})
 
     def _send(self, operation: dict[str, Any]) -> None:
-        if self._writer:
-            self._writer.send(operation)
+        if self._journal:
+            self._journal.send(operation)
 
     def _send_file(self, path: Path, folder: str, name: str, operation: dict[str, Any] | None = None) -> None:
-        if self._writer:
-            self._writer.send_file(path, {"op": "file", "folder": folder, **(operation or {})}, name)
+        if self._journal:
+            self._journal.send_file(path, {"op": "file", "folder": folder, **(operation or {})}, name)
 
     def _send_content(self, content: str | bytes, name: str, folder: str = "", on: str = "stage") -> None:
-        if self._writer:
+        if self._journal:
             operation = {"op": "file", "folder": folder, "on": on}
-            self._writer.send_content(content.encode() if isinstance(content, str) else content, operation, name)
+            self._journal.send_content(content.encode() if isinstance(content, str) else content, operation, name)
 
     def _send_state(self, state: provenance.State, on: str = "stage") -> None:
         self._send(_state_tags(state) | {"on": on})
@@ -136,47 +132,43 @@ class StageRun:
 class PipelineRun(StageRun):
     """The parent run of one pipeline: its stages' runs are nested below it."""
 
-    is_open = False  # whether it could not be ended in MLflow
+    home = Path()
 
     def fail(self, reason: str) -> None:
         """Let this run end as FAILED, with the reason."""
-        if self._writer:
-            self._writer.outcome = ("FAILED", reason)
+        self._outcome = ("FAILED", reason)
 
     def page(self, port: int) -> str | None:
-        """Where MLflow's web page shows this run, for a person; the page itself opens on chat traces otherwise."""
-        if not self._writer or not self.run_id:
+        """Where MLflow's web page shows this run, for a person, while it is recorded; None until MLflow has it."""
+        if not self._journal:
             return None
-        base = self._writer.store.uri if self._writer.store.is_server else f"http://127.0.0.1:{port}"
-        return f"{base}/#/experiments/{self._writer.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+        where, position = store(self.home), journal.read_position(self._journal.folder)
+        if not position.run_id:
+            return None
+        base = where.uri if where.is_server else f"http://127.0.0.1:{port}"
+        # The page itself opens on chat traces otherwise.
+        return f"{base}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
 
     @property
     def not_recorded(self) -> list[str]:
-        """Once ended: what MLflow does not have of this run, in words; the metrics files have it."""
-        if not self._writer or not self._writer.incomplete:
+        """What MLflow does not have yet, and why, in words; empty where it takes what comes."""
+        count, trouble = uploader.waiting(self.home) if self._journal else (0, "")
+        if not trouble:
             return []
-        names = ", ".join(self._writer.incomplete)
-        if not self.run_id:
-            return [f"MLflow has no run of this pipeline: {self._writer.store.uri} could not be used."]
-        if self.is_open:
-            then = (
-                f"Its run {self.run_id} is still open there: the next run that reaches MLflow ends it and tags it `{INCOMPLETE}`."
-            )
-        else:
-            then = f"Its run {self.run_id} is tagged `{INCOMPLETE}`."
-        return [f"Not recorded in MLflow: {names}; their metrics files are kept.", then]
+        runs = "1 run" if count == 1 else f"{count} runs"
+        return [f"Not in MLflow yet: {runs} ({trouble}). Nothing is lost: the next run, or `soundmill sync`, brings them there."]
 
     @property
     def environment(self) -> dict[str, str]:
         """What the stages' processes need to find this run."""
-        return {PARENT: self.run_id} if self.run_id else {}
+        return {PARENT: self.id} if self.id else {}
 
     def mirror(self, root: Path, metrics: list[Path]) -> None:
         """Record the state the project at `root` is in now: params, dvc.lock, git, and these metrics files.
 
         DVC skips stages that are up to date, so their results come from the files.
         """
-        if not self._writer:
+        if not self._journal:
             return
         self._send_state(provenance.capture(root))
         for path in metrics:
@@ -188,7 +180,7 @@ class PipelineRun(StageRun):
                 continue
             if isinstance(tree, dict):
                 values = {f"{name}/{key}": value for key, value in numbers(tree).items()}
-                self._send({"op": "metrics", "values": values, "time": _now()})
+                self._send({"op": "metrics", "values": values, "time": journal.now()})
             self._send_file(path, str(Path("metrics") / Path(name).parent), path.name)
 
 
@@ -211,20 +203,18 @@ def stage_run(
     root = root or home
 
     def open() -> None:
-        parent_id = os.environ.get(PARENT)
+        parent_id = _given_parent()
         state = provenance.capture(root)
         kind = name.partition("/")[0]
         tags = {"kind": "stage", "stage": kind, "mlflow.source.name": f"stages/{kind}.py"} | _state_tags(state)["values"]
         if family:
             tags["family"] = family
-        parent = {"id": parent_id} if parent_id else _shared_parent(state, root)
-        run._writer = Writer(store(home), {"name": name, "tags": tags, "parent": parent})
-        run.log_params(params)
+        _begin(run, home, name, tags, {"id": parent_id} if parent_id else _shared_parent(state), params)
         if not parent_id:
             run._send_state(state, on="parent")
 
     run = StageRun(None if is_off() else open, name)
-    with _ended(run):
+    with _ended(run, home):
         if begin:
             run.begin()
         yield run
@@ -241,48 +231,61 @@ def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str
     root = root or home
 
     def open() -> None:
-        spec = {"name": name, "tags": {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py", **(tags or {})}}
-        parent_id = os.environ.get(PARENT)
-        run._writer = Writer(store(home), spec | ({"parent": {"id": parent_id}} if parent_id else {}))
+        parent_id = _given_parent()
+        source = {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py"}
+        document = params.read_yaml(root / "params.yaml")
+        _begin(run, home, name, {**source, **(tags or {})}, {"id": parent_id} if parent_id else None, document)
         run._send_state(provenance.capture(root))
-        run.log_params(params.read_yaml(root / "params.yaml"))
-        run._writer.wait_until_open()
 
     run = PipelineRun(None if is_off() else open)
-    try:
-        with _ended(run):
-            run.begin()
-            yield run
-    finally:
-        if run._writer and not run._writer.ended:  # MLflow may be back by now
-            run.is_open = not settle(run._writer.store)
+    run.home = home
+    with _ended(run, home):
+        run.begin()
+        yield run
+
+
+def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
+    opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
+    run._journal = journal.Writer(store(home).journals, opening)
+    uploader.start(home)
+
+
+def _given_parent() -> str | None:
+    parent_id = os.environ.get(PARENT)
+    if parent_id and not journal.is_id(parent_id):
+        say(f"tracking: {PARENT}={parent_id}: not the id of a run's journal; this run stands alone")
+        return None
+    return parent_id
 
 
 @contextmanager
-def _ended(run: StageRun) -> Iterator[None]:
+def _ended(run: StageRun, home: Path) -> Iterator[None]:
     """End the run as what happens inside; a failure is recorded in any case."""
     try:
         yield
     except BaseException as error:
         if isinstance(error, Exception):
             run.begin()
-        if run._writer:
-            stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
-            reason = "interrupted" if stopped else str(error) or type(error).__name__
-            run._writer.end("KILLED" if stopped else "FAILED", reason)
+        stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
+        run._outcome = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
         raise
-    if run._writer:
-        run._writer.end(*run._writer.outcome)
+    finally:
+        if run._journal:
+            status, reason = run._outcome
+            run._send({"op": "end", "status": status, "reason": reason[:MAX_TAG], "time": journal.now()})
+            run._journal.close()
+            with suppress(OSError):
+                uploader.start(home)  # where the one that was there is killed
 
 
-def _shared_parent(state: provenance.State, root: Path) -> dict[str, Any]:
+def _shared_parent(state: provenance.State) -> dict[str, Any]:
     """The run that stages of the same code and parameters share when no flow made one."""
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {state.sha[:7] or 'outside git'}{'+' if state.dirty else ''}"
     identity = provenance.digest_of(state.identity, experiment or "")
     kind = "experiment" if experiment else "repro"
-    tags = {"kind": kind, "identity": identity, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
-    return {"identity": identity, "name": name, "tags": tags, "params": _params_of(state)}
+    tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
+    return {"id": identity, "shared": {"name": name, "tags": tags, "params": _params_of(state)}}
 
 
 def _params_of(state: provenance.State) -> dict[str, str]:
@@ -294,7 +297,11 @@ def _params_of(state: provenance.State) -> dict[str, str]:
         document = params.parse_yaml(state.params)
     except YAMLError:
         return {}
-    return {key: str(value)[:MAX_PARAM] for key, value in flatten(document).items()} if isinstance(document, dict) else {}
+    return _texts(document) if isinstance(document, dict) else {}
+
+
+def _texts(params: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value)[:MAX_PARAM] for key, value in flatten(params).items()}
 
 
 def _state_tags(state: provenance.State) -> dict[str, Any]:
@@ -307,7 +314,3 @@ def _state_files(state: provenance.State) -> Iterator[tuple[str, bytes]]:
     yield "dvc.lock", state.lock
     yield "uncommitted.diff", state.diff
     yield "not_kept.txt", "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -18,6 +18,7 @@ from tests.flows.tiny import dvc_command, git, make_tiny
 def run_id_of(project: Path, name: str) -> str:
     from mlflow import MlflowClient
 
+    assert tracking.sync(project) == (0, "")
     uri = tracking.store(project).uri
     return next(run.info.run_id for run in MlflowClient(uri, uri).search_runs(["1"]) if run.info.run_name.startswith(name))
 
@@ -100,8 +101,9 @@ class Recorded:
 
     def __init__(self, directory: Path):
         self.project = make_tiny(directory / "project")
-        with tracking.pipeline_run(self.project, "hostile") as run:
-            self.run_id = run.run_id
+        with tracking.pipeline_run(self.project, "hostile"):
+            pass
+        self.run_id = run_id_of(self.project, "hostile")
         (state,) = (self.project / "mlartifacts").rglob("state")
         self.state = state
         self.kept = {path.name: path.read_bytes() for path in state.iterdir()}

@@ -219,6 +219,7 @@ def test_the_page_and_the_numbers_are_in_mlflow(here, monkeypatch):
     for name in (tracking.SWITCH, tracking.PARENT, "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     metrics = call(quality)
+    assert tracking.sync(here) == (0, "")
     mlflow = MlflowClient(tracking.store(here).uri)
     found = mlflow.search_runs([mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
     (run,) = (run for run in found if run.info.run_name == "quality")

@@ -1,0 +1,15 @@
+"""`python -m soundmill.tracking HOME`: the uploader of the project at HOME, as a process of its own."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from soundmill.tracking import store, uploader
+
+for name in ("mlflow", "alembic"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+try:
+    uploader.upload(store(Path(sys.argv[1])))
+except uploader.Replaced:
+    os.execv(sys.executable, sys.orig_argv)

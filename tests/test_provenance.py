@@ -1,0 +1,68 @@
+"""What a run was made from, captured and put back."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from soundmill import provenance
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A project with a space and an umlaut in its path."""
+    path = tmp_path / "mein Pröjekt"
+    path.mkdir()
+    (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
+    return path
+
+
+def git(root: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.org")
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def test_state_outside_git_is_params_and_lock_alone(home: Path) -> None:
+    state = provenance.capture(home)
+    assert (state.sha, state.diff, state.dirty) == ("", b"", False)
+    assert state.params == (home / "params.yaml").read_bytes()
+
+
+def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> None:
+    git(home, "init", "-q")
+    (home / "data").mkdir()
+    (home / "data" / "metrics.json").write_text("1")
+    (home / "code.py").write_text("a = 1\n")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "first")
+    before = provenance.capture(home)
+    (home / "data" / "metrics.json").write_text("2")
+    (home / "dvc.lock").write_text("schema: '2.0'\n")
+    after = provenance.capture(home)
+    assert before.identity == after.identity
+    assert not after.dirty
+    assert b"metrics.json" in after.diff
+    (home / "code.py").write_text("a = 2\n")
+    edited = provenance.capture(home)
+    assert edited.identity != before.identity
+    assert edited.dirty
+    (home / "big.bin").write_bytes(bytes(provenance.MAX_UNTRACKED_FILE + 1))
+    assert provenance.capture(home).left_out == ("big.bin",)
+
+
+def test_the_diff_restores_new_binary_and_oddly_named_files(home: Path, tmp_path: Path) -> None:
+    git(home, "init", "-q")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "first")
+    odd = 'a "b" *ä.bin'
+    (home / odd).write_bytes(bytes(range(256)))
+    (home / "params.yaml").unlink()
+    state = provenance.capture(home)
+    git(tmp_path, "clone", "-q", str(home), "copy")
+    subprocess.run(["git", "apply", "--binary", "-"], cwd=tmp_path / "copy", input=state.diff, check=True)
+    assert (tmp_path / "copy" / odd).read_bytes() == bytes(range(256))
+    assert not (tmp_path / "copy" / "params.yaml").exists()
+    status = subprocess.run(["git", "status", "--short"], cwd=home, capture_output=True, text=True, check=True).stdout
+    assert "??" in status  # the project's own index was not touched

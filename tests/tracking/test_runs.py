@@ -1,0 +1,187 @@
+"""Stages and flows record their runs in a real MLflow, in a SQLite file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundmill import tracking
+from soundmill.errors import UserError
+from tests.mlflow_server import free_port
+from tests.test_provenance import git
+from tests.tracking.reading import client, files, runs
+
+Bring = Callable[[Path], None]
+
+
+def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path, bring: Bring) -> None:
+    from matplotlib.figure import Figure
+
+    with tracking.stage_run(home, "segment", {"clip_seconds": 5.0}) as run:
+        run.log_metrics_tree({"clips": 3, "by": {"fold 1": np.float64(0.5)}, "note": "text", "flag": True})
+    with tracking.stage_run(home, "train/tiny", {"rate": 1e-4, "deep": {"er": None}}, family="tiny") as run:
+        for step in range(2500):
+            run.log_curve({"loss": 1 / (step + 1)}, step)
+        run.log_figure(Figure(), "samples/grid")
+        sound = home / "a.wav"
+        sound.write_bytes(b"RIFF")
+        run.log_file(sound, "audio")
+        sound.write_bytes(b"changed afterwards")
+        run.log_dataset("clips", digest="abc", rows=3, source="data/clips", context="training", columns={"clip_id": "string"})
+        run.describe("# what it is")
+    bring(home)
+    found = runs(home)
+    parent = next(run for name, run in found.items() if name.startswith("dvc repro"))
+    segment, train = found["segment"], found["train/tiny"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in (segment, train)} == {parent.info.run_id}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert segment.data.metrics == {"clips": 3.0, "by.fold 1": 0.5, "flag": 1.0}
+    assert parent.data.metrics["segment/by.fold 1"] == 0.5
+    assert parent.data.params == {"train.rate": "0.0001", "train.sizes": "[1, 2]"}
+    assert train.data.params == {"rate": "0.0001", "deep.er": "None"}
+    assert train.data.tags["family"] == "tiny"
+    assert train.data.tags["mlflow.note.content"] == "# what it is"
+    curve = client(home).get_metric_history(train.info.run_id, "loss")
+    assert sorted(point.step for point in curve) == list(range(2500))
+    (dataset,) = train.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest, dataset.tags[0].value) == ("clips", "abc", "training")
+    artifacts = home / "mlartifacts" / train.info.run_id / "artifacts"
+    assert (artifacts / "audio" / "a.wav").read_bytes() == b"RIFF"
+    assert (artifacts / "figures" / "samples" / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (home / "mlflow.db.state" / "journals").iterdir() if path.is_dir()] == []
+
+    (home / "params.yaml").write_text("train: {rate: 2e-4}\n")
+    with tracking.stage_run(home, "segment", {"clip_seconds": 5.0}):
+        pass
+    bring(home)
+    assert runs(home)["segment"].data.tags["mlflow.parentRunId"] != parent.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [(UserError("no such file"), "FAILED", "no such file"), (KeyboardInterrupt(), "KILLED", "interrupted")],
+)
+def test_a_failing_stage_ends_as_what_it_is(home: Path, bring: Bring, error: BaseException, status: str, reason: str) -> None:
+    with pytest.raises(type(error)), tracking.stage_run(home, "segment", {}):
+        raise error
+    bring(home)
+    run = runs(home)["segment"]
+    assert (run.info.status, run.data.tags["end_reason"]) == (status, reason)
+
+
+def test_off_records_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tracking.SWITCH, "off")
+    with tracking.stage_run(home, "segment", {}) as run:
+        run.log_metrics_tree({"clips": 1})
+        run.log_model(home, "tiny", {"label": ["dog"]}, np.zeros((1, 2)))
+    assert run.id is None
+    assert sorted(path.name for path in home.iterdir()) == ["mlflow.db", "params.yaml"]
+
+
+def test_an_unwritable_store_stops_no_stage(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/file/mlflow.db")
+    with tracking.stage_run(home, "segment", {}) as run:
+        run.log_metrics_tree({"clips": 1})
+    assert "going on without it; metrics files are kept" in capsys.readouterr().err
+
+
+def test_what_a_broken_database_does_not_take_is_kept(home: Path, tables: Path, bring: Bring) -> None:
+    (home / "mlflow.db").write_text("this is no database\n" * 100)
+    with tracking.pipeline_run(home, "pipeline") as run:
+        run.log_metrics_tree({"clips": 1})
+    bring(home)
+    count, why = tracking.waiting(home)
+    assert (count, "database" in why) == (1, True)
+    assert "Not in MLflow yet: 1 run (" in run.not_recorded[0]
+    assert "`soundmill sync`" in run.not_recorded[0]
+    shutil.copy(tables, home / "mlflow.db")
+    bring(home)
+    assert (tracking.waiting(home), run.not_recorded) == ((0, ""), [])
+    assert runs(home)["pipeline"].data.metrics == {"clips": 1.0}
+
+
+def test_the_store_of_a_workspace_is_the_projects(home: Path) -> None:
+    (home / "dvc.yaml").write_text("stages: {}\n")
+    workspace = home / tracking.WORKSPACES / "mine"
+    workspace.mkdir(parents=True)
+    assert tracking.store(workspace) == tracking.store(home)
+
+
+def test_a_moved_project_records_where_it_is_now(home: Path, tmp_path: Path, bring: Bring) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    with tracking.stage_run(home, "segment", {}) as run:
+        run.log_file(tmp_path / "old.txt")
+    bring(home)
+    with tracking.stage_run(home, "left over", {}):
+        pass
+    moved = tmp_path / "moved"
+    home.rename(moved)
+    with tracking.stage_run(moved, "segment", {}) as run:
+        run.log_file(tmp_path / "new.txt")
+    bring(moved)
+    assert not home.exists()
+    found = runs(moved)
+    assert files(moved, found["segment"].info.run_id) == ["new.txt"]
+    assert (moved / "mlartifacts" / found["segment"].info.run_id / "artifacts" / "new.txt").read_text() == "new"
+    assert found["left over"].info.status == "FINISHED"
+
+
+def test_a_stage_that_finds_nothing_to_do_is_no_run_unless_it_fails(home: Path, bring: Bring) -> None:
+    with tracking.stage_run(home, "scan", {}, begin=False) as run:
+        run.log_metrics_tree({"files": 1})
+    assert not (home / "mlflow.db.state").exists()
+    with pytest.raises(UserError), tracking.stage_run(home, "scan", {"path": "x"}, begin=False):
+        raise UserError("no such directory")
+    bring(home)
+    failed = runs(home)["scan"]
+    assert (failed.info.status, failed.data.params) == ("FAILED", {"path": "x"})
+    with tracking.stage_run(home, "scan", {}, begin=False) as run:
+        run.begin()
+        run.log_metrics_tree({"files": 1})
+    bring(home)
+    assert (runs(home)["scan"].info.status, runs(home)["scan"].data.metrics) == ("FINISHED", {"files": 1.0})
+
+
+def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring) -> None:
+    git(home, "init", "-q")
+    (home / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "first")
+    (home / "dvc.lock").write_text("schema: '2.0'\n")
+    (home / "params.yaml").write_text("train: {rate: 3e-4}\n")
+    (home / "new.py").write_text("print('new')\n")
+    with tracking.stage_run(home, "segment", {}):
+        pass
+    bring(home)
+    segment = runs(home)["segment"]
+    state = tracking.read_state(home, segment.info.run_id[:12])
+    assert len(state.sha) == 40
+    assert state.files["params.yaml"] == b"train: {rate: 3e-4}\n"
+    assert state.files["dvc.lock"] == b"schema: '2.0'\n"
+    assert b"+print('new')" in state.files["uncommitted.diff"]
+    assert segment.data.tags["git_dirty"] == "true"
+    with pytest.raises(UserError, match=r"no run 'nonsense'.*the newest:\n  \w{32}  dvc repro"):
+        tracking.read_state(home, "nonsense")
+
+
+def test_names_and_values_that_mlflow_takes() -> None:
+    assert tracking.flatten({"a": {"b@c": 1, "d": {}}, "e": [1]}) == {"a.b_c": 1, "a.d": {}, "e": [1]}
+    assert tracking.numbers({"a": np.int64(3), "b": "x", "c": None, "d": [1, 2], "e": {"f": True}}) == {"a": 3.0, "e.f": 1.0}
+    assert tracking.metrics_name(Path("/x/data/metrics/evaluate/tiny.json")) == "evaluate/tiny"
+    assert tracking.metrics_name(Path("elsewhere/scores.json")) == "scores"
+
+
+def test_status_tells_where_runs_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.status(home) == (True, f"sqlite:///{home}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    works, words = tracking.status(home)
+    assert not works
+    assert "unreachable" in words

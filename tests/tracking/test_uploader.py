@@ -1,0 +1,252 @@
+"""Journals reach MLflow once and whole: with the server or the uploader killed, and whatever stages do meanwhile."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from soundmill import tracking
+from soundmill.tracking import journal, uploader
+from tests.mlflow_server import Server
+from tests.tracking.reading import client, files, runs
+
+ROOT = Path(__file__).resolve().parents[2]
+Bring = Callable[[Path], None]
+STEPS = 400
+
+
+def record_training(home: Path, folder: Path, name: str = "train/tiny", model: bool = False) -> Iterator[str]:
+    """A training with curves, a picture and a sound every so often, and a model; halts at every picture."""
+    folder.mkdir(exist_ok=True)
+    with tracking.stage_run(home, name, {"rate": 1}, family="tiny") as run:
+        for step in range(STEPS):
+            run.log_curve({"loss": 1 / (step + 1), "rate": step}, step)
+            if step % 100 == 0:
+                (folder / f"{step}.png").write_bytes(b"picture %d" % step)
+                (folder / f"{step}.wav").write_bytes(b"sound %d" % step)
+                run.log_figure(folder / f"{step}.png", f"samples/{step}.png")
+                run.log_file(folder / f"{step}.wav", "sounds")
+                yield f"step {step}"
+        run.log_dataset("clips", "abc", 3, "data/clips", "training", {"clip_id": "string"})
+        run.log_metrics_tree({"score": 0.5})
+        if model:
+            (folder / "model").mkdir(exist_ok=True)
+            (folder / "model" / "config.json").write_text('{"family": "tiny"}')
+            (folder / "model" / "model.safetensors").write_bytes(b"weights")
+            run.log_model(folder / "model", "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
+
+
+def check_training(home: Path, name: str = "train/tiny") -> Any:
+    """Everything of it is there once; returns its run."""
+    mlflow = client(home)
+    named = [run for run in mlflow.search_runs(["1"]) if run.info.run_name == name]
+    assert len(named) == 1
+    run, run_id = named[0], named[0].info.run_id
+    assert (run.info.status, run.data.tags.get("incomplete")) == ("FINISHED", None)
+    for key in ("loss", "rate"):
+        assert sorted(point.step for point in mlflow.get_metric_history(run_id, key)) == list(range(STEPS))
+    pictures = [f"figures/samples/{step}.png" for step in range(0, STEPS, 100)]
+    sounds = [f"sounds/{step}.wav" for step in range(0, STEPS, 100)]
+    assert files(home, run_id) == sorted([*pictures, "metrics.json", *sounds])
+    for path in (*pictures, *sounds):
+        kind = "picture" if path.endswith("png") else "sound"
+        assert Path(mlflow.download_artifacts(run_id, path)).read_text() == f"{kind} {Path(path).stem}"
+    assert len(run.inputs.dataset_inputs) == 1
+    assert not journal.folders(tracking.store(home).journals)
+    return run
+
+
+def test_what_was_sent_is_sent_again_without_harm(
+    home: Path, bring: Bring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after each single batch, before it could note that it was sent."""
+
+    class Killed(BaseException):
+        pass
+
+    for _ in record_training(home, tmp_path / "files", model=True):
+        pass
+    sent: set[tuple[str, Any]] = set()
+    advance = journal.Reader.advance
+
+    def killed_once(reader: journal.Reader, **values: Any) -> None:
+        if (moment := (reader.id, json.dumps(values))) not in sent:
+            sent.add(moment)
+            raise Killed
+        advance(reader, **values)
+
+    monkeypatch.setattr(journal.Reader, "advance", killed_once)
+    kills = 0
+    while journal.folders(tracking.store(home).journals):
+        try:
+            bring(home)
+        except Killed:
+            kills += 1
+    assert kills > 15
+    check_training(home)
+    mlflow = client(home)
+    (version,) = mlflow.search_model_versions("name = 'soundmill-tiny'")
+    assert version.tags["family"] == "tiny"
+    assert mlflow.get_model_version_by_alias("soundmill-tiny", "newest").version == version.version
+    assert len(mlflow.search_logged_models(["1"])) == 1
+
+
+def upload_here(home: str) -> None:
+    uploader.POLL_SECONDS = 0.01
+    uploader.upload(tracking.store(Path(home)), idle_seconds=0, try_seconds=0)
+
+
+def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, bring: Bring, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["soundmill.tracking.uploader", "soundmill.tracking.mlflow_runs", "mlflow"])
+    chance = random.Random(0)
+    with tracking.pipeline_run(home, "pipeline") as pipeline:
+        os.environ.update(pipeline.environment)  # `home` puts it back
+        for name in ("train/tiny", "other"):
+            for _ in record_training(home, tmp_path / "files", name):
+                pass
+        del os.environ[tracking.PARENT]
+    for _ in range(10):
+        process = context.Process(target=upload_here, args=(str(home),))
+        process.start()
+        process.join(chance.uniform(0.2, 1.2))
+        process.kill()
+        process.join()
+    bring(home)
+    for name in ("train/tiny", "other"):
+        check_training(home, name)
+    assert runs(home)["pipeline"].info.status == "FINISHED"
+
+
+def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.pipeline_run(home, "pipeline") as pipeline:
+        monkeypatch.setenv(tracking.PARENT, pipeline.id)
+        stage = tracking.stage_run(home, "train", {})
+        run = stage.__enter__()
+        run.log_metrics_tree({"loss": 0.5})
+    here = uploader.Uploader(tracking.store(home))
+    assert here.bring() == ""
+    assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING", "train": "RUNNING"}
+    assert runs(home)["train"].data.metrics == {"loss": 0.5}  # live
+    run.log_figure(home / "nowhere.png", "lost.png")  # which says so
+    run.log_dataset("x" * 1000, "abc", 3, "data", "training")  # MLflow takes no such name
+    stage.__exit__(None, None, None)
+    bring(home)
+    found = runs(home)
+    assert {name: run.info.status for name, run in found.items()} == {"pipeline": "FINISHED", "train": "FINISHED"}
+    assert found["train"].data.tags["incomplete"] == "dataset"
+    assert found["pipeline"].data.tags["incomplete"] == "train"
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from soundmill import tracking
+
+with tracking.stage_run(Path(sys.argv[1]), "killed", {}) as run:
+    run.log_curve({"loss": 1.0}, 1)
+    run._journal._file.write(b'{"op": "met')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", CHILD, str(home)], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    (elsewhere,) = (home / "mlflow.db.state").glob("journals-*")  # a server's own; now let it be the file's
+    elsewhere.rename(tracking.store(home).journals)
+    with tracking.stage_run(home, "living", {}):
+        here = uploader.Uploader(tracking.store(home))
+        here.bring()
+        found = runs(home)
+        assert found["living"].info.status == "RUNNING"
+    killed = found["killed"]
+    assert (killed.info.status, killed.data.metrics) == ("KILLED", {"loss": 1.0})
+    assert "died without a word" in killed.data.tags["end_reason"]
+
+
+def test_a_run_that_begins_while_the_uploader_ends_is_not_left(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["second"])
+    once = uploader._upload
+
+    def ends(*arguments: Any) -> str:
+        why = once(*arguments)
+        for name in names:  # it has ended, and holds the lock
+            with tracking.stage_run(home, name, {}):
+                pass
+        return why
+
+    monkeypatch.setattr(uploader, "_upload", ends)
+    with tracking.stage_run(home, "first", {}):
+        pass
+    bring(home)
+    assert {"first", "second"} <= runs(home).keys()
+
+
+def test_an_uploader_does_not_write_to_a_database_that_is_gone(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+    identities = iter([(1, 1), (1, 2)])
+    monkeypatch.setattr(uploader, "_identity", lambda database: next(identities))
+    with tracking.stage_run(home, "first", {}), pytest.raises(uploader.Replaced):
+        bring(home)
+
+
+@pytest.mark.slow(minutes=1)
+def test_a_server_killed_in_the_middle_of_a_training_has_all_of_it_in_the_end(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the uploader that stages start themselves; and the model that it registers can be loaded."""
+    server = Server(tmp_path)
+    try:
+        server.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        with tracking.pipeline_run(home, "pipeline") as pipeline:
+            monkeypatch.setenv(tracking.PARENT, pipeline.id)
+            for moment in record_training(home, tmp_path / "files", model=True):
+                if moment == "step 100":
+                    assert tracking.sync(home, 60) == (0, "")  # live
+                    assert runs(home)["train/tiny"].data.metrics["rate"] == 100
+                    server.kill()
+            monkeypatch.delenv(tracking.PARENT)
+        count, why = tracking.sync(home, 60)
+        assert (count, "is unreachable" in why) == (2, True)
+        assert "Not in MLflow yet: 2 runs" in pipeline.not_recorded[0]
+        server.start()
+        give_up = time.monotonic() + 60
+        while tracking.sync(home, 60)[0] and time.monotonic() < give_up:
+            time.sleep(0.1)
+        parent = runs(home)["pipeline"]
+        assert parent.info.status == "FINISHED"
+        assert check_training(home).data.tags["mlflow.parentRunId"] == parent.info.run_id
+        check_model(home, tmp_path / "artifacts")
+    finally:
+        server.kill()
+
+
+def check_model(home: Path, artifacts: Path) -> None:
+    """Load the registered model in a fresh process that may not unpickle."""
+    version = client(home).get_model_version_by_alias("soundmill-tiny", "newest")
+    assert version.tags["family"] == "tiny"
+    names = {path.name for path in artifacts.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "config.json", "serving.py"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+    code = (
+        f"import mlflow; mlflow.set_tracking_uri({tracking.store(home).uri!r})\n"
+        "m = mlflow.pyfunc.load_model('models:/soundmill-tiny@newest')\n"
+        "print(m.metadata.signature.inputs.input_names(), m.metadata.signature.outputs.inputs[0].shape)"
+    )
+    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
+    assert done.stdout.strip() == "['label', 'seed'] (-1, 80)", done.stderr
