@@ -73,6 +73,7 @@ families:
 tiny_codec:
   train:
     seed: 0
+    start_from: null
     optimiser:
       {learning_rate: 1.0e-2, betas: [0.9, 0.99], eps: 1.0e-8, weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
     ema: null

@@ -89,6 +89,7 @@ class Family:
     generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
     model: str  # module that has `load` and `networks`
     training: str  # module that has `prepare` and `rehearse`
+    fixed: tuple[str, ...] = ()  # parts of `<family>.train` that a net's weights are of: a training from others is refused
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
 
     def load(self, directory: Path) -> Model:
@@ -102,9 +103,9 @@ class Family:
         """
         return import_module(self.model).networks(document)
 
-    def prepare(self, params: FamilyTrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepared:
-        """A training, for models/training.py."""
-        return import_module(self.training).prepare(params, ctx, inputs, catalog)
+    def prepare(self, params: FamilyTrainParams, ctx: Any, inputs: Path, catalog: Path, start: Model | None) -> Prepared:
+        """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None."""
+        return import_module(self.training).prepare(params, ctx, inputs, catalog, start)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""

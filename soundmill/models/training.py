@@ -13,6 +13,7 @@ from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
+from soundmill.errors import UserError
 from soundmill.models import checkpoint, registry
 from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
@@ -23,8 +24,10 @@ from soundmill.training.callbacks import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Joined, Order, Source
 from soundmill.training.module import TrainingModule, fit_averaged
+from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
+LABELS = "labels.weight"  # of a net that is conditioned on labels: a row for each
 CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
 
 
@@ -50,7 +53,9 @@ def run(
 ) -> dict[str, Any]:
     """Train a family and write the checkpoint directory, the curve (CSV) and a picture of samples (PNG); returns metrics."""
     use_threads(params.hardware.threads)
-    prepared = registry.family(family).prepare(params, ctx, inputs, catalog)
+    start = read_start(family, params, ctx.home)
+    prepared = registry.family(family).prepare(params, ctx, inputs, catalog, start and start.model)
+    begun = begin(prepared, start, ctx.name) if start else {}
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
@@ -68,11 +73,12 @@ def run(
         params.hardware,
         ctx,
         held_out=prepared.held_out,
+        started_from=start and start.digest,
         callbacks=sampling(params.samples_every_steps, ctx, draw),
     )
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **fitted.facts})
+    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **begun, **fitted.facts})
     if fitted.best:
         weights.write(fitted.best, model / checkpoint.BEST)
     metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
@@ -83,6 +89,52 @@ def run(
         ctx.tracking.log_model(model, family, example, np.zeros(shape, np.float32))
     ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
     return metrics
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint that a training starts from."""
+
+    where: str
+    model: Model
+    digest: str
+    weights: str  # which of its weights, in words
+
+
+def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | None:
+    """The checkpoint that `start_from` names, None for none; one of another family, or with other `fixed` parts, is a UserError."""
+    if params.start_from is None:
+        return None
+    where = home / params.start_from
+    if not where.is_dir():
+        raise UserError(
+            f"start_from: {where}: no such directory. To start from what this project made, keep a copy of it elsewhere: DVC "
+            "removes the outputs of a stage before it runs"
+        )
+    kind, whose = registry.family(family), checkpoint.origin(where)
+    if whose["family"] != family:
+        raise UserError(f"start_from: {where} is a checkpoint of family {whose['family']!r}, not {family!r}")
+    model = kind.load(where)
+    compare(str(where), model.params.model_dump(), params.model_dump(), kind.fixed)
+    return Start(str(where), model, whose["checkpoint"], checkpoint.use(model, where, model.params.use))
+
+
+def begin(prepared: Prepared, start: Start, name: str) -> dict[str, Any]:
+    """Give the training its first weights: those of `start`, and random rows of embeddings for labels that it did not know.
+
+    Returns facts.
+    """
+    net, taken = prepared.module.net, dict(start.model.net.state_dict())
+    known, labels = start.model.labels, prepared.model.labels
+    new = [label for label in labels if label not in known]
+    if new:
+        rows = net.state_dict()[LABELS].clone()
+        if known:
+            rows[[labels.index(label) for label in known]] = taken[LABELS]
+        taken[LABELS] = rows
+    print(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""), flush=True)
+    prepared.module.start_from(taken, start.where)
+    return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new}}
 
 
 def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Samples:

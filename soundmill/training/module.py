@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, Joined, Loader, Order, Source, worker_deaths_explained
 from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
+from soundmill.training.starting import take_weights
 from soundmill.training.validation import HeldOut, Validation, side_by_side
 
 FINAL_SHARE = 0.045  # of the rate, where it decays exponentially: what HiFi-GAN's 0.999 per epoch came to in its 3,100 epochs
@@ -46,6 +47,11 @@ class TrainingModule(pl.LightningModule):
     @abstractmethod
     def loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of this rank's share of batch `step` (from 0)."""
+
+    def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Start from weights that another training made, in the directory `where`; those of another net are a UserError."""
+        take_weights(self.net, weights, where)
+        self.ema = Ema(self.net, self.params.ema)
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of a held-out batch; it must be comparable between steps of the training."""
@@ -146,10 +152,12 @@ def fit_averaged(
     ctx: Any,
     *,
     held_out: HeldOut | None,
+    started_from: str | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
+    `started_from` is the digest of what `module` started from: a killed training that started from something else is not resumed.
     `callbacks` see a training in this process only.
     """
     params = module.params
@@ -185,7 +193,7 @@ def fit_averaged(
         module,
         loader,
         hardware=hardware,
-        scratch=ctx.scratch / "training",
+        scratch=ctx.scratch / (f"training-{started_from}" if started_from else "training"),
         label=ctx.name,
         curve=curve,
         validation=validation,

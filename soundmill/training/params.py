@@ -68,6 +68,7 @@ class TrainingParams(StageParams):
     """Parameters of every training beside its length and hardware."""
 
     seed: Seed
+    start_from: str | None = Field(min_length=1, description="directory of trained weights to start from; null: random ones")
     optimiser: OptimiserParams
     ema: EmaParams | None = Field(discriminator="kind", description="null: no average")
     log_every_steps: int = Field(ge=1)

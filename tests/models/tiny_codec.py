@@ -79,7 +79,7 @@ class Module(TrainingModule):
         return (self.net(stereo) - stereo).abs().mean()
 
 
-def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path, start: TinyCodec | None) -> Prepared:
     clip_weights = read_weights(catalog)["train"]
     torch.manual_seed(params.seed)
     model = TinyCodec(params, Net(params.width))

@@ -55,6 +55,7 @@ PARAMETERS = {
         "ema": {"kind": "diffusers", "decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
         "log_every_steps": 10,
         "checkpoint_seconds": 60.0,
+        "start_from": None,
         "validate_every_steps": 20,
         "validate_batches": 2,
         "use": "last",
@@ -198,6 +199,17 @@ def test_a_picture_that_fails_loses_no_autoencoder(project, monkeypatch, capfd):
     metrics = make_autoencoder(project, "made", weights=PARAMETERS["weights"] | {"steps": 1})
     assert autoencoders.load(project / "data/made").digest == metrics["digest"]
     assert "autoencoder/tango: the picture (g.png) could not be made: ValueError: no picture" in capfd.readouterr().err
+
+
+def test_training_starts_from_another(project, here, capfd):
+    started = PARAMETERS["weights"] | {"steps": 1, "start_from": "data/first"}
+    metrics = make_autoencoder(project, "first", weights=PARAMETERS["weights"] | {"steps": 20})
+    again = make_autoencoder(project, "again", weights=started | {"optimiser": {**started["optimiser"], "learning_rate": 1e-9}})
+    assert "starts from data/first" in capfd.readouterr().out
+    assert again["valid_l1_db"] == pytest.approx(metrics["valid_l1_db"], rel=1e-3)
+    assert json.loads((project / "data/again/config.json").read_text())["source"]["started_from"] == metrics["digest"]
+    with pytest.raises(SystemExit, match=r"start_from: .*first: network\.blocks is 1 there and 2 here; make them agree"):
+        make_autoencoder(project, "more", weights=started, network={**PARAMETERS["network"], "blocks": 2})
 
 
 def test_one_that_others_trained_is_taken(project, capfd):

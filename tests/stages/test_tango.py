@@ -291,6 +291,26 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
         generate(tmp_path, data, composed)
 
 
+def test_starts_from_a_checkpoint_and_says_what_is_other(tmp_path, trained, data, composed, capfd):
+    shutil.copytree(trained / "model", tmp_path / "before")
+    for name, changed in (
+        ("config.json", {"name": "theirs", "digest": "another"}),
+        ("autoencoder/config.json", {"digest": "another"}),
+    ):
+        path = tmp_path / "before" / name
+        config = json.loads(path.read_text())
+        config.get("text", config).update(changed)
+        path.write_text(json.dumps(config))
+    train(tmp_path, data, composed, start_from="before", steps=1)
+    said = capfd.readouterr().out
+    assert "starts from last weights (step 4, held-out loss " in said
+    assert "the text encoder was theirs and is byt5-scratch: the net learns anew to read it" in said
+    assert "the autoencoder is another" in said
+    network = {**composed["tango"]["train"]["network"], "blocks": 2}
+    with pytest.raises(SystemExit, match=r"start_from: .*before: network\.blocks is 1 there and 2 here"):
+        train(tmp_path, data, composed, start_from="before", network=network)
+
+
 CONSTANT = {"learning_rate": 0.03, "decay": "none", "warmup_steps": 0}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
 import stages.generate
 import stages.train
@@ -28,6 +29,7 @@ from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.requests import match_label
 from soundmill.tracking import StageRun
+from soundmill.training import callbacks, weights
 from stages.spectrogram import spectrogram_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +165,68 @@ def test_trains_the_real_configuration_shrunk(trained):
         "best": {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]},
     }
     assert sorted(path.name for path in (trained / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def further(tmp_path, trained, data, composed):
+    """A function that trains on from `trained` with some parameters changed, on clips some of which have a new label."""
+    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
+    rows = [{**row, "labels": ["wind"] if row["labels"] == ["bell"] else row["labels"]} for row in rows]
+    shards.write_rows(rows, tmp_path / "data" / "catalog.parquet", manifest.CATALOG)
+    (tmp_path / "data" / "mels").symlink_to(data / "mels")
+    shutil.copytree(trained / "model", tmp_path / "before")
+
+    def run(**changes):
+        document = json.loads(json.dumps(composed))
+        document["ddpm_mel"]["train"] |= {"start_from": "before", "steps": 4, **changes}
+        params.write_yaml(document, tmp_path / "params.yaml")
+        _train(tmp_path, tmp_path / "data")
+
+    return run
+
+
+def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further, trained, composed, capfd, monkeypatch):
+    still = {**composed["ddpm_mel"]["train"]["optimiser"], "learning_rate": 1e-12, "weight_decay": 0.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Every, "on_train_batch_end", lambda *_: 1 / 0)
+        with pytest.raises(SystemExit, match="ZeroDivisionError"):
+            further(optimiser=still, samples_every_steps=1)
+    digest = stage.tree_digest(trained / "model")
+    (directory,) = tmp_path.glob("data/.work/train-ddpm_mel/*/training*")
+    assert directory.name == f"training-{digest}"  # another checkpoint there is another training
+
+    further(optimiser=still)
+    assert "starts from last weights (step 12, held-out loss" in (said := capfd.readouterr().out)
+    assert "new labels: wind" in said
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["labels"] == [*LABELS, "wind"]
+    assert config["started_from"]["checkpoint"] == digest
+    before, after = (weights.read(path / "model.safetensors") for path in (trained / "model", tmp_path / "model"))
+    assert len(after["net.labels.weight"]) == 4
+    after["net.labels.weight"] = after["net.labels.weight"][:3]
+    for name in before.keys() - {"levels", "level_labels"}:
+        torch.testing.assert_close(after[name], before[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_from": "nowhere"}, r"nowhere: no such directory.* keep a copy of it elsewhere"),
+        ({"conditional": False}, "conditional is True there and False here; make them agree, or train from nothing"),
+        ({"network": {"widths": [8, 16, 16]}}, r"before: network\.widths is \[8, 16, 24\] there and \[8, 16, 16\] here"),
+        ({"diffusion": {"objective": "eps"}}, r"diffusion\.objective is v there and eps here"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(further, composed, changes, message):
+    its = composed["ddpm_mel"]["train"]
+    with pytest.raises(SystemExit, match=message):
+        further(**{key: {**its[key], **value} if isinstance(value, dict) else value for key, value in changes.items()})
+
+
+def test_a_start_of_another_family_is_refused(tmp_path, further):
+    (tmp_path / "before" / "config.json").write_text('{"family": "tango"}')
+    with pytest.raises(SystemExit, match="a checkpoint of family 'tango', not 'ddpm_mel'"):
+        further()
 
 
 def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, composed, capfd, monkeypatch):

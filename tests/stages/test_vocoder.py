@@ -56,14 +56,24 @@ def _no_tracking(monkeypatch, root):
     monkeypatch.chdir(root)
 
 
-def make(home: Path, data: Path, root: Path, steps: int, network=None, weights=None, checkpoint_seconds=60.0) -> dict:
+def make(
+    home: Path,
+    data: Path,
+    root: Path,
+    steps: int,
+    network=None,
+    weights=None,
+    checkpoint_seconds=60.0,
+    start_from="null",
+    rate=0.01,
+) -> dict:
     """Run the stage in this process, on the laptop's configuration, shrunk; returns its metrics."""
     changes = [
         "model=tango", "vocoder=hifigan_laptop", "vocoder.tango.hardware.threads=1", "vocoder.tango.hardware.accelerator=cpu",
         "tango.train.sampling.griffin_lim_iterations=4", "execution.workers=1",
         f"vocoder.tango.weights.steps={steps}", "vocoder.tango.weights.batch_size=2", "vocoder.tango.weights.crop_frames=8",
         f"vocoder.tango.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.tango.weights.log_every_steps=2",
-        "vocoder.tango.weights.optimiser.learning_rate=1.0e-2",
+        f"vocoder.tango.weights.optimiser.learning_rate={rate}", f"vocoder.tango.weights.start_from={start_from}",
     ]  # fmt: skip
     document = params.compose(root / "conf", changes)
     document["vocoder"]["tango"] |= {"network": network or TINY} | ({"weights": weights} if weights else {})
@@ -122,6 +132,16 @@ def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):
     assert metrics["valid_l1_db"] > 0
     assert (tmp_path / "home" / "curve.csv").read_text() == "step,loss/train\n"
     assert json.loads((tmp_path / "home" / "vocoder" / "config.json").read_text())["source"]["name"] == "theirs"
+
+
+def test_training_starts_from_another(tmp_path, data, root):
+    first = make(tmp_path / "first", data, root, 6)
+    again = make(tmp_path / "again", data, root, 1, start_from=tmp_path / "first/vocoder", rate=1e-9)
+    assert again["valid_l1_db"] == pytest.approx(first["valid_l1_db"], rel=1e-3)
+    source = json.loads((tmp_path / "again/vocoder/config.json").read_text())["source"]
+    assert source["started_from"] == shards.file_digest(tmp_path / "first/vocoder/model.safetensors")
+    with pytest.raises(SystemExit, match=r"network\.channels is 32 there and 16 here; make them agree"):
+        make(tmp_path / "more", data, root, 1, {**TINY, "channels": 16}, start_from=tmp_path / "first/vocoder")
 
 
 def test_a_picture_that_fails_loses_no_vocoder(tmp_path, data, root, monkeypatch, capfd):

@@ -24,6 +24,7 @@ OPTIMISER = OptimiserParams(
 EMA = DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.0, update_after_step=0)
 PARAMS = TrainingParams(
     seed=5,
+    start_from=None,
     optimiser=OPTIMISER,
     ema=EMA,
     log_every_steps=3,
@@ -293,3 +294,15 @@ def test_rate_rises_and_falls():
 def test_curve_file(tmp_path):
     callbacks.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n1,0.5\n2,0.25\n"
+
+
+def test_weights_of_another_net_are_refused_by_name(loader):
+    trained = Regression(_net(), PARAMS, 1)
+    other = {name: value + 1 for name, value in _net().state_dict().items()}
+    trained.start_from(other, "there")
+    assert all(torch.equal(*pair) for pair in zip(trained.ema.shadow, other.values(), strict=True))
+    other["3.bias"] = torch.zeros(5)
+    other["4.bias"] = torch.zeros(1)
+    message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
+    with pytest.raises(UserError, match=message):
+        trained.start_from(other, "there")

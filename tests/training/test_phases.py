@@ -20,6 +20,7 @@ OPTIMISER = OptimiserParams(
 OWN_WEIGHTS = DiffusersEmaParams(kind="diffusers", decay=0.0, min_decay=0.0, update_after_step=0)
 PARAMS = TrainingParams(
     seed=3,
+    start_from=None,
     optimiser=OPTIMISER,
     ema=OWN_WEIGHTS,
     log_every_steps=3,

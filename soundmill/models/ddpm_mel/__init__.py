@@ -12,4 +12,5 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    fixed=("conditional", "network", "picture", "diffusion.objective", "diffusion.num_timesteps"),
 )

@@ -30,6 +30,7 @@ from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order, share
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
+from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 AT_ONCE = 32  # clips whose levels and constants are measured
@@ -147,16 +148,23 @@ class DdpmModule(TrainingModule):
         return louder.clamp_min(self.picture.silence)
 
 
-def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
+    """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
     clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
         raise no_training_clip(catalog)
-    labels = _labels(clip_labels, params.conditional)
+    before = start.labels if start else []
+    labels = [*before, *(label for label in _labels(clip_labels, params.conditional) if label not in before)]
     spec = mel.read_spec(mels)
+    if start:
+        compare(params.start_from, {"mel_spec": start.spec.model_dump()}, {"mel_spec": spec.model_dump()})
     picture = PictureCodec(params.picture, spec)
     clips = read_clips(mels, clip_labels, labels, picture, ctx.scratch)
     order = Order(params.seed, weights, params.batch_size)
-    picture.fit(clips.beginnings(AT_ONCE))
+    if start:
+        picture.load_state_dict(start.picture.state_dict())
+    else:
+        picture.fit(clips.beginnings(AT_ONCE))
 
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(labels))

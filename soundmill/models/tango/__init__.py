@@ -15,4 +15,5 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    fixed=("network", "diffusion.objective", "diffusion.num_timesteps"),
 )

@@ -121,8 +121,11 @@ def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: T
     return net(xt, t, states, mask)
 
 
-def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/, text/, and vocoder/ where sounds are made by one."""
+def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, start: Tango | None) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/, text/, and vocoder/ where sounds are made by one.
+
+    A training that starts from another may have another text encoder of the same width, and another autoencoder: it says so.
+    """
     devices = params.hardware.devices
     clips, mixes, about = _listings(params, inputs)
     clip_ids, mix_ids = clips.of("train"), mixes.of("train") if mixes else []
@@ -149,6 +152,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
     net = models.build_net(params, autoencoder.latent_shape(frames))
     vocoder = models.load_vocoder(params, inputs, autoencoder)
     model = Tango(params, net, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
+    if start:
+        _say_other_parts(ctx.name, start, model)
     module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
@@ -164,6 +169,13 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path) -> Prepa
         held_out=held_out,
         save=partial(models.save, model, inputs),
     )
+
+
+def _say_other_parts(name: str, before: Tango, now: Tango) -> None:
+    if before.text.digest != now.text.digest:
+        print(f"{name}: the text encoder was {before.text.name} and is {now.text.name}: the net learns anew to read it", flush=True)
+    if before.autoencoder.digest != now.autoencoder.digest:
+        print(f"{name}: the autoencoder is another: the net learns its latents anew", flush=True)
 
 
 def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from soundmill import shards
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import vocoder_errors
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.hifigan import vocoder
 from soundmill.models.components.hifigan.discriminators import Discriminators
 from soundmill.models.components.hifigan.params import HifiGanParams, TrainedParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, synthesise
@@ -32,6 +34,7 @@ from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import Fitted, fit_averaged
 from soundmill.training.phases import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss
+from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 
@@ -108,6 +111,16 @@ def train(
         f"{wanted.crop_frames * spec.hop_length / spec.sample_rate:g} s",
         flush=True,
     )
+    if wanted.start_from is None:
+        started_from = None
+        start_anew(net)
+    else:
+        where = ctx.home / wanted.start_from
+        start = vocoder.load(where, spec)
+        compare(str(where), {"network": start.network.model_dump()}, {"network": params.network.model_dump()})
+        started_from = shards.file_digest(where / vocoder.WEIGHTS)
+        net.load_state_dict(start.net.state_dict())
+        print(f"{ctx.name}: starts from {wanted.start_from}, its discriminators from nothing", flush=True)
     with_norms(net)
     module = VocoderModule(wanted, net, spec)
     device = pick_device(params.hardware.accelerator)
@@ -120,12 +133,14 @@ def train(
         params.hardware,
         ctx,
         held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
+        started_from=started_from,
         callbacks=sampling(
             wanted.samples_every_steps, ctx, partial(vocoder_errors.samples, ways, (unseen or pairs).log_mels, device)
         ),
     )
     fitted.take(module, wanted.use)
-    facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    begun = {"started_from": started_from} if started_from else {}
+    facts = {**begun, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
     return HifiGan(params.network, spec, without_norms(net).eval()), fitted, facts
 
 
@@ -141,10 +156,15 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
     return [module for module in net.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
 
 
+def start_anew(net: nn.Module) -> None:
+    """Torch's own first weights: transformers' fit 512 channels, and a narrow net would begin in silence."""
+    for layer in convolutions(net):
+        layer.reset_parameters()
+
+
 def with_norms(net: nn.Module) -> nn.Module:
     """The net with length and direction of its kernels apart (Salimans & Kingma 2016), as it is trained."""
     for layer in convolutions(net):
-        layer.reset_parameters()  # transformers' start fits 512 channels, and a narrow net would begin in silence
         weight_norm(layer)
     return net
 

@@ -23,6 +23,7 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
     Autoencoder,
     build_autoencoder,
     check_shape,
+    load,
     sample_posterior,
     to_picture,
 )
@@ -31,6 +32,7 @@ from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import Fitted, TrainingModule, fit_averaged
+from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
@@ -97,7 +99,8 @@ def train(
     use_threads(params.hardware.threads)
     check_shape(network, spec)
     log_mels = gather_log_mels(mels, list(weights_of_clips), ctx.scratch)
-    mean, deviation = standard(log_mels)
+    start = _read_start(params, spec, ctx.home)
+    mean, deviation = (start.mean, start.deviation) if start else standard(log_mels)
     torch.manual_seed(wanted.seed)
     net = build_autoencoder(network)
     parameters = sum(weight.numel() for weight in net.parameters())
@@ -107,6 +110,9 @@ def train(
         flush=True,
     )
     module = AutoencoderModule(params.weights, net, mean, deviation)
+    if start:
+        print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
+        module.start_from(start.net.state_dict(), wanted.start_from)
     model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
     unseen = (
         gather_log_mels(mels, choose_by_hash(valid, wanted.validate_batches * wanted.batch_size), ctx.scratch) if valid else None
@@ -119,6 +125,7 @@ def train(
         params.hardware,
         ctx,
         held_out=unseen and HeldOut(Crops(unseen, wanted.crop_frames, math.log(spec.floor)), len(unseen)),
+        started_from=start and start.digest,
         callbacks=sampling(wanted.samples_every_steps, ctx, partial(samples, model, unseen or log_mels)),
     )
     fitted.take(module, wanted.use)
@@ -126,8 +133,20 @@ def train(
     model.to(pick_device(params.hardware.accelerator))
     few = gather_log_mels(mels, choose_by_hash(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
     model.scaling_factor = round(1 / latent_deviation(model, few), 6)
-    facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    begun = {"started_from": start.digest} if start else {}
+    facts = {**begun, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
     return model, fitted, facts
+
+
+def _read_start(params: AutoencoderParams, spec: mel.MelSpec, home: Path) -> Autoencoder | None:
+    """The autoencoder that `start_from` names, if it does; one that is built otherwise, or for other log-mels, is a UserError."""
+    if params.weights.start_from is None:
+        return None
+    where = home / params.weights.start_from
+    start = load(where)
+    here = {"network": params.network.model_dump(), "mel_spec": spec.model_dump()}
+    compare(str(where), {"network": start.network.model_dump(), "mel_spec": start.spec.model_dump()}, here)
+    return start
 
 
 def standard(log_mels: LogMels) -> tuple[float, float]:

@@ -1,0 +1,51 @@
+"""Starting a training from the weights that another one made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from soundmill.errors import UserError
+
+NAMED = 3  # differences in a message
+REMEDY = "make them agree, or train from nothing (`start_from: null`)"
+
+
+def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str] | None = None) -> None:
+    """UserError that names what of two nested mappings differs, below `keys` (dotted; None: all of them)."""
+    there, here = _flat(there), _flat(here)
+    compared = [key for key in {**here, **there} if keys is None or any(f"{key}.".startswith(f"{part}.") for part in keys)]
+    _refuse(
+        where, [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in compared if there.get(key) != here.get(key)]
+    )
+
+
+def take_weights(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Give `net` these weights; a name or shape that differs from its own is a UserError that names it."""
+    own = {name: list(value.shape) for name, value in net.state_dict().items()}
+    theirs = {name: list(value.shape) for name, value in weights.items()}
+    _refuse(
+        where,
+        [
+            f"{name} is {theirs.get(name, 'absent')} there and {own.get(name, 'absent')} here"
+            for name in {**own, **theirs}
+            if own.get(name) != theirs.get(name)
+        ],
+    )
+    net.load_state_dict(weights)
+
+
+def _refuse(where: str, differing: Sequence[str]) -> None:
+    if differing:
+        more = len(differing) - NAMED
+        named = "; ".join(differing[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+        raise UserError(f"start_from: {where}: {named}; {REMEDY}")
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
