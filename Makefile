@@ -13,7 +13,7 @@ help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded corpus, print the scores
-	@$(BIN)/python -m flows.pipeline
+	@$(BIN)/python -m flows.run
 
 test: $(VENV)/.installed  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
@@ -32,10 +32,9 @@ attack: $(VENV)/.installed  ## 200 random kills, 1,000 hostile names, files and 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse
 
-run: $(VENV)/.installed  ## the pipeline over your own recordings: make run CORPUS=DIR
-	@test -n "$$CORPUS" || { echo 'make run: say which folder of recordings: make run CORPUS=DIR' >&2; exit 2; }
-	@$(BIN)/soundmill run "$$CORPUS"
-export CORPUS
+run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango
+	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${MODEL:+--model "$$MODEL"}
+export CORPUS MODEL
 
 server: $(VENV)/.installed  ## a Prefect server on http://127.0.0.1:4200
 	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server start --host 127.0.0.1

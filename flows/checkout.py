@@ -248,7 +248,7 @@ def run_pipeline(root: Path) -> int:
     """Run the pipeline flow in a workspace, with this Python; returns its exit status."""
     home = root.resolve().parents[1]
     settings = {"PREFECT_HOME": str(home / ".prefect")}
-    command = [sys.executable, "-m", "flows.pipeline"]
+    command = [sys.executable, "-m", "flows.run"]
     return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=lifetime.with_this_process()).returncode
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +81,12 @@ def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
     return list(done.values())
 
 
-def changed(root: Path) -> dict[str, list[Any]]:
-    """Stages that `dvc status` finds changed themselves, and how; what lies below them may change when they have run."""
-    return json.loads(_dvc(root, "status", "--json") or "{}")
+def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Of the whole graph, or of `stages` and all they need: those that `dvc status` finds changed themselves, and how.
+
+    What lies below them may change when they have run.
+    """
+    return json.loads(_dvc(root, "status", "--json", *(["--with-deps", *stages] if stages else [])) or "{}")
 
 
 def metrics_of(root: Path, names: set[str]) -> list[Path]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.terminal import duration
 from soundmill import disk, experiments, lifetime
 from soundmill.errors import UserError
 
@@ -51,10 +52,10 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
     while busy := holders(root):
         names = ", ".join(map(str, busy))
         if time.monotonic() >= deadline:
-            waited = f" after {_duration(seconds)} of waiting" if seconds else ""
+            waited = f" after {duration(seconds)} of waiting" if seconds else ""
             raise UserError(f"{root} is in use by {names}{waited}; wait for it, or stop it, and run again")
         if busy != said:
-            say(f"waiting for {names} (up to {_duration(deadline - time.monotonic())})")
+            say(f"waiting for {names} (up to {duration(deadline - time.monotonic())})")
             said = busy
         time.sleep(POLL_SECONDS)
     if said:
@@ -94,7 +95,7 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
             if time.monotonic() >= deadline:
                 raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it")
             if not waiting:
-                say(f"waiting for {other} (up to {_duration(seconds)})")
+                say(f"waiting for {other} (up to {duration(seconds)})")
                 waiting = True
             time.sleep(POLL_SECONDS)
         lock.truncate(0)
@@ -148,8 +149,3 @@ def _command_line(pid: int) -> str:
     except OSError:
         return ""
     return " ".join(word.decode("utf-8", "replace") for word in words if word)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,19 +1,16 @@
-"""The whole pipeline as a Prefect flow: one task per DVC stage, recorded in MLflow; `python -m flows.pipeline` runs it."""
+"""The whole pipeline as a Prefect flow: one task per DVC stage, recorded in MLflow; `python -m flows.run` runs it."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-# What a person at a terminal reads comes from `tell` below; the same lines and more are in Prefect's own log.
+# What a person at a terminal reads comes from flows/terminal.py; all lines of the stages are in Prefect's own log too.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
@@ -25,7 +22,8 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from flows import dvc, lockfile, locks, server
-from flows.sweep_table import metrics_in
+from flows.scores import markdown, read_scores, rows, shown, summary
+from flows.terminal import LOG, Screen, duration, tell
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -40,24 +38,24 @@ WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDa
 StageName = Annotated[str, Field(pattern=r"^[\w@./-]+$", max_length=200)]
 
 
-def tell(line: str) -> None:
-    print(line, flush=True)
-
-
 @task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra: dict[str, str]) -> State[Any]:
-    """`dvc repro --single-item STAGE`; its lines go to Prefect's log and to the terminal as they come."""
+def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra: dict[str, str], screen: Screen) -> State[Any]:
+    """`dvc repro --single-item STAGE`; its lines go to Prefect's log and to the pipeline's as they come."""
     logger = get_run_logger()
+
+    def notice(line: str) -> None:
+        logger.info(line)
+        screen.notice(line)
 
     def say(line: str) -> None:
         logger.info(line)
-        tell(f"    {line}")
+        screen.line(line)
 
     try:
-        locks.wait_until_free(project, wait_seconds, say)
+        locks.wait_until_free(project, wait_seconds, notice)
         mended = lockfile.keep_whole(project)
         if mended:
-            say(mended)
+            notice(mended)
         outcome = dvc.repro(project, stage, say, force, extra)
     except dvc.StageFailed as failed:
         return Failed(name=MAY_PASS if failed.passing else None, message="\n".join(failed.lines))
@@ -66,7 +64,7 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
     finally:
         mended = lockfile.keep_whole(project)
         if mended:
-            say(mended)
+            notice(mended)
     return Completed(name=STATES[outcome])
 
 
@@ -98,7 +96,9 @@ def pipeline(
     try:
         with locks.only_one(root, wait_minutes * 60, _say):
             dvc.check_changes(root, _say)
-            return _pipeline(root, stages, force, retries, wait_minutes * 60)
+            (root / LOG).parent.mkdir(exist_ok=True)
+            with (root / LOG).open("w", encoding="utf-8") as log:
+                return _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"pipeline: {error}")
@@ -110,7 +110,7 @@ def _say(line: str) -> None:
     tell(line)
 
 
-def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_seconds: float) -> State[Any]:
+def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_seconds: float, screen: Screen) -> State[Any]:
     mended = lockfile.keep_whole(root)
     if mended:
         _say(mended)
@@ -128,15 +128,17 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             head = f"[{number:>{len(str(len(chosen)))}}/{len(chosen)}] {stage.name:<{width}}"
             renewed_above = any(done.get(name) not in (None, STATES["unchanged"]) for name in stage.needs)
             if force or stage.name in changed or renewed_above:
-                tell(head)
                 begun = time.monotonic()
                 options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": may_pass}
-                state = run_stage.with_options(**options)(stage.name, root, force, wait_seconds, extra, return_state=True)
-                if state.is_completed():
-                    tell(f"    {WORDS[state.name]}, {time.monotonic() - begun:.0f} s")
+                with screen.stage(head):
+                    state = run_stage.with_options(**options)(
+                        stage.name, root, force, wait_seconds, extra, screen, return_state=True
+                    )
+                how = WORDS.get(state.name, "failed")
+                screen.ended(f"{how}, {duration(time.monotonic() - begun)}")
             else:
                 state = note_up_to_date(stage.name, return_state=True)
-                tell(f"{head}  up to date")
+                tell(f"{head}  {WORDS[state.name]}")
             if not state.is_completed():
                 failure = (stage.name, state.message or "no message")
                 break
@@ -153,12 +155,14 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
     if failure:
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
+        tell(f"Log      {shown(root / LOG, root)}")
         for line in run.not_recorded:
             _say(line)
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
-    for line in summary(root, scores, page, time.monotonic() - started):
+    for line in summary(root, scores, page):
         tell(line)
+    tell(f"Log      {shown(root / LOG, root)}\nDone in {duration(time.monotonic() - started)}.")
     for line in run.not_recorded:
         _say(line)
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
@@ -178,55 +182,6 @@ def choose(graph: list[dvc.Stage], wanted: list[str]) -> list[dvc.Stage]:
     return [stage for stage in graph if stage.name in keep]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a person reads at the end
-
-
-def read_scores(root: Path) -> dict[str, dict[str, Any]]:
-    """`data/metrics/evaluate/<family>.json` of every family that has one."""
-    scores = {}
-    for path in sorted((root / "data" / "metrics" / "evaluate").glob("*.json")):
-        try:
-            scores[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            tell(f"{path}: not readable as JSON ({error}); run `dvc repro` to make it again")
-    return scores
-
-
-def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """A header, then a row per family and score: the value and its baselines."""
-    names: list[str] = []
-    for metrics in scores.values():
-        for key in metrics_in([metrics]):
-            names += [name for name in metrics["baselines"][key] if name not in names]
-    order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
-    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
-    table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
-    for family, metrics in scores.items():
-        for key in metrics_in([metrics]):
-            baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
-            cells = (f"{baselines[name]:.3g}" if name in baselines else "" for name in names)
-            table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
-    return table
-
-
-def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A line where families were scored by different protocols."""
-    protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
-    if len(set(protocols.values())) < 2:
-        return []
-    said = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
-    return [f"  These scores do not compare: {said}; `dvc repro` scores all by the newest"]
-
-
-def markdown(scores: dict[str, dict[str, Any]]) -> str:
-    table = rows(scores)
-    if len(table) == 1:
-        return "No scores with baselines in data/metrics/evaluate."
-    head, *body = [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([head, "|" + "---|" * len(table[0]), *body])
-
-
 def describe(
     chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None, scores: dict[str, dict[str, Any]]
 ) -> str:
@@ -238,62 +193,6 @@ def describe(
         parts.append(f"Stage `{failure[0]}` failed:\n\n```\n{failure[1]}\n```")
     parts.append("| stage | |\n|---|---|\n" + "\n".join(f"| {name} | {word} |" for name, word in state.items()))
     return "\n\n".join(parts)
-
-
-def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None, seconds: float) -> list[str]:
-    """The last lines on the terminal: scores, where the sounds lie, how to look at the run."""
-    lines = [""]
-    table = rows(scores)
-    if len(table) > 1:
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        for row in table:
-            cells = [
-                cell.ljust(width) if index < 2 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  ".join(cells).rstrip())
-        lines += [
-            "  fad, mmd, kl: lower is better; label_accuracy: higher. Beside it the same score of real clips, the codec, silence",
-            *(["  † ranks no models; the report says why"] if any("†" in row[2] for row in table) else []),
-            *_unlike(scores),
-            "",
-        ]
-    for family in scores:
-        sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))
-        if sounds:
-            lines.append(f"Sounds   {_shown(sounds[0].parent, root)} (WAV files: {len(sounds)})")
-        report = root / "data" / "report" / family / "index.html"
-        if report.exists():
-            lines.append(f"Report   {_shown(report, root)} (open it in a web browser: the sounds next to real ones)")
-    lines.append("Runs     make browse" + (f", then {page}" if page else ""))
-    minutes, rest = divmod(round(seconds), 60)
-    lines.append(f"Done in {minutes} min {rest:02d} s.")
-    return lines
-
-
-def _shown(path: Path, root: Path) -> Path:
-    """As a person would type it from the project, also when the pipeline runs in one of its workspaces."""
-    home = root.parents[1] if root.parent.name == tracking.WORKSPACES else root
-    return path.relative_to(home)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.pipeline", description="Bring the project up to date, recorded and watched."
-    )
-    parser.add_argument("stages", nargs="*", help="stages, with all they need (default: the whole graph)")
-    parser.add_argument("--force", action="store_true", help="run them even if nothing changed")
-    parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that are killed or locked out")
-    parser.add_argument("--wait-minutes", type=float, default=0, help="how long to wait for somebody else's repro")
-    args = parser.parse_args(argv)
-    if not Path("dvc.yaml").exists():
-        tell("pipeline: no dvc.yaml here; run it from the root of a Soundmill checkout")
-        return 1
-    return run(args.stages, args.force, args.retries, args.wait_minutes)
-
-
-def run(stages: list[str], force: bool, retries: int, wait_minutes: float) -> int:
-    return run_to_end("pipeline", "stages", lambda: pipeline(stages, force, retries, wait_minutes, return_state=True))
 
 
 def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
@@ -319,10 +218,3 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to go on")
         return 1
     return 0 if state.is_completed() else 1
-
-
-if __name__ == "__main__":
-    # Prefect finds a flow by its module's name, and `__main__` is not one.
-    from flows import pipeline as module
-
-    sys.exit(module.main())

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flows import checkout, dvc, sweep_figure, sweep_table
-from flows.pipeline import BROWSER_PORT, pipeline, read_scores, run_to_end, tell
+from flows.pipeline import BROWSER_PORT, pipeline, run_to_end
+from flows.scores import read_scores
 from flows.sweep_table import Outcome, Row
+from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError, told

@@ -138,7 +138,7 @@ def test_the_flow_refuses_to_run_without_the_changes(killed: Path, tmp_path: Pat
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     environment |= {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.pipeline"], cwd=killed, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "flows.run"], cwd=killed, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert "git restore --source='stash@{0}'" in done.stdout

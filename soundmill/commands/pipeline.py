@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,23 +47,46 @@ def sync(project: Project = None) -> None:
 @app.command()
 def run(
     corpus: Annotated[
-        Path, typer.Argument(help="Folder of recordings; captions, class folders and splits are found by themselves.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Folder of recordings; captions, class folders and splits are found by themselves. None: the embedded corpus."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's).")] = None,
+    model: Annotated[str | None, typer.Option(help="The family to train (`soundmill families` lists them).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the family's).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what was found and what it will take.")] = False,
     project: Project = None,
 ) -> None:
-    """Run the whole pipeline over your own recordings, in a workspace of its own beside the demo's parameters and outputs."""
+    """Run the whole pipeline over your own recordings, or for another model, in a workspace beside the demo."""
     from soundmill import params as parameters
     from soundmill.corpora import survey
-    from soundmill.models import cost, registry
+    from soundmill.models import registry
 
     root = project_root(project)
-    document = parameters.compose(root / "conf", ["corpus=auto", *(overrides or [])])
+    if corpus is None and model is None:
+        raise UserError("say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or both")
+    chosen = [*(["corpus=auto"] if corpus else []), *([f"model={model}"] if model else [])]
+    document = parameters.compose(root / "conf", [*chosen, *(overrides or [])])
     registry.check(document)
+    if corpus:
+        _survey(corpus, document)
+    if dry_run:
+        raise typer.Exit(0)
+    from flows import checkout
+
+    workspace = checkout.workspace(root, name or (survey.slug(corpus) if corpus else model), document)
+    typer.echo(f"workspace   {workspace}")
+    raise typer.Exit(checkout.run_pipeline(workspace))
+
+
+def _survey(corpus: Path, document: dict[str, Any]) -> None:
+    """Say what is in a folder of recordings and what it will take; its format and path go into the parameters."""
+    from soundmill.corpora import survey
+    from soundmill.models import cost
+
     found = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = found.format
@@ -72,13 +95,6 @@ def run(
     training_seconds = sum(cost.seconds(name, document, count, len(found.labels)) for name, count in clips.items())
     for line in found.describe(document, training_seconds):
         typer.echo(line)
-    if dry_run:
-        raise typer.Exit(0)
-    from flows import checkout
-
-    workspace = checkout.workspace(root, name or survey.slug(corpus), document)
-    typer.echo(f"workspace   {workspace}")
-    raise typer.Exit(checkout.run_pipeline(workspace))
 
 
 @app.command()

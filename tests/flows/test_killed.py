@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import locks
+from flows.terminal import LOG
 from tests.flows.test_pipeline import runs
 from tests.processes import assert_nothing_is_left, contents, marked, new_mark, ports, wait_for
 
@@ -24,7 +25,7 @@ def flow(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> Iterator
     mark = new_mark()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     variables = {**kept, **mark, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
-    command = [sys.executable, "-m", "flows.pipeline", "first"]
+    command = [sys.executable, "-m", "flows.run", "first"]
     process = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     yield process, mark
     process.kill()
@@ -50,7 +51,7 @@ def test_a_flow_killed_while_its_server_starts(flow: tuple[subprocess.Popen[str]
 @pytest.mark.slow(minutes=0.4)
 def test_a_flow_killed_at_work(flow: tuple[subprocess.Popen[str], dict[str, str]], tiny: Path) -> None:
     process, mark = flow
-    wait_for(lambda: "working" in process.stdout.readline())
+    wait_for(lambda: "working" in (tiny / LOG).read_text() if (tiny / LOG).exists() else False)
     assert ports(pid for pid, command in marked(mark).items() if "flows.server" in command)
     assert locks.holders(tiny)
     kill(process, mark, tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from flows import dvc, locks
+from flows import dvc, locks, scores
+from flows.run import up_to_date
+from flows.terminal import LOG, Screen, progress
 from soundmill import tracking
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
@@ -34,7 +37,7 @@ def environment(tmp_path: Path, server: str | None) -> dict[str, str]:
 
 
 def pipeline(project: Path, tmp_path: Path, server: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.pipeline", *arguments]
+    command = [sys.executable, "-m", "flows.run", *arguments]
     return subprocess.run(command, cwd=project, env=environment(tmp_path, server), capture_output=True, text=True, timeout=300)
 
 
@@ -67,7 +70,10 @@ def test_a_run_a_second_one_and_one_that_fails(
 ) -> None:
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "working on 2" in done.stdout
+    assert [line.split("  ")[0] for line in done.stdout.splitlines() if "/2]" in line] == ["[1/2] first", "[2/2] evaluate@tiny"]
+    assert "working on 2" not in done.stdout
+    assert "working on 2" in (tiny / LOG).read_text()
+    assert f"Log      {LOG}" in done.stdout
     assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
     assert "make browse" in done.stdout
     (flow_run,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
@@ -83,16 +89,16 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert evaluate.data.tags["mlflow.parentRunId"] == first.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.tags["prefect_flow_run"] == flow_run["id"]
 
-    done = pipeline(tiny, tmp_path, prefect_server)
-    assert done.stdout.count("up to date") == 2
-    (parent, *_) = runs(tiny)
-    assert parent.data.tags["stages_run"] == "none"
-    assert parent.data.metrics["first/number"] == 1.0  # skipped stages are recorded too
-    assert parent.data.metrics["evaluate/tiny/nested.share"] == 0.25
+    done = pipeline(tiny, tmp_path, "http://127.0.0.1:9/api")  # no server is asked where nothing is to be done
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing has changed" in done.stdout
+    assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
+    assert len(runs(tiny)) == 3
 
     set_param("evaluate", fail=True)
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 1
+    assert "first          up to date" in done.stdout
     assert "stage evaluate@tiny failed; its own last lines:" in done.stdout
     assert "evaluate: the number is wrong; give another one" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -121,13 +127,11 @@ def test_the_last_lines_say_what_mlflow_does_not_have_yet(
     mlflow.start()
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.address)
-        command, variables = [sys.executable, "-m", "flows.pipeline"], environment(tmp_path, prefect_server)
+        command, variables = [sys.executable, "-m", "flows.run"], environment(tmp_path, prefect_server)
         flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said = []
-        for line in flow.stdout:
-            said.append(line)
-            if "working on 2" in line:
-                mlflow.kill()
+        wait_for(lambda: b"working on 2" in read(tiny / LOG), seconds=120)
+        mlflow.kill()
+        said = list(flow.stdout)
         assert flow.wait() == 0, said
         assert "Not in MLflow yet: 2 runs (" in said[-1]
 
@@ -198,14 +202,10 @@ def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> None:
     set_param("first", seconds=3.0)
-    command = [sys.executable, "-m", "flows.pipeline"]
+    command = [sys.executable, "-m", "flows.run"]
     variables = environment(tmp_path, None) | {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # its patience is of minutes
     flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = []
-    for line in flow.stdout:
-        said.append(line)
-        if "working" in line:
-            break
+    wait_for(lambda: b"working" in read(tiny / LOG), seconds=120)
     servers = [
         pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
@@ -214,13 +214,13 @@ def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_p
     assert servers
     for pid in servers:
         os.kill(pid, signal.SIGKILL)
-    said += list(flow.stdout)
+    said = list(flow.stdout)
     assert flow.wait() == 1, said
     assert "Prefect's server is gone" in "".join(said[-5:]), said  # a failure that was being told of may be told to its end
     assert not any("Traceback" in line for line in said)
 
 
-def read(path: str) -> bytes:
+def read(path: str | Path) -> bytes:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read()
     return b""
@@ -243,9 +243,7 @@ def test_choosing_stages_takes_what_they_need() -> None:
 
 
 def test_scores_stand_beside_their_baselines() -> None:
-    from flows import pipeline as module
-
-    scores = {
+    table = {
         "ddpm_mel": {
             "fad_tagger": 12.345,
             "kl_tagger": 1.5,
@@ -253,13 +251,46 @@ def test_scores_stand_beside_their_baselines() -> None:
             "baselines": {"fad_tagger": {"silence": 99.0, "floor": 2.0, "codec": 5.0}},
         }
     }
-    assert module.rows(scores) == [
+    assert scores.rows(table) == [
         ["family", "score", "value", "floor", "codec", "silence"],
         ["ddpm_mel", "fad_tagger", "12.3", "2", "5", "99"],
     ]
-    assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in module.markdown(scores)
-    assert module.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
+    assert "| ddpm_mel | fad_tagger | 12.3 | 2 | 5 | 99 |" in scores.markdown(table)
+    assert scores.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
 
 
 def test_dvc_in_the_tiny_project_is_the_real_one(tiny: Path) -> None:
     assert "first" in dvc_command(tiny, "stage", "list", "--name-only").stdout.split()
+
+
+def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: Callable[..., None]) -> None:
+    assert not up_to_date(tiny, [])
+    assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
+    assert up_to_date(tiny, [])
+    assert not up_to_date(tiny, ["no such stage"])  # the pipeline says so
+    set_param("evaluate", number=7)
+    assert not up_to_date(tiny, [])
+    assert up_to_date(tiny, ["first"])
+    set_param("evaluate", number=2)
+    (tiny / "data/metrics/first.json").unlink()
+    assert not up_to_date(tiny, [])
+    assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
+    graph = (tiny / "dvc.yaml").read_text()
+    (tiny / "dvc.yaml").write_text(graph.replace("    deps: [first.py]", "    deps: [first.py]\n    always_changed: true"))
+    assert not up_to_date(tiny, [])  # as a scan of recordings that lie elsewhere
+
+
+def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(log := io.StringIO())
+    with screen.stage("[1/2] train@x"):
+        for line in (
+            "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 240 s left",
+            "a warning",
+            "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 230 s left",
+        ):
+            screen.line(line)
+    screen.ended("ran, 4 min 02 s")
+    assert capsys.readouterr().out == "[1/2] train@x  takes about 4 min 00 s …  ran, 4 min 02 s\n"
+    assert "a warning" in log.getvalue()
+    assert progress("resample/default: 21%") == (0.21, None)
+    assert progress("scores are 21% better") == (None, None)

@@ -1,0 +1,102 @@
+"""The scores of all families as a person reads them: a table with baselines, where the sounds lie, how to look at the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.sweep_table import metrics_in
+from flows.terminal import tell
+from soundmill import tracking
+from soundmill.params import read_yaml
+
+
+def read_scores(root: Path) -> dict[str, dict[str, Any]]:
+    """`data/metrics/evaluate/<family>.json` of every family of params.yaml that has one."""
+    scores = {}
+    for name in sorted(_families(root)):
+        path = root / "data" / "metrics" / "evaluate" / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            scores[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            tell(f"{path}: not readable as JSON ({error}); run `dvc repro` to make it again")
+    return scores
+
+
+def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A header, then a row per family and score: the value and its baselines."""
+    names: list[str] = []
+    for metrics in scores.values():
+        for key in metrics_in([metrics]):
+            names += [name for name in metrics["baselines"][key] if name not in names]
+    order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
+    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
+    for family, metrics in scores.items():
+        for key in metrics_in([metrics]):
+            baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
+            cells = (f"{baselines[name]:.3g}" if name in baselines else "" for name in names)
+            table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
+    return table
+
+
+def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A line where families were scored by different protocols."""
+    protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
+    if len(set(protocols.values())) < 2:
+        return []
+    said = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
+    return [f"  These scores do not compare: {said}; `dvc repro` scores all by the newest"]
+
+
+def markdown(scores: dict[str, dict[str, Any]]) -> str:
+    table = rows(scores)
+    if len(table) == 1:
+        return "No scores with baselines in data/metrics/evaluate."
+    head, *body = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([head, "|" + "---|" * len(table[0]), *body])
+
+
+def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:
+    """The last lines on the terminal: scores, where the sounds lie, how to look at the run (its `page`) and to train the others."""
+    lines = [""]
+    table = rows(scores)
+    if len(table) > 1:
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        for row in table:
+            cells = [
+                cell.ljust(width) if index < 2 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(cells).rstrip())
+        lines += [
+            "  fad, mmd, kl: lower is better; label_accuracy: higher. Beside it the same score of real clips, the codec, silence",
+            *(["  † ranks no models; the report says why"] if any("†" in row[2] for row in table) else []),
+            *_unlike(scores),
+            "",
+        ]
+    for family in scores:
+        sounds = sorted((root / "data" / "generated" / family).glob("*.wav"))
+        if sounds:
+            lines.append(f"Sounds   {shown(sounds[0].parent, root)} (WAV files: {len(sounds)})")
+        report = root / "data" / "report" / family / "index.html"
+        if report.exists():
+            lines.append(f"Report   {shown(report, root)} (open it in a web browser: the sounds next to real ones)")
+    lines.append(f"Runs     make browse, then {page}" if page else "Runs     make browse")
+    others = sorted({path.stem for path in (root / "conf" / "model").glob("*.yaml")} - _families(root))
+    lines += [f"More     make run MODEL={name}" for name in others]
+    return lines
+
+
+def _families(root: Path) -> set[str]:
+    """Those of params.yaml."""
+    return set(read_yaml(root / "params.yaml").get("families") or {})
+
+
+def shown(path: Path, root: Path) -> Path:
+    """As a person would type it from the project, also when the pipeline runs in one of its workspaces."""
+    home = root.parents[1] if root.parent.name == tracking.WORKSPACES else root
+    return path.relative_to(home)

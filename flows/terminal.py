@@ -1,0 +1,104 @@
+"""What a person sees of a running pipeline: one line a stage, with a bar where there is a terminal; every line goes to a file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LOG = Path("data/pipeline.log")  # of the last pipeline that had something to do
+LONG_SECONDS = 60  # a stage that says it takes longer is announced where there is no bar
+
+# What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.2 steps/s, 217 s left".
+SHARE = re.compile(r": (\d+)%$")
+STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) s left$")
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Screen:
+    """The terminal and the log of one pipeline."""
+
+    def __init__(self, log: TextIO):
+        self.log = log
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._head = ""  # of a line that is not ended yet
+        self._announced = False
+
+    @contextmanager
+    def stage(self, head: str) -> Iterator[None]:
+        """While a stage works; `ended` completes its line."""
+        self._head, self._announced = head, False
+        self.write(head.rstrip())
+        if not sys.stdout.isatty():
+            print(head, end="  ", flush=True)
+            yield
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, transient=True) as bar:
+            self._bar = bar, bar.add_task(head, total=None, left="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def ended(self, how: str) -> None:
+        """Complete the stage's line."""
+        self.write(f"    {how}")
+        tell(f"{self._head}  {how}" if sys.stdout.isatty() else how)
+        self._head = ""
+
+    def line(self, line: str) -> None:
+        """Something a stage printed: it goes to the log, and what it says of progress to the bar."""
+        self.write(f"    {line}")
+        done, left = progress(line)
+        if done is None:
+            return
+        if self._bar:
+            bar, task = self._bar
+            bar.update(task, total=1.0, completed=done, left=f"{duration(left)} left" if left is not None else "")
+        elif not self._announced and left is not None and left > LONG_SECONDS:
+            print(f"takes about {duration(left)} …", end="  ", flush=True)
+            self._announced = True
+
+    def notice(self, line: str) -> None:
+        """Something that a person should read now."""
+        self.write(line)
+        if self._bar:
+            self._bar[0].console.print(line, markup=False, highlight=False)
+        else:
+            tell(f"\n{line}" if self._head else line)
+
+    def write(self, line: str) -> None:
+        with suppress(OSError):  # a full disk stops the stage, which says so
+            self.log.write(line + "\n")
+            self.log.flush()
+
+
+def progress(line: str) -> tuple[float | None, int | None]:
+    """Share done and seconds left, as far as a stage's line says them."""
+    if step := STEP.search(line):
+        return int(step[1]) / int(step[2]), int(step[3])
+    if share := SHARE.search(line):
+        return int(share[1]) / 100, None
+    return None, None
