@@ -15,7 +15,7 @@ help:  ## list the commands
 demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded corpus, print the scores
 	@$(BIN)/python -m flows.run
 
-test: $(VENV)/.installed  ## set up and run the tests
+test: $(VENV)/.test  ## set up and run the tests
 	@$(BIN)/ruff check soundmill stages flows bench tests
 	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
@@ -23,10 +23,10 @@ test: $(VENV)/.installed  ## set up and run the tests
 test-bench: $(VENV)/.bench  ## run the tests of the benches
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal tests/bench
 
-fuzz: $(VENV)/.installed  ## damage manifests and audio files at random, for an hour or so
+fuzz: $(VENV)/.test  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_decode.py -k damage
 
-attack: $(VENV)/.installed  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
+attack: $(VENV)/.test  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
 	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest tests/test_attack.py
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
@@ -45,7 +45,7 @@ schedule: $(VENV)/.installed  ## run the pipeline every night (needs `make serve
 params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params
 
-lint: $(VENV)/.installed  ## format and check the code
+lint: $(VENV)/.test  ## format and check the code
 	@$(BIN)/ruff format soundmill stages flows bench tests
 	@$(BIN)/ruff check --fix soundmill stages flows bench tests
 
@@ -58,23 +58,32 @@ bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more 
 	@$(BIN)/python -m bench.incremental --clips 20000 --form youtube
 	@$(BIN)/python -m bench.picture
 
-# What is measured against is no dependency of the project.
-$(VENV)/.bench: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+# Everything is pinned by constraints.txt; the stamps make a second call instant. uv takes a fifth of pip's time; where it cannot be had, or
+# cannot reach what pip's own settings name, pip does it.
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
+	&& $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.$(1)' \
+	|| $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.$(1)'
+
+$(VENV)/.test: $(VENV)/.installed
+	@$(call install,[test])
 	@touch $@
 
-# Everything is pinned by constraints.txt; the stamp makes a second call instant.
+# What is measured against is no dependency of the project.
+$(VENV)/.bench: $(VENV)/.test
+	@$(call install,[bench])
+	@touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON3)" || { echo 'Soundmill needs Python 3.11 or 3.12: apt-get install python3 python3-venv' >&2; exit 1; }
 	@$(PYTHON3) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo 'Soundmill needs Python 3.11 or 3.12; say which with PYTHON3=/path/to/python3.11' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV) || \
 		{ echo 'could not make $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
-	@echo 'Installing into $(VENV) (a few minutes the first time) …'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@echo 'Installing into $(VENV) (a minute or two the first time) …'
+	@$(call install,)
 	@touch $@
 
-constraints: $(VENV)/.installed  ## pin what is installed now
+constraints: $(VENV)/.bench  ## pin what is installed now
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep '==' > constraints.txt
 
 clean-venv:  ## remove the environment
