@@ -1,7 +1,7 @@
 """Attacks that the pipeline must stand: random kills, and corpora of hostile names, files, links and manifests.
 
-`make attack` runs them whole: 200 kills, 1,000 hostile things. The suite runs a twentieth. All is bounded in time and size, and below a
-temporary directory.
+`make attack` runs them whole: 200 kills, 1,000 hostile things. The suite runs a twentieth. All is bounded in time and size, and
+below a temporary directory.
 """
 
 from __future__ import annotations
