@@ -24,7 +24,7 @@ test-bench: $(VENV)/.bench  ## run the tests of the benches
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal tests/bench
 
 fuzz: $(VENV)/.test  ## damage manifests and audio files at random, for an hour or so
-	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_decode.py -k damage
+	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_containers.py -k damage
 
 attack: $(VENV)/.test  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
 	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest tests/test_attack.py

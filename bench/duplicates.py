@@ -23,7 +23,7 @@ import soundfile
 from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process
 from soundmill.audio import fingerprint, resample
-from soundmill.corpora import duplicates
+from soundmill.corpora import duplicates, fingerprint_index, landmarks
 from soundmill.decoding import decode
 
 ONE_SHOTS = ROOT.parent / "shared" / "data" / "cc0_samples"  # drums, hits and loops, most of them below a second
@@ -204,17 +204,17 @@ def grow(clips: int) -> dict[str, Any]:
             yield fingerprint.from_energies(sound[7:] * 10 ** (noise[7:] / 10))
 
     names = pa.chunked_array([[f"{number:07d}" for number in originals] + [f"{number:07d}-copy" for number in planted]])
-    with tempfile.TemporaryDirectory() as scratch, duplicates.Index(Path(scratch), names, names) as index:
+    with tempfile.TemporaryDirectory() as scratch, fingerprint_index.Index(Path(scratch), names, names) as index:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = cpu_seconds = 0.0
         found, first = words(), 0
         while some := list(itertools.islice(found, AT_ONCE)):
             start, cpu = time.perf_counter(), time.process_time()
-            index.add(first, pa.Table.from_pylist([duplicates.landmarks(one) for one in some]))
+            index.add(first, pa.Table.from_pylist([landmarks.landmarks(one) for one in some]))
             first += len(some)
             seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
         start, cpu = time.perf_counter(), time.process_time()
-        pairs = list(index.pairs(duplicates.THRESHOLD))
+        pairs = list(index.pairs(fingerprint_index.THRESHOLD))
         seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
     copies = sum(b == f"{a}-copy" for a, b, _ in pairs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -282,7 +282,7 @@ def main() -> None:
         sizes[-1],
         {f"index of {row['clips']} clips": [row["seconds"]] for row in growth},
         targets,
-        threshold=duplicates.THRESHOLD,
+        threshold=fingerprint_index.THRESHOLD,
         recordings=what,
         recall=tables,
         alarms=alarms,

@@ -48,18 +48,18 @@ def holders(root: Path) -> list[Holder]:
 def wait_until_free(root: Path, seconds: float, say: Say) -> None:
     """Wait up to `seconds` for others to finish with DVC in this project; says who they are, and UserError if they do not."""
     deadline = time.monotonic() + seconds
-    said: list[Holder] = []
+    reported: list[Holder] = []
     while busy := holders(root):
         names = ", ".join(map(str, busy))
         if time.monotonic() >= deadline:
             waited = f" after {duration(seconds)} of waiting" if seconds else ""
             raise UserError(f"{root} is in use by {names}{waited}; wait for it, or stop it, and run again")
-        if busy != said:
+        if busy != reported:
             say(f"waiting for {names} (up to {duration(deadline - time.monotonic())})")
-            said = busy
+            reported = busy
         time.sleep(POLL_SECONDS)
-    if said:
-        say(f"{', '.join(map(str, said))} has finished; going on")
+    if reported:
+        say(f"{', '.join(map(str, reported))} has finished; going on")
 
 
 def remove_unreadable(root: Path, say: Say) -> None:

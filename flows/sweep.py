@@ -23,7 +23,7 @@ from flows.sweep_table import Outcome, Row
 from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill import params as parameters
-from soundmill.errors import UserError, told
+from soundmill.errors import UserError, report_failure
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
@@ -140,8 +140,8 @@ def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
 def _absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
     """Overrides that give every parameter which is a path relative to the project as an absolute one."""
     if isinstance(document, dict):
-        found = [_absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
-        return [override for overrides in found for override in overrides]
+        nested = [_absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
+        return [override for overrides in nested for override in overrides]
     if isinstance(document, str) and re.match(r"\.\.?(/|$)", document):
         quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}='{quoted}'"]
@@ -190,10 +190,10 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
             tell(f"\n== {name} {number}/{len(runs)}: {run} ({own})")
             begun = time.monotonic()
             with _below(record.environment):
-                found = _run(workspace, name, wanted, run)
-            reasons = [outcome.failure for outcome in found if outcome.failure]
+                finished = _run(workspace, name, wanted, run)
+            reasons = [outcome.failure for outcome in finished if outcome.failure]
             tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - begun:.0f} s")
-            outcomes += found
+            outcomes += finished
             failed += [run] if reasons else []
             rows = _rows(wanted, outcomes)
             _write(results, wanted.title, rows, source)
@@ -207,7 +207,7 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
         message = f"{len(failed)} of {len(runs)} runs failed: {'; '.join(map(str, failed))}"
         if failed:
             record.fail(message)
-    with told("the table and the figure in Prefect"):
+    with report_failure("the table and the figure in Prefect"):
         _artifacts(name, wanted.title, rows, table, results / "figure.png", page)
     tell(f"\n{table}")
     tell(f"Table    {_shown(results / 'table.md', home)} (beside it table.csv, with the numbers of each seed)")
@@ -270,7 +270,7 @@ def _write(results: Path, title: str, rows: list[Row], source: str | None) -> No
         disk.write_atomically(results / name, lambda path, content=content: path.write_bytes(content))
     figure = results / "figure.png"
     figure.unlink(missing_ok=True)  # of fewer rows
-    with told(str(figure)):
+    with report_failure(str(figure)):
         picture = BytesIO()
         sweep_figure.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
         disk.write_atomically(figure, lambda path: path.write_bytes(picture.getvalue()))

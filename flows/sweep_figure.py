@@ -1,4 +1,4 @@
-"""What a sweep found as a picture: a panel for each metric, with intervals, failures and the paper's numbers."""
+"""The results of a sweep as a picture: a panel for each metric, with intervals, failures and the paper's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep found: rows with their intervals and differences to the first row, the paper's numbers beside them."""
+"""The results of a sweep: rows with their intervals and differences to the first row, the paper's numbers beside them."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def of_one_protocol(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def metrics_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
     """Keys of all metrics of METRICS that have a value and baselines, such as `fad_yamnet`: by metric, then embedder."""
-    found = {
+    keys = {
         key
         for metrics in scored
         for key in metrics.get("baselines", {})
         if metrics.get(key) is not None and key in {f"{kind}_{name}" for kind in METRICS for name in metrics.get("embedders", ())}
     }
-    return sorted(found, key=lambda key: (list(METRICS).index(kind_of(key)), key))
+    return sorted(keys, key=lambda key: (list(METRICS).index(kind_of(key)), key))
 
 
 def kind_of(metric: str) -> str:
@@ -214,7 +214,7 @@ def _cell(score: Score | None, metric: str, several: bool) -> str:
 
 
 def differences(rows: Sequence[Row]) -> pd.DataFrame:
-    """How far the other rows are from the first one, as `table`; empty where no row has two seeds in common with it."""
+    """The differences of the other rows to the first one, as `table`; empty where no row has two seeds in common with it."""
     import pandas as pd
 
     compared = [row for row in rows if any(score.difference and score.difference.low is not None for score in row.scores.values())]
@@ -229,8 +229,8 @@ def differences(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
-    found = {metric for row in rows for metric in row.scores}
-    return sorted(found, key=lambda key: (list(METRICS).index(kind_of(key)), key))
+    keys = {metric for row in rows for metric in row.scores}
+    return sorted(keys, key=lambda key: (list(METRICS).index(kind_of(key)), key))
 
 
 def most_seeds(rows: Sequence[Row]) -> int:
@@ -238,7 +238,7 @@ def most_seeds(rows: Sequence[Row]) -> int:
 
 
 def markdown(title: str, rows: Sequence[Row], source: str | None) -> str:
-    """The tables of scores and of differences, with a word on how to read them; `source` names the paper's table."""
+    """The tables of scores and of differences, with remarks; `source` names the paper's table."""
     parts = [f"# {title}", _markdown(table(rows)), _markdown(differences(rows))]
     return "\n\n".join([*filter(None, parts), "\n".join(f"- {note}" for note in notes(rows, source))]) + "\n"
 
@@ -250,31 +250,31 @@ def _markdown(lines: pd.DataFrame) -> str:
 
 
 def notes(rows: Sequence[Row], source: str | None) -> list[str]:
-    """How the table must be read."""
+    """Remarks on reading the table."""
     seeds = most_seeds(rows)
     first = rows[0].name if rows else ""
-    said = ["Fréchet distance, MMD and KL: lower is better; label accuracy: higher."]
+    remarks = ["Fréchet distance, MMD and KL: lower is better; label accuracy: higher."]
     unranked = {metric: score.unranked for row in rows for metric, score in row.scores.items() if score.unranked}
-    said += [f"† {metric} ranks no models: {reason}." for metric, reason in unranked.items()]
+    remarks += [f"† {metric} ranks no models: {reason}." for metric, reason in unranked.items()]
     if seeds > 1:
-        said.append(
+        remarks.append(
             f"Values are means of up to {seeds} seeds with Student's 95 % interval over them. The differences to “{first}” "
             "are taken seed by seed, with such an interval. Each seed's own value and bootstrap interval are in table.csv."
         )
     elif seeds:
-        said.append("Intervals are bootstrap 95 % intervals over clips; they do not tell what another seed would have given.")
+        remarks.append("Intervals are bootstrap 95 % intervals over clips; they do not cover other seeds.")
     counts = {row.clips for row in rows if row.clips is not None}
     if len(counts) > 1:
-        said.append("Rows rest on different numbers of clips: Fréchet distances of fewer clips are biased upward.")
+        remarks.append("Rows rest on different numbers of clips: Fréchet distances of fewer clips are biased upward.")
     theirs = [row for row in rows if row.paper]
     if theirs and source:
         if all(row.comparable for row in theirs):
-            said.append(f"Paper: {source}, measured by the same protocol on the same files.")
+            remarks.append(f"Paper: {source}, measured by the same protocol on the same files.")
         else:
-            said.append(
+            remarks.append(
                 f"Paper: {source}. “{OTHER_DATA}”: another protocol or other files, so compare the order of rows, not the numbers."
             )
-    return said
+    return remarks
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -63,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # who writes to an open file is told no name
+            error.filename = str(path)  # errors of an open file have no name
         raise
     sync_directory(path.parent)
     return result

@@ -1,4 +1,4 @@
-"""Figures that show every text as it is written, whoever wrote it."""
+"""Figures that draw any text literally, without markup."""
 
 from __future__ import annotations
 

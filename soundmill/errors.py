@@ -1,4 +1,4 @@
-"""The one error a person should read: it names the key, path or id at fault and the remedy, and is shown without a traceback."""
+"""The error for users: its message names the key, path or id at fault and the remedy, and is shown without a traceback."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ LONGEST_REASON = 300  # letters: a message may quote a whole caption
 
 
 class UserError(Exception):
-    """Something the person who runs Soundmill can mend; the message says what and how."""
+    """Something that the user can mend; the message says what and how."""
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line; of what nobody foresaw also what it was and where."""
-    said = " ".join(str(error).split())
-    said = said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 1] + "…"
+    """An error's message in one line; of one that is not a UserError also its type and where it was raised."""
+    message = " ".join(str(error).split())
+    message = message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
     if isinstance(error, UserError):
-        return said
+        return message
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said}{where}"
+    return f"{type(error).__name__}: {message}{where}"
 
 
 @contextmanager
-def told(what: str) -> Iterator[list[str]]:
-    """For what only shows the work (pictures, pages, sounds to hear): where it fails a line says so, and the work goes on.
+def report_failure(what: str) -> Iterator[list[str]]:
+    """Report any failure of the block in one line instead of raising: for pictures and pages, without which the work is whole.
 
-    The list given has the line afterwards.
+    The list that it yields has the line afterwards.
     """
-    said: list[str] = []
+    failures: list[str] = []
     try:
-        yield said
+        yield failures
     except Exception as error:
-        said.append(f"{what} could not be made: {reason(error)}")
-        print(said[0], file=sys.stderr, flush=True)
+        failures.append(f"{what} could not be made: {reason(error)}")
+        print(failures[0], file=sys.stderr, flush=True)

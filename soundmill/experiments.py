@@ -1,8 +1,8 @@
-"""What a `dvc` that was killed, or found the disk full, leaves in a checkout, and the way out of it.
+"""The leftovers of a `dvc` that was killed or met a full disk, and how to recover from them.
 
 For moments a `dvc exp run` has the uncommitted changes in a git stash alone: first in `refs/stash`, then, where it starts the
 experiment, in `refs/exps/exec/EXEC_MERGE`. It writes these with libgit2, which ends the message of a stash's index commit with an
-empty line; git's own command does not, so a person's own stashes are told apart. Where the disk is full libgit2 leaves
+empty line; git's own command does not, which distinguishes a person's own stashes. Where the disk is full libgit2 leaves
 `index.lock`, and DVC calls what follows "merge conflicts".
 """
 
@@ -86,8 +86,8 @@ def _git_directories(root: Path) -> tuple[Path | None, Path | None]:
 def _at_work(root: Path) -> bool:
     """Whether a living process has an experiment in this checkout."""
     temporary = root / ".dvc/tmp/exps"
-    said = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
-    pids = [pid.decode() for text in said for pid in re.findall(rb'"pid": (\d+)', text)]
+    records = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
+    pids = [pid.decode() for text in records for pid in re.findall(rb'"pid": (\d+)', text)]
     return any(_runs_experiments(pid) for pid in pids)
 
 
@@ -121,7 +121,7 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
         named |= {*missing, *other}
         compare = f"`git diff {shlex.quote(name)} -- {_words(other)}` shows what {', '.join(other)} had there" if other else ""
         if missing:
-            what = "a `dvc exp run` that was killed, or found the disk full, has set your uncommitted changes aside: "
+            what = "a `dvc exp run` that was killed, or met a full disk, has set your uncommitted changes aside: "
             restore = f"git restore --source={shlex.quote(name)} -- {_words(missing)}"
             remedy = (
                 f"get them back: `{restore}`{f' ({compare})' if compare else ''}, then (or without, to do without them) `{drop}`"
@@ -173,7 +173,7 @@ def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
     left = sorted(path for path in locks if _age(path) > LIVING_LOCK_SECONDS)
     if left:
         yield Leftover(
-            f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or found the disk full; every `dvc exp run` then "
+            f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or met a full disk; every `dvc exp run` then "
             'ends with "merge conflicts" or "the index is locked", and sets your changes aside',
             f"when no git and no dvc runs here: `rm {_words([str(path) for path in left])}`",
         )

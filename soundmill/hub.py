@@ -1,4 +1,4 @@
-"""Models that others trained: in a directory of this machine, or a repository of the Hugging Face hub at one commit."""
+"""Pretrained models: in a directory of this machine, or a repository of the Hugging Face hub at one commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that works for another ends with it, however that ends: no orphan may write beside a rerun, or keep a port.
+"""Child processes end with their parent, however it ends: an orphan could write beside a rerun, or keep a port.
 
 Stages ask for it before they import anything, so nothing heavy is imported here.
 """

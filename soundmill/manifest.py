@@ -124,7 +124,7 @@ DUPLICATES = pa.schema(
     [
         ("a", pa.string()),  # clip ids, a < b
         ("b", pa.string()),
-        ("score", pa.float64()),  # share of the shorter clip's fingerprint found in the other, 1 for the same video second
+        ("score", pa.float64()),  # share of the shorter clip's fingerprint that is in the other, 1 for the same video second
         ("kind", pa.string()),  # sound | video
     ]
 )

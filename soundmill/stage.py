@@ -31,7 +31,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel
 
 from soundmill import disk, lifetime, manifest, params, shards
-from soundmill.errors import UserError, told
+from soundmill.errors import UserError, report_failure
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
@@ -68,7 +68,7 @@ class Context:
         """
         self.shows.append((what, make))
 
-    def found_damaged(self, where: Path, names: Sequence[str]) -> None:
+    def report_damaged(self, where: Path, names: Sequence[str]) -> None:
         """Report kept files that changed since they were written and are made anew; the run's metrics count them."""
         shards.say_damaged(f"{self.name}: {where}", names)
         self.damaged.extend(names)
@@ -112,7 +112,7 @@ class Context:
                 function, jobs, directory, workers=self.workers, cluster=self.cluster, code=self.found_by_name, progress=tick
             )
         self.quarantine.extend(report.quarantine)
-        self.found_damaged(directory, report.damaged)
+        self.report_damaged(directory, report.damaged)
         return report, directory
 
 
@@ -138,7 +138,7 @@ def main(
     The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` where families or
     kinds differ. `code_by_name(family, section, parameters)` are the modules and packages that `run` finds by name, which no import
     statement tells.
-    Of a stage that runs in every `dvc repro`, a run is recorded when it calls `ctx.tracking.begin()`, having found work to do.
+    Of a stage that runs in every `dvc repro`, a run is recorded once it calls `ctx.tracking.begin()`, when there is work to do.
     """
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
@@ -150,7 +150,7 @@ def main(
         sys.exit(f"{name}: interrupted; finished work is kept, run it again to go on")
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            where = Path(error.filename or WORK.parent).resolve()  # who writes to an open file is told no name
+            where = Path(error.filename or WORK.parent).resolve()  # errors of an open file have no name
             sys.exit(f"{name}: no space left for {where}; make room and run again: finished work is kept")
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"{name}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
@@ -285,12 +285,12 @@ def _has_family_section(document: dict[str, Any], path: Path, family: str, secti
 
 
 def _show(ctx: Context, shown: dict[Path, Path]) -> None:
-    """Make what shows the work, and publish it (staged → final); in place of what could not be made a text says why."""
+    """Make and publish (staged → final) pictures and pages; a text file says why one could not be made."""
     failed: list[str] = []
     for what, make in ctx.shows:
-        with told(f"{ctx.name}: {what}") as said:
+        with report_failure(f"{ctx.name}: {what}") as failures:
             make()
-        failed += said
+        failed += failures
     for staged, final in shown.items():
         whole = " whole" if staged.exists() else ""
         if not whole or (failed and staged.is_dir()):

@@ -43,9 +43,7 @@ def run(
     described = catalogs.describe(corpus, clips, rejected, params.caption_template)
     dealt = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(dealt["recording_id"].to_pylist(), dealt["split"].to_pylist(), strict=True))
-    table = described.clips.append_column(
-        "split", pa.array([split_of[name] for name in described.clips["recording_id"].to_pylist()], pa.string())
-    )
+    table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, dealt, quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
     with shards.ShardWriter(catalog, manifest.CATALOG) as writer:

@@ -1,4 +1,4 @@
-"""Find what the corpus holds twice, by sound and by video, in the clips of the variant `default`."""
+"""Find duplicates, by sound and by video, among the clips of the variant `default`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundmill.params import Probability, StageParams
 
 
 class DuplicatesParams(StageParams):
-    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be found in the other")
+    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be in the other")
 
 
 def run(

@@ -59,17 +59,17 @@ def run(
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress)
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
-    found = family.evaluate(setup, source, options, unavailable)
-    ctx.found_damaged(cache, found.damaged)
-    for warning in found.metrics["warnings"]:
+    evaluation = family.evaluate(setup, source, options, unavailable)
+    ctx.report_damaged(cache, evaluation.damaged)
+    for warning in evaluation.metrics["warnings"]:
         print(f"{ctx.name}: {warning}")
 
     def show() -> None:
-        cards = family_report.write(report, ctx.family or ctx.name, found, source, params.examples)
-        track(ctx, report, cards, found.metrics, clips)
+        cards = family_report.write(report, ctx.family or ctx.name, evaluation, source, params.examples)
+        track(ctx, report, cards, evaluation.metrics, clips)
 
     ctx.show(f"the report ({report.name})", show)
-    return {key: value for key, value in found.metrics.items() if key != "warnings"}
+    return {key: value for key, value in evaluation.metrics.items() if key != "warnings"}
 
 
 def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:

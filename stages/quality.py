@@ -1,4 +1,4 @@
-"""Hold every clip to the rules of quality, and write the page that shows and plays what they refuse, and duplicates."""
+"""Apply the quality rules to every clip, and write a page with the refused clips and the duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take the inventory of an external corpus: which files may be recordings, and what is known of them. Only digests are computed."""
+"""Take the inventory of an external corpus: its recordings and captions. Files are digested, not decoded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
     if damaged:
         outcome = None
         disk.distrust(kept)
-        ctx.found_damaged(kept, damaged)
+        ctx.report_damaged(kept, damaged)
     if outcome:
         for name in TABLES:
             os.link(kept / name, corpus / name)

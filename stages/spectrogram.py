@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from soundmill import manifest, shards, stage
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.audio.mel import SPEC_KEY, MelSpec, SpectrogramParams, log_mel
+from soundmill.audio.log_mels import SPEC_KEY
+from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 

@@ -1,4 +1,4 @@
-"""Deal recordings to train, valid and test, so that no duplicate crosses: once, for every variant of clips."""
+"""Assign recordings to train, valid and test, without duplicates across splits; once for all variants of clips."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(
     table = catalog.describe(corpus, clips, catalog.rejected(quality), "{label}").clips
     pairs = copies.row_pairs(duplicates, table)
     split_of, decided_by = _deal(params, recordings, table, pairs)
-    table = table.append_column("split", pa.array([split_of[name] for name in table["recording_id"].to_pylist()], pa.string()))
+    table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
     stretch_of = catalog.stretches(quality, left_out)
     stretches: dict[str, list[dict[str, float]]] = defaultdict(list)

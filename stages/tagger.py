@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.mel import iterate_log_mels, read_spec
+from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 from soundmill.training.tagger import (

@@ -1,4 +1,4 @@
-"""Train one model family on the training split; which one, and how, is its package's business."""
+"""Train one model family on the training split, by the family's own package."""
 
 from __future__ import annotations
 

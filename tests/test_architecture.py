@@ -89,7 +89,8 @@ ALLOWED = {
         "soundmill.drawing",
         "soundmill.page",
         "soundmill.corpora.inventory",  # what may be a sound in a folder
-        "soundmill.corpora.duplicates",  # and which sound is another again
+        "soundmill.corpora.landmarks",  # and which sound is another again
+        "soundmill.corpora.fingerprint_index",
     ),
     "soundmill.clips": ("soundmill.errors", "soundmill.params", "soundmill.manifest", "soundmill.shards", "soundmill.audio"),
     "soundmill.exports": (

@@ -14,7 +14,7 @@ import pytest
 
 from soundmill import shards, stage
 from tests.flows.tiny import DVC
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 # A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
 STAGE = '''

@@ -1,4 +1,4 @@
-"""Spectrogram pictures for people: time in seconds, frequency in Hz, one colour scale for all."""
+"""Spectrogram pictures: time in seconds, frequency in Hz, one colour scale for all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank
+from soundmill.audio.mel import MelSpec, log_mel, mel_filterbank, picture_spec
 from soundmill.audio.resample import resample
 
 if TYPE_CHECKING:
@@ -79,20 +79,7 @@ def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: 
 def display_spec(sample_rate: int) -> MelSpec:
     """The one way that sounds of a rate are shown: windows of 64 ms or a little less, 80 bands up to half the rate."""
     n_fft = max(64, 2 ** math.floor(math.log2(0.064 * sample_rate)))
-    return MelSpec(
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        win_length=n_fft,
-        hop_length=n_fft // 4,
-        n_mels=min(80, n_fft // 8),
-        f_min=0.0,
-        f_max=sample_rate / 2,
-        mel_scale="slaney",
-        norm="slaney",
-        power=2.0,
-        floor=1e-10,
-        peak=None,
-    )
+    return picture_spec(sample_rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Fingerprints: how the levels of neighbouring bands move against each other (after Haitsma & Kalker 2002).
+"""Fingerprints: the relative movement of neighbouring bands' levels (after Haitsma & Kalker 2002).
 
-A bit per band and frame says whether the band's level rose against that of the next higher band, in the last 64 ms. Gain cancels in
-the difference of two bands, any steady filter in the difference of two moments, and a lossy coder keeps both. Where
-nothing is heard or nothing moves a bit says nothing, and is marked so.
+A bit per band and frame is whether the band's level rose against that of the next higher band, in the last 64 ms. Gain cancels in
+the difference of two bands, any steady filter in the difference of two moments, and a lossy coder keeps both. A second word marks
+the bits that are certain: those of bands that are loud enough and move.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ def _edges() -> np.ndarray:
 
 
 def num_certain(fingerprint: np.ndarray) -> int:
-    """Bits that say something; below MIN_BITS the sound is too short, too soft or too steady to be recognised."""
+    """Number of certain bits; below MIN_BITS the sound is too short, too soft or too steady to be recognised."""
     return int(np.bitwise_count(fingerprint[:, 1]).sum())
 
 
 def similarity(a: np.ndarray, b: np.ndarray, *offsets: int) -> float:
-    """Share in [0, 1] of the lesser fingerprint that is found in the other, where frame t of `a` is frame t + offset of `b`; the
+    """Share in [0, 1] of the lesser fingerprint that is in the other, where frame t of `a` is frame t + offset of `b`; the
     largest, of several offsets.
 
     Certain bits that agree less those that do not: unlike sounds have 0 within chance, one sound before and after a coder 0.6 to 1.

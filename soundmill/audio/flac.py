@@ -1,4 +1,4 @@
-"""Samples as the files that Soundmill writes: clips as FLAC bytes, generated sounds as WAV."""
+"""Writing and reading samples: clips as FLAC bytes, generated sounds as WAV."""
 
 from __future__ import annotations
 

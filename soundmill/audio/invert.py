@@ -1,4 +1,4 @@
-"""Back from log-mel spectrograms to sound: the mel bands are spread over the FFT bins, Griffin-Lim finds a phase."""
+"""From log-mel spectrograms to sound: mel bands to FFT bins by non-negative least squares, phases by Griffin-Lim."""
 
 from __future__ import annotations
 

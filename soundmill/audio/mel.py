@@ -1,24 +1,19 @@
-"""Log-mel spectrograms under a named, complete description (`MelSpec`), and the shards that store them."""
+"""Log-mel spectrograms under a named, complete description (`MelSpec`)."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
     from torchaudio.transforms import MelSpectrogram
-
-SPEC_KEY = b"mel_spec"  # in the schema metadata of every spectrogram shard
 
 
 class MelSpec(BaseModel):
@@ -61,6 +56,26 @@ class SpectrogramParams(MelSpec):
     @property
     def spec(self) -> MelSpec:
         return MelSpec(**self.model_dump(exclude={"clips"}))
+
+
+def picture_spec(
+    sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int, f_min: float, norm: Literal["slaney", "none"]
+) -> MelSpec:
+    """The spec of a picture: powers up to half the sample rate, in slaney's mels."""
+    return MelSpec(
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        win_length=win_length,
+        hop_length=hop_length,
+        n_mels=n_mels,
+        f_min=f_min,
+        f_max=sample_rate / 2,
+        mel_scale="slaney",
+        norm=norm,
+        power=2.0,
+        floor=1e-10,
+        peak=None,
+    )
 
 
 def num_frames(spec: MelSpec, num_samples: int) -> int:
@@ -129,62 +144,3 @@ def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
         return wave
     centred = wave - np.float32(wave.mean(dtype=np.float64))
     return centred * np.float32(spec.peak / max(float(np.abs(centred).max()), 1e-8))
-
-
-def read_spec(directory: Path) -> MelSpec:
-    """The spec that the shards below `directory` were made with; shards that disagree are a UserError."""
-    import pyarrow.parquet as pq
-
-    common: MelSpec | None = None
-    for path in _shard_paths(directory):
-        text = (pq.read_schema(path).metadata or {}).get(SPEC_KEY)
-        if text is None:
-            raise UserError(f"{path}: not a spectrogram shard (no {SPEC_KEY.decode()} in its metadata); remake it: `dvc repro`")
-        try:
-            spec = MelSpec.model_validate_json(text)
-        except ValidationError as error:
-            raise UserError(f"{path}: its mel spec is not readable ({error.errors()[0]['msg']}); remake it: `dvc repro`") from None
-        if common not in (None, spec):
-            raise UserError(f"{path}: made with another mel spec than its neighbours; remake {directory}: `dvc repro`")
-        common = spec
-    assert common is not None  # _shard_paths gives at least one
-    return common
-
-
-def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
-    """`clip_id`, `num_mels`, `num_frames` and `digest` of every row below `directory`, in the order of `iterate_log_mels`."""
-    for path in _shard_paths(directory):
-        for table in _row_groups(path, ["clip_id", "num_mels", "num_frames", "digest"]):
-            yield from table.to_pylist()
-
-
-def iterate_log_mels(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(clip id, log-mel float16 [n_mels, frames]) of every row below `directory`, shard by shard in bounded memory."""
-    for path in _shard_paths(directory):
-        for table in _row_groups(path, ["clip_id", "log_mel", "num_mels", "num_frames"]):
-            for row in table.to_pylist():
-                size = row["num_mels"], row["num_frames"]
-                values = np.frombuffer(row["log_mel"], dtype="<f2")
-                if len(values) != size[0] * size[1]:
-                    raise UserError(f"{path}: the spectrogram of clip {row['clip_id']!r} is not {size}; remake it: `dvc repro`")
-                yield row["clip_id"], values.reshape(size)
-
-
-def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:  # as shards.open_parquet
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason}); remake it: `dvc repro`") from None
-
-
-def _shard_paths(directory: Path) -> list[Path]:
-    paths = sorted(directory.rglob("*.parquet"))
-    if not paths:
-        raise UserError(f"{directory}: no spectrogram shards (*.parquet) here; make them: `dvc repro`")
-    return paths

@@ -1,4 +1,4 @@
-"""Which two clips are mixed: a deterministic choice that one more clip disturbs little; never two of one recording."""
+"""Pairs of clips to mix: a deterministic choice that changes little with one more clip; never two clips of one recording."""
 
 from __future__ import annotations
 

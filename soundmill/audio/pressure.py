@@ -1,4 +1,4 @@
-"""A-weighted pressure levels, and mixes in which both sounds are heard equally loud (Tokozume et al. 2018; TANGO §2.3)."""
+"""A-weighted pressure levels, and mixes of two sounds at equal level (Tokozume et al. 2018; TANGO §2.3)."""
 
 from __future__ import annotations
 

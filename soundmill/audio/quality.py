@@ -17,8 +17,8 @@ SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and l
 BANDS = 128  # of equal width, in which the end of the spectrum is looked for
 MIRROR_HZ = 4_000.0  # the end of sound at 8 kHz; what upsamples it badly leaves its mirror image above
 MIRROR_BINS = range(4, 64)  # from there, up to half a kilohertz: next to it, bins are alike by the window alone
-MIRROR_AGREEMENT = 0.98  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py tells)
-MIRROR_WINDOWS = 3  # in which something is heard there; one click, which is in two, is its own mirror
+MIRROR_AGREEMENT = 0.98  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py)
+MIRROR_WINDOWS = 3  # that have energy there, at least; one click, which is in two, is its own mirror
 MIRROR_DB = -3.0  # what the worst filter takes of an image; a tone whose harmonics are the mirror of each other has more
 FAR_MIRROR_DB = -50.0  # what every filter takes of an image that is parted from 4 kHz by silence
 STFT_WINDOWS = 40  # held at once: an hour of sound becomes no matrix
@@ -29,13 +29,13 @@ LOWEST_CEILING = 10 ** (-40 / 20)  # below it the steps of 16 bits look like a c
 HIGHEST_OVERSHOOT = 4.0  # lossy coders give a clipped wave back beyond full scale; what is further beyond was only scaled
 METER_SAMPLES = 1 << 18  # of all channels: sums are made over blocks of this size, however the decoder cuts, so bits are equal
 MIN_METER_FRAMES = 256  # but no shorter ones, which would cut runs
-BINS_PER_SECOND = 10  # resolution at which clipping is told apart between the clips of a recording
+BINS_PER_SECOND = 10  # resolution of a recording's clipping, from which that of each clip is taken
 
 
 class RecordingMeter:
-    """What only the recording at its own rate and with its own channels shows: clipping, and how its channels agree.
+    """Measures of a recording at its own rate and channels: clipping, and the correlation of its channels.
 
-    Feed it every block, in order, then ask. Memory: a number for each tenth of a second and three for each channel.
+    Feed it every block in order before reading them. Memory: a number for each tenth of a second and three for each channel.
     """
 
     def __init__(self, sample_rate: int):
@@ -140,8 +140,8 @@ def measure_clip(
 ) -> dict[str, float | None]:
     """Every measure of one clip: float32 [T] or [C, T] without padding, `start` seconds into its recording.
 
-    The peak is of all channels; level, silence, offset and bandwidth are of their mean. `gain`: what it was multiplied by to stay
-    within full scale, before which its peak is told. The result is a value of manifest.QUALITY, rounded to digits that mean
+    The peak is of all channels; level, silence, offset and bandwidth are of their mean. `gain`: the factor that brought it
+    within full scale; the peak is that before it. The result is a value of manifest.QUALITY, rounded to digits that mean
     something and are equal on every machine.
     """
     peak = float(np.abs(wave).max(initial=0.0))
@@ -179,7 +179,7 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
     """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
 
     The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
-    would be heard at all frequencies, and a mirror image that upsampling left.
+    has energy at all frequencies, and a mirror image that upsampling left.
     """
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
@@ -266,7 +266,7 @@ class _Mirror:
         if softer and self._windows >= MIRROR_WINDOWS and abs(self._agreement) >= MIRROR_AGREEMENT * self._windows:
             mean[self._bin + 1 :] = 0
         elif mean[self._bin + MIRROR_BINS.start : self._bin + MIRROR_BINS.stop].mean() <= self._noise:
-            # Nothing is heard right above 4 kHz, so what comes further up may be the image of deep sound.
+            # There is nothing right above 4 kHz, so what comes further up may be the image of deep sound.
             above = mean[self._bin + 1 : 2 * self._bin + 1]
             below = mean[self._bin - len(above) : self._bin][::-1]
             above[above < below * 10 ** (FAR_MIRROR_DB / 10)] = 0

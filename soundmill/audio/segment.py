@@ -1,4 +1,4 @@
-"""Where a recording is cut into clips: pure arithmetic in samples, so cuts are exact and cover it without overlap."""
+"""Cutting a recording into clips: arithmetic in samples, so that cuts are exact and cover it without overlap."""
 
 from __future__ import annotations
 

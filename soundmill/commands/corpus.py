@@ -1,4 +1,4 @@
-"""Commands about a corpus: check it, find duplicates in it, export what was prepared of it."""
+"""Commands about a corpus: check it, find duplicates in it, export its prepared clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from soundmill.commands.project import Clips, Project, Split, check_apart, project_root, sample_rate_of, tables, writable_file
 from soundmill.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Look at a corpus before it is used: nothing is written but what is asked for.")
+app = typer.Typer(no_args_is_help=True, help="Inspect a corpus before using it; only the outputs that you name are written.")
 
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links lead to that lead out of the folder (corpus.follow_links).")
@@ -78,16 +78,16 @@ def corpus_duplicates(
     from soundmill.corpora import duplicates
 
     with tqdm(desc="fingerprints", unit="file", disable=not sys.stderr.isatty()) as bar:
-        found, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update, follow_links)
-    for pair in found.pairs:
+        result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update, follow_links)
+    for pair in result.pairs:
         typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
     if json:
-        duplicates.write_json(found.pairs, json)
+        duplicates.write_json(result.pairs, json)
     for row in unreadable:
         typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
-    summary = f"{len(found.pairs)} pairs among {found.names.num_rows} files"
-    if found.featureless:
-        summary += f"; {len(found.featureless)} are too short or too steady to tell but by their bytes"
+    summary = f"{len(result.pairs)} pairs among {result.names.num_rows} files"
+    if result.featureless:
+        summary += f"; {len(result.featureless)} are too short or too steady and compared by their bytes alone"
     typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)
 
 
@@ -118,5 +118,5 @@ def export_corpus(
     typer.echo(f"{directory}: {result.written} clips as {format}")
     if result.left_out:
         clip_id, reason = result.left_out[0]
-        said = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
-        typer.secho(said, fg="yellow")
+        message = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
+        typer.secho(message, fg="yellow")

@@ -35,7 +35,7 @@ def families(
     ] = None,
     project: Project = None,
 ) -> None:
-    """List the model families: what each is, its paper, and how many parameters its parts have at each scale.
+    """List the model families: title, paper, and the number of parameters of each part at each scale.
 
     Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Conditioning by label
     adds an embedding for each label of the corpus.
@@ -71,7 +71,7 @@ def generate(
     ] = None,
     family: FamilyName = None,
     label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many sounds.")] = 4,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
     settings: Settings = None,
     best_of: Annotated[

@@ -48,16 +48,14 @@ def sync(project: Project = None) -> None:
 def run(
     corpus: Annotated[
         Path | None,
-        typer.Argument(
-            help="Folder of recordings; captions, class folders and splits are found by themselves. None: the embedded corpus."
-        ),
+        typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The family to train (`soundmill families` lists them).")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the family's).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what was found and what it will take.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     project: Project = None,
 ) -> None:
     """Run the whole pipeline over your own recordings, or for another model, in a workspace beside the demo."""
@@ -87,13 +85,15 @@ def _survey(corpus: Path, document: dict[str, Any]) -> None:
     from soundmill.corpora import survey
     from soundmill.models import cost
 
-    found = survey.survey(corpus, document["corpus"].get("follow_links", False))
+    contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
-        document["corpus"]["format"] = found.format
+        document["corpus"]["format"] = contents.format
     document["corpus"]["path"] = str(corpus.resolve())
-    clips = {name: found.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()}
-    training_seconds = sum(cost.seconds(name, document, count, len(found.labels)) for name, count in clips.items())
-    for line in found.describe(document, training_seconds):
+    clips = {
+        name: contents.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()
+    }
+    training_seconds = sum(cost.seconds(name, document, count, len(contents.labels)) for name, count in clips.items())
+    for line in contents.describe(document, training_seconds):
         typer.echo(line)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: the checkout they are about, its tables, and where files may be written."""
+"""Shared by the commands: the checkout that they work on, its tables, and where files may be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Split = Annotated[str | None, typer.Option(help="Only this split: train, valid o
 def project_root(project: Path | None) -> Path:
     """The checkout that the command is about: its params.yaml and dvc.yaml lie there."""
     root = checkout(project)
-    if project and root != nearest_checkout():  # of the nearest one it was said before the command began
+    if project and root != nearest_checkout():  # the nearest one was checked before the command began
         warn_of_leftovers(root)
     return root
 

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from soundmill.commands.project import Project, project_root, writable_file
-from soundmill.errors import UserError, reason, told
+from soundmill.errors import UserError, reason, report_failure
 
 app = typer.Typer()
 
 Protocol = Annotated[
     str | None,
     typer.Option(
-        help="How to score: audioldm_eval-16k (as TANGO and AudioLDM), fadtk-vggish, google-fad, project, or a .yaml file."
+        help="The protocol: audioldm_eval-16k (as TANGO and AudioLDM), fadtk-vggish, google-fad, project, or a .yaml file."
     ),
 ]
 Judges = Annotated[
@@ -80,14 +80,14 @@ def evaluate(
     setup = _scoring(protocol, embedder, seed, cache, workers, project)
     if report:
         folder_report.prepare(report)
-    found = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
+    evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:
-        evaluator.write_json(found.metrics, json)
-    with told("the table of scores"):
-        folder_report.show(found.metrics)
+        evaluator.write_json(evaluation.metrics, json)
+    with report_failure("the table of scores"):
+        folder_report.show(evaluation.metrics)
     if report:
         try:
-            folder_report.write(found, report)
+            folder_report.write(evaluation, report)
         except Exception as error:
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are whole") from error
         typer.echo(f"{report / 'index.html'}")
@@ -114,11 +114,11 @@ def compare(
     """
     from soundmill.evaluation import evaluator, folder_report
 
-    found = evaluator.compare(_scoring(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
+    comparison = evaluator.compare(_scoring(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
     if json:
-        evaluator.write_json(found, json)
-    with told("the table of differences"):
-        folder_report.show_comparison(found, a, b)
+        evaluator.write_json(comparison, json)
+    with report_failure("the table of differences"):
+        folder_report.show_comparison(comparison, a, b)
 
 
 def _scoring(

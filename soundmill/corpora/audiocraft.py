@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

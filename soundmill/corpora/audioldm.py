@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -53,7 +54,7 @@ def _roots(inventory: Inventory) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
-    # What the root lists starts at the directory that training was run in: the manifests are found like recordings are.
+    # What the root lists starts at the directory that training was run in: manifests are resolved like recordings.
     manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
     roots = list(_roots(inventory))
     if not roots:

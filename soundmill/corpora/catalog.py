@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,12 @@ def describe(corpus: Path, clips: Path, rejected: set[str], template: str) -> De
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
+
+
+def with_splits(clips: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
+    """The clips with the split of their recordings."""
+    splits = [split_of[recording_id] for recording_id in clips["recording_id"].to_pylist()]
+    return clips.append_column("split", pa.array(splits, pa.string()))
 
 
 def rejected(quality: Path) -> set[str]:

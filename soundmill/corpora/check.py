@@ -1,4 +1,4 @@
-"""What a corpus would give, without touching it: which clips have files, which do not, and what is ambiguous."""
+"""A check of a corpus that changes nothing: which clips have files, which do not, and what is ambiguous."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
+    """The state of one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
 
     path: Path  # a directory; of a union, the params.yaml that names its parts
     detected: bool  # no format was given
@@ -282,8 +282,8 @@ def show(report: Report, console: Console) -> None:
     if report.parts:
         about = "of " + ", ".join(f"{name} ({format})" for name, format in report.parts.items())
     else:
-        said = "recognised: " if report.detected else "as given: "
-        about = f"({said}{registry.ADAPTERS[tables.format].FORMAT.layout})"
+        source = "recognised" if report.detected else "as given"
+        about = f"({source}: {registry.ADAPTERS[tables.format].FORMAT.layout})"
     _say(console, f"corpus    {escape_path(bytes(report.path))}")
     _say(console, f"format    {tables.format} {about}")
     covered = "nothing is described" if report.coverage is None else f"{100 * report.coverage:.1f} %"

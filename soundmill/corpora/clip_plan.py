@@ -1,4 +1,4 @@
-"""The form of one variant of clips: how recordings are cut, at which rate, with how many channels, how loud (`clips.NAME`)."""
+"""The plan of one variant of clips (`clips.NAME`): sample rate, channels, length, tail, loudness."""
 
 from __future__ import annotations
 

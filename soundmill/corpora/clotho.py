@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

@@ -1,4 +1,4 @@
-"""Which clips hang together as copies of one sound, and which of them to leave out where splits part them."""
+"""Groups of clips that are copies of one sound, and which of them to leave out where they are in several splits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def to_leave_out(
     split = clips["split"].to_pylist()
     stays_of = across_splits(split, pairs)
     if decided_by == "given":
-        # After what hangs together by sound: of two reasons the better one is told.
+        # Pairs by sound take precedence: theirs is the better reason.
         stays_of = _across_given_splits(recordings.to_pylist(), clips["recording_id"].to_pylist(), split) | stays_of
         for copy, stays in stays_of.items():  # what stays by sound may have to go by its video
             while stays in stays_of:

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

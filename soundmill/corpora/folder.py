@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.manifest import escape_path

@@ -1,4 +1,4 @@
-"""What lies in a corpus directory: recordings to be, metadata beside them, and what must never be opened."""
+"""The files of a corpus directory: candidate recordings, metadata, and those that must never be opened."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Inventory:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
 
     def check_not_empty(self) -> None:
-        """Raise UserError, naming the folder and what was found in it, where no file may be a recording or hold some."""
+        """Raise UserError, naming the folder and its contents, where no file may be a recording or hold some."""
         if self.audio or any(name.lower().endswith(b".parquet") for name in self.metadata):
             return
         ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items())[:8])
@@ -176,8 +176,8 @@ def take(
             return error
         return None
 
-    found = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
-    for (raw_path, size), result in zip(candidates, found, strict=True):
+    digests = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
+    for (raw_path, size), result in zip(candidates, digests, strict=True):
         progress(1)
         if isinstance(result, OSError):
             inventory.reject(raw_path, "unreadable", result.strerror or str(result))
@@ -256,8 +256,8 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
                 todo.append(raw_path)
         links.sort()
     if leaving:
-        said = "followed" if follow_links else "not followed; corpus.follow_links: true reads what they lead to"
-        inventory.remark(b"", f"links that lead out of the folder and are {said}", len(leaving), escape_path(min(leaving)))
+        treatment = "followed" if follow_links else "not followed; corpus.follow_links: true reads what they lead to"
+        inventory.remark(b"", f"links that lead out of the folder and are {treatment}", len(leaving), escape_path(min(leaving)))
     return iter(sorted(files))
 
 

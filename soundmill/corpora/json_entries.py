@@ -10,8 +10,9 @@ from typing import Any
 from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -130,7 +131,7 @@ TANGO = JsonEntries(
     Format(
         name="tango_json",
         layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
-        id="the file is `location`, found by its name wherever it lies; the YouTube id and start that the name tells, else a hash",
+        id="the file is `location`, matched by its name wherever it lies; the YouTube id and start in its name, else a hash",
         caption="`captions`: a text, or a list of texts",
         label="`labels`, if there are any: a list, or a text with `;`; machine ids with commas through `mid,display_name` of "
         "AudioSet's class label csv",

@@ -1,4 +1,4 @@
-"""Reading what lies beside recordings: texts, csv files, JSON and JSON lines of an inventory."""
+"""Reading metadata files of an inventory: texts, csv, JSON and JSON lines."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_head, read_json
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

@@ -10,10 +10,11 @@ from itertools import islice
 from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.audioldm import ClassNames
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import youtube_clip
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

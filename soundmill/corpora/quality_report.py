@@ -1,4 +1,4 @@
-"""The page that shows how good a corpus's clips are: how the measures are spread, what the rules refuse, what is there twice."""
+"""The page about the quality of a corpus's clips: distributions of the measures, clips that the rules refuse, duplicates."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def places(survey: Survey, names: pa.Table, clip_ids: set[str]) -> dict[str, Pla
 
 
 def write(
-    path: Path, survey: Survey, pairs: Sequence[Mapping[str, Any]], found: Mapping[str, Place], examples: int, num_bytes: int
+    path: Path, survey: Survey, pairs: Sequence[Mapping[str, Any]], places: Mapping[str, Place], examples: int, num_bytes: int
 ) -> None:
     """Write the page: at most `examples` clips of each rule, the worst first, and pairs of duplicates; `num_bytes` of sound."""
     worst = {limit: [survey.place(number) for number in survey.worst(limit, examples)] for limit in survey.limits}
     shown = _choose(pairs, examples)
-    twice = [tuple((found[pair[side]].shard, found[pair[side]].row) for side in "ab") for pair in shown]
+    twice = [tuple((places[pair[side]].shard, places[pair[side]].row) for side in "ab") for pair in shown]
     ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
     order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
@@ -78,7 +78,7 @@ def write(
         page.panel(_corpora(survey)),
         page.heading("Measures and rules"),
         page.panel(_rules(survey)),
-        page.heading("How the measures are spread", "number of clips, on a logarithmic scale; dashed: the limit"),
+        page.heading("Distributions of the measures", "number of clips, on a logarithmic scale; dashed: the limit"),
         page.block("section", "grid", *(_histogram(survey, name) for name in MEASURES)),
         page.heading("Quarantined", "all of them, with their reasons: data/quarantine/quality/"),
         _quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
@@ -100,13 +100,13 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
 def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
     """The clips at these places, with sound as far as the bytes go, in this order."""
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
-    heard, left = [], num_bytes
+    playable, left = [], num_bytes
     for place in order:
         size = 2 * rows[place]["num_samples"]  # FLAC of 16 bits is hardly ever longer
         if size <= left:
-            heard.append(place)
+            playable.append(place)
             left -= size
-    audio = _rows(heard, ["audio"])
+    audio = _rows(playable, ["audio"])
     return {
         place: Sound(
             row["clip_id"], row["source"], row["start"], row["quality"], audio[place]["audio"]["bytes"] if place in audio else None
@@ -150,7 +150,7 @@ def _corpora(survey: Survey) -> Markup:
 
 
 def _rules(survey: Survey) -> Markup:
-    """One row per measure: how it is spread, and each of its limits with the clips beyond."""
+    """One row per measure: its distribution, and each of its limits with the clips beyond."""
     broken, newline = survey.broken(), Markup("<br>")
     rows = []
     for name, spread in survey.spread().items():
@@ -228,7 +228,7 @@ def _why(limit: Limit, sound: Sound) -> str:
 
 def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> Markup:
     if not pairs:
-        return page.panel("No clip was found twice.")
+        return page.panel("No duplicates.")
     kinds = {"sound": "the same by ear", "video": "the same seconds of one video"}
     cards = [
         Markup("<article>{}<p>{}, score {:.2f}</p></article>").format(

@@ -79,7 +79,7 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
 
 
 def detect(inventory: Inventory) -> str:
-    """The format that a corpus seems to be in, by what its metadata says and how its files are named; opens metadata only."""
+    """The format of a corpus, detected from its metadata and file names; opens metadata only."""
     for name, adapter in ADAPTERS.items():
         if adapter.detect(inventory):
             return name

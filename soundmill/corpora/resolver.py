@@ -1,4 +1,4 @@
-"""Which file a manifest's row means: by path, name or id, never by order. What may mean several things is reported, not guessed."""
+"""The file that a manifest's row names: by path, name or id, never by order. Ambiguities are reported, not guessed."""
 
 from __future__ import annotations
 
@@ -165,12 +165,12 @@ class FileIndex:
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
 
-        In this order, the first that finds any: the path itself; its name with this or any extension; the YouTube id (and start)
-        in its name; the same without spaces around it, or as an address on the web spells it (`rain%20on.wav`). Of several files of
+        In this order, the first that matches any: the path itself; its name with this or any extension; the YouTube id (and start)
+        in its name; the same without spaces around it, or as in a URL (`rain%20on.wav`). Of several files of
         one name those stay that agree best with the key's folders and extension. A key that climbs out of the corpus means nothing.
         `of_video`: see youtube_clip.
         """
-        return next((found for one in _spellings(key) if (found := self._resolve(one, base, of_video)).files), NOTHING)
+        return next((resolution for one in _spellings(key) if (resolution := self._resolve(one, base, of_video)).files), NOTHING)
 
     def _resolve(self, key: str, base: bytes, of_video: bool) -> Resolution:
         if key_problem(key):
@@ -178,26 +178,26 @@ class FileIndex:
         path = _fold(with_slashes(key))
         places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((os.fsdecode(base), ""))]
         for place in places:
-            if found := self._paths.of(place):
-                return Resolution(tuple(found), "path")
+            if files := self._paths.of(place):
+                return Resolution(tuple(files), "path")
         if ".." in path.split("/"):
-            return Resolution(tuple(found), "stem") if (found := self._at(places[0])) else NOTHING
+            return Resolution(tuple(files), "stem") if (files := self._at(places[0])) else NOTHING
         *folders, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
         stem = key_stem(name)
         clip = youtube_clip(key, of_video)
-        if found := _nearest(self._namesakes(name, stem, folders), folders, name):
-            same = len(found) > 1 and clip is not None
-            # Of another machine's path only a folder that is here too says where the file should be.
+        if files := _nearest(self._namesakes(name, stem, folders), folders, name):
+            same = len(files) > 1 and clip is not None
+            # A path of another machine places the file only where its folder exists here too.
             known = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
-            stray = len(found) == 1 and clip is None and known and not compatible(found[0], folders)
-            return Resolution(tuple(found), "name" if _name(found[0]) == name else "stem", same, stray)
+            stray = len(files) == 1 and clip is None and known and not compatible(files[0], folders)
+            return Resolution(tuple(files), "name" if _name(files[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
         """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
         start = os.fsdecode(base)
         places = (posixpath.normpath(posixpath.join(start, _fold(with_slashes(one)))) for one in _spellings(key))
-        return next((found for place in places if (found := self._at(place))), [])
+        return next((files for place in places if (files := self._at(place))), [])
 
     def bears(self, key: str) -> bool:
         """Whether any file has the name of a key, with its or any extension."""

@@ -1,4 +1,4 @@
-"""The section `corpus` of params.yaml where the recordings are somebody's own: where they lie, and how they are read."""
+"""The section `corpus` of params.yaml for external recordings: their directories and formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a recording lies: a file below the corpus, or a cell of a Parquet table; of a union, below one of several corpora.
+"""The source of a recording: a file below the corpus, or a cell of a Parquet table; in a union, of one of several corpora.
 
 `raw_path` of manifest.RECORDINGS says which. A file's is its path relative to the corpus; that of a recording embedded in a table
 is the table's path, a zero byte (which no path can have) and the row in ten digits, so that the order of bytes is that of rows.
@@ -351,7 +351,7 @@ def embedded_files(
     """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
 
     `cells` are those of digest_cells; one that cannot be used gives a DecodeError instead, and what the table calls it under the
-    recordings' column. None: nothing is said of them but which are absent, where the table counts these, and sizes
+    recordings' column. None: only which are absent is given, where the table counts these, and sizes
     are shares of their row groups'.
     DecodeError is raised where the rest of the table is damaged.
     """

@@ -1,4 +1,4 @@
-"""Train, valid and test: recordings are dealt out whole, by their given split, their fold, or a stable hash."""
+"""Train, valid and test: whole recordings are assigned, by their given split, their fold, or a stable hash."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError

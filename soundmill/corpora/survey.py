@@ -1,4 +1,4 @@
-"""A first look at a person's folder: what is in it, and what the pipeline will take for it. Opens headers only, writes nothing."""
+"""A survey of a folder of recordings: its contents, and the cost of the pipeline over it. Opens headers only, writes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrog
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found below one directory."""
+    """The contents of one directory."""
 
     directory: Path
     format: str

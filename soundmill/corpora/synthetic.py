@@ -22,7 +22,7 @@ from soundmill.errors import UserError
 LABELS = tuple(sorted(GENERATORS))
 MIN_RECORDINGS = 16  # below it, valid and test could not hold every event beside a training set
 
-# How a person may say it; each phrase holds a word that no other event's phrases have.
+# Captions of each event; each phrase has a word that no other event's phrases have.
 PHRASES: dict[str, tuple[str, ...]] = {
     "bell": ("a bell rings", "a bell tolls"),
     "bird": ("a bird sings", "a bird chirps"),
@@ -52,7 +52,7 @@ ENCODE_TIMEOUT = 120  # seconds; 35 s of sound take less than one
 EDGE_SECONDS = 0.8  # an event overlaps a window by at least this or not at all, so a caption is never arguable
 PAUSE_SECONDS = 0.35  # between events in sequence
 FADE_SECONDS = 0.02
-OVERLAP_SECONDS = 0.3  # events that share at least this are told with "while", others with "then"
+OVERLAP_SECONDS = 0.3  # events that overlap at least this long are joined by "while", others by "then"
 ROOM_DBFS = -66.0  # noise floor, so no recording is digitally silent
 
 
@@ -368,8 +368,9 @@ def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
     command += ["-y", f"file:{path.absolute()}"]
     done = subprocess.run([str(word) for word in command], input=samples.tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT)
     if done.returncode or done.stderr:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise UserError(f"ffmpeg could not write {extension}: {said or f'exit status {done.returncode}'}; see `soundmill doctor`")
+        stderr = done.stderr.decode("utf-8", "replace").strip()
+        message = stderr or f"exit status {done.returncode}"
+        raise UserError(f"ffmpeg could not write {extension}: {message}; see `soundmill doctor`")
 
 
 def write_csv(details: Iterable[list[Any]], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every adapter makes of a corpus: rows of RECORDINGS and CAPTIONS, and what it could not use."""
+"""The result of every adapter: rows of RECORDINGS and CAPTIONS, and what it rejected."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CorpusTables:
     orphans: list[dict[str, Any]] = field(default_factory=list)  # files that nothing lists: path
     collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
-    counts: dict[str, int] = field(default_factory=dict)  # what else the adapter found, for the metrics
+    counts: dict[str, int] = field(default_factory=dict)  # further counts of the adapter, for the metrics
     named: set[str] = field(default_factory=set)  # ids of recordings that a manifest lists and says nothing of
     remarks: list[str] = field(default_factory=list)  # what is odd about metadata and was read all the same
 

@@ -1,4 +1,4 @@
-"""A union of corpora is a corpus: the parts' tables under one roof, every path beginning with its part's name."""
+"""A union of corpora as one corpus: the tables of its parts, every path beginning with its part's name."""
 
 from __future__ import annotations
 

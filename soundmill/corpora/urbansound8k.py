@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
-from soundmill.corpora.rows import Row, join
+from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

@@ -1,4 +1,4 @@
-"""What the rules of quality say of a corpus's clips: who breaks which limit, how the measures are spread."""
+"""Which clips of a corpus break which quality limit, and the distributions of the measures."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
             first = np.where(broken.any(axis=0), broken.argmax(axis=0), -1)
             details: list[str | None] = [None] * table.num_rows
             for row in np.flatnonzero(first >= 0).tolist():
-                said = [
+                reasons = [
                     limit.say(measures[limit.measure][row]) for limit, hit in zip(survey.limits, broken[:, row], strict=True) if hit
                 ]
-                details[row] = "; ".join(said)
+                details[row] = "; ".join(reasons)
                 clip_id, source = table["clip_id"][row].as_py(), table["source"][row].as_py()
                 reason = survey.limits[first[row]].name
                 rows.append({"path": source, "reason": reason, "detail": f"{details[row]}, clip {clip_id}"})

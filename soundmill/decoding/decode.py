@@ -1,19 +1,16 @@
-"""Any audio file to samples and back, streaming and bounded; whatever is wrong with a file becomes a DecodeError with a reason.
+"""Any audio file to samples, streaming and in bounded memory; a faulty file raises DecodeError with a reason.
 
-libsndfile decodes what it can read, in this process; ffmpeg the rest, many short files at a time (see ffmpeg.py).
-See containers/ for what is checked before either starts.
+libsndfile decodes what it can read (libsndfile.py), ffmpeg the rest, many short files at a time (ffmpeg.py). containers/ checks
+files before either starts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import stat
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -22,12 +19,11 @@ import numpy as np
 import soundfile
 
 from soundmill.audio.resample import resample_blocks
-from soundmill.decoding import containers, ffmpeg
+from soundmill.decoding import containers, ffmpeg, libsndfile
 from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version
-from soundmill.decoding.ffmpeg_log import one_line
-from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
+from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound
 
 __all__ = [
     "DecodeError",
@@ -46,10 +42,8 @@ __all__ = [
     "read_mono",
 ]
 
-BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 BATCH_FILES = 32  # that one ffmpeg decodes together
 MAX_SECONDS = 7200.0  # a longer file is refused, where no parameter says another limit: conf/config.yaml has the same
-LOST_SAMPLES = 2 * 1152  # frames at the start of MPEG audio that need what was in those before
 LOOKAHEAD = 64  # files that are opened to fill a batch
 READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
 ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known
@@ -58,7 +52,7 @@ ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # where not even that: 32 kbit/s
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file holds, at its own rate; `num_frames` counts samples of one channel, `backend` is who decodes it."""
+    """What a file holds, at its own rate; `num_frames` counts samples of one channel, `backend` decodes it."""
 
     format: str
     sample_rate: int
@@ -69,7 +63,7 @@ class Probe:
 
 @dataclass
 class Recording:
-    """An opened file: `blocks` of float32 [n, channels] come once; `num_frames` is None where only decoding tells.
+    """An opened file: `blocks` of float32 [n, channels] come once; `num_frames` is None where only decoding shows it.
 
     DecodeError may be raised at any block: the file is good only when its last one has come.
     """
@@ -93,7 +87,7 @@ class Recording:
 
 @dataclass
 class _File:
-    """A file that was opened and looked into, and what ffmpeg made of it beside others, if it did."""
+    """An opened and inspected file, and its samples where ffmpeg decoded it in a batch."""
 
     file: BinaryIO
     size: int
@@ -105,9 +99,13 @@ class _File:
 
     @property
     def decoded_bytes(self) -> float:
-        """What decoding will give, roughly."""
+        """Estimated size of the decoded samples."""
         seconds = self.layout.seconds
         return ASSUMED_BYTES_PER_SECOND * (self.size / ASSUMED_CODED_BYTES_PER_SECOND if seconds is None else seconds)
+
+    def open_libsndfile(self) -> soundfile.SoundFile | None:
+        sound = libsndfile.open_sound(self.file, self.layout)
+        return sound and self.release.enter_context(sound)
 
     @property
     def input(self) -> ffmpeg.Input:
@@ -158,10 +156,10 @@ def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
 
 
 def check_header(path: bytes | str | Path, max_seconds: float) -> None:
-    """Raise DecodeError for what tells without decoding that a file is no use: its kind, sizes that it declares, its length."""
+    """Raise DecodeError where a file is unusable by its kind, declared sizes or length, without decoding it."""
     with ExitStack() as stack:
         file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
-        if file.layout.sndfile and file.layout.exact and (sound := _open_libsndfile(file)):
+        if file.layout.sndfile and file.layout.exact and (sound := file.open_libsndfile()):
             check_bound(sound.frames, sound.samplerate, sound.channels, max_seconds)
 
 
@@ -227,7 +225,7 @@ def read_channels(path: bytes | str | Path, max_seconds: float) -> tuple[np.ndar
 def open_all(
     places: Iterable[AbstractContextManager[BinaryIO]], max_seconds: float, sums_checked: bool = False
 ) -> Iterator[Recording | DecodeError]:
-    """Every file in order, opened, or what is wrong with it; a Recording is to be used before the next one is asked for.
+    """Every file in order, opened, or its DecodeError; use a Recording before taking the next one.
 
     Places give open files when entered, and are left when their file is done with. Files that ffmpeg has to read are decoded many
     at a time, ahead of their turn; bytes and errors are the same as one by one. `sums_checked`: the same bytes were probed before.
@@ -294,7 +292,7 @@ def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], 
 
 
 def _decode_batch(batch: list[_File], max_seconds: float) -> None:
-    """Decode together what can be; where anything is wrong the halves are tried, and at last the file is left to be read alone."""
+    """Decode together what can be; where anything is wrong the halves are tried, and a single file is left to be decoded alone."""
     if len(batch) < 2:
         return
     decoded = ffmpeg.decode_together([file.input for file in batch], max_seconds)
@@ -322,9 +320,9 @@ def _open(file: _File, max_seconds: float) -> Recording:
     if file.decoded:
         made = file.decoded
         recording = Recording(file.kind.name, made.sample_rate, made.channels, made.num_frames, "ffmpeg", made.blocks())
-    elif file.layout.sndfile and (sound := _open_libsndfile(file)):
+    elif file.layout.sndfile and (sound := file.open_libsndfile()):
         num_frames = sound.frames if file.layout.exact else None
-        blocks = _libsndfile_blocks(sound, file, max_seconds)
+        blocks = libsndfile.blocks(sound, file.file, file.kind, file.layout, max_seconds)
         recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
     else:
         rate, channels, blocks = ffmpeg.stream(file.input, max_seconds, file.release)
@@ -334,78 +332,3 @@ def _open(file: _File, max_seconds: float) -> Recording:
     if recording.num_frames is not None:
         check_bound(recording.num_frames, recording.sample_rate, recording.channels, max_seconds)
     return recording
-
-
-def _open_libsndfile(file: _File) -> soundfile.SoundFile | None:
-    """The file for libsndfile, through the descriptor at hand, so its name never matters; None if ffmpeg is to read it."""
-    os.lseek(file.file.fileno(), 0, os.SEEK_SET)
-    try:
-        sound = file.release.enter_context(soundfile.SoundFile(file.file.fileno(), closefd=False))
-    except soundfile.SoundFileError:
-        return None
-    # It gives no more frames than it told, and of mp3 without a count it tells an estimate.
-    return sound if file.layout.exact or sound.frames >= file.layout.at_least else None
-
-
-def _libsndfile_blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iterator[np.ndarray]:
-    layout = file.layout
-    checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
-    most = max(1, BLOCK_SAMPLES // sound.channels)
-    total = 0
-    while total < sound.frames:
-        block = np.empty((min(most, sound.frames - total), sound.channels), dtype=np.float32)
-        try:
-            with _mpg123_listened_to() if file.kind.name == "mpeg-audio" else nullcontext():
-                count = sound.buffer_read_into(block, "float32")
-        except soundfile.SoundFileError as error:
-            at_end = os.lseek(file.file.fileno(), 0, os.SEEK_CUR) >= file.size
-            raise DecodeError("truncated" if at_end else "corrupt", one_line(str(error))) from None
-        if count == 0:
-            break
-        total += count
-        check_bound(total, sound.samplerate, sound.channels, max_seconds)
-        if checksum:
-            checksum.update(_integers(block[:count], layout.bits))
-        yield block[:count]
-    if layout.exact:
-        check_length(total, sound.frames, sound.samplerate, 0)
-    elif total < layout.at_least - LOST_SAMPLES:
-        raise DecodeError("corrupt", f"libsndfile gives {total} of {layout.at_least} samples")
-    if total < MIN_SAMPLES:
-        raise DecodeError("too short", "no or one sample")
-    if checksum and checksum.digest() != layout.md5:
-        raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
-
-
-_STDERR = threading.Lock()
-# A stream that was taken up in the middle begins with a frame whose bits were in those before: that is no damage.
-_MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
-
-
-@contextmanager
-def _mpg123_listened_to() -> Iterator[None]:
-    """DecodeError where libmpg123 complains of a frame: libsndfile goes on as if it had not, and there is no one else to ask.
-
-    It writes to the standard error of the process, one at a time; what else is written there meanwhile comes afterwards.
-    """
-    with _STDERR, ExitStack() as stack:
-        complaints = os.memfd_create("complaints")
-        stack.callback(os.close, complaints)
-        before = os.dup(2)
-        stack.callback(os.close, before)
-        os.dup2(complaints, 2)
-        try:
-            yield
-        finally:
-            os.dup2(before, 2)
-            text = os.pread(complaints, os.fstat(complaints).st_size, 0)
-            if error := _MPG123_ERROR.search(text):
-                raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
-            if text:
-                os.write(2, text)
-
-
-def _integers(block: np.ndarray, bits: int) -> bytes:
-    """The little-endian integers that float32 samples were made of: exact up to 24 bits."""
-    values = np.rint(block * np.float32(1 << bits - 1)).astype("<i4")
-    return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()

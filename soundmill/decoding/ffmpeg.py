@@ -1,7 +1,7 @@
 """ffmpeg as a decoder: the type forced, one file and no network allowed, killed when it stalls or gives more than the bound.
 
-Starting it costs more than decoding ten seconds, so many short files go through one process (`decode_together`). What goes
-wrong there says nothing of a single file: whoever asked then decodes them one by one (`stream`), which gives the same samples.
+Starting it costs more than decoding ten seconds, so many short files go through one process (`decode_together`). A failure
+there does not show which file is at fault: the caller then decodes them one by one (`stream`), which gives the same samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from soundmill import lifetime
 from soundmill.decoding.containers.sniffing import Kind
 from soundmill.decoding.ffmpeg_log import Log
-from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
+from soundmill.decoding.limits import BLOCK_SAMPLES, MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 from soundmill.errors import UserError
 
 STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung
@@ -36,7 +36,6 @@ MEMORY = 4 << 30  # address space of the child
 BATCH_BYTES = 128 << 20  # of decoded samples in one batch, in memory: 32 times 10 s of stereo
 POLL_SECONDS = 0.05  # how often that is looked at
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
-BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 FRAMES_AT_ONCE = 8192  # that ffmpeg hands from thread to thread; codecs' own frames are of a thousand
 
 # What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.

@@ -1,4 +1,4 @@
-"""What ffmpeg says while it works: its complaints, and what the containers' headers declare."""
+"""Parsing ffmpeg's log: its errors, and the declarations of the containers' headers."""
 
 from __future__ import annotations
 

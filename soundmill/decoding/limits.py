@@ -1,10 +1,11 @@
-"""What one file may be: the error that says why it is refused, and the bounds of its length."""
+"""Limits of one file: the error that refuses it, and the bounds of its length."""
 
 from __future__ import annotations
 
 MAX_CHANNELS = 1024  # libsndfile's own limit
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels: with `max_seconds`, what a bomb may expand to
 MIN_SAMPLES = 2  # one sample is no sound
+BLOCK_SAMPLES = 1 << 18  # of all channels together, held at once: some seconds, a megabyte
 LENGTH_TOLERANCE_SECONDS = 0.05  # decoded against declared: WMA of 5 s comes 34 ms short
 
 

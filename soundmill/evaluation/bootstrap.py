@@ -1,9 +1,8 @@
-"""Resampling by clip, to first order: how a metric moves when clips count more or less than once, and the intervals of that.
+"""Bootstrap over clips, to first order: intervals from resampled influences of the clips on a metric.
 
-A metric is taken as a mean over clips of what each adds (its influence, Hampel 1974), and that is resampled. Metrics of resampled
-sets, whose clips are there several times, are another thing: copies make covariances smaller and neighbours nearer, and their
-spread is up to twice that of independent sets where clips are few (tests/evaluation/test_scores.py). It also costs a vector
-for each metric, where a resampled set costs a matrix decomposition.
+A metric is taken as a mean over clips of what each adds (its influence, Hampel 1974), and that is resampled. Computing the metric
+of resampled sets would be wrong: repeated clips make covariances smaller and neighbours nearer, and the spread is up to twice that
+of independent sets where clips are few (tests/evaluation/test_scores.py). It would also cost a matrix decomposition per replicate.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def _difference(first: Side, second: Side) -> Side:
 
 
 def _draw(seed: int, replicate: int, sides: Sequence[Side]) -> list[np.ndarray]:
-    """How often each clip of each side is drawn [N], N times with replacement, until a row is among them."""
+    """Times that each clip of each side is drawn [N], N times with replacement, until a row is among them."""
     random = np.random.default_rng([seed, replicate])
     drawn = []
     for side in sides:

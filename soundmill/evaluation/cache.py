@@ -1,8 +1,8 @@
-"""Embeddings that were made once: Parquet files by content of the sound, below a directory for each way of embedding.
+"""A cache of embeddings: Parquet files by content of the sound, below a directory for each way of embedding.
 
-A file is complete when it appears and is never changed, so any number of processes may read and add at once; what two of them made
-at the same time may be there twice and is read once. A sound is known by its content alone: a name may come, go or be given to
-another. So is a file: its name is the digest of its bytes, and `drop_damaged` removes what has others.
+A file is complete when it appears and is never changed, so any number of processes may read and add at once; an embedding that two
+of them made at the same time may be stored twice and is read once. Sounds are keyed by the digest of their content, not by name.
+A file's name is the digest of its bytes; `drop_damaged` removes those whose bytes differ.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ FACTS = [name for name in EMBEDDINGS.names if name not in ("frames", "logits")]
 ROWS_PER_GROUP = 16  # what is read to reach one sound
 GROUPS_HELD = 16
 UNFINISHED = ".adding-"
-LAYOUT = 2  # of a directory; of another, nothing is read
+LAYOUT = 2  # version of a directory's layout; part of its key
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What an embedder says of one sound, and the sound's plain facts."""
+    """An embedder's output for one sound, and facts of the wave."""
 
     key: str
     wave: WaveFacts
@@ -56,7 +56,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an embedded sound without reading its embedding."""
+    """Facts of an embedded sound, read without its embedding."""
 
     wave: WaveFacts
     sample_rate: int
@@ -75,18 +75,18 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as place:
             path = Path(place) / "new"
             with shards.ShardWriter(path, EMBEDDINGS, ROWS_PER_GROUP) as writer:
-                for found in embeddings:
+                for embedding in embeddings:
                     writer.write(
                         {
-                            "key": found.key,
-                            "num_samples": found.wave.num_samples,
-                            "sample_rate": found.sample_rate,
-                            "silent": found.wave.silent,
-                            "clipped": found.wave.clipped,
-                            "digest": found.wave.digest,
-                            "patches": len(found.frames),
-                            "frames": np.ascontiguousarray(found.frames, "<f4").tobytes(),
-                            "logits": np.ascontiguousarray(found.logits, "<f4").tobytes(),
+                            "key": embedding.key,
+                            "num_samples": embedding.wave.num_samples,
+                            "sample_rate": embedding.sample_rate,
+                            "silent": embedding.wave.silent,
+                            "clipped": embedding.wave.clipped,
+                            "digest": embedding.wave.digest,
+                            "patches": len(embedding.frames),
+                            "frames": np.ascontiguousarray(embedding.frames, "<f4").tobytes(),
+                            "logits": np.ascontiguousarray(embedding.logits, "<f4").tobytes(),
                         }
                     )
             if writer.num_rows:
@@ -96,7 +96,7 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
 
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[int]:
-    """For a lock on it, which all who add share: who has it alone knows that nobody adds."""
+    """A handle to lock the directory by: shared by all who add, exclusive for `sweep`."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         yield handle
@@ -115,21 +115,21 @@ def sweep(directory: Path) -> None:
 
 
 def drop_damaged(directory: Path, workers: int) -> list[str]:
-    """Remove the files that have other bytes than were written, as disks that lose a bit leave them; returns their names.
+    """Remove files whose bytes changed since they were written, as by a failing disk; returns their names.
 
-    Whatever is read of the others afterwards is what was written: Parquet itself would notice a part of such damage.
+    Parquet itself would notice only a part of such damage.
     """
     paths = sorted(directory.glob("*.parquet"))
     digests = shards.file_digests([bytes(path) for path in paths], workers=workers)
-    # Gone, it is another run's that found the same.
-    damaged = [path for path, found in zip(paths, digests, strict=True) if found != path.stem and path.exists()]
+    # One that is gone was removed by another run.
+    damaged = [path for path, digest in zip(paths, digests, strict=True) if digest != path.stem and path.exists()]
     for path in damaged:
         path.unlink(missing_ok=True)
     return [path.name for path in damaged]
 
 
 class Embedded:
-    """What a directory has of the wanted sounds, by key; embeddings are read from disk whenever they are asked for."""
+    """The wanted sounds that a directory has, by key; embeddings are read from disk at each access."""
 
     def __init__(self, directory: Path, wanted: Collection[str]):
         wanted = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)

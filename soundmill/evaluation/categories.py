@@ -1,4 +1,4 @@
-"""The seven kinds of sound that AudioSet's ontology begins with, by the names of its classes and of other corpora's labels.
+"""The seven top-level categories of AudioSet's ontology, by the names of its classes and of other corpora's labels.
 
 Names from the AudioSet ontology (Gemmeke et al. 2017, CC BY-SA 4.0). A class that stands below several of the seven counts to
 the first of them in the order here.

@@ -1,4 +1,4 @@
-"""Is one model really better than another? Two sets of sounds of the same prompts against one reference, paired by clip id."""
+"""Whether one model is better than another: two sets of sounds of the same prompts against one reference, paired by clip id."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def compare(
     """
     kind = scores.find(metric)
     _check_partners(a, b)
-    (a, b), said = scores.bounded(metric, [a, b], "generated", seed)
-    (reference,), more = scores.bounded(metric, [reference], "reference", seed)
+    (a, b), warnings = scores.bounded(metric, [a, b], "generated", seed)
+    (reference,), reference_warnings = scores.bounded(metric, [reference], "reference", seed)
     first, second = (kind.statistic(side, reference, seed) for side in (a, b))
     difference = first.value - second.value
-    found = {"a": first.value, "b": second.value, "difference": difference, "clips": len(a.ids)}
-    said = [f"{name}: {text}" for name, part in (("a", first), ("b", second)) for text in part.warnings] + [*said, *more]
+    result = {"a": first.value, "b": second.value, "difference": difference, "clips": len(a.ids)}
+    own = (f"{name}: {text}" for name, part in (("a", first), ("b", second)) for text in part.warnings)
+    warnings = (*own, *warnings, *reference_warnings)
     _check_values(first, second)
     progress(1)
     if replicates:
@@ -56,9 +57,9 @@ def compare(
             p = permutation(by_clip, seed, replicates)
         lower, higher = ("a", "b") if difference < 0 else ("b", "a")
         better = lower if kind.better == "lower" else higher
-        found |= bootstrap.interval(difference, moved, -np.inf, np.inf, error)
-        found |= {"p": p, "better": better if p < LEVEL else "neither"}
-    return found | {"warnings": said}
+        result |= bootstrap.interval(difference, moved, -np.inf, np.inf, error)
+        result |= {"p": p, "better": better if p < LEVEL else "neither"}
+    return result | {"warnings": list(warnings)}
 
 
 def _check_partners(a: Side, b: Side) -> None:

@@ -1,4 +1,4 @@
-"""How much of the generated set looks real and how much of the real set was reached, by nearest neighbours.
+"""Precision, recall, density and coverage of a generated set against a real one, by nearest neighbours.
 
 Precision and recall after Kynkäänniemi et al. (2019), density and coverage after Naeem et al. (2020): the manifold of a set is the
 union of balls about its rows, each as far as its k-th nearest row of another clip. Patches of one clip are near each other whatever
@@ -101,15 +101,15 @@ def _radii(rows: np.ndarray, owner: np.ndarray, nearest: int = NEAREST) -> np.nd
             f"{np.count_nonzero(owners)} clips are too few for precision, recall, density and coverage: "
             f"every embedding needs {nearest} of other clips beside it"
         )
-    found = []
+    radii = []
     step = max(1, BLOCK // len(rows))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         distances = squared_distances(rows[part], rows)
         distances[owner[part, None] == owner] = np.inf
         distances.partition(nearest - 1, axis=1)
-        found.append(distances[:, nearest - 1].copy())  # a view of it would keep all distances
-    return np.concatenate(found)
+        radii.append(distances[:, nearest - 1].copy())  # a view of it would keep all distances
+    return np.concatenate(radii)
 
 
 def _inside(

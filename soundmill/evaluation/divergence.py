@@ -1,4 +1,4 @@
-"""KL divergence between what a classifier says of a real clip and of the sound generated in its place, over pairs by clip id."""
+"""KL divergence between a classifier's outputs for a real clip and for the sound generated in its place, over pairs by clip id."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) 
 def paired_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> dict[str, float]:
     """KL(ref ‖ gen) of the softmaxed logits of every clip id, sorted by id; an id without its partner raises UserError."""
     check_pairs(reference, generated)
-    found, bad = {}, {"reference": [], "generated": []}
+    divergences, bad = {}, {"reference": [], "generated": []}
     for clip_id in sorted(generated):
         pair = {"reference": reference[clip_id], "generated": generated[clip_id]}  # once: they may be read from disk
         wrong = [name for name, logits in pair.items() if not np.isfinite(logits).all()]
         for name in wrong:
             bad[name].append(clip_id)
         if not wrong:
-            found[clip_id] = float(kl_divergence(softmax(pair["reference"]), softmax(pair["generated"]), EPSILON))
+            divergences[clip_id] = float(kl_divergence(softmax(pair["reference"]), softmax(pair["generated"]), EPSILON))
     for name, ids in bad.items():
         if ids:
             raise UserError(f"classifier logits of {name} {names_of(ids)} are not finite; the sound or the weights are at fault")
-    return found
+    return divergences
 
 
 def check_pairs(reference: Mapping[str, object], generated: Mapping[str, object]) -> None:

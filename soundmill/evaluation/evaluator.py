@@ -118,7 +118,7 @@ def _halves(members: Members, seed: int) -> tuple[Members, Members]:
 
 
 def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = False) -> dict[str, Any]:
-    """Is one of two sets of sounds, of the same ids, better than the other? The JSON document: by score what `comparison` says.
+    """Whether one of two sets of sounds of the same ids is better: the JSON document, by score as `comparison.compare` gives it.
 
     A score that ranks no models for this reference and these models says so, and calls neither better.
     """
@@ -134,32 +134,32 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     named = {"generated": members["a"], "reference": members["reference"]}
     comparisons = _comparisons(library, named, paired, False, UNPAIRED if unpaired else NO_PAIRS)
     scored = scorer.score(setup.without_intervals(), library, comparisons, against)
-    found, lacking = {}, dict(scored.left_out)
+    results, lacking = {}, dict(scored.left_out)
     wanted = [score for score in protocol.scores if score.key not in lacking]
     with setup.progress(len(wanted) * (1 + protocol.replicates), "compare", "resample") as tick:
         for score in wanted:
             views = [library.view(score.embedder, members[role]) for role in sides]
             first, second, real = (scorer.side(view, score.metric) for view in views)
             try:
-                found[score.key] = comparison.compare(
+                results[score.key] = comparison.compare(
                     score.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
                 )
             except UserError as error:
                 lacking[score.key] = str(error)
-    if not found:
+    if not results:
         lines = "".join(f"\n  {key}: {why}" for key, why in lacking.items())
         raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
-    for key in scored.unranked.keys() & found.keys():
-        found[key]["better"] = "unranked"
+    for key in scored.unranked.keys() & results.keys():
+        results[key]["better"] = "unranked"
     return {
         **scorer.provenance(setup),
         "counts": {role: len(folder.sounds) for role, folder in sides.items()}
         | ({"damaged": len(library.damaged)} if library.damaged else {}),
         "files": {role: library.digest(members[role]) for role in sides},
-        "comparison": {key: _rounded(result) for key, result in found.items()},
+        "comparison": {key: _rounded(result) for key, result in results.items()},
         "left_out": lacking,
         "unranked": scored.unranked,
-        "warnings": [f"{key}: {text}" for key, result in found.items() for text in result["warnings"]]
+        "warnings": [f"{key}: {text}" for key, result in results.items() for text in result["warnings"]]
         + [f"{key} is left out: {why}." for key, why in lacking.items()]
         + [f"{key} ranks no models: {why}." for key, why in scored.unranked.items()]
         + ([about_damaged(library.damaged)] if library.damaged else []),
@@ -196,6 +196,6 @@ def _classes(of: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float
     if len(by_class) < 2 or len(by_class) > MOST_CLASSES:
         return {}
     return {
-        name: {"generated": max(map(len, found.values()))} | {key: rounded(float(np.mean(values))) for key, values in found.items()}
-        for name, found in sorted(by_class.items())
+        name: {"generated": max(map(len, of.values()))} | {key: rounded(float(np.mean(values))) for key, values in of.items()}
+        for name, of in sorted(by_class.items())
     }

@@ -19,7 +19,7 @@ from soundmill.evaluation.sets import Clip, Sets
 
 @dataclass(frozen=True)
 class Source:
-    """Where the sounds and clips of a family lie."""
+    """Where the sounds and real clips of a family are."""
 
     catalog: Sequence[Clip]
     clips: Path  # directory of shards
@@ -29,11 +29,11 @@ class Source:
 
     def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
         """Which of the clips lie in which shard."""
-        found: dict[Path, set[str]] = {}
+        by_shard: dict[Path, set[str]] = {}
         for clip in self.catalog:
             if clip.clip_id in clip_ids:
-                found.setdefault(self.clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
-        return found
+                by_shard.setdefault(self.clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
+        return by_shard
 
     @property
     def reconstructed(self) -> bool:
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """What of a family is scored; see the parameters of the stage."""
+    """See the parameters of the stage `evaluate`."""
 
     reference: Literal["test", "all"]
     probe_clips: int
@@ -64,10 +64,10 @@ class FamilyEvaluation:
 
 def read(catalog: Path, clips: Path, generated: Path, codec: Path) -> Source:
     """A catalog without clips, or a directory without generated sounds, raises UserError."""
-    found = sound_files(generated)
-    if not found:
+    sounds = sound_files(generated)
+    if not sounds:
         raise UserError(f"{generated}: no sounds (*.wav) to score; make them with `dvc repro`")
-    return Source(read_catalog(catalog), clips, found, sound_files(codec), folders.about(generated))
+    return Source(read_catalog(catalog), clips, sounds, sound_files(codec), folders.about(generated))
 
 
 def read_catalog(path: Path) -> list[Clip]:
@@ -95,7 +95,7 @@ def sound_files(directory: Path) -> dict[str, Path]:
 
 
 def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
-    """Score a family. `unavailable` are embedders that were to judge, and why they cannot."""
+    """Score a family. `unavailable`: embedders of the protocol that cannot be used, with the reason."""
     seed = setup.protocol.seed
     sets = sets_of.choose_sets(source.catalog, source.generated, source.codec, options.reference, options.probe_clips, seed)
     sounds = {
@@ -126,27 +126,27 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     metrics["warnings"] = [*_warnings(sets, unavailable), *scored.warnings, *metrics["warnings"]]
     metrics |= scored.document()
     if options.groupings:
-        metrics["subsets"], said = _subsets(library, sets, source, guesses, options.groupings)
-        metrics["warnings"] += said
-    found = FamilyEvaluation(metrics, scored.of, sets, guesses)
+        metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.groupings)
+        metrics["warnings"] += warnings
+    evaluation = FamilyEvaluation(metrics, scored.of, sets, guesses)
     training = sets_of.training_clips(source.catalog, options.training_clips, seed)
     if training:
-        found.memorised = _look_for_copies(setup, source, sets, training)
-        found.memorised.publish(metrics)
-        library.damaged += found.memorised.damaged
+        evaluation.memorised = _look_for_copies(setup, source, sets, training)
+        evaluation.memorised.publish(metrics)
+        library.damaged += evaluation.memorised.damaged
     if library.damaged:
         metrics["warnings"].append(about_damaged(library.damaged))
-    found.damaged = library.damaged
-    return found
+    evaluation.damaged = library.damaged
+    return evaluation
 
 
 def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
     """The protocol's scores, and the accuracy of labels by each embedder's probe."""
     protocol, against = library.setup.protocol, source.about.trained_against
     scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
-    for name, found in guesses.items():
+    for name, guessed in guesses.items():
         if sets.wanted:
-            of, baselines = probe.label_accuracy(found, sets.probe, dict(sets.wanted), sets.codec)
+            of, baselines = probe.label_accuracy(guessed, sets.probe, dict(sets.wanted), sets.codec)
             key = f"label_accuracy_{name}"
             scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
             scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
@@ -155,7 +155,7 @@ def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, p
 
 
 def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
-    """By embedder what its probe takes the sounds for."""
+    """Each embedder's probe's guesses of the sounds' labels."""
     members = (
         Members.of("real", (clip_id for clip_id, _, _ in sets.probe)),
         Members.of("generated", (clip_id for clip_id, _ in sets.wanted)),
@@ -182,8 +182,8 @@ def _guess_by(
     codec: features.View,
     output: Path,
 ) -> shards.Report:
-    found = probe.guess(clips, real, generated, codec)
-    guesses = {"generated": dict(found.generated), "real": dict(found.real), "codec": dict(found.codec)}
+    guessed = probe.guess(clips, real, generated, codec)
+    guesses = {"generated": dict(guessed.generated), "real": dict(guessed.real), "codec": dict(guessed.codec)}
     output.touch()
     return shards.Report(details=[{"embedder": name, "guesses": guesses}])
 
@@ -191,40 +191,40 @@ def _guess_by(
 def _subsets(
     library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses], groupings: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Each group of generated sounds scored by itself, by grouping and name; and what is in no group, or in too small a one."""
-    found, said = {}, []
+    """Scores of each group of generated sounds, by grouping and name; warnings of sounds in no group and of groups too small."""
+    scored, warnings = {}, []
     for grouping in groupings:
         groups = subsets.groups(source.catalog, grouping)
         parts = {name: part for name, ids in groups.items() if (part := subsets.within(sets, ids)).generated}
-        found[grouping] = {}
+        scored[grouping] = {}
         for name, part in parts.items():
-            found[grouping][name] = {"counts": {"generated": len(part.generated), "reference": len(part.reference)}}
+            scored[grouping][name] = {"counts": {"generated": len(part.generated), "reference": len(part.reference)}}
             if subsets.can_be_scored(part):
-                found[grouping][name] |= _score(library, part, source, guesses).document()
+                scored[grouping][name] |= _score(library, part, source, guesses).document()
         outside = len(sets.generated) - sum(len(part.generated) for part in parts.values())
         if outside:
-            said.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group of it.")
+            warnings.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group of it.")
         small = [name for name, part in parts.items() if not subsets.can_be_scored(part)]
         if small:
-            said.append(f"subsets {grouping}: under {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
-    return found, said
+            warnings.append(f"subsets {grouping}: under {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
+    return scored, warnings
 
 
 def _warnings(sets: Sets, unavailable: Mapping[str, str]) -> list[str]:
-    """What a reader has to know of the sets before believing the numbers."""
-    said = [f"{name} was not used: {reason}. Then score again with `dvc repro -f`." for name, reason in unavailable.items()]
+    """Warnings about the sets that the scores rest on."""
+    warnings = [f"{name} was not used: {reason}. Then score again with `dvc repro -f`." for name, reason in unavailable.items()]
     if len(sets.floor) < len(sets.generated):
-        said.append(f"The floor rests on {len(sets.floor)} real clips, not {len(sets.generated)}: its bias is larger.")
+        warnings.append(f"The floor rests on {len(sets.floor)} real clips, not {len(sets.generated)}: its bias is larger.")
     if 0 < len(sets.codec) < len(sets.generated):
-        said.append(
+        warnings.append(
             f"The codec line rests on {len(sets.codec)} clips, not {len(sets.generated)}: its bias is larger; "
             "compare it with codec_floor, the same clips before the codec."
         )
-    return said
+    return warnings
 
 
 def _look_for_copies(setup: Setup, source: Source, sets: Sets, training: set[str]) -> memorisation.Memorisation:
-    """The training clips that generated sounds are nearest to, and how near real sounds are that were not trained on."""
+    """The nearest training clips of generated sounds and, for comparison, of held-out real ones."""
     reference = set(sets.reference)
     held_out = {clip.clip_id for clip in source.catalog if clip.clip_id in reference and clip.split != "train"}
     real, trained = (list(in_shards(source.shards_of(ids)).values()) for ids in (held_out, training))

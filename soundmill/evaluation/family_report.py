@@ -19,21 +19,22 @@ from soundmill.page.sounds import Card, Chip, Section, Sound
 CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
 
 
-def write(directory: Path, title: str, found: FamilyEvaluation, source: Source, examples: int) -> list[Card]:
+def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Source, examples: int) -> list[Card]:
     """Write the report; returns the cards of its `examples`."""
     made = "reconstructed" if source.reconstructed else "generated"
-    shown = cards(choose_examples(found.sets.generated, source, examples), found, source, made)
-    coded = cards(choose_examples(found.sets.codec, source, min(examples, CODEC_EXAMPLES)), found, source, "through the codec")
+    shown = cards(choose_examples(evaluation.sets.generated, source, examples), evaluation, source, made)
+    coded_ids = choose_examples(evaluation.sets.codec, source, min(examples, CODEC_EXAMPLES))
+    coded = cards(coded_ids, evaluation, source, "through the codec")
     sections = [Section(f"{made.capitalize()} sounds next to real ones", "of the same clip id", tuple(shown))]
-    sections += _best_and_worst(found, source) if examples else []
-    if found.memorised:
-        sections.append(_copies(found, source))
+    sections += _best_and_worst(evaluation, source) if examples else []
+    if evaluation.memorised:
+        sections.append(_copies(evaluation, source))
     if coded:
         back = "Real clips through the family's representation and back"
         sections.append(Section(back, "what the codec alone loses", tuple(coded)))
     weights = f", {source.about.weights}" if source.about.weights else ""
-    note = f" (reference: {found.metrics['reference']}){weights}"
-    report.write_report(directory, title, found.metrics, sections, by_label(found, source), note)
+    note = f" (reference: {evaluation.metrics['reference']}){weights}"
+    report.write_report(directory, title, evaluation.metrics, sections, by_label(evaluation, source), note)
     return shown
 
 
@@ -49,7 +50,7 @@ def choose_examples(ids: Iterable[str], source: Source, count: int) -> list[str]
     return [clip_id for _, clip_id in sorted(turn[1:] for turn in sorted(order)[:count])]
 
 
-def cards(ids: Sequence[str], found: FamilyEvaluation, source: Source, role: str) -> list[Card]:
+def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role: str) -> list[Card]:
     """The sounds to hear, each with its real clip, its labels and what the embedders say of it."""
     files = source.codec if role == "through the codec" else source.generated
     clips = {clip.clip_id: clip for clip in source.catalog if clip.clip_id in set(ids)}
@@ -60,7 +61,7 @@ def cards(ids: Sequence[str], found: FamilyEvaluation, source: Source, role: str
             ", ".join(clips[clip_id].labels) or _caption(clips[clip_id]),
             _caption(clips[clip_id]),
             (_file(role, files[clip_id]), Sound("real", *real[clip_id])),
-            tuple(_chips(clips[clip_id], found)) if files is source.generated else (),
+            tuple(_chips(clips[clip_id], evaluation)) if files is source.generated else (),
         )
         for clip_id in ids
     ]
@@ -70,13 +71,13 @@ def _caption(clip: Clip) -> str:
     return clip.captions[0] if clip.captions else ""
 
 
-def _chips(clip: Clip, found: FamilyEvaluation) -> Iterable[Chip]:
-    for name, guesses in sorted(found.guesses.items()):
+def _chips(clip: Clip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
+    for name, guesses in sorted(evaluation.guesses.items()):
         if (label := guesses.generated.get(clip.clip_id)) is not None:
             right = label in clip.labels
             yield Chip(f"{name} hears {label} {'✓' if right else '✗'}", right)
-    for key, of in sorted(found.of.items()):
-        if found.metrics.get(key) is not None and clip.clip_id in of and not key.startswith("label_accuracy"):
+    for key, of in sorted(evaluation.of.items()):
+        if evaluation.metrics.get(key) is not None and clip.clip_id in of and not key.startswith("label_accuracy"):
             yield Chip(f"{key} {of[clip.clip_id]:.3g}")
 
 
@@ -91,30 +92,30 @@ def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
     return {clip_id: (wave.mean(axis=0), rate) for clips in of_shards for clip_id, wave, rate in clips}
 
 
-def _best_and_worst(found: FamilyEvaluation, source: Source) -> list[Section]:
+def _best_and_worst(evaluation: FamilyEvaluation, source: Source) -> list[Section]:
     """The best, middling and worst generated sounds by the first classifier's KL, each next to its real clip."""
-    key = next((f"kl_{name}" for name in found.metrics["embedders"] if f"kl_{name}" in found.of), None)
+    key = next((f"kl_{name}" for name in evaluation.metrics["embedders"] if f"kl_{name}" in evaluation.of), None)
     if key is None:
         return []
-    parts = report.best_and_worst(found.of[key], "lower")
+    parts = report.best_and_worst(evaluation.of[key], "lower")
     note = f"by KL ({key.removeprefix('kl_')})"
-    return [Section(name, note, tuple(cards(ids, found, source, "generated"))) for name, ids in parts.items() if ids]
+    return [Section(name, note, tuple(cards(ids, evaluation, source, "generated"))) for name, ids in parts.items() if ids]
 
 
-def _copies(found: FamilyEvaluation, source: Source) -> Section:
+def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
     """The closest pairs of a generated sound and a training clip."""
-    nearest = found.memorised.worst(report.GALLERY)
+    nearest = evaluation.memorised.worst(report.GALLERY)
     training = _real(source, {near.copy_of or near.neighbour for near in nearest})
     make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id])}
     make["training"] = lambda clip_id: Sound("training", *training[clip_id])
-    return report.copies(found.memorised, lambda role, clip_id: make[role](clip_id))
+    return report.copies(evaluation.memorised, lambda role, clip_id: make[role](clip_id))
 
 
-def by_label(found: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
+def by_label(evaluation: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
     """Of each label the number of generated sounds that have it alone, and their mean KL and label accuracy."""
     labels = {clip.clip_id: clip.labels[0] for clip in source.catalog if len(clip.labels) == 1}
     values: dict[str, dict[str, list[float]]] = defaultdict(partial(defaultdict, list))
-    for key, of in found.of.items():
+    for key, of in evaluation.of.items():
         if key.startswith(("kl_", "label_accuracy_")):
             for clip_id, value in of.items():
                 if clip_id in labels:

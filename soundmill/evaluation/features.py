@@ -31,13 +31,13 @@ BATCH = 16  # sounds given to an embedder at once, at most
 BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
 TASK_SIZE = 32  # files or made-up waves in one task: a few dozen sounds already keep several processes at work
 MAX_SECONDS = 3600.0  # of one sound: a bound on memory against a wrong header
-MADE_UP = ("silence", "noise")  # as long as generated sounds and otherwise made up
+MADE_UP = ("silence", "noise")  # synthetic sounds, as long as the reference's
 NOISE_LEVEL = 0.1  # standard deviation of the white noise used as a baseline: as loud as usual recordings
 
 
 @dataclass(frozen=True)
 class Judge:
-    """An embedder as it is used; `through` is the rate that every sound is brought to first, None: its own."""
+    """An embedder with its options; `through` is the rate that sounds are resampled to first, None: straight to its own."""
 
     name: str
     tagger: Path | None = None  # directory of the pipeline's own tagger
@@ -121,7 +121,7 @@ def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class View:
-    """A set of sounds as one judge hears them: where their embeddings lie. Can be sent to other processes."""
+    """Where one judge's embeddings of a set of sounds are; can be sent to other processes."""
 
     directory: Path
     keys: Mapping[str, str]  # id → key of the content, in the order of ids
@@ -131,22 +131,22 @@ class View:
         return View(self.directory, {clip_id: self.keys[clip_id] for clip_id in clip_ids})
 
     def open(self) -> Embedded:
-        """What is there of them; one that is not raises UserError, for somebody emptied the cache meanwhile."""
-        found = Embedded(self.directory, set(self.keys.values()))
-        missing = [clip_id for clip_id, key in self.keys.items() if key not in found]
+        """The embeddings; a missing one raises UserError: the cache was emptied meanwhile."""
+        embedded = Embedded(self.directory, set(self.keys.values()))
+        missing = [clip_id for clip_id, key in self.keys.items() if key not in embedded]
         if missing:
             raise UserError(f"{self.directory}: the embedding of {missing[0]} is gone that was there; run it again")
-        return found
+        return embedded
 
     def frames(self) -> Iterator[tuple[str, np.ndarray]]:
         """(id, patches [P, D]) of every sound, one at a time, in the order of ids; P may be 0."""
-        found = self.open()
+        embedded = self.open()
         for clip_id, key in self.keys.items():
-            yield clip_id, found.frames(key)
+            yield clip_id, embedded.frames(key)
 
     def facts(self) -> dict[str, Facts]:
-        found = self.open()
-        return {clip_id: found.facts[key] for clip_id, key in self.keys.items()}
+        embedded = self.open()
+        return {clip_id: embedded.facts[key] for clip_id, key in self.keys.items()}
 
     def means(self) -> np.ndarray:
         """Mean embedding of every sound [N, D], float64, in the order of ids; one without a patch raises UserError."""
@@ -160,13 +160,13 @@ class View:
 
 @dataclass(frozen=True)
 class Logits(Mapping[str, np.ndarray]):
-    """Logits [K] by id, read from disk whenever they are asked for: all of a large set need not be in memory."""
+    """Logits [K] by id, read from disk at each access: a large set need not be in memory."""
 
-    found: Embedded
+    embedded: Embedded
     keys: Mapping[str, str]
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
-        return self.found.logits(self.keys[clip_id])
+        return self.embedded.logits(self.keys[clip_id])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys)
@@ -189,9 +189,9 @@ def embed_all(
 ) -> list[str]:
     """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
 
-    What is there is held to its digest first: returned are names of files that were damaged. What is wanted of them is made anew.
-    Whatever cannot be scored, what was `refused` before among it, raises one UserError that names all of it; what could be is in
-    the cache by then. So do weights that are missing, unless they are not needed.
+    Files of the cache are checked first: damaged ones are removed, their embeddings made again, and their names returned.
+    Sounds that cannot be scored, `refused` ones among them, raise one UserError that names them all, after all others are in the
+    cache. Missing weights raise one too, unless every embedding is in the cache.
     """
     jobs, without, damaged = [], {}, []
     for judge in judges:
@@ -220,7 +220,7 @@ def embed_all(
 
 
 def _of_all_alike(rows: Iterable[Mapping[str, str]], sounds: Iterable[Sound]) -> Iterator[dict[str, str]]:
-    """What was found of one of several sounds of the same content, said of each."""
+    """The rejection of a sound repeated for every other sound of the same content."""
     keys: dict[str, str] = {}
     alike: dict[str, dict[str, None]] = defaultdict(dict)
     for sound in sounds:
@@ -249,15 +249,15 @@ def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
     """Raise UserError naming everything that cannot be scored; nothing is no error."""
-    found = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}
-    if found:
-        lines = "".join(f"\n  {path}: cannot be scored: {why}" for path, why in sorted(found.items()))
-        count = "1 sound" if len(found) == 1 else f"{len(found)} sounds"
+    reasons = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}
+    if reasons:
+        lines = "".join(f"\n  {path}: cannot be scored: {why}" for path, why in sorted(reasons.items()))
+        count = "1 sound" if len(reasons) == 1 else f"{len(reasons)} sounds"
         raise UserError(f"{count} cannot be scored, and no part of a set is ever scored alone; mend or remove:{lines}")
 
 
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
-    """The cut into tasks, each content once: it knows nothing of workers, nor of what was done before."""
+    """Sounds cut into tasks, each content once, whatever the workers and the state of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
     ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id))
     tasks = []
@@ -282,12 +282,12 @@ def embed(judge: Judge, directory: Path, sounds: Sequence[Sound], output: Path) 
 
 def _embeddings(embedder: Embedder, sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[Embedding]:
     for batch in _batches(waves(sounds, through, report)):
-        heard = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
-        for (sound, wave, rate), frames, logits in zip(batch, heard.frames, heard.logits, strict=True):
+        embedded = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
+        for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
                 yield Embedding(sound.key, wave_facts(wave), rate, frames, logits)
             else:
-                report.reject(sound.shown, "not finite", f"is what {embedder.name} says of it")
+                report.reject(sound.shown, "not finite", f"is the output of {embedder.name}")
 
 
 @cache
@@ -345,8 +345,8 @@ def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Rep
 def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
     """The file of a sound, which must have the bytes that it is known by."""
     with decode.open_regular(sound.path) as opened:
-        found = shards.opened_digest(opened)
-        if found != sound.key:
+        digest = shards.opened_digest(opened)
+        if digest != sound.key:
             raise decode.DecodeError("changed", "while it was being scored; run it again")
         opened.seek(0)
         yield opened

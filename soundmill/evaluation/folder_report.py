@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation of folders: a table in the terminal, and the page with sounds to hear."""
+"""The output of an evaluation of folders: a table in the terminal, and a page with sounds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def show(metrics: Mapping[str, Any]) -> None:
 
 
 def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
-    """The differences as a table."""
+    """Print the differences as a table, then the warnings."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -66,11 +66,11 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
     table = Table("score", box=box.SIMPLE, pad_edge=False)
     for name in ("A", "B", "A − B", "95 %", "p", "better"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key, found in document["comparison"].items():
-        interval = f"{found['low']:.3g} … {found['high']:.3g}" if "low" in found else "–"
-        better = {"a": "A", "b": "B", "neither": "neither", "unranked": "ranks none"}.get(found.get("better"), "–")
-        values = [f"{found[name]:.3g}" for name in ("a", "b", "difference")]
-        table.add_row(key, *values, interval, f"{found['p']:.3g}" if "p" in found else "–", better)
+    for key, result in document["comparison"].items():
+        interval = f"{result['low']:.3g} … {result['high']:.3g}" if "low" in result else "–"
+        better = {"a": "A", "b": "B", "neither": "neither", "unranked": "ranks none"}.get(result.get("better"), "–")
+        values = [f"{result[name]:.3g}" for name in ("a", "b", "difference")]
+        table.add_row(key, *values, interval, f"{result['p']:.3g}" if "p" in result else "–", better)
     console.print(table)
     _warn(console, document["warnings"])
 
@@ -88,39 +88,39 @@ def _console() -> Console:
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory of a page before the work is done that it is to show; UserError where it cannot be."""
+    """Make the directory of a page before the scoring starts; UserError where it cannot be made."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: no directory for a page ({error.strerror}); name another") from None
 
 
-def write(found: Evaluation, directory: Path) -> None:
+def write(evaluation: Evaluation, directory: Path) -> None:
     """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
-    sections = _best_and_worst(found)
-    if found.memorised:
-        of = {"generated": found.generated, "training": found.training}
-        sections.append(report.copies(found.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
-    title = f"{found.generated.root.resolve().name} against {found.reference.root.resolve().name}"
-    report.write_report(directory, title, found.metrics, sections, found.metrics.get("classes"))
+    sections = _best_and_worst(evaluation)
+    if evaluation.memorised:
+        of = {"generated": evaluation.generated, "training": evaluation.training}
+        sections.append(report.copies(evaluation.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
+    title = f"{evaluation.generated.root.resolve().name} against {evaluation.reference.root.resolve().name}"
+    report.write_report(directory, title, evaluation.metrics, sections, evaluation.metrics.get("classes"))
 
 
-def _best_and_worst(found: Evaluation) -> list[Section]:
+def _best_and_worst(evaluation: Evaluation) -> list[Section]:
     """Of pairs by KL, else by how far a sound's own patches are from the reference, which finds nothing wrong with silence."""
-    ranking = min(found.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
+    ranking = min(evaluation.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
     if ranking is None:
         return []
     metric = max((name for name in METRICS if ranking.startswith(name)), key=len)
     note = f"sounds by {TITLES[metric]} ({ranking.removeprefix(metric).strip('_') or 'clap'})"
-    parts = report.best_and_worst(found.of[ranking], BETTER[metric])
-    return [Section(name, note, tuple(_card(found, clip_id) for clip_id in ids)) for name, ids in parts.items()]
+    parts = report.best_and_worst(evaluation.of[ranking], BETTER[metric])
+    return [Section(name, note, tuple(_card(evaluation, clip_id) for clip_id in ids)) for name, ids in parts.items()]
 
 
-def _card(found: Evaluation, clip_id: str) -> Card:
-    sounds = [_beginning("generated", found.generated, clip_id)]
-    if found.paired:
-        sounds.append(_beginning("real", found.reference, clip_id))
-    scored = {key: of for key, of in sorted(found.of.items()) if found.metrics.get(key) is not None}
+def _card(evaluation: Evaluation, clip_id: str) -> Card:
+    sounds = [_beginning("generated", evaluation.generated, clip_id)]
+    if evaluation.paired:
+        sounds.append(_beginning("real", evaluation.reference, clip_id))
+    scored = {key: of for key, of in sorted(evaluation.of.items()) if evaluation.metrics.get(key) is not None}
     chips = [Chip(f"{key} {of[clip_id]:.3g}") for key, of in scored.items() if clip_id in of]
     return Card(clip_id, clip_id.rpartition("/")[2], clip_id.rpartition("/")[0], tuple(sounds), tuple(chips))
 

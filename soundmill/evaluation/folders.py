@@ -35,8 +35,8 @@ class Folder:
 def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     """Everything below `root` that may be a sound; `digests` as in shards.file_digests.
 
-    Metadata, dot files and links to folders that were seen already are no sounds, and are told of, as are links out of the folder,
-    which are followed. Two files of one id raise UserError naming all such.
+    Metadata, dot files and links to folders that were seen already are not scored, and named in `remarks`, as are links out of the
+    folder, which are followed. Two files of one id raise UserError naming all such.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one that holds audio files")
@@ -48,10 +48,10 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(taken.ignored.items()))
         remarks.append(f"no sounds by their names or content, so not scored: {listed}")
     by_id: dict[str, list[features.Sound]] = defaultdict(list)
-    for found in taken.audio:
-        clip_id = manifest.escape_path(os.path.splitext(found.raw_path)[0])
-        path = os.path.join(os.fsencode(root), found.raw_path)
-        by_id[clip_id].append(features.file(clip_id, path, found.digest))
+    for file in taken.audio:
+        clip_id = manifest.escape_path(os.path.splitext(file.raw_path)[0])
+        path = os.path.join(os.fsencode(root), file.raw_path)
+        by_id[clip_id].append(features.file(clip_id, path, file.digest))
     if not by_id and not refused:
         raise UserError(f"{root}: no sounds to score ({'; '.join(remarks) or 'it is empty'})")
     collisions = [sounds for sounds in by_id.values() if len(sounds) > 1]
@@ -83,7 +83,7 @@ def about(root: Path) -> About:
         return About()
     against = record.get("trained_against", [])
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
-        raise UserError(f"{path}: trained_against: a list of embedders' names is wanted")
+        raise UserError(f"{path}: trained_against: expected a list of embedders' names")
     return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")))
 
 
@@ -94,7 +94,7 @@ def pairs(generated: Folder, reference: Folder) -> bool:
         return True
     if not first & second:
         return False
-    said = [
+    problems = [
         f"{len(lonely)} of {len(other)} in {folder.root} have no partner in {where.root}: {named(sorted(lonely))}"
         for lonely, other, folder, where in (
             (second - first, second, reference, generated),
@@ -103,7 +103,7 @@ def pairs(generated: Folder, reference: Folder) -> bool:
         if lonely
     ]
     raise UserError(
-        f"{'; '.join(said)}. A pair is never skipped: add what is missing, or say --unpaired if equal names mean nothing here"
+        f"{'; '.join(problems)}. A pair is never skipped: add what is missing, or give --unpaired if equal names mean nothing here"
     )
 
 
@@ -113,17 +113,17 @@ def read_captions(path: Path, generated: Folder) -> dict[str, str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if not {"id", "caption"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{path}: the columns id and caption are wanted, found {', '.join(rows.fieldnames or ['none'])}")
-            found: dict[str, str] = {}
+                raise UserError(f"{path}: expected the columns id and caption, found {', '.join(rows.fieldnames or ['none'])}")
+            captions: dict[str, str] = {}
             for row in rows:
-                if found.setdefault(row["id"], row["caption"]) != row["caption"]:
+                if captions.setdefault(row["id"], row["caption"]) != row["caption"]:
                     raise UserError(f"{path}:{rows.line_num}: {row['id']} has two captions; keep one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as csv in UTF-8 ({error})") from None
-    missing = [clip_id for clip_id in generated.ids if not found.get(clip_id)]
+    missing = [clip_id for clip_id in generated.ids if not captions.get(clip_id)]
     if missing:
         raise UserError(f"{path}: no caption for {named(missing)}; a sound is never scored without its prompt")
-    return {clip_id: found[clip_id] for clip_id in generated.ids}
+    return {clip_id: captions[clip_id] for clip_id in generated.ids}
 
 
 def named(ids: list[str]) -> str:

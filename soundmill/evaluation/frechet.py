@@ -15,7 +15,7 @@ CHUNK = 1024  # rows of a stream that are added up at once
 
 SIZES = 15  # of subsets that FAD∞ is fitted to
 SHRINK = 2  # the smallest of them has this part of the clips: farther down distances no longer follow a line in 1/n
-EQUAL_SETS = 4  # pairs whose mean distance is told as bias
+EQUAL_SETS = 4  # pairs of sets whose mean distance is the bias
 
 Stream = Callable[[], Iterable[tuple[str, np.ndarray]]]  # (clip id, patches [P, d]) of every clip once, in any order
 
@@ -93,21 +93,8 @@ def check_rows(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
-    """‖μ1−μ2‖² + tr C1 + tr C2 − 2·‖L1ᵀL2‖\\* with Ci = Li·Liᵀ (Dowson & Landau 1982): tr (C1C2)^½ is that nuclear norm."""
-    return frechet_of_covariances(first.mean, first.covariance, second.mean, second.covariance)
-
-
-def frechet_of_covariances(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """Fréchet distance of two Gaussians given by means [d] and covariances [d, d]; other shapes raise UserError."""
-    mean1, cov1, mean2, cov2 = (np.asarray(value, dtype=np.float64) for value in (mean1, cov1, mean2, cov2))
-    _same_size(len(mean1), len(mean2))
-    overlap = _nuclear_norm(_factor(cov1) @ _factor(cov2).T)
-    return _distance(mean1 - mean2, np.trace(cov1) + np.trace(cov2), overlap)
-
-
 def frechet_of_rows(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two sets of rows [n, d]: a set with fewer rows than dimensions is its own factor, A = (X−μ)/√(n−1)."""
+    """Fréchet distance of two sets of rows [n, d] (see `Gathered.distance`)."""
     sets = [Gathered.of(rows, np.ones(len(rows), int)) for rows in (first, second)]
     return sets[0].distance(sets[1])
 
@@ -213,7 +200,7 @@ class Gathered:
         return float(np.trace(self.covariance) if self.half is None else np.vdot(self.half, self.half))
 
     def distance(self, other: Gathered) -> float:
-        """Fréchet distance of the two sets."""
+        """‖μ1−μ2‖² + tr C1 + tr C2 − 2·‖F1·F2ᵀ‖\\* with Ci = FiᵀFi (Dowson & Landau 1982): tr (C1C2)^½ is that nuclear norm."""
         _same_size(len(self.mean), len(other.mean))
         overlap = _nuclear_norm(self._any_factor() @ other._any_factor().T)
         return _distance(self.mean - other.mean, self.trace + other.trace, overlap)
@@ -225,19 +212,19 @@ class Gathered:
 
 
 def _chunks(clips: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[list[tuple[str, int]], np.ndarray]]:
-    """The stream's rows in parts of about CHUNK, each with whose they are and how many: one small product per clip is slow."""
-    whose: list[tuple[str, int]] = []
+    """The stream's rows in parts of about CHUNK, each with the clips' ids and row counts: one small product per clip is slow."""
+    owners: list[tuple[str, int]] = []
     rows: list[np.ndarray] = []
     waiting = 0
     for clip_id, patches in clips:
-        whose.append((clip_id, len(patches)))
+        owners.append((clip_id, len(patches)))
         rows.append(patches)
         waiting += len(patches)
         if waiting >= CHUNK:
-            yield whose, np.concatenate(rows)
-            whose, rows, waiting = [], [], 0
+            yield owners, np.concatenate(rows)
+            owners, rows, waiting = [], [], 0
     if rows:
-        yield whose, np.concatenate(rows)
+        yield owners, np.concatenate(rows)
 
 
 def influence(
@@ -253,7 +240,7 @@ def influence(
     factors = [side.factor() for side in sides]
     left, values, right = np.linalg.svd(factors[0] @ factors[1].T, full_matrices=False)
     shift = generated.mean - reference.mean
-    found = []
+    influences = []
     for side, factor, vectors, sign, stream, names in zip(sides, factors, (left, right.T), (1, -1), streams, ids, strict=True):
         if side.half is not None:  # rows are their own coordinates
             centred = side.half * np.sqrt(side.count - 1)
@@ -263,13 +250,13 @@ def influence(
             place = {clip_id: index for index, clip_id in enumerate(names)}
             coordinates = (factor / (factor**2).sum(axis=1, keepdims=True)).T @ vectors
             sums = np.zeros(len(names))
-            for whose, rows in _chunks(stream()):
+            for owners, rows in _chunks(stream()):
                 centred = rows - side.mean
                 moved = 2 * sign * centred @ shift + (centred**2).sum(axis=1) - (centred @ coordinates) ** 2 @ values
-                owner = np.repeat([place[clip_id] for clip_id, _ in whose], [length for _, length in whose])
+                owner = np.repeat([place[clip_id] for clip_id, _ in owners], [length for _, length in owners])
                 sums += np.bincount(owner, moved, minlength=len(names))
-        found.append(Side.of(sums, side.lengths))
-    return Influence(*found)
+        influences.append(Side.of(sums, side.lengths))
+    return Influence(*influences)
 
 
 @dataclass(frozen=True)
@@ -309,15 +296,15 @@ def by_clip(stream: Stream, reference: Gathered) -> Mapping[str, float]:
     """Fréchet distance of every clip alone from the reference, of those with two patches and more (Gui et al. 2024), by id."""
     factor = reference.factor()
     trace = reference.trace
-    found = {}
+    distances = {}
     for clip_id, patches in stream():
         if len(patches) > 1:
             rows = np.asarray(patches, dtype=np.float64)
             _same_size(rows.shape[1], len(reference.mean))
             mean = rows.mean(axis=0)
             half = (rows - mean) / np.sqrt(len(rows) - 1)
-            found[clip_id] = _distance(mean - reference.mean, (half**2).sum() + trace, _nuclear_norm(half @ factor.T))
-    return dict(sorted(found.items()))
+            distances[clip_id] = _distance(mean - reference.mean, (half**2).sum() + trace, _nuclear_norm(half @ factor.T))
+    return dict(sorted(distances.items()))
 
 
 def of_equal_sets(spectrum: np.ndarray, counts: tuple[int, int], seed: int) -> float:
@@ -328,13 +315,13 @@ def of_equal_sets(spectrum: np.ndarray, counts: tuple[int, int], seed: int) -> f
     """
     random = np.random.default_rng(seed)
     roots = np.sqrt(np.maximum(spectrum, 0))
-    found = []
+    distances = []
     for _ in range(EQUAL_SETS):
         means = [random.standard_normal(len(roots)) * roots / np.sqrt(count) for count in counts]
         factors = [_wishart_factor(len(roots), count - 1, random) * (roots / np.sqrt(count - 1)) for count in counts]
         traces = sum((factor**2).sum() for factor in factors)
-        found.append(_distance(means[0] - means[1], traces, _nuclear_norm(factors[0] @ factors[1].T)))
-    return float(np.mean(found))
+        distances.append(_distance(means[0] - means[1], traces, _nuclear_norm(factors[0] @ factors[1].T)))
+    return float(np.mean(distances))
 
 
 def _wishart_factor(size: int, freedom: int, random: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ from soundmill.evaluation.bootstrap import Influence, Side
 from soundmill.evaluation.divergence import names_of, softmax
 
 SPLITS = 10
-FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits one score of all is told
+FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits, all sounds are one
 CHUNK = 256  # sounds whose probabilities are held at once
 
 

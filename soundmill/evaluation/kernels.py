@@ -53,12 +53,12 @@ def median_distance(reference: np.ndarray, seed: int) -> float:
     if len(reference) > MEDIAN_ROWS:
         reference = reference[np.sort(random.choice(len(reference), MEDIAN_ROWS, replace=False))]
     pairs = np.triu_indices(len(reference), 1)
-    found = float(np.sqrt(np.median(squared_distances(reference, reference)[pairs]))) if len(pairs[0]) else 0.0
-    if not found > 0:
+    median = float(np.sqrt(np.median(squared_distances(reference, reference)[pairs]))) if len(pairs[0]) else 0.0
+    if not median > 0:
         raise UserError(
             "half of the reference's embeddings or more are alike, so MMD has no bandwidth; use other metrics for this set"
         )
-    return found
+    return median
 
 
 def discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
@@ -76,12 +76,12 @@ def in_subsets(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float, i
     size = min(SUBSET, min(len(x), len(y)) // 2)
     if size < 2:
         raise UserError(f"KID needs at least 4 embeddings in each set, found {len(x)} and {len(y)}")
-    found = []
+    values = []
     for number in range(SUBSETS):
         random = np.random.default_rng([seed, number])
         chosen = [rows[random.choice(len(rows), size, replace=False)] for rows in (x, y)]
-        found.append(discrepancy(*chosen, polynomial))
-    return float(np.mean(found)), float(np.std(found)), size
+        values.append(discrepancy(*chosen, polynomial))
+    return float(np.mean(values)), float(np.std(values)), size
 
 
 def discrepancy_by_clip(

@@ -50,12 +50,12 @@ class Setup:
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.cache}: embeddings cannot be kept there ({error.strerror}); name another by --cache") from None
-        found = [folders.read(root, self.workers, self.cache / "files.sqlite") for root in roots]
-        if refused := [row for folder in found for row in folder.refused]:
-            sounds = [sound for folder in found for sound in folder.sounds]
+        read = [folders.read(root, self.workers, self.cache / "files.sqlite") for root in roots]
+        if refused := [row for folder in read for row in folder.refused]:
+            sounds = [sound for folder in read for sound in folder.sounds]
             with self.progress(len(sounds) * len(self.judges), "embed", "clip") as tick:
                 features.embed_all(self.judges, sounds, self.cache, self.workers, tick, refused)
-        return found
+        return read
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Is a generated sound one of the training clips again? Nearest ones by embedding, and near-copies by fingerprint.
+"""Whether generated sounds are copies of training clips: nearest ones by embedding, near-copies by fingerprint.
 
-Real clips that were held out say what is to be expected of sounds that cannot have been learnt by heart: they are looked for among
-the training clips in the same way.
+Held-out real clips, which a model cannot have memorised, are searched for among the training clips in the same way; their rate is
+the baseline.
 
 by embedding    how near the nearest training clip is (cosine of mean embeddings, centred on the training clips' mean). Near-copies
                 are nearer than all but CLOSEST of the held-out clips are: so many of these are by definition
-by fingerprint  the share of the shorter sound that is found in the other, whatever gain, cut, resampling or lossy coder came
+by fingerprint  the share of the shorter sound that is in the other, whatever gain, cut, resampling or lossy coder came
                 between; near-copies reach the score that tells duplicates in a corpus
 """
 
@@ -22,14 +22,14 @@ import pyarrow as pa
 
 from soundmill import shards
 from soundmill.audio import fingerprint
-from soundmill.corpora import duplicates
+from soundmill.corpora import fingerprint_index, landmarks
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 from soundmill.evaluation.embedders.base import Embeddings
 from soundmill.evaluation.library import Setup, rounded
 
 CLOSEST = 0.05  # of held-out clips that count as near-copies of training clips
-FEWEST = 20  # held-out clips that such a share can be told from
+FEWEST = 20  # held-out clips that such a share needs
 BLOCK = 1024  # clips compared at once
 
 
@@ -37,9 +37,7 @@ class Fingerprinter:
     """Fingerprints in the form of embeddings, so that they are made and kept as those are: 16 bits in each number."""
 
     name = "fingerprint"
-    classifier = "fingerprint"
     sample_rate = fingerprint.SAMPLE_RATE
-    digest = ""
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames = [fingerprint.fingerprint(wave).view("<u2").astype(np.float32) for wave in waves]
@@ -53,7 +51,7 @@ def words(frames: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FingerprintJudge(features.Judge):
-    """Whoever embeds, fingerprints: there are no weights to find."""
+    """A judge whose embeddings are fingerprints; it has no weights."""
 
     @property
     def weights(self) -> str:
@@ -94,32 +92,32 @@ class Memorisation:
     embedder: str
     damaged: Sequence[str] = ()  # files of kept embeddings, made anew
 
-    def is_near(self, found: Nearest) -> bool:
-        return self.threshold is not None and found.similarity > self.threshold
+    def is_near(self, nearest: Nearest) -> bool:
+        return self.threshold is not None and nearest.similarity > self.threshold
 
     def metrics(self) -> dict[str, float]:
         """Flat: `memorised_<measure>`, the share of generated sounds that are near-copies, and with `_real` of held-out ones."""
         flat = {}
         for end, of in (("", self.generated), ("_real", self.held_out)):
             if of and self.threshold is not None:
-                flat[f"memorised_{self.embedder}{end}"] = float(np.mean([self.is_near(found) for found in of]))
+                flat[f"memorised_{self.embedder}{end}"] = float(np.mean([self.is_near(nearest) for nearest in of]))
             if of:
-                flat[f"memorised_fingerprint{end}"] = float(np.mean([found.copy_of is not None for found in of]))
+                flat[f"memorised_fingerprint{end}"] = float(np.mean([nearest.copy_of is not None for nearest in of]))
         return flat
 
     def warnings(self) -> list[str]:
-        said = []
+        warnings = []
         if self.trained_on:
-            said.append(
+            warnings.append(
                 f"{len(self.trained_on)} of the real sounds are training clips themselves (first: {self.trained_on[0]}) and say "
                 "nothing about copies of what was not trained on."
             )
         if len(self.held_out) < FEWEST:
-            said.append(f"The rate of near-copies among real sounds rests on {len(self.held_out)} of them: it is rough.")
-        copies = sum(found.copy_of is not None for found in self.generated)
+            warnings.append(f"The rate of near-copies among real sounds rests on {len(self.held_out)} of them: it is rough.")
+        copies = sum(nearest.copy_of is not None for nearest in self.generated)
         if copies:
-            said.append(f"{copies} of {len(self.generated)} generated sounds are training clips again, by fingerprint.")
-        return said
+            warnings.append(f"{copies} of {len(self.generated)} generated sounds are training clips again, by fingerprint.")
+        return warnings
 
     def publish(self, metrics: dict[str, Any]) -> None:
         """Add the rates, counts and warnings to a result."""
@@ -128,7 +126,7 @@ class Memorisation:
         metrics["warnings"] += self.warnings()
 
     def worst(self, count: int) -> list[Nearest]:
-        return sorted(self.generated, key=lambda found: found.rank)[:count]
+        return sorted(self.generated, key=lambda nearest: nearest.rank)[:count]
 
 
 def search_for_copies(
@@ -149,7 +147,7 @@ def search(
 ) -> Memorisation:
     """Look for generated and real sounds among the training clips; views are (by the embedder `name`, by fingerprint).
 
-    Real sounds that are training clips by their content are not held out, and only told of.
+    Real sounds that are training clips by their content are not held out; a warning counts them.
     """
     known = set(training[0].keys.values())
     held_out = [clip_id for clip_id, key in real[0].keys.items() if key not in known]
@@ -163,7 +161,7 @@ def search(
                 for clip_id, (similarity, neighbour) in near.items()
             ]
         )
-    similar = [found.similarity for found in sides[1]]
+    similar = [nearest.similarity for nearest in sides[1]]
     threshold = float(np.quantile(similar, 1 - CLOSEST)) if similar else None
     trained_on = [clip_id for clip_id in real[0].keys if clip_id not in set(held_out)]
     return Memorisation(*sides, trained_on, threshold, len(training[0].keys), name)
@@ -226,23 +224,23 @@ def _copies(sounds: features.View, training: features.View) -> dict[str, tuple[f
     named = {shards.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
     names = pa.chunked_array([pa.array(list(named), pa.string())])
     owners = pa.chunked_array([pa.array([role for role, _ in named.values()], pa.string())])
-    found: dict[str, tuple[float, str]] = {}
+    copies: dict[str, tuple[float, str]] = {}
     with tempfile.TemporaryDirectory(prefix="soundmill-copies-") as scratch:
-        with duplicates.Index(Path(scratch), names, owners) as index:
+        with fingerprint_index.Index(Path(scratch), names, owners) as index:
             first = 0
             for role, view in roles.items():
                 for block in _blocks(view.frames()):
                     index.add(first, _landmarks(block, role))
                     first += len(block)
-            for a, b, score in index.pairs(duplicates.THRESHOLD):
+            for a, b, score in index.pairs(fingerprint_index.THRESHOLD):
                 (_, clip_id), (_, other) = sorted((named[a], named[b]))
-                found[clip_id] = max(found.get(clip_id, (0.0, "")), (score, other))
-    return found
+                copies[clip_id] = max(copies.get(clip_id, (0.0, "")), (score, other))
+    return copies
 
 
 def _landmarks(block: Sequence[tuple[str, np.ndarray]], role: str) -> pa.Table:
-    """Rows for the index: training clips are only found in it, other sounds only looked up, so that none takes another's place."""
-    rows = [duplicates.landmarks(words(frames)) for _, frames in block]
+    """Rows for the index: training clips have keys only, other sounds probes only, so that pairs are of one of each."""
+    rows = [landmarks.landmarks(words(frames)) for _, frames in block]
     empty = "keys" if role == "sound" else "probes"
     kind = pa.schema([(name, pa.binary()) for name in ("fingerprint", "keys", "probes")])
     return pa.Table.from_pylist([row | {empty: b""} for row in rows], kind)

@@ -57,8 +57,8 @@ def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
         value = -(wanted * (scores - normaliser)).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
         return float(value), gradient.ravel()
 
-    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS})
-    weights = found.x.reshape(shape)
+    result = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS})
+    weights = result.x.reshape(shape)
     return Probe(classes, mean, scale, weights[:-1], weights[-1])
 
 
@@ -111,7 +111,7 @@ def label_accuracy(
     of = {clip_id: float(guesses.generated[clip_id] == label) for clip_id, label in wanted.items()}
     baselines = {"chance": max(Counter(wanted.values()).values()) / len(wanted)}
     known = {"real": guesses.real, "codec": {name: guesses.codec[name] for name in codec if name in guesses.codec}}
-    for role, found in known.items():
-        if found:
-            baselines[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in found.items()]))
+    for role, guessed in known.items():
+        if guessed:
+            baselines[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in guessed.items()]))
     return of, baselines

@@ -1,7 +1,7 @@
-"""Named, versioned ways to score: which metrics of which embedders, at what rate, and where that differs from the tool of the name.
+"""Named, versioned ways to score: which metrics of which embedders, at what rate, and where they differ from the tool named.
 
-A protocol is a YAML file beside this module. Its label, which results carry, ends with its version: whatever moves a number is a
-new version.
+A protocol is a YAML file beside this module. Results carry its label, which ends with its version; a change that changes scores
+is a new version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIRECTORY = Path(__file__).with_suffix("")
 NAMES = ("audioldm_eval-16k", "fadtk-vggish", "google-fad", "project")
 NO_CLASSIFIERS = ("vggish", "clap")
 ONE_A_CLIP = ("panns_cnn14_16k", "panns_cnn14_32k", "clap")  # one embedding of a clip, of which there is no covariance
-ALONE = "clap_score"  # a metric that has but one embedder, so its key names none
+ALONE = "clap_score"  # a metric of one embedder only, so its key names none
 
 
 class Score(StageParams):
@@ -56,15 +56,13 @@ class Score(StageParams):
 class Protocol(StageParams):
     """A way to score; frozen, other seeds or replicates by `model_copy(update=…)`."""
 
-    name: str = Field(description="what it is asked for by: the file's name")
+    name: str = Field(description="the file's name")
     version: int = Field(ge=1)
     label: str = Field(description="what results carry; ends with the version")
     description: str
     sample_rate: SampleRate | None = Field(description="every sound is brought to it first; null: straight to the embedder's own")
     resampler: str = Field(description="soxr HQ for all: the one there is")
-    embedders: dict[str, dict[str, str | int | float]] = Field(
-        min_length=1, description="who judges, and options of their front ends"
-    )
+    embedders: dict[str, dict[str, str | int | float]] = Field(min_length=1, description="options of each embedder's front end")
     scores: list[Score] = Field(min_length=1)
     replicates: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
     seed: Seed
@@ -113,7 +111,7 @@ class Protocol(StageParams):
 
 
 def can_judge(embedder: str, metric: str) -> bool:
-    """Whether the embedder says what the metric needs: logits, embeddings of prompts, or several of a clip."""
+    """Whether the embedder gives what the metric needs: logits, embeddings of prompts, or several of a clip."""
     if metric == ALONE:
         return embedder == "clap"
     if metric == "fad_per_clip" and embedder in ONE_A_CLIP:

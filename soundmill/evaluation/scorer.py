@@ -117,29 +117,29 @@ class Scored:
 
 
 def score(setup: Setup, library: Library, comparisons: Comparisons, trained_against: Sequence[str] = ()) -> Scored:
-    """All scores of the protocol that these sounds allow; where there is none at all, a UserError says of each why."""
-    protocol, found = setup.protocol, Scored()
+    """All scores of the protocol that these sounds allow; where there is none at all, UserError gives the reason of each."""
+    protocol, scored = setup.protocol, Scored()
     for wanted in protocol.scores:
         if reason := _why_not(wanted, comparisons):
-            (found.withhold if wanted.metric in FRECHET else found.left_out.__setitem__)(wanted.key, reason)
-    tasks = _plan(setup, library, comparisons, found.left_out)
+            (scored.withhold if wanted.metric in FRECHET else scored.left_out.__setitem__)(wanted.key, reason)
+    tasks = _plan(setup, library, comparisons, scored.left_out)
     results = _measure_all(setup, tasks, [*_wave_jobs(library, comparisons)])
     for (key, role), result in results.items():
         if "missing" in result and role == "generated":
-            found.left_out[key] = result["missing"]
+            scored.left_out[key] = result["missing"]
         elif role == "generated" and "value" in result:
-            found.add(key, result)
+            scored.add(key, result)
         elif role == RANKING and "of" in result:
-            found.of[key] = result["of"]
+            scored.of[key] = result["of"]
         elif "value" in result:
-            found.baselines[key][role] = rounded(result["value"])
-    if all(wanted.key in found.left_out for wanted in protocol.scores) and not comparisons.waves:
-        lines = "".join(f"\n  {key}: {why}" for key, why in found.left_out.items())
+            scored.baselines[key][role] = rounded(result["value"])
+    if all(wanted.key in scored.left_out for wanted in protocol.scores) and not comparisons.waves:
+        lines = "".join(f"\n  {key}: {why}" for key, why in scored.left_out.items())
         raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
-    found.warnings += [f"{key} is left out: {why}." for key, why in found.left_out.items()]
+    scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
     for wanted in protocol.scores:
-        found.judge(wanted.key, wanted.metric, wanted.embedder, trained_against)
-    return found
+        scored.judge(wanted.key, wanted.metric, wanted.embedder, trained_against)
+    return scored
 
 
 def _why_not(wanted: protocols.Score, comparisons: Comparisons) -> str | None:
@@ -188,7 +188,7 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, lacking: Map
 
 
 def _scale(metric: str, floor: Sides, generated: Sides) -> float:
-    """By which the floor is that of sets of the generated sounds' sizes."""
+    """The factor that brings the floor's bias to the sizes of the generated sets."""
     if metric not in BIASED:
         return 1.0
     bias, wanted = (sum(1 / max(1, len(side)) for side in pair) for pair in (floor, generated))
@@ -214,7 +214,7 @@ def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str
 def _measure_all(
     setup: Setup, tasks: Sequence[Measurement], waves: Sequence[tuple[str, str, waveforms.Pairs]]
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """What metrics say, by (key, role)."""
+    """Results of all metrics by (key, role)."""
     jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
     for prefix, role, pairs in waves:
         for part in pairs.parts():
@@ -222,8 +222,8 @@ def _measure_all(
     total = sum(job.weight for job in jobs)
     with setup.progress(total, "score", "resample") as tick, tempfile.TemporaryDirectory(prefix="soundmill-score-") as place:
         report = shards.map_shards(_run, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
-    found = {(row["key"], row["role"]): row["found"] for row in report.details if "found" in row}
-    return found | _of_waves(setup, [row for row in report.details if "waves" in row])
+    results = {(row["key"], row["role"]): row["result"] for row in report.details if "result" in row}
+    return results | _of_waves(setup, [row for row in report.details if "waves" in row])
 
 
 def _run(function: Any, task: Any, output: Path) -> shards.Report:
@@ -236,12 +236,12 @@ def _run(function: Any, task: Any, output: Path) -> shards.Report:
 def measure(task: Measurement) -> list[dict[str, Any]]:
     sides = side(task.generated, task.metric), side(task.reference, task.metric)
     try:
-        found = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
+        result = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
-        found = {"missing": str(error)}  # by too few or too short sounds, say: the other scores do not depend on it
-    if "value" in found and task.scale != 1:
-        found["value"] *= task.scale
-    return [{"key": task.key, "role": task.role, "found": found}]
+        result = {"missing": str(error)}  # by too few or too short sounds, say: the other scores do not depend on it
+    if "value" in result and task.scale != 1:
+        result["value"] *= task.scale
+    return [{"key": task.key, "role": task.role, "result": result}]
 
 
 def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any]]:
@@ -251,64 +251,67 @@ def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any
 
 def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """Means over pairs, with intervals of those of the sounds themselves."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    results: dict[tuple[str, str], dict[str, Any]] = {}
     by_role = defaultdict(list)
     for row in rows:
         by_role[row["prefix"], row["role"]].append(row["waves"])
     for (prefix, role), pairs in by_role.items():
         silent, cut = sum("lsd" not in pair for pair in pairs), sum(pair["cut"] for pair in pairs)
-        said = [f"{silent} of {len(pairs)} originals are digital silence, which nothing is at a distance from."] if silent else []
-        said += [f"{cut} of {len(pairs)} sounds are not as long as their originals: the rest is not measured."] if cut else []
+        warnings = []
+        if silent:
+            warnings.append(f"{silent} of {len(pairs)} originals are digital silence, which nothing is at a distance from.")
+        if cut:
+            warnings.append(f"{cut} of {len(pairs)} sounds are not as long as their originals: the rest is not measured.")
         for metric in waveforms.METRICS:
             of = {pair["id"]: pair[metric] for pair in pairs if metric in pair}
             if of:
                 replicates = setup.protocol.replicates if role == "generated" else 0
                 result = scores.mean_with_interval(of, setup.protocol.seed, replicates)
-                found[f"{prefix}{metric}", role] = result | {"warnings": said if metric == "lsd" else []}
+                results[f"{prefix}{metric}", role] = result | {"warnings": warnings if metric == "lsd" else []}
             elif role == "generated":
-                found[f"{prefix}{metric}", role] = {"missing": "every original is digital silence"}
-    return found
+                results[f"{prefix}{metric}", role] = {"missing": "every original is digital silence"}
+    return results
 
 
 def side(view: features.View, metric: str) -> scores.Side:
     """A set as a metric takes it: without sounds too short for a patch, which are counted and named."""
-    found = view.open()
-    keys = {clip_id: key for clip_id, key in view.keys.items() if found.facts[key].patches}
+    embedded = view.open()
+    keys = {clip_id: key for clip_id, key in view.keys.items() if embedded.facts[key].patches}
     return scores.Side(
         tuple(keys),
-        lambda: ((clip_id, found.frames(key)) for clip_id, key in keys.items()),
-        features.Logits(found, keys) if scores.METRICS[metric].needs_logits else {},
+        lambda: ((clip_id, embedded.frames(key)) for clip_id, key in keys.items()),
+        features.Logits(embedded, keys) if scores.METRICS[metric].needs_logits else {},
     )
 
 
 def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
-    """What a result says of the sounds on its sides (`generated`, `reference`): shares, counts, seconds, digests, warnings."""
+    """The sounds of each side (`generated`, `reference`) in a result: shares, counts, seconds, digests, warnings."""
     setup, warnings = library.setup, []
-    found: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
+    document: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
     facts = {role: [library.facts[members.role][name] for name in members.ids.values()] for role, members in sides.items()}
     for role, prefix in (("generated", ""), ("reference", "reference_")):
         for name, share in shares(of.wave for of in facts[role]).items():
-            found[f"{prefix}{name}_share"] = rounded(share)
+            document[f"{prefix}{name}_share"] = rounded(share)
             if share:
                 warnings.append(f"{share:.1%} of the {role} sounds are {FAULTS[name]}; no score says so.")
-    found["seconds"] = {role: rounded(sum(of.seconds for of in facts[role])) for role in sides}
+    document["seconds"] = {role: rounded(sum(of.seconds for of in facts[role])) for role in sides}
     for name in setup.protocol.embedders:
-        embeddings = found["embedders"][name]["embeddings"] = {}
+        embeddings = document["embedders"][name]["embeddings"] = {}
         for role, members in sides.items():
             patches = {clip_id: of.patches for clip_id, of in library.view(name, members).facts().items()}
             embeddings[role] = sum(patches.values())
             short = sorted(clip_id for clip_id, count in patches.items() if not count)
             if short:
-                found["counts"][f"{role}_too_short_{name}"] = len(short)
+                document["counts"][f"{role}_too_short_{name}"] = len(short)
                 warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {folders.named(short)}.")
-    mean = {role: found["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
+    mean = {role: document["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
     if abs(mean["generated"] - mean["reference"]) > OTHER_LENGTH * mean["reference"]:
         warnings.append(
             f"Generated sounds last {mean['generated']:.3g} s on average and reference sounds {mean['reference']:.3g} s: "
             "lengths alone move scores."
         )
-    found["files"] = {role: library.digest(members) for role, members in sides.items()}
-    return found | {"warnings": warnings}
+    document["files"] = {role: library.digest(members) for role, members in sides.items()}
+    return document | {"warnings": warnings}
 
 
 def provenance(setup: Setup) -> dict[str, Any]:

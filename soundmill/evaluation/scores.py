@@ -1,8 +1,8 @@
-"""Every metric under one call: two sets of sounds as an embedder heard them in, a value with its interval and warnings out.
+"""Every metric under one call: the embeddings of two sets of sounds in, a value with its interval and warnings out.
 
 A metric is a `Statistic`: its value, and what each clip adds to it (bootstrap.Influence), of which intervals and comparisons are
 made. Memory is O(d²) and does not grow with the clips, but for one number of each; metrics that compare embeddings pair by pair,
-whose time grows with their square, rest on a seeded part of a large set, and say so.
+whose time grows with their square, rest on a seeded part of a large set, with a warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_ROWS = 10_000  # of a set whose embeddings are compared pair by pair
 
 @dataclass(frozen=True)
 class Side:
-    """One set of sounds as one embedder heard it; every call of `frames` streams (clip id, patches [P, D]) of every clip once.
+    """One embedder's embeddings of a set of sounds; every call of `frames` streams (clip id, patches [P, D]) of every clip once.
 
     Ids may come in any order and are kept sorted; logits [K] are by id, and none where the embedder is no classifier. A clip of no
     patch adds nothing to a metric of patches.
@@ -75,23 +75,23 @@ class Side:
             raise UserError("no embeddings to compare: there is no sound, or none is long enough for a patch")
         return [held[clip_id] for clip_id in self.ids]
 
-    def heard(self) -> Heard:
+    def clip_logits(self) -> ClipLogits:
         """Logits of every clip, in the order of the ids."""
-        return Heard(self.ids, self.logits)
+        return ClipLogits(self.ids, self.logits)
 
 
 @dataclass(frozen=True)
-class Heard(Mapping[str, np.ndarray]):
-    """Logits by clip id, each looked up when it is asked for; one that is not there, or empty, raises UserError."""
+class ClipLogits(Mapping[str, np.ndarray]):
+    """Logits by clip id, looked up at each access; a missing or empty one raises UserError."""
 
     ids: tuple[str, ...]
     logits: Mapping[str, np.ndarray]
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
-        found = self.logits.get(clip_id, ())
-        if not len(found):
+        logits = self.logits.get(clip_id, ())
+        if not len(logits):
             raise UserError(f"no logits of clip {clip_id}: this metric needs an embedder that is a classifier")
-        return found
+        return logits
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -102,7 +102,7 @@ class Heard(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric of two sets; `influence` is asked for only where there is an interval to make."""
+    """A metric of two sets; `influence` is called only for an interval."""
 
     value: float
     influence: Callable[[], Influence]
@@ -114,7 +114,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is told and says; `description` stands beside its numbers."""
+    """A metric; `description` stands beside its numbers in reports."""
 
     description: str
     better: Literal["lower", "higher"]
@@ -182,8 +182,8 @@ def _frechet_by_clip(generated: Side, reference: Side, seed: int) -> Statistic:
     if not of:
         raise UserError("no generated clip has two patches and more, which its own Fréchet distance needs; leave out fad_per_clip")
     left_out = len(generated.ids) - len(of)
-    said = f"{left_out} of {len(generated.ids)} generated clips have fewer than two patches, so no distance of their own."
-    return _mean(of, {"left_out": left_out}, (said,) if left_out else ())
+    warning = f"{left_out} of {len(generated.ids)} generated clips have fewer than two patches, so no distance of their own."
+    return _mean(of, {"left_out": left_out}, (warning,) if left_out else ())
 
 
 def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warnings: tuple[str, ...] = ()) -> Statistic:
@@ -194,7 +194,7 @@ def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warn
 
 def _kl(generated: Side, reference: Side, seed: int) -> Statistic:
     check_pairs(dict.fromkeys(reference.ids), dict.fromkeys(generated.ids))
-    return _mean(paired_kl(reference.heard(), generated.heard()))
+    return _mean(paired_kl(reference.clip_logits(), generated.clip_logits()))
 
 
 def _clap_score(generated: Side, reference: Side, seed: int) -> Statistic:
@@ -221,9 +221,9 @@ def _directions(side: Side, what: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _inception(generated: Side, reference: Side, seed: int) -> Statistic:
-    heard = generated.heard()
-    value, std, splits = inception.in_splits(heard, seed)
-    return Statistic(value, lambda: inception.influence(heard), {"std": std, "splits": splits})
+    logits = generated.clip_logits()
+    value, std, splits = inception.in_splits(logits, seed)
+    return Statistic(value, lambda: inception.influence(logits), {"std": std, "splits": splits})
 
 
 def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
@@ -315,7 +315,7 @@ def find(metric: str) -> Metric:
 
 
 def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[list[Side], tuple[str, ...]]:
-    """Sides of equal ids as a pairwise metric takes them: all of their clips, or a seeded part, and then what says so."""
+    """Sides of equal ids as a pairwise metric takes them: all of their clips, or a seeded part, and then a warning."""
     if not METRICS[metric].pairwise:
         return list(sides), ()
     lengths = dict.fromkeys(sides[0].ids, 0)
@@ -330,11 +330,11 @@ def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[l
     ranked = sorted(fitting, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
     rows = np.cumsum([lengths[clip_id] for clip_id in ranked])
     kept = ranked[: int(np.searchsorted(rows, MOST_ROWS, side="right"))]
-    said = (
+    warning = (
         f"{metric} rests on {len(kept)} of {len(lengths)} {what} clips, chosen by the seed: "
         f"no more than {MOST_ROWS} embeddings are compared pair by pair."
     )
-    return [side.only(kept) for side in sides], (said,)
+    return [side.only(kept) for side in sides], (warning,)
 
 
 def compute(
@@ -346,33 +346,33 @@ def compute(
     replicates: int,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """`value`, the ends `low` and `high` of its 95 % interval (none without replicates), `warnings`, and what else the metric says.
+    """`value`, the ends `low` and `high` of its 95 % interval (none without replicates), `warnings`, and the metric's extras.
 
     Numbers beside these are flat; `of` (clip id → value) is there where the metric is a mean over clips. `progress` counts up to
     1 + replicates. Whatever the order of ids and streams, results agree to rounding.
     """
     kind = find(metric)
-    (generated,), said = bounded(metric, [generated], "generated", seed)
-    (reference,), more = bounded(metric, [reference], "reference", seed)
+    (generated,), warnings = bounded(metric, [generated], "generated", seed)
+    (reference,), reference_warnings = bounded(metric, [reference], "reference", seed)
     statistic = kind.statistic(generated, reference, seed)
     progress(1)
-    found = {"value": statistic.value, "warnings": [*statistic.warnings, *said, *more], **statistic.extras}
+    result = {"value": statistic.value, "warnings": [*statistic.warnings, *warnings, *reference_warnings], **statistic.extras}
     if replicates:
         moved = resampled(statistic.influence(), seed, replicates, progress)
-        found |= bootstrap.interval(statistic.value, moved, kind.least, kind.most, statistic.error)
+        result |= bootstrap.interval(statistic.value, moved, kind.least, kind.most, statistic.error)
     if statistic.of is not None:
-        found["of"] = dict(statistic.of)
-    return found
+        result["of"] = dict(statistic.of)
+    return result
 
 
 def mean_with_interval(of: Mapping[str, float], seed: int, replicates: int) -> dict[str, Any]:
     """As `compute`, of a metric that is the mean of values by clip id."""
     statistic = _mean(of)
-    found = {"value": statistic.value, "of": dict(of)}
+    result = {"value": statistic.value, "of": dict(of)}
     if replicates:
         moved = resampled(statistic.influence(), seed, replicates, lambda count: None)
-        found |= bootstrap.interval(statistic.value, moved, -np.inf, np.inf)
-    return found
+        result |= bootstrap.interval(statistic.value, moved, -np.inf, np.inf)
+    return result
 
 
 def resampled(influence: Influence, seed: int, replicates: int, progress: Callable[[int], None]) -> np.ndarray:

@@ -119,11 +119,11 @@ def _partners(
     pairs, chosen = [], []
     for clip in generated:
         candidates = waiting.get(tuple(sorted(clip.labels)), []) if clip.labels else []
-        found = next((other for other in candidates if recording[other] != clip.recording_id), None)
-        if found is not None:
-            candidates.remove(found)
-            pairs.append((clip.clip_id, found))
-            chosen.append(found)
+        partner = next((other for other in candidates if recording[other] != clip.recording_id), None)
+        if partner is not None:
+            candidates.remove(partner)
+            pairs.append((clip.clip_id, partner))
+            chosen.append(partner)
     taken = set(chosen)
     rest = [clip_id for clip_id in rank("floor", (clip.clip_id for clip in train)) if clip_id not in taken]
     return pairs, [*chosen, *rest[: len(generated) - len(chosen)]]

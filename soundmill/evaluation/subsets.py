@@ -1,4 +1,4 @@
-"""Groups of generated sounds that are scored by themselves, by what was asked for: several events, many labels, kinds of sound."""
+"""Groups of generated sounds that are scored by themselves: by several events in the prompt, number of labels, kind of sound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from soundmill.evaluation.categories import category_of
 from soundmill.evaluation.sets import Clip, Sets
 
-# A prompt with one of them tells of several events (Ghosal et al. 2023).
+# A prompt with one of them describes several events (Ghosal et al. 2023).
 SEVERAL = re.compile(r"\b(while|before|after|then|followed)\b", re.IGNORECASE)
 FEWEST = 2  # sounds of a group that can be scored
 
@@ -29,8 +29,8 @@ def labels(clip: Clip) -> str | None:
 
 def categories(clip: Clip) -> str | None:
     """By the kinds of sound that the labels are of; a label of no known kind counts for nothing."""
-    found = {category_of(label) for label in clip.labels} - {None}
-    return " and ".join(sorted(found)) or None
+    kinds = {category_of(label) for label in clip.labels} - {None}
+    return " and ".join(sorted(kinds)) or None
 
 
 GROUPINGS: dict[str, Callable[[Clip], str | None]] = {"events": events, "labels": labels, "categories": categories}
@@ -38,12 +38,12 @@ GROUPINGS: dict[str, Callable[[Clip], str | None]] = {"events": events, "labels"
 
 def groups(clips: Iterable[Clip], grouping: str) -> dict[str, set[str]]:
     """Ids of the clips in each group, by the group's name; a clip may be in none."""
-    found: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
     for clip in clips:
         name = GROUPINGS[grouping](clip)
         if name is not None:
-            found.setdefault(name, set()).add(clip.clip_id)
-    return dict(sorted(found.items()))
+            by_name.setdefault(name, set()).add(clip.clip_id)
+    return dict(sorted(by_name.items()))
 
 
 def within(sets: Sets, ids: set[str]) -> Sets:

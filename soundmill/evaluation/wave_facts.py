@@ -1,4 +1,4 @@
-"""What a score does not say of a sound: that it is silent, clipped, or the same as another one."""
+"""Facts of a sound that no score shows: whether it is silent, clipped, or the same as another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances of waves from the waves they were made from: reconstructions and transformations, paired with their originals.
+"""Distances between reconstructions or transformations and their originals, wave by wave.
 
 lsd     log-spectral distance (Gray & Markel 1976): mean over frames of the root mean square over bins of differences in dB;
         STFT of 2048 samples every 512, periodic Hann; what is under 80 dB below the original's maximum counts as that
@@ -53,15 +53,15 @@ class Pairs:
 
 def measure(pairs: Pairs) -> list[dict[str, Any]]:
     """Of each pair its `id`, `lsd` and `mrstft` (neither of an original that is silent), and whether one was `cut`."""
-    found = []
+    results = []
     for clip_id, *sounds in zip(pairs.ids, pairs.made, pairs.originals, strict=True):
         (made, made_rate), (original, rate) = (features.read_channels(sound) for sound in sounds)
         pair = {"id": clip_id, "cut": abs(made.shape[1] / made_rate - original.shape[1] / rate) * rate > 1}
         made, original = fit(made, made_rate, original, rate)
         if np.any(original):
             pair |= {"lsd": log_spectral_distance(made, original), "mrstft": multi_resolution_stft(made, original)}
-        found.append(pair)
-    return found
+        results.append(pair)
+    return results
 
 
 def fit(made: np.ndarray, made_rate: int, original: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Weights that others trained and published: what each file is, where it lies, how it gets there. None is used unverified."""
+"""Published weights of embedders: each file's source, digest and licence, and how it is fetched. None is used unverified."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ def path(name: str) -> Path:
     reason = unavailable(name)
     if reason:
         raise UserError(f"{name}: {reason}")
-    found = directory() / entry(name).file
-    _hold_to(found, "sha256", digest(found), entry(name).sha256, f"fetch it again: `soundmill weights fetch {name}`")
-    return found
+    file = directory() / entry(name).file
+    _check_digest(file, "sha256", digest(file), entry(name).sha256, f"fetch it again: `soundmill weights fetch {name}`")
+    return file
 
 
 def digest(path: Path) -> str:
@@ -128,23 +128,23 @@ def _digest(path: str, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hold_to(path: Path, algorithm: str, found: str, wanted: str, remedy: str) -> None:
-    if found != wanted:
-        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {found}, wanted {wanted}); {remedy}")
+def _check_digest(path: Path, algorithm: str, computed: str, wanted: str, remedy: str) -> None:
+    if computed != wanted:
+        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {computed}, wanted {wanted}); {remedy}")
 
 
 def verify(name: str) -> Path:
     """`path`, with all digests that are known of the file, computed anew."""
     _digest.cache_clear()
-    found = path(name)
-    _hold_to_publisher(found, entry(name), f"fetch it again: `soundmill weights fetch {name}`")
-    return found
+    file = path(name)
+    _check_publisher(file, entry(name), f"fetch it again: `soundmill weights fetch {name}`")
+    return file
 
 
-def _hold_to_publisher(path: Path, wanted: Weights, remedy: str) -> None:
+def _check_publisher(path: Path, wanted: Weights, remedy: str) -> None:
     if wanted.md5 is not None:
         with path.open("rb") as file:
-            _hold_to(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), wanted.md5, remedy)
+            _check_digest(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), wanted.md5, remedy)
 
 
 def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
@@ -170,8 +170,8 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
             disk.sync_file(part)
             remedy = "what came is thrown away; fetch again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
-                _hold_to(part, "sha256", digest(part), wanted.sha256, remedy)
-                _hold_to_publisher(part, wanted, remedy)
+                _check_digest(part, "sha256", digest(part), wanted.sha256, remedy)
+                _check_publisher(part, wanted, remedy)
             except UserError:
                 part.unlink()
                 raise

@@ -1,4 +1,4 @@
-"""Formats that pack the sound with what is said of it."""
+"""Formats that pack each sound with its captions and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every export is made of: a clip, a directory in the making, and the manifests it writes."""
+"""Shared by all exports: clips, the directory while it is written, and its manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real clips that a family makes sounds for, takes through its codec or puts beside its own: chosen, measured, read."""
+"""The real clips of a family: choosing, measuring and reading those to generate for, to reconstruct and to compare with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def choose_by_hash(clip_ids: Sequence[str], count: int) -> list[str]:
     return sorted(sorted(clip_ids, key=shards.digest)[:count])
 
 
-def let_hear(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:
+def track_sounds(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:
     """Send some sounds to tracking, each beside the real clip of the same name."""
     pairs = ctx.scratch / "listen"
     pairs.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def let_hear(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:
 
 
 def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
-    """How often a clip is drawn, by clip id (sorted) by split; no clip to train on is a UserError."""
+    """Weight with which a clip is drawn, by clip id (sorted) by split; no clip to train on is a UserError."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"])
     splits: dict[str, dict[str, float]] = {split: {} for split in manifest.SPLITS}
     for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):

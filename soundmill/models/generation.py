@@ -20,9 +20,9 @@ from soundmill import manifest
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
-from soundmill.errors import UserError, told
+from soundmill.errors import UserError, report_failure
 from soundmill.models import checkpoint, registry
-from soundmill.models.catalog import choose_balanced, durations_of, let_hear, read_labels, waves_of
+from soundmill.models.catalog import choose_balanced, durations_of, read_labels, track_sounds, waves_of
 from soundmill.models.family import Model, Request, Run, can, require
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts
@@ -30,7 +30,7 @@ from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 
 SHOWN = 12  # clips in a picture
-HEARD = 6  # clips sent to tracking
+TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
 BATCHES_AT_ONCE = 4  # whose sounds are in memory before they are written
 OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into, faded into one another
@@ -53,9 +53,9 @@ def run(
     if not wanted:
         raise UserError(f"{catalog}: no test clip to generate for; raise splits.test_fraction or give the corpus a test split")
     if params.count is not None and len(wanted) < params.count:
-        print(f"{ctx.name}: {params.count} sounds asked for, but there are {len(wanted)} test clips: one for each of them")
+        print(f"{ctx.name}: {params.count} sounds are wanted, but there are {len(wanted)} test clips: one for each of them")
 
-    def how(progress: Callable[[int], Any]) -> Run:
+    def run_settings(progress: Callable[[int], Any]) -> Run:
         device = pick_device(params.accelerator)
         return Run(params.sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, progress)
 
@@ -66,22 +66,22 @@ def run(
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, wanted)
-    _say_cut(ctx.name, trained, max(seconds.values()))
+    _warn_of_cuts(ctx.name, trained, max(seconds.values()))
     if can(trained, "generate"):
         requests = of_clips(trained, catalog, wanted, params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
         with ctx.progress(len(wanted), ctx.name) as tick:
-            made = generate_each(trained, list(requests.values()), how(tick))
+            made = generate_each(trained, list(requests.values()), run_settings(tick))
             write(generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(wanted, made, strict=True)))
         through = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
         if not through:
             print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: there is no codec line")
         with ctx.progress(len(through), f"{ctx.name}: codec") as tick:
-            write(codec, reconstruct_each(trained, waves_of(clips, set(through)), how(tick)))
+            write(codec, reconstruct_each(trained, waves_of(clips, set(through)), run_settings(tick)))
     else:
         through = []
         with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
-            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), how(tick)))
+            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), run_settings(tick)))
         codec.mkdir(parents=True)
     about = {
         "family": family,
@@ -100,12 +100,12 @@ def run(
         ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, about["made_by"]), "generated_spectrograms")
 
     ctx.show("the spectrograms", show_spectrograms)
-    ctx.show("the sounds to hear", partial(let_hear, ctx, clips, choose_balanced(its_labels, HEARD), generated))
+    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(its_labels, TRACKED), generated))
     conditioned = sum(bool(describe(request)) for request in requests.values())
     return {"generated": len(wanted), "conditioned": conditioned, "codec": len(through), "threads": params.threads}
 
 
-def _say_cut(name: str, model: Model, longest: float) -> None:
+def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
     if model.num_samples is not None and longest > (makes := model.num_samples / model.sample_rate):
         print(f"{name}: the model makes {makes:g} s, the longest clip has {longest:g} s: longer clips get the model's length")
 
@@ -166,27 +166,27 @@ def generate_sounds(
 ) -> list[Path]:
     """Make `count` sounds of `prompts` (requests.of_prompts) with a trained checkpoint of any family that generates.
 
-    Writes WAVs, whose comment says what they are, and a picture, `spectrograms.png`, into `output_dir`, which is made before any
-    sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`) replace the
-    checkpoint's own sampling. Of all that are made `choose` says which are kept: they are the same, and called the same, as if all
-    were.
+    Writes WAVs, with the prompt and settings in their comments, and a picture, `spectrograms.png`, into `output_dir`, which is made
+    before any sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`)
+    replace the checkpoint's own sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
     """
     model, whose = _load(checkpoint_dir, "generate")
     requests = of_prompts(model, prompts, count, seed)
     _make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
-    said = [describe(request) for request in requests]
-    kept = choose(said, waves, model.sample_rate)
+    descriptions = [describe(request) for request in requests]
+    kept = choose(descriptions, waves, model.sample_rate)
     sampling = run.sampling.model_dump(mode="json")
     paths = []
     for index in kept:
-        path = output_dir / f"{_stem(said[index])}-{seed}-{index + 1:03d}.wav"
-        prompt = said[index] if len(said[index]) <= LONGEST_PROMPT else said[index][: LONGEST_PROMPT - 1] + "…"
+        prompt = descriptions[index]
+        path = output_dir / f"{_stem(prompt)}-{seed}-{index + 1:03d}.wav"
+        prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
         facts = {**whose, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
         write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
         paths.append(path)
-    titles = [said[index] or path.stem for index, path in zip(kept, paths, strict=True)]
+    titles = [descriptions[index] or path.stem for index, path in zip(kept, paths, strict=True)]
     _draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
     return paths
 
@@ -218,7 +218,7 @@ def reconstruct_sounds(
 
 
 def _draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, picture: Path) -> None:
-    with told(str(picture)):
+    with report_failure(str(picture)):
         figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
 
 

@@ -1,6 +1,6 @@
 """Families and components by name. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
 
-A package is imported only when it is asked for, and offers `FAMILY`, or the `KIND` of a vocoder or codec.
+A package is imported only when it is used, and offers `FAMILY`, or the `KIND` of a vocoder or codec.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
-from soundmill.errors import told
+from soundmill.errors import report_failure
 from soundmill.training.callbacks import Every
 
 
@@ -39,7 +39,7 @@ def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Pat
 
 
 def _send_now(ctx: Any, draw: Callable[[int], Samples], module: Any, step: int) -> None:
-    with told(f"samples after {step} steps"):
+    with report_failure(f"samples after {step} steps"):
         with module.ema.applied(module.net):
             samples = draw(step)
         _send(ctx, samples, f"step-{step:07d}")

@@ -1,4 +1,4 @@
-"""What the model registry runs to serve a checkpoint of any family: rows (`label`, `seed`) in, waves [N, channels, T] out.
+"""The served model of any family, run by the model registry: rows (`label`, `seed`) in, waves [N, channels, T] out.
 
 MLflow executes this file; beside it lie safetensors and JSON only, so loading a registered model unpickles nothing.
 """

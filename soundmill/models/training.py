@@ -59,8 +59,8 @@ def run(
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
-    said = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
-    print(f"{ctx.name}: {said}, {parameters:,} parameters, {steps} steps of {order.batch_size * module.accumulate}", flush=True)
+    contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
+    print(f"{ctx.name}: {contents}, {parameters:,} parameters, {steps} steps of {order.batch_size * module.accumulate}", flush=True)
     columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
     ctx.tracking.log_dataset("training clips", shards.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 

@@ -1,4 +1,4 @@
-"""Cards of sounds for a page: each to see as a mel spectrogram and to hear; what cannot be made is named, all else is there."""
+"""Cards of sounds for a page, each with a mel spectrogram and a player; what cannot be made is named in its place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST_TITLE, LONGEST_TEXT = 100, 400  # letters of labels and captions on the 
 PLAYED = (8_000, 96_000)  # Hz that every browser plays (Web Audio API, BaseAudioContext); FLAC itself ends at 655,350
 SMALLEST = 0.5 / 32768  # what is below has no sample in 16 bits
 WINDOW_SECONDS = 0.128  # of a picture, at rates below 8 kHz
-MISSING = Markup('<p class="note">not here; why is told under “Read with care”</p>')
+MISSING = Markup('<p class="note">not here; see “Read with care” for the reason</p>')
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sound:
         return min(max(self.sample_rate, PLAYED[0]), PLAYED[1])
 
     def beginning(self) -> np.ndarray:
-        """What is on the page; a UserError where it can be neither seen nor heard."""
+        """The part of the wave that is on the page; UserError where it can be neither drawn nor played."""
         if self.fault:
             raise UserError(self.fault)
         wave = self.wave[: self.longest]
@@ -154,7 +154,7 @@ def _notes(sound: Sound) -> list[str]:
 
 def _level(sound: Sound) -> np.ndarray:
     """Mel spectrogram for the eye [mels, about 320 frames], in dB; -inf of digital silence."""
-    from soundmill.audio.mel import MelSpec, log_mel
+    from soundmill.audio.mel import log_mel, picture_spec
 
     wave, rate, peak = sound.beginning(), sound.sample_rate, sound.peak()
     if peak == 0:
@@ -162,20 +162,8 @@ def _level(sound: Sound) -> np.ndarray:
     # At 8 to 48 kHz 2048 and 1024; else so long in time that every band holds a bin, and so short that something moves.
     size = 2048 * 2 ** max(0, math.ceil(math.log2(rate / 48_000)))
     window = min(size // 2, max(16, 2 ** round(math.log2(rate * WINDOW_SECONDS))))
-    spec = MelSpec(
-        sample_rate=rate,
-        n_fft=size,
-        win_length=window,
-        hop_length=max(len(wave) // PICTURE_FRAMES, window // 32, 1),
-        n_mels=PICTURE_MELS,
-        f_min=min(40.0, rate / 200),
-        f_max=rate / 2,
-        mel_scale="slaney",
-        norm="none",
-        power=2.0,
-        floor=1e-10,
-        peak=None,
-    )
+    hop = max(len(wave) // PICTURE_FRAMES, window // 32, 1)
+    spec = picture_spec(rate, size, window, hop, PICTURE_MELS, min(40.0, rate / 200), "none")
     # Its power may be more than a float32 holds, or less.
     return log_mel(wave / np.float32(peak), spec) * (10 / np.log(10)) + 20 * math.log10(peak)
 

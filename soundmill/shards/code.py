@@ -1,4 +1,4 @@
-"""One identity of code: by what code and software a stage makes its outputs, beside its parameters and inputs.
+"""The identity of code: the rooms and package versions that a stage's outputs depend on, beside its parameters and inputs.
 
 A room is the directory or file of code that stands for itself in the graph: `deps` in dvc.yaml name the rooms that a stage runs
 (tests/test_dvc_yaml.py compares). Which ones those are is read from the code's own import statements. What a stage keeps, and what
@@ -39,10 +39,10 @@ def code_identity(*names: str) -> dict[str, str]:
     """
     files = running(names)
     rooms = {room_name(path): room_of(path) for path in sorted(files)}
-    found = {name: room_digest(room) for name, room in rooms.items()} | {"Python": platform.python_version()}
+    identity = {name: room_digest(room) for name, room in rooms.items()} | {"Python": platform.python_version()}
     if "soundmill/decoding" in rooms:  # imported by name: an import statement would have every stage depend on decoding
-        found["ffmpeg"] = importlib.import_module("soundmill.decoding.ffmpeg").installed_version()
-    return found | package_versions(name for path in files for name in imports(path))
+        identity["ffmpeg"] = importlib.import_module("soundmill.decoding.ffmpeg").installed_version()
+    return identity | package_versions(name for path in files for name in imports(path))
 
 
 def running(names: Iterable[str]) -> set[Path]:
@@ -67,7 +67,7 @@ def running(names: Iterable[str]) -> set[Path]:
 
 
 def imports(path: Path, in_functions: bool = True) -> frozenset[str]:
-    """Every module that a file imports, at the top or (if asked) inside functions; type-checking-only imports do not count."""
+    """Every module that a file imports, at the top or (`in_functions`) inside functions, but not for type checking only."""
     return _imports(path)[in_functions]
 
 

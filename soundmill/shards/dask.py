@@ -1,4 +1,4 @@
-"""The same work, done by the workers of a Dask cluster."""
+"""Mapping over shards by the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_on_cluster(
 
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, without tracebacks
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors are reported below, without tracebacks
     start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
     try:
         asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
@@ -123,10 +123,10 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
         )
     if not (directory / site.token).exists():
         raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
-    found = code_identity(*site.modules)
-    differing = [name for name in site.code if name in found and found[name] != site.code[name]]
+    own = code_identity(*site.modules)
+    differing = [name for name in site.code if name in own and own[name] != site.code[name]]
     if differing:
-        names = ", ".join(f"{name} {found[name]}, not {site.code[name]}" for name in differing[:5])
+        names = ", ".join(f"{name} {own[name]}, not {site.code[name]}" for name in differing[:5])
         raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
     if len(attempts(directory, job)) >= DEATHS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What is known of files, kept between runs in an SQLite file and trusted while `stat` tells no change."""
+"""A cache of file digests between runs, in SQLite, valid while `stat` shows no change."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def file_digests(
     linked: bool = False,
     check: Callable[[bytes], Exception | None] = lambda path: None,
 ) -> Iterator[str | Exception]:
-    """`file_digest` of every file, in order; of an unreadable one the OSError. `check` is asked before a file is read, and what it
-    finds wrong stands for the digest.
+    """`file_digest` of every file, in order; of an unreadable one the OSError. `check` is called before a file is read; an error
+    that it returns takes the place of the digest.
 
-    With a `cache` (an SQLite file), only files that `stat` tells changed are read: size, times (ctime too, which no program
+    With a `cache` (an SQLite file), only files whose `stat` changed are read: size, times (ctime too, which no program
     sets) and inode count. A file that changed in the last two seconds is not trusted to change its time when it changes again.
     Of `linked` files, which are replaced and never written to, the ctime does not count: every link that comes or goes changes it.
     """

@@ -52,7 +52,7 @@ class ItemWriter:
 
     @contextmanager
     def item(self, key: str) -> Iterator[Report]:
-        """Make an item: `write` its rows inside; what happens is told to the report that this gives."""
+        """Make an item: `write` its rows inside, and use the report that this yields."""
         self._catch_up()
         first, report = self.num_rows, Report()
         yield report

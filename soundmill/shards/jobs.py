@@ -1,4 +1,4 @@
-"""One shard's work: what it is known by, and doing it, in whatever process."""
+"""A job, the work on one shard: its identity, and running it in any process."""
 
 from __future__ import annotations
 

@@ -41,8 +41,22 @@ def shard_paths(directory: Path) -> list[Path]:
     return paths
 
 
+def common_metadata(directory: Path, key: bytes) -> bytes:
+    """The value of a key in the schema metadata of all shards below a directory; UserError where one lacks it, or two differ."""
+    first, *others = shard_paths(directory)
+    values = {path: (pq.read_schema(path).metadata or {}).get(key) for path in (first, *others)}
+    for path, value in values.items():
+        if value is None:
+            raise UserError(f"{path}: no {key.decode()} in its metadata; remake {directory}: `dvc repro`")
+        if value != values[first]:
+            raise UserError(
+                f"{path}: another {key.decode()} in its metadata than in {first.name}'s; remake {directory}: `dvc repro`"
+            )
+    return values[first]
+
+
 def _column_options(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are stored: bytes never as a dictionary, and those of _AS_THEY_ARE not compressed."""
+    """Storage of columns: bytes never as a dictionary, and those of _AS_THEY_ARE not compressed."""
     dictionary, compression = [], {}
 
     def add(path: str, kind: pa.DataType) -> None:
@@ -168,16 +182,27 @@ def read_rows(
     `wanted`: the numbers of the rows to read, where not all are; row groups that have none of them are not touched.
     """
     chosen = None if wanted is None else sorted(set(wanted))
-    with open_parquet(path) as file:
-        _check(path, file.schema_arrow, schema)
-        first = 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            inside = None if chosen is None else [row - first for row in chosen if first <= row < first + size]
-            if inside is None or inside:
-                table = file.read_row_group(group, columns=columns, use_threads=False)
-                yield from (table if inside is None else table.take(inside)).to_pylist()
-            first += size
+    for table in _row_groups(path, schema, columns, chosen):
+        yield from table.to_pylist()
+
+
+def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, chosen: list[int] | None) -> Iterator[pa.Table]:
+    """The row groups, of the rows that are `chosen` (None: all); a damaged file raises UserError."""
+    try:
+        with open_parquet(path) as file:
+            _check(path, file.schema_arrow, schema)
+            first = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                inside = None if chosen is None else [row - first for row in chosen if first <= row < first + size]
+                if inside is None or inside:
+                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                    yield table if inside is None else table.take(inside)
+                first += size
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); remake it: `dvc repro`") from None
 
 
 def by_shard(table: pa.Table) -> dict[int, pa.Table]:
@@ -187,14 +212,14 @@ def by_shard(table: pa.Table) -> dict[int, pa.Table]:
         table = table.take(np.argsort(numbers, kind="stable"))
         numbers = table["shard"].to_numpy()
     table = table.combine_chunks()
-    found, starts = np.unique(numbers, return_index=True)
+    present, starts = np.unique(numbers, return_index=True)
     # Copied: a slice is sent with its whole table. Not by `take`: that imports all that Arrow can compute, in 50 ms.
     parts = (table.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(numbers)]))
-    return {shard: pa.ipc.open_stream(digests.stream(part)).read_all() for shard, part in zip(found.tolist(), parts, strict=True)}
+    return {shard: pa.ipc.open_stream(digests.stream(part)).read_all() for shard, part in zip(present.tolist(), parts, strict=True)}
 
 
-def _check(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
+def _check(path: Path, schema: pa.Schema, wanted: pa.Schema) -> None:
     for column in wanted:
-        if column.name not in found.names or found.field(column.name).type != column.type:
-            have = found.field(column.name).type if column.name in found.names else "no such column"
+        if column.name not in schema.names or schema.field(column.name).type != column.type:
+            have = schema.field(column.name).type if column.name in schema.names else "no such column"
             raise UserError(f"{path}: column {column.name!r} should be {column.type}, found {have}; remake it with `dvc repro`")

@@ -1,4 +1,4 @@
-"""What the work on a shard says of itself, and the reports of finished shards, which lie beside them."""
+"""Reports of work on shards, kept beside the finished shards."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def read_items(shard: Path) -> list[Any]:
 def read_reports(directory: Path) -> dict[str, Finished]:
     """Of the last run, of every shard. To open thousands of files takes longer than what is in them."""
     try:
-        found = digests.unseal((directory / ALL).read_bytes())
-        return {name: Finished(key, signature, value, Report(**report)) for name, (key, signature, value, report) in found.items()}
+        rows = digests.unseal((directory / ALL).read_bytes())
+        return {name: Finished(key, signature, value, Report(**report)) for name, (key, signature, value, report) in rows.items()}
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -79,7 +79,7 @@ def _remove_strangers(directory: Path, jobs: list[Job]) -> None:
 def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Report) -> dict[str, Finished]:
     """The shards that lie there as they were written; what is damaged is dropped, and named in `total`."""
     known = reports.read_reports(directory)
-    found: dict[str, Finished] = {}
+    whole: dict[str, Finished] = {}
     for job in jobs:
         finished = known.get(job.name)
         try:
@@ -87,20 +87,20 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
             if finished is None or (finished.key, finished.signature) != (job.key, signature):
                 finished = reports.read_report(directory / job.name)
             if finished.signature == signature:
-                found[job.name] = finished
+                whole[job.name] = finished
         except OSError:
             continue
         except (ValueError, KeyError, TypeError):  # a report that cannot be trusted
             total.damaged.append(job.name)
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
-        whole = pool.map(lambda name: digests.is_whole(directory / name, found[name].digest), found)
-        torn = [name for name, right in zip(found, whole, strict=True) if not right]
+        intact = pool.map(lambda name: digests.is_whole(directory / name, whole[name].digest), whole)
+        torn = [name for name, right in zip(whole, intact, strict=True) if not right]
     for name in torn:
-        del found[name]
+        del whole[name]
         disk.distrust(directory / name)
         reports.report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
     total.damaged.extend(torn)
-    return found
+    return whole
 
 
 def _is_done(job: Job, finished: Finished) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import provenance
-from soundmill.errors import told
+from soundmill.errors import report_failure
 from soundmill.tracking import journal, uploader
 from soundmill.tracking.stores import (
     MAX_PARAM,
@@ -74,7 +74,7 @@ class StageRun:
         if isinstance(figure, str | os.PathLike):
             self._send_file(Path(figure), str(target.parent), target.name)
         else:
-            with told(f"tracking: {target}"):
+            with report_failure(f"tracking: {target}"):
                 picture = io.BytesIO()
                 figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
                 self._send_content(picture.getvalue(), target.name, str(target.parent))

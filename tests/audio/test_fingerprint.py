@@ -50,10 +50,10 @@ def test_gain_changes_nothing_that_is_certain(gain):
 @given(shift=st.integers(0, 8000))
 def test_any_shift_keeps_most_of_it(shift):
     wave = noise(2)
-    found = fingerprint.fingerprint(wave[shift:])
+    result = fingerprint.fingerprint(wave[shift:])
     original = fingerprint.fingerprint(wave)
     offset = -round(shift / fingerprint.HOP)
-    assert max(fingerprint.similarity(original, found, offset + more) for more in (-1, 0, 1)) > 0.6
+    assert max(fingerprint.similarity(original, result, offset + more) for more in (-1, 0, 1)) > 0.6
 
 
 def test_sound_once_sampled_at_8_khz_keeps_what_it_has():
@@ -98,11 +98,11 @@ def test_blocks_make_no_difference(cuts):
 )
 @pytest.mark.filterwarnings("error")
 def test_sound_without_features_says_so(wave):
-    found = fingerprint.fingerprint(wave)
-    assert found.dtype == np.uint32
-    assert found.shape[1] == 2
-    assert fingerprint.num_certain(found) < fingerprint.MIN_BITS
-    assert fingerprint.similarity(found, found, 0) == 0.0
+    result = fingerprint.fingerprint(wave)
+    assert result.dtype == np.uint32
+    assert result.shape[1] == 2
+    assert fingerprint.num_certain(result) < fingerprint.MIN_BITS
+    assert fingerprint.similarity(result, result, 0) == 0.0
 
 
 @pytest.mark.parametrize("name", ["002 - Rain/1-17367-A.ogg", "005 - Clock tick/1-21934-A.ogg", "009 - Rooster/1-26806-A.ogg"])

@@ -12,21 +12,9 @@ from soundmill.audio import mel
 from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave
 from soundmill.audio.mel import MelSpec, mel_filterbank
 from soundmill.errors import UserError
+from tests.mels import spec_with
 
-SPEC = MelSpec(
-    sample_rate=16000,
-    n_fft=1024,
-    win_length=1024,
-    hop_length=313,
-    n_mels=128,
-    f_min=0.0,
-    f_max=8000.0,
-    mel_scale="htk",
-    norm="slaney",
-    power=2.0,
-    floor=1e-10,
-    peak=None,
-)
+SPEC = spec_with(hop_length=313, n_mels=128, mel_scale="htk", power=2.0, floor=1e-10)
 
 
 def log_mel(waves: torch.Tensor, spec: MelSpec) -> torch.Tensor:
@@ -48,9 +36,9 @@ def test_linear_spectrum_has_the_wanted_mel_bands(power):
     spec = SPEC.model_copy(update={"power": power})
     wanted = log_mel(sweep(), spec)
     linear = mel_to_linear(wanted, spec)
-    found = (mel_filterbank(spec).T @ linear**power).clamp_min(spec.floor).log()
+    result = (mel_filterbank(spec).T @ linear**power).clamp_min(spec.floor).log()
     assert (linear >= 0).all()
-    assert float((found - wanted).abs()[wanted > wanted.max() - 7].mean()) < 0.05
+    assert float((result - wanted).abs()[wanted > wanted.max() - 7].mean()) < 0.05
 
 
 def test_griffin_lim_finds_a_wave_with_the_magnitudes():

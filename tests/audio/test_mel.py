@@ -7,24 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from soundmill import manifest, shards
 from soundmill.audio import mel
 from soundmill.errors import UserError
+from tests.mels import TANGO
 
-TANGO = mel.MelSpec(
-    sample_rate=16000,
-    n_fft=1024,
-    win_length=1024,
-    hop_length=160,
-    n_mels=64,
-    f_min=0.0,
-    f_max=8000.0,
-    mel_scale="slaney",
-    norm="slaney",
-    power=1.0,
-    floor=1e-5,
-    peak=None,
-)
 HTK = TANGO.model_copy(update={"mel_scale": "htk", "norm": "none", "power": 2.0, "n_mels": 40})
 
 
@@ -70,11 +56,11 @@ def test_frames_of_a_centred_stft(samples, frames):
 @pytest.mark.parametrize("samples", [1, 100, 512, 513, 1024, 16_000])
 def test_shape_follows_num_frames_even_for_clips_shorter_than_a_window(samples):
     waves = np.random.default_rng(0).normal(size=(2, samples))
-    found = mel.log_mel(waves, TANGO)
-    assert found.dtype == np.float32
-    assert found.shape == (2, 64, mel.num_frames(TANGO, samples))
-    assert np.isfinite(found).all()
-    assert (found[1] == mel.log_mel(waves[1], TANGO)).all()  # whatever shares its batch
+    result = mel.log_mel(waves, TANGO)
+    assert result.dtype == np.float32
+    assert result.shape == (2, 64, mel.num_frames(TANGO, samples))
+    assert np.isfinite(result).all()
+    assert (result[1] == mel.log_mel(waves[1], TANGO)).all()  # whatever shares its batch
 
 
 @pytest.mark.parametrize(
@@ -151,39 +137,3 @@ def test_a_spec_that_makes_no_sense_is_refused(change, says):
 def test_bands_narrower_than_a_bin_are_refused():
     with pytest.raises(UserError, match="hold no FFT bin"):
         mel.mel_filterbank(TANGO.model_copy(update={"n_mels": 512}))
-
-
-def write(path, clips, spec=TANGO, metadata=True):
-    schema = (
-        manifest.SPECTROGRAMS.with_metadata({mel.SPEC_KEY: spec.model_dump_json().encode()}) if metadata else manifest.SPECTROGRAMS
-    )
-    rows = [
-        {"clip_id": name, "log_mel": v.astype("<f2").tobytes(), "num_mels": v.shape[0], "num_frames": v.shape[1], "digest": ""}
-        for name, v in clips.items()
-    ]
-    shards.write_rows(rows, path, schema)
-
-
-def test_shards_round_trip(tmp_path):
-    clips = {"b": np.full((64, 3), 1.5), "a": np.full((64, 4), -2.0), "c": np.full((64, 3), 0.25)}
-    write(tmp_path / "shard-00000.parquet", {k: clips[k] for k in "ba"})
-    write(tmp_path / "shard-00001.parquet", {"c": clips["c"]})
-    assert mel.read_spec(tmp_path) == TANGO
-    found = dict(mel.iterate_log_mels(tmp_path))
-    assert list(found) == ["b", "a", "c"] == [row["clip_id"] for row in mel.iterate_index(tmp_path)]
-    for clip_id, values in found.items():
-        assert values.dtype == np.float16
-        np.testing.assert_array_equal(values, clips[clip_id])
-    assert [row["num_frames"] for row in mel.iterate_index(tmp_path)] == [3, 4, 3]
-
-
-def test_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match="no spectrogram shards"):
-        mel.read_spec(tmp_path)
-    write(tmp_path / "shard-00000.parquet", {"a": np.zeros((64, 3)), "b": np.zeros((64, 4))})
-    write(tmp_path / "shard-00001.parquet", {"c": np.zeros((64, 3))}, spec=HTK)
-    with pytest.raises(UserError, match="another mel spec"):
-        mel.read_spec(tmp_path)
-    write(tmp_path / "shard-00001.parquet", {"c": np.zeros((64, 3))}, metadata=False)
-    with pytest.raises(UserError, match="shard-00001"):
-        mel.read_spec(tmp_path)

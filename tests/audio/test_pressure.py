@@ -101,8 +101,8 @@ def test_mix_with_silence_and_of_silences():
     zeros = np.zeros(16_000, np.float32)
     level = pressure_level(zeros, 16_000)
     assert not mix(zeros, zeros, mix_ratio(level, level)).any()
-    heard = mix(zeros, tone(1000), mix_ratio(level, pressure_level(tone(1000), 16_000)))
-    assert np.isfinite(heard).all()
+    sound = mix(zeros, tone(1000), mix_ratio(level, pressure_level(tone(1000), 16_000)))
+    assert np.isfinite(sound).all()
 
 
 def test_captions_join_as_in_tango():

@@ -28,10 +28,10 @@ def noise(seconds: float, rate: int = RATE, amplitude: float = 0.1, seed: int = 
 def meter(channels: np.ndarray, rate: int = RATE, cut: int = 10**9) -> quality.RecordingMeter:
     """Of samples [n] or [n, channels], fed in blocks of `cut`."""
     block = channels[:, None] if channels.ndim == 1 else channels
-    found = quality.RecordingMeter(rate)
+    result = quality.RecordingMeter(rate)
     for start in range(0, len(block), cut):
-        found.add(block[start : start + cut])
-    return found
+        result.add(block[start : start + cut])
+    return result
 
 
 def measure(wave: np.ndarray, rate: int = RATE) -> dict[str, float | None]:
@@ -40,14 +40,14 @@ def measure(wave: np.ndarray, rate: int = RATE) -> dict[str, float | None]:
 
 
 def test_a_plain_sine():
-    found = measure(sine(1000.0, 5.0))
-    assert found["seconds"] == 5.0
-    assert found["peak"] == pytest.approx(0.5, abs=1e-4)
-    assert found["silence_ratio"] == 0.0
-    assert found["clipping_ratio"] == 0.0
-    assert found["dc_offset"] == 0.0
-    assert 1000 < found["bandwidth_hz"] < 1200
-    assert found["channel_correlation"] is None
+    result = measure(sine(1000.0, 5.0))
+    assert result["seconds"] == 5.0
+    assert result["peak"] == pytest.approx(0.5, abs=1e-4)
+    assert result["silence_ratio"] == 0.0
+    assert result["clipping_ratio"] == 0.0
+    assert result["dc_offset"] == 0.0
+    assert 1000 < result["bandwidth_hz"] < 1200
+    assert result["channel_correlation"] is None
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
@@ -223,10 +223,10 @@ def test_channels_that_agree_differ_or_are_wired_the_wrong_way_round():
 
 @pytest.mark.parametrize("wave", [np.zeros(0), np.zeros(1), np.ones(1), np.zeros(RATE), np.full(3, -1.0), np.ones(2047), [0, 1, 0]])
 def test_every_measure_of_nearly_nothing_is_a_number_or_null(wave):
-    found = measure(np.asarray(wave, np.float32))
-    assert list(found) == [field.name for field in manifest.QUALITY]
-    assert all(value is None or math.isfinite(value) for value in found.values())
-    pa.array([found], manifest.QUALITY).validate(full=True)
+    result = measure(np.asarray(wave, np.float32))
+    assert list(result) == [field.name for field in manifest.QUALITY]
+    assert all(value is None or math.isfinite(value) for value in result.values())
+    pa.array([result], manifest.QUALITY).validate(full=True)
 
 
 def test_samples_that_are_no_numbers_are_left_to_the_decoder_to_refuse():

@@ -81,5 +81,5 @@ def test_a_stream_that_follows_or_accompanies_another_gives_the_same_samples():
     next(abandoned)
     both = zip(*(resample_blocks(np.split(waves[index], 7), 44_100, 16_000) for index in (0, 2)), strict=True)
     first, second = (np.concatenate(parts) for parts in zip(*both, strict=True))
-    for found, wave in ((first, fresh[0]), (resample(waves[1], 44_100, 16_000), fresh[1]), (second, fresh[2])):
-        np.testing.assert_array_equal(found[: len(wave)], wave[: len(found)])
+    for result, wave in ((first, fresh[0]), (resample(waves[1], 44_100, 16_000), fresh[1]), (second, fresh[2])):
+        np.testing.assert_array_equal(result[: len(wave)], wave[: len(result)])

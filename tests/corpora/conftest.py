@@ -30,14 +30,14 @@ def lay(tmp_path) -> Callable[..., inventory.Inventory]:
 
 
 @pytest.fixture
-def told() -> Callable[[Any], dict[str | None, list[str]]]:
+def captions_of() -> Callable[[Any], dict[str | None, list[str]]]:
     """Captions by the path of their recording; under None those without one."""
 
     def captions(tables: Any) -> dict[str | None, list[str]]:
         of = {recording["recording_id"]: recording["path"] for recording in tables.recordings}
-        found: dict[str | None, list[str]] = {}
+        result: dict[str | None, list[str]] = {}
         for caption in tables.captions:
-            found.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
-        return found
+            result.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
+        return result
 
     return captions

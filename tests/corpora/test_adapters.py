@@ -77,9 +77,9 @@ SPLIT_ROWS = {"train/dog/a.wav": ("train", ["dog"]), "train/cat/b.wav": ("train"
 @pytest.mark.parametrize("above", ["", "data/", "audio/", "clips/", "mycorpus/", "mycorpus/audio/"])
 @pytest.mark.parametrize("beside", ["", "stray.wav", "unlabeled/x/u.wav", "data/u.wav", "train.wav"])
 def test_split_folders_wherever_they_lie(tmp_path, above, beside):
-    found = make(tmp_path, *(above + name for name in SPLIT_TREE), *filter(None, [beside]))
-    tables = registry.read("folder", found, 1)
-    expected = {above + name: told for name, told in SPLIT_ROWS.items()}
+    result = make(tmp_path, *(above + name for name in SPLIT_TREE), *filter(None, [beside]))
+    tables = registry.read("folder", result, 1)
+    expected = {above + name: outcome for name, outcome in SPLIT_ROWS.items()}
     assert rows(tables, "split", "labels") == expected | ({beside: (None, [])} if beside else {})
     assert [remark.partition(" lie")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
 
@@ -101,7 +101,7 @@ def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "told"),
+    ("names", "labels", "remark"),
     [
         (["animals-master/dog/1.wav", "animals-master/cat/1.wav"], {"dog", "cat"}, "animals-master,"),
         (["Speech/v0.02/yes/1.wav", "Speech/v0.02/no/1.wav", "Speech/v0.02/no/deep/2.wav"], {"yes", "no"}, "Speech/v0.02,"),
@@ -114,12 +114,12 @@ def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path,
         (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
     ],
 )
-def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, labels, told):
+def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, labels, remark):
     put(tmp_path, *names)
     tables = scan(tmp_path)
     assert tables.format == "folder"
     assert {label for row in tables.recordings for label in row["labels"]} == labels
-    assert [told in remark for remark in tables.remarks] == ([True] if told else [])
+    assert [remark in text for text in tables.remarks] == ([True] if remark else [])
 
 
 def test_containers_below_splits_are_no_classes(tmp_path):
@@ -131,8 +131,10 @@ def test_containers_below_splits_are_no_classes(tmp_path):
 
 
 def test_texts_without_recording_are_missing(tmp_path):
-    found = make(tmp_path, "d/a.wav", d__a_txt="A dog", d__b_txt="A cat", d__README_txt="Free", d__list_txt="a\nb\n", notes_txt="x")
-    tables = registry.read("folder", found, 1)
+    result = make(
+        tmp_path, "d/a.wav", d__a_txt="A dog", d__b_txt="A cat", d__README_txt="Free", d__list_txt="a\nb\n", notes_txt="x"
+    )
+    tables = registry.read("folder", result, 1)
     assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
     assert len(tables.matched) == 1
     (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
@@ -158,10 +160,10 @@ def test_texts_with_the_extension_of_their_recording(tmp_path):
 
 def test_sidecar_texts_are_captions(tmp_path):
     (tmp_path / "d").mkdir()
-    found = make(tmp_path, "d/a.wav", "d/a.mp3", "b.wav", "c.wav", d__a_txt="\ufeffA dog\n barks. ", b_txt=" \n", other_txt="x")
+    result = make(tmp_path, "d/a.wav", "d/a.mp3", "b.wav", "c.wav", d__a_txt="\ufeffA dog\n barks. ", b_txt=" \n", other_txt="x")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
-    found = inventory.take(tmp_path)
-    tables = registry.read("folder", found, 1)
+    result = inventory.take(tmp_path)
+    tables = registry.read("folder", result, 1)
     ids = {row["path"]: row["recording_id"] for row in tables.recordings}
     assert {(row["recording_id"], row["caption"], row["start_time"], row["origin"]) for row in tables.captions} == {
         (ids["d/a.wav"], "A dog barks.", None, "d/a.txt"),
@@ -175,10 +177,10 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(tmp_path):
     tables = registry.read(
         "folder", make(tmp_path, "r1nicOVtvkQ_130.wav", "r1nicOVtvkQ_10.wav", "drum_kick_a_12.wav", "Drum_kicker_2.wav"), 1
     )
-    found = rows(tables, "recording_id", "start_time", "group")
-    assert found["r1nicOVtvkQ_130.wav"] == ("r1nicOVtvkQ_130", 130.0, "r1nicOVtvkQ")
-    assert found["r1nicOVtvkQ_10.wav"] == ("r1nicOVtvkQ_10", 10.0, "r1nicOVtvkQ")
-    assert found["drum_kick_a_12.wav"][1:] == found["Drum_kicker_2.wav"][1:] == (0.0, None)
+    result = rows(tables, "recording_id", "start_time", "group")
+    assert result["r1nicOVtvkQ_130.wav"] == ("r1nicOVtvkQ_130", 130.0, "r1nicOVtvkQ")
+    assert result["r1nicOVtvkQ_10.wav"] == ("r1nicOVtvkQ_10", 10.0, "r1nicOVtvkQ")
+    assert result["drum_kick_a_12.wav"][1:] == result["Drum_kicker_2.wav"][1:] == (0.0, None)
     assert not looks_random("kick_drum_a")
     assert registry.read("folder", inventory.take(tmp_path), 1).remarks == []
 
@@ -213,8 +215,8 @@ def test_esc50_table(tmp_path):
         "filename,fold,target,category,esc10,src_file,take\n1-100032-A-0.wav,1,0,dog,True,100032,A\n"
         "5-9-A-14.wav,5,14,chirping_birds,False,9,A\n4-1-A-1.wav,4,1,rooster,True,1,A\n../x.wav,1,0,dog,,,\n1-2-A-0.wav,one,0,dog,,,\n"
     )
-    found = make(tmp_path, "audio/1-100032-A-0.wav", "audio/5-9-A-14.wav", "audio/2-2-A-2.wav", meta__esc50_csv=meta)
-    tables = registry.read("esc", found, 1)
+    result = make(tmp_path, "audio/1-100032-A-0.wav", "audio/5-9-A-14.wav", "audio/2-2-A-2.wav", meta__esc50_csv=meta)
+    tables = registry.read("esc", result, 1)
     assert rows(tables, "labels", "fold") == {
         "audio/1-100032-A-0.wav": (["dog"], 1),
         "audio/2-2-A-2.wav": ([], 2),
@@ -229,14 +231,14 @@ ESC50 = "filename,fold,target,category,esc10,src_file,take\n"
 
 
 def test_esc50_without_its_audio_is_all_missing(tmp_path):
-    found = make(tmp_path, esc50_csv=ESC50 + "1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,True,2,A\n")
-    tables = registry.read("auto", found, 1, needs_audio=False)
+    result = make(tmp_path, esc50_csv=ESC50 + "1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,True,2,A\n")
+    tables = registry.read("auto", result, 1, needs_audio=False)
     assert (tables.format, tables.recordings, [row["id"] for row in tables.missing]) == ("esc", [], ["1-1-A-0.wav", "2-2-A-1.wav"])
 
 
 def test_esc50_files_under_another_extension(tmp_path):
-    found = make(tmp_path, "audio/1-1-A-0.ogg", esc50_csv=ESC50 + "1-1-A-0.wav,3,0,dog,True,1,A\n")
-    tables = registry.read("esc", found, 1)
+    result = make(tmp_path, "audio/1-1-A-0.ogg", esc50_csv=ESC50 + "1-1-A-0.wav,3,0,dog,True,1,A\n")
+    tables = registry.read("esc", result, 1)
     assert rows(tables, "labels", "fold", "group") == {"audio/1-1-A-0.ogg": (["dog"], 3, "1")}
     assert not tables.missing
 
@@ -245,8 +247,8 @@ def test_esc50_twice_is_a_collision_and_one_folder_is_described(tmp_path):
     """`2-…` sorts after `16000`, `1-…` before it: the first in the order of paths would be one of either folder."""
     names = ("1-1-A-0.wav", "2-2-A-1.wav", "dog.wav")
     meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n2-2-A-1.wav,2,1,rooster,,2,A\ndog.wav,2,0,dog,,3,A\n"
-    found = make(tmp_path, *(f"audio/{folder}{name}" for folder in ("", "16000/") for name in names), esc50_csv=meta)
-    tables = registry.read("esc", found, 1)
+    result = make(tmp_path, *(f"audio/{folder}{name}" for folder in ("", "16000/") for name in names), esc50_csv=meta)
+    tables = registry.read("esc", result, 1)
     assert rows(tables, "labels", "fold", "group") == {
         "audio/1-1-A-0.wav": (["dog"], 1, "1"),
         "audio/16000/1-1-A-0.wav": ([], 1, "1"),

@@ -12,17 +12,17 @@ def entry(uid, caption="a dog barks"):
     return {"Dataset": "AudioCaps", "Uid": uid, "Caption": caption}
 
 
-def test_uids_are_found_under_their_own_and_other_names(lay, told):
+def test_uids_are_found_under_their_own_and_other_names(lay, captions_of):
     rows = [
         entry("r1nicOVtvkQ_30000_40000"),
         entry("-bcdefghij__0_10000", "two"),
         entry("r1nicOVtvkQ_30000_40000", "again"),
         entry(7),
     ]
-    found = lay("r1nicOVtvkQ_30000_40000.wav", "Y-bcdefghij_.flac", **{"test.json": rows})
-    assert registry.detect(found) == "amphion"
-    tables = registry.read("auto", found, 4)
-    assert told(tables) == {"r1nicOVtvkQ_30000_40000.wav": ["a dog barks", "again"], "Y-bcdefghij_.flac": ["two"]}
+    result = lay("r1nicOVtvkQ_30000_40000.wav", "Y-bcdefghij_.flac", **{"test.json": rows})
+    assert registry.detect(result) == "amphion"
+    tables = registry.read("auto", result, 4)
+    assert captions_of(tables) == {"r1nicOVtvkQ_30000_40000.wav": ["a dog barks", "again"], "Y-bcdefghij_.flac": ["two"]}
     assert {row["recording_id"]: (row["start_time"], row["split"]) for row in tables.recordings} == {
         "r1nicOVtvkQ": (30.0, "test"),
         "-bcdefghij_": (0.0, "test"),

@@ -67,8 +67,8 @@ def test_names_parse_back_whatever_the_id(video, start, prefixed):
 
 @given(st.text(max_size=40))
 def test_names_of_any_kind_are_an_id_or_nothing(stem):
-    found = clip_of_name(stem)
-    assert found is None or re.fullmatch(r"[A-Za-z0-9_-]{11}", found[0])
+    result = clip_of_name(stem)
+    assert result is None or re.fullmatch(r"[A-Za-z0-9_-]{11}", result[0])
 
 
 def test_windows_of_one_recording_and_of_two_stretches_of_a_video(tmp_path):

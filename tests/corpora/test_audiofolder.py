@@ -29,8 +29,8 @@ def test_metadata_csv_in_any_folder_names_files_beside_itself(tmp_path):
         "train/deep/b c.wav": ("train", []),
         "validation/a.wav": ("valid", ["dog"]),
     }
-    found = captions(tables)
-    assert (found["train/a.wav"], found["validation/a.wav"]) == (["Rain, heavy"], ["A dog"])
+    result = captions(tables)
+    assert (result["train/a.wav"], result["validation/a.wav"]) == (["Rain, heavy"], ["A dog"])
     assert [row["id"] for row in tables.missing] == ["gone.wav"]
     assert [row["path"] for row in tables.orphans] == ["test/unnamed.wav"]
     assert [row["reason"] for row in tables.rejected] == ["bad id"]
@@ -241,8 +241,8 @@ def test_machine_ids_in_a_csv(tmp_path):
 def test_the_clip_and_the_split_as_musiccaps_tells_them(tmp_path):
     columns = {"ytid": ["r1nicOVtvkQ", "UDGBjjwyaqE"], "start_s": [30, 90], "is_audioset_eval": [True, False]}
     write_table(tmp_path / "train-00000-of-00001.parquet", [cell(0), cell(1)], **columns)
-    found = [(row["recording_id"], row["start_time"], row["split"]) for row in scan(tmp_path).recordings]
-    assert found == [("r1nicOVtvkQ_30", 30.0, "test"), ("UDGBjjwyaqE_90", 90.0, "train")]
+    result = [(row["recording_id"], row["start_time"], row["split"]) for row in scan(tmp_path).recordings]
+    assert result == [("r1nicOVtvkQ_30", 30.0, "test"), ("UDGBjjwyaqE_90", 90.0, "train")]
 
 
 def test_a_video_in_a_column_and_its_start_in_the_name(tmp_path):
@@ -322,7 +322,7 @@ OF_VIDEO = [{"bytes": sound(n), "path": "r1nicOVtvkQ.wav"} for n in range(2)]
 
 
 @pytest.mark.parametrize(
-    ("cells", "columns", "found"),
+    ("cells", "columns", "counts"),
     [
         ([ALIKE] * 5, {}, [5]),
         ([ALIKE, {**ALIKE, "bytes": sound(1)}, ALIKE, {"bytes": b"", "path": None}], {}, [2, 1]),
@@ -333,12 +333,12 @@ OF_VIDEO = [{"bytes": sound(n), "path": "r1nicOVtvkQ.wav"} for n in range(2)]
         ([OF_VIDEO[0]] * 2, {"youtube_id": ["r1nicOVtvkQ"] * 2, "start_time": [30, 30]}, [2]),
     ],
 )
-def test_a_look_finds_what_the_pipeline_finds(tmp_path, cells, columns, found):
+def test_a_look_finds_what_the_pipeline_finds(tmp_path, cells, columns, counts):
     write_table(tmp_path / "a.parquet", cells[:1], text=["a"], **{name: values[:1] for name, values in columns.items()})
     more = {name: values[1:] for name, values in columns.items()}
     write_table(tmp_path / "b.parquet", cells[1:], text=list("bcdef")[: len(cells) - 1], **more)
     looked, scanned = registry.read("auto", inventory.take(tmp_path, digests=False), 4), scan(tmp_path)
-    assert list(map(len, captions(looked).values())) == found
+    assert list(map(len, captions(looked).values())) == counts
     assert captions(looked) == captions(scanned)
     for report in ("matched", "missing", "orphans", "collisions", "ambiguous", "rejected"):
         assert getattr(looked, report) == getattr(scanned, report)
@@ -361,8 +361,8 @@ def test_words_in_all_names_side_by_side_tell_the_splits(lay, names, each):
         for table, rows in tables.items():
             if os.path.dirname(table) in ("", os.path.dirname(name)):
                 rows.append(f"{os.path.basename(name) if each else name},a sound")
-    found = lay(*names, **{table: "\n".join(["file_name,text", *rows]) + "\n" for table, rows in tables.items()})
-    splits = {row["path"]: row["split"] for row in registry.read("audiofolder", found, 1).recordings}
+    result = lay(*names, **{table: "\n".join(["file_name,text", *rows]) + "\n" for table, rows in tables.items()})
+    splits = {row["path"]: row["split"] for row in registry.read("audiofolder", result, 1).recordings}
     assert splits == dict(zip(names, ["train", "test"], strict=True))
 
 

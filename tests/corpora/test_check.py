@@ -1,4 +1,4 @@
-"""`soundmill corpus check`: coverage of a corpus, told without touching it."""
+"""`soundmill corpus check`: coverage of a corpus, without touching it."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def snapshot(directory) -> list[tuple[str, bytes, int]]:
 def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
     before = snapshot(corpus)
     report = check.check(corpus)
-    told = report.as_json()
+    outcome = report.as_json()
     assert snapshot(corpus) == before
-    assert (told["format"], told["detected"], told["coverage"]) == ("audiocaps", True, 3 / 4)
-    assert [(clip["id"], clip["path"], clip["start_time"], clip["captions"]) for clip in told["matched"]] == [
+    assert (outcome["format"], outcome["detected"], outcome["coverage"]) == ("audiocaps", True, 3 / 4)
+    assert [(clip["id"], clip["path"], clip["start_time"], clip["captions"]) for clip in outcome["matched"]] == [
         ("r1nicOVtvkQ", "a/r1nicOVtvkQ_30.wav", 30.0, 2),
         ("-bcdefghijk", "b/Y-bcdefghijk_0.mp3", 0.0, 1),
         ("YYYYYYYYYYY", "4.ogg", 7.0, 1),
     ]
-    assert told["missing"] == [
+    assert outcome["missing"] == [
         {
             "id": "GONEgoneGON",
             "youtube_id": "GONEgoneGON",
@@ -69,11 +69,11 @@ def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
             "audiocap_ids": ["5", "6"],
         }
     ]
-    assert told["orphans"] == [{"path": "[red]stray[/red].wav"}]
-    assert told["collisions"] == [{"id": "-bcdefghijk", "paths": ["b/Y-bcdefghijk_0.mp3", "Y-bcdefghijk.flac"]}]
-    assert told["ambiguous"] == []
-    assert [(row["path"], row["reason"]) for row in told["damaged"]] == [("empty.wav", "empty"), ("train.csv", "bad id")]
-    assert told["counts"] == {
+    assert outcome["orphans"] == [{"path": "[red]stray[/red].wav"}]
+    assert outcome["collisions"] == [{"id": "-bcdefghijk", "paths": ["b/Y-bcdefghijk_0.mp3", "Y-bcdefghijk.flac"]}]
+    assert outcome["ambiguous"] == []
+    assert [(row["path"], row["reason"]) for row in outcome["damaged"]] == [("empty.wav", "empty"), ("train.csv", "bad id")]
+    assert outcome["counts"] == {
         "recordings": 5,
         "captions": 6,
         "matched": 3,
@@ -200,11 +200,11 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
 
 
 def test_the_survey_has_the_same_numbers(corpus):
-    report, found = check.check(corpus), survey.survey(corpus)
-    assert (found.matched, found.missing, found.orphans) == (3, 1, 1)
-    assert (found.format, found.collisions) == ("audiocaps", len(report.tables.collisions))
+    report, result = check.check(corpus), survey.survey(corpus)
+    assert (result.matched, result.missing, result.orphans) == (3, 1, 1)
+    assert (result.format, result.collisions) == ("audiocaps", len(report.tables.collisions))
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
-    text = "\n".join(found.describe(parameters, 0.0))
+    text = "\n".join(result.describe(parameters, 0.0))
     assert "3 clips with a file, 1 without (missing); 1 files have neither" in text
     assert "soundmill corpus check" in text
 
@@ -224,10 +224,10 @@ def test_links_out_of_the_corpus_are_told_as_the_scan_tells_them(tmp_path, root)
         params.write_yaml({"corpus": section}, tmp_path / "params.yaml")
         named = check.check_params(tmp_path / "params.yaml")
         done = command(tmp_path / "corpus", *(["--follow-links"] if follow else []), cwd=root)
-        said = f"1 links that lead out of the folder and are {'' if follow else 'not '}followed"
+        message = f"1 links that lead out of the folder and are {'' if follow else 'not '}followed"
         assert len(named.tables.recordings) == (2 if follow else 1)
-        assert said in named.tables.remarks[0]
-        assert said in done.stdout
+        assert message in named.tables.remarks[0]
+        assert message in done.stdout
 
 
 def command(*arguments, cwd):
@@ -245,17 +245,17 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
     done = command(corpus, "--json", report, "--missing", missing, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "75.0 %" in done.stdout
-    told = json.loads(report.read_text(encoding="utf-8"))
-    assert all(isinstance(told[name], list) for name in ("matched", "missing", "orphans", "collisions", "ambiguous"))
+    outcome = json.loads(report.read_text(encoding="utf-8"))
+    assert all(isinstance(outcome[name], list) for name in ("matched", "missing", "orphans", "collisions", "ambiguous"))
     assert len(missing.read_text(encoding="utf-8").splitlines()) == 3
-    for arguments, said in (
+    for arguments, message in (
         ((tmp_path / "none",), "no such directory"),
         ((corpus, "--format", "audiocap"), "did you mean 'audiocaps'"),
         ((corpus, "--missing", corpus / "a" / "missing.csv"), "write it elsewhere"),
     ):
         wrong = command(*arguments, cwd=root)
         assert wrong.returncode == 1
-        assert said in wrong.stderr.replace("\n", " ")
+        assert message in wrong.stderr.replace("\n", " ")
         assert "Traceback" not in wrong.stderr
 
 
@@ -286,13 +286,13 @@ def test_a_union_is_checked_as_it_will_be_read(tmp_path, root):
     report, missing = tmp_path / "report.json", tmp_path / "missing.csv"
     done = command(path, "--headers", "--json", report, "--missing", missing, cwd=root)
     assert done.returncode == 0, done.stderr
-    told = json.loads(report.read_text(encoding="utf-8"))
+    outcome = json.loads(report.read_text(encoding="utf-8"))
     formats = {"again": "audiocaps", "caps": "audiocaps", "esc": "folder"}
-    assert (told["path"], told["format"], told["parts"], told["coverage"]) == (str(path), "union", formats, 0.5)
-    found = [("again/r1nicOVtvkQ_30.wav", 1), ("caps/r1nicOVtvkQ_30.wav", 1), ("esc/dog/x.wav", 0)]
-    assert [(clip["path"], clip["captions"]) for clip in told["matched"]] == found
-    assert [(row["path"], row["reason"]) for row in told["damaged"]] == [("caps/UDGBjjwyaqE_20.wav", "truncated")]
-    assert [entry["paths"] for entry in told["collisions"]] == [["again/r1nicOVtvkQ_30.wav", "caps/r1nicOVtvkQ_30.wav"]]
+    assert (outcome["path"], outcome["format"], outcome["parts"], outcome["coverage"]) == (str(path), "union", formats, 0.5)
+    result = [("again/r1nicOVtvkQ_30.wav", 1), ("caps/r1nicOVtvkQ_30.wav", 1), ("esc/dog/x.wav", 0)]
+    assert [(clip["path"], clip["captions"]) for clip in outcome["matched"]] == result
+    assert [(row["path"], row["reason"]) for row in outcome["damaged"]] == [("caps/UDGBjjwyaqE_20.wav", "truncated")]
+    assert [entry["paths"] for entry in outcome["collisions"]] == [["again/r1nicOVtvkQ_30.wav", "caps/r1nicOVtvkQ_30.wav"]]
     with missing.open(encoding="utf-8", newline="") as file:
         rows = [(row["audiocap_id"], row["youtube_id"], row["caption"]) for row in csv.DictReader(file)]
     assert sorted(rows) == [("2", "UDGBjjwyaqE", "b"), ("3", "GONEgoneGON", "c"), ("4", "r1nicOVtvkQ", "d")]
@@ -316,16 +316,16 @@ def test_what_a_union_had_to_call_otherwise_is_missing_as_the_video_that_it_is(t
 def test_the_corpus_of_a_params_yaml_is_the_directory_that_it_names(corpus, tmp_path):
     path = tmp_path.parent / f"{tmp_path.name}.yaml"
     params.write_yaml({"corpus": {"format": "audiocaps", "path": tmp_path.name, "parts": {}, **REST}}, path)
-    told, directly = check.check_params(path).as_json(), check.check(corpus, "audiocaps").as_json()
-    assert (told.pop("path"), directly.pop("path")) == (str(path), str(corpus))
-    assert told == directly
+    outcome, directly = check.check_params(path).as_json(), check.check(corpus, "audiocaps").as_json()
+    assert (outcome.pop("path"), directly.pop("path")) == (str(path), str(corpus))
+    assert outcome == directly
 
 
 PART = {"format": "auto", "path": ".", "weight": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ({"format": "synthetic", "embedded": ["synthetic"]}, "made by the pipeline itself"),
         ({"parts": {}}, "set corpus.parts to"),
@@ -344,17 +344,17 @@ PART = {"format": "auto", "path": ".", "weight": 1.0}
         ([1], "corpus"),
     ],
 )
-def test_a_params_yaml_that_the_scan_refuses_is_an_error_that_says_what_to_set(tmp_path, section, said):
+def test_a_params_yaml_that_the_scan_refuses_is_an_error_that_says_what_to_set(tmp_path, section, message):
     (tmp_path / "empty").mkdir()
     if isinstance(section, dict):
         section = {"format": "union", "path": None, "parts": {}, **REST} | section
     params.write_yaml({"corpus": section}, tmp_path / "params.yaml")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         check.check_params(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--missing", "esc/dog/missing.csv"), "write it elsewhere"),
         (("--missing", "params.yaml"), "would be written over"),
@@ -362,13 +362,13 @@ def test_a_params_yaml_that_the_scan_refuses_is_an_error_that_says_what_to_set(t
         (("--format", "esc"), "leave --format and --follow-links out"),
     ],
 )
-def test_a_check_of_params_yaml_writes_over_nothing(tmp_path, root, arguments, said):
+def test_a_check_of_params_yaml_writes_over_nothing(tmp_path, root, arguments, message):
     path = union_of(tmp_path)
     before = snapshot(tmp_path)
     option, value = arguments
     wrong = command(path, option, value if option == "--format" else tmp_path / value, cwd=root)
     assert (wrong.returncode, snapshot(tmp_path)) == (1, before)
-    assert said in wrong.stderr.replace("\n", " ")
+    assert message in wrong.stderr.replace("\n", " ")
 
 
 def test_a_file_is_no_corpus_to_run_over(tmp_path):

@@ -43,12 +43,12 @@ def test_captions_go_to_the_file_of_that_name_in_the_folder_of_the_split(corpus)
         "evaluation/Ünder water.wav": "test",
         "validation/door.wav": "valid",
     }
-    found = captions(tables)
-    assert found["development/Distorted AM Radio noise.wav"] == ["Noise hums.", "A radio hums", "c", "d", "e"]
-    assert found["development/rain, then 'wind'.wav"] == ["Rain", "Rain, then wind"]
-    assert found["development/door.wav"][0] == "A door"
-    assert found["validation/door.wav"][0] == "Another door"
-    assert found["evaluation/Ünder water.wav"][0] == "Bubbles"
+    result = captions(tables)
+    assert result["development/Distorted AM Radio noise.wav"] == ["Noise hums.", "A radio hums", "c", "d", "e"]
+    assert result["development/rain, then 'wind'.wav"] == ["Rain", "Rain, then wind"]
+    assert result["development/door.wav"][0] == "A door"
+    assert result["validation/door.wav"][0] == "Another door"
+    assert result["evaluation/Ünder water.wav"][0] == "Bubbles"
     assert [row["id"] for row in tables.missing] == ["gone.wav"]
     assert not tables.ambiguous
     assert not tables.orphans

@@ -1,4 +1,4 @@
-"""Planted duplicates are found, unlike recordings are not, in any order; what cannot be told is said."""
+"""Planted duplicates are found, unlike recordings are not, in any order; sounds without features are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from soundmill import manifest, shards
 from soundmill.audio import fingerprint, flac, resample
 from soundmill.commands import app
-from soundmill.corpora import duplicates
+from soundmill.corpora import duplicates, fingerprint_index, landmarks, partitions
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
@@ -38,10 +38,10 @@ def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str]
         return sorted(index.pairs(threshold)), index.featureless
 
 
-def index_of(words: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None) -> duplicates.Index:
+def index_of(words: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None) -> fingerprint_index.Index:
     names = [[*words], [(owners or {}).get(name, name) for name in words]]
-    index = duplicates.Index(scratch, *(pa.chunked_array([column], pa.string()) for column in names))
-    table = pa.Table.from_pylist([duplicates.landmarks(found) for found in words.values()])
+    index = fingerprint_index.Index(scratch, *(pa.chunked_array([column], pa.string()) for column in names))
+    table = pa.Table.from_pylist([landmarks.landmarks(result) for result in words.values()])
     for first in range(0, len(words), 7):
         index.add(first, table.slice(first, 7))
     return index
@@ -85,7 +85,7 @@ def test_a_sound_that_one_recording_has_many_times_is_found_beside_every_one(tmp
 def test_many_copies_hang_together_without_being_paired_all_with_all(tmp_path):
     count = 200
     pairs, _ = indexed({f"{number:03d}": noise(0, 2.0) for number in range(count)}, tmp_path)
-    assert len(pairs) <= 2 * duplicates.NEIGHBOURS * count
+    assert len(pairs) <= 2 * fingerprint_index.NEIGHBOURS * count
     reached = {"000"}
     for a, b, _ in pairs:  # sorted, so each a is reached before its b
         if a in reached:
@@ -105,7 +105,7 @@ def test_an_empty_index_has_no_pairs(tmp_path):
 
 def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
     keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
-    keys, at = duplicates.turned(keys, uncertain, frames, 7)
+    keys, at = landmarks.turned(keys, uncertain, frames, 7)
     assert sorted(zip(at.tolist(), keys.tolist(), strict=True)) == [
         (10, 1),
         (10, 3),
@@ -115,15 +115,15 @@ def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
         (20, 13),
         (30, 16),
     ]
-    assert duplicates.turned(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
+    assert landmarks.turned(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
 
 
 def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
-    keys, uncertain, frames = duplicates.certain_keys(fingerprint.fingerprint(noise(0)))
+    keys, uncertain, frames = landmarks.certain_keys(fingerprint.fingerprint(noise(0)))
     bits = np.bitwise_count(uncertain).astype(int)
     assert len(keys) == len(frames) == len({*frames.tolist()}) > 100
     assert (np.diff(bits) >= 0).all()
-    assert bits.max() <= duplicates.MOST_UNCERTAIN
+    assert bits.max() <= landmarks.MOST_UNCERTAIN
 
 
 # ---- the parts on disk ----
@@ -131,20 +131,20 @@ def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
 
 def _beyond(entries: list[tuple[str, int]], owners: dict[str, str], name: str) -> list[tuple[str, int]]:
     """The next NEIGHBOURS, those of the own recording that stand before them left out."""
-    return list(dropwhile(lambda entry: owners[entry[0]] == owners[name], entries))[: duplicates.NEIGHBOURS]
+    return list(dropwhile(lambda entry: owners[entry[0]] == owners[name], entries))[: fingerprint_index.NEIGHBOURS]
 
 
 def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> set[tuple[str, str, int]]:
     """What `Index.candidates` finds, by the rule alone: every key's bucket is a list, every pair's offsets are counted."""
     buckets, offsets = defaultdict(list), defaultdict(Counter)
-    ranked = [(name, words[name], duplicates.certain_keys(words[name])) for name in sorted(words)]
-    for name, found, (keys, _, frames) in ranked:
-        most = duplicates.KEYS + int(duplicates.KEYS_PER_SECOND * len(found) / fingerprint.FRAMES_PER_SECOND)
+    ranked = [(name, words[name], landmarks.certain_keys(words[name])) for name in sorted(words)]
+    for name, actual, (keys, _, frames) in ranked:
+        most = landmarks.KEYS + int(landmarks.KEYS_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
         for key, frame in zip(keys[:most].tolist(), frames[:most].tolist(), strict=True):
             buckets[key].append((name, frame))
-    for name, found, certain in ranked:
-        most = duplicates.PROBES + int(duplicates.PROBES_PER_SECOND * len(found) / fingerprint.FRAMES_PER_SECOND)
-        for key, frame in zip(*(column.tolist() for column in duplicates.turned(*certain, most)), strict=True):
+    for name, actual, certain in ranked:
+        most = landmarks.PROBES + int(landmarks.PROBES_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
+        for key, frame in zip(*(column.tolist() for column in landmarks.turned(*certain, most)), strict=True):
             before = [entry for entry in reversed(buckets[key]) if entry[0] < name]
             after = [entry for entry in buckets[key] if entry[0] > name]
             for other, at in _beyond(before, owners, name) + _beyond(after, owners, name):
@@ -152,17 +152,17 @@ def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> 
                     offsets[name, other][at - frame] += 1
     result = set()
     for pair, counts in offsets.items():
-        crowd = {at: sum(counts[at + shift] for shift in range(duplicates.OFFSET_SLACK + 1)) for at in counts}
+        crowd = {at: sum(counts[at + shift] for shift in range(fingerprint_index.OFFSET_SLACK + 1)) for at in counts}
         best = max(crowd, key=lambda at: (crowd[at], -at))
-        if crowd[best] >= duplicates.MIN_KEYS:
+        if crowd[best] >= landmarks.MIN_KEYS:
             result.add((*pair, best))
     return result
 
 
 @pytest.mark.parametrize(("records", "parts"), [(1 << 18, 1 << 9), (500, 64), (7, 2)])
 def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path, monkeypatch, records, parts):
-    monkeypatch.setattr(duplicates, "RECORDS", records)
-    monkeypatch.setattr(duplicates, "PARTS", parts)
+    monkeypatch.setattr(partitions, "RECORDS", records)
+    monkeypatch.setattr(partitions, "PARTS", parts)
     hum = 0.3 * np.sin(2 * np.pi * 120 * np.arange(RATE) / RATE)
     sounds = {f"{seed * 7 % 20:02d}": noise(seed, 1.0) for seed in range(20)}
     sounds |= {f"{seed:02d}-copy": noise(seed, 1.0)[3000:] for seed in range(0, 20, 4)}
@@ -178,8 +178,8 @@ def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path
 
 
 def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "RECORDS", 1 << 12)
-    monkeypatch.setattr(duplicates, "LOOKING_UP", 1)  # whether the peaks of several threads coincide is luck
+    monkeypatch.setattr(partitions, "RECORDS", 1 << 12)
+    monkeypatch.setattr(fingerprint_index, "LOOKING_UP", 1)  # whether the peaks of several threads coincide is luck
     peaks = []
     for count in (100, 800):
         words = {f"{seed:04d}": fingerprint.fingerprint(noise(seed, 1.0)) for seed in range(count)}
@@ -192,10 +192,10 @@ def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
 
 
 def test_more_clips_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST_CODES", 1)
+    monkeypatch.setattr(fingerprint_index, "MOST_CODES", 1)
     names = pa.chunked_array([[f"{number}" for number in range(30)]])
     with pytest.raises(UserError, match="30 clips: more than 22 are not compared"):
-        duplicates.Index(tmp_path, names, names)
+        fingerprint_index.Index(tmp_path, names, names)
 
 
 # ---- a folder ----
@@ -225,22 +225,22 @@ def planted(shared, tmp_path_factory) -> Path:
 
 
 def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(planted):
-    found, unreadable = duplicates.find_in_folder(planted, workers=2)
+    result, unreadable = duplicates.find_in_folder(planted, workers=2)
     assert not unreadable
-    assert found.names.num_rows == 96
-    pairs = {(pair["a"], pair["b"]) for pair in found.pairs}
+    assert result.names.num_rows == 96
+    pairs = {(pair["a"], pair["b"]) for pair in result.pairs}
     truth = {(f"{number:03d}-copy.mp3", f"{number:03d}.ogg") for number in range(48)}
     assert len(pairs & truth) >= 0.95 * len(truth)
     assert len(pairs - truth) <= 0.01 * len(truth)
-    assert all(0.4 <= pair["score"] <= 1 for pair in found.pairs)
+    assert all(0.4 <= pair["score"] <= 1 for pair in result.pairs)
 
 
 def test_a_duplicate_inside_esc10_is_found(shared, tmp_path):
     # FireBurning.wav and FireBurning_v2.wav of one author: one recording under two Freesound numbers.
     for name in ("2-28314-A.ogg", "2-30322-A.ogg", "2-30322-B.ogg"):
         shutil.copy(shared / "data" / "esc10" / "010 - Fire crackling" / name, tmp_path / name)
-    found, _ = duplicates.find_in_folder(tmp_path, workers=1)
-    assert [(pair["a"], pair["b"]) for pair in found.pairs] == [("2-28314-A.ogg", "2-30322-A.ogg")]
+    result, _ = duplicates.find_in_folder(tmp_path, workers=1)
+    assert [(pair["a"], pair["b"]) for pair in result.pairs] == [("2-28314-A.ogg", "2-30322-A.ogg")]
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
     assert [pair["score"] for pair in pairs[1:]] == [1.0, 1.0]
     for name in ("broken.wav: truncated", "empty.wav: empty", "playlist.mp3: playlist"):
         assert f"not read: {name}" in done.output
-    assert "3 pairs among 9 files; 4 are too short or too steady to tell but by their bytes; 3 not read" in done.output
+    assert "3 pairs among 9 files; 4 are too short or too steady and compared by their bytes alone; 3 not read" in done.output
 
 
 def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
@@ -314,7 +314,7 @@ def recording(recording_id: str, group: str | None = None, start_time: float = 0
     return {"recording_id": recording_id, "group": group, "start_time": start_time}
 
 
-def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> duplicates.Found:
+def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> duplicates.Duplicates:
     clips, scratch = root / "clips", root / "scratch"
     root.mkdir(exist_ok=True)
     for number in range(2):
@@ -334,12 +334,12 @@ def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tm
         clip("b_0", "b", 0, noise(0)[5000:]),
         clip("c_0", "c", 0, noise(1)),
     ]
-    found = find(rows, [recording(name) for name in "abc"], tmp_path)
-    assert [(pair["a"], pair["b"], pair["kind"]) for pair in found.pairs] == [("a_0", "b_0", "sound"), ("a_3", "b_0", "sound")]
-    assert found.names.num_rows == 4
+    result = find(rows, [recording(name) for name in "abc"], tmp_path)
+    assert [(pair["a"], pair["b"], pair["kind"]) for pair in result.pairs] == [("a_0", "b_0", "sound"), ("a_3", "b_0", "sound")]
+    assert result.names.num_rows == 4
     table = tmp_path / "duplicates.parquet"
-    shards.write_rows(found.pairs, table, manifest.DUPLICATES)
-    assert list(shards.read_rows(table, manifest.DUPLICATES)) == found.pairs
+    shards.write_rows(result.pairs, table, manifest.DUPLICATES)
+    assert list(shards.read_rows(table, manifest.DUPLICATES)) == result.pairs
 
 
 def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, monkeypatch):
@@ -347,8 +347,8 @@ def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, mon
     wanted = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "one")
     assert len(wanted.pairs) > 3
     monkeypatch.setattr(duplicates, "CLIPS_AT_ONCE", 1)
-    found = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "other")
-    assert (found.pairs, found.names, found.featureless) == (wanted.pairs, wanted.names, wanted.featureless)
+    result = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "other")
+    assert (result.pairs, result.names, result.featureless) == (wanted.pairs, wanted.names, wanted.featureless)
 
 
 @pytest.mark.parametrize("step", ["add", "_look_up"])
@@ -356,7 +356,7 @@ def test_what_fails_in_a_thread_is_not_lost(tmp_path, monkeypatch, step):
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(duplicates.Index, step, fail)
+    monkeypatch.setattr(fingerprint_index.Index, step, fail)
     with pytest.raises(OSError, match="no space left"):
         find([clip("a_0", "a", 0, noise(0)), clip("b_0", "b", 0, noise(1))], [recording("a"), recording("b")], tmp_path)
 
@@ -374,8 +374,8 @@ def test_windows_of_one_video_are_paired_where_they_overlap(tmp_path):
         recording("cellar door 2", "cellar door", 0.0),
     ]
     rows = [clip(f"clip{number}", row["recording_id"], 0, noise(number)) for number, row in enumerate(recordings)]
-    found = find(rows, recordings, tmp_path)
-    assert found.pairs == [{"a": "clip0", "b": "clip1", "score": pytest.approx(1 / 3, abs=1e-3), "kind": "video"}]
+    result = find(rows, recordings, tmp_path)
+    assert result.pairs == [{"a": "clip0", "b": "clip1", "score": pytest.approx(1 / 3, abs=1e-3), "kind": "video"}]
 
 
 def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
@@ -415,7 +415,7 @@ def test_copies_in_a_parquet_table_are_found(tmp_path):
     write_table(tmp_path / "data/train.parquet", cells)
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "data/train.parquet").read_bytes()[:-9])
     soundfile.write(tmp_path / "copy.wav", noise(2), RATE)
-    found, unreadable = duplicates.find_in_folder(tmp_path, workers=1)
+    result, unreadable = duplicates.find_in_folder(tmp_path, workers=1)
     table = "data/train.parquet#"
-    assert [(pair["a"], pair["b"]) for pair in found.pairs] == [("copy.wav", f"{table}1"), (f"{table}0", f"{table}2")]
+    assert [(pair["a"], pair["b"]) for pair in result.pairs] == [("copy.wav", f"{table}1"), (f"{table}0", f"{table}2")]
     assert [row["path"] for row in unreadable] == ["cut.parquet", f"{table}3"]

@@ -70,10 +70,10 @@ def test_a_damaged_manifest_gives_tables_or_a_message(corpora, choice):
     whole = victim.read_bytes()
     try:
         victim.write_bytes(choice.draw(damage(whole), label="content"))
-        found = inventory.take(corpus)
+        result = inventory.take(corpus)
         for format_of in (lambda _: "auto", registry.detect):
             try:
-                tables = registry.read(format_of(found), found, 4)
+                tables = registry.read(format_of(result), result, 4)
             except UserError:
                 continue
             for row in tables.recordings:

@@ -23,8 +23,8 @@ def put(root, name: str | bytes, data: bytes = b"RIFF") -> None:
         file.write(data)
 
 
-def names(found: inventory.Inventory) -> list[bytes]:
-    return [file.raw_path for file in found.audio]
+def names(taken: inventory.Inventory) -> list[bytes]:
+    return [file.raw_path for file in taken.audio]
 
 
 def test_awkward_names_are_recordings_in_stable_order(tmp_path):
@@ -40,13 +40,13 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
     ]
     for name in reversed(awkward):
         put(tmp_path, name, b"\0" + name)
-    found = inventory.take(tmp_path)
-    assert names(found) == sorted(awkward)
+    result = inventory.take(tmp_path)
+    assert names(result) == sorted(awkward)
     digests = {name: hashlib.sha256(b"\0" + name).hexdigest()[:32] for name in awkward}
-    assert {file.raw_path: file.digest for file in found.audio} == digests
-    assert [file.path for file in found.audio if b"\xff" in file.raw_path] == [r"\xff\xfe.wav"]
-    assert [file.path for file in found.audio if b"\n" in file.raw_path] == [r"new\x0aline.mp3"]
-    assert not found.rejected
+    assert {file.raw_path: file.digest for file in result.audio} == digests
+    assert [file.path for file in result.audio if b"\xff" in file.raw_path] == [r"\xff\xfe.wav"]
+    assert [file.path for file in result.audio if b"\n" in file.raw_path] == [r"new\x0aline.mp3"]
+    assert not result.rejected
 
 
 def test_digests_and_order_do_not_depend_on_workers(tmp_path):
@@ -69,10 +69,10 @@ def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
     ):
         put(tmp_path, name)
     put(tmp_path, "license_to_kill.wav")
-    found = inventory.take(tmp_path)
-    assert names(found) == [b"license_to_kill.wav", b"x.txt.wav"]
-    assert found.ignored == {".txt": 1, "LICENSE": 1, ".md": 1, ".csv": 1, ".jpg": 1, "dot files": 3}
-    assert found.csv_files() == [b"meta/a.CSV"]
+    result = inventory.take(tmp_path)
+    assert names(result) == [b"license_to_kill.wav", b"x.txt.wav"]
+    assert result.ignored == {".txt": 1, "LICENSE": 1, ".md": 1, ".csv": 1, ".jpg": 1, "dot files": 3}
+    assert result.csv_files() == [b"meta/a.CSV"]
 
 
 def test_what_cannot_be_read_is_named_and_never_opened(tmp_path):
@@ -84,10 +84,10 @@ def test_what_cannot_be_read_is_named_and_never_opened(tmp_path):
     (tmp_path / "self.wav").symlink_to("self.wav")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s.wav"))
-        found = inventory.take(tmp_path)
-    assert names(found) == [b"ok.wav"]
-    assert found.csv_files() == []
-    reasons = {row["path"]: (row["reason"], row["detail"]) for row in found.rejected}
+        result = inventory.take(tmp_path)
+    assert names(result) == [b"ok.wav"]
+    assert result.csv_files() == []
+    reasons = {row["path"]: (row["reason"], row["detail"]) for row in result.rejected}
     assert reasons["empty.wav"] == ("empty", "zero bytes")
     assert reasons["pipe.wav"] == reasons["train.csv"] == ("not a regular file", "FIFO")
     assert reasons["s.wav"] == ("not a regular file", "socket")
@@ -107,12 +107,12 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
     (corpus / "above").symlink_to(tmp_path)
     (corpus / "root").symlink_to("/")
     (outside / "back").symlink_to(corpus)
-    found = inventory.take(corpus, follow_links=True)
-    assert names(found) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
-    assert {row["path"] for row in found.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
-    assert {row["reason"] for row in found.rejected} == {"directory link"}
-    said = "2 links that lead out of the folder and are followed (first: elsewhere)"
-    assert list(found.remarks.values()) == [said]
+    result = inventory.take(corpus, follow_links=True)
+    assert names(result) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
+    assert {row["path"] for row in result.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
+    assert {row["reason"] for row in result.rejected} == {"directory link"}
+    message = "2 links that lead out of the folder and are followed (first: elsewhere)"
+    assert list(result.remarks.values()) == [message]
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -139,13 +139,13 @@ def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
     staying = {"rain/again.wav": "r0.wav", "r1.wav": ".annex/r1.wav", "out-and-in.wav": "../corpus/rain/r0.wav"}
     for name, target in (leaving | staying).items():
         (corpus / name).symlink_to(target)
-    found = inventory.take(corpus, digests=digests)
-    assert names(found) == [b"out-and-in.wav", b"r1.wav", b"rain/again.wav", b"rain/r0.wav"]
-    assert list(found.metadata) == [b"rain/r0.json"]
-    assert {row["path"]: row["reason"] for row in found.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
-    assert {row["path"]: row["detail"] for row in found.rejected}["rain/r0.txt"] == f"leads to {outside / 'passwd'}"
-    (said,) = found.remarks.values()
-    assert said.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true reads")
+    result = inventory.take(corpus, digests=digests)
+    assert names(result) == [b"out-and-in.wav", b"r1.wav", b"rain/again.wav", b"rain/r0.wav"]
+    assert list(result.metadata) == [b"rain/r0.json"]
+    assert {row["path"]: row["reason"] for row in result.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
+    assert {row["path"]: row["detail"] for row in result.rejected}["rain/r0.txt"] == f"leads to {outside / 'passwd'}"
+    (message,) = result.remarks.values()
+    assert message.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true reads")
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
@@ -168,9 +168,9 @@ def test_links_to_what_can_hang_or_is_not_there_are_told(tmp_path, follow_links)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         (tmp_path / "corpus/s.txt").symlink_to(tmp_path / "socket")
-        found = inventory.take(tmp_path / "corpus", follow_links=follow_links)
-    assert (names(found), found.metadata) == ([b"x.wav"], {})
-    reasons = {row["path"]: row["reason"] for row in found.rejected}
+        result = inventory.take(tmp_path / "corpus", follow_links=follow_links)
+    assert (names(result), result.metadata) == ([b"x.wav"], {})
+    reasons = {row["path"]: row["reason"] for row in result.rejected}
     special, gone = ("a.txt", "b.wav", "c.json", "pipe.csv", "s.txt"), ("e.csv", "f.wav", "g.wav", "h.wav", "i")
     assert reasons == dict.fromkeys(special, "not a regular file") | dict.fromkeys(gone, "dangling link")
 
@@ -190,9 +190,9 @@ def test_texts_of_unknown_extensions_are_no_recordings(tmp_path, digests):
         put(tmp_path, name, "é Quark(name: 1)".encode("utf-16" if name.startswith("utf16") else "utf-8"))
     put(tmp_path, "sound.quark", b"OggS\0\2")
     put(tmp_path, "error.wav", b"<html>404</html>")  # was to be a recording, and is a damaged one
-    found = inventory.take(tmp_path, digests=digests)
-    assert names(found) == [b"error.wav", b"sound.quark"]
-    assert (found.ignored, found.rejected) == ({".quark": 3, ".m3u8": 1, "notes": 1, ".sfz": 1}, [])
+    result = inventory.take(tmp_path, digests=digests)
+    assert names(result) == [b"error.wav", b"sound.quark"]
+    assert (result.ignored, result.rejected) == ({".quark": 3, ".m3u8": 1, "notes": 1, ".sfz": 1}, [])
 
 
 def bytes_read() -> int:
@@ -214,10 +214,10 @@ def test_a_recording_that_its_header_rules_out_is_not_read(tmp_path):
     os.truncate(tmp_path / "tail.wav", 4 << 30)
     os.truncate(tmp_path / "zeros.ogg", 2 << 30)
     before = bytes_read()
-    found = inventory.take(tmp_path, workers=2, max_seconds=7200.0)
+    result = inventory.take(tmp_path, workers=2, max_seconds=7200.0)
     assert bytes_read() - before < 32 << 20
-    assert names(found) == [b"whole.wav"]
-    assert {row["path"]: (row["reason"], row["detail"]) for row in found.rejected} == {
+    assert names(result) == [b"whole.wav"]
+    assert {row["path"]: (row["reason"], row["detail"]) for row in result.rejected} == {
         "sparse.wav": ("too long", "more than 7200 s"),
         "tail.wav": ("corrupt", "it ends in more than 1048576 zeros"),
         "zeros.ogg": ("corrupt", "it ends in more than 1048576 zeros"),
@@ -230,9 +230,9 @@ def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):
     put(corpus, "x.wav")
     (corpus / "a").symlink_to(outside / "sub")
     (corpus / "b").symlink_to(outside)
-    found = inventory.take(corpus, follow_links=True)
-    assert names(found) == [b"a/a.wav", b"x.wav"]
-    assert [(row["path"], row["reason"]) for row in found.rejected] == [("b/sub", "directory link")]
+    result = inventory.take(corpus, follow_links=True)
+    assert names(result) == [b"a/a.wav", b"x.wav"]
+    assert [(row["path"], row["reason"]) for row in result.rejected] == [("b/sub", "directory link")]
 
 
 def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
@@ -241,9 +241,9 @@ def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
         file.truncate(inventory.MAX_RECORDING_BYTES + 1)  # takes no room on the disk
     with open(tmp_path / "notes.csv", "wb") as file:
         file.truncate(3 << 30)
-    found = inventory.take(tmp_path)
-    assert [(row["path"], row["reason"]) for row in found.rejected] == [("zeros.wav", "too large")]
-    assert metadata.csv_columns(found, b"notes.csv") == []
+    result = inventory.take(tmp_path)
+    assert [(row["path"], row["reason"]) for row in result.rejected] == [("zeros.wav", "too large")]
+    assert metadata.csv_columns(result, b"notes.csv") == []
 
 
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
@@ -257,9 +257,9 @@ def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
 
 def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
-    found = inventory.take(tmp_path)
-    assert metadata.csv_columns(found, b"a.csv") == ["name", "caption"]
-    assert list(metadata.read_csv(found, b"a.csv")) == [
+    result = inventory.take(tmp_path)
+    assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
+    assert list(metadata.read_csv(result, b"a.csv")) == [
         (3, {"name": "1", "caption": 'a, "b"\nc'}),
         (5, {"name": "2", "caption": ""}),
     ]
@@ -267,41 +267,41 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
 
 def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
     put(tmp_path, "bad.csv", "name\nx".encode("utf-16-le"))
-    found = inventory.take(tmp_path)
+    result = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
-        list(metadata.read_csv(found, b"bad.csv"))
+        list(metadata.read_csv(result, b"bad.csv"))
 
 
 def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path):
     lines = ["Name,Caption", "1,café", "2,naïve “dog”", "3,ordinary"]
     mixed = [lines[0].encode(), lines[1].encode(), lines[2].encode("cp1252"), lines[3].encode() + b"\x81"]
     put(tmp_path, "mixed.csv", b"\xef\xbb\xbf" + b"\r\n".join(mixed))
-    found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(found, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
-    assert list(found.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
+    result = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in metadata.read_csv(result, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
+    assert list(result.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
 
 
 def test_cells_beyond_the_header_are_told(tmp_path):
     put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
-    found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(found, b"a.csv")] == ["a dog", "a cat, meowing"]
-    assert "1 rows with more cells than the header" in next(iter(found.remarks.values()))
-    assert "line 2" in next(iter(found.remarks.values()))
+    result = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["a dog", "a cat, meowing"]
+    assert "1 rows with more cells than the header" in next(iter(result.remarks.values()))
+    assert "line 2" in next(iter(result.remarks.values()))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "remark"),
     [
         ('1,a\n2,"b\n3,c\n4,d\n', "1 texts in quotes that run over lines like rows"),
         ('1,a\n2,"b\n3,c\n4,d"\n5,e\n', "(first: line 3)"),
         ('1,"a\nb"\n2,"c"\n', None),
     ],
 )
-def test_a_quote_left_open_that_swallows_rows_is_told(tmp_path, text, told):
+def test_a_quote_left_open_that_swallows_rows_is_told(tmp_path, text, remark):
     put(tmp_path, "a.csv", f"id,caption\n{text}".encode())
-    found = inventory.take(tmp_path)
-    list(metadata.read_csv(found, b"a.csv"))
-    assert [told in remark for remark in found.remarks.values()] == ([True] if told else [])
+    result = inventory.take(tmp_path)
+    list(metadata.read_csv(result, b"a.csv"))
+    assert [remark in message for message in result.remarks.values()] == ([True] if remark else [])
 
 
 def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
@@ -309,45 +309,45 @@ def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
     put(tmp_path, "deep.json", b"[" * 200_000)
     put(tmp_path, "cut.json", b'[{"id": "x"')
-    found = inventory.take(tmp_path)
-    assert metadata.read_json(found, b"a.json") == [{"id": "y", "caption": "a"}]
-    assert list(metadata.read_json_lines(found, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
-    assert {name: text.split("(")[1] for (name, _), text in found.remarks.items()} == {
+    result = inventory.take(tmp_path)
+    assert metadata.read_json(result, b"a.json") == [{"id": "y", "caption": "a"}]
+    assert list(metadata.read_json_lines(result, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
+    assert {name: text.split("(")[1] for (name, _), text in result.remarks.items()} == {
         b"a.json": "first: 'id')",
         b"lines.json": "first: 'id')",
     }
     for name in (b"deep.json", b"cut.json"):
         with pytest.raises(UserError, match=rf"{name.decode()}: not readable as JSON"):
-            metadata.read_json(found, name)
+            metadata.read_json(result, name)
     with pytest.raises(UserError, match=r"deep\.json:1: not readable as JSON lines"):
-        list(metadata.read_json_lines(found, b"deep.json"))
+        list(metadata.read_json_lines(result, b"deep.json"))
 
 
 def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 1 << 20)
     put(tmp_path, "large.csv", b"id\n" + b"x\n" * (1 << 19))
     put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
-    found = inventory.take(tmp_path)
+    result = inventory.take(tmp_path)
     with pytest.raises(UserError, match=r"large\.csv: more than 1 MiB"):
-        list(metadata.read_csv(found, b"large.csv"))
+        list(metadata.read_csv(result, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
-        metadata.read_json(found, b"large.json")
+        metadata.read_json(result, b"large.json")
 
 
 @pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8"), ("\t", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-16")])
 def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
     lines = [["name", "caption"], ["1", '"a, b; c"'], ["2", "café"]]
     put(tmp_path, "a.csv", "\r\n".join(map(mark.join, lines)).encode(encoding))
-    found = inventory.take(tmp_path)
-    assert metadata.csv_columns(found, b"a.csv") == ["name", "caption"]
-    assert [tuple(row.values()) for _, row in metadata.read_csv(found, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
+    result = inventory.take(tmp_path)
+    assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
+    assert [tuple(row.values()) for _, row in metadata.read_csv(result, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
 
 
 def test_a_column_that_is_there_twice_is_told(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
-    found = inventory.take(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(found, b"a.csv")] == ["b"]
-    assert list(found.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
+    result = inventory.take(tmp_path)
+    assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]
+    assert list(result.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
 
 
 def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
@@ -369,10 +369,10 @@ def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
 )
 def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
     put(tmp_path, "a.csv", text.encode())
-    found = inventory.take(tmp_path)
-    name, caption = metadata.csv_columns(found, b"a.csv")[:2]
+    result = inventory.take(tmp_path)
+    name, caption = metadata.csv_columns(result, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
-    assert [row[caption][0] for _, row in metadata.read_csv(found, b"a.csv")] == ["a"]
+    assert [row[caption][0] for _, row in metadata.read_csv(result, b"a.csv")] == ["a"]
 
 
 def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
@@ -386,5 +386,5 @@ def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
         file.write(size.to_bytes(4, "little"))
     os.utime(path, (1, 1))  # not so new that its digest is not kept
     for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
-        found = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
-        assert len(found.audio) == kept
+        result = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
+        assert len(result.audio) == kept

@@ -17,14 +17,14 @@ def clips(recording_id, *starts):
     return [{"clip_id": f"{recording_id}_{start:g}", "recording_id": recording_id, "start": start} for start in starts]
 
 
-def told(result):
-    return {clip_id: (found.captions, found.labels, found.origin) for clip_id, found in result.clips.items()}
+def descriptions(result):
+    return {clip_id: (actual.captions, actual.labels, actual.origin) for clip_id, actual in result.clips.items()}
 
 
 def test_windows_have_their_own_captions_whatever_the_order_and_a_small_error():
     rows = [caption("a", "third", 40.02, ["c"]), caption("a", "first", 30.0, ["a"]), caption("a", "second", 34.9)]
     result = match([recording("a", 30.0, ["whole"])], rows, clips("a", 0.0, 5.0, 10.0), "{label}")
-    assert told(result) == {
+    assert descriptions(result) == {
         "a_0": (["first"], ["a"], "window"),
         "a_5": (["second"], ["whole"], "window"),
         "a_10": (["third"], ["c"], "window"),
@@ -35,17 +35,17 @@ def test_windows_have_their_own_captions_whatever_the_order_and_a_small_error():
 def test_the_only_window_holds_for_all_clips_with_all_its_captions():
     rows = [caption("a", "one", 30.0), caption("a", "two", 30.0)]
     result = match([recording("a", 30.0)], rows, clips("a", 0.0, 5.0), "{label}")
-    assert told(result) == {"a_0": (["one", "two"], [], "window"), "a_5": (["one", "two"], [], "recording")}
+    assert descriptions(result) == {"a_0": (["one", "two"], [], "window"), "a_5": (["one", "two"], [], "recording")}
 
 
 def test_a_lone_window_in_the_middle_does_not_speak_for_the_rest():
     result = match([recording("a", 0.0)], [caption("a", "middle", 10.0)], clips("a", 0.0, 10.0), "{label}")
-    assert told(result) == {"a_0": ([], [], "none"), "a_10": (["middle"], [], "window")}
+    assert descriptions(result) == {"a_0": ([], [], "none"), "a_10": (["middle"], [], "window")}
 
 
 def test_a_recordings_caption_holds_for_all_clips():
     result = match([recording("a", labels=["dog"])], [caption("a", "barks")], clips("a", 0.0, 5.0), "{label}")
-    assert told(result) == {"a_0": (["barks"], ["dog"], "recording"), "a_5": (["barks"], ["dog"], "recording")}
+    assert descriptions(result) == {"a_0": (["barks"], ["dog"], "recording"), "a_5": (["barks"], ["dog"], "recording")}
     assert result.matched == 1
 
 
@@ -53,7 +53,7 @@ def test_labels_make_captions_where_there_are_none():
     result = match(
         [recording("a", labels=["dog", "rain"]), recording("b")], [], clips("a", 0.0) + clips("b", 0.0), "the sound of {label} {x}"
     )
-    assert told(result) == {"a_0": (["the sound of dog and rain {x}"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
+    assert descriptions(result) == {"a_0": (["the sound of dog and rain {x}"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
 
 
 def test_captions_without_a_clip_are_named():
@@ -61,7 +61,7 @@ def test_captions_without_a_clip_are_named():
     result = match([recording("a"), recording("silent")], rows, clips("a", 0.0, 5.0), "{label}")
     assert result.missing == ["a (x.csv:2)", "silent (x.csv:2)", "gone (x.csv:2)"]
     assert result.matched == 1
-    assert told(result)["a_5"] == ([], [], "none")
+    assert descriptions(result)["a_5"] == ([], [], "none")
 
 
 def test_lists_in_words():

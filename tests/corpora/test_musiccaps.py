@@ -16,14 +16,14 @@ ROWS = (
 )
 
 
-def test_rows_splits_and_classes(lay, told):
+def test_rows_splits_and_classes(lay, captions_of):
     classes = 'index,mid,display_name\n0,/m/02cjck,Song\n1,/m/0140xf,"Singing bowl"\n'
-    found = lay(
+    result = lay(
         "-0Gj8-vB1q4.wav", "Y-0vPFx-wRRI_30.mp3", **{"musiccaps-public.csv": HEADER + ROWS, "class_labels_indices.csv": classes}
     )
-    assert registry.detect(found) == "musiccaps"
-    tables = registry.read("auto", found, 4)
-    assert told(tables) == {"-0Gj8-vB1q4.wav": ["A low voice, sings."], "Y-0vPFx-wRRI_30.mp3": ["Drums."]}
+    assert registry.detect(result) == "musiccaps"
+    tables = registry.read("auto", result, 4)
+    assert captions_of(tables) == {"-0Gj8-vB1q4.wav": ["A low voice, sings."], "Y-0vPFx-wRRI_30.mp3": ["Drums."]}
     assert {row["recording_id"]: row["split"] for row in tables.recordings} == {"-0Gj8-vB1q4": "test", "-0vPFx-wRRI": "train"}
     assert [row["labels"] for row in tables.captions] == [["Singing bowl", "Song"], ["Song"]]
     assert [row["reason"] for row in tables.rejected] == ["bad id", "bad start time"]

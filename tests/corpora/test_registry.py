@@ -1,4 +1,4 @@
-"""The formats: their documentation, and that each is told from every other."""
+"""The formats: their documentation, and that each is distinguished from every other."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ MANIFESTS = {
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_format_is_known_by_what_its_metadata_says_whatever_that_is_called(lay, name):
-    found = lay("r1nicOVtvkQ.wav", **MANIFESTS[name])
-    assert registry.detect(found) == name
-    tables = registry.read("auto", found, 4)
+    result = lay("r1nicOVtvkQ.wav", **MANIFESTS[name])
+    assert registry.detect(result) == name
+    tables = registry.read("auto", result, 4)
     assert (tables.format, tables.recordings[0]["corpus"]) == (name, name)
 
 
@@ -109,7 +109,7 @@ def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
 
 def test_what_the_join_takes_for_granted_is_told(lay):
     tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
-    assert ["called by their YouTube id alone" in remark for remark in tables.remarks] == [True]
+    assert ["named by their YouTube id alone" in remark for remark in tables.remarks] == [True]
 
 
 CLAIMS = {  # a manifest of each format that names a recording as @
@@ -179,8 +179,8 @@ def test_links_out_of_the_corpus_are_followed_for_no_format(tmp_path):
             link = linked / path.relative_to(export)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
-        found, followed, there = inventory.take(linked), inventory.take(linked, follow_links=True), inventory.take(export)
-        assert (found.audio, found.metadata, len(found.rejected)) == ([], {}, there.num_files), name
+        result, followed, there = inventory.take(linked), inventory.take(linked, follow_links=True), inventory.take(export)
+        assert (result.audio, result.metadata, len(result.rejected)) == ([], {}, there.num_files), name
         assert (followed.audio, set(followed.metadata)) == (there.audio, set(there.metadata)), name
 
 
@@ -195,13 +195,13 @@ def test_adapters_read_files_by_the_inventory_alone():
 
 
 def test_detection_opens_no_recording(lay, monkeypatch):
-    found = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
+    result = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
     opened = []
     real = open
     for module in (inventory, metadata):
         monkeypatch.setattr(
             module, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
         )
-    assert registry.detect(found) == "audiocaps"
+    assert registry.detect(result) == "audiocaps"
     assert opened
     assert not [path for path in opened if bytes(path).endswith(b".wav")]

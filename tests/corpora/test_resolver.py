@@ -39,8 +39,8 @@ def index(*names: str) -> FileIndex:
     return FileIndex(Inventory(Path("/corpus"), audio=[AudioFile(name.encode(), 1, "") for name in sorted(names)]))
 
 
-def paths(found: resolver.Resolution) -> list[str]:
-    return [file.raw_path.decode() for file in found.files]
+def paths(resolution: resolver.Resolution) -> list[str]:
+    return [file.raw_path.decode() for file in resolution.files]
 
 
 def named(naming: str, video: str, start: int) -> str:
@@ -61,13 +61,13 @@ def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, r
         video: rng.choice(FOLDERS) + named(rng.choice(NAMINGS), video, start) + rng.choice(EXTENSIONS)
         for video, start in kept.items()
     }
-    found = index(*files.values())
+    result = index(*files.values())
     for video, start in clips.items():
         expected = [files[video]] if video in files else []
-        assert paths(found.resolve_clip(video, float(start))) == expected
-        assert paths(found.resolve(f"/elsewhere/{video}_{start}.wav", of_video=True)) == expected
-        assert paths(found.resolve(f"{video}_{start * 1000}_{(start + 10) * 1000}")) == expected
-        assert paths(found.resolve(f"Y{video}.wav", of_video=True)) == expected
+        assert paths(result.resolve_clip(video, float(start))) == expected
+        assert paths(result.resolve(f"/elsewhere/{video}_{start}.wav", of_video=True)) == expected
+        assert paths(result.resolve(f"{video}_{start * 1000}_{(start + 10) * 1000}")) == expected
+        assert paths(result.resolve(f"Y{video}.wav", of_video=True)) == expected
 
 
 @given(
@@ -76,9 +76,9 @@ def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, r
 def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
     known = {name.encode("utf-8", "surrogatepass") for name in names if name not in (".", "..")}
     files = [AudioFile(name, 1, "") for name in sorted(known)]
-    found = FileIndex(Inventory(Path("/corpus"), audio=files)).resolve(key)
-    assert set(found.files) <= set(files)
-    assert bool(found.files) == (found.match != "none")
+    result = FileIndex(Inventory(Path("/corpus"), audio=files)).resolve(key)
+    assert set(result.files) <= set(files)
+    assert bool(result.files) == (result.match != "none")
 
 
 @pytest.mark.parametrize(
@@ -114,20 +114,20 @@ def test_readings(stem, clip):
 
 
 def test_a_path_is_taken_at_its_word_before_names_are_looked_at():
-    found = index("a/x.wav", "b/x.wav", "b/y.flac", "meta/c/z.wav", "c/z.wav")
-    assert (paths(found.resolve("b/x.wav")), found.resolve("b/x.wav").match) == (["b/x.wav"], "path")
-    assert paths(found.resolve("./b//x.wav")) == ["b/x.wav"]
-    assert paths(found.resolve("c/z.wav", base=b"meta")) == ["meta/c/z.wav"]
-    assert paths(found.resolve("../b/x.wav", base=b"meta")) == ["b/x.wav"]
-    assert paths(found.resolve("b/y.wav")) == ["b/y.flac"]
+    result = index("a/x.wav", "b/x.wav", "b/y.flac", "meta/c/z.wav", "c/z.wav")
+    assert (paths(result.resolve("b/x.wav")), result.resolve("b/x.wav").match) == (["b/x.wav"], "path")
+    assert paths(result.resolve("./b//x.wav")) == ["b/x.wav"]
+    assert paths(result.resolve("c/z.wav", base=b"meta")) == ["meta/c/z.wav"]
+    assert paths(result.resolve("../b/x.wav", base=b"meta")) == ["b/x.wav"]
+    assert paths(result.resolve("b/y.wav")) == ["b/y.flac"]
 
 
 def test_an_absolute_path_of_another_machine_is_told_apart_by_its_folders():
-    found = index("train/x.wav", "test/x.wav", "only.wav")
-    assert paths(found.resolve("/home/me/data/test/x.wav")) == ["test/x.wav"]
-    assert paths(found.resolve(r"C:\data\train\x.wav")) == ["train/x.wav"]
-    assert paths(found.resolve("/home/me/only.wav")) == ["only.wav"]
-    both = found.resolve("/home/me/x.wav")
+    result = index("train/x.wav", "test/x.wav", "only.wav")
+    assert paths(result.resolve("/home/me/data/test/x.wav")) == ["test/x.wav"]
+    assert paths(result.resolve(r"C:\data\train\x.wav")) == ["train/x.wav"]
+    assert paths(result.resolve("/home/me/only.wav")) == ["only.wav"]
+    both = result.resolve("/home/me/x.wav")
     assert (paths(both), both.same_clip) == (["test/x.wav", "train/x.wav"], False)
 
 
@@ -147,26 +147,26 @@ def test_of_several_files_of_a_name_the_one_that_agrees_best_is_meant(key, files
 
 
 def test_thousands_of_files_of_one_name_are_told_apart_by_folders_without_looking_at_all():
-    found = index(*(f"{n // 100}/{n}/audio.wav" for n in range(3000)), "audio.wav")
+    result = index(*(f"{n // 100}/{n}/audio.wav" for n in range(3000)), "audio.wav")
     looked_at = []
     resolver_name = resolver.compatible
     resolver.compatible = lambda file, folders: looked_at.append(file) or resolver_name(file, folders)
     try:
         for n in range(0, 3000, 7):
-            assert paths(found.resolve(f"/m/{n // 100}/{n}/audio.mp3")) == [f"{n // 100}/{n}/audio.wav"]
-        assert len(found.resolve("/m/nowhere/audio.flac").files) == 1  # the one at the root agrees
-        assert len(found.resolve("audio.flac").files) == resolver.MANY
+            assert paths(result.resolve(f"/m/{n // 100}/{n}/audio.mp3")) == [f"{n // 100}/{n}/audio.wav"]
+        assert len(result.resolve("/m/nowhere/audio.flac").files) == 1  # the one at the root agrees
+        assert len(result.resolve("audio.flac").files) == resolver.MANY
     finally:
         resolver.compatible = resolver_name
     assert len(looked_at) < 3 * 3000
 
 
 def test_what_lies_in_another_folder_than_a_relative_path_says_is_told():
-    found = index("dog/1.wav")
-    assert found.resolve("cat/1.wav").elsewhere
-    assert not found.resolve("1.wav").elsewhere
-    assert not found.resolve("data/dog/1.wav").elsewhere
-    assert not found.resolve("/cat/1.wav").elsewhere
+    result = index("dog/1.wav")
+    assert result.resolve("cat/1.wav").elsewhere
+    assert not result.resolve("1.wav").elsewhere
+    assert not result.resolve("data/dog/1.wav").elsewhere
+    assert not result.resolve("/cat/1.wav").elsewhere
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_an_absolute_path_is_only_a_name():
 
 
 def test_extensions_do_not_matter_and_decimals_are_none():
-    found = index("dog.v2.flac", "abcdefghijk_80.000_90.000", "no extension")
-    assert paths(found.resolve("dog.v2.wav")) == ["dog.v2.flac"]
-    assert paths(found.resolve("dog.v2")) == ["dog.v2.flac"]
-    assert paths(found.resolve("dog")) == []
-    assert paths(found.resolve("dog.v3")) == []
-    assert paths(found.resolve("abcdefghijk_80.000_90.000.wav")) == ["abcdefghijk_80.000_90.000"]
-    assert paths(found.resolve("no extension.wav")) == ["no extension"]
+    result = index("dog.v2.flac", "abcdefghijk_80.000_90.000", "no extension")
+    assert paths(result.resolve("dog.v2.wav")) == ["dog.v2.flac"]
+    assert paths(result.resolve("dog.v2")) == ["dog.v2.flac"]
+    assert paths(result.resolve("dog")) == []
+    assert paths(result.resolve("dog.v3")) == []
+    assert paths(result.resolve("abcdefghijk_80.000_90.000.wav")) == ["abcdefghijk_80.000_90.000"]
+    assert paths(result.resolve("no extension.wav")) == ["no extension"]
 
 
 def test_composed_and_decomposed_letters_are_the_same_name():
@@ -196,28 +196,28 @@ def test_composed_and_decomposed_letters_are_the_same_name():
 
 
 def test_files_of_one_clip_are_told_from_files_of_one_name():
-    found = index("a/r1nicOVtvkQ_30.wav", "b/r1nicOVtvkQ_30.mp3", "a/drum_kick_a.wav", "b/drum_kick_a.wav")
-    assert found.resolve("r1nicOVtvkQ_30.wav").files[0].raw_path == b"a/r1nicOVtvkQ_30.wav"
-    assert found.resolve("r1nicOVtvkQ_30").same_clip
-    assert not found.resolve("drum_kick_a.wav").same_clip  # eleven letters, but words
+    result = index("a/r1nicOVtvkQ_30.wav", "b/r1nicOVtvkQ_30.mp3", "a/drum_kick_a.wav", "b/drum_kick_a.wav")
+    assert result.resolve("r1nicOVtvkQ_30.wav").files[0].raw_path == b"a/r1nicOVtvkQ_30.wav"
+    assert result.resolve("r1nicOVtvkQ_30").same_clip
+    assert not result.resolve("drum_kick_a.wav").same_clip  # eleven letters, but words
     assert youtube_clip("x/drum_kick_a.wav") is None
 
 
 def test_a_video_in_thousands_of_pieces():
-    found = index(*(f"r1nicOVtvkQ_{n}.wav" for n in range(0, 9000, 3)))
-    assert paths(found.resolve_clip("r1nicOVtvkQ", 2997.0)) == ["r1nicOVtvkQ_2997.wav"]
-    assert paths(found.resolve_inside("r1nicOVtvkQ", 2999.0)) == ["r1nicOVtvkQ_2997.wav"]
-    assert paths(found.resolve_inside("r1nicOVtvkQ", 1e6)) == ["r1nicOVtvkQ_8997.wav"]
-    assert len(found.resolve_clip("r1nicOVtvkQ").files) == resolver.MANY
+    result = index(*(f"r1nicOVtvkQ_{n}.wav" for n in range(0, 9000, 3)))
+    assert paths(result.resolve_clip("r1nicOVtvkQ", 2997.0)) == ["r1nicOVtvkQ_2997.wav"]
+    assert paths(result.resolve_inside("r1nicOVtvkQ", 2999.0)) == ["r1nicOVtvkQ_2997.wav"]
+    assert paths(result.resolve_inside("r1nicOVtvkQ", 1e6)) == ["r1nicOVtvkQ_8997.wav"]
+    assert len(result.resolve_clip("r1nicOVtvkQ").files) == resolver.MANY
 
 
 def test_starts_within_half_a_second_are_the_same_and_the_closest_wins():
-    found = index("r1nicOVtvkQ_29.999.wav", "r1nicOVtvkQ_30.4.wav", "r1nicOVtvkQ_40.wav")
-    assert paths(found.resolve_clip("r1nicOVtvkQ", 30.0)) == ["r1nicOVtvkQ_29.999.wav"]
-    assert paths(found.resolve_clip("r1nicOVtvkQ", 31.0)) == []
-    assert paths(found.resolve_clip("r1nicOVtvkQ")) == sorted(
+    result = index("r1nicOVtvkQ_29.999.wav", "r1nicOVtvkQ_30.4.wav", "r1nicOVtvkQ_40.wav")
+    assert paths(result.resolve_clip("r1nicOVtvkQ", 30.0)) == ["r1nicOVtvkQ_29.999.wav"]
+    assert paths(result.resolve_clip("r1nicOVtvkQ", 31.0)) == []
+    assert paths(result.resolve_clip("r1nicOVtvkQ")) == sorted(
         ["r1nicOVtvkQ_29.999.wav", "r1nicOVtvkQ_30.4.wav", "r1nicOVtvkQ_40.wav"]
     )
-    assert not found.resolve_clip("r1nicOVtvkQ").same_clip
-    assert paths(found.resolve_inside("r1nicOVtvkQ", 35.0)) == ["r1nicOVtvkQ_30.4.wav"]
-    assert paths(found.resolve_inside("r1nicOVtvkQ", 3.0)) == []
+    assert not result.resolve_clip("r1nicOVtvkQ").same_clip
+    assert paths(result.resolve_inside("r1nicOVtvkQ", 35.0)) == ["r1nicOVtvkQ_30.4.wav"]
+    assert paths(result.resolve_inside("r1nicOVtvkQ", 3.0)) == []

@@ -28,10 +28,10 @@ WITHOUT_CAPTIONS = {"esc", "gtzan", "nsynth", "urbansound8k"}
 def test_an_export_is_detected_and_says_the_same(tmp_path, name):
     tables = prepare(tmp_path / "prepared")
     result = exports.export(tables, name, tmp_path / "out", RATE)
-    found = inventory.take(tmp_path / "out")
+    actual = inventory.take(tmp_path / "out")
     adapter = READ_AS.get(name, name)
-    assert registry.detect(found) == adapter
-    read = registry.read(adapter, found, 4)
+    assert registry.detect(actual) == adapter
+    read = registry.read(adapter, actual, 4)
     assert not read.missing
     assert len(read.recordings) == result.written
 
@@ -40,17 +40,17 @@ def test_an_export_is_detected_and_says_the_same(tmp_path, name):
         captions.setdefault(row["recording_id"], []).append(row["caption"])
     left = {clip_id for clip_id, _ in result.left_out}
     sources = Sources({b"": bytes(tmp_path / "out")})
-    told = {}
+    outcome = {}
     for row in read.recordings:
         with sources.open(row["raw_path"], tmp_path) as path:
             wave = decode.read_mono(path, RATE, 10.0)
         number = next(number for number in range(len(ROWS)) if np.allclose(wave, wave_of(number), atol=1e-3))
-        told[ROWS[number][0]] = row, sorted(captions.get(row["recording_id"], []))
-    assert set(told) == {clip_id for clip_id, *_ in ROWS} - left
+        outcome[ROWS[number][0]] = row, sorted(captions.get(row["recording_id"], []))
+    assert set(outcome) == {clip_id for clip_id, *_ in ROWS} - left
     for clip_id, split, wanted, labels in ROWS:
         if clip_id in left:
             continue
-        row, found_captions = told[clip_id]
+        row, found_captions = outcome[clip_id]
         if name in ONE_CAPTION:
             wanted = wanted[:1]
         if name not in WITHOUT_CAPTIONS:

@@ -1,4 +1,4 @@
-"""Every sound-event generator: right length, seeded, lively, and told apart from the others by a linear classifier."""
+"""Every sound-event generator: right length, seeded, lively, and separable from the others by a linear classifier."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def test_a_classifier_of_real_sounds_hears_what_is_meant(shared):
     source, target = yamnet.get_input_details()[0], yamnet.get_output_details()[0]
 
     def scores(label: str) -> np.ndarray:
-        found = []
+        result = []
         for seed in range(3):
             wave = soxr.resample(GENERATORS[label](np.random.default_rng([seed, 77]), 4.0, 44_100), 44_100, 16_000)
             wave = (0.5 * wave / np.abs(wave).max()).astype(np.float32)
             for start in range(0, len(wave) - 15_600, 15_600):
                 yamnet.set_tensor(source["index"], wave[start : start + 15_600].reshape(source["shape"]))
                 yamnet.invoke()
-                found.append(yamnet.get_tensor(target["index"])[0].astype(np.float64))
-        return np.mean(found, 0)
+                result.append(yamnet.get_tensor(target["index"])[0].astype(np.float64))
+        return np.mean(result, 0)
 
     table = {label: scores(label) for label in GENERATORS}
     for label, names in HEARD_AS.items():

@@ -39,8 +39,8 @@ def reads(monkeypatch) -> list[int]:
     return started
 
 
-def content(found: Sources, raw_path: bytes, scratch) -> bytes:
-    with found.open(raw_path, scratch) as path, open(path, "rb") as file:
+def content(corpus: Sources, raw_path: bytes, scratch) -> bytes:
+    with corpus.open(raw_path, scratch) as path, open(path, "rb") as file:
         return file.read()
 
 
@@ -54,10 +54,10 @@ def test_cells_are_read_back_as_decodable_files_that_vanish(tmp_path):
     write_table(tmp_path / "t" / "a\nb.parquet", [cell(n) for n in range(10)])
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    found = pickle.loads(pickle.dumps(Sources({b"": bytes(tmp_path)})))
+    result = pickle.loads(pickle.dumps(Sources({b"": bytes(tmp_path)})))
     for row in (0, 1, 7, 3, 9):
         raw_path = sources.embedded_path(b"t/a\nb.parquet", row)
-        with found.open(raw_path, scratch) as path:
+        with result.open(raw_path, scratch) as path:
             assert os.path.dirname(path) == bytes(scratch)
             with open(path, "rb") as file:
                 assert file.read() == sound(row)
@@ -68,12 +68,12 @@ def test_cells_are_read_back_as_decodable_files_that_vanish(tmp_path):
 
 def test_consecutive_recordings_of_one_row_group_cost_one_read(tmp_path, reads):
     write_table(tmp_path / "t.parquet", [cell(n) for n in range(12)])
-    found = Sources({b"": bytes(tmp_path)})
+    result = Sources({b"": bytes(tmp_path)})
     paths = [sources.embedded_path(b"t.parquet", row) for row in range(12)]
     assert sorted(paths) == paths  # the order of bytes, in which stages go, is that of rows
-    assert [content(found, path, tmp_path) for path in paths] == [sound(n) for n in range(12)]
+    assert [content(result, path, tmp_path) for path in paths] == [sound(n) for n in range(12)]
     assert reads == [0, 1, 2]
-    assert content(found, paths[10], tmp_path) == sound(10)  # backwards: read again, and right
+    assert content(result, paths[10], tmp_path) == sound(10)  # backwards: read again, and right
     assert reads == [0, 1, 2, 2]
 
 
@@ -82,7 +82,7 @@ def test_the_members_of_a_row_group_share_a_shard(tmp_path):
     shard_of = {}
     for file, _ in embedded(tmp_path / "t.parquet"):
         shard_of.setdefault(file.row_group, set()).add(shards.shard_of(file.shard_key, 64))
-    assert [len(found) for found in shard_of.values()] == [1] * 10
+    assert [len(result) for result in shard_of.values()] == [1] * 10
     assert len(set.union(*shard_of.values())) > 5
 
 
@@ -101,10 +101,10 @@ def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monk
     monkeypatch.setattr(sources, "MAX_BYTES", 5000)
     cells = [cell(0), None, {"bytes": None, "path": "x.wav"}, {"bytes": b"", "path": "e.wav"}, {"bytes": b"0" * 5001, "path": "h"}]
     write_table(tmp_path / "t.parquet", [*cells, cell(5)], rows_per_group=2)
-    found = embedded(tmp_path / "t.parquet")
-    assert [getattr(file, "reason", "") for file, _ in found] == ["", "empty", "empty", "empty", "too large", ""]
-    assert found[2][1] == {"audio": "x.wav"}
-    assert found[5][0].raw_path == sources.embedded_path(b"t.parquet", 5)
+    result = embedded(tmp_path / "t.parquet")
+    assert [getattr(file, "reason", "") for file, _ in result] == ["", "empty", "empty", "empty", "too large", ""]
+    assert result[2][1] == {"audio": "x.wav"}
+    assert result[5][0].raw_path == sources.embedded_path(b"t.parquet", 5)
     for row, reason in ((2, "empty"), (4, "too large"), (6, "missing")):
         with pytest.raises(DecodeError) as error:
             content(Sources({b"": bytes(tmp_path)}), sources.embedded_path(b"t.parquet", row), tmp_path)
@@ -113,9 +113,9 @@ def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monk
 
 def test_without_digests_no_cell_is_opened(tmp_path, reads):
     write_table(tmp_path / "t.parquet", [cell(n) for n in range(6)], text=list("abcdef"))
-    found = embedded(tmp_path / "t.parquet", digests=False)
-    assert [values["text"] for _, values in found] == list("abcdef")
-    assert all(file.size > 0 and not file.digest for file, _ in found)
+    result = embedded(tmp_path / "t.parquet", digests=False)
+    assert [values["text"] for _, values in result] == list("abcdef")
+    assert all(file.size > 0 and not file.digest for file, _ in result)
     assert not reads
 
 
@@ -179,13 +179,13 @@ def test_more_rows_than_bytes_are_not_believed(tmp_path):
 
 
 def test_a_table_that_is_written_anew_is_read_anew(tmp_path):
-    path, found = tmp_path / "t.parquet", Sources({b"": bytes(tmp_path)})
+    path, result = tmp_path / "t.parquet", Sources({b"": bytes(tmp_path)})
     raw_path = sources.embedded_path(b"t.parquet", 1)
     write_table(path, [cell(n) for n in range(3)])
-    assert content(found, raw_path, tmp_path) == sound(1)
+    assert content(result, raw_path, tmp_path) == sound(1)
     path.unlink()
     write_table(path, [cell(n + 20) for n in range(3)])
-    assert content(found, raw_path, tmp_path) == sound(21)
+    assert content(result, raw_path, tmp_path) == sound(21)
 
 
 def test_the_column_is_found_by_its_type():
@@ -197,12 +197,12 @@ def test_the_column_is_found_by_its_type():
 
 
 def test_a_union_leads_below_its_parts(tmp_path):
-    found = Sources({b"esc": b"/data/esc", b"hf": bytes(tmp_path)})
-    assert found.locate(b"esc/001 - Dog/a.ogg") == (b"/data/esc/001 - Dog/a.ogg", None)
+    result = Sources({b"esc": b"/data/esc", b"hf": bytes(tmp_path)})
+    assert result.locate(b"esc/001 - Dog/a.ogg") == (b"/data/esc/001 - Dog/a.ogg", None)
     write_table(tmp_path / "hf" / "t.parquet", [cell(0)])
-    assert content(found, sources.embedded_path(b"hf/hf/t.parquet", 0), tmp_path) == sound(0)
+    assert content(result, sources.embedded_path(b"hf/hf/t.parquet", 0), tmp_path) == sound(0)
     with pytest.raises(UserError, match=r"gone/a\.wav: corpus\.parts has no 'gone'"):
-        found.locate(b"gone/a.wav")
+        result.locate(b"gone/a.wav")
 
 
 def test_sources_of_a_project(tmp_path):
@@ -229,10 +229,10 @@ def test_a_damaged_row_group_costs_itself_alone(tmp_path):
         start = about.dictionary_page_offset or about.data_page_offset
     raw = path.read_bytes()
     path.write_bytes(raw[:start] + bytes(about.total_compressed_size) + raw[start + about.total_compressed_size :])
-    found = embedded(path)
-    assert [getattr(file, "reason", "") for file, _ in found] == ["unreadable table"] * 4 + [""] * 4
-    assert [values["text"] for _, values in found] == list("abcdefgh")
-    assert found[5][0].digest == hashlib.sha256(sound(5)).hexdigest()[:32]
+    result = embedded(path)
+    assert [getattr(file, "reason", "") for file, _ in result] == ["unreadable table"] * 4 + [""] * 4
+    assert [values["text"] for _, values in result] == list("abcdefgh")
+    assert result[5][0].digest == hashlib.sha256(sound(5)).hexdigest()[:32]
 
 
 def test_columns_named_to_mislead_do_not(tmp_path):

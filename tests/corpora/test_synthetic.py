@@ -103,7 +103,7 @@ def events(*parts: tuple[str, float, float]) -> list[Event]:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told", "labels"),
+    ("parts", "caption", "labels"),
     [
         ([("dog", 0, 5)], "DOG", ("dog",)),
         ([("dog", 0, 2), ("bell", 2.3, 5)], "DOG, then BELL", ("bell", "dog")),
@@ -114,10 +114,10 @@ def events(*parts: tuple[str, float, float]) -> list[Event]:
         ([("dog", 0, 1), ("bell", 1.2, 3), ("dog", 3.3, 5)], "DOG, then BELL, then DOG", ("bell", "dog")),
     ],
 )
-def test_captions_known_answers(monkeypatch, parts, told, labels):
+def test_captions_known_answers(monkeypatch, parts, caption, labels):
     monkeypatch.setattr(synthetic, "PHRASES", {label: (label.upper(),) for label in LABELS})
     window = synthetic.describe(events(*parts), 0.0, 5.0, np.random.default_rng(0))
-    assert (window.caption, window.labels) == (told, labels)
+    assert (window.caption, window.labels) == (caption, labels)
 
 
 def test_every_phrase_names_its_event_and_no_other():
@@ -137,16 +137,16 @@ def test_captions_name_exactly_what_is_heard(planned):
         for start, end in synthetic.windows_of(recording.seconds, WINDOW, SHORTEST):
             window = synthetic.describe(recording.events, start, end, np.random.default_rng(0))
             part = slice(round(start * recording.rate), round(end * recording.rate))
-            heard = set()
+            sound = set()
             for event, stem in zip(recording.events, stems, strict=True):
                 if overlap(event, start, end) <= 1e-6:
                     assert not stem[part].any()
                     continue
                 power = [frames(signal[part], frame) for signal in (stem, mono - stem)]
                 assert 10 * np.log10((power[0] / power[1]).max()) > -6, (recording.name, start, event)
-                heard.add(event.label)
-            assert set(window.labels) == heard
-            assert {label for label in LABELS if re.search(rf"\b{KEYWORDS[label]}s?\b", window.caption)} == heard
+                sound.add(event.label)
+            assert set(window.labels) == sound
+            assert {label for label in LABELS if re.search(rf"\b{KEYWORDS[label]}s?\b", window.caption)} == sound
 
 
 def frames(wave: np.ndarray, size: int) -> np.ndarray:

@@ -20,17 +20,17 @@ def entry(location: str, captions="a dog barks", **more) -> dict:
     return {"dataset": "audiocaps", "location": location, "captions": captions, **more}
 
 
-def test_rows_of_one_location_are_captions_of_one_recording(lay, told):
+def test_rows_of_one_location_are_captions_of_one_recording(lay, captions_of):
     manifest = lines(
         entry("/x/audio/r1nicOVtvkQ_30.wav", "one", labels=["dog", "rain"]),
         entry("data/r1nicOVtvkQ_30.wav", "two"),
         entry("data/dog bark.wav", ["three", "four"], labels="dog; bark"),
         entry("data/gone.wav", "five"),
     )
-    found = lay("sub/r1nicOVtvkQ_30.flac", "dog bark.wav", **{"train.json": "\ufeff" + manifest.replace("\n", "\r\n")})
-    assert registry.detect(found) == "tango_json"
-    tables = registry.read("auto", found, 4)
-    assert told(tables) == {"sub/r1nicOVtvkQ_30.flac": ["one", "two"], "dog bark.wav": ["three", "four"], None: ["five"]}
+    result = lay("sub/r1nicOVtvkQ_30.flac", "dog bark.wav", **{"train.json": "\ufeff" + manifest.replace("\n", "\r\n")})
+    assert registry.detect(result) == "tango_json"
+    tables = registry.read("auto", result, 4)
+    assert captions_of(tables) == {"sub/r1nicOVtvkQ_30.flac": ["one", "two"], "dog bark.wav": ["three", "four"], None: ["five"]}
     by_path = {row["path"]: row for row in tables.recordings}
     recording = by_path["sub/r1nicOVtvkQ_30.flac"]
     assert (recording["recording_id"], recording["start_time"], recording["split"]) == ("r1nicOVtvkQ", 30.0, "train")
@@ -68,7 +68,7 @@ def test_without_a_manifest_the_error_says_what_it_looks_for(lay):
         registry.read("tango_json", lay("x.wav", **{"a.json": []}), 4)
 
 
-def test_real_manifests_find_files_under_other_names(shared, tmp_path, told):
+def test_real_manifests_find_files_under_other_names(shared, tmp_path, captions_of):
     source = shared / "data" / "audiocaps"
     for name in ("tango_style_test.json", "tango_style_valid.json"):
         shutil.copy(source / name, tmp_path / name)
@@ -82,10 +82,10 @@ def test_real_manifests_find_files_under_other_names(shared, tmp_path, told):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"RIFF")
             wanted[str(path.relative_to(tmp_path))] = (row["captions"].strip(), split)
-    found = inventory.take(tmp_path)
-    assert TANGO.detect(found)
-    tables = registry.read("auto", found, 4)
-    captions = told(tables)
+    result = inventory.take(tmp_path)
+    assert TANGO.detect(result)
+    tables = registry.read("auto", result, 4)
+    captions = captions_of(tables)
     assert len(captions.pop(None)) == 975 + 495 - 600
     assert {path: " ".join(text) for path, text in captions.items()} == {
         path: " ".join(t.split()) for path, (t, _) in wanted.items()

@@ -12,8 +12,8 @@ HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 
 
 def part(root, name: str, weight: float = 1.0, format: str = "auto") -> Part:
-    found = inventory.take(root)
-    return Part(name, weight, found, registry.read(format, found, 8))
+    result = inventory.take(root)
+    return Part(name, weight, result, registry.read(format, result, 8))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def parts(tmp_path):
 
 
 def test_every_part_keeps_what_it_knows(parts):
-    found, tables = unite(parts)
+    result, tables = unite(parts)
     assert recordings(tables, "split", "fold", "weight", "corpus") == {
         "caps/audio/aBcDeFgHiJk_0.wav": ("test", None, 0.5, "caps"),
         "caps/audio/r1nicOVtvkQ_30.wav": ("train", None, 0.5, "caps"),
@@ -41,9 +41,9 @@ def test_every_part_keeps_what_it_knows(parts):
         "mine/a/r1nicOVtvkQ_90.wav": (None, None, 1.0, "mine"),
         "mine/b/zZcDeFgHiJk_0.wav": (None, None, 1.0, "mine"),
     }
-    assert [row["path"] for row in found.rejected] == ["mine/b/empty.wav"]
-    assert found.ignored == {".csv": 2, ".pdf": 1}
-    assert found.num_files == sum(part.inventory.num_files for part in parts) == 12
+    assert [row["path"] for row in result.rejected] == ["mine/b/empty.wav"]
+    assert result.ignored == {".csv": 2, ".pdf": 1}
+    assert result.num_files == sum(part.inventory.num_files for part in parts) == 12
     assert tables.format == "union"
 
 
@@ -74,10 +74,10 @@ def test_files_of_one_name_are_no_collision(tmp_path):
 
 def test_captions_describe_recordings_of_their_own_part_alone(parts):
     _, tables = unite(parts)
-    found = captions(tables)
-    assert found.pop("caps/audio/r1nicOVtvkQ_30.wav") == ["A woman talks"]
-    assert found.pop("caps/audio/aBcDeFgHiJk_0.wav") == ["Rain falls"]
-    assert list(found.values()) == [["Lost"]]  # its video lies in another part, cut by somebody else
+    result = captions(tables)
+    assert result.pop("caps/audio/r1nicOVtvkQ_30.wav") == ["A woman talks"]
+    assert result.pop("caps/audio/aBcDeFgHiJk_0.wav") == ["Rain falls"]
+    assert list(result.values()) == [["Lost"]]  # its video lies in another part, cut by somebody else
     assert [entry["origins"] for entry in tables.missing] == [["caps/train.csv:3"]]
     assert {entry["path"] for entry in tables.matched} >= {"caps/audio/r1nicOVtvkQ_30.wav", "esc/002 - Rain/3-300-A.wav"}
 
@@ -105,9 +105,9 @@ def test_folds_of_a_part_that_calls_all_of_it_train_become_splits(tmp_path):
         tmp_path / "hf" / "data" / "train-00000-of-00001.parquet", [cell(n) for n in range(3)], fold=[1, 5, 2], text=["A", "B", "C"]
     )
     _, tables = unite([part(tmp_path / "hf", "hf"), part(put(tmp_path / "mine", "train/x.wav", "test/y.wav"), "mine")])
-    found = {row["path"]: row["split"] for row in tables.recordings}
-    of_hf = [split for path, split in sorted(found.items()) if path.startswith("hf/")]
-    assert (of_hf, found["mine/train/x.wav"], found["mine/test/y.wav"]) == (["train", "test", "train"], "train", "test")
+    result = {row["path"]: row["split"] for row in tables.recordings}
+    of_hf = [split for path, split in sorted(result.items()) if path.startswith("hf/")]
+    assert (of_hf, result["mine/train/x.wav"], result["mine/test/y.wav"]) == (["train", "test", "train"], "train", "test")
 
 
 @pytest.mark.parametrize(("folds", "splits"), [((1, 2, 3), ["train", "train", "test"]), ((2, 2, 2), [None] * 3)])

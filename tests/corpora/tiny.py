@@ -66,7 +66,7 @@ def recordings(tables: CorpusTables, *keys: str) -> dict[str, Any]:
 def captions(tables: CorpusTables) -> dict[str, list[str]]:
     """Captions by the path of their recording; those of none by its id."""
     paths = {row["recording_id"]: row["path"] for row in tables.recordings}
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for row in tables.captions:
-        found.setdefault(paths.get(row["recording_id"], row["recording_id"]), []).append(row["caption"])
-    return found
+        result.setdefault(paths.get(row["recording_id"], row["recording_id"]), []).append(row["caption"])
+    return result

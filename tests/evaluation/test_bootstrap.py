@@ -16,9 +16,9 @@ def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarra
 def test_of_a_mean_it_is_the_bootstrap():
     values = np.random.default_rng(0).standard_normal(40) + 3
     moved = all_moves(Influence(Side.of(values)), 30)
-    for replicate, found in enumerate(moved):
+    for replicate, result in enumerate(moved):
         drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
-        assert found == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
+        assert result == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
     ends = bootstrap.interval(values.mean(), all_moves(Influence(Side.of(values)), 2000), -np.inf, np.inf)
     assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
 
@@ -28,10 +28,10 @@ def test_clips_of_more_rows_count_more():
     random = np.random.default_rng(1)
     clips = [random.standard_normal(size) for size in (1, 5, 0, 3, 9, 2)]
     influence = Influence(Side.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
-    for replicate, found in enumerate(all_moves(influence, 30)):
+    for replicate, result in enumerate(all_moves(influence, 30)):
         drawn = np.random.default_rng([0, replicate]).integers(6, size=6)
         rows = np.concatenate([clips[index] for index in drawn])
-        assert found == pytest.approx(rows.mean() - np.concatenate(clips).mean(), abs=1e-12)
+        assert result == pytest.approx(rows.mean() - np.concatenate(clips).mean(), abs=1e-12)
 
 
 def test_a_replicate_depends_on_its_number_and_the_seed_alone():

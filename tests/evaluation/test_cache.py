@@ -11,7 +11,7 @@ import pytest
 from soundmill import shards
 from soundmill.evaluation import cache
 from soundmill.evaluation.wave_facts import WaveFacts
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 
 def embedding(key: str, patches: int) -> cache.Embedding:
@@ -22,13 +22,13 @@ def embedding(key: str, patches: int) -> cache.Embedding:
 def test_embeddings_come_back(tmp_path):
     cache.add(tmp_path, [embedding(str(index), index % 4) for index in range(40)])  # of several row groups
     cache.add(tmp_path, [embedding(str(index), 1) for index in (40, 41)])
-    found = cache.Embedded(tmp_path, {"3", "37", "41", "99"})
-    assert set(found.facts) == {"3", "37", "41"}
-    np.testing.assert_array_equal(found.frames("37"), np.full((1, 3), 37))
-    np.testing.assert_array_equal(found.frames("3"), np.full((3, 3), 3))
-    np.testing.assert_array_equal(found.logits("41"), [0, 1])
-    assert found.facts["3"] == cache.Facts(WaveFacts(300, False, True, "d3"), 8_000, 3)
-    assert found.facts["3"].seconds == 300 / 8000
+    result = cache.Embedded(tmp_path, {"3", "37", "41", "99"})
+    assert set(result.facts) == {"3", "37", "41"}
+    np.testing.assert_array_equal(result.frames("37"), np.full((1, 3), 37))
+    np.testing.assert_array_equal(result.frames("3"), np.full((3, 3), 3))
+    np.testing.assert_array_equal(result.logits("41"), [0, 1])
+    assert result.facts["3"] == cache.Facts(WaveFacts(300, False, True, "d3"), 8_000, 3)
+    assert result.facts["3"].seconds == 300 / 8000
     assert cache.Embedded(tmp_path, {"0"}).frames("0").shape == (0, 0)  # too short for a patch
     assert not cache.Embedded(tmp_path / "none", {"0"}).facts
 
@@ -39,8 +39,8 @@ def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
 
     def write_and_read(number: int) -> bool:
         cache.add(tmp_path, rows)
-        found = cache.Embedded(tmp_path, keys)
-        return all((found.frames(row.key) == row.frames).all() for row in rows)
+        result = cache.Embedded(tmp_path, keys)
+        return all((result.frames(row.key) == row.frames).all() for row in rows)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(write_and_read, range(24)))

@@ -28,38 +28,38 @@ def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tu
 @pytest.mark.parametrize("metric", ["fad", "is", "mmd"])
 def test_models_that_are_alike_are_told_apart_one_time_in_twenty(metric):
     """Of 200 pairs: five per cent, by three binomial deviations; with 19 exchanges the least p is 0.05."""
-    found = np.array([compare(metric, *models(seed, clips=24), seed=seed, replicates=19)["p"] for seed in range(200)])
-    assert 0.005 <= np.mean(found <= 0.05) <= 0.1
-    assert np.mean(found <= 0.5) == pytest.approx(0.5, abs=0.12)
+    result = np.array([compare(metric, *models(seed, clips=24), seed=seed, replicates=19)["p"] for seed in range(200)])
+    assert 0.005 <= np.mean(result <= 0.05) <= 0.1
+    assert np.mean(result <= 0.5) == pytest.approx(0.5, abs=0.12)
 
 
 @pytest.mark.parametrize("metric", ["fad", "fad_inf", "fad_per_clip", "kl", "mmd", "kid"])
 def test_a_real_difference_is_found(metric):
     a, b, reference = models(0, effect=0.5, clips=60)
-    found = compare(metric, a, b, reference, seed=0, replicates=199)
-    assert found["p"] < 0.05
-    assert found["better"] == "b"
-    assert found["difference"] == found["a"] - found["b"] > 0
-    assert found["low"] < found["difference"] < found["high"]
-    assert found["low"] > 0 or metric == "fad_inf"  # whose line has an error of its own
-    assert found["clips"] == 60
+    result = compare(metric, a, b, reference, seed=0, replicates=199)
+    assert result["p"] < 0.05
+    assert result["better"] == "b"
+    assert result["difference"] == result["a"] - result["b"] > 0
+    assert result["low"] < result["difference"] < result["high"]
+    assert result["low"] > 0 or metric == "fad_inf"  # whose line has an error of its own
+    assert result["clips"] == 60
     other = compare(metric, b, a, reference, seed=0, replicates=199)
-    assert (other["better"], other["difference"]) == ("a", pytest.approx(-found["difference"]))
+    assert (other["better"], other["difference"]) == ("a", pytest.approx(-result["difference"]))
 
 
 @pytest.mark.parametrize("metric", ["recall", "coverage"])
 def test_what_partners_both_reach_hides_no_difference_and_makes_none(metric):
     """Sounds in the place of others that are near them; shares of few rows are often equal, so that p is rather too large."""
-    found = np.array([compare(metric, *models(seed, clips=24), seed=seed, replicates=19)["p"] for seed in range(200)])
-    assert np.mean(found <= 0.05) <= 0.1
+    result = np.array([compare(metric, *models(seed, clips=24), seed=seed, replicates=19)["p"] for seed in range(200)])
+    assert np.mean(result <= 0.05) <= 0.1
     _, b, reference = models(7, clips=60)
     frames = dict(b.frames())
     first = frames[b.ids[0]]
     alike = {name: first + 1e-3 * rows if number % 2 else rows for number, (name, rows) in enumerate(frames.items())}
-    found = compare(metric, Side.of(alike), b, reference, seed=0, replicates=199)
-    assert found["difference"] < 0
-    assert found["p"] < 0.05
-    assert found["better"] == "b"
+    result = compare(metric, Side.of(alike), b, reference, seed=0, replicates=199)
+    assert result["difference"] < 0
+    assert result["p"] < 0.05
+    assert result["better"] == "b"
 
 
 def test_what_differs_by_rounding_alone_is_no_difference():
@@ -67,31 +67,31 @@ def test_what_differs_by_rounding_alone_is_no_difference():
     frames = dict(b.frames())
     again = Side.of({clip_id: rows * (1 + 1e-15) for clip_id, rows in frames.items()})
     for metric in ("fad", "mmd", "coverage"):
-        found = compare(metric, again, b, reference, seed=0, replicates=99)
-        assert (found["p"], found["better"]) == (1, "neither")
+        result = compare(metric, again, b, reference, seed=0, replicates=99)
+        assert (result["p"], result["better"]) == (1, "neither")
 
 
 def test_where_higher_is_better_the_higher_is_better():
     a, b, reference = models(1, effect=1.5, clips=80)
-    found = compare("density", a, b, reference, seed=0, replicates=99)
-    assert found["difference"] < 0
-    assert found["better"] == "b"
+    result = compare("density", a, b, reference, seed=0, replicates=99)
+    assert result["difference"] < 0
+    assert result["better"] == "b"
 
 
 def test_what_prompts_do_to_both_cancels_out():
     """Each model's own interval holds the other's value; that of their difference does not hold zero."""
     a, b, reference = models(2, effect=0.12, clips=100)
     alone = scores.compute("fad", a, reference, seed=0, replicates=300)
-    found = compare("fad", a, b, reference, seed=0, replicates=300)
-    assert alone["low"] < found["b"] < alone["high"]
-    assert found["low"] > 0
-    assert found["p"] < 0.05
+    result = compare("fad", a, b, reference, seed=0, replicates=300)
+    assert alone["low"] < result["b"] < alone["high"]
+    assert result["low"] > 0
+    assert result["p"] < 0.05
 
 
 def test_the_same_set_twice_is_no_difference():
     a, _, reference = models(3)
-    found = compare("fad", a, a, reference, seed=0, replicates=50)
-    assert (found["difference"], found["p"], found["better"]) == (0, 1, "neither")
+    result = compare("fad", a, a, reference, seed=0, replicates=50)
+    assert (result["difference"], result["p"], result["better"]) == (0, 1, "neither")
 
 
 @pytest.mark.parametrize("metric", comparison.METRICS)
@@ -100,12 +100,12 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
     if metric == "clap_score":
         reference = Side.of({clip_id: rows[:1] for clip_id, rows in reference.frames()})
     ticks: list[int] = []
-    found = compare(metric, a, b, reference, seed=0, replicates=30, progress=ticks.append)
+    result = compare(metric, a, b, reference, seed=0, replicates=30, progress=ticks.append)
     assert sum(ticks) == 31
     backwards = [Side(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in (a, b, reference)]
     again = compare(metric, *backwards, seed=0, replicates=30)
     for key in ("a", "b", "difference", "low", "high", "p"):
-        assert again[key] == pytest.approx(found[key], rel=1e-6, abs=1e-9)
+        assert again[key] == pytest.approx(result[key], rel=1e-6, abs=1e-9)
     assert {"low", "high", "p", "better"}.isdisjoint(compare(metric, a, b, reference, seed=0, replicates=0))
 
 
@@ -122,8 +122,8 @@ def test_clips_without_a_partner_are_named():
 
 def test_warnings_say_of_which_model():
     a, b, reference = models(6, clips=10, size=8)
-    found = compare("fad", a, b, reference, seed=0, replicates=0)
-    assert [line[:3] for line in found["warnings"]] == ["a: ", "b: "]
+    result = compare("fad", a, b, reference, seed=0, replicates=0)
+    assert [line[:3] for line in result["warnings"]] == ["a: ", "b: "]
 
 
 def test_p_of_few_pairs_is_that_of_all_exchanges():

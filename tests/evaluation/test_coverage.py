@@ -59,11 +59,11 @@ def test_a_set_far_away_is_not_reached():
 def test_a_collapsed_set_is_precise_and_covers_little():
     reference = np.random.default_rng(3).standard_normal((100, 3))
     collapsed = reference[np.argmin((reference**2).sum(1))] + 1e-3 * np.random.default_rng(4).standard_normal((100, 3))
-    found = {name: by_neighbours(name, clips(collapsed), clips(reference))[0] for name in NAMES}
-    assert found["precision"] == 1
-    assert found["density"] > 1
-    assert found["recall"] < 0.1
-    assert found["coverage"] < 0.2
+    result = {name: by_neighbours(name, clips(collapsed), clips(reference))[0] for name in NAMES}
+    assert result["precision"] == 1
+    assert result["density"] > 1
+    assert result["recall"] < 0.1
+    assert result["coverage"] < 0.2
 
 
 def test_patches_of_one_clip_are_no_neighbours():

@@ -22,8 +22,8 @@ def test_known_answers():
 
 
 def test_direction_is_reference_from_generated():
-    found = paired_kl({"a": np.log(P)}, {"a": np.log(Q)})
-    assert found["a"] == pytest.approx(0.5898663152950138, abs=1e-12)
+    result = paired_kl({"a": np.log(P)}, {"a": np.log(Q)})
+    assert result["a"] == pytest.approx(0.5898663152950138, abs=1e-12)
 
 
 def test_missing_classes_of_the_reference_count_nothing_and_those_of_the_generated_stay_finite():
@@ -33,10 +33,10 @@ def test_missing_classes_of_the_reference_count_nothing_and_those_of_the_generat
 
 @given(arrays(np.float32, 5, elements=st.floats(-1e4, 1e4, width=32)))
 def test_softmax_is_a_distribution_for_any_size_of_logit(logits):
-    found = softmax(logits)
-    assert found.dtype == np.float64
-    assert found.sum() == pytest.approx(1)
-    np.testing.assert_allclose(found, softmax(logits.astype(np.float64) + 1000), atol=1e-9)
+    result = softmax(logits)
+    assert result.dtype == np.float64
+    assert result.sum() == pytest.approx(1)
+    np.testing.assert_allclose(result, softmax(logits.astype(np.float64) + 1000), atol=1e-9)
 
 
 def test_a_missing_pair_is_an_error_that_names_it():
@@ -53,10 +53,10 @@ def test_pairs_are_matched_by_id_not_by_order():
     random = np.random.default_rng(0)
     reference = {name: random.standard_normal(4) for name in "abcd"}
     generated = {name: random.standard_normal(4) for name in "dbca"}
-    found = paired_kl(reference, generated)
-    assert list(found) == list("abcd")
-    assert found == paired_kl(dict(reversed(reference.items())), dict(sorted(generated.items())))
-    assert found["b"] == float(kl_divergence(softmax(reference["b"]), softmax(generated["b"]), EPSILON))
+    result = paired_kl(reference, generated)
+    assert list(result) == list("abcd")
+    assert result == paired_kl(dict(reversed(reference.items())), dict(sorted(generated.items())))
+    assert result["b"] == float(kl_divergence(softmax(reference["b"]), softmax(generated["b"]), EPSILON))
 
 
 def test_logits_that_are_not_finite_and_other_class_counts_are_refused():

@@ -22,7 +22,7 @@ from soundmill.evaluation import cache, evaluator, features, folders, protocols
 from soundmill.evaluation.protocols import Score
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 RATE = 16_000
 
@@ -86,8 +86,8 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     write_wav(tmp_path / "made" / "x" / "quiet.wav", np.zeros(20_000, np.float32), RATE)
     (tmp_path / "made" / "about.json").write_text("{}")
     setup = evaluator.Setup(protocol("fad", "mmd", "kl", "is"), setup.cache, 1)
-    found = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
-    metrics = found.metrics
+    result = evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
+    metrics = result.metrics
     assert metrics["mmd_yamnet_low"] <= metrics["mmd_yamnet"] <= metrics["mmd_yamnet_high"]
     assert metrics["left_out"].keys() == {"fad_yamnet", "kl_yamnet"}
     assert metrics["left_out"]["kl_yamnet"] == "the folders have no ids in common"
@@ -102,9 +102,9 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-2", 2, "soxr HQ")
     assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
     assert metrics["files"]["generated"] != metrics["files"]["reference"]
-    said = "\n".join(metrics["warnings"])
+    message = "\n".join(metrics["warnings"])
     for text in ("16.7% of the generated sounds are silent", "kl_yamnet is left out", "1 .json"):
-        assert text in said
+        assert text in message
     assert list(metrics["classes"]) == ["", "rain", "x"]
     assert metrics["classes"]["rain"]["generated"] == 2
     json.dumps(metrics, allow_nan=False)
@@ -131,9 +131,9 @@ def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_co
         lose_a_bit(path, min(place, 0.9999))
         metrics = evaluator.evaluate(setup, made, real).metrics
         count = metrics["counts"].pop("damaged", 0)
-        said = [text for text in metrics["warnings"] if "kept embeddings were damaged" in text]
-        assert (count, len(said)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
-        metrics["warnings"] = [text for text in metrics["warnings"] if text not in said]
+        damaged = [text for text in metrics["warnings"] if "kept embeddings were damaged" in text]
+        assert (count, len(damaged)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
+        metrics["warnings"] = [text for text in metrics["warnings"] if text not in damaged]
         assert metrics == first
         assert sorted(path for path in setup.cache.rglob("*") if path.is_file()) == files  # the same bytes under the same names
         seen[path.suffix] += 1
@@ -143,14 +143,14 @@ def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_co
 def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     made = put(tmp_path / "made", ["rain/a.wav", "rain/b.flac", "c.wav"])
     real = put(tmp_path / "real", ["c.flac", "rain/a.flac", "rain/b.wav"], 20)
-    found = evaluator.evaluate(setup, made, real)
-    assert found.metrics["counts"]["pairs"] == 3
-    assert set(found.of["kl_yamnet"]) == {"rain/a", "rain/b", "c"}
-    assert found.metrics["kl_yamnet"] == pytest.approx(np.mean(list(found.of["kl_yamnet"].values())), rel=1e-5)
-    assert found.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
+    result = evaluator.evaluate(setup, made, real)
+    assert result.metrics["counts"]["pairs"] == 3
+    assert set(result.of["kl_yamnet"]) == {"rain/a", "rain/b", "c"}
+    assert result.metrics["kl_yamnet"] == pytest.approx(np.mean(list(result.of["kl_yamnet"].values())), rel=1e-5)
+    assert result.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
     alone = evaluator.evaluate(setup, made, real, unpaired=True)
     assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are declared to mean nothing"}
-    assert alone.metrics["mmd_yamnet"] == found.metrics["mmd_yamnet"]
+    assert alone.metrics["mmd_yamnet"] == result.metrics["mmd_yamnet"]
 
 
 def test_three_missing_of_886_are_named(setup, tmp_path):
@@ -174,7 +174,7 @@ def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup,
         evaluator.evaluate(setup, made, real)
     for path in (made / "b.wav", real / "list.mp3"):
         assert f"{path}: cannot be scored" in str(error.value)
-    (made / "empty.wav").touch()  # which no decoder is asked about
+    (made / "empty.wav").touch()  # which no decoder sees
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     with pytest.raises(UserError) as error:
@@ -187,10 +187,10 @@ def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
     made = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
     real = put(tmp_path / "real", ["x.wav"], 9)
     wanted = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
-    found = evaluator.evaluate(wanted, made, real).metrics
-    assert "mmd_yamnet" in found
-    assert set(found["baselines"]["mmd_yamnet"]) == {"silence", "noise"}
-    assert "1 clips are too few" in found["left_out"]["coverage_yamnet"]
+    result = evaluator.evaluate(wanted, made, real).metrics
+    assert "mmd_yamnet" in result
+    assert set(result["baselines"]["mmd_yamnet"]) == {"silence", "noise"}
+    assert "1 clips are too few" in result["left_out"]["coverage_yamnet"]
 
 
 def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, tmp_path, monkeypatch):
@@ -223,11 +223,11 @@ def test_results_depend_on_nothing_but_the_files(setup, tmp_path, monkeypatch):
             shutil.copy(path, tmp_path / "again" / name / path.name)
     monkeypatch.setattr(features, "TASK_SIZE", 2)
     again = evaluator.Setup(setup.protocol, tmp_path / "other", 2)
-    found = evaluator.evaluate(again, tmp_path / "again" / "made", tmp_path / "again" / "real").metrics
-    assert found.keys() == first.keys()
+    result = evaluator.evaluate(again, tmp_path / "again" / "made", tmp_path / "again" / "real").metrics
+    assert result.keys() == first.keys()
     numbers = {key: value for key, value in first.items() if isinstance(value, float)}
-    assert {key: found[key] for key in numbers} == pytest.approx(numbers, rel=1e-6)
-    assert found["files"] == first["files"]
+    assert {key: result[key] for key in numbers} == pytest.approx(numbers, rel=1e-6)
+    assert result["files"] == first["files"]
 
 
 def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(setup, tmp_path):
@@ -274,9 +274,9 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
         (tmp_path / "bad").mkdir(exist_ok=True)
         write_wav(tmp_path / "bad" / name, noise, RATE)
     setup = evaluator.Setup(protocol(replicates=200), setup.cache, 1)
-    found = evaluator.compare(setup, good, tmp_path / "bad", real)
-    assert found["comparison"]["mmd_yamnet"]["better"] == "a"
-    assert found["comparison"]["kl_yamnet"]["difference"] < 0
+    result = evaluator.compare(setup, good, tmp_path / "bad", real)
+    assert result["comparison"]["mmd_yamnet"]["better"] == "a"
+    assert result["comparison"]["kl_yamnet"]["difference"] < 0
     same = evaluator.compare(setup, good, good, real)
     assert same["comparison"]["mmd_yamnet"]["better"] == "neither"
     (tmp_path / "bad" / "about.json").write_text('{"family": "f", "made_by": "generate", "trained_against": ["yamnet"]}')
@@ -303,14 +303,14 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     setup = evaluator.Setup(protocol("kl"), setup.cache, 1)
     plain = evaluator.evaluate(setup, tmp_path / "made", real).metrics
     assert "lsd" not in plain
-    found = evaluator.evaluate(setup, tmp_path / "made", real, made_of_reference=True)
-    metrics = found.metrics
+    result = evaluator.evaluate(setup, tmp_path / "made", real, made_of_reference=True)
+    metrics = result.metrics
     assert metrics["lsd"] == pytest.approx(20 * np.log10(2), rel=0.5)  # and the resampler took the highest bins
     assert metrics["lsd_low"] <= metrics["lsd"] <= metrics["lsd_high"]
     assert metrics["baselines"]["lsd"].keys() == metrics["baselines"]["mrstft"].keys() == {"silence", "noise"}
     assert metrics["lsd"] < min(metrics["baselines"]["lsd"].values())
     assert metrics["mrstft"] < min(metrics["baselines"]["mrstft"].values())
-    assert found.of["lsd"].keys() == {"a", "b", "c"}
+    assert result.of["lsd"].keys() == {"a", "b", "c"}
     # Sounds whose own record says that they are reconstructions need not be declared.
     (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
     assert evaluator.evaluate(setup, tmp_path / "made", real).metrics["lsd"] == metrics["lsd"]
@@ -355,13 +355,13 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     score = [Score(metric="clap_score", embedder="clap")]
     chosen = protocol().model_copy(update={"embedders": {"clap": {}}, "scores": score})
     setup = evaluator.Setup(chosen, tmp_path / "cache", 1)
-    found = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
+    result = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
     network = embedders.load("clap", None)
     for name, text in prompts.items():
         sound = resample(decode.read_mono(made / f"{name}.wav", RATE, features.MAX_SECONDS), RATE, network.sample_rate)
-        assert found.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
-    assert found.metrics["clap_score"] == pytest.approx(np.mean(list(found.of["clap_score"].values())), rel=1e-4)
-    assert found.metrics["baselines"]["clap_score"].keys() == {"silence", "noise"}
+        assert result.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
+    assert result.metrics["clap_score"] == pytest.approx(np.mean(list(result.of["clap_score"].values())), rel=1e-4)
+    assert result.metrics["baselines"]["clap_score"].keys() == {"silence", "noise"}
     with pytest.raises(UserError, match=r"clap_score: no prompts are given \(--captions\)"):
         evaluator.evaluate(setup, made, real)
 

@@ -10,25 +10,18 @@ import pytest
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, family, features, folders, probe, protocols, scorer
 from soundmill.evaluation.library import Library, Members, Setup
-from soundmill.evaluation.sets import Clip, choose_sets, comparisons
+from soundmill.evaluation.sets import choose_sets, comparisons
 from soundmill.evaluation.wave_facts import WaveFacts
+from tests.evaluation.clips import LABELS, catalog
 
-LABELS = ("bark", "rain", "bell")
 RATE = 16_000
 
 
-def catalog() -> list[Clip]:
-    """180 clips of 90 recordings in 3 classes: 90 train, 30 valid, 60 test."""
-    clips = []
-    for index in range(180):
-        split = "train" if index < 90 else "valid" if index < 120 else "test"
-        label = LABELS[(index // 2) % 3]
-        clips.append(Clip(f"clip{index:03d}", f"recording{index // 2}", 0, split, (label,), (f"a {label}",)))
-    return clips
+CATALOG = catalog(90, 30, 60)
 
 
 def ids(split: str) -> list[str]:
-    return [clip.clip_id for clip in catalog() if clip.split == split]
+    return [clip.clip_id for clip in CATALOG if clip.split == split]
 
 
 class Judge(features.Judge):
@@ -49,7 +42,7 @@ class Given(Setup):
 def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter: float, seed: int) -> None:
     """Patches [4, 6] about the place of each clip's class, which is moved by `offset` in every dimension."""
     random = np.random.default_rng(seed)
-    labels = {clip.clip_id: LABELS.index(clip.labels[0]) for clip in catalog()}
+    labels = {clip.clip_id: LABELS.index(clip.labels[0]) for clip in CATALOG}
     rows, sounds = [], {}
     for name in clip_ids:
         frames = random.standard_normal((4, 6)) * jitter + 3 * np.eye(6)[labels[name]] + offset
@@ -64,11 +57,11 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
 
 @pytest.fixture
 def library(tmp_path):
-    found = protocols.load("project").judged_by(["tagger"])
-    wanted = [score for score in found.scores if score.metric in ("fad", "kl", "precision")]
-    protocol = found.model_copy(update={"scores": wanted, "replicates": 60})
+    result = protocols.load("project").judged_by(["tagger"])
+    wanted = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
+    protocol = result.model_copy(update={"scores": wanted, "replicates": 60})
     library = Library(Given(protocol, tmp_path, 1), {})
-    put(library, "real", [clip.clip_id for clip in catalog()], 0.0, 0.3, 0)
+    put(library, "real", [clip.clip_id for clip in CATALOG], 0.0, 0.3, 0)
     put(library, "generated", ids("test"), 1.0, 0.3, 1)
     put(library, "codec", ids("valid"), 0.2, 0.3, 2)
     put(library, "silence", ids("test"), 0.0, 0.0, 3)  # in the middle of every class
@@ -83,7 +76,7 @@ def score(library: Library, sets, trained_against=()) -> scorer.Scored:
 
 
 def test_scores_of_known_embeddings(library):
-    scored = score(library, choose_sets(catalog(), ids("test"), ids("valid"), "test", 1000, 0))
+    scored = score(library, choose_sets(CATALOG, ids("test"), ids("valid"), "test", 1000, 0))
     values, baselines = scored.values, scored.baselines["fad_tagger"]
     assert values["fad_tagger"] == pytest.approx(6.0, abs=0.5)  # shifted by 1 in 6 dimensions, covariance alike
     assert values["fad_tagger_low"] < values["fad_tagger"] < values["fad_tagger_high"]
@@ -95,7 +88,7 @@ def test_scores_of_known_embeddings(library):
 
 
 def test_a_metric_by_which_silence_is_as_good_as_real_sound_is_unfit(library):
-    scored = score(library, choose_sets(catalog(), ids("test"), ids("valid"), "test", 0, 0))
+    scored = score(library, choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0))
     assert scored.baselines["precision_tagger"]["silence"] == 1.0
     assert scored.unranked.keys() == {"kl_tagger", "precision_tagger"}
     assert scored.unranked["precision_tagger"].startswith("unfit for these sets: silence (100.0%) is as good as real sound (")
@@ -104,7 +97,7 @@ def test_a_metric_by_which_silence_is_as_good_as_real_sound_is_unfit(library):
 
 
 def test_the_judge_that_a_model_was_trained_against_ranks_it_by_nothing(library):
-    sets = choose_sets(catalog(), ids("test"), ids("valid"), "test", 0, 0)
+    sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0)
     scored = score(library, sets, trained_against=["tagger"])
     assert set(scored.unranked.values()) == {"the model was trained against tagger"}
     assert scored.unranked.keys() == {"fad_tagger", "kl_tagger", "precision_tagger"}
@@ -112,7 +105,7 @@ def test_the_judge_that_a_model_was_trained_against_ranks_it_by_nothing(library)
 
 
 def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
-    few = [clip for clip in catalog() if clip.split != "test" or clip.clip_id in ids("test")[: scorer.FEWEST_REFERENCE - 1]]
+    few = [clip for clip in CATALOG if clip.split != "test" or clip.clip_id in ids("test")[: scorer.FEWEST_REFERENCE - 1]]
     sets = choose_sets(few, ids("test")[:20], ids("valid"), "test", 0, 0)
     scored = score(library, sets)
     assert scored.values["fad_tagger"] is None
@@ -122,7 +115,7 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
 
 
 @pytest.mark.parametrize(
-    ("metric", "baselines", "said"),
+    ("metric", "baselines", "expected"),
     [
         ("fad", {"floor": 2.0, "silence": 2.0, "noise": 3.0}, "unfit for these sets: silence (2) is as good as real sound (2)"),
         ("fad", {"floor": 2.0, "silence": 2.1, "noise": 3.0}, None),
@@ -136,12 +129,12 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
         ("label_accuracy", {"real": 0.9, "chance": 0.5, "codec": 0.95}, None),
     ],
 )
-def test_what_unfit_is(metric, baselines, said):
-    assert scorer.unfit(metric, baselines) == said
+def test_what_unfit_is(metric, baselines, expected):
+    assert scorer.unfit(metric, baselines) == expected
 
 
 def test_a_probe_tells_classes_and_never_sees_the_fold_it_judges(library):
-    sets = choose_sets(catalog(), ids("test"), ids("valid"), "test", 1000, 0)
+    sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 1000, 0)
     guesses = family._guess(library, sets)["tagger"]
     of, baselines = probe.label_accuracy(guesses, sets.probe, dict(sets.wanted), sets.codec)
     assert set(of.values()) == {1.0}
@@ -155,13 +148,13 @@ def test_what_a_result_says_of_the_sounds_themselves(library):
     for name in ids("test")[:9]:
         library.facts["generated"][name] = cache.Facts(WaveFacts(RATE // 2, True, False, "same"), RATE, 4)
     sides = {"generated": Members.of("generated", ids("test")), "reference": Members.of("real", ids("test"))}
-    found = scorer.describe(library, sides)
-    said = "\n".join(found["warnings"])
-    assert "15.0% of the generated sounds are silent" in said
-    assert "13.3% of the generated sounds are copies of another one" in said
-    assert "Generated sounds last 0.925 s on average and reference sounds 1 s" in said
-    assert found["protocol"] == "soundmill-2"
-    assert found["files"]["generated"] != found["files"]["reference"]
+    result = scorer.describe(library, sides)
+    message = "\n".join(result["warnings"])
+    assert "15.0% of the generated sounds are silent" in message
+    assert "13.3% of the generated sounds are copies of another one" in message
+    assert "Generated sounds last 0.925 s on average and reference sounds 1 s" in message
+    assert result["protocol"] == "soundmill-2"
+    assert result["files"]["generated"] != result["files"]["reference"]
 
 
 def test_a_model_s_own_record_of_its_sounds(tmp_path):
@@ -173,5 +166,5 @@ def test_a_model_s_own_record_of_its_sounds(tmp_path):
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": ["tagger"]}')
     assert folders.about(tmp_path).trained_against == ("tagger",)
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": "tagger"}')
-    with pytest.raises(UserError, match=r"about\.json: trained_against: a list"):
+    with pytest.raises(UserError, match=r"about\.json: trained_against: expected a list"):
         folders.about(tmp_path)

@@ -59,10 +59,10 @@ def embedded(judge, sounds, cache, workers: int = 1) -> SimpleNamespace:
 
 
 def test_clips_of_a_shard(shard, tmp_path):
-    found = {name: (wave, rate) for name, wave, rate in features.clips_of(shard, {"clip1", "clip3"})}
-    assert list(found) == ["clip1", "clip3"]
-    np.testing.assert_allclose(found["clip3"][0], tone(400)[None], atol=1e-4)
-    assert found["clip3"][1] == 16_000
+    result = {name: (wave, rate) for name, wave, rate in features.clips_of(shard, {"clip1", "clip3"})}
+    assert list(result) == ["clip1", "clip3"]
+    np.testing.assert_allclose(result["clip3"][0], tone(400)[None], atol=1e-4)
+    assert result["clip3"][1] == 16_000
     with pytest.raises(UserError, match="no such shard"):
         list(features.clips_of(tmp_path / "shard-00009.parquet", {"clip1"}))
 
@@ -103,7 +103,7 @@ def test_each_of_several_files_of_the_same_bytes_is_named(judge, tmp_path):
     paths = [tmp_path / f"{number}.wav" for number in range(6)]
     for path in paths:
         path.write_bytes(b"no sound at all\0")
-    others = [tmp_path / "a.wav", tmp_path / "b.wav"]  # and of these one is not told twice
+    others = [tmp_path / "a.wav", tmp_path / "b.wav"]  # and of these one is not named twice
     for path in others:
         path.write_bytes(b"RIFF\0")
     sounds = [features.file(path.stem, path, shards.file_digest(path)) for path in paths + others]
@@ -123,14 +123,14 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(judge, tmp_p
 def test_clips_and_files_are_heard_at_the_embedders_rate(judge, shard, tmp_path):
     soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 44_100)] * 2, axis=1), 44_100)
     clips = [features.clip(f"clip{index}", shard, "digest") for index in (0, 2)]
-    found = embedded(judge, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
-    assert {name: part.shape for name, part in found.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
-    assert found.logits["clip2"].shape == (521,)
+    result = embedded(judge, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
+    assert {name: part.shape for name, part in result.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
+    assert result.logits["clip2"].shape == (521,)
     through = embedded(features.Judge("yamnet", through=8_000), clips, tmp_path / "cache").frames["clip0"]
     assert through.shape == (1, 1024)
-    assert not np.array_equal(through, found.frames["clip0"])
+    assert not np.array_equal(through, result.frames["clip0"])
     view = features.view(judge, clips, tmp_path / "cache")
-    np.testing.assert_allclose(view.means()[1], found.frames["clip2"].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(view.means()[1], result.frames["clip2"].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="clip clip9 of the catalog is not in it"):
         features.embed_all([judge], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 

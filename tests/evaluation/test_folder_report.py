@@ -1,4 +1,4 @@
-"""The page of an evaluation of folders: what became of a file since it was scored is told of it alone."""
+"""The page of an evaluation of folders: a file that changed since it was scored is named alone."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_a_sound_that_is_damaged_after_scoring_is_named_and_all_others_are_there
     folder_report.write(Evaluation(metrics(warnings=[]), of, made, real, paired=True), tmp_path / "page")
     text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert text.count("<img") == text.count("<audio") == 4  # of the best, the middling and the worst
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for clip, path in (("a, generated", tmp_path / "made" / "a.wav"), ("d, real", tmp_path / "real" / "d.wav")):
         for what in ("picture", "player"):
             assert f"{clip}: no {what}: {path}: " in text
-            assert f"page/index.html: {clip}: no {what}: {path}: " in said
+            assert f"page/index.html: {clip}: no {what}: {path}: " in message
 
 
 def test_only_the_beginning_of_a_long_sound_is_read(tmp_path):
     long = np.full(int(RATE * folder_report.LONGEST_SECONDS * 3), 0.1, np.float32)
     write_wav(tmp_path / "made" / "long.wav", long, RATE)
-    heard = folder_report._beginning("generated", folders.read(tmp_path / "made", 1), "long")
-    assert heard.longest < len(heard.wave) < len(long)
+    sound = folder_report._beginning("generated", folders.read(tmp_path / "made", 1), "long")
+    assert sound.longest < len(sound.wave) < len(long)

@@ -21,10 +21,10 @@ def put(root, *names: str):
 def test_ids_are_paths_without_suffix(tmp_path):
     put(tmp_path, "b.wav", "rain/7.take.wav", "rain/a b.WAV", "x/y/z.wav")
     (tmp_path / "notes.txt").write_text("text")
-    found = folders.read(tmp_path, 1)
-    assert found.ids == ["b", "rain/7.take", "rain/a b", "x/y/z"]
-    assert found.sounds[1].path == os.fsencode(tmp_path / "rain" / "7.take.wav")
-    assert found.remarks == ("no sounds by their names or content, so not scored: 1 .txt",)
+    result = folders.read(tmp_path, 1)
+    assert result.ids == ["b", "rain/7.take", "rain/a b", "x/y/z"]
+    assert result.sounds[1].path == os.fsencode(tmp_path / "rain" / "7.take.wav")
+    assert result.remarks == ("no sounds by their names or content, so not scored: 1 .txt",)
 
 
 def test_files_that_differ_in_their_suffix_alone_are_both_named(tmp_path):
@@ -46,10 +46,10 @@ def test_what_may_be_a_sound_and_cannot_be_read_is_named_and_loops_are_told_of(t
     (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     (tmp_path / "empty.wav").touch()
     os.mkfifo(tmp_path / "pipe.wav")
-    found = folders.read(tmp_path, 1)
-    assert found.ids == ["a", "sub/b"]
+    result = folders.read(tmp_path, 1)
+    assert result.ids == ["a", "sub/b"]
     with pytest.raises(UserError) as error:
-        features.refuse(found.refused)
+        features.refuse(result.refused)
     assert "3 sounds cannot be scored" in str(error.value)
     for name in ("gone.wav: cannot be scored: dangling link", "empty.wav: cannot be scored: empty", "pipe.wav"):
         assert str(tmp_path / name) in str(error.value)
@@ -58,9 +58,9 @@ def test_what_may_be_a_sound_and_cannot_be_read_is_named_and_loops_are_told_of(t
 def test_links_out_of_the_folder_are_followed_and_told(tmp_path):
     put(tmp_path, "set/a.wav", "elsewhere/b.wav")
     (tmp_path / "set/b.wav").symlink_to(tmp_path / "elsewhere/b.wav")
-    found = folders.read(tmp_path / "set", 1)
-    assert found.ids == ["a", "b"]
-    assert found.remarks == ("1 links that lead out of the folder and are followed (first: b.wav)",)
+    result = folders.read(tmp_path / "set", 1)
+    assert result.ids == ["a", "b"]
+    assert result.remarks == ("1 links that lead out of the folder and are followed (first: b.wav)",)
 
 
 def test_nothing_to_score_is_an_error(tmp_path):
@@ -84,16 +84,16 @@ def test_pairs_are_all_or_none(tmp_path):
 
 
 def test_captions(tmp_path):
-    found = folders.read(put(tmp_path / "sounds", "a.wav", "b/c.wav"), 1)
+    result = folders.read(put(tmp_path / "sounds", "a.wav", "b/c.wav"), 1)
     path = tmp_path / "captions.csv"
     path.write_text('\ufeffid,caption,more\nb/c,"rain, then",1\na,a dog,2\nz,none,3\n', encoding="utf-8")
-    assert folders.read_captions(path, found) == {"a": "a dog", "b/c": "rain, then"}
+    assert folders.read_captions(path, result) == {"a": "a dog", "b/c": "rain, then"}
     path.write_text("id,caption\na,a dog\n", encoding="utf-8")
     with pytest.raises(UserError, match="no caption for b/c"):
-        folders.read_captions(path, found)
+        folders.read_captions(path, result)
     path.write_text("id,caption\na,a dog\na,a cat\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"captions\.csv:3: a has two captions"):
-        folders.read_captions(path, found)
+        folders.read_captions(path, result)
     path.write_text("file;text\n", encoding="utf-8")
     with pytest.raises(UserError, match="columns id and caption"):
-        folders.read_captions(path, found)
+        folders.read_captions(path, result)

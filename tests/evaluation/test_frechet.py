@@ -9,14 +9,21 @@ from hypothesis import strategies as st
 
 from soundmill.errors import UserError
 from soundmill.evaluation import frechet
-from soundmill.evaluation.frechet import (
-    Moments,
-    frechet_distance,
-    frechet_of_covariances,
-    frechet_of_rows,
-)
+from soundmill.evaluation.frechet import Gathered, Moments, frechet_of_rows
 
 ZERO = np.zeros(2)
+
+
+def of_gaussians(mean1, cov1, mean2, cov2) -> float:
+    sets = [
+        Gathered(np.zeros(0, int), 0, np.asarray(mean, np.float64), np.asarray(covariance, np.float64), None)
+        for mean, covariance in ((mean1, cov1), (mean2, cov2))
+    ]
+    return sets[0].distance(sets[1])
+
+
+def of_moments(first: Moments, second: Moments) -> float:
+    return of_gaussians(first.mean, first.covariance, second.mean, second.covariance)
 
 
 def rank_one(*values: float) -> np.ndarray:
@@ -35,23 +42,23 @@ def rank_one(*values: float) -> np.ndarray:
     ],
 )
 def test_known_answers(mean1, cov1, mean2, cov2, wanted):
-    assert frechet_of_covariances(mean1, cov1, mean2, cov2) == pytest.approx(wanted, abs=1e-12)
-    assert frechet_of_covariances(mean2, cov2, mean1, cov1) == pytest.approx(wanted, abs=1e-12)
+    assert of_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(wanted, abs=1e-12)
+    assert of_gaussians(mean2, cov2, mean1, cov1) == pytest.approx(wanted, abs=1e-12)
 
 
 @given(st.floats(0, 10), st.integers(0, 2**32 - 1))
 def test_scaled_covariance(scale, seed):
     factor = np.random.default_rng(seed).standard_normal((6, 4))
     covariance = factor @ factor.T  # of rank 4 in 6 dimensions
-    found = frechet_of_covariances(np.zeros(6), covariance, np.zeros(6), scale**2 * covariance)
-    assert found == pytest.approx((1 - scale) ** 2 * np.trace(covariance), abs=1e-9 * np.trace(covariance))
+    result = of_gaussians(np.zeros(6), covariance, np.zeros(6), scale**2 * covariance)
+    assert result == pytest.approx((1 - scale) ** 2 * np.trace(covariance), abs=1e-9 * np.trace(covariance))
 
 
 @pytest.mark.parametrize("rows", [(5, 7), (5, 300), (300, 5), (20, 21), (300, 200)])
 def test_rows_and_covariances_agree(rows):
     random = np.random.default_rng(0)
     x, y = random.standard_normal((rows[0], 20)), random.standard_normal((rows[1], 20)) * 2 + 1
-    assert frechet_of_rows(x, y) == pytest.approx(frechet_distance(Moments.of(x), Moments.of(y)), rel=1e-10)
+    assert frechet_of_rows(x, y) == pytest.approx(of_moments(Moments.of(x), Moments.of(y)), rel=1e-10)
 
 
 def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
@@ -68,13 +75,13 @@ def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
 def test_same_set_is_at_distance_zero_even_when_rank_deficient():
     rows = np.random.default_rng(2).standard_normal((10, 64))
     assert frechet_of_rows(rows, rows) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(Moments.of(rows), Moments.of(rows)) == pytest.approx(0, abs=1e-10)
+    assert of_moments(Moments.of(rows), Moments.of(rows)) == pytest.approx(0, abs=1e-10)
 
 
 def test_bias_of_two_equal_distributions_is_as_large_as_known():
     random = np.random.default_rng(3)
-    found = frechet_of_rows(random.standard_normal((500, 128)), random.standard_normal((500, 128)))
-    assert found == pytest.approx(16.9, rel=0.05)
+    result = frechet_of_rows(random.standard_normal((500, 128)), random.standard_normal((500, 128)))
+    assert result == pytest.approx(16.9, rel=0.05)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.integers(0, 2**32 - 1))
@@ -111,7 +118,7 @@ def test_too_few_rows_and_other_sizes_are_refused():
     with pytest.raises(UserError, match="size 2 and 3"):
         frechet_of_rows(np.zeros((4, 2)), np.zeros((4, 3)))
     with pytest.raises(UserError, match="size 2 and 3"):
-        frechet_of_covariances(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+        of_gaussians(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
     with pytest.raises(UserError, match="pooled"):
         Moments.of(np.zeros((4, 2))) + Moments.of(np.zeros((4, 3)))
     with pytest.raises(UserError, match="matrix"):
@@ -134,7 +141,7 @@ def test_influence_is_the_slope_of_the_distance():
     ]
     streams, ids = tuple(part.items for part in sets), tuple(sorted(part) for part in sets)
     gathered = [frechet.Gathered.over(*side) for side in zip(streams, ids, strict=True)]
-    found = frechet.influence(*gathered, streams, ids)
+    result = frechet.influence(*gathered, streams, ids)
 
     def distance(weights: list[np.ndarray]) -> float:
         gaussians = []
@@ -142,9 +149,9 @@ def test_influence_is_the_slope_of_the_distance():
             rows, counts = np.concatenate([part[clip_id] for clip_id in sorted(part)]), np.repeat(times, 2)
             mean = counts @ rows / counts.sum()
             gaussians += [mean, ((rows - mean).T * counts) @ (rows - mean) / counts.sum()]
-        return frechet_of_covariances(*gaussians)
+        return of_gaussians(*gaussians)
 
-    for which, side in enumerate((found.generated, found.reference)):
+    for which, side in enumerate((result.generated, result.reference)):
         for clip in range(4):
             ends = []
             for step in (1e-3, -1e-3):
@@ -174,12 +181,12 @@ def test_bias_is_as_large_as_known(monkeypatch):
 def test_a_gathered_stream_is_the_set(clips):
     random = np.random.default_rng(8)
     held = {f"c{number:02d}": random.standard_normal((3, 30)).astype(np.float32) for number in range(clips)}
-    found = frechet.Gathered.over(lambda: reversed(held.items()), sorted(held))
+    result = frechet.Gathered.over(lambda: reversed(held.items()), sorted(held))
     rows = np.concatenate([held[clip_id] for clip_id in sorted(held)])
-    assert (found.half is None) == (3 * clips >= 30)
-    np.testing.assert_allclose(found.factor().T @ found.factor(), np.cov(rows.T), atol=1e-5)
+    assert (result.half is None) == (3 * clips >= 30)
+    np.testing.assert_allclose(result.factor().T @ result.factor(), np.cov(rows.T), atol=1e-5)
     covariance = np.linalg.eigvalsh(np.cov(rows.T))
-    np.testing.assert_allclose(sorted(found.spectrum())[-5:], covariance[-5:], rtol=1e-4)
+    np.testing.assert_allclose(sorted(result.spectrum())[-5:], covariance[-5:], rtol=1e-4)
     some = frechet.Gathered.over(held.items, ["c04", "c01"])
     np.testing.assert_allclose(some.mean, np.concatenate([held["c01"], held["c04"]]).mean(axis=0), atol=1e-6)
     assert some.lengths.tolist() == [3, 3]

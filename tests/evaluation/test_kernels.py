@@ -41,9 +41,9 @@ def test_neither_is_biased():
     random = np.random.default_rng(1)
     sets = [[random.standard_normal((12, 4)) for _ in range(2)] for _ in range(300)]
     for kernel in (polynomial, gaussian(2.0)):
-        found = np.array([discrepancy(x, y, kernel) for x, y in sets])
-        assert abs(found.mean()) < 3 * found.std() / np.sqrt(len(found))
-        assert found.min() < 0  # what has no bias is negative at times
+        result = np.array([discrepancy(x, y, kernel) for x, y in sets])
+        assert abs(result.mean()) < 3 * result.std() / np.sqrt(len(result))
+        assert result.min() < 0  # what has no bias is negative at times
 
 
 def test_subsets_are_smaller_than_the_sets_and_seeded():

@@ -48,32 +48,32 @@ def sets(tmp_path_factory) -> dict[str, list[features.View]]:
         wave = 0.4 * waves["training"][of][8_000:]
         waves["generated"][copy] = (wave + 0.001 * random.standard_normal(len(wave))).astype(np.float32)
     printer = memorisation.Fingerprinter()
-    found = {}
+    result = {}
     for role, of in waves.items():
-        heard = {}
+        sound = {}
         for name, wave in of.items():
             levels = np.log(np.abs(np.fft.rfft(wave[-48_000:]))[:24_000].reshape(-1, 100).mean(axis=1) + 1e-3)
-            heard[name] = levels[None].astype(np.float32)  # [1, 240]: blind to gain
+            sound[name] = levels[None].astype(np.float32)  # [1, 240]: blind to gain
         printed = {name: printer.embed([wave]).frames[0] for name, wave in of.items()}
-        found[role] = [view(tmp_path / f"{role}-heard", heard), view(tmp_path / f"{role}-prints", printed)]
-    return found
+        result[role] = [view(tmp_path / f"{role}-spectra", sound), view(tmp_path / f"{role}-prints", printed)]
+    return result
 
 
 def test_planted_copies_are_found_and_no_others(sets):
-    found = memorisation.search(sets["generated"], sets["real"], sets["training"], "spectrum")
-    copies = {near.clip_id: near.copy_of for near in found.generated if near.copy_of}
+    result = memorisation.search(sets["generated"], sets["real"], sets["training"], "spectrum")
+    copies = {near.clip_id: near.copy_of for near in result.generated if near.copy_of}
     assert copies == {"g03": "t07", "g04": "t21", "g08": "t39"}
-    nearest = {near.clip_id: near.neighbour for near in found.generated}
+    nearest = {near.clip_id: near.neighbour for near in result.generated}
     assert {name: nearest[name] for name in copies} == copies
-    assert {near.clip_id for near in found.worst(3)} == set(copies)
-    assert all(found.is_near(near) for near in found.worst(3))
-    metrics = found.metrics()
+    assert {near.clip_id for near in result.worst(3)} == set(copies)
+    assert all(result.is_near(near) for near in result.worst(3))
+    metrics = result.metrics()
     assert metrics["memorised_fingerprint"] == 0.3
     assert metrics["memorised_fingerprint_real"] == 0
     assert metrics["memorised_spectrum"] >= 0.3
     assert metrics["memorised_spectrum_real"] == pytest.approx(memorisation.CLOSEST, abs=0.04)
-    assert found.training == 40
-    assert "3 of 10 generated sounds are training clips again, by fingerprint." in found.warnings()
+    assert result.training == 40
+    assert "3 of 10 generated sounds are training clips again, by fingerprint." in result.warnings()
 
 
 def test_real_sounds_that_were_trained_on_are_not_held_out(sets):
@@ -82,10 +82,10 @@ def test_real_sounds_that_were_trained_on_are_not_held_out(sets):
         view(at.directory.with_name(f"mixed{number}"), dict(at.frames()) | {"again": dict(other.frames())["t00"]})
         for number, (at, other) in enumerate(zip(sets["real"], training, strict=True))
     ]
-    found = memorisation.search(sets["generated"], mixed, training, "spectrum")
-    assert found.trained_on == ["again"]
-    assert len(found.held_out) == 30
-    assert any("1 of the real sounds are training clips themselves (first: again)" in text for text in found.warnings())
+    result = memorisation.search(sets["generated"], mixed, training, "spectrum")
+    assert result.trained_on == ["again"]
+    assert len(result.held_out) == 30
+    assert any("1 of the real sounds are training clips themselves (first: again)" in text for text in result.warnings())
 
     nothing = memorisation.search(sets["generated"], training, training, "spectrum")
     assert nothing.held_out == []

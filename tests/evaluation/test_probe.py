@@ -48,13 +48,13 @@ def test_one_class_is_refused():
 def test_folds_keep_groups_whole_and_classes_even():
     groups = [f"recording{index // 2}" for index in range(60)]
     labels = ["bark" if index < 30 else "rain" for index in range(60)]
-    found = probe.folds(groups, labels, seed=0)
-    assert set(found) == set(range(probe.FOLDS))
-    assert all(found[index] == found[index + 1] for index in range(0, 60, 2))
+    result = probe.folds(groups, labels, seed=0)
+    assert set(result) == set(range(probe.FOLDS))
+    assert all(result[index] == result[index + 1] for index in range(0, 60, 2))
     for label in ("bark", "rain"):
-        counts = np.bincount([fold for fold, name in zip(found, labels, strict=True) if name == label])
+        counts = np.bincount([fold for fold, name in zip(result, labels, strict=True) if name == label])
         assert counts.tolist() == [6] * 5
     order = np.random.default_rng(0).permutation(60)
     shuffled = probe.folds([groups[i] for i in order], [labels[i] for i in order], seed=0)
-    assert shuffled == [found[i] for i in order]
-    assert found != probe.folds(groups, labels, seed=1)
+    assert shuffled == [result[i] for i in order]
+    assert result != probe.folds(groups, labels, seed=1)

@@ -14,11 +14,11 @@ from stages import evaluate
 
 @pytest.mark.parametrize("name", protocols.NAMES)
 def test_every_protocol_can_be_read(name):
-    found = protocols.load(name)
-    assert found.name == name
-    assert found.label.endswith(f"-{found.version}")
-    assert found.parity
-    assert len({score.key for score in found.scores}) == len(found.scores)
+    result = protocols.load(name)
+    assert result.name == name
+    assert result.label.endswith(f"-{result.version}")
+    assert result.parity
+    assert len({score.key for score in result.scores}) == len(result.scores)
 
 
 def test_every_file_is_a_protocol_by_name():
@@ -33,9 +33,9 @@ def test_the_command_and_the_stage_score_by_the_same_metrics():
 
 
 def test_the_published_row_is_in_its_protocol():
-    found = protocols.load("audioldm_eval-16k")
-    assert {"fd_panns_cnn14_16k", "kl_panns_cnn14_16k", "fad_vggish"} < {score.key for score in found.scores}
-    assert found.sample_rate == 16000
+    result = protocols.load("audioldm_eval-16k")
+    assert {"fd_panns_cnn14_16k", "kl_panns_cnn14_16k", "fad_vggish"} < {score.key for score in result.scores}
+    assert result.sample_rate == 16000
     assert protocols.load("google-fad").embedders["vggish"] != protocols.load("fadtk-vggish").embedders["vggish"]
 
 
@@ -55,8 +55,8 @@ def changed(tmp_path: Path, **changes: object) -> str:
 
 
 def test_an_own_file_is_a_protocol_too(tmp_path):
-    found = protocols.load(changed(tmp_path, seed=7))
-    assert (found.name, found.seed) == ("mine", 7)
+    result = protocols.load(changed(tmp_path, seed=7))
+    assert (result.name, result.seed) == ("mine", 7)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_an_unknown_name_is_told_with_the_nearest():
 
 
 def test_other_embedders_judge_by_what_they_can():
-    found = protocols.load("project").judged_by(["vggish", "clap", "panns_cnn14_16k"])
-    keys = [score.key for score in found.scores]
+    result = protocols.load("project").judged_by(["vggish", "clap", "panns_cnn14_16k"])
+    keys = [score.key for score in result.scores]
     assert {"fad_vggish", "kl_panns_cnn14_16k", "is_panns_cnn14_16k", "clap_score", "coverage_clap"} < set(keys)
     assert not {"kl_vggish", "is_clap", "clap_score_vggish"} & set(keys)
-    assert list(found.embedders) == ["vggish", "clap", "panns_cnn14_16k"]
+    assert list(result.embedders) == ["vggish", "clap", "panns_cnn14_16k"]
     with pytest.raises(UserError, match="unknown embedder 'vgish'; did you mean 'vggish'"):
-        found.judged_by(["vgish"])
+        result.judged_by(["vgish"])
 
 
 def test_all_metrics_can_be_asked_for():
-    asked = {score.metric for score in protocols.load("project").judged_by([*embedders.NAMES]).scores}
-    assert asked == set(scores.METRICS) - {"fd"}  # which is fad by its other name
+    requested = {score.metric for score in protocols.load("project").judged_by([*embedders.NAMES]).scores}
+    assert requested == set(scores.METRICS) - {"fd"}  # which is fad by its other name
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

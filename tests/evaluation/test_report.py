@@ -137,14 +137,14 @@ def test_scores_that_rank_nothing_and_those_withheld_say_so_everywhere(tmp_path)
     assert rows["kl_yamnet"]["ranks"] == "True"
     assert (rows["codec_lsd"]["judge"], rows["codec_lsd"]["value"]) == ("waves", "3.5")
     text = (directory / "scores.md").read_text(encoding="utf-8")
-    for said in ("0.1†", reasons["left_out"]["fad_yamnet"], reasons["unranked"]["mmd_yamnet"]):
-        assert said in text
+    for message in ("0.1†", reasons["left_out"]["fad_yamnet"], reasons["unranked"]["mmd_yamnet"]):
+        assert message in text
     latex = (directory / "scores.tex").read_text(encoding="utf-8")
     assert r"0.1$^\dagger$" in latex
     assert "ranks no models" in latex
     page = (directory / "index.html").read_text(encoding="utf-8")
-    for said in ("0.1†", "50 &lt;reference&gt; sounds", reasons["unranked"]["mmd_yamnet"], "Log-spectral distance"):
-        assert said in page
+    for message in ("0.1†", "50 &lt;reference&gt; sounds", reasons["unranked"]["mmd_yamnet"], "Log-spectral distance"):
+        assert message in page
     assert '<b class="hot">–</b>' in page
     assert json.loads((directory / "scores.json").read_text())["fad_yamnet"] is None
 
@@ -162,11 +162,11 @@ def test_long_sounds_are_cut_on_the_page(tmp_path):
 @pytest.mark.parametrize("rate", [100, 3_000, 8_000, 44_100, 192_000, 384_000, 768_000])
 @pytest.mark.parametrize("level", [1e-38, 1.0, 10.0, 1e30])
 def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, capsys):
-    """A tone: the row of its frequency is the brightest, whatever the rate and the level; and what the player changes is told."""
+    """A tone: the row of its frequency is the brightest, whatever the rate and the level; and what the player changes is named."""
     pitch = min(rate / 8, 20_000)
     tone = 0.9 * np.sin(2 * np.pi * pitch * np.arange(int(0.9 * rate)) / rate)
-    heard = sounds.Sound("generated", (level * tone).astype(np.float32), rate)
-    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (heard,)),))
+    sound = sounds.Sound("generated", (level * tone).astype(np.float32), rate)
+    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))
     report.write_report(tmp_path, "x", metrics(), [section])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
@@ -199,7 +199,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == page.count("<audio") == 5
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for name, why in (
         ("nan", "samples that are no numbers"),
         ("inf", "samples that are no numbers"),
@@ -207,11 +207,11 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     ):
         for what in ("picture", "player"):
             assert f"<li>{name}, generated: no {what}: {why}</li>" in page
-            assert f"{tmp_path.name}/index.html: {name}, generated: no {what}: {why}\n" in said
-    assert page.count("why is told under") == 6
+            assert f"{tmp_path.name}/index.html: {name}, generated: no {what}: {why}\n" in message
+    assert page.count("see “Read with care”") == 6
 
 
-def test_a_ruler_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypatch):
+def test_a_chart_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no room")
 
@@ -226,8 +226,8 @@ def test_a_ruler_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypat
 
 
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
-    heard = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (heard,)),))])
+    sound = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))])
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     assert imread(io.BytesIO(base64.b64decode(picture)))[..., :3].max() < 0.1
@@ -236,17 +236,17 @@ def test_silence_is_dark_and_said_of_nothing(tmp_path):
 
 def test_best_and_worst():
     of = {f"s{index}": abs(index - 4.2) for index in range(10)}
-    found = report.best_and_worst(of, "lower")
-    assert found["Best"] == ["s4", "s5", "s3"]
-    assert found["Worst"] == ["s8", "s0", "s9"]
-    assert not set(found["Middling"]) & {*found["Best"], *found["Worst"]}
+    result = report.best_and_worst(of, "lower")
+    assert result["Best"] == ["s4", "s5", "s3"]
+    assert result["Worst"] == ["s8", "s0", "s9"]
+    assert not set(result["Middling"]) & {*result["Best"], *result["Worst"]}
     assert report.best_and_worst(of, "higher")["Best"] == ["s9", "s0", "s8"]
     assert [len(ids) for ids in report.best_and_worst({"a": 1.0, "b": 2.0, "c": 3.0, "d": 0.0}, "lower").values()] == [1, 1, 1]
     assert report.best_and_worst({}, "lower") == {"Best": [], "Middling": [], "Worst": []}
 
 
 @pytest.mark.parametrize(
-    ("value", "codec", "count", "said"),
+    ("value", "codec", "count", "expected"),
     [
         (
             18.6,
@@ -260,10 +260,10 @@ def test_best_and_worst():
         (18.6, 8.7, 15, "15 clips through the codec are too few"),
     ],
 )
-def test_verdict(value, codec, count, said):
+def test_verdict(value, codec, count, expected):
     baselines = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
     row = score_rows.Row("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
-    assert said in score_rows.verdict(row, {"codec": count, "generated": 80})
+    assert expected in score_rows.verdict(row, {"codec": count, "generated": 80})
 
 
 def test_no_verdict_without_baselines():
@@ -274,7 +274,7 @@ def test_no_verdict_without_baselines():
     assert score_rows.verdict(row("kl", {"floor": 1.0, "codec": 2.0}), {}) is None
 
 
-def test_ruler_can_be_drawn_with_zero_and_with_equal_values(tmp_path):
+def test_chart_can_be_drawn_with_zero_and_with_equal_values(tmp_path):
     baselines = {"fad_yamnet": {"floor": 0.0, "silence": 0.0, "noise": 0.0}}
     write(
         tmp_path / "report",

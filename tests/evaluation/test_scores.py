@@ -41,8 +41,8 @@ def shuffled(sounds: Side, seed: int) -> Side:
     return Side(tuple(random.permutation(sounds.ids).tolist()), frames, dict(reversed(sounds.logits.items())))
 
 
-def flat(found: dict) -> dict[str, float]:
-    return {key: value for key, value in found.items() if isinstance(value, int | float)}
+def flat(result: dict) -> dict[str, float]:
+    return {key: value for key, value in result.items() if isinstance(value, int | float)}
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -50,27 +50,27 @@ def test_order_of_clips_changes_nothing_and_progress_adds_up(metric, monkeypatch
     monkeypatch.setattr(frechet, "CHUNK", 50)
     generated, reference = side(0, shift=0.3), other_for(metric, side(1))
     ticks: list[int] = []
-    found = compute(metric, generated, reference, seed=3, replicates=60, progress=ticks.append)
+    result = compute(metric, generated, reference, seed=3, replicates=60, progress=ticks.append)
     again = compute(metric, shuffled(generated, 5), shuffled(reference, 6), seed=3, replicates=60)
     assert sum(ticks) == 61
-    assert flat(found).keys() == flat(again).keys()
-    for key, value in flat(found).items():
+    assert flat(result).keys() == flat(again).keys()
+    for key, value in flat(result).items():
         assert again[key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
-    assert found["low"] <= found["value"] <= found["high"]
-    assert METRICS[metric].least <= found["low"]
-    assert found["high"] <= METRICS[metric].most
+    assert result["low"] <= result["value"] <= result["high"]
+    assert METRICS[metric].least <= result["low"]
+    assert result["high"] <= METRICS[metric].most
     assert {"low", "high"}.isdisjoint(compute(metric, generated, reference, seed=3, replicates=0))
 
 
 def test_identical_sets():
     same = side(0)
-    found = {metric: compute(metric, same, other_for(metric, same), seed=0, replicates=20) for metric in METRICS}
+    result = {metric: compute(metric, same, other_for(metric, same), seed=0, replicates=20) for metric in METRICS}
     for metric in ("fad", "fd"):
-        assert found[metric]["value"] == pytest.approx(0, abs=1e-10)
-    assert found["kl"]["value"] == pytest.approx(0, abs=1e-5)
-    assert found["mmd"]["value"] < 0  # each embedding has a copy in the other set and none in its own
+        assert result[metric]["value"] == pytest.approx(0, abs=1e-10)
+    assert result["kl"]["value"] == pytest.approx(0, abs=1e-5)
+    assert result["mmd"]["value"] < 0  # each embedding has a copy in the other set and none in its own
     for metric in ("precision", "recall", "coverage"):
-        assert found[metric]["value"] == 1
+        assert result[metric]["value"] == 1
 
 
 def test_values_are_those_of_their_definitions():
@@ -109,8 +109,8 @@ def test_direction_of_kl_is_reference_from_generated():
     p = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
     q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
     none = {"a": np.zeros((1, 2))}
-    found = compute("kl", Side.of(none, {"a": np.log(q)}), Side.of(none, {"a": np.log(p)}), seed=0, replicates=0)
-    assert found["value"] == pytest.approx(0.5898663152950138, abs=1e-12)
+    result = compute("kl", Side.of(none, {"a": np.log(q)}), Side.of(none, {"a": np.log(p)}), seed=0, replicates=0)
+    assert result["value"] == pytest.approx(0.5898663152950138, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["kl", "clap_score"])
@@ -129,9 +129,9 @@ def test_clap_score_pairs_by_id_and_means_windows():
     random = np.random.default_rng(0)
     texts = {name: random.standard_normal((1, 6)) for name in "abc"}
     sounds = {"c": np.repeat(texts["c"], 3, axis=0), "a": 5 * texts["a"], "b": -texts["b"]}
-    found = compute("clap_score", Side.of(sounds), Side.of(texts), seed=0, replicates=0)
-    assert found["of"] == {"a": pytest.approx(1), "b": pytest.approx(-1), "c": pytest.approx(1)}
-    assert found["value"] == pytest.approx(1 / 3)
+    result = compute("clap_score", Side.of(sounds), Side.of(texts), seed=0, replicates=0)
+    assert result["of"] == {"a": pytest.approx(1), "b": pytest.approx(-1), "c": pytest.approx(1)}
+    assert result["value"] == pytest.approx(1 / 3)
     with pytest.raises(UserError, match="clip b: the embedding of its sound has no direction"):
         compute("clap_score", Side.of(sounds | {"b": np.zeros((0, 6))}), Side.of(texts), seed=0, replicates=0)
 
@@ -170,16 +170,16 @@ def test_a_classifier_is_asked_for():
 def test_one_patch_and_rank_deficient_sets():
     """A clip of one patch poisons nothing; a set of fewer rows than dimensions is measured."""
     generated, reference = side(0, 6, 1, 30), side(1, 8, 1, 30)
-    found = compute("fad", generated, reference, seed=0, replicates=30)
-    assert found["value"] == pytest.approx(
-        frechet.frechet_distance(*(frechet.Moments.of(np.concatenate(part.clips())) for part in (generated, reference))), rel=1e-9
+    result = compute("fad", generated, reference, seed=0, replicates=30)
+    assert result["value"] == pytest.approx(
+        frechet.frechet_of_rows(*(np.concatenate(part.clips()) for part in (generated, reference))), rel=1e-9
     )
-    assert np.isfinite(found["low"])
+    assert np.isfinite(result["low"])
     mixed = dict(side(0, 10).frames()) | {"clip003": np.ones((1, 4), np.float32), "clip005": np.zeros((0, 4), np.float32)}
-    found = compute("fad_per_clip", Side.of(mixed), side(1), seed=0, replicates=10)
-    assert found["left_out"] == 2
-    assert {"clip003", "clip005"}.isdisjoint(found["of"])
-    assert "2 of 10 generated clips have fewer than two patches" in found["warnings"][0]
+    result = compute("fad_per_clip", Side.of(mixed), side(1), seed=0, replicates=10)
+    assert result["left_out"] == 2
+    assert {"clip003", "clip005"}.isdisjoint(result["of"])
+    assert "2 of 10 generated clips have fewer than two patches" in result["warnings"][0]
     assert np.isfinite(compute("fad", Side.of(mixed), side(1), seed=0, replicates=10)["high"])
     with pytest.raises(UserError, match="no generated clip has two patches"):
         compute("fad_per_clip", generated, reference, seed=0, replicates=0)
@@ -189,10 +189,10 @@ def test_one_patch_and_rank_deficient_sets():
 
 def test_constant_embeddings():
     flat_set, reference = Side.of({f"clip{number:03d}": np.ones((2, 4)) for number in range(40)}), side(1)
-    found = compute("fad", flat_set, reference, seed=0, replicates=20)
+    result = compute("fad", flat_set, reference, seed=0, replicates=20)
     moments = frechet.Moments.of(np.concatenate(reference.clips()))
-    assert found["value"] == pytest.approx(((moments.mean - 1) ** 2).sum() + np.trace(moments.covariance), rel=1e-9)
-    assert found["low"] < found["value"] < found["high"]
+    assert result["value"] == pytest.approx(((moments.mean - 1) ** 2).sum() + np.trace(moments.covariance), rel=1e-9)
+    assert result["low"] < result["value"] < result["high"]
     assert compute("recall", flat_set, reference, seed=0, replicates=5)["value"] == 0
     with pytest.raises(UserError, match="alike"):
         compute("mmd", reference, flat_set, seed=0, replicates=0)
@@ -201,14 +201,14 @@ def test_constant_embeddings():
 def test_few_embeddings_are_warned_of_with_the_bias_measured():
     random = np.random.default_rng(0)
     sets = [Side.of({f"c{number}": rows for number, rows in enumerate(random.standard_normal((500, 1, 128)))}) for _ in range(2)]
-    found = compute("fad", *sets, seed=0, replicates=0)
-    assert found["bias"] == pytest.approx(
+    result = compute("fad", *sets, seed=0, replicates=0)
+    assert result["bias"] == pytest.approx(
         16.9, rel=0.15
     )  # of the reference's own covariance, whose eigenvalues are spread by chance
-    assert found["value"] == pytest.approx(found["bias"], rel=0.15)
-    (said,) = found["warnings"]
-    assert "500 generated and 500 reference embeddings of 128 dimensions (fewer than 10 × 128)" in said
-    assert f"{found['bias']:.3g} apart" in said
+    assert result["value"] == pytest.approx(result["bias"], rel=0.15)
+    (message,) = result["warnings"]
+    assert "500 generated and 500 reference embeddings of 128 dimensions (fewer than 10 × 128)" in message
+    assert f"{result['bias']:.3g} apart" in message
     enough = compute("fad", side(0, 20), side(1, 20), seed=0, replicates=0)
     assert "bias" not in enough
     assert enough["warnings"] == []
@@ -217,20 +217,20 @@ def test_few_embeddings_are_warned_of_with_the_bias_measured():
 
 def test_fad_inf_takes_away_the_bias_of_the_generated_set():
     reference = side(1, 900, 10, 16)
-    found = [
+    result = [
         {metric: compute(metric, side(seed, 100, 2, 16, 0.2), reference, seed=seed, replicates=50) for metric in ("fad", "fad_inf")}
         for seed in range(10, 16)
     ]
     true = 16 * 0.2**2
-    biased, without = (np.mean([one[metric]["value"] for one in found]) for metric in ("fad", "fad_inf"))
+    biased, without = (np.mean([one[metric]["value"] for one in result]) for metric in ("fad", "fad_inf"))
     assert biased - true > 0.3
     assert abs(without - true) < 0.2
-    for one in found:
+    for one in result:
         assert 0 < one["fad_inf"]["r2"] <= 1
         assert one["fad_inf"]["high"] - one["fad_inf"]["low"] > one["fad"]["high"] - one["fad"]["low"]
-    said = compute("fad_inf", side(0, 30, 1, 16), side(1, 30, 1, 16), seed=0, replicates=0)["warnings"]
-    assert "do not follow a line" in said[0]
-    assert "keeps the bias of its 30 reference" in said[1]
+    message = compute("fad_inf", side(0, 30, 1, 16), side(1, 30, 1, 16), seed=0, replicates=0)["warnings"]
+    assert "do not follow a line" in message[0]
+    assert "keeps the bias of its 30 reference" in message[1]
     with pytest.raises(UserError, match="3 clips are too few"):
         compute("fad_inf", side(0, 3), reference, seed=0, replicates=0)
 
@@ -239,24 +239,24 @@ def test_fad_inf_takes_away_the_bias_of_the_generated_set():
 def test_interval_is_as_wide_as_independent_sets_lie_apart(metric):
     values, widths = [], []
     for seed in range(60):
-        found = compute(
+        result = compute(
             metric, side(2 * seed, 30, 2, 5, 0.6), side(2 * seed + 1, 30, 2, 5), seed=0, replicates=200 if seed < 8 else 0
         )
-        values.append(found["value"])
-        if "low" in found:
-            widths.append(found["high"] - found["low"])
+        values.append(result["value"])
+        if "low" in result:
+            widths.append(result["high"] - result["low"])
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.35)
 
 
 def test_pairs_of_a_large_set_are_those_of_a_seeded_part(monkeypatch):
     monkeypatch.setattr(scores, "MOST_ROWS", 60)
     generated, reference = side(0), side(1)
-    found = compute("precision", generated, reference, seed=0, replicates=5)
-    assert [line[:55] for line in found["warnings"]] == [
+    result = compute("precision", generated, reference, seed=0, replicates=5)
+    assert [line[:55] for line in result["warnings"]] == [
         "precision rests on 20 of 40 generated clips, chosen by ",
         "precision rests on 20 of 40 reference clips, chosen by ",
     ]
-    assert compute("precision", shuffled(generated, 1), shuffled(reference, 2), seed=0, replicates=5) == found
+    assert compute("precision", shuffled(generated, 1), shuffled(reference, 2), seed=0, replicates=5) == result
     assert compute("fad", generated, reference, seed=0, replicates=5)["warnings"] == []
 
 
@@ -272,8 +272,8 @@ def test_a_clip_longer_than_what_is_compared_pair_by_pair_is_left_out(monkeypatc
     monkeypatch.setattr(scores, "MOST_ROWS", 30)
     random = np.random.default_rng(0)
     some = Side.of({f"{index}": random.standard_normal((40 if index < 4 else 5, 2)) for index in range(10)})
-    found = scores.compute("mmd", some, some, seed=0, replicates=0)
-    assert "mmd rests on 6 of 10 generated clips" in found["warnings"][0]
+    result = scores.compute("mmd", some, some, seed=0, replicates=0)
+    assert "mmd rests on 6 of 10 generated clips" in result["warnings"][0]
     with pytest.raises(UserError, match="every generated clip has more than 30 embeddings"):
         scores.compute("mmd", some.only("0123"), some, seed=0, replicates=0)
 

@@ -7,27 +7,18 @@ import pytest
 
 from soundmill.errors import UserError
 from soundmill.evaluation.sets import Clip, choose_sets
+from tests.evaluation.clips import catalog
 
-LABELS = ("bark", "rain", "bell")
-
-
-def catalog() -> list[Clip]:
-    """90 clips of 45 recordings in 3 classes: 60 train, 12 valid, 18 test."""
-    clips = []
-    for index in range(90):
-        split = "train" if index < 60 else "valid" if index < 72 else "test"
-        label = LABELS[(index // 2) % 3]
-        clips.append(Clip(f"clip{index:02d}", f"recording{index // 2}", 0, split, (label,), (f"a {label}",)))
-    return clips
+CATALOG = catalog(60, 12, 18)
 
 
 def ids(split: str) -> list[str]:
-    return [clip.clip_id for clip in catalog() if clip.split == split]
+    return [clip.clip_id for clip in CATALOG if clip.split == split]
 
 
 def test_sets_against_the_test_split():
-    clips = {clip.clip_id: clip for clip in catalog()}
-    sets = choose_sets(catalog(), ids("test")[:9], ids("valid"), "test", 1000, 0)
+    clips = {clip.clip_id: clip for clip in CATALOG}
+    sets = choose_sets(CATALOG, ids("test")[:9], ids("valid"), "test", 1000, 0)
     assert sets.reference == tuple(ids("test"))
     assert len(sets.floor) == len(set(sets.floor)) == 9  # as many as generated: equal bias
     assert all(clips[clip_id].split == "train" for clip_id in sets.floor)
@@ -43,8 +34,8 @@ def test_sets_against_the_test_split():
 
 
 def test_sets_against_all_clips_keep_kin_apart():
-    clips = {clip.clip_id: clip for clip in catalog()}
-    sets = choose_sets(catalog(), ids("test"), ids("valid"), "all", 1000, 0)
+    clips = {clip.clip_id: clip for clip in CATALOG}
+    sets = choose_sets(CATALOG, ids("test"), ids("valid"), "all", 1000, 0)
     assert len(sets.reference) == 90
     assert sets.floor == tuple(ids("test"))
     assert {clips[clip_id].split for clip_id in sets.floor_reference} == {"train", "valid"}
@@ -52,8 +43,8 @@ def test_sets_against_all_clips_keep_kin_apart():
 
 
 def test_a_reference_of_one_split_loses_the_recordings_of_the_codec_clips():
-    clips = {clip.clip_id: clip for clip in catalog()}
-    sets = choose_sets(catalog(), ids("test"), ids("test")[:5], "test", 1000, 0)
+    clips = {clip.clip_id: clip for clip in CATALOG}
+    sets = choose_sets(CATALOG, ids("test"), ids("test")[:5], "test", 1000, 0)
     recordings = {clips[clip_id].recording_id for clip_id in sets.codec}
     assert sets.codec_reference
     assert recordings.isdisjoint(clips[clip_id].recording_id for clip_id in sets.codec_reference)
@@ -61,30 +52,30 @@ def test_a_reference_of_one_split_loses_the_recordings_of_the_codec_clips():
 
 def test_sets_depend_on_ids_and_seed_alone():
     random = np.random.default_rng(0)
-    first = choose_sets(catalog(), ids("test")[:7], ids("valid"), "test", 40, 3)
-    shuffled = sorted([catalog()[i] for i in random.permutation(90)], key=lambda clip: clip.clip_id)
+    first = choose_sets(CATALOG, ids("test")[:7], ids("valid"), "test", 40, 3)
+    shuffled = sorted([CATALOG[i] for i in random.permutation(90)], key=lambda clip: clip.clip_id)
     assert choose_sets(shuffled, ids("test")[:7][::-1], ids("valid")[::-1], "test", 40, 3) == first
-    other = choose_sets(catalog(), ids("test")[:7], ids("valid"), "test", 40, 4)
+    other = choose_sets(CATALOG, ids("test")[:7], ids("valid"), "test", 40, 4)
     assert other.floor != first.floor
     assert len(first.probe) <= 40
 
 
 def test_ids_without_a_real_clip_are_named():
     with pytest.raises(UserError, match="generated nobody_1: no real clip"):
-        choose_sets(catalog(), [*ids("test"), "nobody_1"], ids("valid"), "test", 0, 0)
-    with pytest.raises(UserError, match="generated clip00: no real clip"):  # a training clip is none of the reference
-        choose_sets(catalog(), [*ids("test"), "clip00"], ids("valid"), "test", 0, 0)
+        choose_sets(CATALOG, [*ids("test"), "nobody_1"], ids("valid"), "test", 0, 0)
+    with pytest.raises(UserError, match="generated clip000: no real clip"):  # a training clip is none of the reference
+        choose_sets(CATALOG, [*ids("test"), "clip000"], ids("valid"), "test", 0, 0)
     with pytest.raises(UserError, match="codec nobody_1"):
-        choose_sets(catalog(), ids("test"), [*ids("valid"), "nobody_1"], "test", 0, 0)
+        choose_sets(CATALOG, ids("test"), [*ids("valid"), "nobody_1"], "test", 0, 0)
     with pytest.raises(UserError, match="1 generated sounds; at least 2"):
-        choose_sets(catalog(), ids("test")[:1], ids("valid"), "test", 0, 0)
+        choose_sets(CATALOG, ids("test")[:1], ids("valid"), "test", 0, 0)
     with pytest.raises(UserError, match=r"evaluate\.reference: all"):
-        choose_sets([clip for clip in catalog() if clip.split != "test"], ["a", "b"], ids("valid"), "test", 0, 0)
+        choose_sets([clip for clip in CATALOG if clip.split != "test"], ["a", "b"], ids("valid"), "test", 0, 0)
 
 
 def test_without_single_labels_there_is_no_probe_and_no_floor_of_pairs():
-    unlabelled = [Clip(clip.clip_id, clip.recording_id, 0, clip.split, (), clip.captions) for clip in catalog()]
+    unlabelled = [Clip(clip.clip_id, clip.recording_id, 0, clip.split, (), clip.captions) for clip in CATALOG]
     sets = choose_sets(unlabelled, ids("test"), ids("valid"), "test", 1000, 0)
     assert sets.probe == sets.wanted == sets.partners == ()
     assert len(sets.floor) == len(sets.generated)
-    assert choose_sets(catalog(), ids("test"), ids("valid"), "test", 0, 0).probe == ()
+    assert choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0).probe == ()

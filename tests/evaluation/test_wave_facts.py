@@ -1,4 +1,4 @@
-"""Silent, clipped and duplicate sounds are told from good ones."""
+"""Silent, clipped and duplicate sounds are distinguished from good ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights: fetched over HTTP and from a mirror, broken off and continued, of another content; nothing but loopback is asked."""
+"""Weights: fetched over HTTP and from a mirror, broken off and continued, of another content; nothing but loopback is reached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; the first `breaks` answers end half-way. Notes the range that each request asked for."""
+    """Serves `content`; the first `breaks` answers end half-way. Notes the range of each request."""
 
     content = CONTENT
     breaks = 0
@@ -30,7 +30,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
-        self.server.asked.append(wanted)
+        self.server.requested.append(wanted)
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
@@ -91,7 +91,7 @@ def test_a_download_is_verified_and_not_repeated(place, server):
     assert fetch().read_bytes() == CONTENT
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
     assert weights.path("panns_cnn14_16k") == weights.verify("panns_cnn14_16k") == fetch()
-    assert len(server.asked) == 1
+    assert len(server.requested) == 1
 
 
 def test_a_broken_download_is_no_file_and_is_continued(place, server):
@@ -108,7 +108,7 @@ def test_a_broken_download_is_no_file_and_is_continued(place, server):
         with pytest.raises(UserError, match="is not in the directory"):
             weights.path("panns_cnn14_16k")
     assert fetch().read_bytes() == CONTENT
-    assert server.asked == [f"bytes={begin}-" for begin in begins]
+    assert server.requested == [f"bytes={begin}-" for begin in begins]
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 
@@ -125,11 +125,11 @@ def test_what_a_kill_left_is_used(place, server):
     part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
     part.write_bytes(CONTENT)
     assert fetch().read_bytes() == CONTENT
-    assert server.asked == []
+    assert server.requested == []
     (place / "Cnn14_16k_mAP=0.438.pth").unlink()
     part.write_bytes(CONTENT + b"more")
     assert fetch().read_bytes() == CONTENT
-    assert server.asked == ["bytes=0-"]
+    assert server.requested == ["bytes=0-"]
 
 
 def test_another_file_is_thrown_away(place, server):
@@ -169,7 +169,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
         fetch(mirror)
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
     assert fetch(mirror).read_bytes() == CONTENT
-    assert server.asked == []
+    assert server.requested == []
 
 
 def test_two_fetches_do_not_mix(place):
@@ -187,7 +187,7 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
     place.mkdir()
     (place / "yamnet.tflite").write_bytes(b"another network")
     assert embedders.unavailable("panns_cnn14_16k").endswith("Without it there are still tagger and yamnet")
-    assert embedders.unavailable("yamnet") is None  # whether it is the right one is told by loading it
+    assert embedders.unavailable("yamnet") is None  # whether it is the right one shows when it is loaded
     with pytest.raises(UserError, match=r"yamnet\.tflite: not the weights this project scores with"):
         embedders.load("yamnet", place)
     server.shutdown()

@@ -17,7 +17,8 @@ import torch
 
 from soundmill import manifest, shards, stage
 from soundmill.audio.flac import decode_flac, encode_flac
-from soundmill.audio.mel import SPEC_KEY, log_mel
+from soundmill.audio.log_mels import SPEC_KEY
+from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components.contracts import read_codec

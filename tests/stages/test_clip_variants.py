@@ -14,8 +14,9 @@ import soundfile
 
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
+from soundmill.audio.log_mels import iterate_log_mels
 from soundmill.audio.loudness import integrated_loudness
-from soundmill.audio.mel import SpectrogramParams, iterate_log_mels, num_frames
+from soundmill.audio.mel import SpectrogramParams, num_frames
 from soundmill.corpora.duplicates import fingerprint_shard
 from stages.spectrogram import spectrogram_shard
 from tests.checkouts import dvc

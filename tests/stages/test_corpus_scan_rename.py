@@ -18,8 +18,8 @@ import soundfile
 from soundmill import manifest, params, shards, stage, tracking
 from soundmill.corpora import copies
 from stages import catalog, corpus, rename, resample, scan, segment, splits
+from tests.lost_bits import lose_a_bit
 from tests.prepared import PLAN, json_lines
-from tests.test_shards import lose_a_bit
 
 CORPUS = {
     "format": "synthetic",

@@ -17,6 +17,7 @@ from soundmill.evaluation import family_report, folders
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import Clip
 from stages import evaluate
+from tests.mels import spec_with
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
@@ -52,24 +53,11 @@ def corpus() -> list[dict]:
 def tagger(tmp_path_factory):
     """A small tagger, really trained on the training clips; about a second."""
 
-    from soundmill.audio.mel import MelSpec, log_mel
+    from soundmill.audio.mel import log_mel
     from soundmill.training import tagger
     from soundmill.training.tagger_targets import from_names
 
-    spec = MelSpec(
-        sample_rate=RATE,
-        n_fft=1024,
-        win_length=640,
-        hop_length=320,
-        n_mels=32,
-        f_min=50.0,
-        f_max=8000.0,
-        mel_scale="slaney",
-        norm="slaney",
-        power=2.0,
-        floor=1e-10,
-        peak=None,
-    )
+    spec = spec_with(win_length=640, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)
     values = {
         "mel": "tagger",
         "width": 4,

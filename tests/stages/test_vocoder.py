@@ -9,7 +9,8 @@ import pytest
 
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
-from soundmill.audio.mel import SPEC_KEY, log_mel
+from soundmill.audio.log_mels import SPEC_KEY
+from soundmill.audio.mel import log_mel
 from soundmill.decoding import decode
 from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.vocoder import build_vocoder

@@ -10,7 +10,7 @@ import torch
 
 from soundmill.errors import UserError
 from soundmill.training.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, resume_point
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 
 def test_keeps_the_one_before(tmp_path):

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest, shards
-from soundmill.audio import mel
+from soundmill.audio import log_mels
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.training.loader import Joined, Loader, Order, share, worker_deaths_explained
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, BANDS, FILL = 8, 4, -23.0
@@ -115,14 +115,14 @@ def test_a_flat_file_with_a_lost_bit_is_copied_anew_and_told(tmp_path, capsys):
 
 def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_kept(tmp_path, monkeypatch):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
-    iterate = mel.iterate_log_mels
+    iterate = log_mels.iterate_log_mels
 
     def remade(directory):
         write_shards(directory, {"a": 9, "b": 8})  # of the same size in all
         return iterate(directory)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mel, "iterate_log_mels", remade)
+        patch.setattr(log_mels, "iterate_log_mels", remade)
         with pytest.raises(UserError, match=r"mels: the spectrogram of clip .* or one beside it was remade while they were read"):
             gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     assert list(tmp_path.glob("*.f16")) == []

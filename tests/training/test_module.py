@@ -16,7 +16,7 @@ from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.loader import Loader, Order
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.validation import HeldOut, Validation
-from tests.test_shards import lose_a_bit
+from tests.lost_bits import lose_a_bit
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.01, betas=[0.9, 0.99], eps=1e-8, weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundmill.audio.mel import MelSpec, log_mel, num_frames
+from soundmill.audio.mel import log_mel, num_frames
 from soundmill.errors import UserError
 from soundmill.training.tagger import (
     AugmentationParams,
@@ -21,21 +21,9 @@ from soundmill.training.tagger import (
     write_curve,
 )
 from soundmill.training.tagger_targets import Targets, caption_words, cluster, from_names
+from tests.mels import spec_with
 
-SPEC = MelSpec(
-    sample_rate=16000,
-    n_fft=512,
-    win_length=512,
-    hop_length=320,
-    n_mels=32,
-    f_min=50.0,
-    f_max=8000.0,
-    mel_scale="slaney",
-    norm="slaney",
-    power=2.0,
-    floor=1e-10,
-    peak=None,
-)
+SPEC = spec_with(n_fft=512, win_length=512, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)
 PARAMS = TaggerParams(
     mel="tagger",
     width=4,

@@ -1,4 +1,4 @@
-"""What kind of file this is and whether it is whole, told from its own bytes before any decoder sees it.
+"""The format of a file and whether it is complete, from its bytes, before any decoder reads it.
 
 Decoders resynchronise, fill gaps and end early without a word (a cut mp3 or ogg decodes with exit code 0), and some "audio"
 is a text list that makes ffmpeg read other files. So the type is sniffed here, text is refused, and the containers whose
@@ -21,7 +21,7 @@ _MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 
 def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_checked: bool = False) -> Layout:
     """Walk the container; declared sizes beyond the end, bad checksums and cut frames raise DecodeError.
 
-    `sums_checked`: an earlier walk through the same bytes found the checksums of its pages to be right, so they are not made again.
+    `sums_checked`: an earlier walk through the same bytes has checked the checksums of the pages, so it is not repeated.
     """
     if kind.name not in _MAY_END_IN_SILENCE:
         refuse_zeros(file, 0, size)

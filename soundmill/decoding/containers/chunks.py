@@ -1,4 +1,4 @@
-"""Files made of chunks, as IFF is, and others that declare the size of their sound: WAV, Wave64, AIFF, AU, CAF; and AVI."""
+"""Files made of chunks, like IFF, and others that declare the size of their data: WAV, Wave64, AIFF, AU, CAF; and AVI."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ _SEGMENT, _TIMESTAMP_SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"
 
 
 def _matroska_seconds(content: bytes) -> float | None:
-    """Duration in the segment's information (RFC 9559), looked for by its marks: what is found is an estimate anyway."""
+    """Duration in the segment's information (RFC 9559), searched by its element ids: it is an estimate anyway."""
     scale, at = 1_000_000, content.find(_TIMESTAMP_SCALE)
-    if at >= 0 and (found := _vint(content[at + 3 : at + 4])):
-        scale = int.from_bytes(content[at + 4 : at + 4 + found[0]], "big")
+    if at >= 0 and (element := _vint(content[at + 3 : at + 4])):
+        scale = int.from_bytes(content[at + 4 : at + 4 + element[0]], "big")
     at = content.find(_DURATION, max(at, 0))
     width = content[at + 2 : at + 3] if at >= 0 else b""
     layout = {b"\x84": ">f", b"\x88": ">d"}.get(width)
@@ -88,12 +88,12 @@ def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             return Layout(sndfile=False, seconds=seconds)
         head = read(file, position, 16)
         id_length = 9 - head[0].bit_length() if head[0] else 0
-        found = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        parsed = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
         if head.startswith(_SEGMENT):
             seconds = _matroska_seconds(read(file, position, 4096))
-        if found is None or found[0] < 0:  # not an element; or streamed: the end is not declared
+        if parsed is None or parsed[0] < 0:  # not an element; or streamed: the end is not declared
             return Layout(sndfile=False, seconds=seconds)
-        length, width = found
+        length, width = parsed
         position += id_length + width + length
         if position > size:
             raise truncated(position, size, "the segment")

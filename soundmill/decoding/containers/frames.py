@@ -81,8 +81,8 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         if steps > MAX_FRAMES:
             raise too_many_parts()
         header = read(file, position, 10)
-        found = frame(header)
-        if found is None:
+        parsed = frame(header)
+        if parsed is None:
             tag = tag_end_at(file, position, size, header)
             if tag is not None:
                 position, free, zeros = tag, True, False
@@ -99,7 +99,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
             continue
         if zeros and not free:  # before the first frame and around tags they are padding, between frames a hole
             raise DecodeError("corrupt", f"zeros between frames, up to byte {position}")
-        length, samples, rate, channels = found
+        length, samples, rate, channels = parsed
         if position + length > size:
             raise truncated(position + length, size, "the last frame")
         if count == 1:  # the first may be an encoder's note
@@ -125,10 +125,10 @@ def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     count, total, _ = _walk_frames(file, start, size, mpeg_frame, max_seconds)
     estimated = Layout(sndfile=True, exact=False, at_least=total)
     content = read(file, start, min(first[0], 256))
-    found = re.search(rb"(Xing|Info)\x00\x00\x00.", content, re.DOTALL)
-    if found is None or not content[found.end() - 1] & 1:
+    tag = re.search(rb"(Xing|Info)\x00\x00\x00.", content, re.DOTALL)
+    if tag is None or not content[tag.end() - 1] & 1:
         return estimated
-    declared = int.from_bytes(content[found.end() : found.end() + 4], "big")
+    declared = int.from_bytes(content[tag.end() : tag.end() + 4], "big")
     if abs(declared - (count - 1)) > 1:  # the tag's own frame is counted by some encoders
         raise DecodeError("truncated" if declared > count - 1 else "corrupt", f"{declared} frames declared, {count - 1} found")
     return Layout(sndfile=True)

@@ -1,4 +1,4 @@
-"""What a walk through a container gives, and the steps that every walk takes."""
+"""The result of a walk through a container, and the steps that all walks share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ STREAMED_SIZES = (0, 0xFFFFFFFF, 0x80000000)  # WAV data sizes of writers that c
 
 @dataclass(frozen=True)
 class Layout:
-    """What the walk through a whole container found."""
+    """The result of walking a whole container."""
 
     sndfile: bool  # libsndfile may be trusted with this one
-    exact: bool = True  # the length that libsndfile tells is exact, not an estimate
+    exact: bool = True  # the length that libsndfile gives is exact, not an estimate
     at_least: int = 0  # samples that were counted on the walk: an estimate below this would cut the sound
     streamed: bool = False  # no length is declared: the last packet may be a short one
-    seconds: float | None = None  # what the header says it lasts: to plan with, not to rely on
+    seconds: float | None = None  # duration in the header: an estimate for planning
     md5: bytes | None = None  # of the decoded samples (FLAC)
     bits: int = 0  # per sample, where `md5` is given
 

@@ -1,4 +1,4 @@
-"""Ogg: checksums of its pages, their order and end, and the positions that Opus tells."""
+"""Ogg: checksums of its pages, their order and end, and Opus's granule positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of file this is, told from its first bytes; text, playlists and what is no audio are refused."""
+"""The format of a file from its first bytes; text, playlists and other files than audio are refused."""
 
 from __future__ import annotations
 
@@ -164,5 +164,5 @@ def _is_transport_stream(body: bytes) -> bool:
 
 def _follows(body: bytes, frame: FrameParser) -> bool:
     """Whether a second frame, or the end of a very short file, stands where the first one ends."""
-    found = frame(body[:7])
-    return found is not None and (len(body) <= found[0] or frame(body[found[0] : found[0] + 7]) is not None)
+    first = frame(body[:7])
+    return first is not None and (len(body) <= first[0] or frame(body[first[0] : first[0] + 7]) is not None)

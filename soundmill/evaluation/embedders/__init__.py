@@ -24,7 +24,7 @@ MISSING = {
 def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
     """The embedder of that name; `tagger` is the directory of the pipeline's own. Missing weights raise UserError.
 
-    `options` are how a protocol wants it to hear: only `vggish` has one, `front_end`.
+    `options` are those of the protocol: only `vggish` has one, `front_end`.
     """
     if options and name != "vggish":
         raise UserError(f"{name}: has no option {', '.join(map(repr, options))}; only vggish has one, 'front_end'")
@@ -52,7 +52,7 @@ def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
 
 
 def digest(name: str, tagger: Path | None) -> str:
-    """Digest of the embedder's weights, as `load(…).digest` tells it, without loading them: embeddings are kept under it."""
+    """Digest of the embedder's weights, which are not loaded: part of the cache's key."""
     if name in weights.REGISTRY:
         return weights.REGISTRY[name].sha256
     if name == "clap":

@@ -1,4 +1,4 @@
-"""What an embedder is: a named, pinned network that turns waves into patch embeddings and class logits."""
+"""The protocol of an embedder: a named, pinned network from waves to patch embeddings and class logits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ class Embeddings:
 
 
 class Embedder(Protocol):
-    """A network that judges sounds; metrics carry its name (`fad_<name>`, `kl_<classifier>`)."""
+    """A network that judges sounds; metrics carry its name (`fad_<name>`, `kl_<name>`)."""
 
     name: str
-    classifier: str
     sample_rate: int  # of the waves it takes
-    digest: str  # of its weights
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`; what else is embedded with a wave changes last bits at most."""

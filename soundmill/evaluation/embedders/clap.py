@@ -1,4 +1,4 @@
-"""CLAP (Wu et al. 2023): sounds and texts in one space, by transformers' ClapModel; a sound is like what it is described by.
+"""CLAP (Wu et al. 2023): embeddings of sounds and texts in one space, by transformers' ClapModel.
 
 The files are those of one commit of a repository of the Hugging Face hub, or lie in a directory of that name below
 `$SOUNDMILL_WEIGHTS`. Weights come from safetensors only, which that commit has and the repository's main branch has not.
@@ -62,7 +62,6 @@ class ClapEmbedder:
     """Embeddings of unit length, one per window of at most ten seconds, and of texts; it is no classifier, so logits are [N, 0]."""
 
     name = "clap"
-    classifier = "clap"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, directory: Path):
@@ -78,13 +77,13 @@ class ClapEmbedder:
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._processor = ClapProcessor.from_pretrained(directory, **local)
-            net, told = ClapModel.from_pretrained(
+            net, loading = ClapModel.from_pretrained(
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{directory}: cannot be loaded as CLAP ({type(error).__name__}: {reason})") from None
-        random = sorted(told["missing_keys"])
+        random = sorted(loading["missing_keys"])
         if random:
             raise UserError(
                 f"{directory}: its weights lack {len(random)} of the net's, the first {random[0]!r}; they would be random. "
@@ -93,11 +92,10 @@ class ClapEmbedder:
         extractor = self._processor.feature_extractor
         if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
             raise UserError(
-                f"{directory}: it hears {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
+                f"{directory}: it takes {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
                 f"not {WINDOW} at {SAMPLE_RATE}: another model than is meant here"
             )
         self._net = net.eval().to(pick_device("auto"))
-        self.digest = hub.digest(directory, FILES)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         import torch
@@ -105,18 +103,18 @@ class ClapEmbedder:
         from soundmill.training.device import full_precision
 
         cut = [list(windows(wave)) for wave in waves]
-        hear = partial(self._processor.feature_extractor, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        heard = [hear(window) for parts in cut for window in parts]
-        found = [np.zeros((0, self._net.config.projection_dim), np.float32)]
+        extract = partial(self._processor.feature_extractor, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        inputs = [extract(window) for parts in cut for window in parts]
+        embeddings = [np.zeros((0, self._net.config.projection_dim), np.float32)]
         with torch.inference_mode(), full_precision():
-            for start in range(0, len(heard), WINDOWS_AT_ONCE):
-                some = heard[start : start + WINDOWS_AT_ONCE]
+            for start in range(0, len(inputs), WINDOWS_AT_ONCE):
+                some = inputs[start : start + WINDOWS_AT_ONCE]
                 sounds = torch.cat([one["input_features"] for one in some]).to(self._net.device)
-                # A net with feature fusion is told at random that one of the sounds is longer than it is.
+                # With feature fusion the processor marks a random sound as longer than it is; none is.
                 longer = torch.zeros_like(torch.cat([one["is_longer"] for one in some])).to(self._net.device)
-                found.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
+                embeddings.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
         ends = np.cumsum([len(parts) for parts in cut])[:-1]
-        return Embeddings(np.split(np.concatenate(found), ends) if cut else [], np.zeros((len(waves), 0), np.float32))
+        return Embeddings(np.split(np.concatenate(embeddings), ends) if cut else [], np.zeros((len(waves), 0), np.float32))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, D] float32 of texts, each of unit length; a text longer than the net reads is cut there."""
@@ -128,16 +126,16 @@ class ClapEmbedder:
         for text in sorted(set(texts)):  # one at a time: padding to the length of others would change last bits
             longest = self._net.config.text_config.max_position_embeddings - 2
             tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
-            told = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
+            inputs = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
             with torch.inference_mode(), full_precision():
-                known[text] = _embeddings(self._net.get_text_features(**told))[0]
+                known[text] = _embeddings(self._net.get_text_features(**inputs))[0]
         return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
 
     def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
         """Cosine of each wave, the mean of its windows, and the text of the same place, [N]."""
-        heard = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
-        heard /= np.linalg.norm(heard, axis=1, keepdims=True)
-        return (heard * self.embed_texts(texts)).sum(axis=1)
+        means = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        return (means * self.embed_texts(texts)).sum(axis=1)
 
 
 def _embeddings(answer: Any) -> np.ndarray:

@@ -52,10 +52,9 @@ class Cnn14Embedder:
     """One 2048-d embedding per wave, after the first fully connected layer and its ReLU, and 527 logits before the sigmoid."""
 
     def __init__(self, name: str, path: Path):
-        self.name = self.classifier = name
+        self.name = name
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
-        self.digest = weights.digest(path)
         self._device = pick_device("auto")
         checkpoint = weights.read_checkpoint(path, NUMPY)
         state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
@@ -143,14 +142,14 @@ class Block(nn.Module):
 
 
 def _without_transform(state: dict[str, Any], variant: Variant, path: Path) -> dict[str, Any]:
-    """The state less the windowed Fourier transform, which the checkpoint has as convolutions: it must be the one we compute."""
+    """The state without the windowed Fourier transform, stored as convolutions, after checking that it is the one we compute."""
     samples = np.arange(variant.window)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / variant.window)
     waves = window * np.exp(-2j * np.pi * np.outer(np.arange(variant.window // 2 + 1), samples) / variant.window)
     for key, wanted in zip(TRANSFORM, (waves.real, waves.imag), strict=True):
-        found = state.get(key)
-        if not isinstance(found, Tensor) or found.shape != (len(wanted), 1, variant.window):
+        weight = state.get(key)
+        if not isinstance(weight, Tensor) or weight.shape != (len(wanted), 1, variant.window):
             raise UserError(f"{path}: {key} is not a transform of {variant.window} samples: weights for another sample rate?")
-        if not np.allclose(found[:, 0].numpy(), wanted, atol=1e-5):
-            raise UserError(f"{path}: {key} is not the Fourier transform under a Hann window that this net hears through")
+        if not np.allclose(weight[:, 0].numpy(), wanted, atol=1e-5):
+            raise UserError(f"{path}: {key} is not the Fourier transform under a Hann window that this net takes")
     return {key: value for key, value in state.items() if key not in TRANSFORM}

@@ -14,14 +14,12 @@ class TaggerEmbedder:
     """Patches of about a second from the classifier trained on this corpus's real training split."""
 
     name = "tagger"
-    classifier = "tagger"
 
     def __init__(self, directory: Path):
         from soundmill.training.tagger import load_tagger
 
         self._model = load_tagger(directory)
         self.sample_rate = self._model.spec.sample_rate
-        self.digest = self._model.digest
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames, logits = self._model.embed(list(waves))

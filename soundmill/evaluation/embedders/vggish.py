@@ -22,7 +22,7 @@ FFT, WINDOW, HOP = 512, 400, 160  # samples
 FRAMES, BANDS, DIMENSIONS = 96, 64, 128  # of a patch, and of its embedding
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz
 OFFSET = 0.01  # added before the logarithm
-HEARD = (FRAMES - 1) * HOP + WINDOW  # samples of one patch
+PATCH = (FRAMES - 1) * HOP + WINDOW  # samples of one patch
 PATCHES_AT_ONCE = 32
 
 
@@ -36,7 +36,7 @@ class FrontEnd:
 
 
 FRONT_ENDS = {
-    "torchvggish": FrontEnd(FRAMES * HOP, HEARD, peak=False),
+    "torchvggish": FrontEnd(FRAMES * HOP, PATCH, peak=False),
     "google-fad": FrontEnd(SAMPLE_RATE // 2, SAMPLE_RATE, peak=True),  # of google-research's frechet_audio_distance
 }
 
@@ -45,7 +45,6 @@ class VggishEmbedder:
     """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; no classifier, so logits are [N, 0]."""
 
     name = "vggish"
-    classifier = "vggish"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
@@ -55,7 +54,6 @@ class VggishEmbedder:
                 f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, known)}; there are {', '.join(known)}"
             )
         self._front_end = FRONT_ENDS[front_end]
-        self.digest = weights.digest(path)
         self._device = pick_device("auto")
         with torch.device("meta"):
             net = Vggish()
@@ -63,15 +61,15 @@ class VggishEmbedder:
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        heard = [patches(wave, self._front_end) for wave in waves]
-        together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *heard])
-        found = np.empty((len(together), DIMENSIONS), np.float32)
+        by_wave = [patches(wave, self._front_end) for wave in waves]
+        together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])
+        embeddings = np.empty((len(together), DIMENSIONS), np.float32)
         with torch.inference_mode(), full_precision():
             for start in range(0, len(together), PATCHES_AT_ONCE):
                 some = torch.from_numpy(together[start : start + PATCHES_AT_ONCE])
-                found[start : start + len(some)] = self._net(some[:, None].to(self._device)).cpu().numpy()
-        ends = np.cumsum([len(part) for part in heard])[:-1]
-        return Embeddings(np.split(found, ends) if heard else [], np.zeros((len(waves), 0), np.float32))
+                embeddings[start : start + len(some)] = self._net(some[:, None].to(self._device)).cpu().numpy()
+        ends = np.cumsum([len(part) for part in by_wave])[:-1]
+        return Embeddings(np.split(embeddings, ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
 
 
 class Vggish(nn.Module):
@@ -117,7 +115,7 @@ def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 @cache
 def mel_filters() -> np.ndarray:
-    """Filters float64 [257, 64], triangles over HTK's mel scale rather than over Hz; the constant part is not heard."""
+    """Filters float64 [257, 64], triangles over HTK's mel scale rather than over Hz; the constant part has weight zero."""
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embeddings
 
 CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow Lite model are a zip at its end
@@ -26,7 +25,7 @@ MELS = 64
 
 
 class Tensor(NamedTuple):
-    """One int8 tensor of the network and how its values stand for real ones: real = scale · (value − zero point)."""
+    """One int8 tensor of the network and its quantisation: real = scale · (value − zero point)."""
 
     suffix: str  # end of its name
     size: int
@@ -35,23 +34,23 @@ class Tensor(NamedTuple):
 
     def find(self, tensors: Sequence[Any]) -> int:
         """Its index among those of a model, checked against what we know of it."""
-        found = [
+        matches = [
             index
             for index, one in enumerate(tensors)
             if one.name.decode().endswith(self.suffix) and math.prod(one.shape) == self.size
         ]
-        if len(found) != 1:
+        if len(matches) != 1:
             raise UserError(
-                f"yamnet: {len(found)} tensors {self.suffix!r} of {self.size} values, expected one; fetch the file again"
+                f"yamnet: {len(matches)} tensors {self.suffix!r} of {self.size} values, expected one; fetch the file again"
             )
-        quantised = tensors[found[0]].quantization
+        quantised = tensors[matches[0]].quantization
         known = list(zip(quantised.scale, quantised.zeroPoint, strict=True))
         if known != [(np.float32(self.scale), self.zero_point)]:
             raise UserError(
                 f"yamnet: tensor {self.suffix!r} is quantised as {', '.join(f'({scale}, {zero})' for scale, zero in known)}, "
                 f"expected ({self.scale}, {self.zero_point}); fetch the file again"
             )
-        return found[0]
+        return matches[0]
 
     def real(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Values of the tensor at several times, [times, size] float32."""
@@ -68,11 +67,9 @@ class YamnetEmbedder:
     """1024-d average-pooled embeddings per 0.975 s window, and logits that are the mean over a clip's windows."""
 
     name = "yamnet"
-    classifier = "yamnet"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path):
-        self.digest = weights.digest(path)
         with zipfile.ZipFile(path) as metadata:
             self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's display names, in the order of the logits
         model = path.read_bytes()
@@ -82,8 +79,8 @@ class YamnetEmbedder:
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames, logits = [], []
         for wave in waves:
-            heard = [self._network(spectrogram) for spectrogram in self._spectrograms(wave)]
-            patches, scores = zip(*heard, strict=True)
+            outputs = [self._network(spectrogram) for spectrogram in self._spectrograms(wave)]
+            patches, scores = zip(*outputs, strict=True)
             frames.append(EMBEDDING.real(patches))
             logits.append(LOGITS.real(scores).mean(axis=0, dtype=np.float64).astype(np.float32))
         return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS.size), np.float32))

@@ -1,4 +1,4 @@
-"""Components that others trained, in the layout of AudioLDM's repositories: a folder `vae`, a folder `vocoder`.
+"""Pretrained components in the layout of AudioLDM's repositories: a folder `vae`, a folder `vocoder`.
 
 Weights come from safetensors only.
 """

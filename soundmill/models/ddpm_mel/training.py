@@ -16,6 +16,7 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill import params as strict
 from soundmill.audio import mel
+from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.catalog import choose_by_hash, no_training_clip
@@ -155,7 +156,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: Ddp
         raise no_training_clip(catalog)
     before = start.labels if start else []
     labels = [*before, *(label for label in _labels(clip_labels, params.conditional) if label not in before)]
-    spec = mel.read_spec(mels)
+    spec = read_spec(mels)
     if start:
         compare(params.start_from, {"mel_spec": start.spec.model_dump()}, {"mel_spec": spec.model_dump()})
     picture = PictureCodec(params.picture, spec)

@@ -1,7 +1,7 @@
 """A trained model of this family on disk: weights in safetensors, everything else in JSON; nothing in it runs code.
 
-Autoencoder and vocoder lie within, whole. The text encoder does not (a gigabyte and more): it is found again by its name, and must
-be the same.
+Autoencoder and vocoder lie within, whole. The text encoder does not (a gigabyte and more): it is loaded by its name, and must
+have the same digest.
 """
 
 from __future__ import annotations
@@ -145,5 +145,5 @@ def load(directory: Path) -> Tango:
 
 
 def load_vocoder(params: TrainParams, directory: Path, autoencoder: Autoencoder) -> Vocoder | None:
-    """The vocoder in `directory` where one is asked for; it must speak the log-mels that the autoencoder makes."""
+    """The vocoder in `directory`, if one is given; it must take the log-mels that the autoencoder makes."""
     return registry.load_vocoder(directory / VOCODER, autoencoder.spec) if params.sampling.vocoder == "trained" else None

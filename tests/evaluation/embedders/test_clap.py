@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, reranking
@@ -47,28 +48,28 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 )
 def test_windows_cover_a_wave_evenly(seconds, starts):
     wave = np.arange(round(seconds * RATE), dtype=np.float32)
-    found = list(clap.windows(wave))
-    np.testing.assert_allclose([window[0] / RATE for window in found], starts, atol=0.001)
-    assert found[-1][-1] == wave[-1]
-    assert {len(window) for window in found} == {min(len(wave), 10 * RATE)}
+    result = list(clap.windows(wave))
+    np.testing.assert_allclose([window[0] / RATE for window in result], starts, atol=0.001)
+    assert result[-1][-1] == wave[-1]
+    assert {len(window) for window in result} == {min(len(wave), 10 * RATE)}
 
 
 def test_embeddings_are_of_unit_length_and_the_same_every_time(network):
     waves = [noise(1), noise(12, 1)]
-    found = network.embed(waves)
-    assert [part.shape for part in found.frames] == [(1, 8), (2, 8)]
-    assert found.logits.shape == (2, 0)
-    for part in found.frames:
+    result = network.embed(waves)
+    assert [part.shape for part in result.frames] == [(1, 8), (2, 8)]
+    assert result.logits.shape == (2, 0)
+    for part in result.frames:
         np.testing.assert_allclose(np.linalg.norm(part, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(network.embed(waves[1:]).frames[0], found.frames[1], atol=1e-6)
-    assert not np.allclose(found.frames[1][0], found.frames[1][1], atol=1e-4)
+    np.testing.assert_allclose(network.embed(waves[1:]).frames[0], result.frames[1], atol=1e-6)
+    assert not np.allclose(result.frames[1][0], result.frames[1][1], atol=1e-4)
 
 
 def test_more_windows_than_run_together(network):
     waves = [noise(seconds, seed) for seed, seconds in enumerate((1, 85, 0.5))]
-    found = network.embed(waves)
-    assert [len(part) for part in found.frames] == [1, 9, 1]
-    for wave, part in zip(waves, found.frames, strict=True):
+    result = network.embed(waves)
+    assert [len(part) for part in result.frames] == [1, 9, 1]
+    for wave, part in zip(waves, result.frames, strict=True):
         np.testing.assert_allclose(network.embed([wave]).frames[0], part, atol=1e-6)
     assert network.embed([]).frames == []
 
@@ -83,20 +84,20 @@ def test_a_net_with_feature_fusion_is_told_nothing_at_random(tmp_path):
 
 def test_texts_do_not_depend_on_one_another_and_are_cut(network):
     texts = ["a dog barks", "rain", "a dog barks"]
-    found = network.embed_texts(texts)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(found[0], found[2])
-    np.testing.assert_array_equal(found[1], network.embed_texts(["rain"])[0])
-    assert not np.allclose(found[0], found[1], atol=1e-4)
+    result = network.embed_texts(texts)
+    np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(result[0], result[2])
+    np.testing.assert_array_equal(result[1], network.embed_texts(["rain"])[0])
+    assert not np.allclose(result[0], result[1], atol=1e-4)
     assert network.embed_texts(["rain " * 500]).shape == (1, 8)
 
 
 def test_similarity_is_the_cosine(network):
     waves, texts = [noise(1), noise(12, 1)], ["a dog barks", "rain"]
-    found = network.similarity(texts, waves)
-    frames, told = network.embed(waves).frames, network.embed_texts(texts)
+    result = network.similarity(texts, waves)
+    frames, outcome = network.embed(waves).frames, network.embed_texts(texts)
     mean = frames[1].mean(axis=0)
-    assert found == pytest.approx([float(frames[0][0] @ told[0]), float(mean @ told[1] / np.linalg.norm(mean))], abs=1e-5)
+    assert result == pytest.approx([float(frames[0][0] @ outcome[0]), float(mean @ outcome[1] / np.linalg.norm(mean))], abs=1e-5)
 
 
 def test_the_best_of_every_group_is_kept(network):
@@ -136,6 +137,6 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, weights):
         clap.ClapEmbedder(tmp_path / "other")
 
 
-def test_other_weights_have_another_digest(tmp_path, network):
+def test_other_weights_have_another_digest(tmp_path, weights):
     write(tmp_path / "other", seed=1)
-    assert clap.ClapEmbedder(tmp_path / "other").digest != network.digest
+    assert hub.digest(tmp_path / "other", clap.FILES) != hub.digest(weights / clap.NAME, clap.FILES)

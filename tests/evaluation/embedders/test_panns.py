@@ -45,10 +45,10 @@ def check(pair, waves: list[np.ndarray]) -> None:
     theirs, ours = pair
     with torch.no_grad():
         expected = theirs(torch.from_numpy(np.stack(waves)))
-    found = ours.embed(waves)
+    result = ours.embed(waves)
     assert expected["embedding"].std(dim=0).max() > 0.005  # it hears a difference
-    np.testing.assert_allclose(np.concatenate(found.frames), expected["embedding"], atol=1e-5)
-    np.testing.assert_allclose(found.logits, torch.logit(expected["clipwise_output"].double()), atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(result.frames), expected["embedding"], atol=1e-5)
+    np.testing.assert_allclose(result.logits, torch.logit(expected["clipwise_output"].double()), atol=1e-5)
 
 
 def test_embeddings_and_logits_are_panns(pair):
@@ -141,7 +141,7 @@ def test_a_file_with_anything_but_tensors_is_refused(tmp_path, format):
     assert not touched.exists()
     torch.save({"model": np.arange(3)}, path, _use_new_zipfile_serialization=format)
     with pytest.raises(UserError, match="cannot be read as weights"):
-        weights.read_checkpoint(path)  # arrays of numpy only where they are asked for
+        weights.read_checkpoint(path)  # arrays of numpy only where they are allowed
     content = path.read_bytes()
     random = np.random.default_rng(0)
     flipped = [bytes(random.integers(256) if random.random() < 0.2 else byte for byte in content) for _ in range(20)]

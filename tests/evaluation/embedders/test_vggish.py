@@ -40,9 +40,9 @@ def ours(theirs, tmp_path_factory):
     ("num_samples", "count"), [(0, 0), (1, 0), (15_599, 0), (15_600, 1), (30_959, 1), (30_960, 2), (160_000, 10), (160_240, 10)]
 )
 def test_an_incomplete_patch_is_dropped(num_samples, count):
-    found = patches(np.zeros(num_samples, np.float32), FRONT_ENDS["torchvggish"])
-    assert found.shape == (count, 96, 64)
-    np.testing.assert_array_equal(found, np.float32(np.log(np.float32(0.01))))
+    result = patches(np.zeros(num_samples, np.float32), FRONT_ENDS["torchvggish"])
+    assert result.shape == (count, 96, 64)
+    np.testing.assert_array_equal(result, np.float32(np.log(np.float32(0.01))))
 
 
 @pytest.mark.parametrize(("num_samples", "count"), [(15_999, 0), (16_000, 1), (23_999, 1), (24_000, 2), (160_000, 19)])
@@ -54,9 +54,9 @@ def test_google_wants_whole_seconds_every_half(num_samples, count):
 def test_log_mels_are_torchvggishs(seconds):
     wave = sound(seconds)
     expected = vggish_input.waveform_to_examples(wave.astype(np.float64), RATE, return_tensor=False)
-    found = patches(wave, FRONT_ENDS["torchvggish"])
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected.astype(np.float32))
+    result = patches(wave, FRONT_ENDS["torchvggish"])
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("loudness", [0.05, 4.0])  # below the least peak that is divided by, and above full scale
@@ -81,13 +81,13 @@ def test_embeddings_are_torchvggishs(theirs, ours):
         # In torch's usual layout the arithmetic is the very same.
         features = theirs.features(examples).permute(0, 2, 3, 1).flatten(1)
         assert torch.equal(ours._net.embeddings(features).relu(), expected)
-    (found,) = ours.embed([wave]).frames
-    assert found.shape == (10, 128)
-    assert (found < 0).any()  # before the last ReLU
+    (result,) = ours.embed([wave]).frames
+    assert result.shape == (10, 128)
+    assert (result < 0).any()  # before the last ReLU
     # Channels last, sums are in another order; theirs differs as much from itself when patches are given one by one.
     scale = expected.abs().max().item()
     assert (expected - alone).abs().max() < 2e-6 * scale
-    assert np.abs(np.maximum(found, 0) - expected.numpy()).max() < 2e-6 * scale
+    assert np.abs(np.maximum(result, 0) - expected.numpy()).max() < 2e-6 * scale
 
 
 def test_a_wave_does_not_depend_on_the_others(ours):

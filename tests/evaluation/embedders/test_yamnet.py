@@ -17,9 +17,9 @@ from soundmill.evaluation.frechet import frechet_of_rows
 )
 def test_incomplete_last_window_is_dropped_and_a_short_wave_padded(num_samples, count):
     wave = np.arange(1, num_samples + 1, dtype=np.float32)
-    found = list(yamnet.windows(wave))
-    assert len(found) == count
-    for index, window in enumerate(found):
+    result = list(yamnet.windows(wave))
+    assert len(result) == count
+    for index, window in enumerate(result):
         assert window.shape == (15_600,)
         held = min(num_samples, 15_600)
         np.testing.assert_array_equal(window[:held], wave[index * 7_680 : index * 7_680 + held])
@@ -40,15 +40,15 @@ def network(shared):
 
 def test_values_are_dequantised(network):
     wave = features.made_up("noise", "any", 80_000, 0)
-    found = network.embed([wave, wave[:4_000]])
-    assert [part.shape for part in found.frames] == [(9, 1024), (1, 1024)]
-    assert found.logits.shape == (2, 521)
-    for part in found.frames:
+    result = network.embed([wave, wave[:4_000]])
+    assert [part.shape for part in result.frames] == [(9, 1024), (1, 1024)]
+    assert result.logits.shape == (2, 521)
+    for part in result.frames:
         assert part.min() == 0  # rectified and pooled
         assert 0.5 < part.max() < 6
         steps = part / np.float32(0.0223283507)
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
-    assert -80 < found.logits.min() < found.logits.max() < 10  # logits, not the sigmoid of them
+    assert -80 < result.logits.min() < result.logits.max() < 10  # logits, not the sigmoid of them
 
 
 def test_another_quantisation_is_refused(network, shared, monkeypatch):
@@ -91,14 +91,14 @@ def test_the_parts_say_what_the_whole_graph_says(network, shared, num_samples):
             values = whole.get_tensor(tensor["index"]).ravel().astype(np.int32)
             real.append(((values - zero_point) * np.float64(scale)).astype(np.float32))
         expected.append(real)
-    found = network.embed([wave])
-    np.testing.assert_array_equal(found.frames[0], np.stack([real[0] for real in expected]))
+    result = network.embed([wave])
+    np.testing.assert_array_equal(result.frames[0], np.stack([real[0] for real in expected]))
     mean = np.stack([real[1] for real in expected]).mean(axis=0, dtype=np.float64).astype(np.float32)
-    np.testing.assert_array_equal(found.logits[0], mean)
+    np.testing.assert_array_equal(result.logits[0], mean)
 
 
 @pytest.mark.slow
-def test_ruler_of_real_recordings(network, shared):
+def test_baselines_of_real_recordings(network, shared):
     """spec: real 2–4 (by fold), silence 39.0, white noise 63.7, far from each other."""
     paths = sorted((shared / "data" / "esc10").glob("*/*.ogg"))
     waves = [np.pad(wave, (0, max(0, 80_000 - len(wave))))[:80_000] for wave in (read_mono(path, 16_000, 60.0) for path in paths)]

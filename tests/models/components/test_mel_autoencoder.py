@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
@@ -21,22 +20,10 @@ from soundmill.models.components.mel_autoencoder.codec import with_grain
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
 from soundmill.models.components.mel_autoencoder.training import kl_divergence, reconstruction_error
 from soundmill.params import compose, parse
+from tests.mels import spec_with
 
 TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)
-SPEC = MelSpec(
-    sample_rate=16_000,
-    n_fft=1024,
-    win_length=1024,
-    hop_length=160,
-    n_mels=16,
-    f_min=0.0,
-    f_max=8000.0,
-    mel_scale="slaney",
-    norm="slaney",
-    power=1.0,
-    floor=1e-5,
-    peak=0.5,
-)
+SPEC = spec_with(n_mels=16, peak=0.5)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What tells real waves from a vocoder's: HiFi-GAN's multi-period and multi-scale discriminators (Kong, Kim & Bae 2020).
+"""HiFi-GAN's multi-period and multi-scale discriminators (Kong, Kim & Bae 2020).
 
 Each looks at a wave [B, 1, T] and says how real it takes every place of it to be, [B, places], and what it saw on the way: its
 feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weights, counting the norms'.

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soundmill.audio.mel import read_spec
+from soundmill.audio.log_mels import read_spec
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
 from soundmill.models.components.contracts import Made

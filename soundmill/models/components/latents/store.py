@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from soundmill import manifest, shards
@@ -18,7 +17,7 @@ ABOUT_KEY = b"latents"  # in the schema metadata of every shard
 
 
 class LatentsAbout(BaseModel):
-    """What all latents of a directory have in common."""
+    """The description of all latents of a directory."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -28,21 +27,11 @@ class LatentsAbout(BaseModel):
 
 
 def read_about(directory: Path) -> LatentsAbout:
-    """What the shards below `directory` say of themselves; shards that disagree are a UserError."""
-    common: LatentsAbout | None = None
-    for path in shards.shard_paths(directory):
-        text = (pq.read_schema(path).metadata or {}).get(ABOUT_KEY)
-        if text is None:
-            raise UserError(f"{path}: not a shard of latents (no {ABOUT_KEY.decode()} in its metadata); remake it: `dvc repro`")
-        try:
-            about = LatentsAbout.model_validate_json(text)
-        except ValidationError as error:
-            raise UserError(f"{path}: what it says of itself is not readable ({error.errors()[0]['msg']}); `dvc repro`") from None
-        if common not in (None, about):
-            raise UserError(f"{path}: of another autoencoder or length than its neighbours; remake {directory}: `dvc repro`")
-        common = about
-    assert common is not None  # shard_paths gives at least one
-    return common
+    """The description that all shards below `directory` share; UserError where they differ."""
+    try:
+        return LatentsAbout.model_validate_json(shards.common_metadata(directory, ABOUT_KEY))
+    except ValidationError as error:
+        raise UserError(f"{directory}: metadata not readable ({error.errors()[0]['msg']}); remake it: `dvc repro`") from None
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:

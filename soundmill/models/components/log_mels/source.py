@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.audio import mel
+from soundmill.audio import log_mels
 from soundmill.errors import UserError
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
@@ -44,11 +44,11 @@ def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> 
     """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
 
     def index() -> Iterator[Described]:
-        for row in mel.iterate_index(directory):
+        for row in log_mels.iterate_index(directory):
             yield Described(row["clip_id"], (row["num_mels"], row["num_frames"]), row["digest"])
 
     what = f"{directory}: the spectrogram of clip"
-    arrays = gather(index, partial(mel.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
+    arrays = gather(index, partial(log_mels.iterate_log_mels, directory), clip_ids, scratch / "log-mels", what)
     bands = dict(zip(arrays.shapes[::-1, 0].tolist(), clip_ids[::-1], strict=True))
     if len(bands) > 1:
         listed = ", ".join(f"{clip_id!r} has {count}" for count, clip_id in sorted(bands.items()))

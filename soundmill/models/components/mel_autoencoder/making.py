@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soundmill.audio.mel import read_spec
+from soundmill.audio.log_mels import read_spec
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import Made
 from soundmill.models.components.loaded import LICENCE

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundmill.audio import figures, mel
+from soundmill.audio import figures
+from soundmill.audio.log_mels import read_spec
+from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import vocoding
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
@@ -95,7 +97,7 @@ def train(
     params: AutoencoderParams, ctx: Any, mels: Path, weights_of_clips: Mapping[str, float], valid: Sequence[str]
 ) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
     """The trained autoencoder, its training, and facts of it; `weights_of_clips` as `Order` takes them, `valid` are held out."""
-    wanted, network, spec = params.weights, params.network, mel.read_spec(mels)
+    wanted, network, spec = params.weights, params.network, read_spec(mels)
     use_threads(params.hardware.threads)
     check_shape(network, spec)
     log_mels = gather_log_mels(mels, list(weights_of_clips), ctx.scratch)
@@ -138,7 +140,7 @@ def train(
     return model, fitted, facts
 
 
-def _read_start(params: AutoencoderParams, spec: mel.MelSpec, home: Path) -> Autoencoder | None:
+def _read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
     """The autoencoder that `start_from` names, if it does; one that is built otherwise, or for other log-mels, is a UserError."""
     if params.weights.start_from is None:
         return None

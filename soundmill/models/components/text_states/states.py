@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -36,21 +35,11 @@ class TextConfig(BaseModel):
 
 
 def read_config(directory: Path) -> TextConfig:
-    """Which encoder made the shards below `directory`; shards that disagree are a UserError."""
-    common: TextConfig | None = None
-    for path in shards.shard_paths(directory):
-        said = (pq.read_schema(path).metadata or {}).get(text.ENCODER_KEY)
-        if said is None:
-            raise UserError(f"{path}: not a shard of text states (no {text.ENCODER_KEY.decode()} in its metadata); `dvc repro`")
-        try:
-            config = parse(TextConfig, parse_json(said), str(path))
-        except ValueError as error:
-            raise UserError(f"{path}: what it says of its encoder is no JSON: {error}; remake it: `dvc repro`") from None
-        if common not in (None, config):
-            raise UserError(f"{path}: of another text encoder than its neighbours; remake {directory}: `dvc repro`")
-        common = config
-    assert common is not None  # shard_paths gives at least one
-    return common
+    """The encoder of all shards below `directory`; UserError where they differ."""
+    try:
+        return parse(TextConfig, parse_json(shards.common_metadata(directory, text.ENCODER_KEY)), str(directory))
+    except ValueError as error:
+        raise UserError(f"{directory}: the encoder's description is no JSON: {error}; remake it: `dvc repro`") from None
 
 
 @dataclass(frozen=True)
@@ -121,7 +110,7 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
         torch.set_num_threads(threads)
     for prompt, states in known.items():
         if states.truncated:
-            print(f"a prompt is longer than {config.max_tokens} tokens, and is heard no further: {prompt[:60]!r}…")
+            print(f"a prompt is longer than {config.max_tokens} tokens, and is cut there: {prompt[:60]!r}…")
     return [known[prompt].values for prompt in prompts]
 
 

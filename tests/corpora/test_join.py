@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.corpora.inventory import AudioFile, Inventory
-from soundmill.corpora.rows import MAX_CAPTION, Row, join
+from soundmill.corpora.join import join
+from soundmill.corpora.rows import MAX_CAPTION, Row
 
 VIDEO = "r1nicOVtvkQ"
 
@@ -28,13 +29,13 @@ def joined(names, rows, **options):
     return tables
 
 
-def told(tables):
+def captions_of(tables):
     """Captions by path; `None` are those without a recording."""
     of = {recording["recording_id"]: recording["path"] for recording in tables.recordings}
-    found: dict[str | None, list[str]] = {}
+    result: dict[str | None, list[str]] = {}
     for caption in tables.captions:
-        found.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
-    return found
+        result.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
+    return result
 
 
 def test_rows_of_one_file_add_up():
@@ -46,7 +47,7 @@ def test_rows_of_one_file_add_up():
             row("x", "three", split="train"),
         ],
     )
-    assert told(tables) == {"x.flac": ["one", "two", "three"]}
+    assert captions_of(tables) == {"x.flac": ["one", "two", "three"]}
     (recording,) = tables.recordings
     assert (recording["labels"], recording["split"], recording["corpus"]) == (["dog", "rain"], "test", "test")
     assert tables.counts["recordings_in_two_splits"] == 1
@@ -55,7 +56,7 @@ def test_rows_of_one_file_add_up():
 
 def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
     tables = joined(["a/x.wav", "b/x.wav", "c.wav"], [row("x.wav"), row("x.wav", "again", at=3), row("c.wav", "sea")])
-    assert told(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
+    assert captions_of(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
     assert tables.ambiguous == [
         {
             "id": "x.wav",
@@ -71,20 +72,20 @@ def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
 
 def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
     tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
-    assert told(tables) == {None: ["one", "two"]}
+    assert captions_of(tables) == {None: ["one", "two"]}
     assert tables.ambiguous[0]["reason"] == "rows of different names find only this file"
     assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
 
 
 def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
     tables = joined(["cat/1.wav"], [row("dog/1.wav", "barks"), row("cat/1.wav", "meows", at=3)])
-    assert told(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
+    assert captions_of(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
     assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
 
 
 def test_a_file_in_another_folder_than_its_row_says_is_taken_and_told():
     tables = joined(["sounds/dog.wav"], [row("audio/dog.wav")])
-    assert told(tables) == {"sounds/dog.wav": ["a sound"]}
+    assert captions_of(tables) == {"sounds/dog.wav": ["a sound"]}
     assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "sounds/dog.wav")]
 
 
@@ -92,7 +93,7 @@ def test_files_of_one_clip_collide_and_the_first_is_described():
     names = [f"b/{VIDEO}_30.wav", f"a/Y{VIDEO}_30.mp3", f"{VIDEO}.flac", "7.ogg"]
     tables = joined(names, [row(VIDEO, start_time=30.0, number="7")])
     assert tables.collisions == [{"id": VIDEO, "paths": [f"a/Y{VIDEO}_30.mp3", "7.ogg", f"b/{VIDEO}_30.wav", f"{VIDEO}.flac"]}]
-    assert told(tables) == {f"a/Y{VIDEO}_30.mp3": ["a sound"]}
+    assert captions_of(tables) == {f"a/Y{VIDEO}_30.mp3": ["a sound"]}
     assert {recording["group"] for recording in tables.recordings} == {VIDEO}
     assert not tables.orphans
 
@@ -103,7 +104,7 @@ def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_
     assert not one.ambiguous
     two = joined([f"{VIDEO}.wav"], [row(VIDEO, "a", start_time=30.0), row(VIDEO, "b", at=3, start_time=60.0)])
     assert two.recordings[0]["start_time"] == 0.0
-    assert two.ambiguous[0]["reason"] == "rows tell 2 starts, the file's name none"
+    assert two.ambiguous[0]["reason"] == "rows have 2 starts, the file's name none"
 
 
 def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
@@ -114,7 +115,7 @@ def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
         row("13", "none", source=b"sb.json", part="soundbible"),
     ]
     tables = joined(names, rows, unique=True)
-    assert told(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["none"]}
+    assert captions_of(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["none"]}
     assert [entry["path"] for entry in tables.orphans] == ["FreeSound_flac/13.flac"]
     assert not tables.collisions
 
@@ -128,9 +129,9 @@ def test_repeated_ids_are_told_where_each_may_be_there_once():
 def test_any_number_of_a_clip_names_its_file():
     """AudioCaps has five rows of one clip in val and test, and whoever names files by number has one of the five."""
     rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
-    assert told(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
+    assert captions_of(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
     tables = joined(["97154.wav", "97151.flac"], rows)
-    assert told(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
+    assert captions_of(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
     assert [entry["paths"] for entry in tables.collisions] == [["97151.flac", "97154.wav"]]
     assert not tables.missing
 
@@ -138,7 +139,7 @@ def test_any_number_of_a_clip_names_its_file():
 def test_rows_of_two_parts_that_find_one_file_outside_of_both_are_reported():
     rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
     tables = joined(["audio/2219.flac"], rows)
-    assert told(tables) == {None: ["a dog", "a gun"]}
+    assert captions_of(tables) == {None: ["a dog", "a gun"]}
     assert [(entry["paths"], entry["origins"]) for entry in tables.ambiguous] == [
         (["audio/2219.flac"], ["fsd.json:2", "sb.json:2"])
     ]
@@ -150,7 +151,7 @@ def test_what_is_taken_for_granted_is_told():
     )
     assert [recording["start_time"] for recording in tables.recordings] == [29.0, 130.0]
     bare, inside = tables.remarks
-    assert bare.startswith(f"1 files are called by their YouTube id alone (first: {VIDEO}.wav)")
+    assert bare.startswith(f"1 files are named by their YouTube id alone (first: {VIDEO}.wav)")
     assert inside.startswith("1 rows are for a second inside of a file that begins before it (first: m.csv:3)")
     assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
 
@@ -160,7 +161,7 @@ def test_a_clip_that_other_columns_tell_is_the_recordings_and_the_missing_ones()
         row("audio/9.wav", at=9, about=("UDGBjjwyaqE", 20.0))
     ]
     tables = joined(["audio/0.wav", "audio/1.wav"], rows)
-    assert [(found["recording_id"], found["start_time"], found["group"]) for found in tables.recordings] == [
+    assert [(result["recording_id"], result["start_time"], result["group"]) for result in tables.recordings] == [
         (f"{VIDEO}_30", 30.0, VIDEO),
         (f"{VIDEO}_90", 90.0, VIDEO),
     ]
@@ -172,7 +173,7 @@ def test_a_clip_that_other_columns_tell_is_the_recordings_and_the_missing_ones()
 def test_a_number_of_two_videos_names_neither():
     rows = [row(VIDEO, "one", start_time=30.0, number="7"), row("AAAAAAAAAAA", "two", at=3, start_time=0.0, number="7")]
     tables = joined(["7.wav"], rows)
-    assert told(tables) == {None: ["one", "two"]}
+    assert captions_of(tables) == {None: ["one", "two"]}
     assert tables.collisions == [{"id": "7", "origins": ["m.csv:2", "m.csv:3"]}]
     assert tables.ambiguous[0]["reason"] == "rows of different names find only this file"
 
@@ -208,7 +209,7 @@ def test_missing_clips_are_told_once_with_all_their_captions():
 def test_a_missing_rows_caption_can_never_be_another_recordings():
     (recording,) = joined(["x.wav"], []).recordings
     tables = joined(["x.wav"], [row(recording["recording_id"], "not mine")])
-    assert told(tables) == {None: ["not mine"]}
+    assert captions_of(tables) == {None: ["not mine"]}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_rows_that_are_none_are_quarantined_with_their_line(key, caption, reason
 def test_ids_that_climb_are_missing():
     tables = joined(["x.wav", "etc/passwd"], [row("../x.wav"), row("../../etc/passwd", at=3)])
     assert [entry["id"] for entry in tables.missing] == ["../x.wav", "../../etc/passwd"]
-    assert told(tables) == {None: ["a sound", "a sound"]}
+    assert captions_of(tables) == {None: ["a sound", "a sound"]}
 
 
 def test_half_characters_do_not_reach_the_tables():
@@ -267,7 +268,7 @@ def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng)
     def outcome(tables):
         return (
             tables.recordings,
-            {path: sorted(captions) for path, captions in told(tables).items()},
+            {path: sorted(captions) for path, captions in captions_of(tables).items()},
             sorted(entry["path"] for entry in tables.orphans),
             sorted((entry["id"], *entry["paths"]) for entry in tables.collisions if "paths" in entry),
             sorted(str(entry["paths"]) + entry["reason"] for entry in tables.ambiguous),
@@ -295,15 +296,20 @@ def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
         row("1.wav", "cat 1", source=b"cat/metadata.jsonl", at=3),
     ]
     tables = joined(["cat/0.wav", "cat/1.wav", "dog/0.wav", "other/1.wav"], rows)
-    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], None: ["dog 1"]}
+    assert captions_of(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], None: ["dog 1"]}
     assert [entry["origins"] for entry in tables.missing] == [["dog/metadata.jsonl:3"]]
     assert tables.ambiguous == []
     # A whole folder is gone: its table's names mean files of its own all the same.
     tables = joined(["cat/0.wav", "cat/1.wav"], rows)
-    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], None: ["dog 0", "dog 1"]}
-    # Another extension is the same place; deeper below its folder it is found, and told.
+    assert captions_of(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], None: ["dog 0", "dog 1"]}
+    # Another extension is the same place; deeper below its folder it is found, and reported.
     tables = joined(["dog/0.wav", "dog/1.flac", "cat/0.wav", "cat/more/1.wav"], rows)
-    assert told(tables) == {"cat/0.wav": ["cat 0"], "cat/more/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], "dog/1.flac": ["dog 1"]}
+    assert captions_of(tables) == {
+        "cat/0.wav": ["cat 0"],
+        "cat/more/1.wav": ["cat 1"],
+        "dog/0.wav": ["dog 0"],
+        "dog/1.flac": ["dog 1"],
+    }
     assert tables.ambiguous == []
 
 
@@ -311,7 +317,7 @@ def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
     tables = joined(
         ["audio/x.wav", "audio/y.wav"], [row("x.wav", "one", source=b"meta/m.csv"), row("y", "two", source=b"meta/m.csv")]
     )
-    assert told(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
+    assert captions_of(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
     assert tables.ambiguous == []
 
 
@@ -326,32 +332,32 @@ def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
 )
 def test_one_file_beside_its_table_takes_nothing_from_those_in_other_folders(names, keys, source):
     tables = joined(names, [row(key, source=source, at=number) for number, key in enumerate(keys)])
-    assert told(tables) == {name: ["a sound"] for name in names}
+    assert captions_of(tables) == {name: ["a sound"] for name in names}
     assert tables.ambiguous == []
 
 
 def test_two_corpora_in_one_need_not_name_their_files_alike():
     rows = [row("a.wav", source=b"A/metadata.csv"), *(row(f"b{n}.wav", source=b"B/meta/metadata.csv", at=n) for n in range(3))]
     names = ["A/a.wav", "B/audio/b0.wav", "B/audio/b1.wav", "B/audio/b2.wav"]
-    assert told(joined(names, rows)) == {name: ["a sound"] for name in names}
+    assert captions_of(joined(names, rows)) == {name: ["a sound"] for name in names}
 
 
 @pytest.mark.parametrize("more", ["", "corpus/"])
 def test_rows_that_say_fewer_folders_of_the_same_path_agree(more):
     keys = ["x.wav", "b/x.wav", "a/x.wav"] if not more else ["corpus/b/x.wav", "b/x.wav", "a/x.wav"]
     tables = joined([f"{more}b/x.wav"], [row(key, key, at=number) for number, key in enumerate(keys)])
-    assert told(tables) == {f"{more}b/x.wav": keys[:2], None: ["a/x.wav"]}
+    assert captions_of(tables) == {f"{more}b/x.wav": keys[:2], None: ["a/x.wav"]}
 
 
 def test_words_of_eleven_letters_are_no_videos():
     """`thunderclap_2` is another sound, and not its second second."""
     rows = [row("thunderclap.wav", "one clap"), row("thunderclap_2.wav", "two claps", at=3)]
     tables = joined(["thunderclap_2.wav"], rows)
-    assert told(tables) == {"thunderclap_2.wav": ["two claps"], None: ["one clap"]}
+    assert captions_of(tables) == {"thunderclap_2.wav": ["two claps"], None: ["one clap"]}
     tables = joined(["thunderclap.wav"], rows)
-    assert told(tables) == {"thunderclap.wav": ["one clap"], None: ["two claps"]}
+    assert captions_of(tables) == {"thunderclap.wav": ["one clap"], None: ["two claps"]}
     tables = joined(["thunderclap.wav", "thunderclap_2.wav"], rows)
-    assert told(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
+    assert captions_of(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
     assert (tables.collisions, [recording["start_time"] for recording in tables.recordings]) == ([], [0.0, 0.0])
 
 
@@ -359,7 +365,7 @@ def test_words_of_eleven_letters_are_no_videos():
 def test_words_with_capitals_are_no_videos_either(name):
     rows = [row(f"{name}.wav", "one"), row(f"{name}_2.wav", "two", at=3), row("dog.wav", "dog", at=4)]
     tables = joined([f"{name}_2.wav", "dog.wav"], rows)
-    assert told(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
+    assert captions_of(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
 
 
 def test_what_several_manifests_tell_of_a_file_counts_once():
@@ -374,14 +380,14 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
         row("gone.wav", "a dog", at=4, source=b"labelled.json"),
     ]
     tables = joined(["x.wav", "y.wav"], rows)
-    assert {name: sorted(captions) for name, captions in told(tables).items()} == {
+    assert {name: sorted(captions) for name, captions in captions_of(tables).items()} == {
         "x.wav": ["a bark", "a dog"],
         "y.wav": ["a dog", "a dog"],
         None: ["a dog"],
     }
     assert [recording["labels"] for recording in tables.recordings if recording["path"] == "x.wav"] == [["dog"]]
     (remark,) = tables.remarks
-    assert remark.startswith("2 rows say again what another manifest says of the same recording (first: all.json:2)")
+    assert remark.startswith("2 rows repeat what another manifest has for the same recording (first: all.json:2)")
     gone = [row("r1nicOVtvkQ", "a dog", source=name, start_time=30.0, number="7") for name in (b"v1.csv", b"v2.csv")]
     tables = joined(["x.wav"], gone)
     assert [(entry["captions"], entry["audiocap_ids"]) for entry in tables.missing] == [(["a dog"], ["7"])]
@@ -396,20 +402,20 @@ def test_files_of_one_name_in_several_folders_keep_equal_captions():
     names = ["a/0.wav", "b/0.wav", "c/0.wav"]
     rows = [row("0.wav", "a dog barks", source=f"{folder}/metadata.csv".encode()) for folder in "abc"]
     tables = joined(names, rows)
-    assert told(tables) == {name: ["a dog barks"] for name in names}
+    assert captions_of(tables) == {name: ["a dog barks"] for name in names}
     assert tables.remarks == []
 
 
 def test_ids_that_look_like_words_are_videos_among_others():
     rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
     names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]
-    assert told(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
+    assert captions_of(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
 
 
 def test_of_two_rows_of_one_name_the_one_with_the_files_folder_has_it():
     rows = [row("/home/x/data/train/002.wav", "train"), row("/home/x/data/test/002.wav", "test", at=3, split="test")]
     tables = joined(["audio/test/002.wav"], rows)
-    assert told(tables) == {"audio/test/002.wav": ["test"], None: ["train"]}
+    assert captions_of(tables) == {"audio/test/002.wav": ["test"], None: ["train"]}
     assert tables.recordings[0]["split"] == "test"
     assert [entry["id"] for entry in tables.missing] == ["/home/x/data/train/002.wav"]
 
@@ -418,22 +424,22 @@ def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
     tables = joined(
         ["audio/one.flac", "two.flac"], [row("../audio/one.wav", source=b"json/train.json"), row("../../two.wav", "out", at=3)]
     )
-    assert told(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
+    assert captions_of(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
 
 
 def test_a_part_that_the_format_may_have_is_nobody_elses_folder():
     rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
     parts = {"development": "train", "evaluation": "test"}
-    assert told(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
-    assert told(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
+    assert captions_of(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
+    assert captions_of(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
     rows = [row("b.wav", part="train", source=b"train.csv")]  # another word for the same
-    assert told(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
+    assert captions_of(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
 
 
 def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
     here, gone = row("train\\1.wav", "near"), row("train\\2.wav", "lost", at=3)
     tables = joined(["train/1.wav", "test/1.wav", "test/2.wav"], [here, gone, row("test\\1.wav", "far", at=4)])
-    assert told(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
+    assert captions_of(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
     assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
 
 
@@ -447,12 +453,12 @@ def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
     """Where other names are found by YouTube id, of a folder's numbers most must be the rows' own."""
     rows = [row(VIDEO, start_time=30.0, number="7"), row("Y0aBcDe_gHi", start_time=10.0, number="8")]
     strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "Y0aBcDe_gHi_10.wav", "own/8.wav"], rows)
-    assert told(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
+    assert captions_of(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
     beside = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/Y0aBcDe_gHi_10.wav"], rows)
-    assert told(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
-    assert beside.remarks[0].startswith("1 files are called by a row's `audiocap_id` and not taken for it")
+    assert captions_of(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
+    assert beside.remarks[0].startswith("1 files are named by a row's `audiocap_id` and not taken for it")
     numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
-    assert told(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
+    assert captions_of(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
 
 
 def test_missing_files_of_one_name_in_several_folders_are_each_counted():
@@ -467,17 +473,17 @@ def test_missing_files_of_one_name_in_several_folders_are_each_counted():
 def test_a_part_is_a_word_of_its_folder_and_not_a_piece_of_one():
     rows = [row("x.wav", "seen", part="val"), row("y.wav", "unseen", part="eval")]
     tables = joined(["my_Eval/x.wav", "my_Eval/y.wav", "Validation/z.wav"], rows, parts={"val": "valid", "eval": "test"})
-    assert told(tables) == {None: ["seen"], "my_Eval/y.wav": ["unseen"]}
+    assert captions_of(tables) == {None: ["seen"], "my_Eval/y.wav": ["unseen"]}
 
 
 @pytest.mark.parametrize("key", [" x.wav", "x.wav ", "rain%20on%20x.wav"])
 def test_a_name_with_spaces_around_it_or_as_the_web_spells_it_finds_its_file(key):
     name = "rain on x.wav" if "%" in key else "x.wav"
-    assert told(joined([name], [row(key)])) == {name: ["a sound"]}
+    assert captions_of(joined([name], [row(key)])) == {name: ["a sound"]}
 
 
 @pytest.mark.parametrize(
-    ("folder", "found"),
+    ("folder", "matched"),
     [
         ("clothoevaluation", True),
         ("CLOTHOEvaluation", True),
@@ -490,27 +496,27 @@ def test_a_name_with_spaces_around_it_or_as_the_web_spells_it_finds_its_file(key
         ("my_Validation-set", False),
     ],
 )
-def test_folders_whose_names_are_no_other_parts(folder, found):
+def test_folders_whose_names_are_no_other_parts(folder, matched):
     parts = {"development": "train", "training": "train", "train": "train", "val": "valid", "validation": "valid", "test": "test"}
     rows = [row("x.wav", source=b"run/evaluation.csv", part="evaluation")]
     tables = joined([f"{folder}/x.wav"], rows, parts={**parts, "evaluation": "test"})
-    assert bool(tables.matched) is found
+    assert bool(tables.matched) is matched
 
 
 def test_a_whole_video_does_not_take_a_clips_caption_and_a_tag_is_no_video():
     rows = [row("abcdEFGH123", start_time=30.0), row("-abcdEFGH12", start_time=30.0, at=3)]
     tables = joined(["audio/Funny dogs [abcdEFGH123].wav", "clips/abcdEFGH123.wav", "Title [-abcdEFGH12].wav"], rows)
-    assert told(tables)["clips/abcdEFGH123.wav"] == ["a sound"]
+    assert captions_of(tables)["clips/abcdEFGH123.wav"] == ["a sound"]
     starts = {recording["path"]: recording["start_time"] for recording in tables.recordings}
     assert (starts["clips/abcdEFGH123.wav"], starts["Title [-abcdEFGH12].wav"]) == (30.0, 0.0)
     tags = joined(["Dog [HD-Remaster].wav"], [row("Dog [HD-Remaster].wav", "dog"), row("Cat [HD-Remaster].wav", "cat", at=3)])
-    assert told(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
+    assert captions_of(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
 
 
 def test_two_spellings_of_one_name_share_its_file():
     for keys in (["rain.wav", "rain.wav "], ["a b.wav", "a%20b.wav"]):
         tables = joined([keys[0]], [row(key, key, at=at) for at, key in enumerate(keys)])
-        assert (sorted(told(tables)), len(tables.captions)) == ([keys[0]], 2)
+        assert (sorted(captions_of(tables)), len(tables.captions)) == ([keys[0]], 2)
 
 
 @pytest.mark.parametrize("written", ["{}.wav ", "{}%20x.wav"])
@@ -523,8 +529,8 @@ def test_a_manifest_that_spells_names_its_own_way_still_means_its_own_folder(wri
         row(written.format("c"), "test c", source=b"test/metadata.csv"),
         row(written.format("e"), "test e", at=3, source=b"test/metadata.csv"),
     ]
-    found = told(joined([f"train/a{suffix}", f"test/c{suffix}", f"test/e{suffix}"], rows))
-    assert found == {
+    result = captions_of(joined([f"train/a{suffix}", f"test/c{suffix}", f"test/e{suffix}"], rows))
+    assert result == {
         f"train/a{suffix}": ["train a"],
         f"test/c{suffix}": ["test c"],
         f"test/e{suffix}": ["test e"],

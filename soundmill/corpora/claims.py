@@ -1,0 +1,213 @@
+"""Which file each row of a manifest describes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.resolver import FileIndex, Resolution, compatible, folders_of_key, shared_folders
+from soundmill.corpora.rows import JoinState, Row
+
+
+def claim_all(inventory: Inventory, rows: list[Row], state: JoinState, parts: Mapping[str, str]) -> None:
+    """Find the file of every row. The index of the files, the largest structure of a join, is freed at the end."""
+    index = FileIndex(inventory)
+    numbered = _numbered(inventory, index, rows, state)
+    local = _local_manifests(index, rows)
+    taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a local manifest → its folders
+    for source in local:
+        folder, _, name = source.rpartition(b"/")
+        taken[name].add(folder)
+    for source in {row.source for row in rows}:
+        folder, _, name = source.rpartition(b"/")
+        if name in taken:
+            state.homes[source] = folder
+    for number, row in enumerate(rows):
+        named = sorted(numbered.get((row.key, row.start_time), ()), key=lambda file: file.raw_path)
+        if named and not index.resolve_clip(row.key, row.start_time).files:
+            state.by_number.append(row.origin)
+        resolution = _in_part(row, parts, _resolve(index, row, named))
+        if row.source in local:
+            resolution = _in_own_folder(index, row, resolution)
+        elif folders := taken.get(row.source.rpartition(b"/")[2]):
+            resolution = _outside_of(row, resolution, folders)
+        _claim(number, row, resolution, state)
+    files = {file.raw_path: file for file in inventory.audio}
+    for raw_path, numbers in state.claims.items():
+        _settle_claims(files[raw_path], numbers, rows, state)
+    for number, file in state.strays.items():
+        if number in state.owners:
+            state.report_ambiguous(rows[number].key, [file], [rows[number].origin], "found in another folder", file.path)
+
+
+def _numbered(
+    inventory: Inventory, index: FileIndex, rows: list[Row], state: JoinState
+) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
+    """Files named by AudioCaps' number of a row, by the row's clip.
+
+    Where some rows find theirs by YouTube id, only those in folders of whose numbers as many are rows' as are not: Freesound's
+    numbers, which name files of other corpora, overlap with AudioCaps'.
+    """
+    files = {row.number: index.resolve(row.number).files for row in rows if row.number}
+    known = {file for some in files.values() for file in some}
+    votes: dict[bytes, int] = defaultdict(int)  # by folder
+    if known and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
+        for file in inventory.audio:
+            if file.stem.isdigit():
+                votes[os.path.dirname(file.raw_path)] += 1 if file in known else -1
+    strange = {file for file in known if votes[os.path.dirname(file.raw_path)] < 0}
+    if strange:
+        state.tables.remarks.append(
+            f"{len(strange)} files are named by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
+            f"are no row's (first: {min(file.path for file in strange)})"
+        )
+    by_clip: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
+    for row in rows:
+        for file in files.get(row.number, ()):
+            if file not in strange:
+                by_clip[row.key, row.start_time][file] = None
+    return by_clip
+
+
+def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolution:
+    """`numbered`: files that are named by AudioCaps' number of this row, or of another one of the same clip."""
+    if row.start_time is None:
+        return index.resolve(row.key, b"" if row.at_root else row.source.rpartition(b"/")[0], row.of_video)
+    resolution = index.resolve_clip(row.key, row.start_time)
+    if numbered:
+        return Resolution(tuple(dict.fromkeys((*resolution.files, *numbered))), "stem", same_clip=True)
+    return resolution if resolution.files else index.resolve_inside(row.key, row.start_time)
+
+
+def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
+    """Manifests that name files by paths from their own folder: at least half of the rows whose file exists find it so."""
+    votes: dict[bytes, int] = defaultdict(int)
+    local: set[bytes] = set()
+    for row in rows:
+        if row.may_be_anywhere:
+            if index.at(row.key, row.source.rpartition(b"/")[0]):
+                votes[row.source] += 1
+                local.add(row.source)
+            else:
+                votes[row.source] -= index.bears(row.key)
+    return {source for source in local if votes[source] >= 0}
+
+
+def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolution:
+    """Of files matched by name alone, those at the row's path, or at least below its manifest's folder."""
+    if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
+        return resolution
+    folder = row.source.rpartition(b"/")[0]
+    if there := index.at(row.key, folder):
+        return replace(resolution, files=tuple(there), elsewhere=False)
+    return replace(
+        resolution, files=tuple(file for file in resolution.files if not folder or file.raw_path.startswith(folder + b"/"))
+    )
+
+
+def _outside_of(row: Row, resolution: Resolution, folders: set[bytes]) -> Resolution:
+    """Of files matched by name alone, those below none of the folders of other local manifests."""
+    if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
+        return resolution
+    return replace(resolution, files=tuple(file for file in resolution.files if not folders.intersection(_above(file))))
+
+
+def _above(file: AudioFile) -> Iterator[bytes]:
+    """The folders that a file lies in, but for the corpus itself."""
+    path = file.raw_path
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def _in_part(row: Row, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
+    """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's, unless it is
+    named by a YouTube id, which only one recording has."""
+    if not row.part or not resolution.files:
+        return resolution
+    above = row.source.split(b"/")[:-1]
+    places = {
+        file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders)
+        for file in resolution.files
+    }
+    alike = [part for part, meaning in parts.items() if meaning == parts[row.part]]
+    others = [part for part in parts if part not in alike]
+    files = (
+        [file for file, words in places.items() if words.have(row.part)]
+        or [file for file, words in places.items() if any(map(words.have, alike))]
+        or [file for file, words in places.items() if row.clip or not any(map(words.have, others))]
+    )
+    return replace(resolution, files=tuple(files))
+
+
+class _Words:
+    """The words of folders' names."""
+
+    def __init__(self, folders: Iterable[bytes]):
+        names = [re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder.decode("utf-8", "replace")) for folder in folders]
+        self._words = {word.lower() for words in names for word in words}
+        self._text = "/".join("".join(words).lower() for words in names)
+
+    def have(self, part: str) -> bool:
+        """Whether a word is `part`, or, of a long one, which is a piece of no other, some words together have it: `Free_Sound`."""
+        return part in self._words or (len(part) > 7 and part in self._text)
+
+
+def _claim(number: int, row: Row, resolution: Resolution, state: JoinState) -> None:
+    if not resolution.files:
+        state.absent.append(number)
+        return
+    first, *others = resolution.files
+    if others and not resolution.same_clip:
+        state.report_ambiguous(row.key, resolution.files, [row.origin], "several files bear this name")
+        return
+    if resolution.elsewhere:
+        state.strays[number] = first
+    if resolution.match == "inside":
+        state.inside.append(row.origin)
+    state.owners[number] = first.raw_path
+    state.claims[first.raw_path].append(number)
+    if clip := row.clip:
+        state.twins.update((file.raw_path, clip) for file in others)
+
+
+def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: JoinState) -> None:
+    """Rows that mean different recordings cannot all have the one file: those whose folders agree with it do, if they are one."""
+    clips = {number: clip[0] for number in numbers if (clip := rows[number].clip)}
+    if len(set(clips.values())) > 1:  # matched by a number that rows of several videos have
+        return _give_up(file, list(clips), numbers, rows, state)
+    if len({rows[number].part for number in numbers} - {""}) > 1:  # each has its folder, and the file lies in neither
+        return _give_up(file, list(numbers), numbers, rows, state)
+    named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
+    if _are_one(named.values()):
+        return
+    agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
+    if not agreeing or not _are_one(agreeing.values()):  # those that share most of its folders, and those with fewer of the same
+        shared = {number: shared_folders(file, path[:-1]) for number, path in named.items()}
+        most = max(shared.values())
+        longest = max((path for number, path in named.items() if shared[number] == most), key=len)
+        same = {number for number, path in named.items() if shared[number] == most or longest[-len(path) :] == path}
+        agreeing = {number: named[number] for number in same} if most else {}
+    lost = [number for number in named if number not in agreeing]
+    if agreeing and _are_one(agreeing.values()):
+        state.absent.extend(lost)
+        state.disown(lost, numbers)
+    else:
+        _give_up(file, list(named), numbers, rows, state)
+
+
+def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Row], state: JoinState) -> None:
+    """Take the file from rows of different recordings that match no other, and report it."""
+    origins = [rows[number].origin for number in lost]
+    clips = len({(rows[number].key, rows[number].start_time) for number in lost})
+    state.report_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file", clips=clips)
+    state.disown(lost, numbers)
+
+
+def _are_one(paths: Iterable[list[str]]) -> bool:
+    """Whether all paths may be one path, with more or fewer of its folders."""
+    ordered = sorted(paths, key=len)
+    return all(ordered[-1][-len(path) :] == path for path in ordered)

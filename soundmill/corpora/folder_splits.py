@@ -1,0 +1,78 @@
+"""Splits from the names of folders and files: `train/`, `test-clean/`, `train_1.wav`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from soundmill.corpora.folder import layout_of
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.resolver import with_slashes
+from soundmill.corpora.rows import Row
+from soundmill.corpora.tables import SPLIT_NAMES
+
+DEEPEST = 4  # folders above those of splits
+METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
+
+
+def split_of(path: bytes) -> str | None:
+    """The split of the last word in a path that names one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
+    for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
+        splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
+        if len(splits) == 1:
+            return splits.pop()
+    return None
+
+
+def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path, of files in folders named after splits, by the rule of `folder`: `train` is a word for a class, too.
+
+    Where there are such folders in several (`en/train`, `de/train`), all of these must have them.
+    """
+    files = list(files)
+    if not any(is_split(folder) for file in files for folder in file.folders):
+        return _splits_of_words(files)
+    files = [file for file in files if file.folders]
+    for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
+        parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
+        for file in files:
+            parts[tuple(file.folders[:depth])].append(file)
+        layouts = {part: layout_of(inside) for part, inside in parts.items()}
+        if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
+            splits = {file.raw_path: layouts[part].split_and_label(file)[0] for part, inside in parts.items() for file in inside}
+            return {raw_path: split for raw_path, split in splits.items() if split}
+    return _splits_of_words(files)
+
+
+def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path, where words in the names of all folders side by side name some (`train-clean-100`, `test-clean`), or,
+    of files, the first words of all their names (`train_1.wav`, `test_1.wav`)."""
+    files = [file for file in files if not METADATA.search(file.raw_path)]
+    if not files:
+        return {}
+    for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
+        of_folder = {folder: split_of(folder) for folder in {file.folders[depth] for file in files}}
+        if None not in of_folder.values() and len(set(of_folder.values())) > 1:
+            return {file.raw_path: of_folder[file.folders[depth]] for file in files}
+    words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
+    splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
+    return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
+
+
+def is_split(folder: bytes) -> bool:
+    return folder.decode("utf-8", "replace").lower() in SPLIT_NAMES
+
+
+def split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes, str]) -> None:
+    """Give rows without a split that of the folders in their keys, else of their manifest's. `splits`: of files and manifests."""
+    places = [
+        os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace")))
+        for row in rows
+    ]
+    files = {file.raw_path for file in inventory.audio}
+    # Where files were moved, the paths in the manifest still have their published splits.
+    named = {} if files.issuperset(places) else splits_of_folders(AudioFile(place, 0, "") for place in places)
+    for row, place in zip(rows, places, strict=True):
+        row.split = row.split or (splits if place in files else named).get(place) or splits.get(row.source)

@@ -1,0 +1,99 @@
+"""Decoding by libsndfile, in this process; declared lengths and checksums are verified."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from soundmill.decoding.containers.layout import Layout
+from soundmill.decoding.containers.sniffing import Kind
+from soundmill.decoding.ffmpeg_log import one_line
+from soundmill.decoding.limits import BLOCK_SAMPLES, MIN_SAMPLES, DecodeError, check_bound, check_length
+
+LOST_SAMPLES = 2 * 1152  # frames at the start of MPEG audio that need what was in those before
+
+
+def open_sound(file: BinaryIO, layout: Layout) -> soundfile.SoundFile | None:
+    """The file for libsndfile, by its descriptor, whatever its name is; None if ffmpeg has to read it. The caller closes it."""
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    try:
+        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+    except soundfile.SoundFileError:
+        return None
+    # libsndfile gives no more frames than it announces, and of mp3 without a count it announces an estimate.
+    if layout.exact or sound.frames >= layout.at_least:
+        return sound
+    sound.close()
+    return None
+
+
+def blocks(sound: soundfile.SoundFile, file: BinaryIO, kind: Kind, layout: Layout, max_seconds: float) -> Iterator[np.ndarray]:
+    """float32 [n, channels] of an opened file; DecodeError where it is damaged, which the last block may show."""
+    checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
+    most = max(1, BLOCK_SAMPLES // sound.channels)
+    total = 0
+    while total < sound.frames:
+        block = np.empty((min(most, sound.frames - total), sound.channels), dtype=np.float32)
+        try:
+            with _mpg123_errors_raised() if kind.name == "mpeg-audio" else nullcontext():
+                count = sound.buffer_read_into(block, "float32")
+        except soundfile.SoundFileError as error:
+            at_end = os.lseek(file.fileno(), 0, os.SEEK_CUR) >= os.fstat(file.fileno()).st_size
+            raise DecodeError("truncated" if at_end else "corrupt", one_line(str(error))) from None
+        if count == 0:
+            break
+        total += count
+        check_bound(total, sound.samplerate, sound.channels, max_seconds)
+        if checksum:
+            checksum.update(_integers(block[:count], layout.bits))
+        yield block[:count]
+    if layout.exact:
+        check_length(total, sound.frames, sound.samplerate, 0)
+    elif total < layout.at_least - LOST_SAMPLES:
+        raise DecodeError("corrupt", f"libsndfile gives {total} of {layout.at_least} samples")
+    if total < MIN_SAMPLES:
+        raise DecodeError("too short", "no or one sample")
+    if checksum and checksum.digest() != layout.md5:
+        raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
+
+
+_STDERR = threading.Lock()
+# A stream that starts in the middle begins with a frame whose bits were in those before: that is no damage.
+_MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
+
+
+@contextmanager
+def _mpg123_errors_raised() -> Iterator[None]:
+    """DecodeError where libmpg123 reports a damaged frame, which libsndfile passes over: it only writes to standard error.
+
+    One thread at a time; whatever else is written to standard error meanwhile is written afterwards.
+    """
+    with _STDERR, ExitStack() as stack:
+        log = os.memfd_create("log")
+        stack.callback(os.close, log)
+        before = os.dup(2)
+        stack.callback(os.close, before)
+        os.dup2(log, 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            text = os.pread(log, os.fstat(log).st_size, 0)
+            if error := _MPG123_ERROR.search(text):
+                raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
+            if text:
+                os.write(2, text)
+
+
+def _integers(block: np.ndarray, bits: int) -> bytes:
+    """The little-endian integers that float32 samples were made from: exact up to 24 bits."""
+    values = np.rint(block * np.float32(1 << bits - 1)).astype("<i4")
+    return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()

@@ -1,0 +1,63 @@
+"""Sounds written as WAV and FLAC are read back bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill.audio import flac
+
+
+def test_a_wav_keeps_its_comment_and_its_sound(tmp_path):
+    wave = np.linspace(-0.5, 0.5, 1000, dtype=np.float32)
+    for name, comment in (
+        ("said", 'prompt: "ein Hund bellt, dann Regen – 雨"'),
+        ("again", 'prompt: "ein Hund bellt, dann Regen – 雨"'),
+        ("bare", None),
+    ):
+        flac.write_wav(tmp_path / f"{name}.wav", wave, 16_000, comment)
+    with soundfile.SoundFile(tmp_path / "said.wav") as sound:
+        assert sound.comment == 'prompt: "ein Hund bellt, dann Regen – 雨"'
+    assert (tmp_path / "said.wav").read_bytes() == (tmp_path / "again.wav").read_bytes()
+    for name in ("said", "bare"):
+        np.testing.assert_allclose(soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0], wave, atol=1 / 32_768)
+
+
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=500))
+def test_sixteen_bit_sound_survives_flac_bit_for_bit(values):
+    wave = np.array(values, dtype=np.float32) / np.float32(32768)
+    data = flac.encode_flac(wave, 16_000)
+    np.testing.assert_array_equal(flac.decode_mono(data), wave)
+    assert flac.encode_flac(wave, 16_000) == data
+    assert flac.flac_checksum(data) == hashlib.md5(np.array(values, "<i2").tobytes()).digest()
+
+
+def test_beyond_full_scale_is_held_there(tmp_path):
+    flac.write_wav(tmp_path / "x.wav", np.array([2.0, -2.0, 1.0, 0.0], dtype=np.float32), 16_000)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "x.wav", dtype="int16")[0], [32767, -32768, 32767, 0])
+
+
+def test_write_wav_leaves_only_the_file(tmp_path):
+    flac.write_wav(tmp_path / "new" / "x.wav", np.zeros(100, dtype=np.float32), 16_000)
+    flac.write_wav(tmp_path / "new" / "x.wav", np.ones(50, dtype=np.float32), 16_000)
+    assert os.listdir(tmp_path / "new") == ["x.wav"]
+    assert soundfile.info(tmp_path / "new" / "x.wav").frames == 50
+
+
+def test_flac_bytes_are_readable_by_others():
+    wave, rate = soundfile.read(io.BytesIO(flac.encode_flac(np.zeros(100, dtype=np.float32), 16_000)))
+    assert (len(wave), rate) == (100, 16_000)
+
+
+def test_a_wav_for_which_the_disk_has_no_room_is_an_error_that_says_so(tmp_path):
+    (tmp_path / f".x.wav.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        flac.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
+    assert not (tmp_path / "x.wav").exists()

@@ -1,0 +1,92 @@
+"""Files of every kind that ffmpeg writes, each with a second of a tone, and what becomes of one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundmill.decoding import decode
+from soundmill.decoding.decode import DecodeError
+
+MAX_SECONDS = 60.0
+# name → ffmpeg's output options; all hold one second of a 440 Hz tone.
+VALID = {
+    "pcm16.wav": [],
+    "u8.wav": ["-c:a", "pcm_u8"],
+    "s24.wav": ["-c:a", "pcm_s24le"],
+    "s32.wav": ["-c:a", "pcm_s32le"],
+    "f32.wav": ["-c:a", "pcm_f32le"],
+    "f64.wav": ["-c:a", "pcm_f64le"],
+    "alaw.wav": ["-c:a", "pcm_alaw"],
+    "mulaw.wav": ["-c:a", "pcm_mulaw"],
+    "ms.wav": ["-c:a", "adpcm_ms"],
+    "ima.wav": ["-c:a", "adpcm_ima_wav"],
+    "yamaha.wav": ["-c:a", "adpcm_yamaha"],
+    "g726.wav": ["-c:a", "g726", "-ar", "8000", "-ac", "1"],
+    "mp3.wav": ["-c:a", "libmp3lame"],
+    "rf64.wav": ["-rf64", "always"],
+    "a.w64": [],
+    "a.aiff": [],
+    "a.aifc": ["-c:a", "pcm_f32be", "-f", "aiff"],
+    "a.au": [],
+    "a.caf": [],
+    "alac.caf": ["-c:a", "alac"],
+    "a.flac": [],
+    "s24.flac": ["-sample_fmt", "s32"],
+    "a.ogg": ["-c:a", "libvorbis"],
+    "flac.ogg": ["-c:a", "flac"],
+    "a.opus": [],
+    "cbr.mp3": [],
+    "vbr.mp3": ["-q:a", "4"],
+    "uncounted.mp3": ["-write_xing", "0"],
+    "tagged.mp3": ["-metadata", "title=x", "-write_id3v1", "1"],
+    "a.mp2": [],
+    "a.m4a": [],
+    "fast.m4a": ["-movflags", "faststart"],
+    "fragments.mp4": ["-movflags", "frag_keyframe+empty_moov"],
+    "alac.m4a": ["-c:a", "alac"],
+    "a.mov": [],
+    "a.3gp": ["-c:a", "aac"],
+    "a.mka": [],
+    "a.webm": [],
+    "a.wma": [],
+    "a.aac": [],
+    "a.ac3": [],
+    "a.eac3": [],
+    "a.dts": ["-c:a", "dca", "-strict", "-2"],
+    "a.amr": ["-c:a", "libopencore_amrnb", "-ar", "8000", "-ac", "1"],
+    "a.avi": [],
+    "a.flv": [],
+    "a.ts": [],
+    "a.mpg": [],
+    "a.wv": [],
+    "a.tta": [],
+    "a.rm": ["-c:a", "ac3"],
+    "a.voc": [],
+    "a.nut": [],
+    "low.wav": ["-ar", "8000"],
+    "high.wav": ["-ar", "192000"],
+    "odd.flac": ["-ar", "12345"],
+    "surround.flac": ["-af", "pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0"],
+    "surround.m4a": ["-af", "pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0"],
+}
+FILMS = ["film.mp4", "film.mkv", "film.avi", "film.webm", "film.mpg", "film.flv", "film.wmv"]
+
+
+def ffmpeg(*arguments: str | Path) -> bytes:
+    command = [decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+
+
+def whole(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> tuple[int, np.ndarray]:
+    rate, blocks = decode.decode_blocks(path, max_seconds)
+    return rate, np.concatenate(list(blocks))
+
+
+def reason_of(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> str:
+    with pytest.raises(DecodeError) as refused:
+        whole(path, max_seconds)
+    return refused.value.reason

@@ -1,0 +1,243 @@
+"""ffmpeg decodes many files at once as it decodes one; it never hangs, outlives nobody and reads no other file."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill.decoding import decode
+from soundmill.decoding import ffmpeg as ffmpeg_module
+from soundmill.decoding.containers import sniffing
+from soundmill.decoding.decode import DecodeError
+from soundmill.errors import UserError
+from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
+from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
+    monkeypatch.setattr(ffmpeg_module, "STALL_SECONDS", 1.0)
+    assert reason_of(made / "a.m4a", max_seconds=1.5) == "timeout"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(made):
+    mark = new_mark()
+    code = "import sys; from soundmill.decoding import decode; next(decode.decode_blocks(sys.argv[1], 60.0)[1]); input()"
+    command = [sys.executable, "-c", code, str(made / "a.m4a")]
+    parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
+    child = wait_for(lambda: [pid for pid, command in marked(mark).items() if "-loglevel" in command])[0]
+    os.kill(child, signal.SIGSTOP)
+    assert child in marked(mark)
+    parent.kill()
+    parent.wait()
+    assert_nothing_is_left(mark, set())
+
+
+def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(made, tmp_path, monkeypatch):
+    """As the kernel does where memory is short: the file must not be called damaged."""
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nkill -9 $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
+    with pytest.raises(UserError, match=r"ffmpeg was killed \(signal 9\).*Run it again"):
+        decode.probe(made / "a.m4a", MAX_SECONDS)
+
+
+def test_ffmpeg_ends_when_its_reader_stops(made, monkeypatch):
+    children = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        ffmpeg_module.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1]
+    )
+    _, blocks = decode.decode_blocks(made / "surround.m4a", MAX_SECONDS)
+    next(blocks)
+    blocks.close()
+    assert [child.poll() is not None for child in children] == [True]
+
+
+def test_ffmpeg_missing_names_the_remedy(made, monkeypatch):
+    decode.ffmpeg_executable.cache_clear()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    try:
+        with pytest.raises(UserError, match="imageio-ffmpeg"):
+            decode.probe(made / "a.m4a", MAX_SECONDS)
+        assert decode.probe(made / "a.flac", MAX_SECONDS).backend == "libsndfile"
+    finally:
+        decode.ffmpeg_executable.cache_clear()
+
+
+def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(made, tmp_path, monkeypatch):
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    decode.ffmpeg_executable.cache_clear()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+    try:
+        with pytest.raises(UserError, match="does not run"):
+            decode.probe(made / "a.m4a", MAX_SECONDS)
+    finally:
+        decode.ffmpeg_executable.cache_clear()
+
+
+def test_which_ffmpeg_is_known_without_running_the_wheels(monkeypatch, tmp_path):
+    named = tmp_path / "ffmpeg"
+    named.write_text("#!/bin/sh\necho ffmpeg version 7.1-own Copyright\n")
+    named.chmod(0o755)
+    version = re.search(r"-v(\d+(\.\d+)*)", decode.installed_version())[1]
+    assert version in decode.ffmpeg_version()
+    with monkeypatch.context() as patch:
+        patch.setattr(ffmpeg_module.subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
+        ffmpeg_module.version_of.cache_clear()
+        assert version in decode.installed_version()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(named))
+    assert decode.installed_version() == "7.1-own"
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    monkeypatch.setattr(ffmpeg_module, "_of_wheel", lambda: None)  # built without: the one on PATH
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert decode.installed_version() == "7.1-own"
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert decode.installed_version() == "none"
+
+
+def test_complaints_are_told_the_same_way_every_time(made, tmp_path):
+    """ffmpeg's threads complain in any order; the quarantine table must not show it."""
+    for name in ("a.m4a", "a.webm", "a.wma", "a.ac3", "film.mp4"):
+        data = bytearray((made / name).read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 600] = random.Random(0).randbytes(600)
+        (tmp_path / "x").write_bytes(data)
+        outcome = set()
+        for _ in range(5):
+            with pytest.raises(DecodeError) as refused:
+                whole(tmp_path / "x")
+            outcome.add(str(refused.value))
+        assert len(outcome) == 1, outcome
+
+
+def test_huge_numbers_do_not_overflow_into_sound(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 2), 3e38), 16_000, subtype="FLOAT")
+    assert reason_of(tmp_path / "x.wav") == "nan"
+
+
+def test_ffmpeg_may_read_one_file_and_nothing_else():
+    mp4 = sniffing.Kind("mp4", "mov")
+    command = ffmpeg_module.compile_command([(7, mp4)], [1])
+    assert command[command.index("-i") + 1] == "file:/proc/self/fd/7"
+    before = command[: command.index("-i")]
+    assert before[before.index("-f") + 1] == "mov"
+    assert before[before.index("-protocol_whitelist") + 1] == "file"
+    assert "-nostdin" in command
+    several = ffmpeg_module.compile_command([(7, mp4), (9, sniffing.UNKNOWN), (8, mp4)], [4, 5, 6])
+    assert several.count("-protocol_whitelist") == 3
+    assert [several[index + 1] for index, word in enumerate(several) if word == "-map"] == ["0:a:0", "1:a:0", "2:a:0"]
+    free = ffmpeg_module.compile_command([(7, sniffing.UNKNOWN)], [1])
+    allowed = set(free[free.index("-format_whitelist") + 1].split(","))
+    assert not allowed & {
+        "hls",
+        "concat",
+        "dash",
+        "sdp",
+        "rtp",
+        "rtsp",
+        "image2",
+        "imf",
+        "lavfi",
+        "data",
+        "tty",
+        "webm_dash_manifest",
+    }
+
+
+def outcome(recording: decode.Recording | DecodeError) -> tuple[object, ...]:
+    """What one file came to: its samples, or the whole error."""
+    try:
+        if isinstance(recording, DecodeError):
+            raise recording
+        blocks = list(recording.blocks)
+    except DecodeError as error:
+        return error.reason, error.detail
+    samples = np.concatenate(blocks)
+    assert recording.num_frames in (None, len(samples))
+    return recording.format, recording.sample_rate, recording.channels, recording.backend, samples.tobytes()
+
+
+def outcomes(paths: list[Path]) -> list[tuple[object, ...]]:
+    return [outcome(recording) for recording in decode.open_all((decode.open_regular(path) for path in paths), MAX_SECONDS)]
+
+
+@pytest.fixture(scope="module")
+def mixed(made, tmp_path_factory) -> dict[Path, tuple[object, ...]]:
+    """Good and damaged files of many kinds, each with what it comes to when it is decoded alone."""
+    directory = tmp_path_factory.mktemp("mixed")
+    names = ["a.m4a", "fast.m4a", "fragments.mp4", "alac.m4a", "surround.m4a", "a.webm", "a.wma", "a.aac", "a.avi", "film.mp4"]
+    for name in [*names, "film.mkv", "a.ts", "a.ac3", "a.amr", "a.flv", "yamaha.wav", "pcm16.wav", "a.ogg"]:
+        data = (made / name).read_bytes()
+        (directory / name).write_bytes(data)
+        if name in ("a.m4a", "a.webm", "film.mp4", "a.aac", "a.wma", "a.ogg"):
+            (directory / f"cut-{name}").write_bytes(data[: len(data) * 2 // 3])
+            middle = len(data) // 2
+            noise = random.Random(0).randbytes(600)
+            (directory / f"noisy-{name}").write_bytes(data[:middle] + noise + data[middle + 600 :])
+    (directory / "mute.mp4").write_bytes((made / "mute-film.mp4").read_bytes())
+    (directory / "junk").write_bytes(random.Random(1).randbytes(5000))
+    (directory / "page.m4a").write_text("<html>not found</html>")
+    return {path: outcomes([path])[0] for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_files_decoded_together_come_to_what_they_do_alone(mixed, seed):
+    paths = list(mixed)
+    random.Random(seed).shuffle(paths)
+    paths = paths[: len(paths) - 5 * seed]
+    assert outcomes(paths) == [mixed[path] for path in paths]
+
+
+def test_good_files_share_one_process(mixed, monkeypatch):
+    started = []
+    compile_command = ffmpeg_module.compile_command
+    monkeypatch.setattr(
+        ffmpeg_module, "compile_command", lambda inputs, outputs: started.append(len(inputs)) or compile_command(inputs, outputs)
+    )
+    good = [path for path, result in mixed.items() if result[-2] == "ffmpeg"]
+    assert len(good) >= 12
+    assert outcomes(good) == [mixed[path] for path in good]
+    assert started == [len(good)]
+
+
+def test_a_file_that_lies_about_its_length_bursts_its_batch_and_no_other_file(made, mixed, tmp_path, monkeypatch):
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "90", tmp_path / "long.m4a")
+    data = (tmp_path / "long.m4a").read_bytes()
+    at = data.index(b"mvhd") + 16
+    scale = int.from_bytes(data[at : at + 4], "big")
+    (tmp_path / "bomb.m4a").write_bytes(data[: at + 4] + struct.pack(">I", scale) + data[at + 8 :])
+    monkeypatch.setattr(ffmpeg_module, "BATCH_BYTES", 2 << 20)  # 65 s of it
+    others = [path for path in mixed if path.name in ("a.m4a", "a.webm", "fast.m4a")]
+    result = outcomes([others[0], tmp_path / "bomb.m4a", *others[1:]])
+    assert result[1][0] == "too long"
+    assert [result[0], *result[2:]] == [mixed[path] for path in others]
+
+
+def test_what_was_opened_is_closed(mixed):
+    before = set(os.listdir("/proc/self/fd"))
+    outcomes(list(mixed))
+    some = decode.open_all((decode.open_regular(path) for path in mixed), MAX_SECONDS)
+    next(some)
+    some.close()
+    assert set(os.listdir("/proc/self/fd")) == before

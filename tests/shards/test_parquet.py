@@ -1,0 +1,76 @@
+"""Shards hold their rows in bounded groups, in bytes that depend on the rows alone."""
+
+from __future__ import annotations
+
+import pickle
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundmill import shards
+from soundmill.errors import UserError
+from tests.shards.work import SCHEMA
+
+
+@given(st.binary(), st.integers(1, 1000))
+def test_shard_of_is_stable_and_in_range(key, count):
+    assert 0 <= shards.shard_of(key, count) < count
+    assert shards.shard_of(key, count) == shards.shard_of(key, count)
+
+
+def test_shard_of_known_answers():
+    assert [shards.shard_of(f"clip-{n}", 8) for n in range(6)] == [shards.shard_of(f"clip-{n}".encode(), 8) for n in range(6)]
+    counts = [0] * 8
+    for n in range(8000):
+        counts[shards.shard_of(str(n), 8)] += 1
+    assert min(counts) > 850
+
+
+def test_rows_round_trip_in_groups_and_bytes_are_stable(tmp_path):
+    rows = [{"name": f"clip {n}", "data": bytes([n % 256]) * n} for n in range(200)]
+    for name in ("a.parquet", "b.parquet"):
+        assert shards.write_rows(iter(rows), tmp_path / name, SCHEMA) == 200
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA)) == rows
+    assert [row["name"] for row in shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"])] == [r["name"] for r in rows]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    shards.write_rows([{"name": "old", "data": b""}], path, SCHEMA)
+    with pytest.raises(ZeroDivisionError), shards.ShardWriter(path, SCHEMA) as writer:
+        writer.write({"name": "new", "data": b""})
+        raise ZeroDivisionError
+    assert [row["name"] for row in shards.read_rows(path, SCHEMA)] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_wrong_schema_names_file_and_column(tmp_path):
+    shards.write_rows([{"name": "x", "data": b""}], tmp_path / "a.parquet", SCHEMA)
+    other = pa.schema([("name", pa.int64())])
+    with pytest.raises(UserError, match=r"a\.parquet: column 'name' should be int64, found string"):
+        list(shards.read_rows(tmp_path / "a.parquet", other))
+    with pytest.raises(UserError, match="no shards"):
+        shards.shard_paths(tmp_path / "absent")
+
+
+def test_only_wanted_rows_are_read(tmp_path):
+    shards.write_rows([{"name": str(n), "data": b"x"} for n in range(200)], tmp_path / "a.parquet", SCHEMA)
+    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], wanted=[199, 3, 64, 3])
+    assert [row["name"] for row in rows] == ["3", "64", "199"]
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, wanted=[])) == []
+
+
+def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
+    table = pa.concat_tables(
+        pa.table({"shard": pa.array([2, 0, 2, 5], pa.int32()), "name": [f"{part}{row}" for row in range(4)]})
+        for part in "abc" * 500
+    )
+    result = shards.by_shard(table)
+    assert list(result) == [0, 2, 5]
+    assert result[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
+    assert len(pickle.dumps(result[0])) < len(pickle.dumps(table)) / 3
+    assert shards.by_shard(table.slice(0, 0)) == {}

@@ -1,0 +1,200 @@
+"""Kept shards are reused by their keys; a damaged one is made anew and named."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from soundmill import shards
+from soundmill.errors import UserError
+from tests.lost_bits import lose_a_bit
+from tests.shards.work import SCHEMA, contents
+
+
+def lines(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
+    """Writes words; `bad` is rejected, and `deadly` kills its process where there is a file `poison` three floors up."""
+    place = output.parents[2]
+    with (place / "calls").open("a") as calls:
+        calls.write(f"{output.name[8:11]}{' after' if previous else ''}\n")
+    with shards.ItemWriter(output, SCHEMA, previous) as writer:
+        for word in words:
+            if not writer.copy(word):
+                with writer.item(word) as report:
+                    if word == "deadly" and (place / "poison").exists():
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    report.reject(word, "odd") if word == "bad" else report.count("letters", len(word))
+                    writer.write({"name": word, "data": random.Random(word).randbytes(50)})
+    return writer.report
+
+
+def keyed(words: list[list[str]]) -> list[shards.Job]:
+    return [shards.Job(shards.shard_name(index), (some,), len(some), shards.digest(some)) for index, some in enumerate(words)]
+
+
+def folder_of(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
+    """A folder with a file for each word; those that were there are linked."""
+    known = shards.read_items(previous) if previous else []
+    output.mkdir()
+    for word in words:
+        os.link(previous / word, output / word) if word in known else (output / word).write_text(word * 99)
+    return shards.Report(items=words)
+
+
+def remade(place: Path, *words: list[str], damaged: Sequence[str] = ()) -> list[str]:
+    """Make one shard of each list in `place / "kept"`; which of them were made, having seen that no byte is another than afresh.
+
+    `damaged`: what the report must name.
+    """
+    (place / "calls").unlink(missing_ok=True)
+    ticks: list[int] = []
+    report = shards.map_shards(lines, keyed(list(words)), place / "kept", workers=1, progress=ticks.append)
+    assert report.damaged == list(damaged)
+    made = (place / "calls").read_text().splitlines() if (place / "calls").exists() else []
+    with tempfile.TemporaryDirectory(dir=place) as afresh:
+        assert report == shards.map_shards(lines, keyed(list(words)), Path(afresh) / "kept", workers=1)
+        assert contents(place / "kept") == contents(Path(afresh) / "kept")
+        left = {path.name.removesuffix(".report.json") for path in (place / "kept").iterdir()} - {"reports.json"}
+        assert left == {job.name for job in keyed(list(words))}
+    assert sum(ticks) == sum(map(len, words))
+    return sorted(made)
+
+
+def test_only_shards_with_another_key_are_made_again(here, tmp_path):
+    assert remade(tmp_path, ["a", "b"], ["c"], []) == ["000", "001", "002"]
+    before = (tmp_path / "kept" / shards.shard_name(0)).stat()
+    assert remade(tmp_path, ["a", "b"], ["c"], []) == []
+    assert remade(tmp_path, ["a", "b"], ["c", "d"], []) == ["001 after"]
+    assert (tmp_path / "kept" / shards.shard_name(0)).stat() == before
+    assert remade(tmp_path, ["a", "b", "e"]) == ["000 after"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "d"]) == ["001"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "bad"]) == ["001 after"]
+    assert remade(tmp_path, ["a", "b", "e"], ["c", "bad"]) == ["001 after"]  # its file may be readable now
+
+
+def forged(shard: Path) -> None:
+    shards.write_rows([{"name": "evil", "data": b""}] * 4, shard.with_name("other"), SCHEMA)
+    shard.write_bytes(shard.with_name("other").read_bytes())  # through a link
+
+
+def summary(shard: Path) -> Path:
+    return shard.with_name("reports.json")
+
+
+@pytest.mark.parametrize("summed", [True, False], ids=["reports together", "reports alone"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        os.utime,
+        forged,
+        lambda shard: shard.write_bytes(shard.read_bytes()[:-9]),
+        lambda shard: shard.unlink(),
+        lambda shard: os.replace(shard.with_name(shards.shard_name(1)), shard),  # another shard under its name
+    ],
+    ids=["touched", "forged", "cut short", "gone", "another's"],
+)
+def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(here, tmp_path, harm, summed):
+    remade(tmp_path, ["a", "b"], ["c"])
+    shard = tmp_path / "kept" / shards.shard_name(0)
+    if not summed:
+        summary(shard).unlink()
+    harm(shard)
+    assert "000" in remade(tmp_path, ["a", "b"], ["c"])
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "d"]], ids=["whole shards", "rows"])
+def test_kept_shards_with_a_lost_bit_are_made_from_nothing_and_named(here, tmp_path, words):
+    """Their size and time are right; some of them, Arrow would read without a word."""
+    rng = random.Random(7)
+    remade(tmp_path, ["a", "b"], ["c"], [])
+    kept = tmp_path / "kept"
+    for turn in range(8):
+        name = shards.shard_name(0)
+        lose_a_bit(kept / name, rng.random() if turn else 0.999)  # the last bytes: the footer's length and the magic number
+        assert remade(tmp_path, words, ["c"], [], damaged=[name]) == ["000"]
+        assert remade(tmp_path, words, ["c"], []) == []
+        assert remade(tmp_path, ["a", "b"], ["c"], []) == ([] if words == ["a", "b"] else ["000 after"])
+
+
+def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(here, tmp_path):
+    def make(*words: str) -> tuple[list[str], dict[str, bytes]]:
+        job = shards.Job("names", (list(words),), key=shards.digest(words))
+        damaged = shards.map_shards(folder_of, [job], tmp_path / "kept", workers=1).damaged
+        return damaged, {path.name: path.read_bytes() for path in (tmp_path / "kept" / "names").iterdir()}
+
+    first = make("a", "b")
+    lose_a_bit(tmp_path / "kept" / "names" / "b", 0.5)
+    assert make("a", "b") == (["names"], first[1])
+    lose_a_bit(tmp_path / "kept" / "names" / "b", 0.5)
+    assert make("a", "b", "c") == (["names"], {**first[1], "c": b"c" * 99})  # of which `b` would have been linked
+    assert make("a", "b", "c")[0] == []
+
+
+@pytest.mark.parametrize("summed", [True, False], ids=["all reports", "one report"])
+def test_a_report_with_a_lost_bit_tells_nothing(here, tmp_path, summed):
+    remade(tmp_path, ["a", "b"], ["c"])
+    report = shards.report_path(tmp_path / "kept" / shards.shard_name(0))
+    rng = random.Random(7)
+    for _ in range(8):
+        if summed:
+            lose_a_bit(summary(report), rng.random())
+            assert remade(tmp_path, ["a", "b"], ["c"]) == []  # each shard's own tells the same
+        else:
+            lose_a_bit(report, rng.random())
+            assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=[shards.shard_name(0)]) == ["000"]
+            assert remade(tmp_path, ["a", "b"], ["c"]) == ["000 after"]
+
+
+def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(here, tmp_path):
+    """As DVC's cache has, which takes what cannot be written to, or has the time it knows, for whole."""
+    remade(tmp_path, ["a", "b"])
+    shard, link = tmp_path / "kept" / shards.shard_name(0), tmp_path / "link"
+    os.link(shard, link)
+    link.chmod(0o444)
+    lose_a_bit(shard, 0.5)
+    before = link.stat()
+    assert remade(tmp_path, ["a", "b"], damaged=[shard.name]) == ["000"]
+    assert link.stat().st_mtime_ns > before.st_mtime_ns
+    assert link.stat().st_mode & 0o200
+    assert not link.samefile(shard)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda report: report.unlink(),
+        lambda report: report.write_bytes(report.read_bytes()[:-9]),
+        lambda report: report.write_text("[]"),
+        lambda report: report.write_text("{}"),
+    ],
+    ids=["gone", "cut short", "no report", "empty"],
+)
+def test_without_any_report_a_kept_shard_is_made_from_nothing(tmp_path, harm):
+    remade(tmp_path, ["a", "b"], ["c"])
+    shard = tmp_path / "kept" / shards.shard_name(0)
+    harm(summary(shard))
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # its own report tells the same
+    harm(shards.report_path(shard))
+    assert remade(tmp_path, ["a", "b"], ["c"]) == []  # and that of all
+    outcome = [shard.name] if shards.report_path(shard).exists() else []
+    assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]  # but not what it is made of
+    harm(summary(shard))
+    harm(shards.report_path(shard))
+    assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]
+
+
+def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(tmp_path):
+    remade(tmp_path, ["a"], ["b", "c"], ["d", "e", "f"])
+    (tmp_path / "poison").touch()
+    with pytest.raises(UserError, match="a worker process died"):
+        remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
+    (tmp_path / "poison").unlink()
+    made = remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
+    assert "000 after" in made
+    assert "002 after" not in made  # the largest was first, and finished

@@ -1,0 +1,121 @@
+"""A map over shards gives the same bytes with any number of workers, and ends with its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from soundmill import shards
+from soundmill.errors import UserError
+from soundmill.shards.jobs import ONE_THREAD
+from tests.shards.work import contents, jobs, square, value_of_worker
+
+
+def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path):
+    ticks: list[int] = []
+    one = shards.map_shards(square, jobs(7), tmp_path / "one", workers=1, progress=ticks.append)
+    two = shards.map_shards(square, jobs(7), tmp_path / "two", workers=2)
+    assert one == two
+    assert one.counts == {"total": sum(n * n for n in range(7))}
+    assert one.details == list(range(7))
+    assert [row["path"] for row in one.quarantine] == ["1.wav", "3.wav", "5.wav"]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert sum(ticks) == 7
+
+
+def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "die-once-5").touch()
+    with pytest.raises(UserError, match="a worker process died"):
+        shards.map_shards(square, jobs(7), tmp_path / "work", workers=1)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.parquet")}
+    assert len(done) >= 3
+    report = shards.map_shards(square, jobs(7), tmp_path / "work", workers=2)
+    assert report.details == list(range(7))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "slow").touch()
+    code = (
+        "import sys; from pathlib import Path; from tests.shards import work as t\n"
+        "from soundmill import shards\n"
+        "if __name__ == '__main__':\n"
+        "    shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script), str(work)], env=env)
+    deadline = time.monotonic() + 60
+    while len(list(work.glob("*.parquet"))) < 3:
+        assert time.monotonic() < deadline, "no shard was written"
+        assert parent.poll() is None, "the mapping process ended early"
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    time.sleep(1.0)
+    before = len(list(work.glob("*")))
+    time.sleep(1.5)
+    assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"
+
+
+def test_a_worker_has_one_thread_and_the_mapping_process_its_own_environment(tmp_path):
+    code = """
+import json, os, sys
+from pathlib import Path
+from soundmill import shards
+from tests.shards import work as t
+
+if __name__ == "__main__":
+    jobs = [shards.Job(f"job-{number}", ()) for number in range(4)]
+    threads = shards.map_shards(t.threads_of_worker, jobs, Path(sys.argv[1]), workers=2).details
+    print(json.dumps([threads, os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("OMP_NUM_THREADS")]))
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "7"}
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "work")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
+    threads, openblas, openmp = json.loads(done.stdout)
+    assert all(names == sorted(ONE_THREAD) for names, _ in threads)
+    assert max(count for _, count in threads) <= 2  # Arrow has one from its import on
+    assert (openblas, openmp) == ("7", None)
+
+
+def test_workers_have_the_environment_of_now(tmp_path, monkeypatch):
+    for value in ("first", "second"):
+        monkeypatch.setenv("SOUNDMILL_WEIGHTS", value)
+        report = shards.map_shards(value_of_worker, [shards.Job("job", ())], tmp_path / value, workers=1)
+        assert report.details == [[value]]
+
+
+def test_an_interrupt_is_told_by_the_mapping_process_alone(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "slow").touch()
+    code = """
+import os, signal, sys
+from pathlib import Path
+from soundmill import shards
+from tests.shards import work as t
+
+if __name__ == "__main__":
+    os.setpgrp()
+    try:
+        shards.map_shards(t.square, t.jobs(9), Path(sys.argv[1]), workers=3, progress=lambda n: n and os.killpg(0, signal.SIGINT))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "work")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
