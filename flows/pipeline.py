@@ -21,8 +21,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import dvc, lockfile, locks, server
-from flows.scores import markdown, read_scores, rows, shown, summary
+from flows import dvc, lockfile, locks, server, story
+from flows.scores import markdown, read_scores, shown, summary
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import tracking
 from soundmill.errors import UserError
@@ -121,7 +121,8 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
     started = time.monotonic()
     width = max(len(stage.name) for stage in chosen)
     tags = {"prefect_flow_run": runtime.flow_run.id or ""}
-    with tracking.pipeline_run(root, f"pipeline {runtime.flow_run.name or ''}".strip(), tags=tags) as run:
+    name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names its points
+    with tracking.pipeline_run(root, name, tags=tags, first=list(story.changed_parameters(root))) as run:
         extra = run.environment
         failure = None
         for number, stage in enumerate(chosen, start=1):
@@ -144,9 +145,11 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
                 break
             done[stage.name] = state.name
             update_progress_artifact(progress, progress=100.0 * number / len(chosen), description=f"{stage.name}: {state.name}")
-        run.mirror(root, dvc.metrics_of(root, set(done)))
         scores = read_scores(root)
-        run.describe(describe(chosen, done, failure, scores if not failure else {}))
+        whole = scores if not failure else {}
+        run.describe(f"{story.markdown(root, whole)}\n\n{describe(chosen, done, failure)}")
+        story.record(run, root, whole)
+        run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
         if failure:
             message = f"stage {failure[0]} failed:\n{failure[1]}"
@@ -182,12 +185,10 @@ def choose(graph: list[dvc.Stage], wanted: list[str]) -> list[dvc.Stage]:
     return [stage for stage in graph if stage.name in keep]
 
 
-def describe(
-    chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None, scores: dict[str, dict[str, Any]]
-) -> str:
-    """The text on top of the pipeline's page in MLflow."""
+def describe(chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None) -> str:
+    """The stages on the pipeline's page in MLflow."""
     state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen}
-    parts = [markdown(scores)] if len(rows(scores)) > 1 else []
+    parts = []
     if failure:
         state[failure[0]] = "**failed**"
         parts.append(f"Stage `{failure[0]}` failed:\n\n```\n{failure[1]}\n```")

@@ -16,7 +16,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 # Without the name server, so that what asks for the outside fails fast; without the sandbox, which root may not have.
-OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+NOTHING_OUTSIDE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", NOTHING_OUTSIDE)
 LOADED = """
 const players = [...document.querySelectorAll('audio')];
 players.filter(player => player.readyState == 0 && player.preload != 'metadata')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +21,30 @@ def browse(
 ) -> None:
     """Show every run in the experiment browser (MLflow), on this machine only; stop it with Ctrl-C."""
     import os
+    import subprocess
+    import webbrowser
 
-    from soundmill import tracking
+    from soundmill import lifetime, tracking
 
     home = project_root(project)
     works, where = tracking.status(home)
     if not works:
         raise UserError(f"tracking: {where}")
-    typer.echo(f"{where}\nopen http://127.0.0.1:{port}")
-    command = tracking.browser_command(home, port)
-    os.execve(command[0], command, {**os.environ, **tracking.QUIET})
+    tracking.start(home)  # what it does not have yet comes while it is looked at
+    page = tracking.scores_page(home, port)
+    typer.echo(f"{where}\nopen {page}")
+    server = None
+    if not tracking.store(home).is_server:
+        # Else a job runner and five consumers come along that nothing here uses.
+        variables = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        command = tracking.browser_command(home, port)
+        server = subprocess.Popen(command, env=variables, preexec_fn=lifetime.with_this_process())
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        tracking.wait_for_server(page.partition("/#")[0])
+        webbrowser.open(page)
+    if server:
+        with suppress(KeyboardInterrupt):
+            raise typer.Exit(server.wait())
 
 
 @app.command()

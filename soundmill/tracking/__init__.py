@@ -5,8 +5,9 @@ process, the uploader, brings the journals of a store to MLflow, in order and ex
 it did not. A run whose process died without a word is ended as KILLED; a parent ends after all the runs below it.
 """
 
+from soundmill.tracking.browsing import scores_page
 from soundmill.tracking.history import RecordedState, read_state
-from soundmill.tracking.runs import PipelineRun, StageRun, metrics_name, pipeline_run, stage_run
+from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, metrics_name, pipeline_run, stage_run
 from soundmill.tracking.serving import serve
 from soundmill.tracking.stores import (
     EXPERIMENT,
@@ -21,8 +22,9 @@ from soundmill.tracking.stores import (
     numbers,
     status,
     store,
+    wait_for_server,
 )
-from soundmill.tracking.uploader import sync, waiting
+from soundmill.tracking.uploader import start, sync, waiting
 
 __all__ = [
     "EXPERIMENT",
@@ -36,15 +38,19 @@ __all__ = [
     "StageRun",
     "Store",
     "browser_command",
+    "corpus_name",
     "flatten",
     "metrics_name",
     "numbers",
     "pipeline_run",
     "read_state",
+    "scores_page",
     "serve",
     "stage_run",
+    "start",
     "status",
     "store",
     "sync",
+    "wait_for_server",
     "waiting",
 ]

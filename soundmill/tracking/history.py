@@ -34,7 +34,8 @@ class RecordedState:
 
 def read_state(home: Path, run_id: str) -> RecordedState:
     """The state a run was made from; of a stage's run, its pipeline's. `run_id` may be its first characters."""
-    client, where = _client(home)
+    sync(home, SYNC_SECONDS)
+    client, where = open_client(home)
     run = _find_run(client, where, run_id)
     parent = run.data.tags.get("mlflow.parentRunId") if run.data.tags.get("kind") == "stage" else None
     run = client.get_run(parent) if parent else run
@@ -57,9 +58,9 @@ def _find_run(client: Any, where: Store, run_id: str) -> Any:
     raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{known}")
 
 
-def _client(home: Path) -> tuple[Any, Store]:
+def open_client(home: Path) -> tuple[Any, Store]:
+    """A client of the store, which is there."""
     where = store(home)
-    sync(home, SYNC_SECONDS)
     if where.is_server and (why := unreachable(where.uri)):
         raise UserError(f"tracking server {where.uri} is unreachable ({why}); start it, or unset MLFLOW_TRACKING_URI")
     if where.uri.startswith("sqlite:///") and not Path(where.uri.removeprefix("sqlite:///")).exists():

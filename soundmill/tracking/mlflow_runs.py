@@ -9,10 +9,13 @@ from typing import Any
 
 from soundmill.tracking.stores import INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, Store
 
+NOTE = "mlflow.note.content"  # the text on top of the page of a run or an experiment
+EXPERIMENT_NOTE = "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` goes back to one."
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # the web page opens with runs, not with chat traces
-    "mlflow.note.content": "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` goes back to one.",
+    NOTE: EXPERIMENT_NOTE,
 }
+PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
 PACKAGES = ("diffusers", "numpy", "pyarrow", "pydantic", "pytorch-lightning", "ruamel.yaml", "safetensors", "torch", "torchaudio")
 
 
@@ -107,7 +110,11 @@ class Runs:
     def _tags(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in events[0]["values"].items()])
+        values = dict(events[0]["values"])
+        if note := values.get(NOTE):  # it may link to the run's own files
+            its_experiment = self.client.get_run(run_id).info.experiment_id
+            values[NOTE] = note.replace("{run_id}", run_id).replace("{experiment_id}", its_experiment)
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def _file(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
         (event,) = events
@@ -144,6 +151,7 @@ class Runs:
         (event,) = events
         run = self.client.get_run(run_id)
         tags = {key: run.data.tags[key] for key in (JOURNAL, "git_sha", "dvc_lock_digest", "family") if key in run.data.tags}
+        tags["digest"] = event["digest"]
         query = f"name = '{event['registered']}' and tags.{JOURNAL} = '{tags[JOURNAL]}'"
         versions = self.client.search_model_versions(query)
         if not versions:
@@ -170,6 +178,31 @@ class Runs:
             )
             versions = self.client.search_model_versions(query)
         self.client.set_registered_model_alias(event["registered"], "newest", str(versions[0].version))
+
+    def _scored(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+        """Tag the versions of a registered model that have these weights with their scores; the best of all is `best`."""
+        (event,) = events
+        name, values = event["registered"], event["values"]
+        its_experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
+        first = rank_by(self.client, its_experiment, sorted(values))
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        for version in versions:
+            if version.tags.get("digest") == event["digest"]:
+                for key, value in values.items():
+                    version.tags[key] = f"{value:g}"
+                    self.client.set_model_version_tag(name, version.version, key, version.tags[key])
+        scored = [version for version in versions if first in version.tags]
+        if scored:
+            best = min(scored, key=lambda version: (float(version.tags[first]), -int(version.version)))
+            self.client.set_registered_model_alias(name, "best", str(best.version))
+
+
+def rank_by(client: Any, its_experiment: Any, scores: list[str]) -> str | None:
+    """The score that ranks an experiment's runs, which its tag names; where that is not set, the first FAD from now on."""
+    name = its_experiment.tags.get(PRIMARY)
+    if not name and (name := next((score for score in scores if score.startswith("fad_")), None)):
+        client.set_experiment_tag(its_experiment.experiment_id, PRIMARY, name)
+    return name
 
 
 def _requirements() -> list[str]:

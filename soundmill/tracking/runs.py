@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,17 +92,22 @@ class StageRun:
         for run in ("stage", "parent"):
             self._send({"op": "dataset", **dataset, "context": context, "on": run})
 
-    def log_model(
-        self, directory: Path, name: str, inputs: dict[str, list[Any]], outputs: Any, registered_name: str | None = None
-    ) -> None:
+    def log_model(self, directory: Path, name: str, inputs: dict[str, list[Any]], outputs: Any) -> None:
         """A trained model (a directory of safetensors and JSON, never pickles) with its signature, into the registry.
 
         `inputs` are example columns of what `soundmill/models/serving.py` takes, `outputs` an example array it gives
         ([N, ...]; the first axis is free).
         """
-        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape)}
-        registered = registered_name or f"soundmill-{name}"
+        if not self._journal:
+            return
+        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape), "digest": model_digest(directory)}
+        registered = registered_as(name)
         self._send_file(Path(directory), "", "model", {"op": "model", "name": name, "registered": registered, **example})
+
+    def log_model_scores(self, directory: Path, name: str, scores: dict[str, float]) -> None:
+        """Scores of a model, which go to the versions in the registry that have its weights; the best one becomes `@best`."""
+        if self._journal:
+            self._send({"op": "scored", "registered": registered_as(name), "digest": model_digest(directory), "values": scores})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})
@@ -179,9 +185,24 @@ class PipelineRun(StageRun):
                 say(f"tracking: {path} is not readable as JSON ({error}); left out")
                 continue
             if isinstance(tree, dict):
-                values = {f"{name}/{key}": value for key, value in numbers(tree).items()}
+                values = {key: value for key, value in tree.items() if not isinstance(value, dict)}  # the file has all of them
+                values = {f"{name}/{key}": value for key, value in numbers(values).items()}
                 self._send({"op": "metrics", "values": values, "time": journal.now()})
             self._send_file(path, str(Path("metrics") / Path(name).parent), path.name)
+
+
+def registered_as(name: str) -> str:
+    return f"soundmill-{name}"
+
+
+def model_digest(directory: Path) -> str:
+    """SHA-256 of a checkpoint directory's files and their names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(directory).rglob("*") if path.is_file() and path.name != ".gitignore"):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(directory)} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def metrics_name(path: Path) -> str:
@@ -221,10 +242,17 @@ def stage_run(
 
 
 @contextmanager
-def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str, Any] | None = None) -> Iterator[PipelineRun]:
+def pipeline_run(
+    home: Path,
+    name: str | None = None,
+    root: Path | None = None,
+    tags: dict[str, Any] | None = None,
+    first: Sequence[str] = (),
+) -> Iterator[PipelineRun]:
     """Record one invocation of the pipeline; hand `environment` to the stages' processes, call `mirror` at the end.
 
-    It is nested in the run that the environment names, if it does: that of a sweep.
+    Without a name it is called by what it is: `ddpm_mel · my-sounds · 7f3a2c`, by families, corpus and commit. It is nested in
+    the run that the environment names, if it does: that of a sweep. `first` are parameters to list before the others.
     """
     from soundmill import params
 
@@ -232,10 +260,15 @@ def pipeline_run(home: Path, name: str, root: Path | None = None, tags: dict[str
 
     def open() -> None:
         parent_id = _given_parent()
-        source = {"kind": "pipeline", "mlflow.source.name": "flows/pipeline.py"}
-        document = params.read_yaml(root / "params.yaml")
-        _begin(run, home, name, {**source, **(tags or {})}, {"id": parent_id} if parent_id else None, document)
-        run._send_state(provenance.capture(root))
+        document, state = params.read_yaml(root / "params.yaml"), provenance.capture(root)
+        families, corpus = ", ".join(document.get("families") or ["pipeline"]), corpus_name(document)
+        what = {"family": families, "corpus": corpus, "mlflow.source.name": "flows/pipeline.py"}
+        called = name or f"{families} · {corpus} · {_commit(state)}"
+        parent = {"id": parent_id} if parent_id else None
+        listed = _texts(document)
+        listed = {key: listed[key] for key in first if key in listed} | listed
+        _begin(run, home, called, {"kind": "pipeline", **what, **(tags or {})}, parent, listed)
+        run._send_state(state)
 
     run = PipelineRun(None if is_off() else open)
     run.home = home
@@ -281,7 +314,7 @@ def _ended(run: StageRun, home: Path) -> Iterator[None]:
 def _shared_parent(state: provenance.State) -> dict[str, Any]:
     """The run that stages of the same code and parameters share when no flow made one."""
     experiment = os.environ.get("DVC_EXP_NAME")
-    name = f"dvc exp {experiment}" if experiment else f"dvc repro {state.sha[:7] or 'outside git'}{'+' if state.dirty else ''}"
+    name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
     identity = provenance.digest_of(state.identity, experiment or "")
     kind = "experiment" if experiment else "repro"
     tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
@@ -304,8 +337,20 @@ def _texts(params: dict[str, Any]) -> dict[str, str]:
     return {key: str(value)[:MAX_PARAM] for key, value in flatten(params).items()}
 
 
+def corpus_name(document: dict[str, Any]) -> str:
+    """What params.yaml's corpus is called: its directory, its parts, or what is embedded."""
+    corpus = document.get("corpus") or {}
+    names = [Path(corpus["path"]).name] if corpus.get("path") else list(corpus.get("parts") or corpus.get("embedded") or [])
+    return "+".join(names) or "no corpus"
+
+
+def _commit(state: provenance.State) -> str:
+    return f"{state.sha[:7]}{'+' if state.dirty else ''}" if state.sha else "outside git"
+
+
 def _state_tags(state: provenance.State) -> dict[str, Any]:
     values = {"git_sha": state.sha or "none", "git_dirty": str(state.dirty).lower(), "dvc_lock_digest": state.lock_digest or "none"}
+    values["commit"] = _commit(state)
     return {"op": "tags", "values": values | ({"mlflow.source.git.commit": state.sha} if state.sha else {})}
 
 

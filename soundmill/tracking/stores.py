@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def unreachable(uri: str) -> str | None:
         return None  # somebody is there, behind a login perhaps: MLflow has the credentials
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def wait_for_server(uri: str, seconds: float = 60.0) -> None:
+    """Wait until a server that is being started answers, at most so long."""
+    give_up = time.monotonic() + seconds
+    while unreachable(uri) and time.monotonic() < give_up:
+        time.sleep(0.2)
 
 
 def status(home: Path) -> tuple[bool, str]:

@@ -94,6 +94,7 @@ def test_what_was_sent_is_sent_again_without_harm(
             bring(home)
         except Killed:
             kills += 1
+    monkeypatch.setattr(journal.Reader, "advance", advance)
     assert kills > 15
     check_training(home)
     mlflow = client(home)
@@ -101,6 +102,15 @@ def test_what_was_sent_is_sent_again_without_harm(
     assert version.tags["family"] == "tiny"
     assert mlflow.get_model_version_by_alias("soundmill-tiny", "newest").version == version.version
     assert len(mlflow.search_logged_models(["1"])) == 1
+
+    mlflow.create_model_version("soundmill-tiny", version.source, tags={"digest": "of other weights", "fad_vggish": "2.5"})
+    for fad, best in ((3.0, "2"), (2.0, "1")):
+        with tracking.pipeline_run(home, "scored") as run:
+            run.log_model_scores(tmp_path / "files" / "model", "tiny", {"fad_vggish": fad, "kl_tagger": 0.5})
+        bring(home)
+        assert mlflow.get_model_version("soundmill-tiny", "1").tags["fad_vggish"] == f"{fad:g}"
+        assert str(mlflow.get_model_version_by_alias("soundmill-tiny", "best").version) == best
+    assert mlflow.get_experiment("1").tags["mlflow.experiment.primaryMetric.name"] == "fad_vggish"
 
 
 def upload_here(home: str) -> None:

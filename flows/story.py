@@ -1,0 +1,126 @@
+"""What MLflow's page of a pipeline's run says: what was trained on what, scores, the report to hear, what is not default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.sweep_table import metrics_in
+from soundmill import tracking
+from soundmill.errors import UserError
+from soundmill.params import compose, read_yaml
+
+RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader knows the ids
+BELOW = (
+    "#/experiments/{experiment_id}/runs?workflowType=machine_learning&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
+)
+STAGES = f"[The runs of its stages]({BELOW}): curves, pictures and sounds of each."
+SHOWN_CHANGES = 30
+MODELS, REPORT = Path("data/models"), Path("data/report")
+
+
+def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
+    """The text, in Markdown; MLflow shows its first lines, and all of it on a click. What is not known is left out."""
+    parts = [_line(root, family, metrics) for family, metrics in scores.items()]
+    for family, metrics in scores.items():
+        parts += [f"### {family}", _trained(root, family), table(metrics), _picture(root, family)]
+    return "\n\n".join([*filter(None, parts), STAGES, _changed(root)]).strip()
+
+
+def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
+    """Scores, and the report one click away."""
+    values = " · ".join(f"{key} **{metrics[key]:.3g}**" for key in metrics_in([metrics]))
+    report = f"[report: the sounds beside real ones]({RUN}/artifacts/report/{family}/index.html)"
+    return f"{family}: {values}" + (f" · {report}" if (root / REPORT / family / "index.html").exists() else "")
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """A family's scores with 95 % intervals and baselines."""
+    keys = metrics_in([metrics])
+    names = list(dict.fromkeys(name for key in keys for name in metrics["baselines"][key]))
+    if not keys:
+        return ""
+    rows = [["score", "value", "95 % interval", *(name.replace("_", " ") for name in names)]]
+    for key in keys:
+        baselines, low, high = metrics["baselines"][key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+        interval = f"{low:.3g} … {high:.3g}" if isinstance(low, float) and isinstance(high, float) else ""
+        unfit = " (unfit here)" if key in metrics.get("unranked", {}) else ""
+        cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
+        rows.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, Any]]) -> None:
+    """What the run is listed by, and the reports that its text links to."""
+    family, metrics = best(scores)
+    if family:
+        run.log_metrics_tree(ranked(metrics))
+        run.set_tags({"family": family if len(scores) == 1 else f"{family} (best of {len(scores)})"})
+    for name in scores:
+        if (root / MODELS / name).is_dir():
+            unranked = scores[name].get("unranked", {})
+            values = {key: value for key, value in ranked(scores[name]).items() if key not in unranked}
+            run.log_model_scores(root / MODELS / name, name, values)
+        if (root / REPORT / name).is_dir():
+            run.log_file(root / REPORT / name, "report")
+
+
+def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The family with the lowest FAD and its metrics, which the run as a whole is listed by; empty without scores."""
+    if not scores:
+        return "", {}
+    first = next((key for metrics in scores.values() for key in metrics_in([metrics]) if key.startswith("fad_")), None)
+    return min(scores.items(), key=lambda item: item[1].get(first, float("inf")))
+
+
+def ranked(metrics: dict[str, Any]) -> dict[str, float]:
+    """A family's scores with their intervals, under the names that all families share."""
+    keys = [name for key in metrics_in([metrics]) for name in (key, f"{key}_low", f"{key}_high")]
+    return {key: metrics[key] for key in keys if isinstance(metrics.get(key), int | float)}
+
+
+def _trained(root: Path, family: str) -> str:
+    trained, corpus = (_metrics(root, name) for name in (f"train/{family}", "corpus"))
+    if not trained:
+        return ""
+    facts = [f"{trained['steps']:,} steps", f"{trained['parameters']:,} parameters", f"loss {trained['loss']:.3g}"]
+    facts += [f"held-out loss {trained['valid_loss']:.3g}"] if "valid_loss" in trained else []
+    counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
+    source = f" cut from {corpus['recordings']:,} recordings" if "recordings" in corpus else ""
+    name = tracking.corpus_name(read_yaml(root / "params.yaml"))
+    return f"Trained on **{name}**: {', '.join(counts)}{source}; {', '.join(facts)}."
+
+
+def _picture(root: Path, family: str) -> str:
+    shown = (root / REPORT / family / "scores.png").exists()
+    return f"![scores](get-artifact?path=report/{family}/scores.png&run_uuid={{run_id}})" if shown else ""
+
+
+def _changed(root: Path) -> str:
+    changed = changed_parameters(root)
+    if not changed:
+        return ""
+    rows = [f"| {key} | {value} | {default} |" for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
+    more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
+    return "\n".join(["### Not as in conf/", "", "| parameter | here | default |", "|---|---|---|", *rows]) + more
+
+
+def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
+    """Parameters of params.yaml that are not as conf/ composes them without overrides: here and there."""
+    if not (root / "conf" / "config.yaml").exists():
+        return {}
+    try:
+        default = tracking.flatten(compose(root / "conf", []))
+    except UserError:
+        return {}
+    ours = tracking.flatten(read_yaml(root / "params.yaml"))
+    return {key: (value, default.get(key, "not set")) for key, value in ours.items() if value != default.get(key, "not set")}
+
+
+def _metrics(root: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((root / "data" / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,75 @@
+"""The first page of the browser: MLflow's list of runs, with scores as columns and the best first.
+
+MLflow keeps such a view as a tag of the experiment, in a format of its own since 3.15 that no document fixes; only this module
+writes it, and tests/tracking/test_browsing.py opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+from soundmill.tracking.history import open_client
+from soundmill.tracking.mlflow_runs import EXPERIMENT_NOTE, NOTE, rank_by
+from soundmill.tracking.stores import experiment, store
+
+VIEW = "soundmill-scores"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+SCORES = re.compile(r"(fad|kl|label_accuracy)_[a-z0-9]+")  # without `_low` and `_high`
+ORDER = ("fad", "kl", "label")
+MOST_RUNS = 1000  # looked at for the scores they have
+
+
+def scores_page(home: Path, port: int) -> str:
+    """Address of the list of runs by score; writes the view, and a link to the best report above it.
+
+    Where no run is recorded, that of MLflow itself.
+    """
+    where = store(home)
+    base = where.uri if where.is_server else f"http://127.0.0.1:{port}"
+    if where.database and not where.database.exists():
+        return base
+    client, _ = open_client(home)
+    found = client.get_experiment_by_name(experiment())
+    if not found:
+        return base
+    runs = client.search_runs([found.experiment_id], max_results=MOST_RUNS)
+    names = {name for run in runs for name in run.data.metrics if SCORES.fullmatch(name)}
+    scores = sorted(names, key=lambda name: (ORDER.index(name.partition("_")[0]), name))
+    first = rank_by(client, found, scores)
+    client.set_experiment_tag(found.experiment_id, VIEW_TAG, view(first, scores))
+    scored = [run for run in runs if run.data.tags.get("kind") == "pipeline" and first in run.data.metrics]
+    if scored and EXPERIMENT_NOTE in found.tags.get(NOTE, EXPERIMENT_NOTE):  # a text of somebody's own stays
+        best = min(scored, key=lambda run: run.data.metrics[first])
+        family = best.data.tags["family"].partition(" ")[0]
+        report = f"#/experiments/{found.experiment_id}/runs/{best.info.run_id}/artifacts/report/{family}/index.html"
+        line = f"Best {first}, {best.data.metrics[first]:.3g}: [report of {best.info.run_name}]({report}). {EXPERIMENT_NOTE}"
+        client.set_experiment_tag(found.experiment_id, NOTE, line)
+    return f"{base}/#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+
+
+def view(first: str | None, scores: list[str]) -> str:
+    """The tag's value: columns and order of the list of runs."""
+    columns = [
+        *(f"tags.`{name}`" for name in ("family", "corpus")),
+        *(f"metrics.`{name}`" for name in sorted(scores, key=lambda name: name != first)),
+        "attributes.`Duration`",
+        "tags.`commit`",
+        "attributes.`Created`",
+    ]
+    state = {
+        "searchFilter": "tags.kind != 'stage'",  # MLflow folds stages below their pipeline only in a list by date
+        "orderByKey": f"metrics.`{first}`" if first else "attributes.start_time",
+        "orderByAsc": bool(first),
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "viewMaximized": True,
+    }
+    now = time.time_ns() // 1_000_000
+    return json.dumps({"name": "Scores, best first", "createdAt": now, "updatedAt": now, "state": json.dumps(state)})

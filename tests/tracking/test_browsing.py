@@ -1,0 +1,154 @@
+"""What a person sees who types `soundmill browse`: the first page has the scores, and a click leads to the rest."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from flows import story
+from soundmill import params, tracking
+from tests.chromium import browser
+from tests.mlflow_server import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scores(fad: float) -> dict[str, object]:
+    """As data/metrics/evaluate/FAMILY.json."""
+    values = {"fad_tagger": fad, "kl_tagger": round(fad / 10, 2), "label_accuracy_tagger": 0.75}
+    intervals = {f"{key}_{end}": value * factor for key, value in values.items() for end, factor in (("low", 0.5), ("high", 1.5))}
+    baselines = {key: {"floor": 1.5, "codec": 2.5, "silence": 281.0, "noise": 295.0} for key in values}
+    return {**values, **intervals, "baselines": baselines, "embedders": {"tagger": {}}, "protocol": "soundmill-2"}
+
+
+def make_report(folder: Path) -> None:
+    """A page with a player and a picture, as those of the stage `evaluate`."""
+    folder.mkdir(parents=True)
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().imshow([[0, 1], [1, 0]])
+    figure.savefig(folder / "scores.png")
+    player = f'<audio controls src="data:audio/wav;base64,{base64.b64encode(sound.getvalue()).decode()}"></audio>'
+    picture = f'<img src="data:image/png;base64,{base64.b64encode((folder / "scores.png").read_bytes()).decode()}">'
+    (folder / "index.html").write_text(f"<title>report</title><h1>Sounds next to real ones</h1>{player}{picture}")
+
+
+@pytest.fixture
+def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two pipelines, the worse one first, each with a training below it."""
+    (home / "conf").symlink_to(ROOT / "conf")
+    for fad, steps in ((75.1, 300), (34.8, 2000)):
+        document = params.compose(home / "conf", [])
+        document["ddpm_mel"]["train"]["steps"] = steps
+        document["families"] = {"ddpm_mel": document["families"]["ddpm_mel"]}
+        params.write_yaml(document, home / "params.yaml")
+        files = {
+            "train/ddpm_mel": {"steps": steps, "parameters": 14_763_472, "loss": 0.51, "clips": 124, "labels": 12},
+            "corpus": {"recordings": 60},
+            "evaluate/ddpm_mel": scores(fad),
+        }
+        for name, content in files.items():
+            path = home / "data" / "metrics" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
+        if not (home / story.REPORT).exists():
+            make_report(home / story.REPORT / "ddpm_mel")
+        with tracking.pipeline_run(home, first=list(story.changed_parameters(home))) as run:
+            monkeypatch.setenv(tracking.PARENT, run.id)
+            with tracking.stage_run(home, "train/ddpm_mel", document["ddpm_mel"]["train"], family="ddpm_mel") as stage:
+                for step in range(0, 100, 10):
+                    stage.log_curve({"loss": fad / (step + 1)}, step)
+                stage.log_figure(home / story.REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
+            monkeypatch.delenv(tracking.PARENT)
+            run.describe(story.markdown(home, {"ddpm_mel": scores(fad)}))
+            story.record(run, home, {"ddpm_mel": scores(fad)})
+            run.mirror(home, sorted((home / "data" / "metrics").rglob("*.json")))
+    bring(home)
+    return home
+
+
+@pytest.fixture
+def address(recorded: Path) -> Iterator[str]:
+    """The page that `soundmill browse` names, while it serves it."""
+    (recorded / "dvc.yaml").write_text("stages: {}\n")
+    command = [sys.executable, "-u", "-m", "soundmill", "browse", "--port", str(free_port()), "--project", str(recorded)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    with (recorded / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        line = next((line for line in process.stdout if line.startswith("open ")), "")
+        assert line, (recorded / "server.log").read_text()
+        page = line.removeprefix("open ").strip()
+        tracking.wait_for_server(page.partition("/#")[0])
+        yield page
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def shows(chrome: webdriver.Chrome, *words: str) -> str:
+    """Wait for a page with all these words; returns its text."""
+
+    def text() -> str:
+        return chrome.find_element(By.TAG_NAME, "body").text
+
+    try:
+        WebDriverWait(chrome, 60).until(lambda _: all(word in text() for word in words))
+    except Exception:
+        pytest.fail(f"no {[word for word in words if word not in text()]} in {chrome.current_url}:\n{text()}")
+    return text()
+
+
+@pytest.mark.slow(minutes=1)
+def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded: Path, address: str, tmp_path: Path) -> None:
+    assert re.fullmatch(
+        r"http://127.0.0.1:\d+/#/experiments/\d+/runs\?viewStateShareKey=soundmill-scores&workflowType=\w+", address
+    )
+    with browser() as chrome:
+        chrome.set_window_size(1920, 1400)
+        chrome.get(address)
+        text = shows(chrome, "ddpm_mel · synthetic", "fad_tagger", "kl_tagger", "label_accuracy_tagger", "34.8", "75.1", "commit")
+        chrome.save_screenshot(tmp_path / "runs.png")
+        assert text.index("34.8") < text.index("75.1")  # the best first
+        assert "train/ddpm_mel" not in text  # folded
+        reports = [link.get_attribute("href") for link in chrome.find_elements(By.PARTIAL_LINK_TEXT, "report of ddpm_mel")]
+
+        chrome.find_element(By.CSS_SELECTOR, "[row-index='0'] a[href*='/runs/']").click()
+        text = shows(chrome, "ddpm_mel: fad_tagger 34.8 · kl_tagger 3.48", "Show more")
+        chrome.save_screenshot(tmp_path / "run.png")
+        assert text.index("ddpm_mel.train.steps") < text.index("catalog.caption_template")  # what is not default comes first
+        assert text.index("label_accuracy_tagger_high") < text.index("corpus/recordings")  # and scores before counts
+        chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
+        shows(chrome, "Trained on synthetic: 124 clips", "95 % interval", "silence", "2,000 steps", "Not as in conf/")
+        chrome.save_screenshot(tmp_path / "story.png")
+        pictures = chrome.find_elements(By.CSS_SELECTOR, "img[src*='get-artifact']")
+        WebDriverWait(chrome, 30).until(lambda _: int(pictures[0].get_property("naturalWidth")) > 0)
+
+        report = chrome.find_element(By.PARTIAL_LINK_TEXT, "report: the sounds").get_attribute("href")
+        assert reports == [report]  # one click from the first page, that of the best run
+        chrome.get("about:blank")
+        chrome.get(report)
+        WebDriverWait(chrome, 60).until(lambda _: chrome.find_elements(By.TAG_NAME, "iframe"))
+        chrome.switch_to.frame(chrome.find_element(By.TAG_NAME, "iframe"))
+        WebDriverWait(chrome, 60).until(lambda _: chrome.find_elements(By.TAG_NAME, "audio"))
+        player = chrome.find_element(By.TAG_NAME, "audio")
+        WebDriverWait(chrome, 30).until(lambda _: float(player.get_property("duration") or 0) == 1.0)
+        chrome.switch_to.default_content()
+        chrome.save_screenshot(tmp_path / "report.png")
