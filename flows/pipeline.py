@@ -16,12 +16,17 @@ os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 
 import httpx
 from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import dvc, lockfile, locks, server, story
+from flows import dvc, killed, lockfile, locks, server, story
 from flows.scores import markdown, read_scores, shown, summary
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import tracking
@@ -95,6 +100,7 @@ def pipeline(
     root = (project or Path.cwd()).resolve()
     try:
         with locks.only_one(root, wait_minutes * 60, _say):
+            killed.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
             (root / LOG).parent.mkdir(exist_ok=True)
             with (root / LOG).open("w", encoding="utf-8") as log:
@@ -155,7 +161,10 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             message = f"stage {failure[0]} failed:\n{failure[1]}"
             run.fail(message)
         page = run.page(BROWSER_PORT)
+        create_link_artifact(page or run.browser(BROWSER_PORT), "The run in MLflow (`make browse`)", key="mlflow")
     if failure:
+        lines = "\n".join(f"    {line}" for line in failure[1].splitlines())
+        create_markdown_artifact(f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}", key="failed-stage")
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
         tell(f"Log      {shown(root / LOG, root)}")

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, dvc, sweep_figure, sweep_table
+from flows import checkout, dvc, killed, sweep_figure, sweep_table
 from flows.pipeline import BROWSER_PORT, pipeline, run_to_end
 from flows.scores import read_scores
 from flows.sweep_table import Outcome, Row
@@ -170,6 +170,7 @@ def sweep(
         wanted = read(home, name)
         runs = plan(home, wanted, overrides, points, seeds)
         with _alone(home / RESULTS / name):
+            killed.end_last(home / RESULTS / name / "flow.run")
             return _sweep(home, name, wanted, runs)
     except UserError as error:
         get_run_logger().error(str(error))

@@ -144,16 +144,20 @@ class PipelineRun(StageRun):
         """Let this run end as FAILED, with the reason."""
         self._outcome = ("FAILED", reason)
 
+    def browser(self, port: int) -> str:
+        """Address of MLflow's web page: its server, or what `make browse` serves at this port."""
+        where = store(self.home)
+        return where.uri if where.is_server else f"http://127.0.0.1:{port}"
+
     def page(self, port: int) -> str | None:
         """Where MLflow's web page shows this run, for a person, while it is recorded; None until MLflow has it."""
         if not self._journal:
             return None
-        where, position = store(self.home), journal.read_position(self._journal.folder)
+        position = journal.read_position(self._journal.folder)
         if not position.run_id:
             return None
-        base = where.uri if where.is_server else f"http://127.0.0.1:{port}"
         # The page itself opens on chat traces otherwise.
-        return f"{base}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
+        return f"{self.browser(port)}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
 
     @property
     def not_recorded(self) -> list[str]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,10 @@ def waiting(home: Path) -> tuple[int, str]:
     """How many runs are not in MLflow as far as they are written, and why, where an uploader has met trouble."""
     where = store(home)
     left = sum(journal.has_news(folder) for folder in journal.folders(where.journals))
-    trouble = where.journals / TROUBLE
-    return left, trouble.read_text(encoding="utf-8") if left and trouble.exists() else ""
+    why = ""
+    with suppress(FileNotFoundError):
+        why = (where.journals / TROUBLE).read_text(encoding="utf-8")
+    return left, why if left else ""
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:

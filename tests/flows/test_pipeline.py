@@ -83,7 +83,7 @@ def test_a_run_a_second_one_and_one_that_fails(
     logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}})
     assert "working on 1" in {log["message"] for log in logs}
     artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
-    assert {"pipeline-progress", "pipeline-scores"} <= {artifact["key"] for artifact in artifacts}
+    assert {"pipeline-progress", "pipeline-scores", "mlflow"} <= {artifact["key"] for artifact in artifacts}
     evaluate, first, parent = runs(tiny)
     assert {run.info.status for run in (evaluate, first, parent)} == {"FINISHED"}
     assert evaluate.data.tags["mlflow.parentRunId"] == first.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -116,6 +116,34 @@ def test_a_run_a_second_one_and_one_that_fails(
     done = pipeline(tiny, tmp_path, prefect_server)
     assert "done before: taken from the cache" in done.stdout
     assert (tiny / "data/generated/tiny/a.wav").read_text() == "2 1 "
+
+
+@pytest.mark.slow
+def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
+    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    set_param("first", seconds=60.0)
+    variables = environment(tmp_path, prefect_server)
+    flow = subprocess.Popen([sys.executable, "-m", "flows.run", "first"], cwd=tiny, env=variables, stdout=subprocess.DEVNULL)
+    wait_for(lambda: "working" in (tiny / LOG).read_text() if (tiny / LOG).exists() else False, pause=0.05)
+    flow.kill()
+    flow.wait()
+    (before,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    assert before["state_type"] == "RUNNING"
+    set_param("first", seconds=0.0)
+    done = pipeline(tiny, tmp_path, prefect_server, "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    now, before = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=2)
+    assert (now["state_type"], before["state_type"], before["state_name"]) == ("COMPLETED", "CRASHED", "Crashed")
+    tasks = ask(prefect_server, "task_runs/filter", flow_runs={"id": {"any_": [before["id"]]}})
+    assert {task["state_type"] for task in tasks} == {"CRASHED"}
+
+    prefect = Path(sys.executable).parent / "prefect"
+    for arguments in (("work-pool", "create", "soundmill", "--type", "process"), ("--no-prompt", "deploy", "--all")):
+        said = subprocess.run([prefect, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
+        assert said.returncode == 0, said.stdout + said.stderr
+    offered = ask(prefect_server, "deployments/filter", work_pools={"name": {"any_": ["soundmill"]}})
+    assert {deployment["entrypoint"] for deployment in offered} == {"flows/pipeline.py:pipeline", "flows/sweep.py:sweep"}
 
 
 @pytest.mark.slow(minutes=1)

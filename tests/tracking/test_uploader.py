@@ -120,12 +120,12 @@ def upload_here(home: str) -> None:
 
 def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, bring: Bring, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["soundmill.tracking.uploader", "soundmill.tracking.mlflow_runs", "mlflow"])
+    context.set_forkserver_preload(["soundmill.tracking.uploader", "soundmill.tracking.mlflow_runs", "mlflow.pyfunc"])
     chance = random.Random(0)
     with tracking.pipeline_run(home, "pipeline") as pipeline:
         os.environ.update(pipeline.environment)  # `home` puts it back
         for name in ("train/tiny", "other"):
-            for _ in record_training(home, tmp_path / "files", name):
+            for _ in record_training(home, tmp_path / "files", name, model=name == "train/tiny"):
                 pass
         del os.environ[tracking.PARENT]
     for _ in range(10):
@@ -138,6 +138,8 @@ def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, brin
     for name in ("train/tiny", "other"):
         check_training(home, name)
     assert runs(home)["pipeline"].info.status == "FINISHED"
+    assert len(client(home).search_model_versions("name = 'soundmill-tiny'")) == 1
+    assert len(client(home).search_logged_models(["1"])) == 1
 
 
 def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
