@@ -30,7 +30,7 @@ from flows import dvc, killed, lockfile, locks, server, story
 from flows.scores import markdown, read_scores, shown, summary
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import tracking
-from soundmill.errors import UserError
+from soundmill.errors import UserError, report_failure
 from soundmill.params import did_you_mean
 
 RETRY_DELAY_SECONDS = 10
@@ -153,8 +153,9 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             update_progress_artifact(progress, progress=100.0 * number / len(chosen), description=f"{stage.name}: {state.name}")
         scores = read_scores(root)
         whole = scores if not failure else {}
-        run.describe(f"{story.markdown(root, whole)}\n\n{describe(chosen, done, failure)}")
-        story.record(run, root, whole)
+        with report_failure("the page of this run in MLflow"):
+            run.describe(f"{story.markdown(root, whole)}\n\n{describe(chosen, done, failure)}")
+            story.record(run, root, whole)
         run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
         if failure:

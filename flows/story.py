@@ -85,8 +85,9 @@ def _trained(root: Path, family: str) -> str:
     trained, corpus = (_metrics(root, name) for name in (f"train/{family}", "corpus"))
     if not trained:
         return ""
-    facts = [f"{trained['steps']:,} steps", f"{trained['parameters']:,} parameters", f"loss {trained['loss']:.3g}"]
-    facts += [f"held-out loss {trained['valid_loss']:.3g}"] if "valid_loss" in trained else []
+    facts = [f"{trained[what]:,} {what}" for what in ("steps", "parameters") if what in trained]
+    losses = (("loss", "loss"), ("valid_loss", "held-out loss"))
+    facts += [f"{said} {trained[key]:.3g}" for key, said in losses if isinstance(trained.get(key), float)]
     counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
     source = f" cut from {corpus['recordings']:,} recordings" if "recordings" in corpus else ""
     name = tracking.corpus_name(read_yaml(root / "params.yaml"))
