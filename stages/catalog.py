@@ -39,12 +39,11 @@ def run(
     catalog: stage.Output,
 ) -> dict[str, Any]:
     """Write one row per clip; clips that `quality` rejects, and those with a stretch that `splits` calls a copy, are left out."""
-    rejected = catalogs.rejected(quality)
-    described = catalogs.describe(corpus, clips, rejected, params.caption_template)
-    dealt = shards.read_table(splits, manifest.RECORDING_SPLITS)
-    split_of = dict(zip(dealt["recording_id"].to_pylist(), dealt["split"].to_pylist(), strict=True))
+    described = catalogs.describe(corpus, clips, quality, params.caption_template)
+    assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
+    split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
     table = catalogs.with_splits(described.clips, split_of)
-    copies = _copies(table, dealt, quality)
+    copies = _copies(table, assigned, quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
     with shards.ShardWriter(catalog, manifest.CATALOG) as writer:
         writer.write_table(table)
@@ -56,7 +55,7 @@ def run(
     _say_gaps(ctx.name, described.missing, orphans)
     return {
         "clips": table.num_rows,
-        "rejected": len(rejected),
+        "rejected": described.rejected,
         "duplicates_dropped": len(copies),
         "matched": described.matched,
         "missing": len(described.missing),
@@ -72,9 +71,9 @@ def run(
     }
 
 
-def _copies(table: pa.Table, dealt: pa.Table, quality: Path) -> list[str]:
+def _copies(table: pa.Table, assigned: pa.Table, quality: Path) -> list[str]:
     """Ids of the clips that share a stretch of their recording with what is left out of it."""
-    some = dealt.filter(pc.greater(pc.list_value_length(dealt["copies"]), 0)).to_pylist()
+    some = assigned.filter(pc.greater(pc.list_value_length(assigned["copies"]), 0)).to_pylist()
     copies_of = {row["recording_id"]: row["copies"] for row in some}
     clips = table.filter(pc.is_in(table["recording_id"], pa.array(copies_of, pa.string())))
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import catalog, copies
-from soundmill.corpora import splits as dealing
+from soundmill.corpora import splits as assignment
 from soundmill.errors import UserError
 from soundmill.params import Probability, Seed, StageParams
 
@@ -44,9 +44,9 @@ def run(
     joins share a split; where the corpus's own splits part them, the run fails or drops one of the two, as the parameters say.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
-    table = catalog.describe(corpus, clips, catalog.rejected(quality), "{label}").clips
+    table = catalog.describe(corpus, clips, quality, "{label}").clips
     pairs = copies.row_pairs(duplicates, table)
-    split_of, decided_by = _deal(params, recordings, table, pairs)
+    split_of, decided_by = _assign(params, recordings, table, pairs)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
     stretch_of = catalog.stretches(quality, left_out)
@@ -54,7 +54,7 @@ def run(
     for clip_id, recording_id in left_out.items():
         start, end = stretch_of[clip_id]
         stretches[recording_id].append({"start": start, "end": end})
-    everyone = dealing.extend(recordings.to_pylist(), split_of, decided_by)
+    everyone = assignment.extend(recordings.to_pylist(), split_of, decided_by)
     rows = [{"recording_id": name, "split": split, "copies": stretches[name]} for name, split in everyone.items()]
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
@@ -72,10 +72,10 @@ def run(
     }
 
 
-def _deal(
+def _assign(
     params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
-) -> tuple[dict[str, str], dealing.Source]:
-    """Split of every recording with a clip, dealt so that none of the pairs is parted that the corpus's own splits do not part."""
+) -> tuple[dict[str, str], assignment.Source]:
+    """Split of every recording with a clip, assigned so that pairs share a split unless the corpus's own splits part them."""
     usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     main: dict[str, str] = {}
     for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
@@ -84,8 +84,8 @@ def _deal(
     captioned = pc.greater(pc.list_value_length(table["captions"]), 0)
     names = table["recording_id"].to_pylist()
     joined = [(names[a], names[b]) for a, b in pairs]
-    return dealing.assign(
-        dealing.join(usable, joined) if joined else usable,
+    return assignment.assign(
+        assignment.join(usable, joined) if joined else usable,
         main,
         set(table["recording_id"].filter(captioned).to_pylist()),
         valid_fraction=params.valid_fraction,
@@ -100,7 +100,7 @@ def _leave_out(
     recordings: pa.Table,
     table: pa.Table,
     pairs: list[tuple[int, int]],
-    decided_by: dealing.Source,
+    decided_by: assignment.Source,
 ) -> dict[str, str]:
     """Clips to drop (id → recording) because another split has the same sound; without leave to drop them, a UserError."""
     stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)

@@ -27,13 +27,15 @@ class Described:
     matched: int  # captions
     missing: list[str]  # captions without a clip
     origins: Counter[str]  # of captions, by clip
+    rejected: int  # clips that break a quality rule
 
 
-def describe(corpus: Path, clips: Path, rejected: set[str], template: str) -> Described:
-    """Match captions with the clips below `clips` but the rejected, one shard of recordings after the other.
+def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Described:
+    """Match captions with the clips below `clips` that `quality` keeps, one shard of recordings after the other.
 
     A clip of a recording with labels and no caption gets `template`, its `{label}` filled in.
     """
+    rejected = _rejected(quality)
     columns = ["recording_id", "shard", "start_time", "labels", "corpus", "weight", "group"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
@@ -42,7 +44,7 @@ def describe(corpus: Path, clips: Path, rejected: set[str], template: str) -> De
     captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
     recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
     paths = {path.name: path for path in shards.shard_paths(clips)}
-    result = Described(UNSPLIT.empty_table(), 0, [], Counter())
+    result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
     tables, strangers = [], []
     for shard in [*recordings_of, -1]:
         own = _rows(recordings_of.get(shard))
@@ -76,7 +78,7 @@ def with_splits(clips: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
     return clips.append_column("split", pa.array(splits, pa.string()))
 
 
-def rejected(quality: Path) -> set[str]:
+def _rejected(quality: Path) -> set[str]:
     """Ids of the clips that break a rule, of manifest.VERDICTS."""
     table = shards.read_table(quality, manifest.VERDICTS, ["clip_id", "rejected"])
     return set(table.filter(pc.is_valid(table["rejected"]))["clip_id"].to_pylist())
