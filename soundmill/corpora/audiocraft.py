@@ -14,7 +14,6 @@ from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="audiocraft",
@@ -51,10 +50,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     index = FileIndex(inventory)
     manifests = list(_manifests(inventory))
     if not manifests:
-        raise UserError(
-            f"corpus.path: no manifest of JSON lines with {', '.join(sorted(KEYS))} below {escape_path(bytes(inventory.root))}; "
-            "put audiocraft's data.jsonl.gz there, or choose another corpus.format"
-        )
+        raise inventory.lacks(f"manifest of JSON lines with {', '.join(sorted(KEYS))}", "put audiocraft's data.jsonl.gz there")
     for name in manifests:
         split = _split_of(name)
         for line, entry in read_json_lines(inventory, name):

@@ -58,9 +58,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     for name in names:
         rows.extend(_read_table(inventory, name, name in alike, embedded, tables))
     if not rows and not embedded:
-        raise UserError(
-            f"corpus.path: neither a metadata.csv, .jsonl or .parquet with `file_name` nor a Parquet table with usable recordings "
-            f"below {escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
+        raise inventory.lacks(
+            "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings", "put one there"
         )
     _name_classes([*rows, *embedded.values()], inventory, tables)
     join(inventory, rows, num_shards, tables)

@@ -58,9 +58,8 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
     roots = list(_roots(inventory))
     if not roots:
-        raise UserError(
-            f"corpus.path: no json below {escape_path(bytes(inventory.root))} lists AudioLDM's splits "
-            '(`{"metadata": {"path": {dataset: {"train": …}}}}`); choose another corpus.format'
+        raise inventory.lacks(
+            'json with AudioLDM\'s splits (`{"metadata": {"path": {dataset: {"train": …}}}}`)', "put its dataset_root.json there"
         )
     classes = ClassNames.of(inventory)
     for root, listed in roots:

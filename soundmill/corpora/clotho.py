@@ -13,8 +13,6 @@ from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="clotho",
@@ -42,9 +40,9 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of Clotho: five captions for each recording, its split, and the Freesound original as the group."""
     names = _tables(inventory, COLUMNS)
     if not names:
-        raise UserError(
-            f"corpus.path: no csv with the columns {', '.join(sorted(COLUMNS))} below {escape_path(bytes(inventory.root))}; "
-            "put `clotho_captions_development.csv` beside the folders of audio, or choose another corpus.format"
+        raise inventory.lacks(
+            f"csv with the columns {', '.join(sorted(COLUMNS))}",
+            "put `clotho_captions_development.csv` beside the folders of audio",
         )
     tables = CorpusTables()
     originals = dict(_originals(inventory))

@@ -6,8 +6,6 @@ import re
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.tables import CorpusTables, Format
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="gtzan",
@@ -35,10 +33,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             tables.count("without_genre")
         tables.add_recording(file, num_shards, labels=[label] if label else [])
     if tables.counts.get("without_genre", 0) == len(inventory.audio):
-        raise UserError(
-            f"corpus.path: no file like `blues/blues.00000.wav` below {escape_path(bytes(inventory.root))}; "
-            "choose another corpus.format"
-        )
+        raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
     return tables
 
 

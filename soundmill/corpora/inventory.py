@@ -100,6 +100,10 @@ class Inventory:
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
 
+    def lacks(self, what: str, remedy: str) -> UserError:
+        """The error of a format whose metadata is not in this corpus."""
+        return UserError(f"corpus.path: no {what} below {escape_path(bytes(self.root))}; {remedy}, or choose another corpus.format")
+
     def check_not_empty(self) -> None:
         """Raise UserError, naming the folder and its contents, where no file may be a recording or hold some."""
         if self.audio or any(name.lower().endswith(b".parquet") for name in self.metadata):

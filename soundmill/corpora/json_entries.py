@@ -49,8 +49,7 @@ class JsonEntries:
         tables = CorpusTables()
         names = list(self.manifests(inventory))
         if not names:
-            root = escape_path(bytes(inventory.root))
-            raise UserError(f"corpus.path: no {self.looks} below {root}; put {self.remedy} there, or choose another corpus.format")
+            raise inventory.lacks(self.looks, f"put {self.remedy} there")
         classes = ClassNames.of(inventory) if self.labels else ClassNames({})
         rows = [row for name in names for row in self.rows(inventory, name, tables, classes)]
         classes.remark(tables)

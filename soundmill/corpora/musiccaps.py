@@ -11,8 +11,6 @@ from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format, video_id
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="musiccaps",
@@ -43,10 +41,7 @@ def _csv_files(inventory: Inventory) -> Iterator[bytes]:
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
     names = list(_csv_files(inventory))
     if not names:
-        raise UserError(
-            f"corpus.path: no csv with the columns {', '.join(sorted(COLUMNS))} below {escape_path(bytes(inventory.root))}; "
-            "put musiccaps-public.csv there, or choose another corpus.format"
-        )
+        raise inventory.lacks(f"csv with the columns {', '.join(sorted(COLUMNS))}", "put musiccaps-public.csv there")
     classes = ClassNames.of(inventory)
     for name in names:
         for line, cells in read_csv(inventory, name):

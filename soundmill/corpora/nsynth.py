@@ -35,10 +35,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of NSynth: what is sounding, in the words of its own fields; notes of one instrument never part."""
     names = _tables(inventory)
     if not names:
-        raise UserError(
-            f"corpus.path: no `examples.json` of NSynth's notes below {escape_path(bytes(inventory.root))}; "
-            "put it beside its folder `audio`, or choose another corpus.format"
-        )
+        raise inventory.lacks("`examples.json` of NSynth's notes", "put it beside its folder `audio`")
     tables = CorpusTables()
     return join(inventory, list(_rows(inventory, names, tables)), num_shards, tables)
 

@@ -16,8 +16,6 @@ from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="panns",
@@ -49,10 +47,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
         for row in ANY_CAPTIONS.rows(inventory, name, tables, ClassNames({}), of_video=True)
     ]
     if not rows:
-        raise UserError(
-            f"corpus.path: no csv with `file_name,caption_1` and no JSON with `id` and `caption_1` below "
-            f"{escape_path(bytes(inventory.root))}; put one there, or choose another corpus.format"
-        )
+        raise inventory.lacks("csv with `file_name,caption_1` and no JSON with `id` and `caption_1`", "put one there")
     return join(inventory, rows, num_shards, tables, unique=True, parts=WAVCAPS.parts)
 
 

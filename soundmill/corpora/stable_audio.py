@@ -14,8 +14,6 @@ from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 from soundmill.params import parse_json
 
 FORMAT = Format(
@@ -43,10 +41,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     rows = list(_rows(inventory, tables))
     if not rows:
-        raise UserError(
-            f'corpus.path: no json with a "prompt" beside a recording of its name below {escape_path(bytes(inventory.root))}; '
-            "put them there, or choose another corpus.format"
-        )
+        raise inventory.lacks('json with a "prompt" beside a recording of its name', "put them there")
     tables = join(inventory, rows, num_shards, tables)
     layout, files = layout_of(inventory.audio), {file.raw_path: file for file in inventory.audio}
     for recording in tables.recordings:

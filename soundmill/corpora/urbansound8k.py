@@ -9,8 +9,6 @@ from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import Row
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, whole_number
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
 FORMAT = Format(
     name="urbansound8k",
@@ -32,10 +30,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Rows of UrbanSound8K: one label each, the fold as published (never dealt anew), and the Freesound original as the group."""
     names = _tables(inventory)
     if not names:
-        raise UserError(
-            f"corpus.path: no csv with the columns {', '.join(sorted(COLUMNS))} below {escape_path(bytes(inventory.root))}; "
-            "put UrbanSound8K.csv there, or choose another corpus.format"
-        )
+        raise inventory.lacks(f"csv with the columns {', '.join(sorted(COLUMNS))}", "put UrbanSound8K.csv there")
     tables = CorpusTables()
     return join(inventory, list(_rows(inventory, names, tables)), num_shards, tables, unique=True)
 

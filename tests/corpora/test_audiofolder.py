@@ -158,7 +158,7 @@ def test_a_look_without_digests_opens_no_recording(tmp_path, monkeypatch):
 
 def test_tables_without_recordings_are_no_dataset(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match=r"neither a metadata\.csv"):
+    with pytest.raises(UserError, match=r"no metadata\.csv"):
         scan(tmp_path, "audiofolder")
     with pytest.raises(UserError, match=r"corpus\.path: no recording in"):
         scan(tmp_path)
