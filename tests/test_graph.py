@@ -21,6 +21,7 @@ from soundmill import experiments, manifest, params, tracking
 from tests import chromium
 from tests.checkouts import BIN, dvc
 from tests.prepared import json_lines
+from tests.test_code import installed
 
 
 def metrics(checkout: Path, name: str) -> dict:
@@ -34,13 +35,29 @@ def tree(directory: Path) -> dict[str, bytes]:
 # stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
 KILLED = [
     ("resample@default", "resample-default", "kept/*/*/*.report.json", 0.0),
-    ("train@ddpm_mel", "train-ddpm_mel", "*/training", 0.5),
+    ("train@ddpm_mel", "train-ddpm_mel", "*/training/previous.ckpt", 0.0),
     ("evaluate@ddpm_mel", "evaluate-ddpm_mel", "*/outputs", 0.5),
 ]
 
 
-def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float) -> None:
-    """Run a stage from nothing, `kill -9` its `dvc` in the midst of it, and run it to its end."""
+NO_CODE_OF_A_STAGE = (
+    "soundmill/exports/__init__.py",
+    "soundmill/commands/__init__.py",
+    "soundmill/tracking/runs.py",
+    "docs/corpora.md",
+)
+
+
+def edit(checkout: Path, name: str) -> None:
+    with (checkout / name).open("a") as file:
+        file.write("\n# another\n")
+
+
+def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float, packages: Path) -> str:
+    """Run a stage from nothing, `kill -9` its `dvc` in the midst of it, edit what it does not run, and run it to its end.
+
+    That end has `packages` on its path; returns what it printed.
+    """
     shutil.rmtree(checkout / "data/.work" / scratch, ignore_errors=True)
     command = ["repro", "--single-item", "--force", "--no-run-cache", stage]
     process = subprocess.Popen([BIN / "dvc", *command], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -54,8 +71,13 @@ def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float
     process.wait()
     for path in experiments.unreadable_locks(checkout):  # docs/orchestration.md
         path.unlink()
-    done = dvc(checkout, *command)
+    for name in NO_CODE_OF_A_STAGE:
+        edit(checkout, name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", str(packages))
+        done = dvc(checkout, *command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def outputs(checkout: Path) -> dict[str, bytes]:
@@ -207,32 +229,31 @@ def test_embedded_corpus_from_recordings_to_scores(graph_copy):
 
 @pytest.mark.slow(minutes=1)
 def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
-    def edit(name: str) -> set[str]:
-        with (graph_copy / name).open("a") as file:
-            file.write("\n# another\n")
+    def stale() -> set[str]:
         return set(json.loads(dvc(graph_copy, "status", "--json").stdout))
 
-    for name in (
-        "soundmill/exports/__init__.py",
-        "soundmill/commands/__init__.py",
-        "soundmill/tracking/runs.py",
-        "docs/corpora.md",
-    ):
-        assert edit(name) == set(), name
-    reruns = {name.split("@")[0] for name in edit("soundmill/decoding/decode.py")}
+    for name in NO_CODE_OF_A_STAGE:
+        edit(graph_copy, name)
+    assert stale() == set()
+    edit(graph_copy, "soundmill/decoding/decode.py")
+    reruns = {name.split("@")[0] for name in stale()}
     assert {"segment", "resample", "evaluate"} <= reruns
     assert reruns.isdisjoint({"tagger", "train", "autoencoder", "vocoder", "latents_clips", "latents_mixes", "generate"})
 
 
 @pytest.mark.slow(minutes=1)
-def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, monkeypatch):
-    """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py."""
+def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path, monkeypatch):
+    """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py.
+
+    Meanwhile files that they do not run are edited, and a package that they do not import is installed: nothing that was done is lost.
+    """
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     document = params.read_yaml(graph_copy / "params.yaml")
     document["execution"]["workers"] = 1
     params.write_yaml(document, graph_copy / "params.yaml")
-    for killed in KILLED:
-        run_killed(graph_copy, *killed)
+    packages = installed(tmp_path / "packages", "unrelated", "9.9", "unrelated")
+    said = {stage: run_killed(graph_copy, stage, *killed, packages) for stage, *killed in KILLED}
+    assert "resuming at step" in said["train@ddpm_mel"]
     whole, again = outputs(built_graph), outputs(graph_copy)
     assert [name for name in whole if again.get(name) != whole[name]] == []
     assert set(again) == set(whole)

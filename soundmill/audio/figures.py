@@ -82,6 +82,19 @@ def display_spec(sample_rate: int) -> MelSpec:
     return picture_spec(sample_rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
 
 
+def draw_curves(curves: dict[str, list[tuple[float, float]]], heading: str) -> Figure:
+    """Curves by name, of points (step, value), in one chart."""
+    from soundmill.drawing import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, points in curves.items():
+        axis.plot(*zip(*points, strict=True), label=name, marker=".")
+    axis.set(title=heading, xlabel="step")
+    axis.legend()
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write a picture whose bytes depend on the figure alone."""
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

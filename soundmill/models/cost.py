@@ -26,8 +26,10 @@ def seconds(family: str, document: dict[str, Any], num_clips: int, num_labels: i
     batch = min(rehearse(rehearsal.module, rehearsal.batch, train.hardware, TIMED_STEPS))
     batches = train.steps * rehearsal.module.accumulate if train.steps else math.ceil(train.epochs * num_clips / rehearsal.clips)
     sounds = min(generate.count or num_clips, num_clips)
-    forward = batch / 3 / train.items  # backward costs about twice the forward pass
-    return batches * batch + sounds * (rehearsal.passes * forward + SOUND_SECONDS)
+    forward = batch / 3  # backward costs about twice the forward pass
+    looks = 1 + batches // (train.validate_every_steps * rehearsal.module.accumulate) if train.validate_every_steps else 1
+    held_out = looks * train.validate_batches * forward
+    return batches * batch + held_out + sounds * (rehearsal.passes * forward / train.items + SOUND_SECONDS)
 
 
 def read(document: dict[str, Any], name: str, model: type[strict.P]) -> strict.P:

@@ -1,4 +1,4 @@
-"""What a training makes now and then, for people to see and hear: a picture and its sounds, sent to tracking."""
+"""What a training makes for people to see and hear, sent to tracking: a picture and sounds now and then, its curves at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.errors import report_failure
-from soundmill.training.callbacks import Every
+from soundmill.training.callbacks import TRAIN, VALID, Every
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Pat
     samples = draw(steps)
     figures.save_png(samples.figure, picture)
     _send(ctx, samples, "final")
+
+
+def show_losses(ctx: Any, points: Sequence[dict[str, float]]) -> None:
+    """Send the curves of a training in one chart; of less than two points none."""
+    curves = {name: [(point["step"], point[name]) for point in points] for name in (TRAIN, VALID) if points and name in points[0]}
+    if len(points) > 1:
+        ctx.tracking.log_figure(figures.draw_curves(curves, ctx.name), "loss")
 
 
 def _send_now(ctx: Any, draw: Callable[[int], Samples], module: Any, step: int) -> None:

@@ -18,7 +18,7 @@ from soundmill.models import checkpoint, registry
 from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
-from soundmill.models.samples import Samples, sampling, show_last
+from soundmill.models.samples import Samples, sampling, show_last, show_losses
 from soundmill.training import weights
 from soundmill.training.callbacks import write_curve
 from soundmill.training.device import pick_device, use_threads
@@ -87,6 +87,7 @@ def run(
         example = {"label": [describe(prepared.samples[0])], "seed": [0]}
         shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
         ctx.tracking.log_model(model, family, example, np.zeros(shape, np.float32))
+    ctx.show("the curves", partial(show_losses, ctx, fitted.points))
     ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
     return metrics
 

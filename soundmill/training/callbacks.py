@@ -129,7 +129,7 @@ class Progress(pl.Callback):
             else:
                 print(
                     f"{self.label}: step {trainer.global_step} of {trainer.max_steps}, loss {float(self._loss):.4f}, "
-                    f"{rate:.2f} steps/s, {left // 60} min {left % 60} s left",
+                    f"{rate:.3g} steps/s, {left // 60} min {left % 60} s left",
                     flush=True,
                 )
             if self.on_rate:

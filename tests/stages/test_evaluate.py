@@ -285,7 +285,7 @@ def test_no_sounds_is_an_error(project):
 def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line(project):
     for path in (project / "data" / "codec").iterdir():
         path.unlink()
-    about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"]}
+    about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"], "weights": "best weights (step 7)"}
     (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
     metrics = evaluate_in(project)
     assert "codec" not in metrics["baselines"]["kl_tagger"]
@@ -296,6 +296,8 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     assert metrics["trained_against"] == ["tagger"]
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Reconstructed sounds next to real ones" in page
+    assert "best weights (step 7)" in page
+    assert metrics["weights"] == "best weights (step 7)"
     assert "through the family" not in page
 
 

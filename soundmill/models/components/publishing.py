@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.models.components.contracts import Made
-from soundmill.models.samples import show_last
+from soundmill.models.samples import show_last, show_losses
 from soundmill.training.callbacks import write_curve
 
 
@@ -16,5 +16,6 @@ def publish(made: Made, ctx: Any, directory: Path, curves: Path, grid: Path) -> 
     more = made.save(directory)
     write_curve(made.points, curves)
 
+    ctx.show("the curves", partial(show_losses, ctx, made.points))
     ctx.show(f"the picture ({grid.name})", partial(show_last, ctx, made.draw, made.steps, grid))
     return {**made.metrics, **more}
