@@ -26,14 +26,19 @@ def read_scores(root: Path) -> dict[str, dict[str, Any]]:
     return scores
 
 
+def by_baseline(name: str) -> tuple[int, str]:
+    """Sorts baselines: real sounds first."""
+    order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
+    return order.index(name) if name in order else len(order), name
+
+
 def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A header, then a row per family and score: the value and its baselines."""
     names: list[str] = []
     for metrics in scores.values():
         for key in metrics_in([metrics]):
             names += [name for name in metrics["baselines"][key] if name not in names]
-    order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
-    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    names.sort(key=by_baseline)
     table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
     for family, metrics in scores.items():
         for key in metrics_in([metrics]):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.scores import by_baseline
 from flows.sweep_table import metrics_in
 from soundmill import tracking
 from soundmill.errors import UserError
@@ -24,8 +25,9 @@ def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
     """The text, in Markdown; MLflow shows its first lines, and all of it on a click. What is not known is left out."""
     parts = [_line(root, family, metrics) for family, metrics in scores.items()]
     for family, metrics in scores.items():
-        parts += [f"### {family}", _trained(root, family), table(metrics), _picture(root, family)]
-    return "\n\n".join([*filter(None, parts), STAGES, _changed(root)]).strip()
+        parts += [f"### {family}", _trained(root, family), table(metrics)]
+    pictures = [_picture(root, family) for family in scores]
+    return "\n\n".join(filter(None, [*parts, STAGES, _changed(root), *pictures]))
 
 
 def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
@@ -38,7 +40,7 @@ def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
 def table(metrics: dict[str, Any]) -> str:
     """A family's scores with 95 % intervals and baselines."""
     keys = metrics_in([metrics])
-    names = list(dict.fromkeys(name for key in keys for name in metrics["baselines"][key]))
+    names = sorted({name for key in keys for name in metrics["baselines"][key]}, key=by_baseline)
     if not keys:
         return ""
     rows = [["score", "value", "95 % interval", *(name.replace("_", " ") for name in names)]]
@@ -68,10 +70,10 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """The family with the lowest FAD and its metrics, which the run as a whole is listed by; empty without scores."""
+    """The family with the lowest distance and its metrics, which the run as a whole is listed by; empty without scores."""
     if not scores:
         return "", {}
-    first = next((key for metrics in scores.values() for key in metrics_in([metrics]) if key.startswith("fad_")), None)
+    first = next(iter(metrics_in(scores.values())), None)
     return min(scores.items(), key=lambda item: item[1].get(first, float("inf")))
 
 

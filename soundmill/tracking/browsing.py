@@ -17,8 +17,8 @@ from soundmill.tracking.stores import experiment, store
 
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-SCORES = re.compile(r"(fad|kl|label_accuracy)_[a-z0-9]+")  # without `_low` and `_high`
-ORDER = ("fad", "kl", "label")
+SCORES = re.compile(r"(fad|mmd|kl|label_accuracy)_[a-z0-9]+")  # without `_low` and `_high`
+ORDER = ("fad", "mmd", "kl", "label")
 MOST_RUNS = 1000  # looked at for the scores they have
 
 

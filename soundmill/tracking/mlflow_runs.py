@@ -198,11 +198,14 @@ class Runs:
 
 
 def rank_by(client: Any, its_experiment: Any, scores: list[str]) -> str | None:
-    """The score that ranks an experiment's runs, which its tag names; where that is not set, the first FAD from now on."""
+    """The score that ranks an experiment's runs, which its tag names; where that is not set, the first FAD from now on.
+
+    Sets of few clips have no FAD: then it is the first MMD, for this time.
+    """
     name = its_experiment.tags.get(PRIMARY)
     if not name and (name := next((score for score in scores if score.startswith("fad_")), None)):
         client.set_experiment_tag(its_experiment.experiment_id, PRIMARY, name)
-    return name
+    return name or next((score for score in scores if score.startswith("mmd_")), None)
 
 
 def _requirements() -> list[str]:

@@ -37,6 +37,7 @@ class StageRun:
     def __init__(self, open: Callable[[], None] | None = None, stage: str = ""):
         self._journal: journal.Writer | None = None
         self._open, self._stage = open, stage
+        self._fills_parent = False  # a pipeline fills its own run, by `mirror`
         self._outcome = ("FINISHED", "")
 
     def begin(self) -> None:
@@ -60,9 +61,8 @@ class StageRun:
     def log_metrics_tree(self, metrics: dict[str, Any]) -> None:
         """Nested metrics, under dotted keys; numbers become metrics, and the whole tree is kept as `metrics.json`."""
         self._send({"op": "metrics", "values": numbers(metrics), "time": journal.now()})
-        if self._stage:
-            values = {f"{self._stage}/{key}": value for key, value in numbers(metrics).items()}
-            self._send({"op": "metrics", "values": values, "time": journal.now(), "on": "parent"})
+        if self._fills_parent:
+            self._send({"op": "metrics", "values": _of_stage(self._stage, metrics), "time": journal.now(), "on": "parent"})
         self._send_content(json.dumps(metrics, indent=2, sort_keys=True, default=str) + "\n", "metrics.json")
 
     def log_curve(self, values: dict[str, float], step: int) -> None:
@@ -189,10 +189,13 @@ class PipelineRun(StageRun):
                 say(f"tracking: {path} is not readable as JSON ({error}); left out")
                 continue
             if isinstance(tree, dict):
-                values = {key: value for key, value in tree.items() if not isinstance(value, dict)}  # the file has all of them
-                values = {f"{name}/{key}": value for key, value in numbers(values).items()}
-                self._send({"op": "metrics", "values": values, "time": journal.now()})
+                self._send({"op": "metrics", "values": _of_stage(name, tree), "time": journal.now()})
             self._send_file(path, str(Path("metrics") / Path(name).parent), path.name)
+
+
+def _of_stage(name: str, metrics: dict[str, Any]) -> dict[str, float]:
+    """A stage's metrics as its parent has them: the outermost alone, listed after the scores; its own run and file have all."""
+    return numbers({f"stages/{name}/{key}": value for key, value in metrics.items() if not isinstance(value, dict)})
 
 
 def registered_as(name: str) -> str:
@@ -235,6 +238,7 @@ def stage_run(
         if family:
             tags["family"] = family
         _begin(run, home, name, tags, {"id": parent_id} if parent_id else _shared_parent(state), params)
+        run._fills_parent = not parent_id
         if not parent_id:
             run._send_state(state, on="parent")
 

@@ -105,8 +105,8 @@ def test_a_run_a_second_one_and_one_that_fails(
     failed, parent, *_ = runs(tiny)
     assert (failed.info.status, parent.info.status) == ("FAILED", "FAILED")
     assert "the number is wrong" in parent.data.tags["end_reason"]
-    assert parent.data.metrics["first/number"] == 1.0
-    assert "evaluate/tiny/number" not in parent.data.metrics
+    assert parent.data.metrics["stages/first/number"] == 1.0
+    assert "stages/evaluate/tiny/number" not in parent.data.metrics
 
     # A parameter put back: the first stage comes from the cache, and what lies below must notice.
     set_param("evaluate", fail=False)

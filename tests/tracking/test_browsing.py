@@ -134,7 +134,7 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         text = shows(chrome, "ddpm_mel: fad_tagger 34.8 · kl_tagger 3.48", "Show more")
         chrome.save_screenshot(tmp_path / "run.png")
         assert text.index("ddpm_mel.train.steps") < text.index("catalog.caption_template")  # what is not default comes first
-        assert text.index("label_accuracy_tagger_high") < text.index("corpus/recordings")  # and scores before counts
+        assert text.index("label_accuracy_tagger_high") < text.index("stages/corpus/recordings")  # and scores before counts
         chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
         shows(chrome, "Trained on synthetic: 124 clips", "95 % interval", "silence", "2,000 steps", "Not as in conf/")
         chrome.save_screenshot(tmp_path / "story.png")

@@ -40,7 +40,7 @@ def test_a_stage_records_everything_below_a_parent_that_others_share(home: Path,
     assert {run.data.tags["mlflow.parentRunId"] for run in (segment, train)} == {parent.info.run_id}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert segment.data.metrics == {"clips": 3.0, "by.fold 1": 0.5, "flag": 1.0}
-    assert parent.data.metrics["segment/by.fold 1"] == 0.5
+    assert parent.data.metrics == {"stages/segment/clips": 3.0, "stages/segment/flag": 1.0}
     assert parent.data.params == {"train.rate": "0.0001", "train.sizes": "[1, 2]"}
     assert train.data.params == {"rate": "0.0001", "deep.er": "None"}
     assert train.data.tags["family"] == "tiny"
