@@ -21,6 +21,8 @@ class CorpusParams(StageParams):
     external: list[str] = Field(max_length=0)
     shards: int = Field(ge=1, le=4096)
     recordings: int = Field(ge=synthetic.MIN_RECORDINGS, le=10_000)
+    valid_fraction: float = Field(ge=0, lt=1, description="share of the recordings that is held out for validation; at least 4")
+    test_fraction: float = Field(ge=0, lt=1, description="and for the test")
     window_seconds: Seconds = Field(ge=1, description="one caption per window: the segment stage's clip_seconds")
     min_seconds: Seconds
     seed: Seed
@@ -34,7 +36,8 @@ class CorpusParams(StageParams):
 
 def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
     """Render every planned recording, write the csv files, and read them back by the AudioCaps adapter like anybody's corpus."""
-    planned = synthetic.plan(params.recordings, params.window_seconds, params.min_seconds, params.seed)
+    fractions = params.valid_fraction, params.test_fraction
+    planned = synthetic.plan(params.recordings, *fractions, params.window_seconds, params.min_seconds, params.seed)
     jobs = [
         shards.Job(recording.name, (recording, params.seed, params.window_seconds, params.min_seconds)) for recording in planned
     ]

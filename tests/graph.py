@@ -10,7 +10,9 @@ from soundmill import params
 from tests.checkouts import copy_project, dvc
 
 SHRUNK = [
+    "model=[ddpm_mel,tango]",
     "corpus.recordings=16",
+    "corpus.test_fraction=0.25",
     "corpus.shards=2",
     "tagger.epochs=2",
     "evaluate.bootstrap=5",

@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 900
 SHRUNK = [
     "model=ddpm_mel",
     "corpus.recordings=16",
+    "corpus.test_fraction=0.25",
     "corpus.shards=4",
     "tagger.epochs=1",
     "ddpm_mel.train.steps=3",

@@ -23,7 +23,7 @@ def accepted(stage: str) -> type[params.StageParams]:
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 @pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
-    document = params.compose(ROOT / "conf", [f"corpus={corpus}", f"scale={scale}"])
+    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]", f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
     assert document["corpus"]["format"] == corpus
     assert bool(document["corpus"]["embedded"]) != bool(document["corpus"]["external"])
@@ -68,7 +68,7 @@ def test_what_latent_families_need_is_there(scale):
 
 
 def test_the_length_of_one_familys_clips_is_not_anothers():
-    document = params.compose(ROOT / "conf", ["scale=paper"])
+    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]", "scale=paper"])
     seconds = {family: document["clips"][wants["clips"]]["clip_seconds"] for family, wants in document["families"].items()}
     assert seconds == {"ddpm_mel": 5.0, "tango": 10.0}
     assert document["ddpm_mel"]["train"]["picture"]["seconds"] == 5.0

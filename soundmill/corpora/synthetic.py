@@ -20,7 +20,8 @@ from soundmill.corpora.sounds import GENERATORS
 from soundmill.errors import UserError
 
 LABELS = tuple(sorted(GENERATORS))
-MIN_RECORDINGS = 16  # below it, valid and test could not hold every event beside a training set
+MIN_TRAINING = 8  # recordings, below which the training split could not hold every event
+MIN_RECORDINGS = MIN_TRAINING + 2 * 4
 
 # Captions of each event; each phrase has a word that no other event's phrases have.
 PHRASES: dict[str, tuple[str, ...]] = {
@@ -93,17 +94,21 @@ class Window:
     labels: tuple[str, ...]
 
 
-def plan(recordings: int, window_seconds: float, min_seconds: float, seed: int) -> list[Recording]:
+def plan(
+    recordings: int, valid_fraction: float, test_fraction: float, window_seconds: float, min_seconds: float, seed: int
+) -> list[Recording]:
     """The whole corpus on paper: `val` and `test` hold every event alone, `train` single events, sequences and overlaps."""
-    if recordings < MIN_RECORDINGS:
+    held_out = {"val": max(4, round(recordings * valid_fraction)), "test": max(4, round(recordings * test_fraction))}
+    training = recordings - sum(held_out.values())
+    if training < MIN_TRAINING:
         raise UserError(
-            f"corpus.recordings: {recordings} is too few for all {len(LABELS)} events in every split; at least {MIN_RECORDINGS}"
+            f"corpus.recordings: {recordings} leave {training} to train on beside {held_out['val']} for validation and "
+            f"{held_out['test']} for the test, too few for all {len(LABELS)} events; raise it, or lower the fractions"
         )
     rng = np.random.default_rng([seed, 0])
-    held_out = max(4, recordings // 5)
     scenes = [
-        (split, scene) for split in ("val", "test") for scene in _held_out_scenes(rng, held_out, window_seconds, min_seconds)
-    ] + [("train", scene) for scene in _training_scenes(rng, recordings - 2 * held_out, window_seconds, min_seconds)]
+        (split, scene) for split, count in held_out.items() for scene in _held_out_scenes(rng, count, window_seconds, min_seconds)
+    ] + [("train", scene) for scene in _training_scenes(rng, training, window_seconds, min_seconds)]
     videos = _videos(rng, recordings)
     starts = [int(start) * 10 for start in rng.integers(0, 58, recordings)]
     # One video of which two stretches were taken, as happens in the wild: its id alone does not name a file.

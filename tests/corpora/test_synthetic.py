@@ -24,7 +24,7 @@ def overlap(event: Event, start: float, end: float) -> float:
 
 @pytest.fixture(scope="module")
 def planned() -> list[Recording]:
-    return synthetic.plan(60, WINDOW, SHORTEST, SEED)
+    return synthetic.plan(60, 0.2, 0.2, WINDOW, SHORTEST, SEED)
 
 
 def test_the_plan_has_what_was_asked_for(planned):
@@ -75,7 +75,7 @@ def test_every_event_has_clips_of_its_own_in_every_split(planned):
     st.integers(0, 10**9),
 )
 def test_no_event_merely_touches_a_window(count, window, shortest, seed):
-    planned = synthetic.plan(count, window, shortest, seed)
+    planned = synthetic.plan(count, 0.2, 0.25, window, shortest, seed)
     assert len(planned) == count
     edge = min(synthetic.EDGE_SECONDS, window / 2)
     for split in ("val", "test", "train"):
@@ -174,4 +174,4 @@ def test_every_container_has_the_same_bytes_each_time_and_the_whole_sound(tmp_pa
 
 def test_too_few_recordings_is_an_error_that_names_the_key():
     with pytest.raises(UserError, match=r"corpus\.recordings"):
-        synthetic.plan(5, WINDOW, SHORTEST, SEED)
+        synthetic.plan(40, 0.1, 0.75, WINDOW, SHORTEST, SEED)
