@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,14 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-
-import httpx
-from fastapi import FastAPI
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import dvc
 from soundmill import lifetime
 from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
@@ -25,6 +27,12 @@ STOP_SECONDS = 5.0
 
 def address() -> str | None:
     """The server that Prefect's settings name, in the environment or in a profile; None: each run starts one of its own."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    if not Path(os.environ["PREFECT_HOME"], "profiles.toml").exists():
+        return None
+    from prefect.settings import PREFECT_API_URL  # takes seconds
+
     return PREFECT_API_URL.value()
 
 
@@ -46,6 +54,8 @@ def own_server() -> Iterator[None]:
 
     To be called from the main thread: the server ends with the thread that started it.
     """
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,6 +89,8 @@ def app() -> FastAPI:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    import httpx
+
     give_up = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < give_up:
         with suppress(httpx.HTTPError):

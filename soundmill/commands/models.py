@@ -29,13 +29,14 @@ Settings = Annotated[
 
 @app.command()
 def families(
+    sizes: Annotated[bool, typer.Option("--sizes", help="Count the parameters of their parts at each scale, too.")] = False,
     json: Annotated[
         Path | None,
-        typer.Option(callback=writable_file, help="Write them to this file, too: {FAMILY: {SCALE: {PART: parameters}}}."),
+        typer.Option(callback=writable_file, help="Write them to this file, with sizes: {FAMILY: {SCALE: {PART: parameters}}}."),
     ] = None,
     project: Project = None,
 ) -> None:
-    """List the model families: title, paper, and the number of parameters of each part at each scale.
+    """List the model families: title and paper; with `--sizes`, the number of parameters of each part at each scale.
 
     Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Conditioning by label
     adds an embedding for each label of the corpus.
@@ -46,19 +47,23 @@ def families(
 
     from soundmill.models import registry
 
-    described = registry.describe(project_root(project) / "conf")
+    described = registry.describe(project_root(project) / "conf", sizes=sizes or json is not None)
     console = Console(highlight=False)
     for name, facts in described.items():
         console.print(f"[bold]{name}[/bold]: {facts['what']}")
         console.print(facts["source"], style="dim")
-        table = Table("part", box=box.SIMPLE, pad_edge=False)
         scales = {scale: counts for scale, counts in facts.items() if isinstance(counts, dict)}
+        if not scales:
+            continue
+        table = Table("part", box=box.SIMPLE, pad_edge=False)
         for scale in scales:
             table.add_column(f"scale={scale}", justify="right")
         for part in dict.fromkeys(part for counts in scales.values() for part in counts):
             table.add_row(part, *(f"{counts[part]:,}" if part in counts else "–" for counts in scales.values()))
         console.print(table)
-    console.print("Numbers of parameters. `soundmill params scale=paper` chooses a scale, `dvc repro train@FAMILY` trains.")
+    console.print(
+        "`make run MODEL=FAMILY` trains one; `--sizes` counts their parameters, and `soundmill params scale=paper` chooses a scale."
+    )
     if json:
         registry.write_json(described, json)
 

@@ -76,12 +76,12 @@ def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
     return {which: sum(weight.numel() for weight in net.parameters()) for which, net in parts.items()}
 
 
-def describe(conf: Path) -> dict[str, dict[str, Any]]:
-    """Every family: `what` it is, its `source`, and for each scale below `conf` (Hydra's groups) its parameters by part.
+def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
+    """Every family: `what` it is, its `source`, and if asked for each scale below `conf` (Hydra's groups) its parameters by part.
 
-    So `["ddpm_mel"]["paper"]["unet"]` is the size of that net as it was published.
+    So `["ddpm_mel"]["paper"]["unet"]` is the size of that net as it was published. Counting takes seconds: it builds the nets.
     """
-    scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml"))
+    scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml")) if sizes else []
     return {
         name: {
             "what": family(name).title,
