@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 LOG = Path("data/pipeline.log")  # of the last pipeline that had something to do
 LONG_SECONDS = 60  # a stage that says it takes longer is announced where there is no bar
 
-# What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.2 steps/s, 217 s left".
+# What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
 SHARE = re.compile(r": (\d+)%$")
-STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) s left$")
+STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) min (\d+) s left$")
 
 
 def tell(line: str) -> None:
@@ -98,7 +98,7 @@ class Screen:
 def progress(line: str) -> tuple[float | None, int | None]:
     """Share done and seconds left, as far as a stage's line says them."""
     if step := STEP.search(line):
-        return int(step[1]) / int(step[2]), int(step[3])
+        return int(step[1]) / int(step[2]), 60 * int(step[3]) + int(step[4])
     if share := SHARE.search(line):
         return int(share[1]) / 100, None
     return None, None

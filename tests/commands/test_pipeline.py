@@ -34,3 +34,9 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch
     lacking = soundmill("doctor", cwd=root)
     assert lacking.returncode == 1
     assert "!!  ffmpeg" in lacking.stdout
+
+
+def test_run_asks_for_recordings_or_a_model(root):
+    done = soundmill("run", cwd=root)
+    assert done.returncode == 1
+    assert "`--model tango`" in done.stderr

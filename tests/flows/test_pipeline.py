@@ -312,9 +312,9 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys: pytest.Captur
     screen = Screen(log := io.StringIO())
     with screen.stage("[1/2] train@x"):
         for line in (
-            "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 240 s left",
+            "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
             "a warning",
-            "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 230 s left",
+            "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
         ):
             screen.line(line)
     screen.ended("ran, 4 min 02 s")
