@@ -106,7 +106,7 @@ tiny_codec:
     use: last
     validate_every_steps: 10
     validate_batches: 1
-    samples_every_steps: null
+    samples_every_steps: 20
     hardware: {accelerator: cpu, devices: 1, precision: "32", threads: 1}
     batch_size: 4
     width: 8
@@ -161,6 +161,13 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy):
     (experiment,) = [found for found in client.search_experiments() if found.name == tracking.EXPERIMENT]
     recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert its <= {name.replace("/", "@") for name in recorded}
+    training = recorded["train/tiny_codec"].info.run_id
+    steps = {name: [point.step for point in client.get_metric_history(training, f"loss/{name}")] for name in ("train", "valid")}
+    assert steps == {"train": [10, 20, 30], "valid": [10, 20, 30]}
+    sounds = [f"0{place}-{what}.wav" for place, what in enumerate(["real", "reconstructed"] * 2, 1)]
+    for look in ("step-0000020", "final"):
+        assert [Path(file.path).name for file in client.list_artifacts(training, f"samples/{look}")] == sounds
+    assert "figures/loss.png" in [file.path for file in client.list_artifacts(training, "figures")]
     assert recorded["evaluate/tiny_codec"].data.metrics["kl_tagger"] == pytest.approx(scores["kl_tagger"])
 
     command = [sys.executable, "-m", "soundmill"]

@@ -22,6 +22,7 @@ from soundmill.params import StageParams
 from soundmill.training import weights
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule
+from soundmill.training.validation import HeldOut
 
 RATE, CHANNELS, STRIDE = 22_050, 2, 8
 
@@ -80,7 +81,8 @@ class Module(TrainingModule):
 
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path, start: TinyCodec | None) -> Prepared:
-    clip_weights = read_weights(catalog)["train"]
+    splits = read_weights(catalog)
+    clip_weights, unseen = splits["train"], list(splits["valid"])
     torch.manual_seed(params.seed)
     model = TinyCodec(params, Net(params.width))
     order = Order(params.seed, clip_weights, params.batch_size)
@@ -95,7 +97,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path, start: Ti
         counts={},
         samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),
         columns=2,
-        held_out=None,
+        held_out=HeldOut(WaveCrops(gather_waves(clips, unseen, ctx.scratch), 8_000), len(unseen)) if unseen else None,
         save=partial(save, model),
     )
 
