@@ -42,8 +42,7 @@ class Uploader:
 
     def bring(self) -> str:
         """Send all that is new; returns why MLflow did not take it, where it did not."""
-        there = journal.folders(self.where.journals)
-        self._known = {folder: self._known.get(folder) or journal.Reader(folder) for folder in there}
+        self._look()
         trouble = ""
         for reader in list(self._known.values()):
             try:
@@ -53,6 +52,10 @@ class Uploader:
                 if self.where.is_server and unreachable(self.where.uri):
                     break
         return trouble
+
+    def _look(self) -> None:
+        there = journal.folders(self.where.journals)
+        self._known = {folder: self._known.get(folder) or journal.Reader(folder) for folder in there}
 
     def _bring(self, reader: journal.Reader) -> None:
         """One journal as far as it is written."""
@@ -72,7 +75,10 @@ class Uploader:
             for event in events:
                 if "path" in event:
                     shutil.rmtree((reader.folder / event["path"]).parent, ignore_errors=True)
-        if (end or not alive) and not any(other.parent_id == reader.id for other in self._known.values()):
+        if not end and alive:
+            return
+        self._look()  # runs below this one may have begun since
+        if not any(other.parent_id == reader.id for other in self._known.values()):
             end = end or {"status": "KILLED", "reason": DIED, "time": reader.last_sign()}
             self._end(reader, end)
             reader.remove()
@@ -205,6 +211,7 @@ def start(home: Path) -> None:
     with (where.journals / LOCK).open("a") as file:
         if not disk.try_lock(file):
             return
+    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier time
     environment = {**HTTP, **QUIET, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("MLFLOW_RUN_ID", None)
     package = str(Path(__file__).resolve().parents[2])

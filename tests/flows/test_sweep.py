@@ -132,7 +132,7 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     names = {entry.path for folder in ("", "figures") for entry in MlflowClient(uri, uri).list_artifacts(ours.info.run_id, folder)}
     assert {"table.md", "table.csv", "table.json", "figures/figure.png"} <= names
     below = [run for run in recorded if run.data.tags.get("mlflow.parentRunId") == ours.info.run_id]
-    assert [run.info.run_name for run in below] == [f"pipeline numbers: {point}, seed 1" for point in ("broken", "five", "two")]
+    assert [run.info.run_name for run in below] == [f"numbers: {point}, seed 1" for point in ("broken", "five", "two")]
     state = tracking.read_state(project, below[1].info.run_id)  # a point can be brought back, not only its sweep
     assert b"number: 5" in state.files["params.yaml"]
 

@@ -162,6 +162,28 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
     assert found["pipeline"].data.tags["incomplete"] == "train"
 
 
+def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(
+    home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = uploader.Uploader(tracking.store(home))
+    pipeline = tracking.pipeline_run(home, "pipeline")
+    monkeypatch.setenv(tracking.PARENT, pipeline.__enter__().id)
+    write = here.runs.write
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(here.runs, "write", write)
+        with tracking.stage_run(home, "train", {}):
+            pass
+        pipeline.__exit__(None, None, None)
+        write(*arguments)
+
+    monkeypatch.setattr(here.runs, "write", meanwhile)
+    here.bring()
+    assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING"}
+    bring(home)
+    assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "FINISHED", "train": "FINISHED"}
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path
