@@ -1,0 +1,148 @@
+"""Stages up to `rename` over small tables, called in the process of a test."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import manifest, params, shards, stage
+from stages import catalog, rename, resample, segment, splits
+from tests.prepared import PLAN, json_lines
+
+CORPUS = {
+    "format": "synthetic",
+    "path": None,
+    "embedded": ["synthetic"],
+    "external": [],
+    "shards": 3,
+    "recordings": 16,
+    "window_seconds": 5.0,
+    "min_seconds": 1.0,
+    "seed": 7,
+}
+
+
+SPLITS = {"valid_fraction": 0.1, "test_fraction": 0.1, "duplicates": "fail", "seed": 0}
+
+
+NAMING = {
+    "clips": {"default": PLAN},
+    "splits": SPLITS,
+    "catalog": {"caption_template": "the sound of {label}"},
+    "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio"},
+}
+
+
+RATE = 16_000
+
+
+def settle(project: Path, workers: int = 1, **sections) -> None:
+    params.write_yaml({"execution": {"workers": workers, "dask": None}, **sections}, project / "params.yaml")
+
+
+def call(module, *argv: str, section: str | None = None) -> dict:
+    """Run a stage in this process; returns its metrics."""
+    name = module.__name__.rpartition(".")[2]
+    kept = ["--metrics", f"data/metrics/{name}.json", "--quarantine", f"data/quarantine/{name}.parquet"]
+    stage.main(module.run, section or name, [*argv, *kept])
+    return json.loads(Path(f"data/metrics/{name}.json").read_text(encoding="utf-8"))
+
+
+def failure(capsys, module, *argv: str, section: str | None = None) -> str:
+    with pytest.raises(SystemExit) as end:
+        call(module, *argv, section=section)
+    assert isinstance(end.value.code, str)
+    assert "Traceback" not in end.value.code + capsys.readouterr().err
+    return end.value.code
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def table(path: str) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+def rows_of_csv(path: str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def json_rows(split: str) -> list[dict[str, str]]:
+    return json_lines(Path(f"data/audiocaps/{split}.json"))
+
+
+def from_corpus_to_names() -> dict:
+    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    call(segment, "--name", "segment", *ports, section="clips")
+    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
+    return call_rename()
+
+
+def verdicts(**rejected: str) -> None:
+    """Write what `quality` would say of the clips below data/clips: clip id (its letters and digits) → the rule it breaks."""
+    rows = []
+    for path in shards.shard_paths(Path("data/clips")):
+        for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "source", "start"]):
+            rule = rejected.get("".join(filter(str.isalnum, row["clip_id"])))
+            rows.append({**row, "quality": {"seconds": 5.0}, "rejected": rule})
+    shards.write_rows(rows, Path("data/quality.parquet"), manifest.VERDICTS)
+
+
+def call_splits(*pairs: dict) -> dict:
+    if not Path("data/quality.parquet").exists():
+        verdicts()
+    shards.write_rows(pairs, Path("data/duplicates.parquet"), manifest.DUPLICATES)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    return call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
+
+
+def call_rename(*pairs: dict) -> dict:
+    """Splits by these pairs of duplicates, the catalog, and the named files; returns all their metrics."""
+    metrics = call_splits(*pairs)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    metrics |= call(catalog, *ports, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    named = call(rename, "--clips", "data/clips", "--catalog", "data/catalog.parquet", "--audiocaps", "data/audiocaps")
+    return metrics | {key: value for key, value in named.items() if key != "clips"}
+
+
+BOUNDS = {"follow_links": False, "max_seconds": 7200.0}
+
+
+def external(path: str | None, name: str = "folder") -> dict:
+    return {"format": name, "path": path, "parts": {}, "embedded": [], "external": [name], "shards": 4, **BOUNDS}
+
+
+def clip(clip_id: str, recording_id: str, start: float, seconds: float = 0.1) -> dict:
+    wave = np.random.default_rng(len(clip_id)).integers(-32768, 32768, round(seconds * RATE)).astype(np.int16)
+    data = io.BytesIO()
+    soundfile.write(data, wave, RATE, format="FLAC", subtype="PCM_16")
+    audio = {"bytes": data.getvalue(), "path": f"{clip_id}.flac"}
+    return {
+        "clip_id": clip_id,
+        "audio": audio,
+        "source": f"{recording_id}.wav",
+        "start": start,
+        "digest": "d",
+        "recording_id": recording_id,
+    }
+
+
+def refusal(capsys, *pairs: dict) -> str:
+    """What splits, catalog or rename says that ends badly."""
+    with pytest.raises(SystemExit) as end:
+        call_rename(*pairs)
+    assert "Traceback" not in str(end.value.code) + capsys.readouterr().err
+    return str(end.value.code)
+
+
+def duplicate(a: str, b: str) -> dict:
+    return {"a": min(a, b), "b": max(a, b), "score": 1.0, "kind": "sound"}

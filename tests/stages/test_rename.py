@@ -1,0 +1,152 @@
+"""The named files as TANGO reads them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill import manifest, shards
+from stages import rename, scan
+from tests.lost_bits import lose_a_bit
+from tests.stages.handling import (
+    NAMING,
+    RATE,
+    call,
+    call_rename,
+    clip,
+    external,
+    from_corpus_to_names,
+    json_rows,
+    refusal,
+    settle,
+    table,
+    tree,
+)
+
+
+def test_rename_writes_what_tango_reads(small):
+    metrics = call_rename()
+    assert Path("data/audiocaps/train.json").read_text(encoding="utf-8") == (
+        '{"dataset": "audiocaps", "location": "data/audiocaps/audio/-aaaaaaaaaa_30.wav", "captions": "first \\"é\\""}\n'
+        '{"dataset": "audiocaps", "location": "data/audiocaps/audio/-aaaaaaaaaa_35.wav", "captions": "second"}\n'
+    )
+    rows = {split: [(Path(row["location"]).name, row["captions"]) for row in json_rows(split)] for split in manifest.SPLITS}
+    assert rows["test"] == [("bbbbbbbbbbb_0.wav", "one"), ("bbbbbbbbbbb_0.wav", "other")]
+    assert rows["valid"] == []
+    for split in manifest.SPLITS:
+        assert all(Path(row["location"]).is_file() for row in json_rows(split))
+    assert metrics["matched"] == 4
+    assert (metrics["missing"], metrics["missing_first"]) == (1, ["ccccccccccc_0 (test.csv:4)"])
+    assert (metrics["orphans"], metrics["orphans_first"]) == (1, ["0123456789ab_0"])
+    assert metrics["captioned_by"] == {"window": 3, "none": 1}
+    catalog = {row["clip_id"]: row for row in table("data/catalog.parquet")}
+    assert list(catalog) == ["-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert [catalog[clip_id]["shard"] for clip_id in catalog] == [0, 0, 1, 1]
+    assert catalog["-aaaaaaaaaa_35"]["labels"] == ["rain"]
+    assert catalog["0123456789ab_0"]["captions"] == []
+    assert "train" in {row["split"] for row in catalog.values()}
+
+
+def test_named_audio_has_the_clips_samples_bit_by_bit(small):
+    call_rename()
+    for number in (0, 1):
+        for row in shards.read_rows(small / "data/clips" / shards.shard_name(number), manifest.CLIPS):
+            wanted, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+            path = small / "data/audiocaps/audio" / f"{row['clip_id']}.wav"
+            found, rate = soundfile.read(path, dtype="int16")
+            assert rate == RATE
+            assert soundfile.info(path).subtype == "PCM_16"
+            assert np.array_equal(found, wanted)
+
+
+def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small):
+    call_rename()
+    first = tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()}
+    # What a killed worker leaves: half a folder that was not yet put in place.
+    settle(small, 2, **NAMING)
+    call_rename()
+    assert tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()} == first
+    partial = small / "work" / "shard-00000.attempt-x"
+    partial.mkdir(parents=True)
+    (partial / "half.wav").write_bytes(b"RI")
+    job = shards.Job("shard-00000", (small / "data/clips" / shards.shard_name(0), {"-aaaaaaaaaa_30", "-aaaaaaaaaa_35"}))
+    shards.map_shards(rename.name_clips, [job], small / "work", workers=1)
+    assert {path.name for path in (small / "work" / "shard-00000").iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
+    assert not partial.exists()
+
+
+def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_factory):
+    call_rename()
+    audio = small / "data/audiocaps/audio"
+    before = {path.name: path.stat().st_ino for path in audio.iterdir()}
+    (audio / "bbbbbbbbbbb_0.wav").write_bytes(b"somebody's")  # who writes through the link must not be handed on
+    shards.write_rows(
+        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0), {**clip("-aaaaaaaaaa_35", "-aaaaaaaaaa", 5.0, 0.2), "digest": "another"}],
+        small / "data/clips" / shards.shard_name(0),
+        manifest.CLIPS,
+    )
+    shards.write_rows([clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    settle(small, 2, **NAMING)
+    fresh = tmp_path_factory.mktemp("fresh")
+    shutil.copytree(small / "data", fresh / "data", ignore=shutil.ignore_patterns(".work", "audiocaps"))
+    call_rename()
+    same = {name for name, inode in before.items() if (audio / name).exists() and (audio / name).stat().st_ino == inode}
+    assert same == {"-aaaaaaaaaa_30.wav"}
+    os.chdir(fresh)
+    settle(fresh, 1, **NAMING)
+    call_rename()
+    assert tree(fresh / "data/audiocaps") == tree(small / "data/audiocaps")
+    assert (fresh / "data/catalog.parquet").read_bytes() == (small / "data/catalog.parquet").read_bytes()
+
+
+def test_rename_does_not_hand_on_a_named_wav_with_a_lost_bit(small, capsys):
+    call_rename()
+    first = tree(small / "data/audiocaps")
+    lose_a_bit(small / "data/audiocaps/audio/bbbbbbbbbbb_0.wav", 0.5)  # one file with what is kept
+    assert tree(small / "data/audiocaps") != first
+    call_rename()
+    assert tree(small / "data/audiocaps") == first
+    assert "1 damaged, so made anew" in capsys.readouterr().out
+
+
+def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):
+    rows = [clip("bbbbbbbbbbb_0", "bbbbbbbbbbb", 0.0)] * 2
+    shards.write_rows(rows, small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    assert "clip ids occur twice (first: bbbbbbbbbbb_0)" in refusal(capsys)
+    shards.write_rows([], small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
+    shards.write_rows([], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
+    assert "no clip at all" in refusal(capsys)
+    with pytest.raises(Exception, match="cannot be a file name"):
+        shards.write_rows([clip("../x", "bbbbbbbbbbb", 0.0)], small / "evil.parquet", manifest.CLIPS)
+        rename.name_clips(small / "evil.parquet", {"../x"}, small / "out")
+
+
+@pytest.mark.slow
+def test_real_recordings_keep_their_folds_and_labels(project, shared):
+    root = str(shared / "data" / "esc10")
+    settle(project, 2, corpus=external(root, "esc"), **NAMING)
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 240
+    metrics = from_corpus_to_names()
+    assert metrics["clips"] == 242
+    assert metrics["splits_by"] == "folds"
+    assert metrics["captioned_by"] == {"label": 242}
+    assert metrics["recordings_by_split"]["test"] == 80
+    catalog = table("data/catalog.parquet")
+    fold = {row["recording_id"]: row["fold"] for row in table("data/corpus/recordings.parquet")}
+    assert {row["split"] for row in catalog if fold[row["recording_id"]] == 3} == {"test"}
+    assert {row["split"] for row in catalog if fold[row["recording_id"]] != 3} == {"train", "valid"}
+    valid = Counter(row["labels"][0] for row in catalog if row["split"] == "valid")
+    assert len(valid) == 10
+    assert 14 <= sum(valid.values()) <= 20
+    source_of = {row["clip_id"]: row["source"].split("/")[-1].split("-")[1] for row in catalog}
+    parts = {split: {source_of[row["clip_id"]] for row in catalog if row["split"] == split} for split in manifest.SPLITS}
+    assert not parts["train"] & parts["valid"]
+    assert not parts["train"] & parts["test"]
+    assert ("the sound of rain") in {row["captions"] for row in json_rows("train")}

@@ -1,0 +1,147 @@
+"""The inventory of an external corpus: what is recorded, quarantined and refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill import stage, tracking
+from stages import corpus, scan
+from tests.lost_bits import lose_a_bit
+from tests.stages.handling import (
+    CORPUS,
+    call,
+    external,
+    failure,
+    settle,
+    table,
+    tree,
+)
+
+
+def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
+    begun = []
+    monkeypatch.setattr(tracking.StageRun, "begin", lambda run: begun.append(run))
+    (project / "sounds").mkdir()
+    settle(project, corpus=external("sounds"))
+    for name, count in (("a", 1), ("a", 1), ("b", 2)):
+        (project / "sounds" / f"{name}.wav").write_bytes(b"RIFF")
+        stage.main(scan.run, "corpus", ["--name", "scan", "--corpus", "data/corpus"], always_runs=True)
+        assert len(table("data/corpus/recordings.parquet")) == len(begun) == count
+
+
+def test_scan_counts_quarantines_and_repeats_itself(project):
+    root = project / "my sounds; touch x"
+    (root / "Dog").mkdir(parents=True)
+    (root / "Dog" / "a.wav").write_bytes(b"RIFF")
+    (root / "Dog" / "a.txt").write_text("a dog barks")
+    (root / "README.md").write_text("about")
+    (root / "none.wav").touch()
+    os.mkfifo(root / "pipe.wav")
+    (root / "gone.wav").symlink_to("nowhere")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff\n.ogg")).write_bytes(b"OggS")
+    settle(project, corpus=external("my sounds; touch x"))
+    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert metrics["files"] == 5
+    assert metrics["recordings"] == 2
+    assert metrics["ignored_kinds"] == {".md": 1, ".txt": 1}
+    assert metrics["captions"] == metrics["labels"] == 1
+    assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {
+        "none.wav": "empty",
+        "pipe.wav": "not a regular file",
+        "gone.wav": "dangling link",
+    }
+    assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["Dog/a.wav", r"\xff\x0a.ogg"]
+    before = tree(project / "data" / "corpus")
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert tree(project / "data" / "corpus") == before
+    assert not (project / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["recordings.parquet", "captions.parquet", "outcome.json"])
+def test_scan_does_not_hand_on_tables_with_a_lost_bit(project, capsys, name):
+    (project / "sounds").mkdir()
+    (project / "sounds" / "a.wav").write_bytes(b"RIFF")
+    settle(project, corpus=external("sounds"))
+    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    before = tree(project / "data" / "corpus")
+    (kept,) = (project / "data/.work/scan/kept").rglob(name)
+    lose_a_bit(kept, 0.5)
+    capsys.readouterr()
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus") == metrics
+    assert tree(project / "data" / "corpus") == before
+    assert f"1 damaged, so made anew ({name})" in capsys.readouterr().out
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(project):
+    (project / "sounds" / "rain").mkdir(parents=True)
+    (project / "elsewhere").mkdir()
+    (project / "elsewhere" / "passwd").write_text("root:x:0:0")
+    for place in ("sounds/rain/r0.wav", "elsewhere/r1.wav"):
+        (project / place).write_bytes(b"RIFF")
+    (project / "sounds" / "rain" / "r0.txt").symlink_to(project / "elsewhere" / "passwd")
+    (project / "sounds" / "rain" / "r1.wav").symlink_to(project / "elsewhere" / "r1.wav")
+    links = {"rain/r0.txt", "rain/r1.wav"}
+    for follow in (False, True, False):
+        settle(project, corpus=external("sounds") | {"follow_links": follow})
+        metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+        assert [row["caption"] for row in table("data/corpus/captions.parquet")] == (["root:x:0:0"] if follow else [])
+        assert metrics["recordings"] == (2 if follow else 1)
+        rejected = {row["path"] for row in table("data/quarantine/scan.parquet") if row["reason"] == "link_leaves_corpus"}
+        assert rejected == (set() if follow else links)
+        said = "followed" if follow else "not followed"
+        assert [f"2 links that lead out of the folder and are {said}" in remark for remark in metrics["remarks"]] == [True]
+    # What was said of links is not said of the same files without them.
+    settle(project, corpus=external("sounds") | {"follow_links": True})
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    for path in (project / "sounds" / name for name in links):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["remarks"] == []
+
+
+def test_the_scan_refuses_by_its_header_what_is_longer_than_the_parameters_allow(project):
+    (project / "sounds").mkdir()
+    hour, size = project / "sounds" / "hour.wav", 3600 * 32_000
+    soundfile.write(hour, np.zeros(16_000), 16_000, subtype="PCM_16")
+    os.truncate(hour, 44 + size)  # sparse: it takes no room
+    with hour.open("r+b") as file:
+        file.seek(40)
+        file.write(size.to_bytes(4, "little"))
+    (project / "sounds" / "short.wav").write_bytes(b"RIFF")
+    for seconds, rejected in ((600.0, [("hour.wav", "too long")]), (7200.0, [])):
+        settle(project, corpus=external("sounds") | {"max_seconds": seconds})
+        assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 2 - len(rejected)
+        assert [(row["path"], row["reason"]) for row in table("data/quarantine/scan.parquet")] == rejected
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (None, "corpus.path is not set"),
+        ("nowhere", "nowhere: no such directory"),
+        ("params.yaml", "params.yaml is a file, not a directory"),
+        ("hollow", "corpus.path: no recording in"),
+    ],
+)
+def test_scan_of_nothing_names_the_key_the_path_and_the_remedy(project, capsys, path, said):
+    (project / "hollow").mkdir()
+    settle(project, corpus=external(path))
+    message = failure(capsys, scan, "--corpus", "data/corpus", section="corpus")
+    assert said in message
+    assert "set it to the directory" in message
+    assert not (project / "data" / "corpus").exists()
+
+
+def test_wrong_parameters_are_named(project, capsys):
+    settle(project, corpus={**CORPUS, "recordings": 3, "sed": 1})
+    message = failure(capsys, corpus, "--corpus", "data/corpus")
+    assert "corpus.recordings" in message
+    assert "did you mean 'seed'?" in message

@@ -1,0 +1,110 @@
+"""Splits and the catalog: rejected clips are left out, and duplicates do not cross splits."""
+
+from __future__ import annotations
+
+import pytest
+
+from soundmill import manifest, shards
+from soundmill.corpora import copies
+from tests.stages.handling import (
+    NAMING,
+    SPLITS,
+    call_rename,
+    clip,
+    duplicate,
+    json_rows,
+    refusal,
+    settle,
+    table,
+    verdicts,
+)
+
+
+def test_rejected_clips_are_left_out_everywhere_and_their_captions_are_not_missing(small):
+    verdicts(aaaaaaaaaa30="clipping")
+    metrics = call_rename()
+    assert metrics["rejected"] == 1
+    assert (metrics["matched"], metrics["missing"]) == (4, 1)
+    assert metrics["clips"] == 3
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_35", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_30.wav").exists()
+    assert [row["captions"] for row in json_rows("train")] == ["second"]
+
+
+def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test(small, capsys):
+    pairs = [duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("-aaaaaaaaaa_30", "-aaaaaaaaaa_35")]
+    said = refusal(capsys, *pairs)
+    assert "1 clips are the same sound or video as one in another of the corpus's own splits (given)" in said
+    assert "-aaaaaaaaaa.wav (-aaaaaaaaaa_35, train) and bbbbbbbbbbb.wav (bbbbbbbbbbb_0, test)" in said
+    assert "`splits.duplicates: drop`" in said
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    metrics = call_rename(*pairs)
+    assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0", "0123456789ab_0"]
+    assert not (small / "data/audiocaps/audio/-aaaaaaaaaa_35.wav").exists()
+    (rejected,) = table("data/quarantine/splits.parquet")
+    assert rejected["path"] == "-aaaaaaaaaa.wav"
+    assert rejected["reason"] == "duplicate"
+    assert "the same sound or video as bbbbbbbbbbb_0 (test)" in rejected["detail"]
+
+
+def test_rejected_copies_join_what_they_are_copies_of(small):
+    """Two sounds of which no pair was found, but of both with a clip that a rule refuses."""
+    pairs = [duplicate("-aaaaaaaaaa_35", "0123456789ab_0"), duplicate("0123456789ab_0", "bbbbbbbbbbb_0")]
+    verdicts(**{"0123456789ab0": "max_dc_offset"})
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    metrics = call_rename(*pairs)
+    assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"]) == (1, 1)
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0"]
+
+
+def test_rejected_copies_join_every_clip_of_a_recording(small):
+    pairs = [duplicate(name, "0123456789ab_0") for name in ("-aaaaaaaaaa_30", "-aaaaaaaaaa_35", "bbbbbbbbbbb_0")]
+    verdicts(**{"0123456789ab0": "max_dc_offset"})
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    assert call_rename(*pairs)["duplicates_dropped"] == 2
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["bbbbbbbbbbb_0"]
+
+
+def test_copies_that_hang_together_with_one_in_test_are_all_dropped():
+    """Of forty copies of one sound not every two are a pair."""
+    split = ["train"] * 4 + ["valid", "test", "train", "train"]
+    assert copies.across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
+
+
+def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(small, capsys):
+    """Also where its windows do not meet, so that no pair of clips is found."""
+    recordings = table("data/corpus/recordings.parquet")
+    for row, name in zip(recordings, ("-aaaaaaaaaa_30", "-aaaaaaaaaa_90", "0123456789ab"), strict=True):
+        row["recording_id"] = name
+        row["group"] = None if name == "0123456789ab" else "-aaaaaaaaaa"
+    shards.write_rows(recordings, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+    clips = [
+        [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa_30", 0.0), clip("-aaaaaaaaaa_35", "-aaaaaaaaaa_30", 5.0)],
+        [clip("-aaaaaaaaaa_90", "-aaaaaaaaaa_90", 0.0), clip("0123456789ab_0", "0123456789ab", 0.0)],
+    ]
+    for number, rows in enumerate(clips):
+        shards.write_rows(rows, small / "data/clips" / shards.shard_name(number), manifest.CLIPS)
+    said = refusal(capsys)
+    assert "2 clips are the same sound or video as one in another of the corpus's own splits" in said
+    assert "(-aaaaaaaaaa_30, train)" in said
+    assert "(-aaaaaaaaaa_90, test)" in said
+    settle(small, **NAMING | {"splits": SPLITS | {"duplicates": "drop"}})
+    assert call_rename()["duplicates_dropped"] == 2
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_90", "0123456789ab_0"]
+    # A copy of what has to go by its video goes too, and the clip that is named is one that stays.
+    assert call_rename(duplicate("-aaaaaaaaaa_30", "0123456789ab_0"))["duplicates_dropped"] == 3
+    assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/splits.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"catalog": {"caption_template": "a sound"}}, "must contain {label}"),
+        ({"splits": SPLITS | {"valid_fraction": 0.6, "test_fraction": 0.5}}, "must be below 1"),
+        ({"splits": SPLITS | {"valid_fraction": 1.5}}, "splits.valid_fraction"),
+    ],
+)
+def test_parameters_of_splits_and_catalog(small, capsys, changes, said):
+    settle(small, **NAMING | changes)
+    assert said in refusal(capsys)
