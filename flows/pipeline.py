@@ -187,11 +187,11 @@ def choose(graph: list[dvc.Stage], wanted: list[str]) -> list[dvc.Stage]:
         return graph
     keep: set[str] = set()
     for name in wanted:
-        found = [stage for stage in graph if stage.name == name or stage.name.partition("@")[0] == name]
-        if not found:
+        matching = [stage for stage in graph if stage.name == name or stage.name.partition("@")[0] == name]
+        if not matching:
             names = [stage.name for stage in graph]
             raise UserError(f"no stage {name!r}{did_you_mean(name, names)} (stages: {', '.join(names)})")
-        keep.update(*({stage.name} | stage.needs for stage in found))
+        keep.update(*({stage.name} | stage.needs for stage in matching))
     return [stage for stage in graph if stage.name in keep]
 
 

@@ -53,8 +53,8 @@ def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
     protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
     if len(set(protocols.values())) < 2:
         return []
-    said = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
-    return [f"  These scores do not compare: {said}; `dvc repro` scores all by the newest"]
+    listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
+    return [f"  These scores do not compare: {listed}; `dvc repro` scores all by the newest"]
 
 
 def markdown(scores: dict[str, dict[str, Any]]) -> str:

@@ -89,7 +89,7 @@ def _trained(root: Path, family: str) -> str:
         return ""
     facts = [f"{trained[what]:,} {what}" for what in ("steps", "parameters") if what in trained]
     losses = (("loss", "loss"), ("valid_loss", "held-out loss"))
-    facts += [f"{said} {trained[key]:.3g}" for key, said in losses if isinstance(trained.get(key), float)]
+    facts += [f"{name} {trained[key]:.3g}" for key, name in losses if isinstance(trained.get(key), float)]
     counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
     source = f" cut from {corpus['recordings']:,} recordings" if "recordings" in corpus else ""
     name = tracking.corpus_name(read_yaml(root / "params.yaml"))

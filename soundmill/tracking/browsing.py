@@ -32,22 +32,22 @@ def scores_page(home: Path, port: int) -> str:
     if where.database and not where.database.exists():
         return base
     client, _ = open_client(home)
-    found = client.get_experiment_by_name(experiment())
-    if not found:
+    existing = client.get_experiment_by_name(experiment())
+    if not existing:
         return base
-    runs = client.search_runs([found.experiment_id], max_results=MOST_RUNS)
+    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS)
     names = {name for run in runs for name in run.data.metrics if SCORES.fullmatch(name)}
     scores = sorted(names, key=lambda name: (ORDER.index(name.partition("_")[0]), name))
-    first = rank_by(client, found, scores)
-    client.set_experiment_tag(found.experiment_id, VIEW_TAG, view(first, scores))
+    first = rank_by(client, existing, scores)
+    client.set_experiment_tag(existing.experiment_id, VIEW_TAG, view(first, scores))
     scored = [run for run in runs if run.data.tags.get("kind") == "pipeline" and first in run.data.metrics]
-    if scored and EXPERIMENT_NOTE in found.tags.get(NOTE, EXPERIMENT_NOTE):  # a text of somebody's own stays
+    if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a text of somebody's own stays
         best = min(scored, key=lambda run: run.data.metrics[first])
         family = best.data.tags["family"].partition(" ")[0]
-        report = f"#/experiments/{found.experiment_id}/runs/{best.info.run_id}/artifacts/report/{family}/index.html"
+        report = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}/artifacts/report/{family}/index.html"
         line = f"Best {first}, {best.data.metrics[first]:.3g}: [report of {best.info.run_name}]({report}). {EXPERIMENT_NOTE}"
-        client.set_experiment_tag(found.experiment_id, NOTE, line)
-    return f"{base}/#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+        client.set_experiment_tag(existing.experiment_id, NOTE, line)
+    return f"{base}/#/experiments/{existing.experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
 
 
 def view(first: str | None, scores: list[str]) -> str:
