@@ -17,7 +17,7 @@ BELOW = (
     "#/experiments/{experiment_id}/runs?workflowType=machine_learning&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
 )
 STAGES = f"[The runs of its stages]({BELOW}): curves, pictures and sounds of each."
-SHOWN_CHANGES = 30
+SHOWN_CHANGES = 20
 MODELS, REPORT = Path("data/models"), Path("data/report")
 
 

@@ -13,6 +13,8 @@ from soundmill.errors import UserError
 
 app = typer.Typer()
 
+SYNC_SECONDS = 20.0  # at most, to have the last runs in the list
+
 
 @app.command()
 def browse(
@@ -21,16 +23,18 @@ def browse(
 ) -> None:
     """Show every run in the experiment browser (MLflow), on this machine only; stop it with Ctrl-C."""
     import os
+    import signal
     import subprocess
+    import sys
     import webbrowser
 
-    from soundmill import lifetime, tracking
+    from soundmill import tracking
 
     home = project_root(project)
     works, where = tracking.status(home)
     if not works:
         raise UserError(f"tracking: {where}")
-    tracking.start(home)  # what it does not have yet comes while it is looked at
+    tracking.sync(home, SYNC_SECONDS)
     page = tracking.scores_page(home, port)
     typer.echo(f"{where}\nopen {page}")
     server = None
@@ -38,13 +42,20 @@ def browse(
         # Else a job runner and five consumers come along that nothing here uses.
         variables = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         command = tracking.browser_command(home, port)
-        server = subprocess.Popen(command, env=variables, preexec_fn=lifetime.with_this_process())
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        tracking.wait_for_server(page.partition("/#")[0])
-        webbrowser.open(page)
-    if server:
-        with suppress(KeyboardInterrupt):
+        server = subprocess.Popen(command, env=variables, start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            tracking.wait_for_server(page.partition("/#")[0])
+            webbrowser.open(page)
+        if server:
             raise typer.Exit(server.wait())
+    except KeyboardInterrupt:
+        pass  # how it is meant to be stopped
+    finally:
+        if server:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)  # with the server's own child, which listens
 
 
 @app.command()

@@ -24,7 +24,7 @@ from soundmill.tracking.stores import (
     store,
     wait_for_server,
 )
-from soundmill.tracking.uploader import start, sync, waiting
+from soundmill.tracking.uploader import sync, waiting
 
 __all__ = [
     "EXPERIMENT",
@@ -47,7 +47,6 @@ __all__ = [
     "scores_page",
     "serve",
     "stage_run",
-    "start",
     "status",
     "store",
     "sync",

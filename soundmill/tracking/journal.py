@@ -153,11 +153,16 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
-def has_news(folder: Path) -> bool:
-    """Whether a journal has something that is not in MLflow; of one whose process has ended, that is its end at least."""
+def written(folder: Path) -> int | None:
+    """Bytes of a journal's events so far, while its process lives; None when it has ended, or is in MLflow by now."""
     with suppress(FileNotFoundError):
-        return not is_alive(folder) or (folder / EVENTS).stat().st_size > read_position(folder).offset
-    return False
+        return (folder / EVENTS).stat().st_size if is_alive(folder) else None
+    return None
+
+
+def is_behind(folder: Path, size: int | None) -> bool:
+    """Whether MLflow lacks something of what `written` said; of a run that has ended, that is anything of it."""
+    return folder.exists() and (size is None or read_position(folder).offset < size)
 
 
 def is_id(text: str) -> bool:

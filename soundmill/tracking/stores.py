@@ -32,7 +32,7 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 5000  # MLflow's limits, per call and per value
+MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 8000  # MLflow's limits, per call and per value
 STATE_FOLDER = "state"  # artifacts of a parent run that `read_state` brings back
 JOURNAL = "journal"  # tag of every run: the id of its journal
 INCOMPLETE = "incomplete"  # tag of a run: what MLflow refused of it, or the runs below it that have this tag

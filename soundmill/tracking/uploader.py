@@ -211,7 +211,7 @@ def start(home: Path) -> None:
     with (where.journals / LOCK).open("a") as file:
         if not disk.try_lock(file):
             return
-    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier time
+    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier one
     environment = {**HTTP, **QUIET, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("MLFLOW_RUN_ID", None)
     package = str(Path(__file__).resolve().parents[2])
@@ -231,20 +231,28 @@ def start(home: Path) -> None:
 
 def waiting(home: Path) -> tuple[int, str]:
     """How many runs are not in MLflow as far as they are written, and why, where an uploader has met trouble."""
-    where = store(home)
-    left = sum(journal.has_news(folder) for folder in journal.folders(where.journals))
-    why = ""
-    with suppress(FileNotFoundError):
-        why = (where.journals / TROUBLE).read_text(encoding="utf-8")
-    return left, why if left else ""
+    journals = store(home).journals
+    return _behind(journals, {folder: journal.written(folder) for folder in journal.folders(journals)})
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
-    """Wait until all that is written so far is in MLflow, at most so long or until it does not answer; returns `waiting`."""
-    where = store(home)
-    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier time
+    """Wait until all that is written by now is in MLflow, at most so long or until it does not answer.
+
+    Returns how many runs are not, and why.
+    """
+    journals = store(home).journals
+    (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier time
+    wanted = {folder: journal.written(folder) for folder in journal.folders(journals)}
     give_up = time.monotonic() + seconds
-    while (state := waiting(home))[0] and not state[1] and time.monotonic() < give_up:
+    while (state := _behind(journals, wanted))[0] and not state[1] and time.monotonic() < give_up:
         start(home)
         time.sleep(0.1)
     return state
+
+
+def _behind(journals: Path, wanted: dict[Path, int | None]) -> tuple[int, str]:
+    left = sum(journal.is_behind(folder, size) for folder, size in wanted.items())
+    why = ""
+    with suppress(FileNotFoundError):
+        why = (journals / TROUBLE).read_text(encoding="utf-8")
+    return left, why if left else ""

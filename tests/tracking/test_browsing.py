@@ -23,6 +23,7 @@ from flows import story
 from soundmill import params, tracking
 from tests.chromium import browser
 from tests.mlflow_server import free_port
+from tests.processes import still_open, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,6 +102,8 @@ def address(recorded: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        port = int(page.split("/")[2].partition(":")[2])
+        wait_for(lambda: not still_open({port}), seconds=30, pause=0.1)  # the server has ended too
 
 
 def shows(chrome: webdriver.Chrome, *words: str) -> str:
