@@ -23,6 +23,8 @@ CORPUS = {
     "external": [],
     "shards": 3,
     "recordings": 16,
+    "valid_fraction": 0.2,
+    "test_fraction": 0.2,
     "window_seconds": 5.0,
     "min_seconds": 1.0,
     "seed": 7,
