@@ -93,7 +93,7 @@ def test_numbers_survive_a_round_trip(tmp_path_factory, number):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["tango.train.stps=3"], "'tango.train.stps' is missing; did you mean 'steps'?"),
+        (["model=tango", "tango.train.stps=3"], "'tango.train.stps' is missing; did you mean 'steps'?"),
         (["model=ddpm_mel", "ddpm_mel.trian.steps=3"], "'ddpm_mel.trian' is missing; did you mean 'train'?"),
         (["modl=tango"], "'modl' is missing; did you mean 'model'?"),
         (["model=tang"], "tang"),
