@@ -252,7 +252,7 @@ def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
 def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path, monkeypatch):
     """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py.
 
-    Meanwhile files that they do not run are edited, and a package that they do not import is installed: nothing that was done is lost.
+    Meanwhile files that they do not run are edited, and a package that they do not import is installed: no finished work is lost.
     """
     monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     document = params.read_yaml(graph_copy / "params.yaml")
