@@ -153,16 +153,20 @@ def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(pro
     said = whole.communicate()[0].decode()
     assert whole.returncode == 0, said
     assert (project / "data" / "written.txt").read_text() == "made"
+    # Other tests of this project were killed with their runs begun.
+    wait_for(lambda: "FINISHED" in recorded(project) and "RUNNING" not in recorded(project), pause=0.1)
+    killed = recorded(project).count("KILLED")
 
     write_params(project, 120.0)
     mark = new_mark()
     dvc = repro(project, environment(root, **mark))
     wait_for(lambda: b"working" in dvc.stdout.readline())
     wait_for(lambda: sum("multiprocessing.forkserver" in command for command in marked(mark).values()) == 3)  # with two workers
-    wait_for(lambda: len(recorded(project)) == 2, pause=0.1)
+    wait_for(lambda: "RUNNING" in recorded(project), pause=0.1)
     kill(project, dvc, mark)
     write_params(project, SECONDS)
-    wait_for(lambda: sorted(recorded(project)) == ["FINISHED", "KILLED"], pause=0.1)
+    wait_for(lambda: recorded(project).count("KILLED") == killed + 1, pause=0.1)
+    assert "RUNNING" not in recorded(project)
 
 
 def recorded(project: Path) -> list[str]:
