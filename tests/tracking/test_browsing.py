@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -114,7 +115,7 @@ def shows(chrome: webdriver.Chrome, *words: str) -> str:
 
     try:
         WebDriverWait(chrome, 60).until(lambda _: all(word in text() for word in words))
-    except Exception:
+    except TimeoutException:
         pytest.fail(f"no {[word for word in words if word not in text()]} in {chrome.current_url}:\n{text()}")
     return text()
 
