@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
 REPEATED_KEYS = "objects with a key twice, of which the last holds"
 MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a packed manifest
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
@@ -64,8 +65,8 @@ def read_sidecar(inventory: Inventory, name: bytes) -> str:
         raise decode.DecodeError("unreadable caption", f"no UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _read_lines(inventory: Inventory, name: bytes) -> str:
-    """Text of a csv, UTF-16 or UTF-8; lines that are neither, as where tables of two origins were put together: Windows-1252."""
+def _read_table(inventory: Inventory, name: bytes) -> str:
+    """Text of a csv or a list, UTF-16 or UTF-8; lines that are neither, as where two tables were put together: Windows-1252."""
     raw = _read_bytes(inventory, name, MAX_MANIFEST_BYTES)
     if raw.startswith(UTF_16) and "\0" not in (text := raw.decode("utf-16", "replace")):
         return text
@@ -88,23 +89,37 @@ def _read_lines(inventory: Inventory, name: bytes) -> str:
     return "\n".join(lines)
 
 
-def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
-    """The header of a csv, lower case; empty where it has none within MAX_TEXT_BYTES."""
+def _head_text(inventory: Inventory, name: bytes) -> str:
+    """Text of the first MAX_TEXT_BYTES of a csv or a list; what cannot be read is a UserError that names it."""
     try:
         with open(inventory.metadata[name], "rb") as file:
             head = file.read(MAX_TEXT_BYTES)
     except OSError as error:
         raise UserError(f"{escape_path(name)}: {error.strerror}; let it be read, or take it out of the corpus") from None
-    text = head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
+    return head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
+
+
+def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
+    """The header of a csv, lower case; empty where it has none within MAX_TEXT_BYTES."""
     try:
-        return _header(_reader(text))
+        return _header(_reader(_head_text(inventory, name)))
     except csv.Error:
         return []
 
 
+def head_lines(inventory: Inventory, name: bytes) -> list[str]:
+    """Lines of the beginning of a list, the last perhaps cut."""
+    return _LINE_END.split(_head_text(inventory, name))
+
+
+def read_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, str]]:
+    """Lines of a list as (number, text), empty ones left out; in any encoding that a csv may have."""
+    return ((number, line) for number, line in enumerate(_LINE_END.split(_read_table(inventory, name)), start=1) if line.strip())
+
+
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv as (number of the row's last line, {column: text}); columns in lower case, a missing cell is empty text."""
-    text = _read_lines(inventory, name)
+    text = _read_table(inventory, name)
     reader = _reader(text)
     too_long, swallowing = [], []
     try:

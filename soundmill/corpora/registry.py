@@ -13,6 +13,7 @@ from soundmill.corpora import (
     esc,
     folder,
     gtzan,
+    ljspeech,
     musiccaps,
     nsynth,
     panns,
@@ -22,6 +23,7 @@ from soundmill.corpora import (
 )
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS, JsonEntries
+from soundmill.corpora.speech_commands import SC09, SPEECH_COMMANDS, SpeechCommands
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -30,7 +32,7 @@ from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first whose `detect` says yes is it; a plain folder is what remains.
-ADAPTERS: dict[str, ModuleType | JsonEntries] = {
+ADAPTERS: dict[str, ModuleType | JsonEntries | SpeechCommands] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,
@@ -48,6 +50,9 @@ ADAPTERS: dict[str, ModuleType | JsonEntries] = {
         esc,
         gtzan,
         stable_audio,
+        ljspeech,
+        SC09,
+        SPEECH_COMMANDS,
         folder,
     )
 }

@@ -1,0 +1,68 @@
+"""LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header or quotes, beside a folder `wavs`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
+from soundmill.corpora.metadata import head_lines, read_lines
+from soundmill.corpora.rows import Row
+from soundmill.corpora.tables import CorpusTables, Format
+
+FORMAT = Format(
+    name="ljspeech",
+    layout="`metadata.csv` without header: id, transcript, normalised transcript, vertical bars between; `wavs/{id}.wav`",
+    id="hash of the path; the file is `id` in `wavs`",
+    caption="the normalised transcript; the other one where there is none",
+    label="none",
+    split="none",
+)
+
+LOOKED_AT = 50  # lines, to tell it from other tables of that name
+ID = re.compile(r"[^\s/\\]+")
+
+
+def detect(inventory: Inventory) -> bool:
+    return any(_is_ljspeech(inventory, name) for name in _tables(inventory))
+
+
+def read(inventory: Inventory, num_shards: int) -> CorpusTables:
+    """Rows of LJSpeech: one caption each, what is said."""
+    names = _tables(inventory)
+    if not names:
+        raise inventory.lacks("`metadata.csv` of lines `id|transcript|normalised transcript`", "put it beside its folder `wavs`")
+    tables = CorpusTables()
+    return join(inventory, list(_rows(inventory, names, tables)), num_shards, tables, unique=True)
+
+
+def _tables(inventory: Inventory) -> list[bytes]:
+    return [name for name in inventory.metadata if os.path.basename(name) == b"metadata.csv"]
+
+
+def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
+    """Whether half of the first lines are an id and one or two texts, and a file of one of these is there, or no file at all."""
+    ids = []
+    lines = [line for line in head_lines(inventory, name)[:LOOKED_AT] if line.strip()]
+    for line in lines:
+        first, *texts = line.split("|")
+        if len(texts) in (1, 2) and ID.fullmatch(first):
+            ids.append(first)
+    folder = os.path.join(os.path.dirname(name), b"wavs")
+    stems = {file.stem for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
+    return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(ids))
+
+
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+    for name in names:
+        for line, text in read_lines(inventory, name):
+            key, *texts = text.split("|")
+            if len(texts) not in (1, 2):
+                tables.reject(name, "bad row", f"line {line}: {len(texts)} `|`, expected `id|transcript|normalised transcript`")
+            elif not key.strip():
+                tables.reject(name, "bad id", f"line {line}: empty")
+            else:
+                captions = [text for text in reversed(texts) if text.strip()][:1]
+                yield Row(name, line, f"wavs/{key.strip()}", captions=captions)

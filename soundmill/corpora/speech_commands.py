@@ -1,0 +1,104 @@
+"""Speech Commands: a folder of recordings for each word, and lists of those for validation and test. SC09: its ten digits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from soundmill.corpora.folder import class_label
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.join import join
+from soundmill.corpora.metadata import read_lines
+from soundmill.corpora.resolver import folders_of_key
+from soundmill.corpora.rows import Row
+from soundmill.corpora.tables import CorpusTables, Format
+
+NAME = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+")
+NO_WORD = re.compile(rb"_.*_")  # `_background_noise_`; `_silence_` and `_unknown_` of the test set that is published by itself
+LISTS = {b"validation_list.txt": "valid", b"testing_list.txt": "test"}
+DIGITS = frozenset({"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"})
+
+
+@dataclass(frozen=True)
+class SpeechCommands:
+    """The adapter of all words, or of these alone."""
+
+    FORMAT: Format
+    words: frozenset[str] | None = None
+
+    def detect(self, inventory: Inventory) -> bool:
+        """Whether most files are named and lie as here, and none of those in another word's folder."""
+        spoken = [word for file in inventory.audio if (word := _word(file)) and NAME.fullmatch(file.stem)]
+        return 2 * len(spoken) > len(inventory.audio) and (self.words is None or self.words >= set(spoken))
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Rows of words: one label each, the speaker as the group; where there are lists, what they leave out trains.
+
+        Recordings of no word or of another one are left out, and a remark counts them.
+        """
+        tables = CorpusTables()
+        lists = sorted(name for name in inventory.metadata if os.path.basename(name) in LISTS)
+        rows = [row for name in lists for row in _rows(inventory, name, tables) if self._has(row.part)]
+        word_of = {file: word for file in inventory.audio if (word := _word(file)) and self._has(word)}
+        if not word_of and not rows:
+            raise inventory.lacks("file like `yes/0a7c2a8d_nohash_0.wav`", "put Speech Commands' folders of words there")
+        for of_word, what in (
+            (False, "recordings that are no words, as in `_background_noise_`, which are left out"),
+            (True, f"recordings of other words than those of {self.FORMAT.name}, which are left out"),
+        ):
+            others = [file.path for file in inventory.audio if file not in word_of and bool(_word(file)) is of_word]
+            inventory.remark(b"", what, len(others), *others[:1])
+        parts = {word: word for word in word_of.values()}
+        join(replace(inventory, audio=list(word_of)), rows, num_shards, tables, unique=True, parts=parts)
+        files = {file.raw_path: file for file in word_of}
+        for recording in tables.recordings:  # folder and name tell all but the split
+            file = files[recording["raw_path"]]
+            name = NAME.fullmatch(file.stem)
+            recording["labels"] = [word_of[file]]
+            recording["group"] = name["speaker"] if name else None
+            recording["split"] = recording["split"] or ("train" if lists else None)
+        return tables
+
+    def _has(self, word: str) -> bool:
+        return self.words is None or word in self.words
+
+
+def _word(file: AudioFile) -> str | None:
+    """The word in a file's folder."""
+    folder = b"".join(file.folders[-1:])
+    return class_label(folder) if folder and not NO_WORD.fullmatch(folder) else None
+
+
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+    for line, key in read_lines(inventory, name):
+        *folders, _ = folders_of_key(key)
+        if folders:
+            word = class_label(os.fsencode(folders[-1]))
+            yield Row(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
+        else:
+            tables.reject(name, "bad path", f"line {line}: {key!r:.80} is no path like `yes/0a7c2a8d_nohash_0.wav`")
+
+
+SPEECH_COMMANDS = SpeechCommands(
+    Format(
+        name="speech_commands",
+        layout="a folder for each word with files `{speaker}_nohash_{number}.wav`; `validation_list.txt`, `testing_list.txt`",
+        id="hash of the path; the lists' lines are paths",
+        caption="none (made from the label)",
+        label="the word: the innermost folder; recordings in `_background_noise_` are left out, and counted",
+        split="the lists: valid and test, all others train; without lists none; group: the speaker",
+    )
+)
+SC09 = SpeechCommands(
+    Format(
+        name="sc09",
+        layout="`speech_commands` of the ten digits alone",
+        id="as `speech_commands`",
+        caption="none (made from the label)",
+        label="as `speech_commands`; `corpus.format: sc09` leaves its other words out, and counts them",
+        split="as `speech_commands`",
+    ),
+    DIGITS,
+)
