@@ -26,6 +26,7 @@ FAMILIES = {
     "tango": "soundmill.models.tango",
 }
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none
+    "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
 }
 CODECS = {

@@ -14,15 +14,20 @@ from typer.testing import CliRunner
 import stages.generate
 import stages.train
 from soundmill import commands, params, stage
+from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import cost, generation
-from soundmill.models.components.hifigan import vocoder as vocoders
+from soundmill.models.components.diffwave import vocoder as diffwave_vocoder
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.hifigan import vocoder as hifigan_vocoder
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.latents.store import read_about
 from soundmill.training import callbacks
 from tests import clap_weights
 from tests.imports import ROOT
+from tests.models.components.test_diffwave import FAST, NOISE, TINY
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
@@ -193,7 +198,16 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     assert "did you mean 'tango'" in done.output
 
 
-def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
+def hifigan(spec: MelSpec) -> tuple:
+    return hifigan_vocoder, HifiGan(VOICE, spec, build_vocoder(VOICE, spec.n_mels, spec.sample_rate).eval())
+
+
+def diffwave(spec: MelSpec) -> tuple:
+    return diffwave_vocoder, DiffWave(TINY, NOISE, FAST, spec, DiffWaveNet(TINY, spec).eval())
+
+
+@pytest.mark.parametrize("build", [hifigan, diffwave])
+def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed, build):
     """It must be there, and for these log-mels, before anything is trained."""
     document = json.loads(json.dumps(composed))
     document["tango"]["generate"]["sampling"]["vocoder"] = "trained"
@@ -202,8 +216,7 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
     wanted = {"sampling": sampling, "steps": 1, "accumulate": 1}
     with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
         train(tmp_path, tmp_path / "data", composed, **wanted)
-    other = SPEC.model_copy(update={"f_max": 7000.0})
-    voice = HifiGan(VOICE, other, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
+    vocoders, voice = build(SPEC.model_copy(update={"f_max": 7000.0}))
     vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000.0, not 8000.0\)"):
         train(tmp_path, tmp_path / "data", composed, **wanted)

@@ -12,15 +12,19 @@ from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.decoding import decode
-from soundmill.models.components.hifigan import vocoder as vocoders
+from soundmill.models import registry
+from soundmill.models.components.diffwave import vocoder as diffwave
+from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.training import callbacks
 from stages import vocoder
+from tests.models.components.test_diffwave import FAST, NOISE
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
 
 SECONDS = 0.8
 TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
+NETWORKS = {"hifigan": TINY, "diffwave": {"layers": 4, "channels": 16, "dilation_cycle": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +71,19 @@ def make(
     checkpoint_seconds=60.0,
     start_from="null",
     rate=0.01,
+    kind="hifigan",
+    more=(),
 ) -> dict:
     """Run the stage in this process, on the laptop's configuration, shrunk; returns its metrics."""
     changes = [
-        "model=tango", "vocoder=hifigan_laptop", "vocoder.tango.hardware.threads=1", "vocoder.tango.hardware.accelerator=cpu",
+        "model=tango", f"vocoder={kind}_laptop", "vocoder.tango.hardware.threads=1", "vocoder.tango.hardware.accelerator=cpu",
         "tango.train.sampling.griffin_lim_iterations=4", "execution.workers=1",
         f"vocoder.tango.weights.steps={steps}", "vocoder.tango.weights.batch_size=2", "vocoder.tango.weights.crop_frames=8",
         f"vocoder.tango.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.tango.weights.log_every_steps=2",
-        f"vocoder.tango.weights.optimiser.learning_rate={rate}", f"vocoder.tango.weights.start_from={start_from}",
+        f"vocoder.tango.weights.optimiser.learning_rate={rate}", f"vocoder.tango.weights.start_from={start_from}", *more,
     ]  # fmt: skip
     document = params.compose(root / "conf", changes)
-    document["vocoder"]["tango"] |= {"network": network or TINY} | ({"weights": weights} if weights else {})
+    document["vocoder"]["tango"] |= {"network": network or NETWORKS[kind]} | ({"weights": weights} if weights else {})
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
@@ -95,7 +101,8 @@ def contents(home: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monkeypatch, capfd):
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monkeypatch, capfd, kind):
     class Killed(BaseException):
         pass
 
@@ -103,17 +110,17 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monke
         if batch.step == 4:
             raise Killed
 
-    whole = make(tmp_path / "whole", data, root, 6, checkpoint_seconds=0.0)
+    whole = make(tmp_path / "whole", data, root, 6, checkpoint_seconds=0.0, kind=kind)
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.Progress, "on_train_batch_end", die)
         with pytest.raises(Killed):
-            make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0)
-    assert make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0) == whole
+            make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind)
+    assert make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind) == whole
     assert "resuming at step 4 of 6" in capfd.readouterr().out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert whole["measured_clips"] == 2
     assert 0 < whole["best_valid_loss"] <= whole["valid_loss"]
-    assert vocoders.load(tmp_path / "whole" / "vocoder", SPEC).spec == SPEC
+    assert registry.load_vocoder(tmp_path / "whole" / "vocoder", SPEC).spec == SPEC
 
 
 @pytest.mark.slow(minutes=1)
@@ -145,16 +152,31 @@ def test_training_starts_from_another(tmp_path, data, root):
         make(tmp_path / "more", data, root, 1, {**TINY, "channels": 16}, start_from=tmp_path / "first/vocoder")
 
 
+def test_training_of_a_diffwave_starts_only_from_one_of_the_same_noise(tmp_path, data, root):
+    network = diffwave.NetworkParams(**NETWORKS["diffwave"])
+    voice = diffwave.DiffWave(network, NOISE.model_copy(update={"beta_end": 0.02}), FAST, SPEC, DiffWaveNet(network, SPEC))
+    diffwave.save(voice, tmp_path / "other", {"kind": "train"})
+    with pytest.raises(SystemExit, match=r"noise\.beta_end is 0\.02 there and 0\.05 here; make them agree"):
+        make(tmp_path / "home", data, root, 1, start_from=tmp_path / "other", kind="diffwave")
+
+
 def test_a_picture_that_fails_loses_no_vocoder(tmp_path, data, root, monkeypatch, capfd):
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no picture")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     assert make(tmp_path, data, root, 1)["steps"] == 1
-    assert vocoders.load(tmp_path / "vocoder", SPEC).spec == SPEC
+    assert registry.load_vocoder(tmp_path / "vocoder", SPEC).spec == SPEC
     assert "vocoder/tango: the picture (grid.png) could not be made: ValueError: no picture" in capfd.readouterr().err
 
 
 def test_rates_of_another_hop_are_refused(tmp_path, data, root):
     with pytest.raises(SystemExit, match=r"make 80 samples of a frame, and hop_length of its spectrogram is 160"):
         make(tmp_path / "home", data, root, 1, {**TINY, "rates": [4, 5, 4]})
+
+
+def test_a_noise_schedule_that_the_training_never_has_is_refused_before_it(tmp_path, data, root):
+    for betas, said in (("[0.5,0.2]", "betas must increase"), ("[1e-5,0.5]", "stay within")):
+        with pytest.raises(SystemExit, match=said):
+            make(tmp_path / "home", data, root, 1, kind="diffwave", more=[f"vocoder.tango.sampling.betas={betas}"])
+    assert not (tmp_path / "home/vocoder").exists()

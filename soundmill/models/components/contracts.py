@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.params import StageParams, parse
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from soundmill.models.samples import Samples
+
+
+CONFIG, VOCODER_WEIGHTS = "config.json", "model.safetensors"
 
 
 class Vocoder(Protocol):
@@ -29,6 +33,49 @@ class Vocoder(Protocol):
 
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, channels, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
+
+
+class VocoderConfig(BaseModel):
+    """What the `config.json` of a vocoder of any kind says; a kind adds how its net is built."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    kind: str
+    mel_spec: MelSpec  # of the log-mels that it takes
+    source: dict[str, Any]  # `kind`: train | load, and what came of it
+
+
+C = TypeVar("C", bound=VocoderConfig)
+
+
+def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict[str, Any]:
+    """Write a vocoder's directory (made anew): weights, and `config.json` with all else. Nothing more to say: {}."""
+    from soundmill.training import weights
+
+    directory.mkdir(parents=True)
+    weights.write(net.state_dict(), directory / VOCODER_WEIGHTS, {"format": "pt"})
+    weights.write_json(config.model_dump(mode="json"), directory / CONFIG)
+    return {}
+
+
+def read_vocoder(directory: Path, config: type[C], spec: MelSpec) -> C:
+    """What a directory that `save_vocoder` wrote says; UserError where it is none, or for other log-mels than `spec`'s."""
+    from soundmill.training import weights
+
+    path = directory / CONFIG
+    saved = parse(config, weights.read_json(path, "vocoder"), str(path))
+    check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
+    return saved
+
+
+def check_vocoder_spec(where: str, wants: Mapping[str, Any], spec: MelSpec, more: Sequence[str] = ()) -> None:
+    """UserError where a vocoder is for other log-mels than `spec`'s: what it `wants` of a spec, and in words what `more`."""
+    differing = [f"{key} {value}, not {getattr(spec, key)}" for key, value in wants.items() if value != getattr(spec, key)]
+    if differing or more:
+        raise UserError(
+            f"{where}: this vocoder is for other spectrograms than these ({'; '.join([*differing, *more])}); make them agree, or "
+            "take Griffin-Lim (`vocoder=griffin_lim`)"
+        )
 
 
 class Codec(Protocol):
@@ -74,7 +121,7 @@ def read_codec(directory: Path) -> CodecConfig:
     """What tells the codec in a directory from others, without loading it; UserError where there is none."""
     from soundmill.training import weights
 
-    path = directory / "config.json"
+    path = directory / CONFIG
     return parse(CodecConfig, weights.read_json(path, "autoencoder"), str(path))
 
 

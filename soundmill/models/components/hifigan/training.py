@@ -6,9 +6,7 @@ log-mels were made of: `MelSpec.peak` holds for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,26 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from soundmill import shards
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash
-from soundmill.models.components import vocoder_errors
-from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.hifigan import vocoder
 from soundmill.models.components.hifigan.discriminators import Discriminators
 from soundmill.models.components.hifigan.params import HifiGanParams, TrainedParams
-from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, synthesise
-from soundmill.models.components.log_mels.source import gather_log_mels
-from soundmill.models.components.waves.source import Pairs, gather_waves
-from soundmill.models.samples import sampling
-from soundmill.training.device import pick_device, use_threads
-from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import Fitted, fit_averaged
+from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, load, synthesise
+from soundmill.models.components.vocoder_making import Making
+from soundmill.training.loader import Batch
+from soundmill.training.module import Fitted
 from soundmill.training.phases import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss
-from soundmill.training.starting import compare
-from soundmill.training.validation import HeldOut
 
 
 class LogMel(nn.Module):
@@ -82,66 +70,18 @@ class VocoderModule(PhasedModule):
         yield fooled + self.params.feature_weight * features + self.params.mel_weight * self._spectral(made, real)
 
 
-def train(
-    params: HifiGanParams,
-    ctx: Any,
-    spec: MelSpec,
-    clips: Path,
-    mels: Path,
-    weights_of_clips: Mapping[str, float],
-    valid: Sequence[str],
-) -> tuple[HifiGan, Fitted, dict[str, Any]]:
-    """The trained vocoder, its training, and facts of it; `weights_of_clips` as `Order` takes them, `valid` are held out."""
-    wanted = params.weights
+def train(params: HifiGanParams, making: Making) -> tuple[HifiGan, Fitted, dict[str, Any]]:
+    """The trained vocoder, its training, and facts of it."""
+    wanted, spec = params.weights, making.spec
     check_crop(wanted.crop_frames, spec)
-
-    def pairs_of(clip_ids: Sequence[str]) -> Pairs:
-        waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=spec))
-        return Pairs(gather_log_mels(mels, clip_ids, ctx.scratch), waves, wanted.crop_frames, spec)
-
-    pairs = pairs_of(list(weights_of_clips))
-    log_mels = pairs.log_mels
-    unseen = pairs_of(choose_by_hash(valid, wanted.validate_batches * wanted.batch_size)) if valid else None
-    use_threads(params.hardware.threads)
     torch.manual_seed(wanted.seed)
-    net = build_vocoder(params.network, spec.n_mels, spec.sample_rate)
-    parameters = sum(weight.numel() for weight in net.parameters())
-    print(
-        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters, {wanted.steps} steps of {wanted.batch_size} crops of "
-        f"{wanted.crop_frames * spec.hop_length / spec.sample_rate:g} s",
-        flush=True,
-    )
-    if wanted.start_from is None:
-        started_from = None
-        start_anew(net)
-    else:
-        where = ctx.home / wanted.start_from
-        start = vocoder.load(where, spec)
-        compare(str(where), {"network": start.network.model_dump()}, {"network": params.network.model_dump()})
-        started_from = shards.file_digest(where / vocoder.WEIGHTS)
-        net.load_state_dict(start.net.state_dict())
-        print(f"{ctx.name}: starts from {wanted.start_from}, its discriminators from nothing", flush=True)
+    net = start_anew(build_vocoder(params.network, spec.n_mels, spec.sample_rate))
+    model = HifiGan(params.network, spec, net)
+    started_from = making.begin(model, load, ("network",))
     with_norms(net)
-    module = VocoderModule(wanted, net, spec)
-    device = pick_device(params.hardware.accelerator)
-    ways = {"by the vocoder": HifiGan(params.network, spec, net), "by Griffin-Lim": GriffinLim(spec, params)}
-    fitted = fit_averaged(
-        module,
-        pairs,
-        Order(wanted.seed, weights_of_clips, wanted.batch_size),
-        partial(crop_places, wanted.seed, wanted.batch_size),
-        params.hardware,
-        ctx,
-        held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
-        started_from=started_from,
-        callbacks=sampling(
-            wanted.samples_every_steps, ctx, partial(vocoder_errors.samples, ways, (unseen or pairs).log_mels, device)
-        ),
-    )
-    fitted.take(module, wanted.use)
-    begun = {"started_from": started_from} if started_from else {}
-    facts = {**begun, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
-    return HifiGan(params.network, spec, without_norms(net).eval()), fitted, facts
+    fitted, facts = making.train(VocoderModule(wanted, net, spec), model, started_from)
+    without_norms(net).eval()
+    return model, fitted, facts
 
 
 def check_crop(frames: int, spec: MelSpec) -> None:
@@ -156,10 +96,11 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
     return [module for module in net.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
 
 
-def start_anew(net: nn.Module) -> None:
-    """Torch's own first weights: transformers' fit 512 channels, and a narrow net would begin in silence."""
+def start_anew(net: nn.Module) -> nn.Module:
+    """The net with torch's own first weights: transformers' fit 512 channels, and a narrow net would begin in silence."""
     for layer in convolutions(net):
         layer.reset_parameters()
+    return net
 
 
 def with_norms(net: nn.Module) -> nn.Module:

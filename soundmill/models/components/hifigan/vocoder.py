@@ -11,29 +11,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import (
+    VOCODER_WEIGHTS,
+    VocoderConfig,
+    check_vocoder_spec,
+    read_vocoder,
+    save_vocoder,
+)
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.training import weights
 
-KIND = "hifigan"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-REMEDY = "make them agree, or take Griffin-Lim (`vocoder=griffin_lim`)"
 
-
-class HifiGanConfig(BaseModel):
-    """What `config.json` says: how the net is built, and which log-mels it speaks."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class HifiGanConfig(VocoderConfig):
     kind: Literal["hifigan"]
     network: NetworkParams
-    mel_spec: MelSpec
-    source: dict[str, Any]  # `kind`: train | load, and what came of it
 
 
 @dataclass
@@ -109,41 +104,17 @@ def check_config(config: Any, spec: MelSpec, where: str) -> None:
     """UserError where a net of transformers' is for another sample rate, number of bands or hop: more it does not say."""
     hop = math.prod(config.upsample_rates)
     wants = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
-    differing = [f"{key} {value}, not {getattr(spec, key)}" for key, value in wants.items() if value != getattr(spec, key)]
-    if config.normalize_before:
-        differing.append("log-mels normalised by constants of its own")
-    if differing:
-        raise UserError(f"{where}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
+    check_vocoder_spec(where, wants, spec, ["log-mels normalised by constants of its own"] if config.normalize_before else [])
 
 
 def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write the directory (made anew). `source`: plain values. Nothing more to tell: {}."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
-    values = {
-        "kind": KIND,
-        "network": model.network.model_dump(mode="json"),
-        "mel_spec": model.spec.model_dump(mode="json"),
-        "source": source,
-    }
-    weights.write_json(values, directory / CONFIG)
-    return {}
-
-
-def config(directory: Path, spec: MelSpec) -> HifiGanConfig:
-    """What a directory that `save` wrote says of itself; UserError where it is none, or for other log-mels than `spec`'s."""
-    path = directory / CONFIG
-    values = weights.read_json(path, "vocoder")
-    saved = strict.parse(HifiGanConfig, values, str(path))
-    wanted = spec.model_dump()
-    differing = [f"{key} {value}, not {wanted[key]}" for key, value in saved.mel_spec.model_dump().items() if value != wanted[key]]
-    if differing:
-        raise UserError(f"{directory}: this vocoder is for other spectrograms than these ({'; '.join(differing)}); {REMEDY}")
-    return saved
+    """As contracts.py says; `source`: plain values."""
+    config = HifiGanConfig(kind="hifigan", network=model.network, mel_spec=model.spec, source=source)
+    return save_vocoder(directory, config, model.net)
 
 
 def load(directory: Path, spec: MelSpec) -> HifiGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
-    saved = config(directory, spec)
+    saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
-    return HifiGan(saved.network, saved.mel_spec, weights.fill(net, directory / WEIGHTS))
+    return HifiGan(saved.network, saved.mel_spec, weights.fill(net, directory / VOCODER_WEIGHTS))

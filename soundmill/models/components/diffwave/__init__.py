@@ -1,0 +1,8 @@
+"""DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion on waves, here as a vocoder that is trained on the corpus."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.diffwave.params import DiffWaveParams
+
+KIND = Kind(DiffWaveParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")

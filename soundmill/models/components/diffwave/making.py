@@ -1,0 +1,30 @@
+"""DiffWave as its stage publishes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.diffwave import vocoder
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.params import DiffWaveParams
+from soundmill.models.components.diffwave.training import DiffWaveModule
+from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.vocoder_making import Making
+from soundmill.training.device import use_threads
+
+
+def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+    making = Making.of(params, ctx, clips, mels, catalog)
+    vocoder.schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training
+    use_threads(params.hardware.threads)
+    torch.manual_seed(params.weights.seed)
+    net = DiffWaveNet(params.network, making.spec)
+    model = DiffWave(params.network, params.noise, params.sampling, making.spec, net)
+    started_from = making.begin(model, vocoder.load, ("network", "noise"))
+    fitted, facts = making.train(DiffWaveModule(params.weights, net, params.noise, making.spec), model, started_from)
+    net.eval()
+    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))

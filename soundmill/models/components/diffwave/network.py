@@ -1,0 +1,106 @@
+"""DiffWave's net (Kong et al. 2021, section 3 and figure 2): the noise in a wave, from the wave, the timestep and log-mels.
+
+| paper | here |
+|---|---|
+| C, residual channels; N, layers; m, the dilation cycle's length | `channels`; `layers`; `dilation_cycle` |
+| t, possibly fractional | `t` [B] |
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.diffwave.params import NetworkParams
+
+EMBEDDING, WIDTH = 128, 512  # of timesteps (equation 9), and what they become
+SLOPE = 0.4  # of the upsampler's leaky ReLUs
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps [B] → [B, 512]. Sines and cosines are of whole timesteps; a fractional one lies between its two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        half = EMBEDDING // 2
+        # In float32, as published weights saw them: of the last angle at t = 49, 490,000, it knows no more than 0.03.
+        self.register_buffer("frequencies", 10.0 ** (torch.arange(half) * 4.0 / (half - 1)), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(EMBEDDING, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.layers(torch.lerp(self._waves(t.floor()), self._waves(t.ceil()), (t - t.floor())[:, None]))
+
+    def _waves(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class Upsampler(nn.Module):
+    """Mels [B, n_mels, frames] → [B, n_mels, frames · hop_length], by two transposed convolutions over time and adjacent bands."""
+
+    def __init__(self, hop_length: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(1, 1, (3, 2 * stride), (1, stride), (1, stride // 2)) for stride in strides(hop_length)
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        mel = mel[:, None]
+        for layer in self.layers:
+            # Half a stride is cut from both ends; of an odd one, a sample more from the last.
+            mel = nn.functional.leaky_relu(layer(mel)[..., : mel.shape[3] * layer.stride[1]], SLOPE)
+        return mel[:, 0]
+
+
+def strides(hop_length: int) -> tuple[int, int]:
+    """The two factors of a hop that are nearest to each other, the larger one first: 16 and 16 of the published 256."""
+    smaller = max(factor for factor in range(1, math.isqrt(hop_length) + 1) if hop_length % factor == 0)
+    return hop_length // smaller, smaller
+
+
+class ResidualLayer(nn.Module):
+    """A gated dilated convolution; gives what goes on and what goes to the end, both [B, C, T]."""
+
+    def __init__(self, channels: int, dilation: int, n_mels: int):
+        super().__init__()
+        self.timestep = nn.Linear(WIDTH, channels)
+        self.dilated = nn.Conv1d(channels, 2 * channels, 3, padding=dilation, dilation=dilation)
+        self.mel = nn.Conv1d(n_mels, 2 * channels, 1)
+        self.out = nn.Conv1d(channels, 2 * channels, 1)
+
+    def forward(self, wave: Tensor, timestep: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        gate, content = (self.dilated(wave + self.timestep(timestep)[:, :, None]) + self.mel(mel)).chunk(2, 1)
+        residual, skip = self.out(gate.sigmoid() * content.tanh()).chunk(2, 1)
+        return (wave + residual) / math.sqrt(2), skip
+
+
+class DiffWaveNet(nn.Module):
+    """(xt [B, 1, T], t [B], mels within [0, 1] [B, n_mels, T / hop_length]) → noise [B, 1, T]; it begins by predicting none."""
+
+    def __init__(self, params: NetworkParams, spec: MelSpec):
+        super().__init__()
+        channels = params.channels
+        self.embedding = TimestepEmbedding()
+        self.upsampler = Upsampler(spec.hop_length)
+        self.first = nn.Conv1d(1, channels, 1)
+        self.layers = nn.ModuleList(
+            ResidualLayer(channels, 2 ** (layer % params.dilation_cycle), spec.n_mels) for layer in range(params.layers)
+        )
+        self.skip = nn.Conv1d(channels, channels, 1)
+        self.last = nn.Conv1d(channels, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, xt: Tensor, t: Tensor, mel: Tensor) -> Tensor:
+        timestep, mel = self.embedding(t), self.upsampler(mel)
+        wave, total = self.first(xt).relu(), 0.0
+        for layer in self.layers:
+            wave, skip = layer(wave, timestep, mel)
+            total = total + skip
+        return self.last(self.skip(total / math.sqrt(len(self.layers))).relu())

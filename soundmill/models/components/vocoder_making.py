@@ -1,0 +1,119 @@
+"""A vocoder as its stage publishes it: trained on the corpus's training clips or loaded, and measured beside Griffin-Lim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from soundmill import shards
+from soundmill.audio import mel
+from soundmill.audio.log_mels import read_spec
+from soundmill.audio.mel import MelSpec
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components import vocoder_errors
+from soundmill.models.components.contracts import VOCODER_WEIGHTS, Made
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
+from soundmill.models.components.waves.source import Pairs, gather_waves
+from soundmill.models.samples import Samples, sampling
+from soundmill.training.device import pick_device
+from soundmill.training.loader import Order, crop_places
+from soundmill.training.module import Fitted, TrainingModule, fit_averaged
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+MEASURED_CLIPS = 16  # held-out ones, at most
+
+
+@dataclass(frozen=True)
+class Making:
+    """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and what it is trained on.
+
+    A `model` has, beside what every `Vocoder` has, the `net` that is trained.
+    """
+
+    params: Any
+    ctx: Any
+    clips: Path
+    mels: Path
+    spec: MelSpec
+    splits: Mapping[str, Mapping[str, float]]  # clip id → weight, as `Order` takes them
+
+    @classmethod
+    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Making:
+        return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog))
+
+    def begin(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
+        """Say what is trained, and give `model.net` the weights that `weights.start_from` names; returns their digest.
+
+        They must be of a vocoder with the same `parts`. None where it starts from nothing.
+        """
+        wanted, spec, ctx = self.params.weights, self.spec, self.ctx
+        print(
+            f"{ctx.name}: {len(self.splits['train'])} clips, {_size(model):,} parameters, {wanted.steps} steps of "
+            f"{wanted.batch_size} crops of {wanted.crop_frames * spec.hop_length / spec.sample_rate:g} s",
+            flush=True,
+        )
+        if wanted.start_from is None:
+            return None
+        where = ctx.home / wanted.start_from
+        start = load(where, spec)
+        there, here = ({part: getattr(one, part).model_dump() for part in parts} for one in (start, model))
+        compare(str(where), there, here)
+        model.net.load_state_dict(start.net.state_dict())
+        print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
+        return shards.file_digest(where / VOCODER_WEIGHTS)
+
+    def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
+        """Train `module`, by whose net `model` speaks; returns facts of it too."""
+        wanted, ctx = self.params.weights, self.ctx
+        pairs = self._pairs(list(self.splits["train"]))
+        valid = choose_by_hash(list(self.splits["valid"]), wanted.validate_batches * wanted.batch_size)
+        unseen = self._pairs(valid) if valid else None
+        fitted = fit_averaged(
+            module,
+            pairs,
+            Order(wanted.seed, self.splits["train"], wanted.batch_size),
+            partial(crop_places, wanted.seed, wanted.batch_size),
+            self.params.hardware,
+            ctx,
+            held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
+            started_from=started_from,
+            callbacks=sampling(wanted.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
+        )
+        fitted.take(module, wanted.use)
+        begun = {"started_from": started_from} if started_from else {}
+        facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(self.splits["train"])}
+        return fitted, facts | begun
+
+    def made(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> Made:
+        """What the stage publishes; `fitted` None: a vocoder that was loaded."""
+        split = "valid" if self.splits["valid"] else "train"
+        chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
+        log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)
+        ways = {"l1_db": model, "griffin_lim_l1_db": GriffinLim(self.spec, self.params)}
+        measured = vocoder_errors.measure(ways, log_mels, pick_device(self.params.hardware.accelerator))
+        steps = self.params.weights.steps if fitted else 0
+        metrics = {
+            "parameters": _size(model),
+            "measured_clips": len(chosen),
+            **{f"{split}_{key}": value for key, value in measured.items()},
+            **({**fitted.metrics, "steps": steps} if fitted else {}),
+        }
+        return Made(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+
+    def _pairs(self, clip_ids: Sequence[str]) -> Pairs:
+        waves = gather_waves(self.clips, clip_ids, self.ctx.scratch, partial(mel.levelled, spec=self.spec))
+        log_mels = gather_log_mels(self.mels, clip_ids, self.ctx.scratch)
+        return Pairs(log_mels, waves, self.params.weights.crop_frames, self.spec)
+
+    def _draw(self, model: Any, log_mels: LogMels) -> Callable[[int], Samples]:
+        ways = {"by the vocoder": model, "by Griffin-Lim": GriffinLim(self.spec, self.params)}
+        return partial(vocoder_errors.samples, ways, log_mels, pick_device(self.params.hardware.accelerator))
+
+
+def _size(model: Any) -> int:
+    return sum(weight.numel() for weight in model.net.parameters())

@@ -1,0 +1,133 @@
+"""DiffWave as a vocoder: published sizes and numbers, what it learns, what it makes, where it is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundmill.audio.mel import log_mel
+from soundmill.errors import UserError
+from soundmill.evaluation.waveforms import log_spectral_distance
+from soundmill.models.components.diffwave import vocoder as vocoders
+from soundmill.models.components.diffwave.network import DiffWaveNet, TimestepEmbedding, Upsampler, strides
+from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave.training import noise_loss
+from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of, conditioner
+from soundmill.params import compose, parse
+from tests.mels import spec_with
+from tests.models.components.test_mel_autoencoder import SPEC, size
+
+NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
+FAST = SamplingParams(betas=[1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], seed=0)
+TINY = NetworkParams(layers=8, channels=16, dilation_cycle=4)
+PUBLISHED = spec_with(sample_rate=22_050, hop_length=256, n_mels=80)
+
+
+def published(channels: int) -> NetworkParams:
+    return NetworkParams(layers=30, channels=channels, dilation_cycle=10)
+
+
+def test_nets_have_the_published_sizes(root):
+    with torch.device("meta"):
+        assert size(DiffWaveNet(published(64), PUBLISHED)) == 2_619_971
+        assert size(DiffWaveNet(published(128), PUBLISHED)) == 6_885_315
+    wanted = parse(DiffWaveParams, compose(root / "conf", ["model=tango", "vocoder=diffwave"])["vocoder"]["tango"], "vocoder.tango")
+    assert (wanted.network, wanted.noise, wanted.sampling) == (published(64), NOISE, FAST)
+
+
+@pytest.mark.parametrize(("layers", "cycle", "samples"), [(30, 10, 6_139), (36, 12, 24_571), (12, 6, 253)])
+def test_it_sees_so_many_samples(layers, cycle, samples):
+    torch.manual_seed(0)
+    net = DiffWaveNet(NetworkParams(layers=layers, channels=16, dilation_cycle=cycle), SPEC)
+    nn.init.ones_(net.last.weight)
+    frames = samples // SPEC.hop_length + 3
+    xt = torch.zeros(1, 1, SPEC.hop_length * frames, requires_grad=True)
+    net(xt, torch.zeros(1), torch.rand(1, SPEC.n_mels, frames))[0, 0, xt.shape[2] // 2].backward()
+    seen = xt.grad[0, 0].nonzero()
+    assert int(seen.max() - seen.min()) + 1 == samples
+
+
+@pytest.mark.parametrize(("hop", "factors"), [(256, (16, 16)), (160, (16, 10)), (320, (20, 16)), (225, (15, 15)), (313, (313, 1))])
+def test_mels_of_any_hop_become_as_long_as_their_wave(hop, factors):
+    assert strides(hop) == factors
+    torch.manual_seed(0)
+    upsampler = Upsampler(hop)
+    assert upsampler(torch.rand(2, 8, 5)).shape == (2, 8, 5 * hop)
+    one_frame = torch.zeros(1, 1, 5)
+    one_frame[..., 2] = 1
+    changed = (upsampler(one_frame) - upsampler(torch.zeros(1, 1, 5)))[0, 0].abs() > 1e-7
+    middle = float(changed.nonzero().float().mean())
+    assert middle == pytest.approx(2.5 * hop, abs=1 + factors[1] / 2)  # a frame stands for the samples around its own
+
+
+def test_it_begins_by_predicting_no_noise():
+    rng = torch.Generator().manual_seed(0)
+    x0, noise = torch.rand(4, 1, 160 * 50, generator=rng) - 0.5, torch.randn(4, 1, 160 * 50, generator=rng)
+    net, mel = DiffWaveNet(TINY, SPEC), torch.rand(4, SPEC.n_mels, 50, generator=rng)
+    t = torch.tensor([0, 10, 30, 49])
+    loss = noise_loss(lambda xt, t: net(xt, t, mel), alpha_bar_of(NOISE), x0, t, noise, "l1")
+    torch.testing.assert_close(loss, torch.full((4,), math.sqrt(2 / math.pi)), atol=0.02, rtol=0)
+
+
+def test_a_fractional_timestep_lies_between_its_two():
+    embedding = TimestepEmbedding()
+    embedding.layers = nn.Identity()
+    low, high, between = embedding(torch.tensor([22.0, 23.0, 22.25]))
+    torch.testing.assert_close(low[:2], torch.tensor([22.0, 22 * 10 ** (4 / 63)]).sin())
+    torch.testing.assert_close(between, 0.75 * low + 0.25 * high)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_it_takes_mels_as_published_from_log_mels_of_any_spec(power):
+    """A magnitude of 1 under a window of unit energy is 0 dB, and 0.8 for the net; 100 dB below 20 are 0."""
+    spec = SPEC.model_copy(update={"power": power})
+    energy = float(torch.hann_window(spec.win_length).square().sum())
+    magnitudes = torch.tensor([1.0, 10.0, 100.0, 1e-4, 1e-6]) * math.sqrt(energy)
+    scaled = conditioner(power * magnitudes.log()[None, :, None], spec).flatten()
+    torch.testing.assert_close(scaled, torch.tensor([0.8, 1.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
+    """The error of the noise halves, and so does the distance of what is made from the clip; what is kept makes the same."""
+    frames, steps, items = 12, 100, 6
+    time = np.arange(frames * SPEC.hop_length) / SPEC.sample_rate
+    hiss = 0.03 * np.random.default_rng(0).standard_normal(len(time))
+    wave = (0.15 * np.sin(2 * np.pi * 440 * time) * np.exp(-3 * time) + hiss).astype(np.float32)
+    log_mels = torch.from_numpy(log_mel(wave, SPEC))[None, :, :frames]
+    torch.manual_seed(0)
+    model = DiffWave(TINY, NOISE, FAST, SPEC, DiffWaveNet(TINY, SPEC))
+    untrained = model.vocode(log_mels)[0].numpy()
+    x0, mel = torch.from_numpy(wave).expand(items, 1, -1), conditioner(log_mels, SPEC).expand(items, -1, -1)
+    optimiser, rng, losses = torch.optim.Adam(model.net.parameters()), torch.Generator().manual_seed(0), []
+    table, places = alpha_bar_of(NOISE), torch.arange(items)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
+        t = ((places + torch.rand(items, generator=rng)) / items * NOISE.num_timesteps).long()
+        noise = torch.randn(items, 1, len(wave), generator=rng)
+        loss = noise_loss(lambda xt, t: model.net(xt, t, mel), table, x0, t, noise, "l1").mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-20:]) < 0.5 * losses[0]
+    made = model.vocode(log_mels)
+    assert made.shape == (1, 1, len(wave))
+    assert made.abs().max() <= 1
+    near, far = (log_spectral_distance(other, wave[None]) for other in (made[0].numpy(), untrained))
+    assert near < 0.5 * far
+
+    vocoders.save(model, tmp_path / "vocoder", {"kind": "train"})
+    torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), made, atol=0, rtol=0)
+    with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
+        vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))
+
+
+@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.5, 1.0], "fast"])
+def test_no_schedule_is_no_parameter(betas):
+    with pytest.raises(UserError, match=r"sampling\.betas"):
+        parse(SamplingParams, {"betas": betas, "seed": 0}, "sampling")
