@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.schedules import betas_to_alpha_bar
+from soundmill.diffusion.schedules import alpha_bar_to_betas, betas_to_alpha_bar
 from soundmill.errors import UserError
 
 TOLERANCE = 1e-9  # of noise levels that should be equal
@@ -34,6 +34,14 @@ def aligned_timesteps(betas: Tensor, table: Tensor) -> Tensor:
     before = (torch.searchsorted(-known, -levels, right=True) - 1).clamp(0, len(table) - 2)
     share = (known[before] - levels) / (known[before] - known[before + 1])
     return before + share.clamp(0, 1)
+
+
+def spread_betas(table: Tensor, num_steps: int) -> Tensor:
+    """Betas [N], float64, of N timesteps evenly spaced from the first to the last of alpha_bar `table` [T], of one the last."""
+    timesteps = torch.linspace(len(table) - 1, 0, num_steps, dtype=torch.float64).flip(0)
+    before = timesteps.long().clamp(max=len(table) - 2)
+    known = table.sqrt()
+    return alpha_bar_to_betas(torch.lerp(known[before], known[before + 1], timesteps - before).square())
 
 
 def ancestral(

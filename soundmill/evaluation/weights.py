@@ -6,18 +6,15 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from soundmill import disk
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
-
-if TYPE_CHECKING:
-    from torch import nn
 
 VARIABLE = "SOUNDMILL_WEIGHTS"  # the directory of all of them; else the user's cache
 BLOCK = 1 << 16  # bytes read at once: what a broken connection loses of what came
@@ -227,27 +224,3 @@ def _copy(wanted: Weights, mirror: Path, file: BinaryIO) -> None:
     with (mirror / wanted.file).open("rb") as original:
         shutil.copyfileobj(original, file, BLOCK)
         file.flush()
-
-
-def read_checkpoint(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """What torch.save wrote, tensors and plain values only, and objects made by the functions and classes `allowed`.
-
-    A file that holds anything else could run code; it is refused by UserError, as a damaged one is.
-    """
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in a dozen ways
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); fetch it again") from None
-
-
-def load_state(net: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Give a net exactly these tensors, as its own; one too many, too few or of another shape raises UserError."""
-    try:
-        net.load_state_dict(state, strict=True, assign=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not the weights of {type(net).__name__} ({reason}); fetch it again") from None

@@ -172,7 +172,7 @@ def generate_sounds(
     """
     model, whose = _load(checkpoint_dir, "generate")
     requests = of_prompts(model, prompts, count, seed)
-    _make_directory(output_dir)
+    make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
     descriptions = [describe(request) for request in requests]
@@ -200,7 +200,7 @@ def reconstruct_sounds(
     what went in as the model takes it, `<name>-input.wav`, and a picture of both, `spectrograms.png`; returns the former.
     """
     model, whose = _load(checkpoint_dir, "reconstruct")
-    _make_directory(output_dir)
+    make_directory(output_dir)
     paths, shown, titles = [], [], []
     with running(model, home, settings) as run:
         facts = {**whose, "sampling": run.sampling.model_dump(mode="json")}
@@ -248,7 +248,7 @@ def _load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
     return model, {**whose, "weights": checkpoint.use(model, checkpoint_dir, model.params.use)}
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -106,8 +106,8 @@ def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
     return codec(_kind(section, CODECS)).params
 
 
-def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder:
-    """The vocoder of any kind that its stage published; one for other log-mels than `spec`'s is a UserError."""
+def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
+    """The vocoder of any kind that its stage published; one for other log-mels than `spec`'s (if given) is a UserError."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
     return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from soundmill.diffusion.aligned import aligned_timesteps, ancestral
+from soundmill.diffusion.aligned import aligned_timesteps, ancestral, spread_betas
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
 from soundmill.errors import UserError
 
@@ -55,3 +55,13 @@ def test_a_perfect_net_gives_the_wave_back_whatever_shares_its_batch():
     together = sample(slice(0, 3))
     torch.testing.assert_close(together, x0, atol=1e-5, rtol=0)
     torch.testing.assert_close(together[1:2], sample(slice(1, 2)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6, 7, 31, 49, 50])
+def test_so_many_steps_are_spread_over_the_timesteps(steps):
+    known = torch.linspace(49, 0, steps, dtype=torch.float64).flip(0)
+    torch.testing.assert_close(aligned_timesteps(spread_betas(TABLE, steps), TABLE), known, atol=1e-6, rtol=0)
+
+
+def test_all_steps_are_the_training_s():
+    torch.testing.assert_close(spread_betas(TABLE, 50), alpha_bar_to_betas(TABLE), atol=1e-12, rtol=1e-9)

@@ -16,8 +16,8 @@ from torch.nn.functional import avg_pool2d, relu
 from torch.nn.utils import fuse_conv_bn_eval
 
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.training import weights
 from soundmill.training.device import full_precision, pick_device
 
 BANDS, DIMENSIONS, CLASSES = 64, 2048, 527

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embeddings
 from soundmill.params import did_you_mean
+from soundmill.training import weights
 from soundmill.training.device import full_precision, pick_device
 
 SAMPLE_RATE = 16_000

@@ -58,13 +58,14 @@ def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict
     return {}
 
 
-def read_vocoder(directory: Path, config: type[C], spec: MelSpec) -> C:
-    """What a directory that `save_vocoder` wrote says; UserError where it is none, or for other log-mels than `spec`'s."""
+def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
+    """What a directory that `save_vocoder` wrote says; UserError where it is none, or for others than `spec`'s, if given."""
     from soundmill.training import weights
 
     path = directory / CONFIG
     saved = parse(config, weights.read_json(path, "vocoder"), str(path))
-    check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
+    if spec:
+        check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
     return saved
 
 
@@ -150,8 +151,8 @@ class Kind:
     def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
         return import_module(self.making).make(params, ctx, clips, mels, catalog)
 
-    def load(self, directory: Path, *spec: MelSpec) -> Any:
-        """What `Made.save` wrote; a vocoder's `spec` is the one that it must be for."""
+    def load(self, directory: Path, *spec: MelSpec | None) -> Any:
+        """What `Made.save` wrote; a vocoder's `spec` is the one that it must be for, or None: whichever it is for."""
         return import_module(self.component).load(directory, *spec)
 
     def network(self, params: StageParams, spec: dict[str, Any]) -> nn.Module:

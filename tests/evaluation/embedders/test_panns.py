@@ -13,8 +13,8 @@ from torch import nn
 from bench import references
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.panns import NUMPY, TRANSFORM, VARIANTS, Cnn14Embedder
+from soundmill.training import weights
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:

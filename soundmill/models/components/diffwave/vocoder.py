@@ -87,7 +87,7 @@ def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, 
     return save_vocoder(directory, DiffWaveConfig(kind="diffwave", mel_spec=model.spec, source=source, **parts), model.net)
 
 
-def load(directory: Path, spec: MelSpec) -> DiffWave:
+def load(directory: Path, spec: MelSpec | None) -> DiffWave:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = weights.fill(DiffWaveNet(saved.network, saved.mel_spec), directory / VOCODER_WEIGHTS)

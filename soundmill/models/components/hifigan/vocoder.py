@@ -113,7 +113,7 @@ def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, A
     return save_vocoder(directory, config, model.net)
 
 
-def load(directory: Path, spec: MelSpec) -> HifiGan:
+def load(directory: Path, spec: MelSpec | None) -> HifiGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)

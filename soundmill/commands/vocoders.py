@@ -1,0 +1,101 @@
+"""Commands about vocoders by themselves: sounds of log-mels, and published weights as a vocoder of the pipeline's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from soundmill.audio.mel import MelSpec
+    from soundmill.models.vocoding import LogMel
+
+app = typer.Typer()
+
+
+@app.command()
+def vocode(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A log-mel (.npy: n_mels × frames, natural logarithms), a recording in any format that ffmpeg reads, a folder of "
+            "both, or a directory of the pipeline's spectrograms."
+        ),
+    ],
+    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder, such as data/tango/vocoder.")],
+    fast: Annotated[bool, typer.Option("--fast", help="In DiffWave's six published steps.")] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="In so many steps, evenly spaced over the timesteps of DiffWave's training; as many: all."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("vocoded"),
+) -> None:
+    """Make sounds of log-mels by a vocoder, and say how long that takes; of a recording its own mel under the vocoder's spec.
+
+    Without --fast and --steps DiffWave takes the steps that its directory says.
+    """
+    if fast and steps is not None:
+        raise UserError("--fast and --steps both say in which steps; give one")
+    from soundmill import manifest
+    from soundmill.audio import log_mels
+    from soundmill.models import vocoding
+
+    if path.is_dir() and any(path.rglob("*.parquet")):
+        vocoder = vocoding.load(checkpoint, log_mels.read_spec(path), steps, fast)
+        given = (vocoding.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path))
+    else:
+        vocoder = vocoding.load(checkpoint, None, steps, fast)
+        given = (_log_mel(file, vocoder.spec) for file in _files(path, output))
+    paths, timing = vocoding.write_sounds(vocoder, given, output)
+    for written in paths:
+        typer.echo(written)
+    typer.echo(
+        f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
+        f"{1 / timing.real_time_factor:.3g} times as fast as it plays"
+    )
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A file weights-*.pt that DiffWave's published implementation wrote.")],
+    output: Annotated[Path, typer.Option(help="Directory of the vocoder; it must not be there yet.")],
+) -> None:
+    """Make published DiffWave weights a vocoder for `soundmill vocode`. Tensors and plain values are read of the file, no code."""
+    from soundmill.models import vocoding
+
+    typer.echo(f"{output}: {vocoding.import_published(file, output):,} parameters")
+
+
+def _files(path: Path, output: Path) -> list[Path]:
+    """The log-mels and recordings that are meant, each with a result of its own."""
+    from soundmill.corpora.inventory import MEDIA
+
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
+        if not files:
+            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; name another one, or a file")
+    stems = [file.stem for file in files]
+    for file in files:
+        if stems.count(file.stem) > 1:
+            raise UserError(f"{path}: several files are called {file.stem}: their results would have one name; rename one")
+        if (output / f"{file.stem}.wav").resolve() == file.resolve():
+            raise UserError(f"{file}: its result would take its place; name another --output")
+    return files
+
+
+def _log_mel(file: Path, spec: MelSpec) -> LogMel:
+    from soundmill.audio.mel import log_mel
+    from soundmill.decoding import decode
+    from soundmill.models import vocoding
+
+    if file.suffix.lower() == ".npy":
+        return vocoding.read_log_mel(file, spec)
+    try:
+        wave = decode.read_mono(file, spec.sample_rate, decode.MAX_SECONDS)
+    except decode.DecodeError as error:
+        raise UserError(f"{file}: {error.reason} {error.detail}") from None
+    return vocoding.LogMel(file.stem, log_mel(wave, spec), len(wave))

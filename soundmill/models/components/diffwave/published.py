@@ -1,0 +1,129 @@
+"""Weights of DiffWave's published implementation (`lmnt-com/diffwave`) as a vocoder of ours: the same net under other names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.params import parse
+from soundmill.training import weights
+
+REMEDY = (
+    "get the file anew; or, if its `params` are no plain dictionary, save it again with the program that wrote it: "
+    "torch.save({'model': old['model'], 'params': dict(old['params'])}, FILE), arrays in `params` as lists"
+)
+UNEVEN = 1e-6  # of a beta: they are written as decimals
+NAMES = {
+    "input_projection": "first",
+    "diffusion_embedding.projection1": "embedding.layers.0",
+    "diffusion_embedding.projection2": "embedding.layers.2",
+    "spectrogram_upsampler.conv1": "upsampler.layers.0",
+    "spectrogram_upsampler.conv2": "upsampler.layers.1",
+    "skip_projection": "skip",
+    "output_projection": "last",
+}
+OF_A_LAYER = {
+    "dilated_conv": "dilated",
+    "diffusion_projection": "timestep",
+    "conditioner_projection": "mel",
+    "output_projection": "out",
+}
+
+
+class Published(BaseModel):
+    """What its `params` say of the net, the noise and the mels; the others are of the training."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+    sample_rate: int
+    n_mels: int
+    n_fft: int
+    hop_samples: int
+    residual_layers: int = Field(le=1000)
+    residual_channels: int
+    dilation_cycle_length: int
+    noise_schedule: list[float] = Field(min_length=2)
+    inference_noise_schedule: list[float]
+
+    @property
+    def spec(self) -> MelSpec:
+        """Of `diffwave.preprocess`. Its `normalized` is in the conditioner; its floor is below what that cuts off."""
+        values = {
+            "sample_rate": self.sample_rate,
+            "n_fft": self.n_fft,
+            "win_length": 4 * self.hop_samples,
+            "hop_length": self.hop_samples,
+            "n_mels": self.n_mels,
+            "f_min": 20.0,
+            "f_max": self.sample_rate / 2,
+            "mel_scale": "htk",
+            "norm": "none",
+            "power": 1.0,
+            "floor": 1e-5,
+            "peak": None,
+        }
+        return parse(MelSpec, values, "params")
+
+    @property
+    def network(self) -> NetworkParams:
+        sizes = {
+            "layers": self.residual_layers,
+            "channels": self.residual_channels,
+            "dilation_cycle": self.dilation_cycle_length,
+        }
+        return parse(NetworkParams, sizes, "params")
+
+    @property
+    def noise(self) -> NoiseParams:
+        betas = torch.tensor(self.noise_schedule, dtype=torch.float64)
+        if (betas - torch.linspace(betas[0], betas[-1], len(betas), dtype=torch.float64)).abs().max() > UNEVEN:
+            raise UserError("params.noise_schedule: its betas are not evenly spaced, and no other training is known here")
+        values = {"num_timesteps": len(betas), "beta_start": self.noise_schedule[0], "beta_end": self.noise_schedule[-1]}
+        return parse(NoiseParams, values, "params.noise_schedule")
+
+
+def read(path: Path) -> DiffWave:
+    """The vocoder in a file `weights-*.pt`; it samples by the file's `inference_noise_schedule`, with seed 0.
+
+    Tensors and plain values are read of it and nothing else; what is no such file, or of another net, is a UserError.
+    """
+    found = weights.read_checkpoint(path, remedy=REMEDY)
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("model", "params")):
+        raise UserError(f"{path}: not what DiffWave's implementation writes: `model` and `params` are not both in it")
+    published = parse(Published, found["params"], f"{path}: params")
+    try:
+        network, noise, spec = published.network, published.noise, published.spec
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    sampling = parse(SamplingParams, {"betas": published.inference_noise_schedule, "seed": 0}, f"{path}: params")
+    tensors = renamed(found["model"], path)
+    with torch.device("meta"):  # before memory is taken for what `params` claim
+        weights.load_state(DiffWaveNet(network, spec), tensors, path, REMEDY)
+    net = DiffWaveNet(network, spec)
+    weights.load_state(net, tensors, path, REMEDY)
+    return DiffWave(network, noise, sampling, spec, net.float().eval())
+
+
+def renamed(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Its tensors by our names; UserError for a net without mels."""
+    if not any(name.startswith("spectrogram_upsampler.") for name in state):
+        raise UserError(f"{path}: its net takes no mels (`unconditional`), so it is no vocoder; nothing else is imported")
+    return {_renamed(name): value for name, value in state.items()}
+
+
+def _renamed(name: str) -> str:
+    """Our name of a tensor; one that is unknown stays as it is, and is refused with the others that do not fit."""
+    module, _, kind = name.rpartition(".")
+    if layer := re.fullmatch(r"residual_layers\.(\d+)\.(\w+)", module):
+        return f"layers.{layer[1]}.{OF_A_LAYER.get(layer[2], layer[2])}.{kind}"
+    return f"{NAMES.get(module, module)}.{kind}"

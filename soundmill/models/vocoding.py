@@ -1,0 +1,121 @@
+"""Sounds of log-mels, wherever these are from, by the directory of a vocoder of any kind."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from soundmill.audio.flac import write_wav
+from soundmill.audio.mel import MelSpec
+from soundmill.diffusion.aligned import spread_betas
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.diffwave import published
+from soundmill.models.components.diffwave import vocoder as vocoders
+from soundmill.models.components.diffwave.params import SamplingParams
+from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
+from soundmill.models.components.vocoding import to_waves
+from soundmill.models.generation import make_directory
+from soundmill.shards import file_digest
+from soundmill.stage import publish
+from soundmill.training.device import pick_device
+
+FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]  # betas, as published with DiffWave (Kong et al. 2021, appendix B)
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """One to make a sound of: values [n_mels, frames], natural logarithms; `num_samples` None: as long as its frames."""
+
+    name: str
+    values: np.ndarray
+    num_samples: int | None = None
+
+
+@dataclass
+class Timing:
+    """Seconds of sound that were made, and of making them."""
+
+    sound: float = 0.0
+    work: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of sound."""
+        return self.work / self.sound
+
+
+def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -> Vocoder:
+    """A vocoder, for log-mels of `spec` (None: of whichever it is for); DiffWave in `steps` or by the fast schedule, if wanted."""
+    vocoder = registry.load_vocoder(directory, spec)
+    if steps is None and not fast:
+        return vocoder
+    if not isinstance(vocoder, DiffWave):
+        raise UserError(f"{directory}: this vocoder makes sound in one step, by no noise schedule; leave --fast and --steps out")
+    table = alpha_bar_of(vocoder.noise)
+    if steps is not None and steps > len(table):
+        raise UserError(f"{directory}: trained on {len(table)} timesteps: --steps {steps} is too many, take at most {len(table)}")
+    betas = FAST if fast else spread_betas(table, steps).tolist()
+    return replace(vocoder, sampling=SamplingParams(betas=betas, seed=vocoder.sampling.seed))
+
+
+def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
+    """The log-mel in a `.npy` file; what cannot be one of `spec` is a UserError."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an array ({error}); write it with numpy.save") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        raise UserError(f"{path}: no array of floating-point numbers; write log-mels with numpy.save")
+    if values.ndim != 2 or len(values) != spec.n_mels or not values.shape[1]:
+        raise UserError(
+            f"{path}: its shape is {values.shape}, and the vocoder is for ({spec.n_mels}, frames): n_mels must be {spec.n_mels}; "
+            "make its log-mels by the spec in the vocoder's config.json, one sound in a file"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: has values that are no numbers; make it anew")
+    if values.min() >= 0 and values.max() <= 1:
+        raise UserError(
+            f"{path}: all values lie between 0 and 1, as where decibels were scaled; what is wanted is the natural logarithm of "
+            "mels, with no other scale"
+        )
+    return LogMel(path.stem, values)
+
+
+def import_published(path: Path, output: Path) -> int:
+    """Make a file of DiffWave's published implementation (components/diffwave/published.py) the directory of a vocoder.
+
+    It must not be there yet, and appears whole or not at all. Returns the number of parameters.
+    """
+    if output.exists():
+        raise UserError(f"{output}: is there already; name a new directory")
+    model = published.read(path)
+    make_directory(output.parent)
+    with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
+        staged = Path(folder) / output.name
+        vocoders.save(model, staged, {"kind": "load", "name": path.name, "digest": file_digest(path)})
+        publish(staged, output)
+    return sum(weight.numel() for weight in model.net.parameters())
+
+
+def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> tuple[list[Path], Timing]:
+    """Write `NAME.wav` of every log-mel, one after another; returns the files, and how long the vocoder worked."""
+    make_directory(output)
+    device, paths, timing = pick_device("auto"), [], Timing()
+    for log_mel in log_mels:
+        start = time.perf_counter()
+        (wave,) = to_waves(vocoder, torch.tensor(log_mel.values, dtype=torch.float32)[None], device, log_mel.num_samples)
+        timing.work += time.perf_counter() - start
+        if not torch.isfinite(wave).all():
+            raise UserError(f"{log_mel.name}: the vocoder's sound is not finite; its weights are damaged: remake it")
+        timing.sound += wave.shape[1] / vocoder.spec.sample_rate
+        paths.append(output / f"{log_mel.name}.wav")
+        write_wav(paths[-1], wave.numpy(), vocoder.spec.sample_rate)
+    return paths, timing
