@@ -23,7 +23,7 @@ def accepted(stage: str) -> type[params.StageParams]:
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 @pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
-    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]", f"corpus={corpus}", f"scale={scale}"])
+    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,diffwave,tango]", f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
     assert document["corpus"]["format"] == corpus
     assert bool(document["corpus"]["embedded"]) != bool(document["corpus"]["external"])
@@ -39,7 +39,8 @@ def test_every_stage_accepts_every_choice(corpus, scale):
         assert spec["sample_rate"] == document["clips"][spec["clips"]]["sample_rate"]
     for family, wants in document["families"].items():
         assert wants["clips"] in document["clips"]
-        assert wants["inputs"] in {f"data/{family}", *(f"data/spectrograms/clips/{name}" for name in document["spectrogram"])}
+        mels = {f"data/spectrograms/clips/{name}" for name in document["spectrogram"]}
+        assert wants["inputs"] in {f"data/{family}", f"data/clips/{wants['clips']}", *mels}
         params.parse(registry.family(family).train_params, document[family]["train"], where)
         params.parse(registry.family(family).generate_params, document[family]["generate"], where)
 

@@ -155,7 +155,7 @@ def test_commands_that_docs_name_exist():
 
 def test_parameters_that_docs_name_exist():
     """What `soundmill params` is given composes; `section.key` in backticks is a key of params.yaml."""
-    both = "model=[ddpm_mel,tango]"
+    both = "model=[ddpm_mel,diffwave,tango]"
     documents = [
         params.compose(ROOT / "conf", given) for given in ([both], [both, "corpus=auto"], [both, "corpus=union", "scale=paper"])
     ]

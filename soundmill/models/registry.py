@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
+    "diffwave": "soundmill.models.diffwave",
     "tango": "soundmill.models.tango",
 }
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none

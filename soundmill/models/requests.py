@@ -8,6 +8,7 @@ from pathlib import Path
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request
+from soundmill.models.params import GridParams
 from soundmill.params import did_you_mean
 from soundmill.training.seeds import seed_of
 
@@ -43,6 +44,12 @@ def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> l
         return [Request(caption=prompt, seed=seed_of(seed, prompt, index)) for prompt in prompts for index in range(count)]
     labels = tuple(match_label(prompt, model.labels) for prompt in prompts)
     return [Request(labels, seed=seed_of(seed, *labels, index)) for index in range(count)]
+
+
+def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]:
+    """Requests for the picture of samples, the labels in turn; no labels: unconditional."""
+    conditions = [(labels[cell % len(labels)],) if labels else () for cell in range(grid.columns * grid.rows)]
+    return [Request(its, seed=seed_of(seed, "grid", cell)) for cell, its in enumerate(conditions)]
 
 
 def describe(request: Request) -> str:

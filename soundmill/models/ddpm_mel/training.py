@@ -20,13 +20,14 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.catalog import choose_by_hash, no_training_clip
-from soundmill.models.components.labels.labels import label_weights
+from soundmill.models.components.labels.labels import Labelled, label_weights
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
-from soundmill.models.family import Rehearsal, Request
+from soundmill.models.family import Rehearsal
+from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order, share
 from soundmill.training.module import TrainingModule
@@ -49,25 +50,14 @@ class Clips:
     def __len__(self) -> int:
         return len(self.log_mels)
 
-    def source(self) -> LabelledCrops:
-        return LabelledCrops(Crops(self.log_mels, self.frames, self.silence), self.label_weights)
+    def source(self) -> Labelled:
+        return Labelled(Crops(self.log_mels, self.frames, self.silence), self.label_weights)
 
     def beginnings(self, size: int) -> Iterator[Tensor]:
         """log_mel [B, n_mels, frames] of all clips in order, from their beginnings."""
         for first in range(0, len(self), size):
             items = range(first, min(first + size, len(self)))
             yield self.log_mels.crops(items, [0.0] * len(items), self.frames, self.silence).float()
-
-
-@dataclass(frozen=True)
-class LabelledCrops:
-    """A source of crops [b, n_mels, frames] and label weights [b, num_labels]; drawn in [0, 1) is where a crop begins."""
-
-    crops: Crops
-    label_weights: Tensor
-
-    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor]:
-        return *self.crops.batch(items, drawn), self.label_weights[items]
 
 
 def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[str, float]]:
@@ -183,7 +173,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: Ddp
         partial(crop_places, params, clips.frames),
         clip_ids=list(clip_labels),
         counts={"labels": len(labels)},
-        samples=requests(params, labels),
+        samples=of_grid(params.grid, params.seed, labels),
         columns=params.grid.columns,
         held_out=_held_out(params, mels, catalog, labels, picture, ctx.scratch),
         save=partial(models.save, model),
@@ -212,13 +202,6 @@ def _held_out(
 
 def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     return net(xt, t, condition)
-
-
-def requests(params: TrainParams, labels: list[str]) -> list[Request]:
-    """The samples that are looked at: rows × columns, the labels in turn."""
-    count = params.grid.rows * params.grid.columns
-    conditions = [(labels[cell % len(labels)],) if labels else () for cell in range(count)]
-    return [Request(its, seed=seed_of(params.seed, "grid", cell)) for cell, its in enumerate(conditions)]
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

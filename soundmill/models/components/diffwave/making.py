@@ -25,6 +25,7 @@ def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pat
     net = DiffWaveNet(params.network, making.spec)
     model = DiffWave(params.network, params.noise, params.sampling, making.spec, net)
     started_from = making.begin(model, vocoder.load, ("network", "noise"))
-    fitted, facts = making.train(DiffWaveModule(params.weights, net, params.noise, making.spec), model, started_from)
+    module = DiffWaveModule(params.weights, net, params.noise, params.weights.steps, making.spec)
+    fitted, facts = making.train(module, model, started_from)
     net.eval()
     return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))

@@ -1,4 +1,4 @@
-"""DiffWave's net (Kong et al. 2021, section 3 and figure 2): the noise in a wave, from the wave, the timestep and log-mels.
+"""DiffWave's net (Kong et al. 2021, section 3 and figure 2): the noise in a wave, from the wave, the timestep and a condition.
 
 | paper | here |
 |---|---|
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.diffwave.params import NetworkParams
 
-EMBEDDING, WIDTH = 128, 512  # of timesteps (equation 9), and what they become
+EMBEDDING, WIDTH = 128, 512  # of timesteps (equation 9) and of labels; what the former become
 SLOPE = 0.4  # of the upsampler's leaky ReLUs
 
 
@@ -62,32 +62,44 @@ def strides(hop_length: int) -> tuple[int, int]:
 
 
 class ResidualLayer(nn.Module):
-    """A gated dilated convolution; gives what goes on and what goes to the end, both [B, C, T]."""
+    """A gated dilated convolution; gives what goes on and what goes to the end, both [B, C, T].
 
-    def __init__(self, channels: int, dilation: int, n_mels: int):
+    The condition [B, `conditions`, T], or of one sample for all of T, is added before the gate; `conditions` 0: there is none.
+    """
+
+    def __init__(self, channels: int, dilation: int, conditions: int):
         super().__init__()
         self.timestep = nn.Linear(WIDTH, channels)
         self.dilated = nn.Conv1d(channels, 2 * channels, 3, padding=dilation, dilation=dilation)
-        self.mel = nn.Conv1d(n_mels, 2 * channels, 1)
+        self.condition = nn.Conv1d(conditions, 2 * channels, 1) if conditions else None
         self.out = nn.Conv1d(channels, 2 * channels, 1)
 
-    def forward(self, wave: Tensor, timestep: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        gate, content = (self.dilated(wave + self.timestep(timestep)[:, :, None]) + self.mel(mel)).chunk(2, 1)
+    def forward(self, wave: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        gated = self.dilated(wave + self.timestep(timestep)[:, :, None])
+        if self.condition is not None:
+            gated = gated + self.condition(condition)
+        gate, content = gated.chunk(2, 1)
         residual, skip = self.out(gate.sigmoid() * content.tanh()).chunk(2, 1)
         return (wave + residual) / math.sqrt(2), skip
 
 
 class DiffWaveNet(nn.Module):
-    """(xt [B, 1, T], t [B], mels within [0, 1] [B, n_mels, T / hop_length]) → noise [B, 1, T]; it begins by predicting none."""
+    """(xt [B, 1, T], t [B], condition) → noise [B, 1, T]; it begins by predicting none.
 
-    def __init__(self, params: NetworkParams, spec: MelSpec):
+    The condition is one of: mels within [0, 1] [B, n_mels, T / hop_length] of `spec`; label weights [B, `num_labels`]; None, where
+    the net has neither.
+    """
+
+    def __init__(self, params: NetworkParams, spec: MelSpec | None = None, num_labels: int | None = None):
         super().__init__()
         channels = params.channels
         self.embedding = TimestepEmbedding()
-        self.upsampler = Upsampler(spec.hop_length)
+        self.upsampler = Upsampler(spec.hop_length) if spec else None
+        self.labels = nn.Embedding(num_labels, EMBEDDING) if num_labels is not None else None
+        conditions = spec.n_mels if spec else 0 if num_labels is None else EMBEDDING
         self.first = nn.Conv1d(1, channels, 1)
         self.layers = nn.ModuleList(
-            ResidualLayer(channels, 2 ** (layer % params.dilation_cycle), spec.n_mels) for layer in range(params.layers)
+            ResidualLayer(channels, 2 ** (layer % params.dilation_cycle), conditions) for layer in range(params.layers)
         )
         self.skip = nn.Conv1d(channels, channels, 1)
         self.last = nn.Conv1d(channels, 1, 1)
@@ -97,10 +109,13 @@ class DiffWaveNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, xt: Tensor, t: Tensor, mel: Tensor) -> Tensor:
-        timestep, mel = self.embedding(t), self.upsampler(mel)
-        wave, total = self.first(xt).relu(), 0.0
+    def forward(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if self.upsampler is not None:
+            condition = self.upsampler(condition)
+        elif self.labels is not None:
+            condition = (condition @ self.labels.weight)[:, :, None]
+        timestep, wave, total = self.embedding(t), self.first(xt).relu(), 0.0
         for layer in self.layers:
-            wave, skip = layer(wave, timestep, mel)
+            wave, skip = layer(wave, timestep, condition)
             total = total + skip
         return self.last(self.skip(total / math.sqrt(len(self.layers))).relu())

@@ -1,4 +1,4 @@
-"""Knobs of DiffWave as a vocoder."""
+"""Knobs of DiffWave."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.params import Seed, StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
+NoiseLoss = Annotated[Literal["l1", "l2"], Field(description="of the noise that is predicted")]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class NetworkParams(StageParams):
     """DiffWave's net: dilations of the residual layers go 1, 2, 4 … through a cycle, and begin again."""
 
-    layers: int = Field(ge=1, description="30 in the paper")
-    channels: int = Field(ge=1, description="64 in the paper's small net, 128 in its large one")
-    dilation_cycle: int = Field(ge=1, le=20, description="10 in the paper")
+    layers: int = Field(ge=1, description="the paper's vocoders have 30, its others 36")
+    channels: int = Field(ge=1, description="the paper's small vocoder has 64, the large one 128, its others 256")
+    dilation_cycle: int = Field(ge=1, le=20, description="the paper's vocoders have 10, its others 12")
 
 
 class NoiseParams(StageParams):
@@ -33,7 +34,7 @@ class SamplingParams(StageParams):
     betas: Annotated[list[Beta], Field(min_length=1)] | Literal["trained"] = Field(
         description="the steps to sound; trained: every timestep of the training"
     )
-    seed: Seed
+    seed: Seed = Field(description="of what a vocoder's sounds begin with")
 
 
 class WeightsParams(TrainingParams):
@@ -43,7 +44,7 @@ class WeightsParams(TrainingParams):
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
     crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
-    loss: Literal["l1", "l2"] = Field(description="of the noise that is predicted")
+    loss: NoiseLoss
 
 
 class DiffWaveParams(GriffinLimParams):

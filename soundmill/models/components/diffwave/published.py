@@ -35,7 +35,7 @@ NAMES = {
 OF_A_LAYER = {
     "dilated_conv": "dilated",
     "diffusion_projection": "timestep",
-    "conditioner_projection": "mel",
+    "conditioner_projection": "condition",
     "output_projection": "out",
 }
 

@@ -1,4 +1,4 @@
-"""Train DiffWave's net to tell the noise in crops of waves, given their log-mels (Kong et al. 2021, algorithm 1)."""
+"""Train DiffWave's net to predict the noise in crops of waves (Kong et al. 2021, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from soundmill.audio.mel import MelSpec
 from soundmill.diffusion.objectives import Net, diffuse
 from soundmill.diffusion.schedules import alpha_sigma
 from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import NoiseParams, WeightsParams
+from soundmill.models.components.diffwave.params import NoiseParams
 from soundmill.models.components.diffwave.vocoder import alpha_bar_of, conditioner
 from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
+from soundmill.training.params import TrainingParams
 
 
 class DiffWaveModule(TrainingModule):
-    """A batch: crops of waves and their log-mels."""
+    """A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights if there are.
 
-    def __init__(self, params: WeightsParams, net: DiffWaveNet, noise: NoiseParams, spec: MelSpec):
-        super().__init__(net, params, params.steps)
+    `params` have a `loss` beside what every training has.
+    """
+
+    def __init__(self, params: TrainingParams, net: DiffWaveNet, noise: NoiseParams, steps: int, spec: MelSpec | None = None):
+        super().__init__(net, params, steps)
         self.spec, self.table = spec, alpha_bar_of(noise)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
-        log_mels, waves = batch.values
+        if self.spec:
+            log_mels, waves = batch.values
+            x0, condition = waves[:, None], conditioner(log_mels.float(), self.spec)
+        else:
+            x0, condition = (*batch.values, None)[:2]
         rng = self.rng("noise", step)
-        t = torch.randint(len(self.table), (len(waves),), generator=rng, device=self.device)
-        noise = torch.empty_like(waves).normal_(generator=rng)[:, None]
-        mel = conditioner(log_mels.float(), self.spec)
-        return noise_loss(lambda xt, t: self.net(xt, t, mel), self.table, waves[:, None], t, noise, self.params.loss).mean()
+        t = torch.randint(len(self.table), (len(x0),), generator=rng, device=self.device)
+        noise = torch.empty_like(x0).normal_(generator=rng)
+        return noise_loss(lambda xt, t: self.net(xt, t, condition), self.table, x0, t, noise, self.params.loss).mean()
 
 
 def noise_loss(net: Net, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, kind: str) -> Tensor:

@@ -1,0 +1,128 @@
+"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.audio.mel import log_mel
+from soundmill.diffusion.aligned import ancestral
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components import vocoding
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
+from soundmill.models.components.labels.labels import label_weights
+from soundmill.models.diffwave.params import TrainParams
+from soundmill.models.family import Request, Run
+from soundmill.training import weights
+from soundmill.training.device import autocast, evaluating
+from soundmill.training.seeds import seed_of
+
+FAMILY = "diffwave"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Vocoding:
+    """A `Model` (models/family.py) by log-mels: it reconstructs."""
+
+    params: TrainParams
+    net: DiffWaveNet
+    sample_rate: int
+    labels: Sequence[str] = ()
+    channels: int = 1
+    num_samples: int | None = None
+    condition: Literal["none"] = "none"
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Wave → log-mel → wave."""
+        spec = self.params.mel
+        vocoder = DiffWave(self.params.network, self.params.noise, run.sampling, spec, self.net)
+        log_mels = torch.from_numpy(log_mel(waves.mean(1).numpy(), spec))
+        with evaluating(self.net):
+            return vocoding.to_waves(vocoder, log_mels, run.device, waves.shape[2])
+
+
+@dataclass
+class Generating:
+    """A `Model` (models/family.py) of whole crops, by label or unconditional: it generates."""
+
+    params: TrainParams
+    net: DiffWaveNet
+    sample_rate: int
+    labels: Sequence[str]
+    channels: int = 1
+
+    @property
+    def num_samples(self) -> int:
+        return self.params.crop_samples(self.sample_rate)
+
+    @property
+    def condition(self) -> Literal["labels", "none"]:
+        return "labels" if self.params.condition == "label" else "none"
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Noise → waves; a request's labels share the condition equally, and one without gets a label by its seed."""
+        betas, timesteps = schedule(self.params.noise, run.sampling)
+        net, made = self.net.to(run.device), []
+        with torch.no_grad(), evaluating(net):
+            for start in range(0, len(requests), run.batch_size):
+                part = requests[start : start + run.batch_size]
+                condition = self._conditions(part, run.device)
+
+                def denoise(xt: Tensor, t: Tensor, condition: Tensor | None = condition) -> Tensor:
+                    with autocast(run.device, run.precision):
+                        return net(xt, t, condition)
+
+                rngs = [torch.Generator().manual_seed(request.seed) for request in part]
+                noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
+                made.append(ancestral(denoise, noise.to(run.device), betas, timesteps, rngs).cpu())
+                run.progress(len(part))
+        return torch.cat(made)
+
+    def _conditions(self, requests: Sequence[Request], device: torch.device) -> Tensor | None:
+        if self.condition == "none":
+            return None
+        drawn = [request.labels or (self._drawn(request.seed),) for request in requests]
+        return torch.stack([label_weights(labels, self.labels) for labels in drawn]).to(device)
+
+    def _drawn(self, seed: int) -> str:
+        return self.labels[int(np.random.default_rng(seed_of(seed, "label")).integers(len(self.labels)))]
+
+
+def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
+    """The net of the parameters, initialised from torch's global generator."""
+    spec = params.mel if params.condition == "mel" else None
+    return DiffWaveNet(params.network, spec, num_labels if params.condition == "label" else None)
+
+
+def build_model(params: TrainParams, net: DiffWaveNet, sample_rate: int, labels: Sequence[str]) -> Vocoding | Generating:
+    return Vocoding(params, net, sample_rate) if params.condition == "mel" else Generating(params, net, sample_rate, labels)
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """As models/family.py says; without labels, each of which adds an embedding."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    return {"net": build_net(params, num_labels=0)}
+
+
+def save(model: Vocoding | Generating, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
+    directory.mkdir(parents=True)
+    weights.write(model.net.state_dict(), directory / WEIGHTS)
+    write_config(directory, FAMILY, model.params, facts, sample_rate=model.sample_rate, labels=list(model.labels))
+
+
+def load(directory: Path) -> Vocoding | Generating:
+    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+    config = read_config(directory, FAMILY, ("params", "sample_rate", "labels"))
+    params = read_part(TrainParams, config, "params", directory)
+    net = weights.fill(build_net(params, len(config["labels"])), directory / WEIGHTS)
+    return build_model(params, net, config["sample_rate"], config["labels"])

@@ -1,0 +1,48 @@
+"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.params import Seconds
+
+
+class TrainParams(FamilyTrainParams):
+    condition: Literal["mel", "label", "none"] = Field(description="mel: a vocoder, which reconstructs; the others generate")
+    batch_size: int = Field(ge=1)
+    crop_seconds: Seconds = Field(gt=0, description="of each clip, seen in one step; what has no mels generates sounds so long")
+    mel: MelSpec = Field(description="of `condition: mel`")
+    network: NetworkParams
+    noise: NoiseParams
+    loss: NoiseLoss
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how the grid, and `soundmill generate` and `reconstruct`, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainParams:
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
+        if self.condition == "mel" and not self.crop_frames:
+            raise ValueError(f"crop_seconds {self.crop_seconds} must be a frame (mel.hop_length {self.mel.hop_length}) or more")
+        return self
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+    @property
+    def crop_frames(self) -> int:
+        return round(self.crop_seconds * self.mel.sample_rate / self.mel.hop_length)
+
+    def crop_samples(self, sample_rate: int) -> int:
+        """Whole frames of a vocoder's crop."""
+        return self.crop_frames * self.mel.hop_length if self.condition == "mel" else round(self.crop_seconds * sample_rate)
+
+
+class GenerateParams(FamilyGenerateParams):
+    sampling: SamplingParams

@@ -1,0 +1,154 @@
+"""Train the family on crops of the training clips' waves; of clips that are shorter than a crop none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import params as strict
+from soundmill.audio import mel
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, durations_of, read_labels, read_weights, waves_of
+from soundmill.models.components.diffwave.training import DiffWaveModule
+from soundmill.models.components.diffwave.vocoder import schedule
+from soundmill.models.components.labels.labels import Labelled, label_weights
+from soundmill.models.components.log_mels.source import LogMels
+from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves
+from soundmill.models.diffwave import model as models
+from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
+from soundmill.models.diffwave.params import GenerateParams, TrainParams
+from soundmill.models.family import Rehearsal
+from soundmill.models.requests import of_grid
+from soundmill.models.training import Prepared
+from soundmill.training.loader import Arrays, Batch, Described, Order, Source, crop_places, gather
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path, start: Vocoding | Generating | None) -> Prepared:
+    """A training that starts from another knows its labels too; one of another rate or mel spec is refused."""
+    schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training
+    splits = read_weights(catalog)
+    seconds = durations_of(clips, [*splits["train"], *splits["valid"]])
+    _, (_, rate) = next(waves_of(clips, set(splits["train"])))
+    check_rate(params, rate, clips, start)
+    length = params.crop_samples(rate)
+    long = {split: [one for one in splits[split] if round(seconds[one] * rate) >= length] for split in ("train", "valid")}
+    if not long["train"]:
+        longest = max(seconds[one] for one in splits["train"])
+        raise UserError(
+            f"{clips}: none of {len(splits['train'])} training clips is as long as a crop of {params.crop_seconds:g} s, the "
+            f"longest has {longest:g} s; lower {FAMILY}.train.crop_seconds, or fill clips with silence "
+            f"(`clips.{clips.name}.tail: pad`)"
+        )
+    clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
+    labels = labels_of(params, catalog, [clip_labels[clip_id] for clip_id in long["train"]], start.labels if start else ())
+
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        return source(params, rate, clips, clip_ids, [label_weights(clip_labels[one], labels) for one in clip_ids], ctx.scratch)
+
+    torch.manual_seed(params.seed)
+    model = models.build_model(params, models.build_net(params, len(labels)), rate, labels)
+    order = Order(params.seed, {clip_id: splits["train"][clip_id] for clip_id in long["train"]}, params.batch_size)
+    steps = params.steps or order.steps(params.epochs)
+    unseen = choose_by_hash(long["valid"], params.validate_batches * params.batch_size)
+    return Prepared(
+        DiffWaveModule(params, model.net, params.noise, steps, params.mel if params.condition == "mel" else None),
+        model,
+        source_of(long["train"]),
+        order,
+        partial(crop_places, params.seed, params.batch_size),
+        clip_ids=long["train"],
+        counts={"dropped": len(splits["train"]) - len(long["train"]), "labels": len(labels)},
+        samples=samples(params, clips, unseen or long["train"], labels),
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+        save=partial(models.save, model),
+    )
+
+
+def check_rate(params: TrainParams, rate: int, clips: Path, start: Vocoding | Generating | None) -> None:
+    """UserError where mels, or the checkpoint that is started from, are of another rate than the clips, or of other mels."""
+    if params.condition == "mel" and params.mel.sample_rate != rate:
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, and {clips} has {rate}; make them agree")
+    if start:
+        mels = params.condition == "mel"
+        there = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
+        compare(params.start_from, there, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
+
+
+def labels_of(params: TrainParams, catalog: Path, clip_labels: Sequence[Sequence[str]], known: Sequence[str]) -> list[str]:
+    """The labels that the net is conditioned on, `known` ones first."""
+    if params.condition != "label":
+        return []
+    found = sorted({label for labels in clip_labels for label in labels})
+    if not found:
+        raise UserError(f"{catalog}: no training clip has a label; set {FAMILY}.train.condition to `none`")
+    return [*known, *(label for label in found if label not in known)]
+
+
+def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str], labels: Sequence[Tensor], scratch: Path) -> Source:
+    """Crops of clips, as DiffWaveModule takes them."""
+    if params.condition == "mel":
+        waves = gather_waves(clips, clip_ids, scratch, partial(mel.levelled, spec=params.mel))
+        return Pairs(log_mels_of(waves, params.mel, scratch), waves, params.crop_frames, params.mel)
+    crops = WaveCrops(gather_waves(clips, clip_ids, scratch), params.crop_samples(rate))
+    return Labelled(crops, torch.stack(list(labels))) if params.condition == "label" else crops
+
+
+def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
+    """Log-mels of gathered waves, made once."""
+    items = range(len(waves))
+
+    def index() -> Iterator[Described]:
+        for item in items:
+            frames = mel.num_frames(spec, int(waves.shapes[item, 0]))
+            yield Described(waves.ids[item], (spec.n_mels, frames), f"{waves.path.name} {spec.model_dump_json()}")
+
+    def contents() -> Iterator[tuple[str, np.ndarray]]:
+        for item in items:
+            yield waves.ids[item], mel.log_mel(waves.read(item).astype(np.float32), spec).astype("<f2")
+
+    return LogMels(gather(index, contents, waves.ids, scratch / "log-mels", f"{waves.path}: the spectrogram of clip"))
+
+
+def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: Sequence[str]) -> Any:
+    """Requests of a grid; of a vocoder, real waves [N, 1, T] of which half a grid has room, as long as the shortest of them."""
+    if params.condition != "mel":
+        return of_grid(params.grid, params.seed, labels)
+    chosen = set(choose_by_hash(clip_ids, max(1, params.grid.columns * params.grid.rows // 2)))
+    waves = [wave.mean(0) for _, (wave, _) in waves_of(clips, chosen)]
+    length = min(map(len, waves))
+    return torch.from_numpy(np.stack([wave[:length] for wave in waves]).astype(np.float32))[:, None]
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says."""
+
+    def read(name: str, model: type[strict.P]) -> strict.P:
+        return strict.parse(model, strict.section(document, name, "parameters"), name)
+
+    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    rate, mels = clips["sample_rate"], params.condition == "mel"
+    length, labels = params.crop_samples(rate), num_labels if params.condition == "label" else 0
+    module = DiffWaveModule(params, models.build_net(params, labels), params.noise, steps=1, spec=params.mel if mels else None)
+
+    def batch(step: int) -> Batch:
+        rng = torch.Generator().manual_seed(step)
+        waves = torch.randn(params.batch_size, 1, length, generator=rng)
+        condition = torch.randn(params.batch_size, params.mel.n_mels, params.crop_frames, generator=rng)
+        weights = torch.zeros(params.batch_size, labels)
+        values = {"mel": (condition, waves[:, 0]), "label": (waves, weights), "none": (waves,)}[params.condition]
+        return Batch(step, np.zeros(params.batch_size, np.int64), values)
+
+    crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
+    passes = round(len(schedule(params.noise, generate.sampling)[0]) * crops)
+    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

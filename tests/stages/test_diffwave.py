@@ -1,0 +1,212 @@
+"""Train and generate of the family `diffwave` on the real configuration, shrunk: each condition, kills, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import stages.generate
+import stages.train
+from soundmill import commands, manifest, params, shards
+from soundmill.audio import flac
+from soundmill.models import registry
+from soundmill.models.diffwave.model import Generating
+from soundmill.models.family import Request
+from soundmill.training import callbacks
+from tests.imports import ROOT
+
+RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
+LABELS = ("bell", "rain")
+SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
+CHOICES = {"mel": ["diffwave=laptop"], "label": ["diffwave=sc09_laptop"], "none": ["diffwave=sc09_laptop"]}
+SHRUNK = [
+    "model=diffwave",
+    "families.diffwave.clips=default",
+    "diffwave.train.steps=4",
+    "diffwave.train.batch_size=2",
+    "diffwave.train.crop_seconds=0.1",
+    "diffwave.train.log_every_steps=1",
+    "diffwave.train.checkpoint_seconds=0",
+    "diffwave.train.validate_every_steps=2",
+    "diffwave.train.validate_batches=1",
+    "diffwave.train.network={layers: 3, channels: 4, dilation_cycle: 3}",
+    "diffwave.train.mel.n_mels=8",
+    "diffwave.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
+    "diffwave.train.grid={columns: 2, rows: 1}",
+    "diffwave.train.sampling.betas=[0.01,0.3]",
+    "diffwave.generate.count=2",
+    "diffwave.generate.batch_size=2",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracking():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_TRACKING", "off")
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("data")
+    write(home, RATE)
+    return home
+
+
+def write(home: Path, rate: int) -> None:
+    """Clips, and their catalog."""
+    rng, clips, catalog = np.random.default_rng(0), [], []
+    for number, split in enumerate(SPLITS):
+        wave = (0.1 * rng.standard_normal(round(rate * (SHORT if number == 4 else SECONDS)))).astype(np.float32)
+        common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
+        audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
+        clips.append({**common, "audio": audio, "num_samples": len(wave), "digest": str(number), "quality": None})
+        its = {"labels": [LABELS[number % 2]], "captions": [], "corpus": "test", "weight": 1.0}
+        catalog.append({**common, **its, "shard": 0, "split": split})
+    shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
+    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
+    shards.write_rows([{**row, "labels": []} for row in catalog], home / "unlabelled.parquet", manifest.CATALOG)
+
+
+def composed(condition: str, *changes: str) -> dict:
+    return params.compose(ROOT / "conf", [*SHRUNK, *CHOICES[condition], f"diffwave.train.condition={condition}", *changes])
+
+
+def train(home: Path, data: Path, document: dict, catalog: str = "catalog.parquet") -> dict:
+    home.mkdir(exist_ok=True)
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--family", "diffwave", "--inputs", f"{data}/clips", "--catalog", f"{data}/{catalog}",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stages.train.main(arguments)
+    return json.loads((home / "train.json").read_text())
+
+
+def generate(home: Path, data: Path, document: dict) -> dict[str, bytes]:
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--family", "diffwave", "--model", f"{home}/model", "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
+        "--generated", f"{home}/generated", "--codec", f"{home}/codec",
+        "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stages.generate.main(arguments)
+    return {path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))}
+
+
+def test_counts_of_the_published_systems():
+    """By label without its labels' embeddings, 128 numbers each: SC09 has ten."""
+
+    def count(*choices: str) -> int:
+        return registry.parameter_counts("diffwave", params.compose(ROOT / "conf", ["model=diffwave", *choices]))["net"]
+
+    assert count("scale=paper") == 2_619_971
+    assert count("scale=paper", "diffwave.train.network.channels=128") == 6_885_315
+    assert count("diffwave=sc09", "diffwave.train.condition=none") == 24_034_305
+    assert count("diffwave=sc09") + 10 * 128 == 26_413_313
+
+
+@pytest.mark.parametrize("condition", CHOICES)
+def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
+    """Four training clips of five are long enough; the same checkpoint makes the same sounds, one at a time or together."""
+    metrics = train(tmp_path, data, composed(condition))
+    assert (metrics["clips"], metrics["dropped"], metrics["steps"]) == (4, 1, 4)
+    assert metrics["labels"] == (2 if condition == "label" else 0)
+    assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    made = generate(tmp_path, data, composed(condition))
+    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    info = soundfile.info(tmp_path / "generated/clip-6.wav")
+    assert (info.samplerate, info.channels, info.frames) == (RATE, 1, 1600)
+    about = json.loads((tmp_path / "generated" / manifest.ABOUT_SOUNDS).read_text())
+    assert about["made_by"] == ("reconstruct" if condition == "mel" else "generate")
+    shutil.rmtree(tmp_path / "generated")
+    assert generate(tmp_path, data, composed(condition, "diffwave.generate.batch_size=1")).keys() == made.keys()
+    for name, before in made.items():
+        one, other = (np.frombuffer(data[44:], "<i2") for data in (before, (tmp_path / "generated" / name).read_bytes()))
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+    runner, place = CliRunner(), ["--checkpoint", str(tmp_path / "model"), "--set", "betas=trained"]
+    if condition == "mel":
+        soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal(3000), RATE)
+        command = ["reconstruct", str(tmp_path / "some.wav"), *place, "--output", str(tmp_path / "byhand")]
+    else:
+        command = [
+            "generate",
+            *(["bell"] if condition == "label" else []),
+            *place,
+            "-n",
+            "2",
+            "--output",
+            str(tmp_path / "byhand"),
+        ]
+    done = runner.invoke(commands.app, command)
+    assert done.exit_code == 0, done.output
+    sounds = [soundfile.info(path) for path in done.output.split() if path.endswith(".wav")]
+    assert {sound.frames for sound in sounds} == {3000 if condition == "mel" else 1600}
+
+
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(self, trainer, module, outputs, batch, batch_idx):
+        if batch.step == 2:
+            raise Killed
+
+    whole = train(tmp_path / "whole", data, composed("label"))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", data, composed("label"))
+    assert train(tmp_path / "killed", data, composed("label")) == whole
+    assert "resuming at step 2 of 4" in capfd.readouterr().out
+    for name in ("model/model.safetensors", "model/best.safetensors", "model/config.json", "curve.csv", "grid.png"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_request_without_labels_gets_one_by_its_seed():
+    wanted = params.parse(registry.family("diffwave").train_params, composed("label")["diffwave"]["train"], "diffwave.train")
+    model = Generating(wanted, None, RATE, LABELS)
+    drawn = model._conditions([Request(seed=seed) for seed in range(20)], "cpu")
+    assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
+    assert model._conditions([Request(LABELS), Request(("rain",))], "cpu").tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("condition", "changes", "catalog", "message"),
+    [
+        (
+            "none",
+            ["diffwave.train.crop_seconds=0.2"],
+            "catalog",
+            r"none of 5 training clips is as long as a crop of 0\.2 s, the longest",
+        ),
+        ("mel", ["diffwave.train.crop_seconds=0.2"], "catalog", r"or fill clips with silence \(`clips\.clips\.tail: pad`\)"),
+        ("mel", ["diffwave.train.crop_seconds=0.001"], "catalog", r"crop_seconds 0\.001 must be a frame"),
+        ("label", [], "unlabelled", r"no training clip has a label; set diffwave\.train\.condition to `none`"),
+        ("mel", ["diffwave.train.mel.sample_rate=22050"], "catalog", r"mel\.sample_rate is 22050, and .* has 16000"),
+        ("none", ["diffwave.train.sampling.betas=[0.3,0.01]"], "catalog", "betas must increase"),
+        ("none", ["diffwave.train.optimiser.learning_rate=1e30"], "catalog", "loss is no longer a number at step"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, data, condition, changes, catalog, message):
+    with pytest.raises(SystemExit, match=message):
+        train(tmp_path / "home", data, composed(condition, *changes), f"{catalog}.parquet")
+    assert not (tmp_path / "home/model").exists()
+
+
+def test_a_checkpoint_of_another_rate_is_refused(tmp_path, data):
+    train(tmp_path / "first", data, composed("none"))
+    write(tmp_path / "other", 22_050)
+    start = f"diffwave.train.start_from={tmp_path / 'first/model'}"
+    with pytest.raises(SystemExit, match=r"sample_rate is 16000 there and 22050 here; make them agree"):
+        train(tmp_path / "second", tmp_path / "other", composed("none", start))
+    assert train(tmp_path / "second", data, composed("none", start))["steps"] == 4
