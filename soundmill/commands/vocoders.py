@@ -25,7 +25,7 @@ def vocode(
             "both, or a directory of the pipeline's spectrograms."
         ),
     ],
-    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder, such as data/tango/vocoder.")],
+    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint that has one.")],
     fast: Annotated[bool, typer.Option("--fast", help="In DiffWave's six published steps.")] = False,
     steps: Annotated[
         int | None,

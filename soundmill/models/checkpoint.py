@@ -37,6 +37,14 @@ def read_config(directory: Path, expected: str | None = None, keys: Sequence[str
     return config
 
 
+def is_one(directory: Path) -> bool:
+    """Whether a directory says that it is the checkpoint of a family."""
+    from soundmill.training import weights
+
+    config = weights.read_json(directory / CONFIG, "checkpoint") if (directory / CONFIG).is_file() else None
+    return isinstance(config, dict) and "family" in config
+
+
 def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
     """A part of what `read_config` gave, as `model`."""
     return parse(model, config[key], f"{directory / CONFIG}: {key}")

@@ -15,8 +15,8 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.mel import MelSpec
 from soundmill.diffusion.aligned import spread_betas
 from soundmill.errors import UserError
-from soundmill.models import registry
-from soundmill.models.components.contracts import Vocoder
+from soundmill.models import checkpoint, registry
+from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave import published
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.params import SamplingParams
@@ -53,8 +53,11 @@ class Timing:
 
 
 def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -> Vocoder:
-    """A vocoder, for log-mels of `spec` (None: of whichever it is for); DiffWave in `steps` or by the fast schedule, if wanted."""
-    vocoder = registry.load_vocoder(directory, spec)
+    """A vocoder, or the one in a family's checkpoint, for log-mels of `spec` (None: of whichever it is for).
+
+    A DiffWave in `steps`, or by the fast schedule, if wanted.
+    """
+    vocoder = _of_family(directory, spec) if checkpoint.is_one(directory) else registry.load_vocoder(directory, spec)
     if steps is None and not fast:
         return vocoder
     if not isinstance(vocoder, DiffWave):
@@ -64,6 +67,19 @@ def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -
         raise UserError(f"{directory}: trained on {len(table)} timesteps: --steps {steps} is too many, take at most {len(table)}")
     betas = FAST if fast else spread_betas(table, steps).tolist()
     return replace(vocoder, sampling=SamplingParams(betas=betas, seed=vocoder.sampling.seed))
+
+
+def _of_family(directory: Path, spec: MelSpec | None) -> Vocoder:
+    """The vocoder in the checkpoint of a family."""
+    family = checkpoint.read_config(directory)["family"]
+    model = registry.family(family).load(directory)
+    checkpoint.use(model, directory, model.params.use)
+    vocoder = getattr(model, "vocoder", None)
+    if vocoder is None:
+        raise UserError(f"{directory}: this checkpoint of the family {family!r} has no vocoder; name another directory")
+    if spec:
+        check_vocoder_spec(str(directory), vocoder.spec.model_dump(), spec)
+    return vocoder
 
 
 def read_log_mel(path: Path, spec: MelSpec) -> LogMel:

@@ -152,6 +152,17 @@ def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
     sounds = [soundfile.info(path) for path in done.output.split() if path.endswith(".wav")]
     assert {sound.frames for sound in sounds} == {3000 if condition == "mel" else 1600}
 
+    # With all steps of the training, by the vocoder alone: the same.
+    soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal(3000), RATE)
+    place = ["--checkpoint", str(tmp_path / "model"), "--steps", "50", "--output", str(tmp_path / "vocoded")]
+    done = runner.invoke(commands.app, ["vocode", str(tmp_path / "some.wav"), *place])
+    if condition != "mel":
+        assert "this checkpoint of the family 'diffwave' has no vocoder" in done.output
+        return
+    vocoded, reconstructed = (soundfile.read(tmp_path / folder / "some.wav")[0] for folder in ("vocoded", "byhand"))
+    np.testing.assert_allclose(vocoded, reconstructed, atol=2e-4)
+    assert np.abs(vocoded).max() > 0.01
+
 
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
     class Killed(BaseException):

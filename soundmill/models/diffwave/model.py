@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,11 +41,15 @@ class Vocoding:
     num_samples: int | None = None
     condition: Literal["none"] = "none"
 
+    @property
+    def vocoder(self) -> DiffWave:
+        params = self.params
+        return DiffWave(params.network, params.noise, params.sampling, params.mel, self.net)
+
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → wave."""
-        spec = self.params.mel
-        vocoder = DiffWave(self.params.network, self.params.noise, run.sampling, spec, self.net)
-        log_mels = torch.from_numpy(log_mel(waves.mean(1).numpy(), spec))
+        vocoder = replace(self.vocoder, sampling=run.sampling)
+        log_mels = torch.from_numpy(log_mel(waves.mean(1).numpy(), vocoder.spec))
         with evaluating(self.net):
             return vocoding.to_waves(vocoder, log_mels, run.device, waves.shape[2])
 
