@@ -77,10 +77,10 @@ class ResidualLayer(nn.Module):
     def forward(self, wave: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         gated = self.dilated(wave + self.timestep(timestep)[:, :, None])
         if self.condition is not None:
-            gated = gated + self.condition(condition)
+            gated += self.condition(condition)
         gate, content = gated.chunk(2, 1)
         residual, skip = self.out(gate.sigmoid() * content.tanh()).chunk(2, 1)
-        return (wave + residual) / math.sqrt(2), skip
+        return (wave + residual).mul_(math.sqrt(0.5)), skip
 
 
 class DiffWaveNet(nn.Module):
@@ -110,12 +110,17 @@ class DiffWaveNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.denoise(xt, t, self.prepare(condition))
+
+    def prepare(self, condition: Tensor | None) -> Tensor | None:
+        """What `denoise` takes of a condition: the same at every timestep."""
         if self.upsampler is not None:
-            condition = self.upsampler(condition)
-        elif self.labels is not None:
-            condition = (condition @ self.labels.weight)[:, :, None]
+            return self.upsampler(condition)
+        return condition if self.labels is None else (condition @ self.labels.weight)[:, :, None]
+
+    def denoise(self, xt: Tensor, t: Tensor, prepared: Tensor | None) -> Tensor:
         timestep, wave, total = self.embedding(t), self.first(xt).relu(), 0.0
         for layer in self.layers:
-            wave, skip = layer(wave, timestep, condition)
-            total = total + skip
+            wave, skip = layer(wave, timestep, prepared)
+            total += skip
         return self.last(self.skip(total / math.sqrt(len(self.layers))).relu())

@@ -50,11 +50,11 @@ class DiffWave:
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] of log-mels [N, n_mels, frames]; each from the same noise."""
         betas, timesteps = schedule(self.noise, self.sampling)
-        mel = conditioner(log_mels, self.spec)
+        prepared = self.net.prepare(conditioner(log_mels, self.spec))
         rngs = [torch.Generator().manual_seed(self.sampling.seed) for _ in log_mels]
         shape = (1, log_mels.shape[2] * self.spec.hop_length)
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(log_mels.device)
-        return ancestral(lambda xt, t: self.net(xt, t, mel), noise, betas, timesteps, rngs)
+        return ancestral(lambda xt, t: self.net.denoise(xt, t, prepared), noise, betas, timesteps, rngs)
 
 
 def schedule(noise: NoiseParams, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
