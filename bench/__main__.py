@@ -15,6 +15,7 @@ MEASUREMENTS = (
     "duplicates",
     "bandwidth",
     "tango_loop",
+    "diffwave",
     "embedding",
     "distances",
     "evaluation_memory",

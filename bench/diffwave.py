@@ -1,0 +1,203 @@
+"""A training step and a sampling step of DiffWave's vocoder net, beside the package `diffwave`; and how fast sounds are made.
+
+Steps: 30 layers of 64 channels, the same weights and batch (crops of 62 frames of noise), float32, two threads, in turns in one
+process. A training step ends with Adam's; a sampling step is a sixth of the fast schedule. The ratio is one of CPU seconds, which
+others who use the machine hardly change. Peak memory: of a new process for each, beyond the net.
+
+Speed: one thread, CPU seconds for a second of sound at 22.05 kHz, in 6 and in 50 steps, by nets of three sizes; weights are random,
+which changes no time.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import measure
+from bench.measure import Target, in_fresh_process, ratio
+from soundmill import params
+from soundmill.params import parse
+
+THREADS = 2
+FRAMES = 62  # of a crop: the published size
+FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]
+WHAT = ("training step", "sampling step")
+SIDES = ("soundmill", "diffwave")
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, batch=2, repetitions=7, layers=30, frames=10)
+    args = parser.parse_args()
+    memory = {
+        f"{side}, {what}": in_fresh_process(peak_bytes, side, what, args.layers, args.batch) for what in WHAT for side in SIDES
+    }
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that waits for one that others push aside would count as work
+    wall, cpu = in_turns(args.layers, args.batch, args.repetitions)
+    speeds = {name: speed(network, args.frames) for name, network in networks(args.layers).items()}
+    targets = []
+    for what in WHAT:
+        ours, theirs = (f"{side}, {what}" for side in SIDES)
+        targets += [
+            Target(f"{what} against diffwave", ratio(cpu[theirs], cpu[ours]), 1),
+            Target(f"{what}: memory against diffwave", memory[ours] / memory[theirs], 1, at_least=False),
+        ]
+    for name, of in speeds.items():
+        print(f"{name}: " + ", ".join(f"{steps} steps {seconds:.3g} s for a second of sound" for steps, seconds in of.items()))
+    measure.write(
+        "diffwave",
+        args.results,
+        args.batch,
+        wall,
+        targets,
+        cpu_seconds=cpu,
+        peak_memory_bytes=memory,
+        real_time_factors=speeds,
+        threads=THREADS,
+        layers=args.layers,
+    )
+
+
+def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
+    """Both sides' work on the same batch: both nets with the same weights."""
+    import torch
+    from diffwave import inference
+    from diffwave.model import DiffWave as TheirNet
+    from diffwave.params import AttrDict
+    from diffwave.params import params as published
+
+    from soundmill.models.components.diffwave.published import renamed
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    theirs = TheirNet(AttrDict(published, residual_layers=layers))
+    ours = vocoder(network_of(layers, 64), FAST)
+    ours.net.load_state_dict(renamed(theirs.state_dict(), Path("diffwave")))
+    mel = torch.rand(batch, 80, FRAMES)
+    if what == "sampling step":
+        inference.models["bench"] = theirs.eval()
+        log_mels = (5 * mel - 3).float()
+
+        def sample() -> None:
+            inference.predict(mel, "bench", device=torch.device("cpu"), fast_sampling=True)
+
+        return {"soundmill": lambda: ours.vocode(log_mels), "diffwave": sample}
+
+    from soundmill.diffusion.schedules import linear
+    from soundmill.models.components.diffwave.training import noise_loss
+
+    waves, noise, t = 0.3 * torch.randn(batch, FRAMES * 256), torch.randn(batch, FRAMES * 256), torch.randint(50, (batch,))
+    table, level = linear(50, 1e-4, 0.05), linear(50, 1e-4, 0.05).float()[t][:, None]
+
+    def our_loss() -> Any:
+        losses = noise_loss(lambda xt, t: ours.net(xt, t, mel), table, waves[:, None], t, noise[:, None], "l1")
+        return losses.mean()
+
+    def their_loss() -> Any:
+        predicted = theirs(level.sqrt() * waves + (1 - level).sqrt() * noise, mel, t)
+        return torch.nn.functional.l1_loss(noise, predicted.squeeze(1))
+
+    def training(net: Any, loss: Callable[[], Any]) -> Callable[[], None]:
+        optimiser = torch.optim.Adam(net.parameters(), lr=2e-4)
+
+        def step() -> None:
+            optimiser.zero_grad()
+            loss().backward()
+            optimiser.step()
+
+        return step
+
+    return {"soundmill": training(ours.net, our_loss), "diffwave": training(theirs, their_loss)}
+
+
+def in_turns(layers: int, batch: int, repetitions: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Wall and CPU seconds of both sides' steps, in turns."""
+    wall: dict[str, list[float]] = {f"{side}, {what}": [] for what in WHAT for side in SIDES}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
+    for what in WHAT:
+        work, steps = sides(what, layers, batch), len(FAST) if what == "sampling step" else 1
+        for side in SIDES:
+            work[side]()  # the first chooses kernels and takes memory
+        for number in range(repetitions):
+            for side in SIDES if number % 2 == 0 else reversed(SIDES):
+                start, before = time.perf_counter(), time.process_time()
+                work[side]()
+                wall[f"{side}, {what}"].append((time.perf_counter() - start) / steps)
+                cpu[f"{side}, {what}"].append((time.process_time() - before) / steps)
+        for side in SIDES:
+            print(f"{side}, {what}: {statistics.median(cpu[f'{side}, {what}']):.3g} CPU s", flush=True)
+    return wall, cpu
+
+
+def peak_bytes(side: str, what: str, layers: int, batch: int) -> int:
+    """The most that this process held during two steps, beyond what it held before."""
+    work = sides(what, layers, batch)[side]
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = memory_bytes("VmRSS")
+    work()
+    work()
+    return memory_bytes("VmHWM") - before
+
+
+def memory_bytes(key: str) -> int:
+    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
+
+
+def network_of(layers: int, channels: int, dilation_cycle: int = 10) -> Any:
+    from soundmill.models.components.diffwave.params import NetworkParams
+
+    return NetworkParams(layers=layers, channels=channels, dilation_cycle=dilation_cycle)
+
+
+def networks(layers: int) -> dict[str, Any]:
+    """Nets by their name: the one that is trained here in minutes, and the two published."""
+    from soundmill.models.components.diffwave.params import DiffWaveParams
+
+    document = params.compose(measure.ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]["tango"]
+    laptop = parse(DiffWaveParams, document, "vocoder.tango").network
+    return {"laptop": laptop, **{f"{layers} × {channels}": network_of(layers, channels) for channels in (64, 128)}}
+
+
+def vocoder(network: Any, betas: Any) -> Any:
+    """A DiffWave for the published log-mels."""
+    import torch
+
+    from soundmill.models.components.diffwave.network import DiffWaveNet
+    from soundmill.models.components.diffwave.params import NoiseParams, SamplingParams
+    from soundmill.models.components.diffwave.vocoder import DiffWave
+
+    torch.manual_seed(0)
+    spec = published_spec()
+    noise, sampling = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05), SamplingParams(betas=betas, seed=0)
+    return DiffWave(network, noise, sampling, spec, DiffWaveNet(network, spec).eval())
+
+
+def published_spec() -> Any:
+    from diffwave.params import params as published
+
+    from soundmill.models.components.diffwave.published import Published
+
+    return Published(**published).spec
+
+
+def speed(network: Any, frames: int) -> dict[str, float]:
+    """CPU seconds for a second of sound, by one thread, in 6 steps and in all 50 of the training."""
+    import torch
+
+    torch.set_num_threads(1)
+    log_mels, seconds = torch.full((1, 80, frames), -3.0), frames * 256 / 22_050
+    found = {}
+    for steps, betas in (("6", FAST), ("50", "trained")):
+        made = vocoder(network, betas)
+        start = time.process_time()
+        made.vocode(log_mels)
+        found[steps] = (time.process_time() - start) / seconds
+    return found
+
+
+if __name__ == "__main__":
+    main()

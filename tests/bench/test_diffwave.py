@@ -1,0 +1,61 @@
+"""DiffWave beside the package `diffwave`: the same numbers from its weights, and the measurement, shrunken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffwave import inference
+from diffwave.model import DiffWave as TheirNet
+from diffwave.params import AttrDict
+from diffwave.params import params as their_params
+
+from soundmill.models.components.diffwave import published
+from soundmill.models.components.diffwave.vocoder import conditioner
+from tests.bench.test_measurements import bench
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """Their net, as its training writes it (`learner.py`), and ours of that file."""
+    torch.manual_seed(0)
+    params = AttrDict(their_params, residual_layers=12)
+    net = TheirNet(params)
+    torch.nn.init.normal_(net.output_projection.weight, std=0.05)
+    torch.save({"step": 5, "model": net.state_dict(), "params": dict(params)}, tmp_path / "weights-5.pt")
+    return net.eval(), published.read(tmp_path / "weights-5.pt")
+
+
+@pytest.mark.parametrize("t", [0.0, 3.5, 22.992, 49.0, 7])
+def test_with_its_weights_the_net_says_the_same(theirs, t):
+    net, ours = theirs
+    wave, mel = torch.randn(2, 6 * 256), torch.rand(2, 80, 6)
+    with torch.no_grad():
+        wanted = net(wave, mel, torch.tensor([t]))
+        torch.testing.assert_close(ours.net(wave[:, None], torch.full((2,), float(t)), mel), wanted, atol=1e-5, rtol=1e-5)
+    assert wanted.abs().max() > 0.01
+
+
+def test_its_fast_sampling_makes_the_same_wave(theirs, monkeypatch):
+    net, ours = theirs
+    log_mels = torch.linspace(-6, 2, 80 * 5).reshape(1, 80, 5)
+    made, rng, draw = ours.vocode(log_mels), torch.Generator().manual_seed(ours.sampling.seed), torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: draw(*shape, generator=rng))
+    monkeypatch.setattr(torch, "randn_like", lambda like: draw(like.shape, generator=rng))
+    monkeypatch.setitem(inference.models, "theirs", net)
+    wave, rate = inference.predict(conditioner(log_mels, ours.spec), "theirs", device=torch.device("cpu"), fast_sampling=True)
+    assert rate == ours.spec.sample_rate
+    torch.testing.assert_close(made[:, 0], wave, atol=1e-4, rtol=0)
+    assert made.std() > 0.01
+
+
+@pytest.mark.slow(minutes=1)
+def test_measurement(root, tmp_path):
+    sizes = {"layers": 2, "batch": 1, "repetitions": 1, "frames": 1}
+    document = bench(root, tmp_path, "diffwave", *(f"--{name}={value}" for name, value in sizes.items()))
+    names = {f"{side}, {what} step" for side in ("soundmill", "diffwave") for what in ("training", "sampling")}
+    assert set(document["seconds"]) == set(document["cpu_seconds"]) == set(document["peak_memory_bytes"]) == names
+    assert all(value > 1 << 20 for value in document["peak_memory_bytes"].values())
+    assert len(document["targets"]) == 4
+    assert set(document["real_time_factors"]) == {"laptop", "2 × 64", "2 × 128"}
+    for factors in document["real_time_factors"].values():
+        assert factors["50"] > factors["6"] > 0
