@@ -53,6 +53,19 @@ def test_text_encoders_are_chosen_by_name(name):
     assert (chosen.revision is None) == (chosen.encoder == text.SCRATCH)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*.yaml")))
+def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
+    """Of the other families for none; AudioLDM's is for its own log-mels."""
+    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,diffwave,tango]", f"vocoder={name}"])
+    wanted = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, {"ddpm_mel", "tango"})
+    assert set(document["vocoder_families"]) == wanted
+    kinds = {family: document["families"][family]["components"]["vocoder"] for family in ("ddpm_mel", "tango")}
+    assert kinds == {family: document["vocoder"]["kind"] if family in wanted else "griffin_lim" for family in kinds}
+    assert document["tango"]["train"]["sampling"]["vocoder"] == ("trained" if "tango" in wanted else "griffin_lim")
+    if wanted:
+        params.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
+
+
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}

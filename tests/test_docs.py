@@ -205,7 +205,7 @@ def test_architecture_has_the_rooms_and_their_imports():
 
 
 def test_architecture_has_the_graph():
-    names = {"item.inputs": "INPUTS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
+    names = {"item.inputs": "INPUTS", "item.vocoders": "VOCODERS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
     names |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 
     def place(path: str, key: str) -> str:
@@ -215,7 +215,7 @@ def test_architecture_has_the_graph():
     for name, entry in DVC.items():
         stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")
         key = {"spectrogram": "SPEC", "clips": "VARIANT"}.get(over, "FAMILY")
-        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}"))}
+        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}", "${item.vocoders}"))}
         stages[name] = (over, reads, {place(out, key) for out in stage["outs"] if isinstance(out, str)})  # no curve
     documented = {
         spans(name)[0]: ("".join(spans(over)), set(spans(reads)), set(spans(writes)))

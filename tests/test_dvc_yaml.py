@@ -11,7 +11,7 @@ from soundmill.shards import code
 from soundmill.shards.code import ROOT
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
-DATA = ("data/", "${item.inputs}")
+DATA = ("data/", "${item.inputs}", "${item.vocoders}")
 STAGES = {name: stage.get("do", stage) for name, stage in DVC.items()}
 
 
@@ -74,7 +74,7 @@ def port_faults(name: str, stage: dict) -> list[str]:
     listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     outs = {key for out in listed for key in ([out] if isinstance(out, str) else out)}
     ports = {dep for dep in stage["deps"] if dep.startswith(DATA)} | outs
-    on_command = set(re.findall(r"(data/\S+|\$\{item\.inputs\})", stage["cmd"]))
+    on_command = set(re.findall(r"(data/\S+|\$\{item\.(?:inputs|vocoders)\})", stage["cmd"]))
     faults = [f"{name}: {port} is on the command or in deps and outs, not in both" for port in sorted(on_command ^ ports)]
     module = re.search(r"-m stages\.(\w+)", stage["cmd"])[1]
     section = {"scan": "corpus", "segment": "clips", "resample": "clips", "encode_text": "text"}.get(module, module)

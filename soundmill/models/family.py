@@ -103,9 +103,14 @@ class Family:
         """
         return import_module(self.model).networks(document)
 
-    def prepare(self, params: FamilyTrainParams, ctx: Any, inputs: Path, catalog: Path, start: Model | None) -> Prepared:
-        """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None."""
-        return import_module(self.training).prepare(params, ctx, inputs, catalog, start)
+    def prepare(
+        self, params: FamilyTrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog: Path, start: Model | None
+    ) -> Prepared:
+        """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None.
+
+        In `vocoders` lies the directory `vocoder/`, where one was made for the family.
+        """
+        return import_module(self.training).prepare(params, ctx, inputs, vocoders, catalog, start)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""

@@ -118,11 +118,13 @@ def load_codec(directory: Path) -> Encoder:
     return codec(_kind_of(directory, "autoencoder", "`dvc repro` makes one")).load(directory)
 
 
-def vocoder_network(document: dict[str, Any], name: str) -> nn.Module:
-    """The net of the vocoder that the content of a params.yaml names for a family, freshly initialised."""
-    its = section(document, f"vocoder.{name}", "parameters")
-    kind = vocoder(_kind(its, VOCODERS))
-    return kind.network(parse(kind.params, its, f"vocoder.{name}"), section(document, f"spectrogram.{its['mel']}", "parameters"))
+def vocoder_network(document: dict[str, Any], name: str) -> dict[str, nn.Module]:
+    """The net of the vocoder that the content of a params.yaml has for a family, freshly initialised, as `vocoder`; {}: none."""
+    if name not in document["vocoder_families"]:
+        return {}
+    its = section(document, "vocoder", "parameters")
+    kind, mel = vocoder(_kind(its, VOCODERS)), document["vocoder_families"][name]["mel"]
+    return {"vocoder": kind.network(parse(kind.params, its, "vocoder"), section(document, f"spectrogram.{mel}", "parameters"))}
 
 
 def _kind_of(directory: Path, what: str, remedy: str) -> str:

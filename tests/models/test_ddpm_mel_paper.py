@@ -10,8 +10,10 @@ from torch import Tensor
 from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
 from soundmill.diffusion import samplers, schedules
+from soundmill.models.ddpm_mel.model import DdpmMel
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
+from soundmill.models.family import Run
 from tests.imports import ROOT
 
 
@@ -144,3 +146,25 @@ def test_more_steps_than_timesteps_trained_on_are_refused(paper):
     document = {**paper["ddpm_mel"]["train"], "sampling": {**paper["ddpm_mel"]["train"]["sampling"], "num_steps": 1000}}
     with pytest.raises(params.UserError, match="999 timesteps trained on"):
         params.parse(TrainParams, document, "ddpm_mel.train")
+
+
+def test_a_vocoder_is_given_log_mels_not_the_stretched_picture(train, spec, wave):
+    class Given:
+        def __init__(self):
+            self.spec = spec
+
+        def to(self, device):
+            return self
+
+        def vocode(self, log_mels: Tensor) -> Tensor:
+            self.log_mels = log_mels
+            return torch.zeros(len(log_mels), 1, log_mels.shape[2] * spec.hop_length)
+
+    vocoder, picture = Given(), PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
+    model = DdpmMel(train, spec, [], torch.nn.Identity(), picture, torch.zeros(1), torch.zeros(1, 0), vocoder)
+    run = Run(train.sampling, torch.device("cpu"), "32", 1, ROOT, ROOT)
+    assert model.reconstruct(torch.from_numpy(wave)[None, None], run).shape == (1, 1, len(wave))
+    real, given = torch.from_numpy(log_mel(wave, spec)), vocoder.log_mels[0]
+    assert float(given.max()) == pytest.approx(float(real.max()), abs=0.01)  # the level that a picture is stretched from is stored
+    loudest = real > real.max() - 1
+    torch.testing.assert_close(given[loudest], real[loudest], atol=0.2, rtol=0)

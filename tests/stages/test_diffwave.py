@@ -82,7 +82,7 @@ def train(home: Path, data: Path, document: dict, catalog: str = "catalog.parque
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", "diffwave", "--inputs", f"{data}/clips", "--catalog", f"{data}/{catalog}",
+        "--family", "diffwave", "--inputs", f"{data}/clips", "--vocoders", f"{data}/clips", "--catalog", f"{data}/{catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip

@@ -27,10 +27,14 @@ from soundmill.errors import UserError
 from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
+from soundmill.models.components.diffwave import vocoder as vocoders
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.requests import match_label
 from soundmill.tracking import StageRun
 from soundmill.training import callbacks, weights
 from stages.spectrogram import spectrogram_shard
+from tests.models.components.test_diffwave import FAST, NOISE, TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
@@ -104,9 +108,9 @@ def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
     spectrogram_shard(clips / "shard-00000.parquet", spec.model_dump_json(), mels / "shard-00000.parquet")
 
 
-def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet") -> list[str]:
+def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
     return [
-        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--catalog", f"{data}/{catalog}",
+        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--vocoders", f"{data}/{vocoders}", "--catalog", f"{data}/{catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
@@ -165,6 +169,36 @@ def test_trains_the_real_configuration_shrunk(trained):
         "best": {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]},
     }
     assert sorted(path.name for path in (trained / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
+
+
+def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
+    """It must be for the family's log-mels; sounds and reconstructions are by it, also where it is no longer beside the inputs."""
+    spec = SpectrogramParams(**composed["spectrogram"]["ddpm_mel"]).spec
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"]["steps"] = 2
+    params.write_yaml(document, tmp_path / "params.yaml")
+    for name in ("mels", "clips", "catalog.parquet"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(data / name)
+    arguments = _train_arguments(tmp_path, tmp_path / "data", vocoders="made")
+    where = tmp_path / "data/made/vocoder"
+    where.parent.mkdir()
+    for change, message in (({"f_max": 7000.0}, r"f_max 7000\.0, not 8000\.0"), ({}, None)):
+        shutil.rmtree(where, ignore_errors=True)
+        torch.manual_seed(0)
+        made_for = spec.model_copy(update=change)
+        vocoders.save(DiffWave(TINY, NOISE, FAST, made_for, DiffWaveNet(TINY, made_for)), where, {"kind": "train"})
+        if message:
+            with pytest.raises(SystemExit, match=message):
+                stages.train.main(arguments)
+    stages.train.main(arguments)
+    shutil.rmtree(where)
+    model = registry.family("ddpm_mel").load(tmp_path / "model")
+    assert isinstance(model.vocoder, DiffWave)
+    _generate(tmp_path, data)
+    made, _ = soundfile.read(next((tmp_path / "generated").glob("*.wav")))
+    assert np.abs(made).max() > 0.99  # a net that predicts no noise leaves it all, held within 1
+    assert sorted(registry.parameter_counts("ddpm_mel", params.compose(ROOT / "conf", ["vocoder=diffwave"]))) == ["unet", "vocoder"]
 
 
 @pytest.fixture

@@ -76,18 +76,18 @@ def make(
 ) -> dict:
     """Run the stage in this process, on the laptop's configuration, shrunk; returns its metrics."""
     changes = [
-        "model=tango", f"vocoder={kind}_laptop", "vocoder.tango.hardware.threads=1", "vocoder.tango.hardware.accelerator=cpu",
-        "tango.train.sampling.griffin_lim_iterations=4", "execution.workers=1",
-        f"vocoder.tango.weights.steps={steps}", "vocoder.tango.weights.batch_size=2", "vocoder.tango.weights.crop_frames=8",
-        f"vocoder.tango.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.tango.weights.log_every_steps=2",
-        f"vocoder.tango.weights.optimiser.learning_rate={rate}", f"vocoder.tango.weights.start_from={start_from}", *more,
+        "model=tango", f"vocoder={kind}_laptop", "vocoder.hardware.threads=1", "vocoder.hardware.accelerator=cpu",
+        "vocoder.griffin_lim_iterations=4", "execution.workers=1",
+        f"vocoder.weights.steps={steps}", "vocoder.weights.batch_size=2", "vocoder.weights.crop_frames=8",
+        f"vocoder.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.weights.log_every_steps=2",
+        f"vocoder.weights.optimiser.learning_rate={rate}", f"vocoder.weights.start_from={start_from}", *more,
     ]  # fmt: skip
     document = params.compose(root / "conf", changes)
-    document["vocoder"]["tango"] |= {"network": network or NETWORKS[kind]} | ({"weights": weights} if weights else {})
+    document["vocoder"] |= {"network": network or NETWORKS[kind]} | ({"weights": weights} if weights else {})
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--variant", "tango", "--name", "vocoder/tango", "--clips", f"{data}/clips", "--mels", f"{data}/mels",
+        "--family", "tango", "--clips", f"{data}/clips", "--mels", f"{data}/mels",
         "--catalog", f"{data}/catalog.parquet", "--vocoder", f"{home}/vocoder", "--curves", f"{home}/curve.csv",
         "--grid", f"{home}/grid.png", "--metrics", f"{home}/metrics.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
@@ -178,5 +178,5 @@ def test_rates_of_another_hop_are_refused(tmp_path, data, root):
 def test_a_noise_schedule_that_the_training_never_has_is_refused_before_it(tmp_path, data, root):
     for betas, said in (("[0.5,0.2]", "betas must increase"), ("[1e-5,0.5]", "stay within")):
         with pytest.raises(SystemExit, match=said):
-            make(tmp_path / "home", data, root, 1, kind="diffwave", more=[f"vocoder.tango.sampling.betas={betas}"])
+            make(tmp_path / "home", data, root, 1, kind="diffwave", more=[f"vocoder.sampling.betas={betas}"])
     assert not (tmp_path / "home/vocoder").exists()

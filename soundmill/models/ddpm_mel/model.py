@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.models import registry
 from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components import vocoding
+from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.labels.labels import label_weights
 from soundmill.models.ddpm_mel.params import TrainParams
@@ -25,7 +28,7 @@ from soundmill.models.family import Request, Run
 from soundmill.training import weights
 
 FAMILY = "ddpm_mel"
-WEIGHTS = "model.safetensors"
+WEIGHTS, VOCODER = "model.safetensors", "vocoder"
 
 
 @dataclass
@@ -43,6 +46,7 @@ class DdpmMel:
     picture: PictureCodec
     levels: Tensor
     level_labels: Tensor
+    vocoder: Vocoder | None = None  # none: Griffin-Lim
     channels: int = 1
 
     @property
@@ -72,7 +76,7 @@ class DdpmMel:
         return self._to_waves(rebuilt, run)[..., :length]
 
     def _to_waves(self, log_mels: Tensor, run: Run) -> Tensor:
-        return vocoding.to_waves(GriffinLim(self.spec, run.sampling), log_mels, run.device, self.num_samples)
+        return vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), log_mels, run.device, self.num_samples)
 
 
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
@@ -94,12 +98,15 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """As models/family.py says; without labels, each of which adds an embedding."""
     params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
-    return {"unet": build_net(params, num_labels=0)}
+    return {"unet": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 
 
-def save(model: DdpmMel, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew); `facts` are added to its config for people to read."""
+def save(model: DdpmMel, vocoders: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `vocoders`, the directory that the training
+    took; `facts` are added to its config for people to read."""
     directory.mkdir(parents=True)
+    if model.vocoder:
+        shutil.copytree(vocoders / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
     weights.write(tensors | {"levels": model.levels, "level_labels": model.level_labels}, directory / WEIGHTS)
@@ -118,7 +125,12 @@ def load(directory: Path) -> DdpmMel:
         net.load_state_dict(_below(tensors, "net."))
         picture.load_state_dict(_below(tensors, "picture."))
         levels, level_labels = tensors["levels"], tensors["level_labels"]
-    return DdpmMel(params, spec, labels, net.eval(), picture.eval(), levels, level_labels)
+    return DdpmMel(params, spec, labels, net.eval(), picture.eval(), levels, level_labels, load_vocoder(directory, spec))
+
+
+def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
+    """The vocoder in `directory`, None where there is none; one for other log-mels than `spec`'s is a UserError."""
+    return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

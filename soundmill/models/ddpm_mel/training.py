@@ -139,7 +139,7 @@ class DdpmModule(TrainingModule):
         return louder.clamp_min(self.picture.silence)
 
 
-def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, mels: Path, vocoders: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
     """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
     clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
@@ -163,7 +163,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: Ddp
     level_labels = clips.label_weights
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
-    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels)
+    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, models.load_vocoder(vocoders, spec))
     module = DdpmModule(params, model, params.steps or order.steps(params.epochs))
     return Prepared(
         module,
@@ -176,7 +176,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, catalog: Path, start: Ddp
         samples=of_grid(params.grid, params.seed, labels),
         columns=params.grid.columns,
         held_out=_held_out(params, mels, catalog, labels, picture, ctx.scratch),
-        save=partial(models.save, model),
+        save=partial(models.save, model, vocoders),
     )
 
 

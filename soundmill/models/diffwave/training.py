@@ -32,7 +32,9 @@ from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 
-def prepare(params: TrainParams, ctx: Any, clips: Path, catalog: Path, start: Vocoding | Generating | None) -> Prepared:
+def prepare(
+    params: TrainParams, ctx: Any, clips: Path, vocoders: Path, catalog: Path, start: Vocoding | Generating | None
+) -> Prepared:
     """A training that starts from another knows its labels too; one of another rate or mel spec is refused."""
     schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training
     splits = read_weights(catalog)

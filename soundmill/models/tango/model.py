@@ -118,18 +118,16 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     section = strict.section(document, f"{FAMILY}.autoencoder", "parameters")
     autoencoder = strict.parse(AutoencoderParams, section, f"{FAMILY}.autoencoder")
     parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": build_autoencoder(autoencoder.network)}
-    if FAMILY in document["vocoder"]:
-        parts["vocoder"] = registry.vocoder_network(document, FAMILY)
-    return parts
+    return parts | registry.vocoder_network(document, FAMILY)
 
 
-def save(model: Tango, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), with copies of what sound is made with out of `inputs`, the directory
-    that the training took; `facts` are for people."""
+def save(model: Tango, inputs: Path, vocoders: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew), with copies of what sound is made with, out of the directories that the
+    training took; `facts` are for people."""
     directory.mkdir(parents=True)
     weights.write(model.net.state_dict(), directory / WEIGHTS)
-    for part in (AUTOENCODER, VOCODER) if model.vocoder else (AUTOENCODER,):
-        shutil.copytree(inputs / part, directory / part, copy_function=shutil.copyfile)
+    for part in (inputs / AUTOENCODER, vocoders / VOCODER) if model.vocoder else (inputs / AUTOENCODER,):
+        shutil.copytree(part, directory / part.name, copy_function=shutil.copyfile)
     write_config(directory, FAMILY, model.params, facts, frames=model.frames, text=model.text.model_dump(mode="json"))
 
 

@@ -121,8 +121,8 @@ def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: T
     return net(xt, t, states, mask)
 
 
-def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, start: Tango | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/, text/, and vocoder/ where sounds are made by one.
+def prepare(params: TrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog: Path, start: Tango | None) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/, text/; of `vocoders`, vocoder/, where sounds are made by one.
 
     A training that starts from another may have another text encoder of the same width, and another autoencoder: it says so.
     """
@@ -150,7 +150,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, start: T
     frames = about.num_samples // autoencoder.spec.hop_length
     torch.manual_seed(params.seed)
     net = models.build_net(params, autoencoder.latent_shape(frames))
-    vocoder = models.load_vocoder(params, inputs, autoencoder)
+    vocoder = models.load_vocoder(params, vocoders, autoencoder)
     model = Tango(params, net, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
         _say_other_parts(ctx.name, start, model)
@@ -167,7 +167,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, catalog: Path, start: T
         samples=requests(params, captions),
         columns=params.grid.columns,
         held_out=held_out,
-        save=partial(models.save, model, inputs),
+        save=partial(models.save, model, inputs, vocoders),
     )
 
 

@@ -35,7 +35,7 @@ def test_nets_have_the_published_sizes(root):
     with torch.device("meta"):
         assert size(DiffWaveNet(published(64), PUBLISHED)) == 2_619_971
         assert size(DiffWaveNet(published(128), PUBLISHED)) == 6_885_315
-    wanted = parse(DiffWaveParams, compose(root / "conf", ["model=tango", "vocoder=diffwave"])["vocoder"]["tango"], "vocoder.tango")
+    wanted = parse(DiffWaveParams, compose(root / "conf", ["vocoder=diffwave"])["vocoder"], "vocoder")
     assert (wanted.network, wanted.noise, wanted.sampling) == (published(64), NOISE, FAST)
 
 

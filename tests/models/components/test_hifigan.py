@@ -40,8 +40,8 @@ def model() -> HifiGan:
 
 
 def test_nets_have_the_published_sizes(root):
-    document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]["tango"]
-    wanted = parse(HifiGanParams, document, "vocoder.tango")
+    document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]
+    wanted = parse(HifiGanParams, document, "vocoder")
     with torch.device("meta"):
         assert size(build_vocoder(wanted.network, 64, 16_000)) == 55_264_897
         built = Discriminators(wanted.weights.discriminator_width)
@@ -186,7 +186,7 @@ def test_a_crop_is_longer_than_what_is_mirrored():
 
 
 def test_parameters_that_do_not_fit_are_refused(root):
-    values = compose(root / "conf", ["model=tango", "vocoder=hifigan_laptop"])["vocoder"]["tango"]
+    values = compose(root / "conf", ["model=tango", "vocoder=hifigan_laptop"])["vocoder"]
     for change, said in (
         ({"network": values["network"] | {"kernels": [4, 8, 8, 4]}}, "may be shorter than its rate"),
         ({"network": values["network"] | {"channels": 24}}, "cannot be halved 4 times"),

@@ -51,8 +51,6 @@ class DiffWaveParams(GriffinLimParams):
     """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
 
     kind: Literal["diffwave"]
-    clips: str = Field(min_length=1, description="the variant of clips it is trained on")
-    mel: str = Field(min_length=1, description="the spectrogram it speaks; must be the one of the family's latents")
     network: NetworkParams
     noise: NoiseParams
     weights: WeightsParams

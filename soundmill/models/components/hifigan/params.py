@@ -50,8 +50,6 @@ class HifiGanParams(GriffinLimParams):
     """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
 
     kind: Literal["hifigan"]
-    clips: str = Field(min_length=1, description="the variant of clips it is trained on")
-    mel: str = Field(min_length=1, description="the spectrogram it speaks; must be the one of the family's latents")
     network: NetworkParams = Field(description="of a loaded one as well: it must be so")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
     hardware: HardwareParams
