@@ -157,8 +157,8 @@ def networks(layers: int) -> dict[str, Any]:
     """Nets by their name: the one that is trained here in minutes, and the two published."""
     from soundmill.models.components.diffwave.params import DiffWaveParams
 
-    document = params.compose(measure.ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]["tango"]
-    laptop = parse(DiffWaveParams, document, "vocoder.tango").network
+    document = params.compose(measure.ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]
+    laptop = parse(DiffWaveParams, document, "vocoder").network
     return {"laptop": laptop, **{f"{layers} × {channels}": network_of(layers, channels) for channels in (64, 128)}}
 
 
