@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         for line in summary(root, read_scores(root)):
             tell(line)
         return 0
+    try:
+        dvc.check_changes(root, tell)
+    except UserError as error:
+        tell(f"pipeline: {error}")
+        return 1
     from flows import pipeline
 
     flow = pipeline.pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -72,6 +73,7 @@ def own_server() -> Iterator[None]:
         _wait(url, process)
         with temporary_settings({PREFECT_API_URL: url}):
             yield
+            _send_log()
     finally:
         process.terminate()
         try:
@@ -79,6 +81,14 @@ def own_server() -> Iterator[None]:
         except subprocess.TimeoutExpired:  # it waits for connections that this process still has
             process.kill()
             process.wait()
+
+
+def _send_log() -> None:
+    """Have Prefect send the lines of log that it holds back: at the end of this process, it would try for minutes to reach a server
+    that is gone."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            handler.flush()
 
 
 def app() -> FastAPI:

@@ -7,7 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from soundmill import tracking
+
 BIN = Path(sys.executable).parent
+
+
+def track(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record runs, each in its project's own store, whatever the shell says."""
+    for name in (tracking.SWITCH, tracking.PARENT, "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is put back too: MLflow itself sets its address
+        monkeypatch.delenv(name)
 
 
 def copy_project(root: Path, copy: Path) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests import graph
-from tests.checkouts import BIN, copy_project
+from tests.checkouts import BIN, copy_project, track
 
 ROOT = Path(__file__).resolve().parents[1]
+
+os.environ["SOUNDMILL_TRACKING"] = "off"  # an uploader works for seconds: tests of tracking ask for it
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +32,22 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: to make its tables takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are recorded, each in its project's own store."""
+    track(monkeypatch)
+
+
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the weights and servers of this machine's user; `dvc` and `python` are those of the tests."""
@@ -42,18 +61,33 @@ def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are made in this process: a pool of others takes a second to start, and longer where they import torch."""
+@pytest.fixture(scope="session", autouse=True)
+def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
+    """Shards that a test has one worker make are made in its own process: a pool takes a second to start, and longer where its
+    processes import torch. Two workers are a pool, as always; gives what makes it."""
     from soundmill.shards import run
     from soundmill.shards.jobs import run_job
 
+    pool = run._run_here
+
     def make(function, jobs, directory, workers, progress):
+        if workers > 1:
+            return pool(function, jobs, directory, workers, progress)
         for job in jobs:
             run_job(function, job, directory)
             progress(job.weight)
 
-    monkeypatch.setattr(run, "_run_here", make)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run, "_run_here", make)
+        yield pool
+
+
+@pytest.fixture
+def pool(_one_worker_is_this_process: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker too is a process of its own, which may be killed."""
+    from soundmill.shards import run
+
+    monkeypatch.setattr(run, "_run_here", _one_worker_is_this_process)
 
 
 @pytest.fixture
@@ -69,7 +103,6 @@ def built_graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = (directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory) / "graph"
     with pytest.MonkeyPatch.context() as monkeypatch:
         leave_alone(monkeypatch, directory)
-        monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
         return graph.built(root, directory)
 
 

@@ -66,9 +66,8 @@ def start_over(checkout: Path) -> None:
 
 
 @pytest.mark.slow(minutes=3)
-def test_random_kills_leave_the_same_bytes(checkout, monkeypatch):
+def test_random_kills_leave_the_same_bytes(checkout):
     """`kill -9` of dvc, or of it and all that it started, at any moment; run until it ends, all is as if it had not been broken."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     params.write_yaml(params.compose(checkout / "conf", SHRUNK), checkout / "params.yaml")
     done = dvc(checkout, "repro", *TARGETS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -241,7 +240,6 @@ def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
     canary.write_text(SECRET)
     (outside / "canary.wav").write_bytes(sound(1, 1.0))
     monkeypatch.setenv("SOUNDMILL_ATTACK_CANARY", str(canary))
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     before = digests(outside)
     good = rejected = 0
     for batch in range(max(1, HOSTILE // BATCH)):

@@ -69,7 +69,7 @@ def changes(root: Path) -> set[str]:
 
 
 def kill_at(root: Path, number: int) -> int:
-    variables = {"PYTHONPATH": str(ROOT), "SOUNDMILL_TRACKING": "off", "DVC_NO_ANALYTICS": "1"}
+    variables = {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [sys.executable, "-c", KILLED, str(number)]
     return subprocess.run(command, cwd=root, env={**os.environ, "PATH": path, **variables}, capture_output=True).returncode
@@ -195,9 +195,9 @@ def test_what_a_full_disk_leaves_is_told_and_mended(prepared: Path, tmp_path: Pa
     root = edited(prepared, tmp_path / "small/project")
     before = changes(root)
     small_disk(48 * 1024)  # it fails with the changes set aside
-    failed = dvc_command(root, "exp", "run", "-S", "first.number=3", SOUNDMILL_TRACKING="off")
+    failed = dvc_command(root, "exp", "run", "-S", "first.number=3")
     small_disk(0)
-    again = dvc_command(root, "exp", "run", "-S", "first.number=3", SOUNDMILL_TRACKING="off")
+    again = dvc_command(root, "exp", "run", "-S", "first.number=3")
     assert "merge conflicts" in failed.stderr + again.stderr
     past = time.time() - 60
     for path in (root / ".git").glob("*.lock"):
@@ -208,7 +208,7 @@ def test_what_a_full_disk_leaves_is_told_and_mended(prepared: Path, tmp_path: Pa
         follow(root, leftover.remedy)
     assert changes(root) == before
     assert experiments.leftovers(root) == []
-    assert dvc_command(root, "exp", "run", "-S", "first.number=3", SOUNDMILL_TRACKING="off").returncode == 0
+    assert dvc_command(root, "exp", "run", "-S", "first.number=3").returncode == 0
 
 
 def test_changes_that_a_lock_of_git_takes_away_are_told(prepared: Path, tmp_path: Path) -> None:

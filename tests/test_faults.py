@@ -59,7 +59,7 @@ def small_disk(project: Path) -> Iterator[Callable[[str], None]]:
 
 def run(project: Path, root: Path, stage: str) -> subprocess.CompletedProcess[str]:
     kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
-    environment = {**os.environ, "PYTHONPATH": str(root), "SOUNDMILL_TRACKING": "off"}
+    environment = {**os.environ, "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", f"stages.{stage}", *PORTS[stage], *kept]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
 

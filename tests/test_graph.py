@@ -127,7 +127,7 @@ tiny_codec:
 
 
 @pytest.mark.slow(minutes=1)
-def test_a_new_family_reruns_nothing_and_works(graph_copy):
+def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     """One package, one conf file, one line of the registry: a family that only reconstructs, in stereo at another rate."""
     checkout, document = graph_copy, params.read_yaml(graph_copy / "params.yaml")
     package = checkout / "soundmill/models/tiny_codec"
@@ -250,12 +250,11 @@ def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
 
 
 @pytest.mark.slow(minutes=1)
-def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path, monkeypatch):
+def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path):
     """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py.
 
     Meanwhile files that they do not run are edited, and a package that they do not import is installed: no finished work is lost.
     """
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     document = params.read_yaml(graph_copy / "params.yaml")
     document["execution"]["workers"] = 1
     params.write_yaml(document, graph_copy / "params.yaml")
@@ -283,9 +282,8 @@ def test_its_pages_in_chromium(built_graph, tmp_path):
 
 
 @pytest.mark.slow(minutes=1)
-def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path, monkeypatch):
+def test_real_recordings_with_damage_by_an_experiment(checkout, shared, tmp_path):
     """Of ESC-10, to the named clips: `dvc exp run -S corpus=esc -S corpus.path=…`."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     corpus = tmp_path / "my recordings; touch injected"
     for folder in sorted((shared / "data/esc10").iterdir()):
         if folder.is_dir() and folder.name[:3] in ("001", "002", "005"):

@@ -157,7 +157,7 @@ def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(pro
     wait_for(lambda: "FINISHED" in recorded(project) and "RUNNING" not in recorded(project), pause=0.1)
     killed = recorded(project).count("KILLED")
 
-    write_params(project, 120.0)
+    write_params(project, 600.0)
     mark = new_mark()
     dvc = repro(project, environment(root, **mark))
     wait_for(lambda: b"working" in dvc.stdout.readline())
@@ -196,7 +196,7 @@ def test_a_stage_started_by_hand_outlives_its_shell(project: Path, root: Path) -
     shutil.rmtree(project / "data", ignore_errors=True)
     mark = new_mark()
     line = " ".join(COMMAND) + " & wait"
-    shell = subprocess.Popen(["sh", "-c", line], cwd=project, env=environment(root, SOUNDMILL_TRACKING="off", **mark))
+    shell = subprocess.Popen(["sh", "-c", line], cwd=project, env=environment(root, **mark))
     wait_for(lambda: any("-m stages.resample" in command and "sh -c" not in command for command in marked(mark).values()))
     shell.kill()
     shell.wait()

@@ -271,7 +271,7 @@ def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
     (project / ".dvc/config").write_text("[core]\nno_scm = true\nanalytics = false\n[cache]\ntype = hardlink\n")
 
     def repro() -> str:
-        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SOUNDMILL_TRACKING": "off"}
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run([DVC, "repro"], cwd=project, env=environ, text=True, capture_output=True, check=True).stdout
 
     repro()

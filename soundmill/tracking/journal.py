@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,6 +36,7 @@ class Writer:
         self._file = (begun / EVENTS).open("ab", buffering=0)
         disk.lock(self._file)
         self._files = 0
+        self.closed = threading.Event()
         self._file.write(_line({"op": "open", **opening, "time": now()}))
         begun.rename(self.folder)  # nobody sees it before it is locked and begun
 
@@ -74,6 +76,7 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
+        self.closed.set()
 
 
 @dataclass(frozen=True)

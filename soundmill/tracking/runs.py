@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from soundmill.tracking.stores import (
     say,
     store,
 )
+
+RESTART_SECONDS = 30.0
 
 
 class StageRun:
@@ -289,6 +292,14 @@ def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: A
     opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
     run._journal = journal.Writer(store(home).journals, opening)
     uploader.start(home)
+    threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
+
+
+def _restart_uploader(home: Path, closed: threading.Event) -> None:
+    """While a run is open, start another uploader where the one that was there has died: the run is shown as it goes on."""
+    while not closed.wait(RESTART_SECONDS):
+        with suppress(OSError):
+            uploader.start(home)
 
 
 def _given_parent() -> str | None:

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
+
+from typer.testing import CliRunner
+
+from soundmill import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def soundmill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def soundmill(*arguments: str, cwd: Path) -> CompletedProcess[str]:
+    """Run the command in the directory `cwd`; in this process, for one of its own imports torch anew."""
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(commands.app, arguments, catch_exceptions=False)
+    return CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def soundmill_alone(*arguments: str, cwd: Path) -> CompletedProcess[str]:
     """Run the command in a process of its own, as a person does."""
     command = [sys.executable, "-m", "soundmill", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,29 +1,29 @@
 from __future__ import annotations
 
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill_alone
 
 
 def test_params_prints_a_composition(root):
-    done = soundmill("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
+    done = soundmill_alone("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
-    assert "segmnt" in soundmill("params", "--print", "segmnt.x=1", cwd=root).stderr
+    assert "segmnt" in soundmill_alone("params", "--print", "segmnt.x=1", cwd=root).stderr
 
 
 def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
-    done = soundmill("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
+    done = soundmill_alone("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
     assert done.returncode == 1
     assert "tango.generate.sampling.sampler: Input should be" in done.stderr
     assert "'euler'" in done.stderr
-    assert "ddpm_mel.train.steps" in soundmill("params", "--print", "ddpm_mel.train.steps=abc", cwd=root).stderr
+    assert "ddpm_mel.train.steps" in soundmill_alone("params", "--print", "ddpm_mel.train.steps=abc", cwd=root).stderr
 
 
-def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch):
+def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     (tmp_path / "profiles.toml").write_text('active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:10/api"\n')
-    done = soundmill("doctor", cwd=root)
+    done = soundmill_alone("doctor", cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"none in {tmp_path}" in done.stdout
     assert "soundmill weights fetch vggish" in done.stdout
@@ -31,12 +31,12 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tmp_path, monkeypatch
     assert "no Prefect server at http://127.0.0.1:10/api" in done.stdout
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    lacking = soundmill("doctor", cwd=root)
+    lacking = soundmill_alone("doctor", cwd=root)
     assert lacking.returncode == 1
     assert "!!  ffmpeg" in lacking.stdout
 
 
 def test_run_asks_for_recordings_or_a_model(root):
-    done = soundmill("run", cwd=root)
+    done = soundmill_alone("run", cwd=root)
     assert done.returncode == 1
     assert "`--model tango`" in done.stderr

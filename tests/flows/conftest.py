@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,17 +14,16 @@ import pytest
 from tests.flows.tiny import make_tiny
 
 
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the tiny project's own store, whatever the shell says."""
-    for name in ("MLFLOW_TRACKING_URI", "SOUNDMILL_TRACKING", "SOUNDMILL_PARENT_RUN_ID", "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A git and DVC project of two stages, committed; its path has a space in it."""
     return make_tiny(tmp_path / "a project")
+
+
+@pytest.fixture
+def tracked(tracked: None, tiny: Path, mlflow_tables: Path) -> None:
+    """Runs are recorded, those of the tiny project in a store that has its tables."""
+    shutil.copy(mlflow_tables, tiny / "mlflow.db")
 
 
 @pytest.fixture

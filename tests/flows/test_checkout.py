@@ -12,6 +12,7 @@ import pytest
 from flows import checkout, dvc
 from soundmill import params, tracking
 from soundmill.errors import UserError
+from tests.checkouts import track
 from tests.flows.tiny import dvc_command, git, make_tiny
 
 
@@ -24,7 +25,7 @@ def run_id_of(project: Path, name: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_plain_repro_can_be_brought_back(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> None:
+def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: Path, set_param: Callable[..., None]) -> None:
     set_param("first", number=7)
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
     (tiny / "notes.txt").write_text("a new file\n")
@@ -62,7 +63,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tmp_path: Path, set_param
 
 
 @pytest.mark.slow(minutes=1)
-def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, tracked: None, capfd: pytest.CaptureFixture[str]) -> None:
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
     document = params.read_yaml(tiny / "params.yaml")
     document["first"]["number"] = 5
@@ -101,8 +102,10 @@ class Recorded:
 
     def __init__(self, directory: Path):
         self.project = make_tiny(directory / "project")
-        with tracking.pipeline_run(self.project, "hostile"):
-            pass
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            track(monkeypatch)
+            with tracking.pipeline_run(self.project, "hostile"):
+                pass
         self.run_id = run_id_of(self.project, "hostile")
         (state,) = (self.project / "mlartifacts").rglob("state")
         self.state = state

@@ -38,7 +38,6 @@ def test_a_graph_that_dvc_refuses_is_told_in_its_words(tiny: Path) -> None:
 @pytest.mark.slow
 def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # the environment is not activated
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     lines: list[str] = []
     assert set(dvc.changed(tiny)) == {"first", "evaluate@tiny"}
     assert dvc.repro(tiny, "first", lines.append) == "ran"
@@ -53,10 +52,7 @@ def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monke
 
 
 @pytest.mark.slow
-def test_a_failing_stage_shows_its_own_last_lines(
-    tiny: Path, set_param: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+def test_a_failing_stage_shows_its_own_last_lines(tiny: Path, set_param: Callable[..., None]) -> None:
     set_param("first", fail=True)
     with pytest.raises(dvc.StageFailed) as caught:
         dvc.repro(tiny, "first", lambda line: None)

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def flow(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+def flow(
+    tiny: Path, tracked: None, tmp_path: Path, set_param: Callable[..., None]
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """A flow whose first stage works for a minute, with a server of its own, and the mark of its processes."""
     set_param("first", seconds=60.0)
     mark = new_mark()

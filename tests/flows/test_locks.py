@@ -22,7 +22,7 @@ from tests.flows.tiny import dvc_command
 @pytest.mark.slow
 def test_who_holds_the_lock_is_said_and_waited_for(tiny: Path, set_param: Callable[..., None]) -> None:
     set_param("first", seconds=60.0)
-    environment = {**dvc.environment(), "SOUNDMILL_TRACKING": "off"}
+    environment = dvc.environment()
     typed = subprocess.Popen([dvc.executable(), "repro"], cwd=tiny, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         for line in typed.stdout:
@@ -65,9 +65,8 @@ def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Pat
     ended.wait()
 
 
-def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     """Plain `dvc repro` refuses them; doctor gives the remedy; the flow applies it, unless a `dvc` runs."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     lock = tiny / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(exist_ok=True)
     lock.touch()

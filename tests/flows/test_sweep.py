@@ -65,7 +65,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.mark.slow(minutes=1)
 def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_that_fails(
-    project: Path, tmp_path: Path, prefect_server: str
+    project: Path, tracked: None, tmp_path: Path, prefect_server: str
 ) -> None:
     variables = environment(tmp_path, prefect_server)
     queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=variables, capture_output=True, text=True)

@@ -65,7 +65,7 @@ def remade(place: Path, *words: list[str], damaged: Sequence[str] = ()) -> list[
     return sorted(made)
 
 
-def test_only_shards_with_another_key_are_made_again(here, tmp_path):
+def test_only_shards_with_another_key_are_made_again(tmp_path):
     assert remade(tmp_path, ["a", "b"], ["c"], []) == ["000", "001", "002"]
     before = (tmp_path / "kept" / shards.shard_name(0)).stat()
     assert remade(tmp_path, ["a", "b"], ["c"], []) == []
@@ -98,7 +98,7 @@ def summary(shard: Path) -> Path:
     ],
     ids=["touched", "forged", "cut short", "gone", "another's"],
 )
-def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(here, tmp_path, harm, summed):
+def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(tmp_path, harm, summed):
     remade(tmp_path, ["a", "b"], ["c"])
     shard = tmp_path / "kept" / shards.shard_name(0)
     if not summed:
@@ -109,7 +109,7 @@ def test_a_kept_shard_that_somebody_changed_is_made_from_nothing(here, tmp_path,
 
 
 @pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "d"]], ids=["whole shards", "rows"])
-def test_kept_shards_with_a_lost_bit_are_made_from_nothing_and_named(here, tmp_path, words):
+def test_kept_shards_with_a_lost_bit_are_made_from_nothing_and_named(tmp_path, words):
     """Their size and time are right; some of them, Arrow would read without a word."""
     rng = random.Random(7)
     remade(tmp_path, ["a", "b"], ["c"], [])
@@ -122,7 +122,7 @@ def test_kept_shards_with_a_lost_bit_are_made_from_nothing_and_named(here, tmp_p
         assert remade(tmp_path, ["a", "b"], ["c"], []) == ([] if words == ["a", "b"] else ["000 after"])
 
 
-def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(here, tmp_path):
+def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(tmp_path):
     def make(*words: str) -> tuple[list[str], dict[str, bytes]]:
         job = shards.Job("names", (list(words),), key=shards.digest(words))
         damaged = shards.map_shards(folder_of, [job], tmp_path / "kept", workers=1).damaged
@@ -137,7 +137,7 @@ def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(here, tmp_path)
 
 
 @pytest.mark.parametrize("summed", [True, False], ids=["all reports", "one report"])
-def test_a_report_with_a_lost_bit_tells_nothing(here, tmp_path, summed):
+def test_a_report_with_a_lost_bit_tells_nothing(tmp_path, summed):
     remade(tmp_path, ["a", "b"], ["c"])
     report = shards.report_path(tmp_path / "kept" / shards.shard_name(0))
     rng = random.Random(7)
@@ -151,7 +151,7 @@ def test_a_report_with_a_lost_bit_tells_nothing(here, tmp_path, summed):
             assert remade(tmp_path, ["a", "b"], ["c"]) == ["000 after"]
 
 
-def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(here, tmp_path):
+def test_a_damaged_shard_is_distrusted_by_those_who_have_a_link_to_it(tmp_path):
     """As DVC's cache has, which takes what cannot be written to, or has the time it knows, for whole."""
     remade(tmp_path, ["a", "b"])
     shard, link = tmp_path / "kept" / shards.shard_name(0), tmp_path / "link"
@@ -189,7 +189,7 @@ def test_without_any_report_a_kept_shard_is_made_from_nothing(tmp_path, harm):
     assert remade(tmp_path, ["a", "b", "d"], ["c"], damaged=outcome) == ["000"]
 
 
-def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(tmp_path):
+def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(pool, tmp_path):
     remade(tmp_path, ["a"], ["b", "c"], ["d", "e", "f"])
     (tmp_path / "poison").touch()
     with pytest.raises(UserError, match="a worker process died"):

@@ -29,7 +29,7 @@ def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path
     assert sum(ticks) == 7
 
 
-def test_a_killed_worker_is_named_and_the_rest_resumes(tmp_path):
+def test_a_killed_worker_is_named_and_the_rest_resumes(pool, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "die-once-5").touch()
     with pytest.raises(UserError, match="a worker process died"):
@@ -94,7 +94,7 @@ if __name__ == "__main__":
 def test_workers_have_the_environment_of_now(tmp_path, monkeypatch):
     for value in ("first", "second"):
         monkeypatch.setenv("SOUNDMILL_WEIGHTS", value)
-        report = shards.map_shards(value_of_worker, [shards.Job("job", ())], tmp_path / value, workers=1)
+        report = shards.map_shards(value_of_worker, [shards.Job("job", ())], tmp_path / value, workers=2)
         assert report.details == [[value]]
 
 

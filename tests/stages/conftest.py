@@ -15,7 +15,6 @@ from tests.stages.handling import (
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """An empty project; what it runs writes below `data/` there."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

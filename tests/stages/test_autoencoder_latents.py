@@ -111,7 +111,6 @@ def write_catalog(path: Path, caption: str = "a tone rises") -> None:
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(root)
     data = tmp_path / "data"
     write_spectrograms(data / "mels")
@@ -172,7 +171,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_training_learns_to_rebuild_and_ends_the_same(project, here):
+def test_training_learns_to_rebuild_and_ends_the_same(project):
     metrics = make_autoencoder(project, "first")
     again = make_autoencoder(project, "again")
     assert contents(project / "data/first") == contents(project / "data/again")
@@ -202,7 +201,7 @@ def test_a_picture_that_fails_loses_no_autoencoder(project, monkeypatch, capfd):
     assert "autoencoder/tango: the picture (g.png) could not be made: ValueError: no picture" in capfd.readouterr().err
 
 
-def test_training_starts_from_another(project, here, capfd):
+def test_training_starts_from_another(project, capfd):
     started = PARAMETERS["weights"] | {"steps": 1, "start_from": "data/first"}
     metrics = make_autoencoder(project, "first", weights=PARAMETERS["weights"] | {"steps": 20})
     again = make_autoencoder(project, "again", weights=started | {"optimiser": {**started["optimiser"], "learning_rate": 1e-9}})
@@ -227,7 +226,7 @@ def test_one_that_others_trained_is_taken(project, capfd):
     assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"
 
 
-def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
+def test_latents_are_what_the_autoencoder_says_of_padded_clips(project):
     metrics = make_latents(project)
     directory, model = project / "data/clips", autoencoders.load(project / "data/autoencoder")
     about = read_about(directory)
@@ -251,7 +250,7 @@ def test_latents_are_what_the_autoencoder_says_of_padded_clips(project, here):
     assert (metrics["clips"], metrics["captions"], metrics["silent_samples"]) == (6, 12, 5 * 640 + 1440)
 
 
-def test_any_codec_makes_latents(project, here, monkeypatch):
+def test_any_codec_makes_latents(project, monkeypatch):
     monkeypatch.setitem(registry.CODECS, "wave_codec", "tests.stages.wave_codec")
     wave_codec.save(project / "data/waves")
     metrics = make_latents(project, {**OF_CLIPS, "autoencoder": "waves"})
@@ -279,7 +278,7 @@ def test_a_gpu_has_one_process(project, monkeypatch):
     assert processes == [1]
 
 
-def test_a_length_that_does_not_fit_is_named(project, here):
+def test_a_length_that_does_not_fit_is_named(project):
     assert make_latents(project, latents={**LATENTS, "num_samples": 3200})["silent_samples"] == 800
     with pytest.raises(SystemExit, match=r"clip 'clip0' has 3200 samples; raise latents.num_samples, now 2880"):
         make_latents(project, latents={**LATENTS, "num_samples": 2880})
@@ -287,7 +286,7 @@ def test_a_length_that_does_not_fit_is_named(project, here):
         make_latents(project, latents={**LATENTS, "num_samples": 3360})
 
 
-def test_mixes_bring_their_own_captions_and_may_be_none(project, here):
+def test_mixes_bring_their_own_captions_and_may_be_none(project):
     make_latents(project, OF_MIXES)
     rows = {row["clip_id"]: row for row in iterate_index(project / "data/mixed")}
     assert {name: (row["split"], row["captions"]) for name, row in rows.items()} == {
@@ -360,7 +359,7 @@ def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
         assert json.loads(about)["autoencoder"] == digest
 
 
-def test_clips_of_another_rate_are_refused(project, here):
+def test_clips_of_another_rate_are_refused(project):
     for path in shards.shard_paths(project / "data/sounds"):
         rows = list(shards.read_rows(path, manifest.CLIPS))
         rows = [{**row, "audio": {"bytes": encode_flac(sound(0), 22_050), "path": ""}} for row in rows]

@@ -139,8 +139,7 @@ def running(done) -> set[str]:
 
 
 @pytest.mark.slow(minutes=1)
-def test_another_variant_reruns_nothing_and_has_the_same_splits(checkout, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+def test_another_variant_reruns_nothing_and_has_the_same_splits(checkout):
     changes = ["model=ddpm_mel", "corpus.recordings=16", "corpus.test_fraction=0.25", "corpus.shards=4"]
     document = params.compose(checkout / "conf", changes)
     params.write_yaml(document, checkout / "params.yaml")

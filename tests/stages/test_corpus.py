@@ -29,7 +29,6 @@ def embedded(tmp_path_factory) -> Path:
     project = tmp_path_factory.mktemp("embedded")
     settle(project, 2, corpus=CORPUS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
         patch.chdir(project)
         call(corpus, "--corpus", "data/corpus")
     return project

@@ -37,7 +37,6 @@ def encoder(tmp_path_factory) -> text.Encoder:
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(root)
     write_corpus(tmp_path / "data", CAPTIONS)
     return tmp_path

@@ -93,7 +93,6 @@ def tagger(tmp_path_factory):
 def project(tmp_path, monkeypatch, tagger):
     """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     rows = corpus()
@@ -123,7 +122,7 @@ def project(tmp_path, monkeypatch, tagger):
     return tmp_path
 
 
-def write_params(project: Path, workers: int = 2, **changes) -> None:
+def write_params(project: Path, workers: int = 1, **changes) -> None:
     section = {
         "embedders": ["tagger"],
         "reference": "test",
@@ -153,6 +152,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
+    write_params(project, workers=2)
     found = evaluate_in(project)
     baselines = found["baselines"]["fad_tagger"]
     assert set(baselines) == {"floor", "codec", "codec_floor", "silence", "noise"}
@@ -249,7 +249,7 @@ def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(pr
     strange = {"beep": "$x^$ <b> 🐶", "hiss": "_^}{%#& " * 1250}
     rows = [{**row, "labels": [label], "captions": [label]} for row in corpus() for label in [strange[row["labels"][0]]]]
     shards.write_rows(rows, project / "data" / "catalog.parquet", manifest.CATALOG)
-    write_params(project, workers=1, bootstrap=0)
+    write_params(project, bootstrap=0)
     found = evaluate_in(project)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("report/index.html: no chart: ValueError: no picture (test_evaluate.py, line")

@@ -57,7 +57,6 @@ def write_corpus(data: Path, *, labels: bool = True, captions: bool = True, coun
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
     """A project with the real sections of params.yaml, the tagger's shrunk, and a small corpus."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(root)
     document = read_yaml(root / "params.yaml")
     sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}

@@ -32,7 +32,7 @@ RULES = {
     "min_channel_correlation": -0.95,
 }
 PARAMS = {
-    "execution": {"workers": 2, "dask": None},
+    "execution": {"workers": 1, "dask": None},
     "clips": {"default": PLAN},
     "duplicates": {"threshold": 0.4},
     "quality": {"rules": RULES, "report": {"examples": 8, "megabytes": 10.0}},
@@ -55,7 +55,7 @@ ARGUMENTS = {
 def settle(project: Path, corpus: Path, **changes) -> None:
     """Write params.yaml; `changes` are of the rules, but `report` and `workers`."""
     sections = {name: dict(values) for name, values in PARAMS.items()}
-    sections["execution"]["workers"] = changes.pop("workers", 2)
+    sections["execution"]["workers"] = changes.pop("workers", 1)
     sections["quality"]["report"] = changes.pop("report", sections["quality"]["report"])
     sections["quality"]["rules"] = RULES | changes
     where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
@@ -98,7 +98,6 @@ def project(shared, tmp_path_factory) -> Path:
     soundfile.write(bad / "short.wav", waves[5][:8_000], 44_100)
     settle(project, corpus)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
         patch.chdir(project)
         for module in (scan, segment, resample, duplicates):
             call(module)
@@ -109,7 +108,6 @@ def project(shared, tmp_path_factory) -> Path:
 def judged(project) -> Path:
     """The same project after the stage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
         patch.chdir(project)
         call(quality)
     return project
@@ -118,7 +116,6 @@ def judged(project) -> Path:
 @pytest.fixture
 def here(project, tmp_path, monkeypatch) -> Path:
     """A project of one's own with the measured clips."""
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("corpus", "clips"):
@@ -213,11 +210,9 @@ def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_tex
     assert f"good/{original}" in pair
 
 
-def test_the_page_and_the_numbers_are_in_mlflow(here, monkeypatch):
+def test_the_page_and_the_numbers_are_in_mlflow(here, tracked):
     from mlflow import MlflowClient
 
-    for name in (tracking.SWITCH, tracking.PARENT, "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
     metrics = call(quality)
     assert tracking.sync(here) == (0, "")
     mlflow = MlflowClient(tracking.store(here).uri)
@@ -238,7 +233,7 @@ def test_the_page_stays_within_its_bounds(here, project):
 
 
 def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, project):
-    settle(here, project / "recordings", workers=1)
+    settle(here, project / "recordings", workers=2)
     for _ in range(2):  # the second takes over the fingerprints of the first
         call(duplicates)
         call(quality)

@@ -47,7 +47,7 @@ def command(stage: str) -> list[str]:
 
 
 def environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root), "SOUNDMILL_TRACKING": "off"}
+    return {**os.environ, "PYTHONPATH": str(root)}
 
 
 def run(project: Path, root: Path, stage: str) -> subprocess.CompletedProcess[str]:

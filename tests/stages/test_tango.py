@@ -56,13 +56,6 @@ SHRUNK = [
 GUIDED = ["num_steps=3", "guidance_scale=2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tracking():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
-        yield
-
-
 @pytest.fixture(scope="module")
 def composed() -> dict:
     return params.compose(ROOT / "conf", SHRUNK)

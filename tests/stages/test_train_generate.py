@@ -129,13 +129,6 @@ def _generate(home: Path, data: Path) -> None:
     stages.generate.main(arguments)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tracking():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data, composed) -> Path:
     home = tmp_path_factory.mktemp("whole")

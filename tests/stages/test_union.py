@@ -33,14 +33,13 @@ def union_of(**parts: dict) -> dict:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     root = tmp_path / "project"
     root.mkdir()
     monkeypatch.chdir(root)
     return root
 
 
-def settle(corpus: dict, workers: int = 2) -> None:
+def settle(corpus: dict, workers: int = 1) -> None:
     params.write_yaml({"execution": {"workers": workers, "dask": None}, "corpus": corpus, **SECTIONS}, Path("params.yaml"))
 
 

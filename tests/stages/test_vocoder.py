@@ -57,7 +57,6 @@ def data(tmp_path_factory, shared) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_tracking(monkeypatch, root):
-    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
     monkeypatch.chdir(root)
 
 

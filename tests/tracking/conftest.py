@@ -12,25 +12,13 @@ from soundmill import tracking
 from soundmill.tracking import uploader
 
 
-@pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs: to make its tables takes seconds."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def home(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
     """A project with a space and an umlaut in its path."""
-    for name in ("MLFLOW_TRACKING_URI", tracking.SWITCH, tracking.PARENT, "MLFLOW_RUN_ID", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "mein Pröjekt"
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
-    shutil.copy(tables, path / "mlflow.db")
+    shutil.copy(mlflow_tables, path / "mlflow.db")
     return path
 
 

@@ -92,7 +92,7 @@ def test_an_unwritable_store_stops_no_stage(
     assert "going on without it; metrics files are kept" in capsys.readouterr().err
 
 
-def test_what_a_broken_database_does_not_take_is_kept(home: Path, tables: Path, bring: Bring) -> None:
+def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring) -> None:
     (home / "mlflow.db").write_text("this is no database\n" * 100)
     with tracking.pipeline_run(home, "pipeline") as run:
         run.log_metrics_tree({"clips": 1})
@@ -101,7 +101,7 @@ def test_what_a_broken_database_does_not_take_is_kept(home: Path, tables: Path, 
     assert (count, "database" in why) == (1, True)
     assert "Not in MLflow yet: 1 run (" in run.not_recorded[0]
     assert "`soundmill sync`" in run.not_recorded[0]
-    shutil.copy(tables, home / "mlflow.db")
+    shutil.copy(mlflow_tables, home / "mlflow.db")
     bring(home)
     assert (tracking.waiting(home), run.not_recorded) == ((0, ""), [])
     assert runs(home)["pipeline"].data.metrics == {"clips": 1.0}

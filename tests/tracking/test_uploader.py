@@ -20,6 +20,7 @@ import pytest
 from soundmill import tracking
 from soundmill.tracking import journal, uploader
 from tests.mlflow_server import Server
+from tests.processes import marked, new_mark, wait_for
 from tests.tracking.reading import client, files, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +183,20 @@ def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING"}
     bring(home)
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "FINISHED", "train": "FINISHED"}
+
+
+@pytest.mark.slow
+def test_an_uploader_that_died_is_replaced_while_a_run_is_open(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soundmill.tracking.runs.RESTART_SECONDS", 0.1)
+    mark = new_mark()
+    for name, value in mark.items():
+        monkeypatch.setenv(name, value)
+    with tracking.stage_run(home, "first", {}):
+        (first,) = wait_for(lambda: marked(mark), pause=0.05)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: marked(mark).keys() - {first}, pause=0.05)
+    assert tracking.sync(home) == (0, "")
+    assert runs(home)["first"].info.status == "FINISHED"
 
 
 CHILD = """
