@@ -45,13 +45,6 @@ SHRUNK = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tracking():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_TRACKING", "off")
-        yield
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("data")

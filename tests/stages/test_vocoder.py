@@ -56,7 +56,7 @@ def data(tmp_path_factory, shared) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_tracking(monkeypatch, root):
+def _in_the_checkout(monkeypatch, root):
     monkeypatch.chdir(root)
 
 
