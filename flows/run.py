@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             tell(line)
         return 0
     try:
-        dvc.check_changes(root, tell)
+        dvc.check_changes(root, lambda line: None)  # what does not stop it, the pipeline says
     except UserError as error:
         tell(f"pipeline: {error}")
         return 1
