@@ -47,6 +47,7 @@ class Project:
             digests=work / "digests.sqlite",
             workers=WORKERS,
             cluster=None,
+            found_by_name=(),
             tracking=tracking.StageRun(),
             times=work / "times",
             imported=imported,
