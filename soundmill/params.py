@@ -49,7 +49,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
 
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
-            return OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
+            document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
@@ -57,6 +57,18 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
             section(groups | compose(conf, choices), unknown[1], str(conf))  # says what may have been meant
         raise UserError(f"{conf}: {error}") from None
+    check_vocoder(document, overrides)
+    return document
+
+
+def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
+    """UserError where a vocoder is chosen that no family takes: all would keep Griffin-Lim, or what they are."""
+    if document.get("vocoder") and not document["vocoder_families"]:
+        chosen = next((one for one in overrides if one.startswith("vocoder=")), f"vocoder.kind={document['vocoder']['kind']}")
+        raise UserError(
+            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/ "
+            "(`hifigan` and `diffwave` are for `ddpm_mel` and `tango`, `audioldm` is for `tango`), or add such a family to model="
+        )
 
 
 class TooDeepError(ValueError):

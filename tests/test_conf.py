@@ -9,6 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
+from soundmill.errors import UserError
 from soundmill.models import registry
 from tests.imports import ROOT
 
@@ -64,6 +65,12 @@ def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     assert document["tango"]["train"]["sampling"]["vocoder"] == ("trained" if "tango" in wanted else "griffin_lim")
     if wanted:
         params.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
+
+
+@pytest.mark.parametrize(("model", "vocoder"), [("ddpm_mel", "audioldm"), ("diffwave", "hifigan_laptop")])
+def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
+    with pytest.raises(UserError, match=f"^vocoder={vocoder}: not for model={model}; leave it out, choose another"):
+        params.compose(ROOT / "conf", [f"model={model}", f"vocoder={vocoder}"])
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
