@@ -63,8 +63,8 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
 
 def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
     """UserError where a vocoder is chosen that no family takes: all would keep Griffin-Lim, or what they are."""
-    if document.get("vocoder") and not document["vocoder_families"]:
-        chosen = next((one for one in overrides if one.startswith("vocoder=")), f"vocoder.kind={document['vocoder']['kind']}")
+    chosen = next((one for one in overrides if one.startswith("vocoder=")), None)  # not by `scale=`, which is for every family
+    if chosen and document["vocoder"] and not document["vocoder_families"]:
         raise UserError(
             f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/ "
             "(`hifigan` and `diffwave` are for `ddpm_mel` and `tango`, `audioldm` is for `tango`), or add such a family to model="
