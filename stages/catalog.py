@@ -8,11 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import catalog as catalogs
-from soundmill.params import StageParams
+from soundmill.errors import UserError
+from soundmill.params import StageParams, did_you_mean
 
 NAMED = 20  # how many missing or orphan ids the metrics name
 OVERLAP_SECONDS = 1e-3  # less of a copy than this is the rounding of its ends
@@ -20,6 +21,7 @@ OVERLAP_SECONDS = 1e-3  # less of a copy than this is the rounding of its ends
 
 class CatalogParams(StageParams):
     caption_template: str
+    only: list[str] = Field(description="labels: of all clips those that have one of them; []: all")
 
     @field_validator("caption_template")
     @classmethod
@@ -45,6 +47,8 @@ def run(
     table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, assigned, quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
+    everything = table.num_rows
+    table = _with_labels(table, params.only)
     with shards.ShardWriter(catalog, manifest.CATALOG) as writer:
         writer.write_table(table)
 
@@ -55,6 +59,7 @@ def run(
     _say_gaps(ctx.name, described.missing, orphans)
     return {
         "clips": table.num_rows,
+        "left_out": everything - table.num_rows,
         "rejected": described.rejected,
         "duplicates_dropped": len(copies),
         "matched": described.matched,
@@ -69,6 +74,18 @@ def run(
         "clips_by_label": dict(sorted(label_counts.items())),
         "labels_absent_from_train": sorted(set(label_counts) - set(pc.list_flatten(training["labels"]).to_pylist())),
     }
+
+
+def _with_labels(table: pa.Table, wanted: list[str]) -> pa.Table:
+    """The clips that have one of the labels; a label that no clip has is a UserError."""
+    if not wanted:
+        return table
+    known = sorted(set(pc.list_flatten(table["labels"]).to_pylist()))
+    for label in wanted:
+        if label not in known:
+            meant = did_you_mean(label, known)
+            raise UserError(f"catalog.only: no clip has the label {label!r}{meant} (labels: {', '.join(known)})")
+    return table.filter(pa.array([not set(wanted).isdisjoint(labels or []) for labels in table["labels"].to_pylist()]))
 
 
 def _copies(table: pa.Table, assigned: pa.Table, quality: Path) -> list[str]:

@@ -97,10 +97,28 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
     assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/splits.parquet"))
 
 
+def test_only_clips_with_a_wanted_label_are_used(small, capsys):
+    recordings = table("data/corpus/recordings.parquet")
+    for row, labels in zip(recordings, (["kick"], ["snare", "kick"], ["hat"]), strict=True):
+        row["labels"] = labels
+    shards.write_rows(recordings, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+    everything = call_rename()
+    assert (everything["clips"], everything["left_out"]) == (4, 0)
+    settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["snare", "hat"]}})
+    some = call_rename()
+    assert some["clips"] + some["left_out"] == 4
+    assert {label for row in table("data/catalog.parquet") for label in row["labels"]} == {"kick", "snare", "hat"}
+    settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["hat"]}})
+    call_rename()
+    assert {tuple(row["labels"]) for row in table("data/catalog.parquet")} == {("hat",)}
+    settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["snares"]}})
+    assert "no clip has the label 'snares'; did you mean 'snare'? (labels: dog, hat, kick, rain, snare)" in refusal(capsys)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"catalog": {"caption_template": "a sound"}}, "must contain {label}"),
+        ({"catalog": {"caption_template": "a sound", "only": []}}, "must contain {label}"),
         ({"splits": SPLITS | {"valid_fraction": 0.6, "test_fraction": 0.5}}, "must be below 1"),
         ({"splits": SPLITS | {"valid_fraction": 1.5}}, "splits.valid_fraction"),
     ],
