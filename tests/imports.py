@@ -29,6 +29,9 @@ def families() -> list[Path]:
     return [path for path in packages(MODELS) if path != COMPONENTS]
 
 
+EVERY_FAMILY = f"model=[{','.join(path.name for path in families())}]"  # of `soundmill params`
+
+
 def components_of(family: Path) -> set[str]:
     """The components that a family's code imports, by name, with those that they import."""
     used = running([module_name(source) for source in family.rglob("*.py")])

@@ -11,7 +11,7 @@ import pytest
 from soundmill import params, text
 from soundmill.errors import UserError
 from soundmill.models import registry
-from tests.imports import ROOT
+from tests.imports import EVERY_FAMILY, ROOT
 
 SINGLE = ("duplicates", "quality", "splits", "catalog", "rename", "mixup", "tagger", "evaluate")
 
@@ -24,7 +24,7 @@ def accepted(stage: str) -> type[params.StageParams]:
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 @pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
-    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,diffwave,tango]", f"corpus={corpus}", f"scale={scale}"])
+    document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
     assert document["corpus"]["format"] == corpus
     assert bool(document["corpus"]["embedded"]) != bool(document["corpus"]["external"])
@@ -57,7 +57,7 @@ def test_text_encoders_are_chosen_by_name(name):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*.yaml")))
 def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     """Of the other families for none; AudioLDM's is for its own log-mels."""
-    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,diffwave,tango]", f"vocoder={name}"])
+    document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"vocoder={name}"])
     wanted = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, {"ddpm_mel", "tango"})
     assert set(document["vocoder_families"]) == wanted
     kinds = {family: document["families"][family]["components"]["vocoder"] for family in ("ddpm_mel", "tango")}
@@ -71,6 +71,12 @@ def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
 def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
     with pytest.raises(UserError, match=f"^vocoder={vocoder}: not for model={model}; leave it out, choose another"):
         params.compose(ROOT / "conf", [f"model={model}", f"vocoder={vocoder}"])
+
+
+@pytest.mark.parametrize("model", sorted(registry.FAMILIES))
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_every_family_stands_alone_at_every_scale(model, scale):
+    registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

@@ -16,7 +16,7 @@ import typer
 
 from soundmill import manifest, params
 from soundmill.errors import UserError
-from tests.imports import ROOT
+from tests.imports import EVERY_FAMILY, ROOT
 from tests.test_architecture import ALLOWED
 
 DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -155,10 +155,8 @@ def test_commands_that_docs_name_exist():
 
 def test_parameters_that_docs_name_exist():
     """What `soundmill params` is given composes; `section.key` in backticks is a key of params.yaml."""
-    both = "model=[ddpm_mel,diffwave,tango]"
-    documents = [
-        params.compose(ROOT / "conf", given) for given in ([both], [both, "corpus=auto"], [both, "corpus=union", "scale=paper"])
-    ]
+    choices = ([], ["corpus=auto"], ["waveform_unet=captions"], ["corpus=union", "scale=paper"])
+    documents = [params.compose(ROOT / "conf", [EVERY_FAMILY, *choice]) for choice in choices]
 
     def is_key(name: str) -> bool:
         for document in documents:
@@ -205,7 +203,7 @@ def test_architecture_has_the_rooms_and_their_imports():
 
 
 def test_architecture_has_the_graph():
-    names = {"item.inputs": "INPUTS", "item.vocoders": "VOCODERS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
+    names = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
     names |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 
     def place(path: str, key: str) -> str:
@@ -215,7 +213,7 @@ def test_architecture_has_the_graph():
     for name, entry in DVC.items():
         stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")
         key = {"spectrogram": "SPEC", "clips": "VARIANT"}.get(over, "FAMILY")
-        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}", "${item.vocoders}"))}
+        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}", "${item.parts}"))}
         stages[name] = (over, reads, {place(out, key) for out in stage["outs"] if isinstance(out, str)})  # no curve
     documented = {
         spans(name)[0]: ("".join(spans(over)), set(spans(reads)), set(spans(writes)))

@@ -91,7 +91,7 @@ families:
   tiny_codec:
     clips: default
     inputs: data/clips/default
-    vocoders: data/clips/default
+    parts: data/clips/default
     components: {source: waves, codec: waves, vocoder: waves, condition: waves}
 tiny_codec:
   train:

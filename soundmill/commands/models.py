@@ -1,4 +1,4 @@
-"""Commands about model families and trained checkpoints: list families, generate, reconstruct."""
+"""Commands about model families and trained checkpoints: list families, import published ones, generate."""
 
 from __future__ import annotations
 
@@ -68,6 +68,24 @@ def families(
         registry.write_json(described, json)
 
 
+@app.command("import")
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A file weights-*.pt of DiffWave's published implementation, or a .ckpt of tiny-audio-diffusion's."),
+    ],
+    output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not be there yet.")],
+    project: Project = None,
+) -> None:
+    """Make published weights a vocoder for `soundmill vocode`, or a checkpoint for `soundmill generate`, `restyle` and `inpaint`.
+
+    Tensors and plain values are read of the file, no code.
+    """
+    from soundmill.models import importing
+
+    typer.echo(f"{output}: {importing.import_published(file, output, lambda: project_root(project) / 'conf'):,} parameters")
+
+
 @app.command()
 def generate(
     prompt: Annotated[
@@ -90,7 +108,7 @@ def generate(
     project: Project = None,
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
-    directory, home = _checkpoint(checkpoint, family, project)
+    directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import generation
 
     prompts = [*(prompt or []), *(label or [])]
@@ -106,39 +124,7 @@ def generate(
         typer.echo(path)
 
 
-@app.command()
-def reconstruct(
-    files: Annotated[list[Path], typer.Argument(help="Recordings in any format that ffmpeg reads.")],
-    family: FamilyName = None,
-    settings: Settings = None,
-    checkpoint: Checkpoint = None,
-    output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("reconstructed"),
-    project: Project = None,
-) -> None:
-    """Send recordings through a trained model's representation and back: what is lost on the way is the best it could ever do.
-
-    Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
-    """
-    directory, home = _checkpoint(checkpoint, family, project)
-    from soundmill.decoding import decode
-    from soundmill.models import generation
-
-    repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
-    if repeated:
-        raise UserError(
-            f"several files are called {', '.join(sorted(repeated))}: their results would have one name; give one at a time"
-        )
-    sounds = {}
-    for path in files:
-        try:
-            sounds[path.stem] = decode.read_channels(path, decode.MAX_SECONDS)
-        except decode.DecodeError as error:
-            raise UserError(f"{path}: {error.reason} {error.detail}") from None
-    for path in generation.reconstruct_sounds(directory, sounds, output, home, settings or []):
-        typer.echo(path)
-
-
-def _checkpoint(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
+def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
     """The checkpoint directory that is meant, and where relative names of text encoders start."""
     from soundmill.models import checkpoint as checkpoints
     from soundmill.models import registry

@@ -1,4 +1,4 @@
-"""Commands about vocoders by themselves: sounds of log-mels, and published weights as a vocoder of the pipeline's."""
+"""The command about vocoders by themselves: sounds of log-mels."""
 
 from __future__ import annotations
 
@@ -56,17 +56,6 @@ def vocode(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
         f"{1 / timing.real_time_factor:.3g} times as fast as it plays"
     )
-
-
-@app.command("import")
-def import_weights(
-    file: Annotated[Path, typer.Argument(help="A file weights-*.pt that DiffWave's published implementation wrote.")],
-    output: Annotated[Path, typer.Option(help="Directory of the vocoder; it must not be there yet.")],
-) -> None:
-    """Make published DiffWave weights a vocoder for `soundmill vocode`. Tensors and plain values are read of the file, no code."""
-    from soundmill.models import vocoding
-
-    typer.echo(f"{output}: {vocoding.import_published(file, output):,} parameters")
 
 
 def _files(path: Path, output: Path) -> list[Path]:

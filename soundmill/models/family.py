@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from soundmill.errors import UserError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from soundmill.training.loader import Batch
     from soundmill.training.module import TrainingModule
 
-Capability = Literal["generate", "reconstruct", "transform"]
+Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Run:
 
 
 class Model(Protocol):
-    """A trained model, rebuilt from its checkpoint alone. It has those of the last three that it can (`can`).
+    """A trained model, rebuilt from its checkpoint alone. It has those of the last four that it can (`can`).
 
     All waves are float32 [N, channels, T] in [−1, 1] at `sample_rate`; T is `num_samples` where that is not None.
     """
@@ -67,6 +67,12 @@ class Model(Protocol):
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
         """Restyled, inpainted, enlarged: one for each wave."""
+
+    def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
+        """Sounds on the way between two requests' seeds, or between `waves` [2, channels, T] where they are given: for each share.
+
+        0 is the first, 1 the second; what is asked for beside the seed is the first's.
+        """
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Family:
     model: str  # module that has `load` and `networks`
     training: str  # module that has `prepare` and `rehearse`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that a net's weights are of: a training from others is refused
+    published: str = ""  # module that has `read`, of files with its `SUFFIX` that others published, where there are such
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
 
     def load(self, directory: Path) -> Model:
@@ -104,13 +111,13 @@ class Family:
         return import_module(self.model).networks(document)
 
     def prepare(
-        self, params: FamilyTrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog: Path, start: Model | None
+        self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Model | None
     ) -> Prepared:
         """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None.
 
-        In `vocoders` lies the directory `vocoder/`, where one was made for the family.
+        In `parts` lies what stages made for the family beside its inputs: `vocoder/`, `text/`.
         """
-        return import_module(self.training).prepare(params, ctx, inputs, vocoders, catalog, start)
+        return import_module(self.training).prepare(params, ctx, inputs, parts, catalog, start)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""
@@ -124,5 +131,5 @@ def can(model: Model, what: Capability) -> bool:
 def require(model: Model, what: Capability, name: str) -> None:
     """UserError where a model of the family `name` cannot do this."""
     if not can(model, what):
-        able = [other for other in ("generate", "reconstruct", "transform") if can(model, other)]
+        able = [other for other in get_args(Capability) if can(model, other)]
         raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")

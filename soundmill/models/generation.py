@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,6 @@ SHOWN = 12  # clips in a picture
 TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
 BATCHES_AT_ONCE = 4  # whose sounds are in memory before they are written
-OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into, faded into one another
 
 
 def run(
@@ -114,7 +113,7 @@ def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterat
     """A wave [C, T] for each request, a few batches in memory at once; one that is not finite is a UserError."""
     size = run.batch_size * BATCHES_AT_ONCE
     for start in range(0, len(requests), size):
-        yield from _finite(model.generate(requests[start : start + size], run), run)
+        yield from finite(model.generate(requests[start : start + size], run), run)
 
 
 def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -125,11 +124,12 @@ def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray,
     quietly = replace(run, progress=lambda n: None)  # progress is counted here, in sounds
     for name, (wave, rate) in sounds:
         fitted = torch.from_numpy(as_model_takes(wave, rate, model))[None, :, : model.num_samples]
-        yield name, _finite(model.reconstruct(fitted, quietly), quietly)[0]
+        yield name, finite(model.reconstruct(fitted, quietly), quietly)[0]
         run.progress(1)
 
 
-def _finite(waves: Tensor, run: Run) -> Tensor:
+def finite(waves: Tensor, run: Run) -> Tensor:
+    """The waves; UserError where one is not finite."""
     if not torch.isfinite(waves).all():
         raise UserError(
             f"the model's sounds are not finite with {run.sampling}; choose a gentler sampling, or retrain with `dvc repro`"
@@ -170,7 +170,7 @@ def generate_sounds(
     before any sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`)
     replace the checkpoint's own sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
     """
-    model, whose = _load(checkpoint_dir, "generate")
+    model, whose = load(checkpoint_dir, "generate")
     requests = of_prompts(model, prompts, count, seed)
     make_directory(output_dir)
     with running(model, home, settings) as run:
@@ -187,60 +187,17 @@ def generate_sounds(
         write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
         paths.append(path)
     titles = [descriptions[index] or path.stem for index, path in zip(kept, paths, strict=True)]
-    _draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
+    draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
     return paths
 
 
-def reconstruct_sounds(
-    checkpoint_dir: Path, sounds: Mapping[str, tuple[np.ndarray, int]], output_dir: Path, home: Path, settings: Sequence[str] = ()
-) -> list[Path]:
-    """Send sounds, by name (wave [C, T], its rate), through a checkpoint's representation and back.
-
-    One that is longer than the model makes is cut into windows, which are faded into one another. Writes `<name>.wav`, beside it
-    what went in as the model takes it, `<name>-input.wav`, and a picture of both, `spectrograms.png`; returns the former.
-    """
-    model, whose = _load(checkpoint_dir, "reconstruct")
-    make_directory(output_dir)
-    paths, shown, titles = [], [], []
-    with running(model, home, settings) as run:
-        facts = {**whose, "sampling": run.sampling.model_dump(mode="json")}
-        for name, (wave, rate) in sounds.items():
-            given = as_model_takes(wave, rate, model)
-            made = in_windows(lambda part: _finite(model.reconstruct(part, run), run), torch.from_numpy(given), model)
-            path, before = output_dir / f"{name}.wav", output_dir / f"{name}-input.wav"
-            write_wav(before, given, model.sample_rate)
-            write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, "reconstruction_of": name}, ensure_ascii=False))
-            paths.append(path)
-            shown += [before, path]
-            titles += [name, "reconstructed"]
-    _draw(shown, titles, 2, whose["family"], output_dir / "spectrograms.png")
-    return paths
-
-
-def _draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, picture: Path) -> None:
+def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, picture: Path) -> None:
+    """A picture of the spectrograms of sounds; what goes wrong with it is said, and loses no sound."""
     with report_failure(str(picture)):
         figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
 
 
-def in_windows(work: Callable[[Tensor], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """`work` ([1, C, T] → [1, C, T]) over a wave [C, T] of any length, in windows of what the model makes, crossfaded linearly."""
-    length = wave.shape[1]
-    if model.num_samples is None or length <= model.num_samples:
-        return work(wave[None])[0]
-    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
-    made, total = torch.zeros_like(wave), torch.zeros(length)
-    fade = torch.ones(model.num_samples)
-    fade[:overlap] = torch.linspace(0, 1, overlap + 2)[1:-1]
-    fade[-overlap:] = fade[:overlap].flip(0)
-    for start in range(0, length - overlap, model.num_samples - overlap):
-        part = work(wave[None, :, start : start + model.num_samples])[0]
-        weight = fade[: part.shape[1]]
-        made[:, start : start + part.shape[1]] += part * weight
-        total[start : start + part.shape[1]] += weight
-    return made / total.clamp_min(1e-6)
-
-
-def _load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
+def load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
     """A checkpoint's model, which can do this, with the weights that its training says to use; and what tells it from others."""
     whose = checkpoint.origin(checkpoint_dir)
     model = registry.family(whose["family"]).load(checkpoint_dir)

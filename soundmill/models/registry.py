@@ -25,6 +25,7 @@ FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
     "diffwave": "soundmill.models.diffwave",
     "tango": "soundmill.models.tango",
+    "waveform_unet": "soundmill.models.waveform_unet",
 }
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",

@@ -52,6 +52,13 @@ def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]
     return [Request(its, seed=seed_of(seed, "grid", cell)) for cell, its in enumerate(conditions)]
 
 
+def of_captions(grid: GridParams, seed: int, captions: Sequence[str]) -> list[Request]:
+    """Requests for the picture of samples, of captions spread evenly over all in the order given; no caption: no text."""
+    count = grid.rows * grid.columns
+    chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
+    return [Request(caption=caption, seed=seed_of(seed, "grid", cell)) for cell, caption in enumerate(chosen)]
+
+
 def describe(request: Request) -> str:
     """The request as text; "" if it is unconditional."""
     return request.caption or ", ".join(request.labels)

@@ -53,7 +53,7 @@ def run(
     params: FamilyTrainParams,
     ctx: Any,
     inputs: Path,
-    vocoders: Path,
+    parts: Path,
     catalog: Path,
     model: Path,
     curves: Path,
@@ -62,7 +62,7 @@ def run(
     """Train a family and write the checkpoint directory, the curve (CSV) and a picture of samples (PNG); returns metrics."""
     use_threads(params.hardware.threads)
     start = read_start(family, params, ctx.home)
-    prepared = registry.family(family).prepare(params, ctx, inputs, vocoders, catalog, start and start.model)
+    prepared = registry.family(family).prepare(params, ctx, inputs, parts, catalog, start and start.model)
     begun = begin(prepared, start, ctx.name) if start else {}
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}

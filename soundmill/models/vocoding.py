@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,14 +16,10 @@ from soundmill.diffusion.aligned import spread_betas
 from soundmill.errors import UserError
 from soundmill.models import checkpoint, registry
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
-from soundmill.models.components.diffwave import published
-from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.params import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
 from soundmill.models.components.vocoding import to_waves
 from soundmill.models.generation import make_directory
-from soundmill.shards import file_digest
-from soundmill.stage import publish
 from soundmill.training.device import pick_device
 
 FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]  # betas, as published with DiffWave (Kong et al. 2021, appendix B)
@@ -103,22 +98,6 @@ def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
             "mels, with no other scale"
         )
     return LogMel(path.stem, values)
-
-
-def import_published(path: Path, output: Path) -> int:
-    """Make a file of DiffWave's published implementation (components/diffwave/published.py) the directory of a vocoder.
-
-    It must not be there yet, and appears whole or not at all. Returns the number of parameters.
-    """
-    if output.exists():
-        raise UserError(f"{output}: is there already; name a new directory")
-    model = published.read(path)
-    make_directory(output.parent)
-    with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
-        staged = Path(folder) / output.name
-        vocoders.save(model, staged, {"kind": "load", "name": path.name, "digest": file_digest(path)})
-        publish(staged, output)
-    return sum(weight.numel() for weight in model.net.parameters())
 
 
 def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> tuple[list[Path], Timing]:

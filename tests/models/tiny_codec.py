@@ -80,7 +80,7 @@ class Module(TrainingModule):
         return (self.net(stereo) - stereo).abs().mean()
 
 
-def prepare(params: TrainParams, ctx: Any, clips: Path, vocoders: Path, catalog: Path, start: TinyCodec | None) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: TinyCodec | None) -> Prepared:
     splits = read_weights(catalog)
     clip_weights, unseen = splits["train"], list(splits["valid"])
     torch.manual_seed(params.seed)

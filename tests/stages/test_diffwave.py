@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,15 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-import stages.generate
-import stages.train
-from soundmill import commands, manifest, params, shards
-from soundmill.audio import flac
+from soundmill import commands, manifest, params
 from soundmill.models import registry
 from soundmill.models.diffwave.model import Generating
 from soundmill.models.family import Request
 from soundmill.training import callbacks
 from tests.imports import ROOT
+from tests.stages import of_waves
+from tests.stages.of_waves import LABELS, RATE
 
-RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
-LABELS = ("bell", "rain")
-SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
 CHOICES = {"mel": ["diffwave=laptop"], "label": ["diffwave=sc09_laptop"], "none": ["diffwave=sc09_laptop"]}
 SHRUNK = [
     "model=diffwave",
@@ -48,50 +45,15 @@ SHRUNK = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("data")
-    write(home, RATE)
+    of_waves.write(home)
     return home
-
-
-def write(home: Path, rate: int) -> None:
-    """Clips, and their catalog."""
-    rng, clips, catalog = np.random.default_rng(0), [], []
-    for number, split in enumerate(SPLITS):
-        wave = (0.1 * rng.standard_normal(round(rate * (SHORT if number == 4 else SECONDS)))).astype(np.float32)
-        common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
-        audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
-        clips.append({**common, "audio": audio, "num_samples": len(wave), "digest": str(number), "quality": None})
-        its = {"labels": [LABELS[number % 2]], "captions": [], "corpus": "test", "weight": 1.0}
-        catalog.append({**common, **its, "shard": 0, "split": split})
-    shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
-    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
-    shards.write_rows([{**row, "labels": []} for row in catalog], home / "unlabelled.parquet", manifest.CATALOG)
 
 
 def composed(condition: str, *changes: str) -> dict:
     return params.compose(ROOT / "conf", [*SHRUNK, *CHOICES[condition], f"diffwave.train.condition={condition}", *changes])
 
 
-def train(home: Path, data: Path, document: dict, catalog: str = "catalog.parquet") -> dict:
-    home.mkdir(exist_ok=True)
-    params.write_yaml(document, home / "params.yaml")
-    arguments = [
-        "--family", "diffwave", "--inputs", f"{data}/clips", "--vocoders", f"{data}/clips", "--catalog", f"{data}/{catalog}",
-        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
-        "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
-    ]  # fmt: skip
-    stages.train.main(arguments)
-    return json.loads((home / "train.json").read_text())
-
-
-def generate(home: Path, data: Path, document: dict) -> dict[str, bytes]:
-    params.write_yaml(document, home / "params.yaml")
-    arguments = [
-        "--family", "diffwave", "--model", f"{home}/model", "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
-        "--generated", f"{home}/generated", "--codec", f"{home}/codec",
-        "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
-    ]  # fmt: skip
-    stages.generate.main(arguments)
-    return {path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))}
+train, generate = partial(of_waves.train, "diffwave"), partial(of_waves.generate, "diffwave")
 
 
 def test_counts_of_the_published_systems():
@@ -209,7 +171,7 @@ def test_what_does_not_fit_is_refused(tmp_path, data, condition, changes, catalo
 
 def test_a_checkpoint_of_another_rate_is_refused(tmp_path, data):
     train(tmp_path / "first", data, composed("none"))
-    write(tmp_path / "other", 22_050)
+    of_waves.write(tmp_path / "other", 22_050)
     start = f"diffwave.train.start_from={tmp_path / 'first/model'}"
     with pytest.raises(SystemExit, match=r"sample_rate is 16000 there and 22050 here; make them agree"):
         train(tmp_path / "second", tmp_path / "other", composed("none", start))

@@ -71,7 +71,7 @@ def train(home: Path, data: Path, composed: dict, **changes) -> dict:
     document["tango"]["train"] |= changes
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", "tango", "--inputs", f"{data}/tango", "--vocoders", f"{data}/tango", "--catalog", f"{data}/catalog.parquet",
+        "--family", "tango", "--inputs", f"{data}/tango", "--parts", f"{data}/tango", "--catalog", f"{data}/catalog.parquet",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip

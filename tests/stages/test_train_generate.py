@@ -110,7 +110,7 @@ def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
 
 def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
     return [
-        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--vocoders", f"{data}/{vocoders}", "--catalog", f"{data}/{catalog}",
+        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--catalog", f"{data}/{catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip

@@ -18,13 +18,13 @@ from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.labels.labels import label_weights
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.sample import sample_log_mels
 from soundmill.models.ddpm_mel.unet import UNet
 from soundmill.models.family import Request, Run
+from soundmill.models.labels import label_weights
 from soundmill.training import weights
 
 FAMILY = "ddpm_mel"
@@ -101,12 +101,12 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     return {"unet": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 
 
-def save(model: DdpmMel, vocoders: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `vocoders`, the directory that the training
+def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `parts`, the directory that the training
     took; `facts` are added to its config for people to read."""
     directory.mkdir(parents=True)
     if model.vocoder:
-        shutil.copytree(vocoders / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
+        shutil.copytree(parts / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
     weights.write(tensors | {"levels": model.levels, "level_labels": model.level_labels}, directory / WEIGHTS)

@@ -20,13 +20,13 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.catalog import choose_by_hash, no_training_clip
-from soundmill.models.components.labels.labels import Labelled, label_weights
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.family import Rehearsal
+from soundmill.models.labels import Labelled, label_weights
 from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order, share
@@ -139,7 +139,7 @@ class DdpmModule(TrainingModule):
         return louder.clamp_min(self.picture.silence)
 
 
-def prepare(params: TrainParams, ctx: Any, mels: Path, vocoders: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
     """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
     clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
@@ -163,7 +163,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, vocoders: Path, catalog: 
     level_labels = clips.label_weights
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
-    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, models.load_vocoder(vocoders, spec))
+    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, models.load_vocoder(parts, spec))
     module = DdpmModule(params, model, params.steps or order.steps(params.epochs))
     return Prepared(
         module,
@@ -176,7 +176,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, vocoders: Path, catalog: 
         samples=of_grid(params.grid, params.seed, labels),
         columns=params.grid.columns,
         held_out=_held_out(params, mels, catalog, labels, picture, ctx.scratch),
-        save=partial(models.save, model, vocoders),
+        save=partial(models.save, model, parts),
     )
 
 

@@ -18,9 +18,9 @@ from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components import vocoding
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
-from soundmill.models.components.labels.labels import label_weights
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Request, Run
+from soundmill.models.labels import label_weights
 from soundmill.training import weights
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of

@@ -18,13 +18,13 @@ from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, durations_of, read_labels, read_weights, waves_of
 from soundmill.models.components.diffwave.training import DiffWaveModule
 from soundmill.models.components.diffwave.vocoder import schedule
-from soundmill.models.components.labels.labels import Labelled, label_weights
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
 from soundmill.models.diffwave.params import GenerateParams, TrainParams
 from soundmill.models.family import Rehearsal
+from soundmill.models.labels import Labelled, label_weights
 from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
 from soundmill.training.loader import Arrays, Batch, Described, Order, Source, crop_places, gather
@@ -33,7 +33,7 @@ from soundmill.training.validation import HeldOut
 
 
 def prepare(
-    params: TrainParams, ctx: Any, clips: Path, vocoders: Path, catalog: Path, start: Vocoding | Generating | None
+    params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | Generating | None
 ) -> Prepared:
     """A training that starts from another knows its labels too; one of another rate or mel spec is refused."""
     schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training

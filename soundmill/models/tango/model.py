@@ -121,12 +121,12 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     return parts | registry.vocoder_network(document, FAMILY)
 
 
-def save(model: Tango, inputs: Path, vocoders: Path, directory: Path, facts: dict[str, Any]) -> None:
+def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint into `directory` (made anew), with copies of what sound is made with, out of the directories that the
     training took; `facts` are for people."""
     directory.mkdir(parents=True)
     weights.write(model.net.state_dict(), directory / WEIGHTS)
-    for part in (inputs / AUTOENCODER, vocoders / VOCODER) if model.vocoder else (inputs / AUTOENCODER,):
+    for part in (inputs / AUTOENCODER, parts / VOCODER) if model.vocoder else (inputs / AUTOENCODER,):
         shutil.copytree(part, directory / part.name, copy_function=shutil.copyfile)
     write_config(directory, FAMILY, model.params, facts, frames=model.frames, text=model.text.model_dump(mode="json"))
 

@@ -26,7 +26,8 @@ from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder,
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.family import Rehearsal, Request
+from soundmill.models.family import Rehearsal
+from soundmill.models.requests import of_captions
 from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import GenerateParams, TrainParams
@@ -121,8 +122,8 @@ def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: T
     return net(xt, t, states, mask)
 
 
-def prepare(params: TrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog: Path, start: Tango | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/, text/; of `vocoders`, vocoder/, where sounds are made by one.
+def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Tango | None) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/, text/; of `parts`, vocoder/, where sounds are made by one.
 
     A training that starts from another may have another text encoder of the same width, and another autoencoder: it says so.
     """
@@ -150,7 +151,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog
     frames = about.num_samples // autoencoder.spec.hop_length
     torch.manual_seed(params.seed)
     net = models.build_net(params, autoencoder.latent_shape(frames))
-    vocoder = models.load_vocoder(params, vocoders, autoencoder)
+    vocoder = models.load_vocoder(params, parts, autoencoder)
     model = Tango(params, net, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
         _say_other_parts(ctx.name, start, model)
@@ -164,10 +165,10 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, vocoders: Path, catalog
         partial(draw_texts, params.seed, order.batch_size),
         clip_ids=clip_ids,
         counts={"mixes": len(mix_ids), "captions": len(captions)},
-        samples=requests(params, captions),
+        samples=of_captions(params.grid, params.seed, captions),
         columns=params.grid.columns,
         held_out=held_out,
-        save=partial(models.save, model, inputs, vocoders),
+        save=partial(models.save, model, inputs, parts),
     )
 
 
@@ -229,13 +230,6 @@ def _index(directories: Sequence[Path]) -> Iterator[Described]:
 def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
     for directory in directories:
         yield from iterate_posteriors(directory)
-
-
-def requests(params: TrainParams, captions: Sequence[str]) -> list[Request]:
-    """The samples that are looked at: rows × columns, of captions spread evenly over all in alphabetic order."""
-    count = params.grid.rows * params.grid.columns
-    chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
-    return [Request(caption=caption, seed=seed_of(params.seed, "grid", cell)) for cell, caption in enumerate(chosen)]
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

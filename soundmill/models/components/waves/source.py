@@ -41,36 +41,45 @@ class Pairs:
 
 @dataclass(frozen=True)
 class WaveCrops:
-    """A source of `num_samples` of each wave, [b, 1, num_samples]: drawn in [0, 1) is where. Silence follows a shorter one."""
+    """A source of `num_samples` of each wave, [b, channels, num_samples]; silence follows a shorter one.
 
-    waves: Arrays
+    Drawn in [0, 1) is where.
+    """
+
+    waves: Arrays  # [T], or [channels, T]
     num_samples: int
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
-        crops = np.zeros((len(items), 1, self.num_samples), np.float32)
+        channels = int(self.waves.shapes[0, 0]) if self.waves.shapes.shape[1] == 2 else 1
+        crops = np.zeros((len(items), channels, self.num_samples), np.float32)
         for crop, item, place in zip(crops, items, drawn.tolist(), strict=True):
-            wave = self.waves.read(item)
-            start = start_of(place, len(wave), self.num_samples)
-            known = wave[start : start + self.num_samples]
-            crop[0, : len(known)] = known
+            wave = np.atleast_2d(self.waves.read(item))
+            start = start_of(place, wave.shape[1], self.num_samples)
+            known = wave[:, start : start + self.num_samples]
+            crop[:, : known.shape[1]] = known
         return (torch.from_numpy(crops),)
 
 
 def gather_waves(
-    clips: Path, clip_ids: Sequence[str], scratch: Path, level: Callable[[np.ndarray], np.ndarray] = lambda wave: wave
+    clips: Path,
+    clip_ids: Sequence[str],
+    scratch: Path,
+    level: Callable[[np.ndarray], np.ndarray] = lambda wave: wave,
+    channels: int | None = None,
 ) -> Arrays:
     """The waves of `clip_ids`, float16 [T] each, in that order, from the shards below `clips`; `level` sets their level.
 
-    Of several channels it is the mean.
+    They are the mean of their channels; with `channels`, the number that all clips have, they keep them: [channels, T].
     """
 
     def index() -> Iterator[Described]:
         for path in shards.shard_paths(clips):
             for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples", "digest"]).to_pylist():
-                yield Described(row["clip_id"], (row["num_samples"],), row["digest"])
+                shape = (row["num_samples"],) if channels is None else (channels, row["num_samples"])
+                yield Described(row["clip_id"], shape, row["digest"])
 
     def contents() -> Iterator[tuple[str, np.ndarray]]:
         for clip_id, (wave, _) in waves_of(clips, set(clip_ids)):
-            yield clip_id, level(wave.mean(axis=0)).astype("<f2")
+            yield clip_id, level(wave.mean(axis=0) if channels is None else wave).astype("<f2")
 
     return gather(index, contents, clip_ids, scratch / "waves", f"{clips}: clip")

@@ -1,0 +1,185 @@
+"""Commands that give recordings to a trained model: reconstruct, restyle, inpaint, interpolate."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
+from soundmill.commands.project import Project
+from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from soundmill.models.transforming import Sounds, Spans
+
+app = typer.Typer()
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Recordings in any format that ffmpeg reads, of up to two hours. They are brought to the model's rate, and where they "
+        "have other channels than it, their mean is taken. One with samples that are no numbers is refused."
+    ),
+]
+Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", "--label", help="What it is to sound like: a caption or labels, as the model reads.")
+]
+RandomSeed = Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")]
+
+
+@app.command()
+def reconstruct(
+    files: Files,
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Output = Path("reconstructed"),
+    project: Project = None,
+) -> None:
+    """Send recordings through a trained model's representation and back: what is lost on the way is the best it could ever do.
+
+    Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
+    """
+    directory, home = checkpoint_of(checkpoint, family, project)
+    from soundmill.models import transforming
+
+    _say(transforming.reconstruct(directory, _read(files), output, home, settings or []))
+
+
+@app.command()
+def restyle(
+    files: Files,
+    amount: Annotated[
+        float, typer.Option(min=0, max=1, help="Of noise that a recording takes first: 0 changes nothing, 1 keeps nothing of it.")
+    ] = 0.5,
+    prompt: Prompts = None,
+    seed: RandomSeed = 0,
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Output = Path("restyled"),
+    project: Project = None,
+) -> None:
+    """Make recordings sound like what a model was trained on: noise is added to them, and the model takes it away.
+
+    Recordings that are longer than the model makes go through it in windows, faded into one another; shorter ones stay so long.
+    Writes each as FILE.wav (16 bits) at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture.
+    """
+    directory, home = checkpoint_of(checkpoint, family, project)
+    from soundmill.models import transforming
+
+    asked = transforming.Asked(prompt or [], seed)
+    _say(transforming.restyle(directory, _read(files), asked, output, home, [*(settings or []), f"amount={amount}"]))
+
+
+@app.command()
+def inpaint(
+    files: Files,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Seconds to keep, all else is made anew: `0:1.2,2:end`; or a text file with a start and an end on each line, as "
+            "Audacity exports labels."
+        ),
+    ],
+    prompt: Prompts = None,
+    seed: RandomSeed = 0,
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Output = Path("inpainted"),
+    project: Project = None,
+) -> None:
+    """Make parts of recordings anew by a model, to go with what is kept. `--set resamples=3` takes longer and joins better.
+
+    What is kept stays as it is, bit for bit in a recording of 16 bits at the model's rate and channels. Recordings that are longer
+    than the model makes go through it in windows, faded into one another; a kept part beyond a recording's end is an error.
+    Writes each as FILE.wav (16 bits) at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture.
+    """
+    spans = parse_spans(keep)
+    directory, home = checkpoint_of(checkpoint, family, project)
+    from soundmill.models import transforming
+
+    asked = transforming.Asked(prompt or [], seed)
+    _say(transforming.inpaint(directory, _read(files), spans, asked, output, home, settings or []))
+
+
+@app.command()
+def interpolate(
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed, or a recording.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, as the first is.")],
+    steps: Annotated[int, typer.Option(min=2, max=100, help="Sounds, both ends among them.")] = 8,
+    amount: Annotated[float, typer.Option(min=0, max=1, help="Of noise that mixed recordings take first, as `restyle`'s.")] = 0.5,
+    prompt: Prompts = None,
+    seed: RandomSeed = 0,
+    family: FamilyName = None,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Output = Path("interpolated"),
+    project: Project = None,
+) -> None:
+    """Make sounds on the way from one to another: from seed to seed, or from recording to recording.
+
+    Of recordings that are longer than the model makes it takes the beginning. Writes 00.wav, the first end, to the last one, and a
+    picture of all.
+    """
+    directory, home = checkpoint_of(checkpoint, family, project)
+    from soundmill.models import transforming
+
+    ends, sounds, more = (first, second), {}, []
+    if all(re.fullmatch(r"\d{1,18}", end) for end in ends):
+        seeds = int(first), int(second)
+    else:
+        sounds, seeds, more = _read([Path(end) for end in ends]), (seed, seed), [f"amount={amount}"]
+    asked = transforming.Asked(prompt or [], seed)
+    _say(transforming.interpolate(directory, seeds, sounds, steps, asked, output, home, [*(settings or []), *more]))
+
+
+def parse_spans(text: str) -> Spans:
+    """`0:1.2,2:end`, or the lines of a file with a start and an end, as seconds."""
+    path = Path(text)
+    if path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not a text file; write a start and an end in seconds on each line") from None
+        given = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
+    else:
+        given = text.split(",")
+    if not given:
+        raise UserError(f"{path}: no span in it; write a start and an end in seconds on each line")
+    return [_span(one.strip(), text) for one in given]
+
+
+def _span(text: str, where: str) -> tuple[float, float | None]:
+    number = r"(\d{1,6}(?:\.\d{0,12})?)"
+    match = re.fullmatch(f"{number}:(?:{number}|end)", text)
+    if not match:
+        raise UserError(f"--keep {where}: {text!r} is no span of seconds; write them as 0:1.2,2:end, or name a file that is there")
+    return float(match[1]), None if match[2] is None else float(match[2])
+
+
+def _read(files: list[Path]) -> Sounds:
+    from soundmill.decoding import decode
+
+    repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
+    if repeated:
+        raise UserError(
+            f"several files are called {', '.join(sorted(repeated))}: their results would have one name; give one at a time"
+        )
+    sounds = {}
+    for path in files:
+        try:
+            sounds[path.stem] = decode.read_channels(path, decode.MAX_SECONDS)
+        except decode.DecodeError as error:
+            raise UserError(f"{path}: {error.reason} {error.detail}") from None
+    return sounds
+
+
+def _say(paths: list[Path]) -> None:
+    for path in paths:
+        typer.echo(path)

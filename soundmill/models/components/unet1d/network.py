@@ -1,0 +1,204 @@
+"""One 1-D U-Net for every diffusion of waves, and its four conditions: a label, a text, latents, and a signal beside the noisy one.
+
+The architecture is that of a-unet's UNetV0 (Schneider et al. 2023, Moûsai, section 4; weights can be copied between them). Every
+level shortens time by its factor, goes through its items, the level below and its items again, and adds what came of that, scaled
+by the noise level, to what it was given.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+
+FREQUENCIES = 128  # of the noise level's Fourier features
+
+
+class UNet1d(nn.Module):
+    """v [B, out_channels, T] = net(xt [B, in_channels, T], level [B], …); T a multiple of both strides multiplied.
+
+    `condition` is label weights [B, num_labels], or text states [B, L, text_width], a mask of what are tokens [B, L] and which
+    items are to be seen without their text [B]. `latents` [B, channels, frames] join at the level `latents_at`, where frames are as
+    many as there; `beside` [B, channels, T] is appended to xt, and `in_channels` counts it.
+    """
+
+    def __init__(
+        self,
+        params: UNet1dParams,
+        transform: TransformParams,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_labels: int | None = None,
+        text_width: int | None = None,
+        null_tokens: int = 1,
+        latent_channels: int = 0,
+        latents_at: int = 0,
+    ):
+        super().__init__()
+        self.embedding = LevelEmbedding(params.modulation)
+        self.labels = None if num_labels is None else nn.Embedding(num_labels, params.modulation)
+        self.null_text = None if text_width is None else nn.Parameter(torch.randn(null_tokens, text_width))
+        latents = [latent_channels if level == latents_at else 0 for level in range(len(params.channels))]
+        self.encode, self.decode = _transforms(transform, in_channels, out_channels)
+        widths, inner = [transform.channels(in_channels), *params.channels], None
+        for level in reversed(range(len(params.channels))):
+            out = transform.channels(out_channels) if level == 0 else widths[level]
+            inner = Level(params, level, widths[level], out, latents[level], text_width, inner)
+        self.levels = inner
+
+    def forward(
+        self, xt: Tensor, level: Tensor, *condition: Tensor, latents: Tensor | None = None, beside: Tensor | None = None
+    ) -> Tensor:
+        modulation, text = self.embedding(level.to(xt.dtype)), None
+        if self.labels is not None:
+            modulation = modulation + condition[0] @ self.labels.weight
+        elif self.null_text is not None:
+            text = self._text(*condition)
+        waves = xt if beside is None else torch.cat([xt, beside], 1)
+        return self.decode(self.levels(self.encode(waves), modulation, text, latents))
+
+    def _text(self, states: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """States and mask with the learned null text in place of dropped ones, at least as long as that."""
+        length = max(states.shape[1], len(self.null_text))
+        states = F.pad(states, (0, 0, 0, length - states.shape[1]))
+        null = F.pad(self.null_text, (0, 0, 0, length - len(self.null_text)))
+        are_null = torch.arange(length, device=mask.device) < len(self.null_text)
+        states = torch.where(dropped[:, None, None], null.to(states), states)
+        return states, torch.where(dropped[:, None], are_null, F.pad(mask, (0, length - mask.shape[1])))
+
+
+class Level(nn.Module):
+    """A level and those below; `inner` None: the lowest."""
+
+    def __init__(
+        self,
+        params: UNet1dParams,
+        level: int,
+        in_channels: int,
+        out_channels: int,
+        latents: int,
+        text: int | None,
+        inner: Level | None,
+    ):
+        super().__init__()
+        width, self.factor = params.channels[level], params.factors[level]
+        text = text if params.text_attention[level] else None
+
+        def items() -> nn.ModuleList:
+            heads = (params.heads, params.head_width) if params.attention[level] else None
+            its = (params, width, latents, heads, text)
+            return nn.ModuleList(Item(*its) for _ in range(params.items[level]))
+
+        self.down = nn.Conv1d(in_channels, width, self.factor, stride=self.factor)
+        self.before, self.inner, self.after = items(), inner, items()
+        self.up = nn.Conv1d(width, out_channels, 3, padding=1)
+        self.adapter = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.scale = nn.Sequential(nn.SiLU(), nn.Linear(params.modulation, out_channels))
+
+    def forward(self, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor] | None, latents: Tensor | None) -> Tensor:
+        y = self.down(x)
+        for item in self.before:
+            y = item(y, modulation, text, latents)
+        if self.inner is not None:
+            y = self.inner(y, modulation, text, latents)
+        for item in self.after:
+            y = item(y, modulation, text, latents)
+        y = self.up(F.interpolate(y, scale_factor=self.factor, mode="nearest") if self.factor > 1 else y)
+        return self.adapter(x) + self.scale(modulation)[:, :, None] * y
+
+
+class Item(nn.Module):
+    """A residual block, modulated by the noise level; then latents and attention, where the level has them."""
+
+    def __init__(self, params: UNet1dParams, width: int, latents: int, heads: tuple[int, int] | None, text: int | None):
+        super().__init__()
+        self.block = nn.Sequential(*(part for _ in range(2) for part in _convolution(params.groups, width)))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(params.modulation, 2 * width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.latents = nn.Conv1d(width + latents, width, 1) if latents else None
+        self.attention = Attention(width, width, *heads) if heads else None
+        self.text = Attention(width, text, params.heads, params.head_width) if text else None
+
+    def forward(self, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor] | None, latents: Tensor | None) -> Tensor:
+        x = x + self.block(x)
+        scale, shift = self.modulation(modulation)[:, None].chunk(2, dim=-1)
+        x = (self.norm(x.mT) * (1 + scale) + shift).mT
+        if self.latents is not None:
+            x = x + self.latents(torch.cat([x, latents], 1))
+        if self.attention is not None:
+            x = x + self.attention(x.mT).mT
+        if self.text is not None:
+            x = x + self.text(x.mT, *text).mT
+        return x
+
+
+def _convolution(groups: int, width: int) -> tuple[nn.Module, ...]:
+    return nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv1d(width, width, 3, padding=1)
+
+
+class Attention(nn.Module):
+    """Of x [B, T, width] to itself, or to a context [B, L, context_width] with a mask [B, L]; pre-normed, without its residual."""
+
+    def __init__(self, width: int, context_width: int, heads: int, head_width: int):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm_context = nn.LayerNorm(width), nn.LayerNorm(context_width)
+        self.to_q = nn.Linear(width, heads * head_width, bias=False)
+        self.to_kv = nn.Linear(context_width, 2 * heads * head_width, bias=False)
+        self.to_out = nn.Linear(heads * head_width, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        q = self.to_q(self.norm(x))
+        k, v = self.to_kv(self.norm_context(x if context is None else context.to(x.dtype))).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.to_out(seen.transpose(1, 2).flatten(2))
+
+
+class LevelEmbedding(nn.Module):
+    """The noise level [B] as learned Fourier features [B, width]; the second layer is used twice, with the same weights."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.randn(FREQUENCIES))
+        self.first = nn.Linear(2 * FREQUENCIES + 1, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, level: Tensor) -> Tensor:
+        angle = level[:, None] * self.frequencies * 2 * math.pi
+        hidden = F.gelu(self.first(torch.cat([level[:, None], angle.sin(), angle.cos()], 1)))
+        return F.gelu(self.second(F.gelu(self.second(hidden))))
+
+
+class Patches(nn.Module):
+    """`size` samples side by side as channels: [B, C, T] → [B, C · size, T / size]."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return waves.unflatten(2, (-1, self.size)).permute(0, 1, 3, 2).flatten(1, 2)
+
+
+class Joined(Patches):
+    """The way back."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return patches.unflatten(1, (-1, self.size)).permute(0, 1, 3, 2).flatten(2)
+
+
+def _transforms(params: TransformParams, in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
+    """From waves to what the levels see, and from their answer to waves."""
+    if params.kind == "none":
+        return nn.Identity(), nn.Identity()
+    if params.kind == "patch":
+        return Patches(params.size), Joined(params.size)
+    filters = {"kernel_size": params.size, "stride": params.size, "bias": False}
+    there = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
+    return there, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)

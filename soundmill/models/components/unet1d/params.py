@@ -1,0 +1,56 @@
+"""Sizes of the 1-D U-Net."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.params import StageParams
+
+
+class TransformParams(StageParams):
+    """What stands between waves and the U-Net: nothing, `size` samples side by side as channels, or a learned filter bank."""
+
+    kind: Literal["none", "patch", "learned"]
+    size: int = Field(ge=1, description="samples of a patch; window and stride of the filters")
+    filters: int = Field(ge=1, description="of `learned`, for each channel of the waves")
+
+    def channels(self, waves: int) -> int:
+        """That the U-Net sees of so many channels of waves."""
+        return waves * {"none": 1, "patch": self.size, "learned": self.filters}[self.kind]
+
+    @property
+    def stride(self) -> int:
+        return 1 if self.kind == "none" else self.size
+
+
+class UNet1dParams(StageParams):
+    """The U-Net of waves (tiny-audio-diffusion's: 32, 32, 64, 64, 128, 128, 256, 256; factors 1 and seven times 2)."""
+
+    channels: list[int] = Field(min_length=1, description="of levels 0, 1, …")
+    factors: list[int] = Field(description="by which each level is shorter than the one before")
+    items: list[int] = Field(description="residual blocks on the way down, and as many on the way up, of each level")
+    attention: list[bool] = Field(description="levels that attend to themselves")
+    text_attention: list[bool] = Field(description="levels that attend to a text; without texts, they do not")
+    heads: int = Field(ge=1, description="of attention")
+    head_width: int = Field(ge=1)
+    groups: int = Field(ge=1, description="of the group norms")
+    modulation: int = Field(ge=1, description="width of the embedding of noise level and label")
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> UNet1dParams:
+        for name in ("factors", "items", "attention", "text_attention"):
+            if len(getattr(self, name)) != len(self.channels):
+                raise ValueError(f"{name} {getattr(self, name)} must have one for each of channels {self.channels}")
+        if min(self.factors) < 1 or min(self.items) < 1:
+            raise ValueError(f"factors {self.factors} and items {self.items} must be 1 or more")
+        if unfit := [width for width in self.channels if width < 1 or width % self.groups]:
+            raise ValueError(f"channels {unfit} must be multiples of {self.groups} groups")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Samples of a frame of the lowest level."""
+        return math.prod(self.factors)

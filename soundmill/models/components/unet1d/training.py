@@ -1,0 +1,18 @@
+"""Training of a U-Net on waves: v at noise levels drawn evenly from [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from soundmill.diffusion import velocity
+from soundmill.diffusion.objectives import Net
+from soundmill.training.module import TrainingModule
+
+
+class VelocityModule(TrainingModule):
+    """A training whose `loss` is `v_loss` of waves and a net over them."""
+
+    def v_loss(self, net: Net, x0: Tensor, step: int) -> Tensor:
+        level = torch.rand(len(x0), generator=self.rng("level", step), device=self.device)
+        return velocity.loss(net, x0, level, torch.empty_like(x0).normal_(generator=self.rng("noise", step)))

@@ -1,0 +1,163 @@
+"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.diffusion import velocity
+from soundmill.diffusion.guidance import Condition, guided
+from soundmill.diffusion.objectives import Net
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.family import Request, Run
+from soundmill.models.labels import label_weights
+from soundmill.models.waveform_unet.params import TrainParams
+from soundmill.training import weights
+from soundmill.training.device import autocast, evaluating
+
+FAMILY = "waveform_unet"
+WEIGHTS = "unet.safetensors"
+
+
+@dataclass
+class WaveformUNet:
+    """A `Model` (models/family.py); `net` carries the averaged weights."""
+
+    params: TrainParams
+    net: UNet1d
+    sample_rate: int
+    channels: int
+    labels: Sequence[str]
+    text: TextConfig | None = None  # of a net that reads captions
+    texts: Texts | None = None  # while it trains, states that a stage made: the text encoder is not loaded
+
+    @property
+    def num_samples(self) -> int:
+        return self.params.num_samples
+
+    @property
+    def condition(self) -> Literal["labels", "caption", "none"]:
+        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Noise → waves; a request without label or caption is unconditional."""
+
+        def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
+            noise = torch.stack([_noise(request, self.channels, self.num_samples) for request in part])
+            return velocity.sample(net, noise.to(run.device), run.sampling.num_steps)
+
+        return self._in_batches(work, requests, None, run)
+
+    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
+        """Restyled by `amount`, or where `keep` is set all but that made anew; those shorter than `num_samples` end in silence."""
+        sampling, length = run.sampling, waves.shape[2]
+
+        def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
+            sounds = self._padded(waves).to(run.device)
+            if sampling.keep is None:
+                noise = torch.stack([_noise(request, self.channels, self.num_samples) for request in part]).to(run.device)
+                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount)
+            kept = torch.zeros(self.num_samples, dtype=torch.bool)
+            for start, stop in [*sampling.keep, [length, self.num_samples]]:
+                kept[start:stop] = True
+            rngs = [torch.Generator().manual_seed(request.seed) for request in part]
+            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, sampling.num_steps, sampling.resamples)
+
+        return self._in_batches(work, requests, waves, run)[..., :length]
+
+    def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
+        """As models/family.py says; recordings are mixed, noised by `amount` and sampled from there."""
+        first, second = (_noise(end, self.channels, self.num_samples) for end in ends)
+        noise = torch.stack([velocity.slerp(first, second, share) for share in shares])
+        length = self.num_samples if waves is None else waves.shape[2]
+        padded = torch.zeros_like(first).expand(2, -1, -1) if waves is None else self._padded(waves)
+        amount = 1.0 if waves is None else run.sampling.amount
+        starts = torch.stack([torch.stack([torch.lerp(*padded, share), one]) for share, one in zip(shares, noise, strict=True)])
+
+        def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
+            sounds, noise = starts.to(run.device).unbind(1)
+            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount)
+
+        return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
+
+    def _padded(self, waves: Tensor) -> Tensor:
+        return torch.nn.functional.pad(waves, (0, self.num_samples - waves.shape[2]))
+
+    def _in_batches(self, work: Any, requests: Sequence[Request], waves: Tensor | None, run: Run) -> Tensor:
+        net, made = self.net.to(run.device), []
+        with torch.no_grad(), evaluating(net):
+            for start in range(0, len(requests), run.batch_size):
+                items = slice(start, start + run.batch_size)
+                denoise = partial(self._denoise, *self._conditions(requests[items], run), run)
+                made.append(work(denoise, requests[items], None if waves is None else waves[items]).cpu())
+                run.progress(len(made[-1]))
+        return torch.cat(made)
+
+    def _denoise(self, condition: Condition, null: Condition, run: Run, xt: Tensor, level: Tensor) -> Tensor:
+        scale = run.sampling.guidance_scale if condition else 1.0
+        with autocast(run.device, run.precision):
+            return guided(self.net, xt, level, condition, null, scale).float()
+
+    def _conditions(self, requests: Sequence[Request], run: Run) -> tuple[Condition, Condition]:
+        """Of each request, and what stands for none, as the net takes them."""
+        if self.condition == "none":
+            return (), ()
+        if self.condition == "labels":
+            known = torch.stack([label_weights(request.labels, self.labels) for request in requests]).to(run.device)
+            return (known,), (torch.zeros_like(known),)
+        captions = [request.caption for request in requests]
+        if self.texts is not None:
+            states = [self.texts.of(caption) for caption in captions]
+        else:
+            states = text_states.encode(self.text, captions, run.home, run.scratch, run.digests)
+        values, mask = text_states.pad(states)
+        seen = values.float().to(run.device), mask.to(run.device)
+        dropped = torch.tensor([not caption for caption in captions], device=run.device)
+        return (*seen, dropped), (*seen, torch.ones_like(dropped))
+
+
+def _noise(request: Request, channels: int, num_samples: int) -> Tensor:
+    """Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding."""
+    return torch.randn(channels, num_samples, generator=torch.Generator().manual_seed(request.seed))
+
+
+def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
+    """The net of the parameters, initialised from torch's global generator."""
+    text = {"text_width": params.text.width, "null_tokens": params.text.null_tokens} if params.condition == "caption" else {}
+    labels = {"num_labels": num_labels} if params.condition == "label" else {}
+    return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """As models/family.py says; without labels, each of which adds an embedding."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    return {"unet": build_net(params, clips["channels"], num_labels=0)}
+
+
+def save(model: WaveformUNet, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
+    directory.mkdir(parents=True)
+    weights.write(model.net.state_dict(), directory / WEIGHTS)
+    about = {"sample_rate": model.sample_rate, "channels": model.channels, "labels": list(model.labels)}
+    text = model.text.model_dump(mode="json") if model.text else None
+    write_config(directory, FAMILY, model.params, facts, **about, text=text)
+
+
+def load(directory: Path) -> WaveformUNet:
+    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+    config = read_config(directory, FAMILY, ("params", "sample_rate", "channels", "labels", "text"))
+    params = read_part(TrainParams, config, "params", directory)
+    net = weights.fill(build_net(params, config["channels"], len(config["labels"])), directory / WEIGHTS)
+    text = read_part(TextConfig, config, "text", directory) if params.condition == "caption" else None
+    return WaveformUNet(params, net, config["sample_rate"], config["channels"], config["labels"], text)

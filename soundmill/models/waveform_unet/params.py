@@ -1,0 +1,65 @@
+"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.params import Probability, StageParams
+
+
+class TextParams(StageParams):
+    """What the net reads of captions; conf/waveform_unet/ sets it with the encoder."""
+
+    width: int = Field(ge=1, description="of the text encoder's states")
+    null_tokens: int = Field(ge=1, description="length of the learned text that stands for none")
+
+
+class SamplingParams(StageParams):
+    """From noise, or from a recording and noise, to sound."""
+
+    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
+    guidance_scale: float = Field(ge=0, description="1: none")
+    amount: Probability = Field(description="of noise that a recording takes before it is restyled; 0 changes nothing, 1 all")
+    keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        description="samples [start, stop) of a recording that stay while all others are made anew; null: restyle it"
+    )
+    resamples: int = Field(ge=1, description="how often each step of an inpainting is taken")
+
+
+class TrainParams(FamilyTrainParams):
+    condition: Literal["none", "label", "caption"]
+    batch_size: int = Field(ge=1)
+    accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
+    num_samples: int = Field(ge=1, description="of a sound, and of a crop of each clip; shorter clips are followed by silence")
+    crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
+    condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
+    transform: TransformParams
+    network: UNet1dParams
+    text: TextParams = Field(description="of `condition: caption`")
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainParams:
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
+        stride = self.transform.stride * self.network.stride
+        if self.num_samples % stride:
+            raise ValueError(f"num_samples {self.num_samples} must be a multiple of {stride}, the strides of transform and network")
+        if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
+            raise ValueError(
+                "sampling.guidance_scale wants a net trained without conditions too: raise condition_dropout, or set it to 1"
+            )
+        return self
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+
+class GenerateParams(FamilyGenerateParams):
+    sampling: SamplingParams

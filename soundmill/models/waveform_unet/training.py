@@ -1,0 +1,175 @@
+"""Train the family on crops of the training clips' waves, with the channels that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import manifest, shards
+from soundmill import params as strict
+from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, read_labels, read_weights, waves_of
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import Texts
+from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.family import Rehearsal
+from soundmill.models.labels import Labelled, label_weights
+from soundmill.models.requests import of_captions, of_grid
+from soundmill.models.training import Prepared
+from soundmill.models.waveform_unet import model as models
+from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
+from soundmill.models.waveform_unet.params import GenerateParams, TrainParams
+from soundmill.training.loader import Batch, Order, Source
+from soundmill.training.seeds import seed_of
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+TIMED_TOKENS = 24  # of a caption, to time a step
+
+
+class WaveformModule(VelocityModule):
+    """A batch: waves [b, channels, T], and label weights, or text states, their mask and which items have no caption."""
+
+    def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int):
+        super().__init__(net, params, steps, params.accumulate)
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        x0, *condition = batch.values
+        chance = torch.rand(len(x0), generator=self.rng("condition", step), device=self.device)
+        dropped = chance < self.params.condition_dropout
+        if self.params.condition == "label":
+            condition = [condition[0] * ~dropped[:, None]]
+        elif self.params.condition == "caption":
+            states, mask, without = condition
+            condition = [states.float(), mask, without | dropped]
+        return self.v_loss(lambda xt, level: self.net(xt, level, *condition), x0, step)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A source of what another gives, and behind it the states of one caption of each item, their mask, and which have none [b].
+
+    Drawn for each item, in [0, 1): what the other takes, and which of its captions.
+    """
+
+    source: Source
+    captions: Sequence[Sequence[int]]  # their numbers, of each item
+    texts: Texts
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        chosen = [self._caption(item, which) for item, which in zip(items, drawn[:, 1].tolist(), strict=True)]
+        without = torch.tensor([number is None for number in chosen])
+        return *self.source.batch(items, drawn[:, 0]), *self.texts.padded(chosen), without
+
+    def _caption(self, item: int, which: float) -> int | None:
+        captions = self.captions[item]
+        return captions[int(which * len(captions))] if captions else None
+
+
+def draw(params: TrainParams, step: int) -> Tensor:
+    """Where crops begin, and of captions which: [B], or [B, 2], in [0, 1)."""
+    drawn = torch.rand(params.batch_size, 2, generator=torch.Generator().manual_seed(seed_of(params.seed, "crop", step)))
+    if params.crop == "start":
+        drawn[:, 0] = 0
+    return drawn if params.condition == "caption" else drawn[:, 0]
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: WaveformUNet | None) -> Prepared:
+    """Of `parts`: text/, where the net reads captions. A training that starts from another knows its labels too."""
+    splits = read_weights(catalog)
+    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    channels = len(wave)
+    if start:
+        compare(params.start_from, _form(start.sample_rate, start.channels), _form(rate, channels))
+    clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
+    labels = _labels(params, catalog, [clip_labels[clip_id] for clip_id in splits["train"]], start.labels if start else ())
+    captions = _captions(catalog) if params.condition == "caption" else {}
+    known = sorted({caption for its in captions.values() for caption in its})
+    texts = text = None
+    if params.condition == "caption":
+        texts = text_states.read_texts(parts / "text", known, "zeros", params.text.width, ctx.scratch)
+        text = text_states.read_config(parts / "text")
+
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        crops = WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
+        if params.condition == "label":
+            return Labelled(crops, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
+        if texts is not None:
+            numbers = {caption: number for number, caption in enumerate(known)}
+            return Captioned(crops, [[numbers[one] for one in captions[clip_id]] for clip_id in clip_ids], texts)
+        return crops
+
+    torch.manual_seed(params.seed)
+    net = models.build_net(params, channels, len(labels))
+    model = WaveformUNet(params, net, rate, channels, labels, text, texts)
+    order = Order(params.seed, splits["train"], params.batch_size)
+    steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
+    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
+    wanted = of_captions(params.grid, params.seed, known) if texts else of_grid(params.grid, params.seed, labels)
+    return Prepared(
+        WaveformModule(params, net, steps),
+        model,
+        source_of(list(splits["train"])),
+        order,
+        partial(draw, params),
+        clip_ids=list(splits["train"]),
+        counts={"captions": len(known)} if texts else {"labels": len(labels)},
+        samples=wanted,
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+        save=partial(models.save, model),
+    )
+
+
+def _form(rate: int, channels: int) -> dict[str, int]:
+    return {"sample_rate": rate, "channels": channels}
+
+
+def _labels(params: TrainParams, catalog: Path, clip_labels: Sequence[Sequence[str]], known: Sequence[str]) -> list[str]:
+    """The labels that the net is conditioned on, `known` ones first."""
+    if params.condition != "label":
+        return []
+    found = sorted({label for labels in clip_labels for label in labels})
+    if not found:
+        raise UserError(f"{catalog}: no training clip has a label; set {FAMILY}.train.condition to `none` or `caption`")
+    return [*known, *(label for label in found if label not in known)]
+
+
+def _captions(catalog: Path) -> Mapping[str, list[str]]:
+    """By clip id."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions"]).to_pylist()
+    captions = {row["clip_id"]: [caption for caption in row["captions"] or [] if caption] for row in rows}
+    if not any(captions.values()):
+        raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
+    return captions
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says."""
+
+    def read(name: str, model: type[strict.P]) -> strict.P:
+        return strict.parse(model, strict.section(document, name, "parameters"), name)
+
+    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["channels"]
+    labels = num_labels if params.condition == "label" else 0
+    module = WaveformModule(params, models.build_net(params, channels, labels), steps=1)
+
+    def batch(step: int) -> Batch:
+        rng, items = torch.Generator().manual_seed(step), params.batch_size
+        waves = torch.randn(items, channels, params.num_samples, generator=rng)
+        states = torch.randn(items, TIMED_TOKENS, params.text.width, generator=rng)
+        mask, without = torch.ones(items, TIMED_TOKENS, dtype=torch.bool), torch.zeros(items, dtype=torch.bool)
+        condition = {"label": (torch.zeros(items, labels),), "caption": (states, mask, without), "none": ()}[params.condition]
+        return Batch(step, np.zeros(items, np.int64), (waves, *condition))
+
+    guided = generate.sampling.guidance_scale != 1 and params.condition != "none"
+    return Rehearsal(module, batch, clips=params.batch_size * params.accumulate, passes=generate.sampling.num_steps * (1 + guided))

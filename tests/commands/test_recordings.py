@@ -1,0 +1,110 @@
+"""Restyle, inpaint and interpolate as a person types them, with a tiny stereo model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill.audio import flac
+from soundmill.commands.recordings import parse_spans
+from soundmill.errors import UserError
+from tests.commands.running import soundmill
+from tests.stages import test_waveform_unet as family
+from tests.stages.of_waves import LABELS
+
+RATE = family.RATE
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A checkpoint by label, and a stereo recording of 0.3 s, longer than the 0.09 s that the model makes."""
+    home = tmp_path_factory.mktemp("home")
+    family.of_waves.write(home, RATE, channels=2)
+    family.train(home, home, family.composed("label"))
+    rng = np.random.default_rng(0)
+    flac.write_wav(home / "long.wav", 0.2 * rng.standard_normal((2, 13_230)), RATE)
+    soundfile.write(home / "mono.ogg", 0.2 * rng.standard_normal(2000), 16_000)
+    return home
+
+
+def run(home, *command: str):
+    return soundmill(*command, "--checkpoint", "model", "--set", "num_steps=2", cwd=home)
+
+
+def test_restyles(home):
+    done = run(home, "restyle", "long.wav", "mono.ogg", "--amount", "0.3", "--label", "rain", "--output", "restyled")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["restyled/long.wav", "restyled/mono.wav"]
+    for name, frames in (("long", 13_230), ("mono", round(2000 / 16_000 * RATE))):
+        info = soundfile.info(home / f"restyled/{name}.wav")
+        assert (info.samplerate, info.channels, info.frames) == (RATE, 2, pytest.approx(frames, abs=2))
+    given, made = (soundfile.read(home / f"restyled/long{kind}.wav")[0] for kind in ("-input", ""))
+    assert np.abs(given - made).mean() > 1e-3
+    comment = json.loads(soundfile.SoundFile(home / "restyled/long.wav").comment)
+    assert (comment["family"], comment["restyled"], comment["prompts"]) == ("waveform_unet", "long", ["rain"])
+    assert comment["sampling"]["amount"] == 0.3
+    assert (home / "restyled/spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    # An amount of 0 is the recording; another seed is another sound, the same seed the same.
+    run(home, "restyle", "long.wav", "--amount", "0", "--output", "same")
+    assert (soundfile.read(home / "same/long.wav")[0] == soundfile.read(home / "long.wav")[0]).all()
+    for folder, seed in (("one", "1"), ("again", "1"), ("other", "2")):
+        run(home, "restyle", "long.wav", "--seed", seed, "--output", folder)
+    one, again, other = ((home / folder / "long.wav").read_bytes()[44:] for folder in ("one", "again", "other"))
+    assert one == again != other
+
+
+@pytest.mark.parametrize("keep", ["0:0.05,0.2:end", "spans.txt"])
+def test_inpaints_and_keeps_the_file_s_samples_bit_for_bit(home, keep):
+    (home / "spans.txt").write_text("0\t0.05\tbeginning\n0.2\t0.3\n")
+    done = run(home, "inpaint", "long.wav", "--keep", keep, "--output", "inpainted")
+    assert done.returncode == 0, done.stderr
+    (given, _), (made, _) = (soundfile.read(home / place, dtype="int16") for place in ("long.wav", "inpainted/long.wav"))
+    kept = np.r_[0 : round(0.05 * RATE), round(0.2 * RATE) : 13_230]
+    assert (given[kept] == made[kept]).all()
+    anew = np.delete(np.abs(given.astype(int) - made).max(1), kept)
+    assert (anew > 0).mean() > 0.9
+
+
+def test_goes_from_one_to_another(home):
+    assert run(home, "interpolate", "3", "4", "--steps", "3", "--output", "seeds").returncode == 0
+    ends = [soundfile.read(home / f"seeds/{step:02d}.wav")[0] for step in range(3)]
+    assert ends[0].shape == (4096, 2)
+    assert np.abs(ends[0] - ends[2]).max() > 0.01
+    done = run(home, "interpolate", "long.wav", "mono.ogg", "--steps", "2", "--amount", "0", "--output", "files")
+    assert done.stdout.split() == ["files/00.wav", "files/01.wav"]
+    assert (soundfile.read(home / "files/00.wav")[0] == soundfile.read(home / "long.wav")[0][:4096]).all()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["inpaint", "long.wav", "--keep", "0:0.4"], "long: it has 0.3 s, and 0:0.4 is no part of that; name a span within it"),
+        (["inpaint", "long.wav", "--keep", "0.2:0.1"], "0.2:0.1 is no part of that"),
+        (["inpaint", "long.wav", "--keep", "soon"], "'soon' is no span of seconds; write them as 0:1.2,2:end"),
+        (["inpaint", "long.wav", "--keep", "long.wav"], "long.wav: not a text file"),
+        (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
+        (["restyle", "none.wav"], "none.wav"),
+        (["restyle", "nan.wav"], "nan.wav: nan samples that are no numbers"),
+        (
+            ["reconstruct", "long.wav"],
+            "the family 'waveform_unet' cannot reconstruct; it can generate and transform and interpolate",
+        ),
+        (["interpolate", "3", "long.wav"], "3"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_written(home, command, message):
+    soundfile.write(home / "nan.wav", np.full(100, np.nan), RATE, subtype="FLOAT")
+    done = run(home, *command, "--output", "nothing")
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+    assert not (home / "nothing").exists()
+
+
+def test_spans(tmp_path):
+    assert parse_spans("0:1.2, 2:end") == [(0.0, 1.2), (2.0, None)]
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(UserError, match="no span in it"):
+        parse_spans(str(tmp_path / "empty.txt"))

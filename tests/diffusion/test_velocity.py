@@ -1,0 +1,90 @@
+"""v-diffusion on the half circle against its closed forms: a perfect net, a net that knows nothing, what is kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from soundmill.diffusion import velocity
+
+X0 = 0.3 * torch.randn(3, 2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def perfect(x0: torch.Tensor):
+    """The net that knows x0: of a noisy sound it tells the noise, and so v."""
+
+    def net(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = velocity.alpha_sigma(float(level[0]))
+        noise = (xt - alpha * x0) / sigma
+        return alpha * noise - sigma * x0
+
+    return net
+
+
+def blind(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(xt)
+
+
+def rngs(seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed + item) for item in range(len(X0))]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_the_circle(level):
+    alpha, sigma = velocity.alpha_sigma(level)
+    assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-15)
+    assert math.atan2(sigma, alpha) == pytest.approx(level * math.pi / 2, abs=1e-15)
+    assert (velocity.alpha_sigma(0.0), velocity.alpha_sigma(1.0)) == ((1.0, 0.0), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 10])
+def test_a_perfect_net_finds_the_sound(num_steps):
+    steps: list[int] = []
+    found = velocity.sample(perfect(X0), torch.randn_like(X0), num_steps, callback=steps.append)
+    assert (found - X0).abs().max() < 1e-14
+    assert steps == list(range(num_steps))
+
+
+def test_a_net_that_knows_nothing_has_half_of_one_and_the_variance():
+    x0 = 0.5 * torch.randn(400, 1, 1000, generator=torch.Generator().manual_seed(0))
+    noise, level = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)), torch.linspace(0, 1, len(x0))
+    assert float(velocity.loss(blind, x0, level, noise)) == pytest.approx((1 + float(x0.var())) / 2, rel=5e-3)
+    assert float(velocity.loss(lambda xt, t: perfect(x0[:1])(xt, t), x0[:1], level[200:201], noise[:1])) < 1e-9
+
+
+def test_restyling_goes_from_nothing_to_everything():
+    noise = torch.randn_like(X0)
+    assert torch.equal(velocity.restyle(perfect(-X0), X0, noise, 4, 0.0), X0)
+    assert torch.equal(velocity.restyle(perfect(-X0), X0, noise, 4, 1.0), velocity.sample(perfect(-X0), noise, 4))
+    # What the net is sure of it makes at any amount; one that answers 0 only turns the circle back, and keeps the sound's share.
+    assert (velocity.restyle(perfect(-X0), X0, noise, 4, 0.3) + X0).abs().max() < 1e-13
+    left = velocity.restyle(blind, X0, torch.zeros_like(X0), 1, 0.5)
+    torch.testing.assert_close(left, X0 / 2)
+
+
+@pytest.mark.parametrize("resamples", [1, 3])
+def test_inpainting_keeps_what_it_is_told_to_bit_for_bit(resamples):
+    keep, other = torch.zeros(500, dtype=torch.bool), -X0
+    keep[100:300] = True
+    made = velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples)
+    assert torch.equal(made[..., keep], X0[..., keep])
+    assert (made[..., ~keep] - other[..., ~keep]).abs().max() < 1e-13
+    assert torch.equal(made, velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples))
+
+
+def test_an_inpainting_s_noise_has_the_level_s_strength():
+    """At every call of the net, whatever came before: what is kept and what is not have the variance of that level."""
+    silence, keep, seen = torch.zeros(64, 1, 4000), torch.arange(4000) < 2000, []
+
+    def net(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = velocity.alpha_sigma(float(level[0]))
+        seen.append((sigma, float(xt[..., keep].std()), float(xt[..., ~keep].std())))
+        return alpha / max(sigma, 1e-9) * xt  # of silence
+
+    velocity.inpaint(net, silence, keep, [torch.Generator().manual_seed(seed) for seed in range(64)], 5, 3)
+    assert len(seen) == 15
+    for sigma, kept, made in seen:
+        assert kept == pytest.approx(sigma, rel=0.02)
+        assert made == pytest.approx(sigma, rel=0.02)

@@ -1,0 +1,127 @@
+"""The 1-D U-Net: published sizes, and each of its conditions by what it changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from soundmill import params
+from soundmill.models import registry
+from soundmill.models.components.unet1d.network import Joined, Patches, UNet1d
+from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from tests.imports import ROOT
+
+NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
+SMALL = UNet1dParams(
+    channels=[8, 16],
+    factors=[1, 4],
+    items=[1, 2],
+    attention=[False, True],
+    text_attention=[False, True],
+    heads=2,
+    head_width=4,
+    groups=4,
+    modulation=16,
+)
+LARGE = {
+    "channels": [8, 32, 64, 128, 256, 512, 512, 1024, 1024],
+    "factors": [1, 4, 4, 4, 2, 2, 2, 2, 2],
+    "items": [1, 2, 2, 2, 2, 2, 2, 4, 4],
+    "attention": [False] * 5 + [True] * 4,
+    "text_attention": [False] * 9,
+    "heads": 8,
+    "head_width": 64,
+    "groups": 8,
+    "modulation": 1024,
+}
+XT, LEVEL = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.9])
+
+
+def net(*, sizes: UNet1dParams = SMALL, transform: TransformParams = NO_TRANSFORM, channels: int = 2, **conditions: int) -> UNet1d:
+    torch.manual_seed(0)
+    return UNet1d(sizes, transform, channels, 2, **conditions).eval()
+
+
+def test_published_sizes():
+    document = params.compose(ROOT / "conf", ["model=waveform_unet", "scale=paper"])
+    assert registry.parameter_counts("waveform_unet", document) == {"unet": 31_574_724}
+    with torch.device("meta"):
+        large = UNet1d(UNet1dParams(**LARGE), NO_TRANSFORM, 2, 2)
+    assert sum(weight.numel() for weight in large.parameters()) == 217_437_436
+
+
+@pytest.mark.parametrize("kind", ["none", "patch", "learned"])
+def test_every_weight_and_sample_takes_part(kind):
+    """v has the waves' shape, items do not see each other, and all that can learn gets a gradient."""
+    built = net(transform=TransformParams(kind=kind, size=4, filters=3))
+    xt = XT.clone().requires_grad_()
+    v = built(xt, LEVEL)
+    assert v.shape == XT.shape
+    torch.testing.assert_close(built(XT[1:2], LEVEL[1:2]), v[1:2], atol=1e-5, rtol=1e-4)
+    v.square().sum().backward()
+    assert (xt.grad != 0).all()
+    assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+def test_a_patch_goes_there_and_back():
+    patches = Patches(4)(XT)
+    assert patches.shape == (3, 8, 16)
+    assert torch.equal(patches[0, :4, 0], XT[0, 0, :4])
+    assert torch.equal(Joined(4)(patches), XT)
+
+
+def test_labels_change_the_answer():
+    built = net(num_labels=2)
+    bell, rain, none = (torch.tensor([weights] * 3) for weights in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0]))
+    answers = [built(XT, LEVEL, weights) for weights in (bell, rain, none)]
+    assert all((one - other).abs().max() > 1e-3 for one in answers for other in answers if one is not other)
+    with torch.no_grad():
+        built.labels.weight.zero_()
+    assert torch.equal(built(XT, LEVEL, bell), built(XT, LEVEL, none))
+
+
+def test_a_text_is_read_by_its_tokens_alone():
+    built = net(text_width=6, null_tokens=5)
+    states, mask = torch.randn(3, 8, 6), torch.arange(8) < torch.tensor([[8], [3], [5]])
+    shown, dropped = torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool)
+    answer = built(XT, LEVEL, states, mask, shown)
+    beyond = torch.where(mask[:, :, None], states, torch.randn_like(states))
+    assert torch.equal(built(XT, LEVEL, beyond, mask, shown), answer)
+    assert (built(XT, LEVEL, states.flip(1), mask.flip(1), shown)[1] - answer[1]).abs().max() < 1e-5
+    assert (built(XT, LEVEL, torch.randn_like(states), mask, shown) - answer).abs().amax((1, 2)).min() > 1e-4
+    # Dropped, it is the learned text, whichever it was and however long.
+    without = built(XT, LEVEL, states, mask, dropped)
+    torch.testing.assert_close(built(XT, LEVEL, states[:, :2], mask[:, :2], dropped), without, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(built(XT, LEVEL, states, mask, torch.tensor([False, True, False]))[1], without[1])
+    assert (without - answer).abs().amax((1, 2)).min() > 1e-4
+
+
+def test_latents_join_at_their_level_and_a_signal_beside_the_noise():
+    def changes(with_it: Tensor, other: Tensor) -> list[int]:
+        return ((with_it - other).abs() > 1e-7).nonzero()[:, 2].unique().tolist()
+
+    local = SMALL.model_copy(update={"attention": [False, False]})
+    built, latents = net(sizes=local, latent_channels=3, latents_at=1), torch.randn(1, 3, 16)
+    moved = latents.clone()
+    moved[..., 0] += 1
+    xt, level = XT[:1], LEVEL[:1]
+    assert min(changes(built(xt, level, latents=moved), built(xt, level, latents=latents))) == 0
+    with pytest.raises(RuntimeError):
+        built(xt, level, latents=latents[..., :15])
+    beside = torch.randn(1, 1, 64)
+    joined = net(sizes=local, channels=3)
+    assert (joined(xt, level, beside=beside) - joined(xt, level, beside=-beside)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"items": [1]}, "items .* must have one for each of channels"),
+        ({"factors": [1, 0]}, "must be 1 or more"),
+        ({"channels": [8, 10]}, "multiples of 4 groups"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        UNet1dParams(**SMALL.model_dump() | change)

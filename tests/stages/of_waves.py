@@ -1,0 +1,58 @@
+"""Clips of noise, and the stages `train` and `generate` of a family over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import stages.generate
+import stages.train
+from soundmill import manifest, params, shards
+from soundmill.audio import flac
+
+RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
+LABELS = ("bell", "rain")
+SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
+
+
+def write(home: Path, rate: int = RATE, channels: int = 1) -> None:
+    """Clips, and their catalog; another one without labels."""
+    rng, clips, catalog = np.random.default_rng(0), [], []
+    for number, split in enumerate(SPLITS):
+        wave = 0.1 * rng.standard_normal((channels, round(rate * (SHORT if number == 4 else SECONDS)))).astype(np.float32)
+        common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
+        audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
+        clips.append({**common, "audio": audio, "num_samples": wave.shape[1], "digest": str(number), "quality": None})
+        label = LABELS[number % 2]
+        its = {"labels": [label], "captions": [f"a {label} rings"], "corpus": "test", "weight": 1.0}
+        catalog.append({**common, **its, "shard": 0, "split": split})
+    shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
+    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
+    plain = [{**row, "labels": [], "captions": []} for row in catalog]
+    shards.write_rows(plain, home / "unlabelled.parquet", manifest.CATALOG)
+
+
+def train(family: str, home: Path, data: Path, document: dict, catalog: str = "catalog.parquet", parts: str = "clips") -> dict:
+    home.mkdir(exist_ok=True)
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--family", family, "--inputs", f"{data}/clips", "--parts", f"{data}/{parts}", "--catalog", f"{data}/{catalog}",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stages.train.main(arguments)
+    return json.loads((home / "train.json").read_text())
+
+
+def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, bytes]:
+    """The sounds by name."""
+    params.write_yaml(document, home / "params.yaml")
+    arguments = [
+        "--family", family, "--model", f"{home}/model", "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
+        "--generated", f"{home}/generated", "--codec", f"{home}/codec",
+        "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
+    ]  # fmt: skip
+    stages.generate.main(arguments)
+    return {path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))}
