@@ -13,11 +13,11 @@ from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
 
 RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader knows the ids
-BELOW = (
-    "#/experiments/{experiment_id}/runs?workflowType=machine_learning&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
-)
+TRAINING = "?workflowType=machine_learning"  # or MLflow shows its pages for chats beside
+BELOW = "#/experiments/{experiment_id}/runs" + TRAINING + "&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
 STAGES = f"[The runs of its stages]({BELOW}): curves, pictures and sounds of each."
 SHOWN_CHANGES = 20
+SPACE = "&emsp;"  # MLflow draws cells side by side
 MODELS, REPORT = Path("data/models"), Path("data/report")
 
 
@@ -26,14 +26,13 @@ def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
     parts = [_line(root, family, metrics) for family, metrics in scores.items()]
     for family, metrics in scores.items():
         parts += [f"### {family}", _trained(root, family), table(metrics)]
-    pictures = [_picture(root, family) for family in scores]
-    return "\n\n".join(filter(None, [*parts, STAGES, _changed(root), *pictures]))
+    return "\n\n".join(filter(None, [*parts, STAGES, _changed(root)]))
 
 
 def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
     """Scores, and the report one click away."""
     values = " · ".join(f"{key} **{metrics[key]:.3g}**" for key in metrics_in([metrics]))
-    report = f"[report: the sounds beside real ones]({RUN}/artifacts/report/{family}/index.html)"
+    report = f"[report: the sounds beside real ones]({RUN}/artifacts/report/{family}/index.html{TRAINING})"
     return f"{family}: {values}" + (f" · {report}" if (root / REPORT / family / "index.html").exists() else "")
 
 
@@ -50,7 +49,12 @@ def table(metrics: dict[str, Any]) -> str:
         unfit = " (unfit here)" if key in metrics.get("unranked", {}) else ""
         cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
         rows.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return _drawn(rows)
+
+
+def _drawn(rows: list[list[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
+    head, *body = [f"| {f'{SPACE}| '.join(row)} |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
@@ -91,23 +95,18 @@ def _trained(root: Path, family: str) -> str:
     losses = (("loss", "loss"), ("valid_loss", "held-out loss"))
     facts += [f"{name} {trained[key]:.3g}" for key, name in losses if isinstance(trained.get(key), float)]
     counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
-    source = f" cut from {corpus['recordings']:,} recordings" if "recordings" in corpus else ""
+    source = f" ({corpus['recordings']:,} recordings)" if "recordings" in corpus else ""
     name = tracking.corpus_name(read_yaml(root / "params.yaml"))
-    return f"Trained on **{name}**: {', '.join(counts)}{source}; {', '.join(facts)}."
-
-
-def _picture(root: Path, family: str) -> str:
-    shown = (root / REPORT / family / "scores.png").exists()
-    return f"![scores](get-artifact?path=report/{family}/scores.png&run_uuid={{run_id}})" if shown else ""
+    return f"Trained on **{name}**{source}: {', '.join(counts)}; {', '.join(facts)}."
 
 
 def _changed(root: Path) -> str:
     changed = changed_parameters(root)
     if not changed:
         return ""
-    rows = [f"| {key} | {value} | {default} |" for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
+    rows = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
     more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return "\n".join(["### Not as in conf/", "", "| parameter | here | default |", "|---|---|---|", *rows]) + more
+    return "### Not as in conf/\n\n" + _drawn([["parameter", "here", "default"], *rows]) + more
 
 
 def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ LONG_SECONDS = 60  # a stage that says it takes longer is announced where there 
 # What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
 SHARE = re.compile(r": (\d+)%$")
 STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) min (\d+) s left$")
+RESUMED = re.compile(r": (resuming at step \d+ of \d+)$")
 
 
 def tell(line: str) -> None:
@@ -37,11 +39,12 @@ class Screen:
         self._bar: tuple[Progress, TaskID] | None = None
         self._head = ""  # of a line that is not ended yet
         self._announced = False
+        self._begun = 0.0
 
     @contextmanager
     def stage(self, head: str) -> Iterator[None]:
         """While a stage works; `ended` completes its line."""
-        self._head, self._announced = head, False
+        self._head, self._announced, self._begun = head, False, time.monotonic()
         self.write(head.rstrip())
         if not sys.stdout.isatty():
             print(head, end="  ", flush=True)
@@ -71,6 +74,8 @@ class Screen:
     def line(self, line: str) -> None:
         """Something a stage printed: it goes to the log, and what it says of progress to the bar."""
         self.write(f"    {line}")
+        if resumed := RESUMED.search(line):
+            self._aside(resumed[1])
         done, left = progress(line)
         if done is None:
             return
@@ -78,8 +83,16 @@ class Screen:
             bar, task = self._bar
             bar.update(task, total=1.0, completed=done, left=f"{duration(left)} left" if left is not None else "")
         elif not self._announced and left is not None and left > LONG_SECONDS:
-            print(f"takes about {duration(left)} …", end="  ", flush=True)
+            # All of it, as the stage's last word will say: what began it counts too.
+            self._aside(f"takes about {duration(time.monotonic() - self._begun + left)}")
             self._announced = True
+
+    def _aside(self, what: str) -> None:
+        """A few words within the stage's line; above it where there is a bar."""
+        if self._bar:
+            self._bar[0].console.print(f"{self._head.rstrip()}  {what}", markup=False, highlight=False)
+        else:
+            print(f"{what} …", end="  ", flush=True)
 
     def notice(self, line: str) -> None:
         """Something that a person should read now."""

@@ -26,6 +26,7 @@ def browse(
     import signal
     import subprocess
     import sys
+    import time
     import webbrowser
 
     from soundmill import tracking
@@ -36,17 +37,28 @@ def browse(
         raise UserError(f"tracking: {where}")
     tracking.sync(home, SYNC_SECONDS)
     page = tracking.scores_page(home, port)
-    typer.echo(f"{where}\nopen {page}")
+    address = page.partition("/#")[0]
     server = None
     if not tracking.store(home).is_server:
+        if not tracking.unreachable(address):
+            raise UserError(f"{address} answers already, another `soundmill browse` perhaps; --port takes another port")
         # Else a job runner and five consumers come along that nothing here uses.
-        variables = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        variables = {
+            "PYTHONWARNINGS": "ignore",
+            **os.environ,
+            **tracking.QUIET,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
         command = tracking.browser_command(home, port)
         server = subprocess.Popen(command, env=variables, start_new_session=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        while server and server.poll() is None and tracking.unreachable(address):
+            time.sleep(0.2)
+        if server and server.poll() is not None:
+            raise UserError("MLflow's server did not start; what it said is above")
+        typer.echo(f"{where}\nopen {page}")
         if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-            tracking.wait_for_server(page.partition("/#")[0])
             webbrowser.open(page)
         if server:
             raise typer.Exit(server.wait())

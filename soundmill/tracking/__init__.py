@@ -22,7 +22,7 @@ from soundmill.tracking.stores import (
     numbers,
     status,
     store,
-    wait_for_server,
+    unreachable,
 )
 from soundmill.tracking.uploader import sync, waiting
 
@@ -50,6 +50,6 @@ __all__ = [
     "status",
     "store",
     "sync",
-    "wait_for_server",
+    "unreachable",
     "waiting",
 ]

@@ -17,6 +17,7 @@ from soundmill.tracking.stores import experiment, store
 
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+TRAINING = "workflowType=machine_learning"  # or MLflow shows its pages for chats beside
 SCORES = re.compile(r"(fad|mmd|kl|label_accuracy)_[a-z0-9]+")  # without `_low` and `_high`
 ORDER = ("fad", "mmd", "kl", "label")
 MOST_RUNS = 1000  # looked at for the scores they have
@@ -44,10 +45,11 @@ def scores_page(home: Path, port: int) -> str:
     if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a text of somebody's own stays
         best = min(scored, key=lambda run: run.data.metrics[first])
         family = best.data.tags["family"].partition(" ")[0]
-        report = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}/artifacts/report/{family}/index.html"
+        run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
+        report = f"{run}/artifacts/report/{family}/index.html?{TRAINING}"
         line = f"Best {first}, {best.data.metrics[first]:.3g}: [report of {best.info.run_name}]({report}). {EXPERIMENT_NOTE}"
         client.set_experiment_tag(existing.experiment_id, NOTE, line)
-    return f"{base}/#/experiments/{existing.experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"{base}/#/experiments/{existing.experiment_id}/runs?viewStateShareKey={VIEW}&{TRAINING}"
 
 
 def view(first: str | None, scores: list[str]) -> str:

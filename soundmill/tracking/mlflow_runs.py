@@ -76,6 +76,12 @@ class Runs:
             self.client.set_tag(run_id, "end_reason", reason[:MAX_TAG])
         self.client.set_terminated(run_id, status, moment)
 
+    def last_end_below(self, experiment: str, run_id: str) -> int:
+        """When the last of the runs below it ended, in milliseconds since 1970; 0 where none did."""
+        below = f"tags.`mlflow.parentRunId` = '{run_id}'"
+        found = self.client.search_runs([experiment], below, max_results=1, order_by=["attributes.end_time DESC"])
+        return found[0].info.end_time or 0 if found else 0
+
     def note_incomplete(self, run_id: str, what: str) -> None:
         """Add to what a run's tag `incomplete` names."""
         named = self.client.get_run(run_id).data.tags.get(INCOMPLETE, "")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +97,6 @@ def unreachable(uri: str) -> str | None:
         return str(getattr(error, "reason", error)) or type(error).__name__
 
 
-def wait_for_server(uri: str, seconds: float = 60.0) -> None:
-    """Wait until a server that is being started answers, at most so long."""
-    give_up = time.monotonic() + seconds
-    while unreachable(uri) and time.monotonic() < give_up:
-        time.sleep(0.2)
-
-
 def status(home: Path) -> tuple[bool, str]:
     """Whether tracking works, and where it goes, in words; quick, and without importing mlflow."""
     if is_off():
@@ -125,7 +117,7 @@ def browser_command(home: Path, port: int) -> list[str]:
     """The command that shows the runs in a web browser, on this machine only."""
     where = store(home)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--backend-store-uri", where.uri, "--workers", "1"]
+    return [*command, "--backend-store-uri", where.uri, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Uploader:
             return
         self._look()  # runs below this one may have begun since
         if not any(other.parent_id == reader.id for other in self._known.values()):
-            end = end or {"status": "KILLED", "reason": DIED, "time": reader.last_sign()}
+            end = end or {"status": "KILLED", "reason": DIED, "time": self._last_sign(reader)}
             self._end(reader, end)
             reader.remove()
             del self._known[reader.folder]
@@ -129,6 +129,10 @@ class Uploader:
         self.runs.note_incomplete(position.run_id, what)
         if position.parent_run_id:
             self.runs.note_incomplete(position.parent_run_id, reader.opening["name"])
+
+    def _last_sign(self, reader: journal.Reader) -> int:
+        """When a run that died was last heard of, it or those below it."""
+        return max(reader.last_sign(), self.runs.last_end_below(reader.position.experiment_id, reader.position.run_id))
 
     def _end(self, reader: journal.Reader, end: dict[str, Any]) -> None:
         position, status, why, moment = reader.position, end["status"], end["reason"], end["time"]

@@ -325,17 +325,21 @@ def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: 
     assert not up_to_date(tiny, [])  # as a scan of recordings that lie elsewhere
 
 
-def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
     screen = Screen(log := io.StringIO())
     with screen.stage("[1/2] train@x"):
         for line in (
+            "train/x: resuming at step 2 of 300",
             "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
             "a warning",
             "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
         ):
             screen.line(line)
-    screen.ended("ran, 4 min 02 s")
-    assert capsys.readouterr().out == "[1/2] train@x  takes about 4 min 00 s …  ran, 4 min 02 s\n"
+    screen.ended("ran, 4 min 22 s")
+    assert capsys.readouterr().out == "[1/2] train@x  resuming at step 2 of 300 …  takes about 4 min 21 s …  ran, 4 min 22 s\n"
     assert "a warning" in log.getvalue()
     assert progress("resample/default: 21%") == (0.21, None)
     assert progress("scores are 21% better") == (None, None)

@@ -211,12 +211,16 @@ with tracking.stage_run(Path(sys.argv[1]), "killed", {}) as run:
 """
 
 
-def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+def kill_itself(program: str, home: Path) -> None:
+    """Run a program that ends so; nobody has brought what it recorded."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, str(home)], env=environment)
-    assert done.returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", program, str(home)], env=environment).returncode == -signal.SIGKILL
     (elsewhere,) = (home / "mlflow.db.state").glob("journals-*")  # a server's own; now let it be the file's
     elsewhere.rename(tracking.store(home).journals)
+
+
+def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_itself(CHILD, home)
     with tracking.stage_run(home, "living", {}):
         here = uploader.Uploader(tracking.store(home))
         here.bring()
@@ -225,6 +229,34 @@ def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Br
     killed = found["killed"]
     assert (killed.info.status, killed.data.metrics) == ("KILLED", {"loss": 1.0})
     assert "died without a word" in killed.data.tags["end_reason"]
+
+
+PIPELINE = """
+import os, signal, sys, time
+from pathlib import Path
+from soundmill import tracking
+
+home = Path(sys.argv[1])
+with tracking.pipeline_run(home) as run:
+    os.environ[tracking.PARENT] = run.id
+    time.sleep(0.5)
+    with tracking.stage_run(home, "train/x", {}) as stage:
+        time.sleep(0.5)
+        stage.log_curve({"loss": 1.0}, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_pipeline_took_as_long_as_its_stages(home: Path, bring: Bring) -> None:
+    kill_itself(PIPELINE, home)
+    here = uploader.Uploader(tracking.store(home))
+    here.bring()
+    here.bring()  # the pipeline, after its stage
+    found = runs(home)
+    stage = found.pop("train/x")
+    (pipeline,) = found.values()
+    assert {stage.info.status, pipeline.info.status} == {"KILLED"}
+    assert pipeline.info.end_time == stage.info.end_time >= pipeline.info.start_time + 1000
 
 
 def test_a_run_that_begins_while_the_uploader_ends_is_not_left(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
