@@ -64,7 +64,7 @@ def code_faults(name: str, documents: dict[str, dict]) -> list[str]:
 
 def test_deps_are_the_rooms_that_a_stage_runs():
     """All of its code, and no room that it never enters; so a change elsewhere reruns nothing."""
-    choices = [f"vocoder={vocoder}" for vocoder in ("griffin_lim", "hifigan_laptop", "diffwave_laptop")]
+    choices = [f"vocoder={vocoder}" for vocoder in ("griffin_lim", "hifigan_laptop", "diffwave_laptop", "diffusion_laptop")]
     documents = {choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice]) for choice in choices}
     faults = [fault for name in STAGES for fault in code_faults(name, documents)]
     assert not faults, "\n".join(faults)

@@ -1,4 +1,4 @@
-"""Commands that give recordings to a trained model: reconstruct, restyle, inpaint, interpolate."""
+"""Commands that give recordings to a trained model: reconstruct, restyle, inpaint, upsample, interpolate."""
 
 from __future__ import annotations
 
@@ -106,6 +106,27 @@ def inpaint(
 
     asked = transforming.Asked(prompt or [], seed)
     _say(transforming.inpaint(directory, _read(files), spans, asked, output, home, settings or []))
+
+
+@app.command()
+def upsample(
+    files: Files,
+    family: FamilyName = "upsampler",
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    output: Output = Path("upsampled"),
+    project: Project = None,
+) -> None:
+    """Bring recordings of a low sample rate to a model's, with the band that they lack made by it.
+
+    By how many times is the model's (`upsampler.train.factor`): of a recording with a higher rate than it starts from, what is above
+    that is made anew. Longer recordings than the model makes go through it in windows, faded into one another. Writes each as
+    FILE.wav (16 bits) at the model's rate and channels, FILE-input.wav, plainly resampled, beside it, and a picture of both.
+    """
+    directory, home = checkpoint_of(checkpoint, None if checkpoint else family, project)
+    from soundmill.models import transforming
+
+    _say(transforming.upsample(directory, _read(files), output, home, settings or []))
 
 
 @app.command()

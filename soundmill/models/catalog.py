@@ -77,6 +77,13 @@ def durations_of(clips: Path, wanted: Iterable[str]) -> dict[str, float]:
     return {clip_id: lengths[clip_id] / rate for clip_id in wanted}
 
 
+def beginnings(clips: Path, clip_ids: Sequence[str], count: int) -> np.ndarray:
+    """Waves float32 [N, C, T] of `count` clips (at least one), a fixed choice, each as long as the shortest of them."""
+    waves = [wave for _, (wave, _) in waves_of(clips, set(choose_by_hash(clip_ids, max(1, count))))]
+    length = min(wave.shape[1] for wave in waves)
+    return np.stack([wave[:, :length] for wave in waves]).astype(np.float32)
+
+
 def waves_of(clips: Path, wanted: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
     """(clip id, (wave [C, T], its rate)) of those that are wanted, shard by shard."""
     for path in shards.shard_paths(clips):

@@ -32,6 +32,7 @@ from soundmill.training.device import pick_device, use_threads
 SHOWN = 12  # clips in a picture
 TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
+OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into
 BATCHES_AT_ONCE = 4  # whose sounds are in memory before they are written
 
 
@@ -65,8 +66,8 @@ def run(
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, wanted)
-    _warn_of_cuts(ctx.name, trained, max(seconds.values()))
     if can(trained, "generate"):
+        _warn_of_cuts(ctx.name, trained, max(seconds.values()))
         requests = of_clips(trained, catalog, wanted, params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
         with ctx.progress(len(wanted), ctx.name) as tick:
@@ -80,7 +81,7 @@ def run(
     else:
         through = []
         with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
-            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), run_settings(tick)))
+            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), run_settings(tick), whole=True))
         codec.mkdir(parents=True)
     about = {
         "family": family,
@@ -116,15 +117,19 @@ def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterat
         yield from finite(model.generate(requests[start : start + size], run), run)
 
 
-def reconstruct_each(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
+def reconstruct_each(
+    model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run, whole: bool = False
+) -> Iterator[tuple[str, Tensor]]:
     """(name, wave [C, T]) of (name, (wave [C, T] at a rate, that rate)): through the model's representation and back.
 
-    A wave is brought to the model's rate and channels first, and cut where the model cannot make more.
+    A wave is brought to the model's rate and channels first. One that is longer than the model makes is cut, or goes through
+    `whole`, in windows.
     """
     quietly = replace(run, progress=lambda n: None)  # progress is counted here, in sounds
     for name, (wave, rate) in sounds:
-        fitted = torch.from_numpy(as_model_takes(wave, rate, model))[None, :, : model.num_samples]
-        yield name, finite(model.reconstruct(fitted, quietly), quietly)[0]
+        fitted = torch.from_numpy(as_model_takes(wave, rate, model))
+        fitted = fitted if whole else fitted[:, : model.num_samples]
+        yield name, in_windows(lambda part, start: finite(model.reconstruct(part, quietly), quietly), fitted, model)
         run.progress(1)
 
 
@@ -144,6 +149,27 @@ def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
     if rate != model.sample_rate:
         wave = np.stack([resample(channel, rate, model.sample_rate) for channel in wave])
     return np.ascontiguousarray(wave, np.float32)
+
+
+def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
+    """`work` ([1, C, T] from a sample on → [1, C, T]) over a wave [C, T] of any length, in windows of what the model makes.
+
+    They are crossfaded linearly.
+    """
+    length = wave.shape[1]
+    if model.num_samples is None or length <= model.num_samples:
+        return work(wave[None], 0)[0]
+    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
+    made, total = torch.zeros_like(wave), torch.zeros(length)
+    fade = torch.ones(model.num_samples)
+    fade[:overlap] = torch.linspace(0, 1, overlap + 2)[1:-1]
+    fade[-overlap:] = fade[:overlap].flip(0)
+    for start in range(0, length - overlap, model.num_samples - overlap):
+        part = work(wave[None, :, start : start + model.num_samples], start)[0]
+        weight = fade[: part.shape[1]]
+        made[:, start : start + part.shape[1]] += part * weight
+        total[start : start + part.shape[1]] += weight
+    return made / total.clamp_min(1e-6)
 
 
 # Of waves [C, T] at a rate, and the prompt of each ("" without): the places of those that are kept.

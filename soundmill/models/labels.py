@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from soundmill.errors import UserError
 from soundmill.training.loader import Source
 
 
@@ -18,6 +20,14 @@ def label_weights(labels: Iterable[str], known: Sequence[str]) -> Tensor:
     for label in set(labels) & set(known):
         weights[known.index(label)] = 1
     return weights / weights.sum().clamp_min(1)
+
+
+def known_labels(clip_labels: Iterable[Iterable[str]], before: Sequence[str], catalog: Path, remedy: str) -> list[str]:
+    """The labels of training clips, those that a model knew `before` first; none at all is a UserError that says what to do."""
+    found = sorted({label for labels in clip_labels for label in labels})
+    if not found:
+        raise UserError(f"{catalog}: no training clip has a label; {remedy}")
+    return [*before, *(label for label in found if label not in before)]
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
+    "diffusion_vocoder": "soundmill.models.diffusion_vocoder",
     "diffwave": "soundmill.models.diffwave",
     "tango": "soundmill.models.tango",
+    "upsampler": "soundmill.models.upsampler",
     "waveform_unet": "soundmill.models.waveform_unet",
 }
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
+    "unet1d": "soundmill.models.components.unet1d.vocoder",
 }
 CODECS = {
     "mel_autoencoder": "soundmill.models.components.mel_autoencoder",

@@ -1,4 +1,4 @@
-"""Recordings through a trained checkpoint of any family that can: reconstructed, restyled, inpainted; and sounds between two."""
+"""Recordings through a trained checkpoint of any family that can: reconstructed, restyled, inpainted, upsampled, interpolated."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from torch import Tensor
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.models.family import Capability, Model, Request, Run
-from soundmill.models.generation import as_model_takes, draw, finite, load, make_directory, running
+from soundmill.models.generation import as_model_takes, draw, finite, in_windows, load, make_directory, running
 from soundmill.models.requests import of_prompts
 from soundmill.training.seeds import seed_of
 
-OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into, faded into one another
 SHOWN = 12  # of many recordings, in the picture
 
 Sounds = Mapping[str, tuple[np.ndarray, int]]  # by name: wave [C, T], its rate
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
-Window = Callable[[Tensor, int], Tensor]  # of a wave [1, C, T] that begins at a sample, its result [1, C, T]
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,26 @@ def inpaint(
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
+def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
+    """Bring sounds of a low rate to the model's, with the band that they lack; a family that does not is a UserError."""
+
+    def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
+        def window(part: Tensor, start: int) -> Tensor:
+            return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name, start))], run), run)
+
+        return in_windows(window, wave, model)
+
+    def check(model: Model) -> None:
+        if "factor" not in type(model.params).model_fields:
+            raise UserError("this family cannot upsample: take a checkpoint of `upsampler`")
+        low = model.sample_rate / model.params.factor
+        for name, (_, rate) in sounds.items():
+            if rate > low:
+                print(f"{name}: has {rate} Hz; what is above {low / 2:g} Hz in it is made anew")
+
+    return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
+
+
 def interpolate(
     checkpoint: Path,
     seeds: tuple[int, int],
@@ -144,24 +162,6 @@ def in_samples(keep: Spans, rate: int, length: int, name: str) -> list[tuple[int
             raise UserError(f"{name}: it has {length / rate:g} s, and {wanted} is no part of that; name a span within it")
         spans.append((begin, end))
     return spans
-
-
-def in_windows(work: Window, wave: Tensor, model: Model) -> Tensor:
-    """`work` over a wave [C, T] of any length, in windows of what the model makes, crossfaded linearly."""
-    length = wave.shape[1]
-    if model.num_samples is None or length <= model.num_samples:
-        return work(wave[None], 0)[0]
-    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
-    made, total = torch.zeros_like(wave), torch.zeros(length)
-    fade = torch.ones(model.num_samples)
-    fade[:overlap] = torch.linspace(0, 1, overlap + 2)[1:-1]
-    fade[-overlap:] = fade[:overlap].flip(0)
-    for start in range(0, length - overlap, model.num_samples - overlap):
-        part = work(wave[None, :, start : start + model.num_samples], start)[0]
-        weight = fade[: part.shape[1]]
-        made[:, start : start + part.shape[1]] += part * weight
-        total[start : start + part.shape[1]] += weight
-    return made / total.clamp_min(1e-6)
 
 
 def _must_have(model: Model, setting: str, what: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.models import generation, requests, transforming
+from soundmill.models import generation, requests
 from soundmill.models.family import Request, can, require
 
 CATALOG = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "split": "test", "weight": 1.0}
@@ -38,14 +38,14 @@ def test_windows_of_what_is_not_changed_are_the_whole(length, channels):
         longest.append(part.shape[2])
         return part
 
-    made = transforming.in_windows(work, wave, Model(channels=channels, num_samples=1000))
+    made = generation.in_windows(work, wave, Model(channels=channels, num_samples=1000))
     torch.testing.assert_close(made, wave)
     assert max(longest) <= 1000
 
 
 def test_windows_fade_into_one_another():
     turns = iter(range(100))
-    made = transforming.in_windows(
+    made = generation.in_windows(
         lambda part, start: torch.full_like(part, float(next(turns))), torch.zeros(1, 2750), Model(num_samples=1000)
     )
     steps = made[0].diff()

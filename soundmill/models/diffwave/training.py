@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,19 @@ from torch import Tensor
 
 from soundmill import params as strict
 from soundmill.audio import mel
-from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash, durations_of, read_labels, read_weights, waves_of
+from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_labels, read_weights, waves_of
 from soundmill.models.components.diffwave.training import DiffWaveModule
 from soundmill.models.components.diffwave.vocoder import schedule
-from soundmill.models.components.log_mels.source import LogMels
-from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves
+from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves, log_mels_of
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
 from soundmill.models.diffwave.params import GenerateParams, TrainParams
 from soundmill.models.family import Rehearsal
-from soundmill.models.labels import Labelled, label_weights
+from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
-from soundmill.training.loader import Arrays, Batch, Described, Order, Source, crop_places, gather
+from soundmill.training.loader import Batch, Order, Source, crop_places
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
@@ -51,7 +49,10 @@ def prepare(
             f"(`clips.{clips.name}.tail: pad`)"
         )
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
-    labels = labels_of(params, catalog, [clip_labels[clip_id] for clip_id in long["train"]], start.labels if start else ())
+    labels = []
+    if params.condition == "label":
+        its = [clip_labels[clip_id] for clip_id in long["train"]]
+        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         return source(params, rate, clips, clip_ids, [label_weights(clip_labels[one], labels) for one in clip_ids], ctx.scratch)
@@ -86,16 +87,6 @@ def check_rate(params: TrainParams, rate: int, clips: Path, start: Vocoding | Ge
         compare(params.start_from, there, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
 
 
-def labels_of(params: TrainParams, catalog: Path, clip_labels: Sequence[Sequence[str]], known: Sequence[str]) -> list[str]:
-    """The labels that the net is conditioned on, `known` ones first."""
-    if params.condition != "label":
-        return []
-    found = sorted({label for labels in clip_labels for label in labels})
-    if not found:
-        raise UserError(f"{catalog}: no training clip has a label; set {FAMILY}.train.condition to `none`")
-    return [*known, *(label for label in found if label not in known)]
-
-
 def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str], labels: Sequence[Tensor], scratch: Path) -> Source:
     """Crops of clips, as DiffWaveModule takes them."""
     if params.condition == "mel":
@@ -105,30 +96,11 @@ def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str],
     return Labelled(crops, torch.stack(list(labels))) if params.condition == "label" else crops
 
 
-def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
-    """Log-mels of gathered waves, made once."""
-    items = range(len(waves))
-
-    def index() -> Iterator[Described]:
-        for item in items:
-            frames = mel.num_frames(spec, int(waves.shapes[item, 0]))
-            yield Described(waves.ids[item], (spec.n_mels, frames), f"{waves.path.name} {spec.model_dump_json()}")
-
-    def contents() -> Iterator[tuple[str, np.ndarray]]:
-        for item in items:
-            yield waves.ids[item], mel.log_mel(waves.read(item).astype(np.float32), spec).astype("<f2")
-
-    return LogMels(gather(index, contents, waves.ids, scratch / "log-mels", f"{waves.path}: the spectrogram of clip"))
-
-
 def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: Sequence[str]) -> Any:
-    """Requests of a grid; of a vocoder, real waves [N, 1, T] of which half a grid has room, as long as the shortest of them."""
+    """Requests of a grid; of a vocoder, real waves [N, 1, T] of which half a grid has room."""
     if params.condition != "mel":
         return of_grid(params.grid, params.seed, labels)
-    chosen = set(choose_by_hash(clip_ids, max(1, params.grid.columns * params.grid.rows // 2)))
-    waves = [wave.mean(0) for _, (wave, _) in waves_of(clips, chosen)]
-    length = min(map(len, waves))
-    return torch.from_numpy(np.stack([wave[:length] for wave in waves]).astype(np.float32))[:, None]
+    return torch.from_numpy(beginnings(clips, clip_ids, params.grid.columns * params.grid.rows // 2).mean(1, keepdims=True))
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

@@ -21,7 +21,7 @@ from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.family import Rehearsal
-from soundmill.models.labels import Labelled, label_weights
+from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.models.training import Prepared
 from soundmill.models.waveform_unet import model as models
@@ -90,7 +90,10 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     if start:
         compare(params.start_from, _form(start.sample_rate, start.channels), _form(rate, channels))
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
-    labels = _labels(params, catalog, [clip_labels[clip_id] for clip_id in splits["train"]], start.labels if start else ())
+    labels = []
+    if params.condition == "label":
+        its = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none` or `caption`")
     captions = _captions(catalog) if params.condition == "caption" else {}
     known = sorted({caption for its in captions.values() for caption in its})
     texts = text = None
@@ -131,16 +134,6 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 def _form(rate: int, channels: int) -> dict[str, int]:
     return {"sample_rate": rate, "channels": channels}
-
-
-def _labels(params: TrainParams, catalog: Path, clip_labels: Sequence[Sequence[str]], known: Sequence[str]) -> list[str]:
-    """The labels that the net is conditioned on, `known` ones first."""
-    if params.condition != "label":
-        return []
-    found = sorted({label for labels in clip_labels for label in labels})
-    if not found:
-        raise UserError(f"{catalog}: no training clip has a label; set {FAMILY}.train.condition to `none` or `caption`")
-    return [*known, *(label for label in found if label not in known)]
 
 
 def _captions(catalog: Path) -> Mapping[str, list[str]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from soundmill import manifest, shards
+from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
@@ -58,6 +59,22 @@ class WaveCrops:
             known = wave[:, start : start + self.num_samples]
             crop[:, : known.shape[1]] = known
         return (torch.from_numpy(crops),)
+
+
+def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
+    """Log-mels of gathered waves [T], made once."""
+    items = range(len(waves))
+
+    def index() -> Iterator[Described]:
+        for item in items:
+            frames = mel.num_frames(spec, int(waves.shapes[item, 0]))
+            yield Described(waves.ids[item], (spec.n_mels, frames), f"{waves.path.name} {spec.model_dump_json()}")
+
+    def contents() -> Iterator[tuple[str, np.ndarray]]:
+        for item in items:
+            yield waves.ids[item], mel.log_mel(waves.read(item).astype(np.float32), spec).astype("<f2")
+
+    return LogMels(gather(index, contents, waves.ids, scratch / "log-mels", f"{waves.path}: the spectrogram of clip"))
 
 
 def gather_waves(

@@ -1,0 +1,29 @@
+"""The diffusion vocoder as its stage publishes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.unet1d.vocoder import vocoder
+from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
+from soundmill.models.components.unet1d.vocoder.training import VocoderModule
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.vocoder_making import Making
+from soundmill.training.device import use_threads
+
+
+def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+    making = Making.of(params, ctx, clips, mels, catalog)
+    use_threads(params.hardware.threads)
+    torch.manual_seed(params.weights.seed)
+    net = VocoderNet(params.network, making.spec)
+    model = DiffusionVocoder(params.network, params.sampling, making.spec, net)
+    started_from = making.begin(model, vocoder.load, ("network",))
+    fitted, facts = making.train(VocoderModule(net, params.weights, params.weights.steps), model, started_from)
+    net.eval()
+    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))

@@ -1,0 +1,41 @@
+"""The vocoder's net: a U-Net that sees beside the noisy wave what a transposed convolution makes of the log-mel."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+
+LOWEST = -11.512925464970229  # ln 1e-5, of a magnitude: what is quieter is not told apart
+
+
+class VocoderNet(nn.Module):
+    """v [N, 1, T] of noisy waves [N, 1, T] at levels [N], given log-mels [N, n_mels, frames]; T is frames · hop_length.
+
+    Several channels of a wave are items of a batch.
+    """
+
+    def __init__(self, params: UNet1dParams, spec: MelSpec):
+        super().__init__()
+        self.spec, self.stride = spec, params.stride
+        padding = max(0, spec.win_length - spec.hop_length) // 2
+        window = {"kernel_size": spec.win_length, "stride": spec.hop_length, "padding": padding, "bias": False}
+        self.to_wave = nn.ConvTranspose1d(spec.n_mels, 1, **window)
+        self.unet = UNet1d(params, TransformParams(kind="none", size=1, filters=1), 2, 1)
+
+    def forward(self, xt: Tensor, level: Tensor, log_mels: Tensor) -> Tensor:
+        return self.denoise(xt, level, self.prepare(log_mels))
+
+    def prepare(self, log_mels: Tensor) -> Tensor:
+        """What `denoise` takes of log-mels, [N, 1, T]: the same at every level. They are brought to those of magnitudes first."""
+        wanted = log_mels.shape[2] * self.spec.hop_length
+        wave = self.to_wave((log_mels / self.spec.power).clamp_min(LOWEST))[..., :wanted]
+        return F.pad(wave, (0, wanted - wave.shape[2]))
+
+    def denoise(self, xt: Tensor, level: Tensor, prepared: Tensor) -> Tensor:
+        length = xt.shape[2]
+        more = (0, -length % self.stride)  # silence, for every level to be of whole frames
+        return self.unet(F.pad(xt, more), level, beside=F.pad(prepared, more))[..., :length]

@@ -1,0 +1,68 @@
+"""The diffusion vocoder: from log-mels of one spec to sound.
+
+On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.diffusion import velocity
+from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams, SamplingParams
+from soundmill.training import weights
+
+KIND = "unet1d"
+
+
+class DiffusionVocoderConfig(VocoderConfig):
+    kind: Literal["unet1d"]
+    network: UNet1dParams
+    sampling: SamplingParams
+
+
+@dataclass
+class DiffusionVocoder:
+    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32."""
+
+    network: UNet1dParams
+    sampling: SamplingParams
+    spec: MelSpec
+    net: VocoderNet
+
+    def to(self, device: torch.device | str) -> DiffusionVocoder:
+        self.net.to(device)
+        return self
+
+    @torch.no_grad()
+    def vocode(self, log_mels: Tensor) -> Tensor:
+        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; each from the same noise, not clipped."""
+        prepared = self.net.prepare(log_mels)
+        noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
+        start = noise.expand_as(prepared).to(prepared)
+        return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps)
+
+
+def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
+    return VocoderNet(params.network, SpectrogramParams(**spec).spec)
+
+
+def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """As contracts.py says; `source`: plain values."""
+    parts = {"network": model.network, "sampling": model.sampling}
+    return save_vocoder(directory, DiffusionVocoderConfig(kind=KIND, mel_spec=model.spec, source=source, **parts), model.net)
+
+
+def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
+    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
+    net = weights.fill(VocoderNet(saved.network, saved.mel_spec), directory / VOCODER_WEIGHTS)
+    return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)

@@ -1,0 +1,77 @@
+"""Train the family on crops of the training clips' waves (the mean of their channels) beside their log-mels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from soundmill import params as strict
+from soundmill.audio import mel
+from soundmill.errors import UserError
+from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.training import VocoderModule
+from soundmill.models.components.waves.source import Pairs, gather_waves, log_mels_of
+from soundmill.models.diffusion_vocoder import model as models
+from soundmill.models.diffusion_vocoder.model import FAMILY, Vocoding
+from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
+from soundmill.models.family import Rehearsal
+from soundmill.models.training import Prepared
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.validation import HeldOut
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | None) -> Prepared:
+    splits = read_weights(catalog)
+    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    if params.mel.sample_rate != rate:
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, and {clips} has {rate}; make them agree")
+
+    def source_of(clip_ids: Sequence[str]) -> Pairs:
+        waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
+        return Pairs(log_mels_of(waves, params.mel, ctx.scratch), waves, params.crop_frames, params.mel)
+
+    torch.manual_seed(params.seed)
+    model = Vocoding(params, VocoderNet(params.network, params.mel), len(wave))
+    order = Order(params.seed, splits["train"], params.batch_size)
+    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
+    shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
+    return Prepared(
+        VocoderModule(model.net, params, params.steps or order.steps(params.epochs)),
+        model,
+        source_of(list(splits["train"])),
+        order,
+        partial(crop_places, params.seed, params.batch_size),
+        clip_ids=list(splits["train"]),
+        counts={},
+        samples=torch.from_numpy(shown),
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+        save=partial(models.save, model),
+    )
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says."""
+
+    def read(name: str, model: type[strict.P]) -> strict.P:
+        return strict.parse(model, strict.section(document, name, "parameters"), name)
+
+    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    length = params.crop_frames * params.mel.hop_length
+
+    def batch(step: int) -> Batch:
+        rng, items = torch.Generator().manual_seed(step), params.batch_size
+        log_mels = torch.randn(items, params.mel.n_mels, params.crop_frames, generator=rng)
+        return Batch(step, np.zeros(items, np.int64), (log_mels, torch.randn(items, length, generator=rng)))
+
+    crops = clips["clip_seconds"] * params.mel.sample_rate / length  # in a sound
+    passes = round(generate.sampling.num_steps * crops)
+    module = VocoderModule(VocoderNet(params.network, params.mel), params, steps=1)
+    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

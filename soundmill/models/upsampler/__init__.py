@@ -1,0 +1,16 @@
+"""The family `upsampler`: v-diffusion of the band that a lower sample rate does not have."""
+
+from __future__ import annotations
+
+from soundmill.models.family import Family
+from soundmill.models.upsampler.params import GenerateParams, TrainParams
+
+FAMILY = Family(
+    title="v-diffusion of the upper band: recordings of a low rate at a multiple of it (down and up again)",
+    paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionUpsampler",
+    train_params=TrainParams,
+    generate_params=GenerateParams,
+    model=f"{__name__}.model",
+    training=f"{__name__}.training",
+    fixed=("factor", "network"),
+)

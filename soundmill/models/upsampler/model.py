@@ -1,0 +1,98 @@
+"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.diffusion import velocity
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.params import TransformParams
+from soundmill.models.family import Request, Run
+from soundmill.models.upsampler.params import TrainParams
+from soundmill.training import weights
+from soundmill.training.device import autocast, evaluating
+
+FAMILY = "upsampler"
+WEIGHTS = "unet.safetensors"
+
+
+@dataclass
+class Upsampler:
+    """A `Model` (models/family.py): it reconstructs, down and up, and transforms, which is the same."""
+
+    params: TrainParams
+    net: UNet1d
+    sample_rate: int
+    channels: int
+    labels: tuple[str, ...] = ()
+    condition: Literal["none"] = "none"
+
+    @property
+    def num_samples(self) -> int:
+        return self.params.num_samples
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Each by its own seed, that of the sampling."""
+        return self.transform(waves, [Request(seed=run.sampling.seed)] * len(waves), run)
+
+    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
+        """Down to 1 / factor of the rate, and up again with another upper band."""
+        net, length, made = self.net.to(run.device), waves.shape[2], []
+        padded = F.pad(waves, (0, self.num_samples - length))
+        with torch.no_grad(), evaluating(net):
+            for start in range(0, len(waves), run.batch_size):
+                items = slice(start, start + run.batch_size)
+                low = without_upper_band(padded[items].to(run.device), self.params.factor)
+
+                def denoise(xt: Tensor, level: Tensor, low: Tensor = low) -> Tensor:
+                    with autocast(run.device, run.precision):
+                        return net(xt, level, beside=low).float()
+
+                rngs = [torch.Generator().manual_seed(request.seed) for request in requests[items]]
+                noise = torch.stack([torch.randn(low.shape[1:], generator=rng) for rng in rngs]).to(run.device)
+                made.append(velocity.sample(denoise, noise, run.sampling.num_steps).cpu())
+                run.progress(len(made[-1]))
+        return torch.cat(made)[..., :length]
+
+
+def without_upper_band(waves: Tensor, factor: int) -> Tensor:
+    """Waves [N, C, T] at 1 / factor of their rate and back, by windowed sinc (roll-off 0.99, width 6); T a multiple of it."""
+    from torchaudio.functional import resample
+
+    return resample(resample(waves, factor, 1), 1, factor)
+
+
+def build_net(params: TrainParams, channels: int) -> UNet1d:
+    """The net of the parameters, initialised from torch's global generator."""
+    return UNet1d(params.network, TransformParams(kind="none", size=1, filters=1), 2 * channels, channels)
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """As models/family.py says."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    return {"unet": build_net(params, clips["channels"])}
+
+
+def save(model: Upsampler, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
+    directory.mkdir(parents=True)
+    weights.write(model.net.state_dict(), directory / WEIGHTS)
+    write_config(directory, FAMILY, model.params, facts, sample_rate=model.sample_rate, channels=model.channels)
+
+
+def load(directory: Path) -> Upsampler:
+    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+    config = read_config(directory, FAMILY, ("params", "sample_rate", "channels"))
+    params = read_part(TrainParams, config, "params", directory)
+    net = weights.fill(build_net(params, config["channels"]), directory / WEIGHTS)
+    return Upsampler(params, net, config["sample_rate"], config["channels"])
