@@ -11,6 +11,7 @@ from flows.scores import read_scores, summary
 from flows.terminal import tell
 from soundmill import experiments
 from soundmill.errors import UserError
+from soundmill.params import read_yaml
 
 
 def up_to_date(root: Path, stages: list[str]) -> bool:
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             tell(line)
         return 0
     try:
+        read_yaml(root / "params.yaml")  # DVC would say it too, but after Prefect has started
         dvc.check_changes(root, lambda line: None)  # what does not stop it, the pipeline says
     except UserError as error:
         tell(f"pipeline: {error}")

@@ -325,6 +325,13 @@ def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: 
     assert not up_to_date(tiny, [])  # as a scan of recordings that lie elsewhere
 
 
+def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "params.yaml").write_text("evaluate: {number: [2}\n")
+    done = pipeline(tiny, tmp_path, None)
+    assert (done.returncode, done.stdout.count("\n")) == (1, 4)
+    assert "params.yaml: not readable as YAML" in done.stdout
+
+
 def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
