@@ -162,10 +162,12 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             message = f"stage {failure[0]} failed:\n{failure[1]}"
             run.fail(message)
         page = run.page(BROWSER_PORT)
-        create_link_artifact(page or run.browser(BROWSER_PORT), "The run in MLflow (`make browse`)", key="mlflow")
+        link = page or run.browser(BROWSER_PORT)
+        create_link_artifact(link, "The run in MLflow (`make browse`)", key="mlflow", description=f"[{link}]({link})")
     if failure:
         lines = "\n".join(f"    {line}" for line in failure[1].splitlines())
-        create_markdown_artifact(f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}", key="failed-stage")
+        its_end = f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}"
+        create_markdown_artifact(its_end, key="failed-stage", description=its_end)  # the list shows descriptions
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
         tell(f"Log      {shown(root / LOG, root)}")

@@ -85,7 +85,9 @@ def test_a_run_a_second_one_and_one_that_fails(
     logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}})
     assert "working on 1" in {log["message"] for log in logs}
     artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
-    assert {"pipeline-progress", "pipeline-scores", "mlflow"} <= {artifact["key"] for artifact in artifacts}
+    described = {artifact["key"]: artifact["description"] for artifact in artifacts}
+    assert {"pipeline-progress", "pipeline-scores", "mlflow"} <= described.keys()
+    assert "(http://" in described["mlflow"]
     evaluate, first, parent = runs(tiny)
     assert {run.info.status for run in (evaluate, first, parent)} == {"FINISHED"}
     assert evaluate.data.tags["mlflow.parentRunId"] == first.data.tags["mlflow.parentRunId"] == parent.info.run_id
