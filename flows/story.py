@@ -32,7 +32,7 @@ def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
 def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
     """Scores, and the report one click away."""
     values = " · ".join(f"{key} **{metrics[key]:.3g}**" for key in metrics_in([metrics]))
-    report = f"[report: the sounds beside real ones]({RUN}/artifacts/report/{family}/index.html{TRAINING})"
+    report = f"[report: the sounds beside real ones]({RUN}/artifacts/{page_of(family)}{TRAINING})"
     return f"{family}: {values}" + (f" · {report}" if (root / REPORT / family / "index.html").exists() else "")
 
 
@@ -58,6 +58,11 @@ def _drawn(rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
+def page_of(family: str) -> str:
+    """Path of a family's report among a run's files; runs are compared in MLflow by the files that lie on top."""
+    return f"{family}.html"
+
+
 def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, Any]]) -> None:
     """What the run is listed by, and the reports that its text links to."""
     family, metrics = best(scores)
@@ -69,8 +74,11 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
             unranked = scores[name].get("unranked", {})
             values = {key: value for key, value in ranked(scores[name]).items() if key not in unranked}
             run.log_model_scores(root / MODELS / name, name, values)
-        if (root / REPORT / name).is_dir():
-            run.log_file(root / REPORT / name, "report")
+        for path in sorted((root / REPORT / name).glob("*")):
+            if path.name == "index.html":
+                run.log_file(path, "", page_of(name))
+            else:
+                run.log_file(path, f"report/{name}")
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:

@@ -46,7 +46,7 @@ def scores_page(home: Path, port: int) -> str:
         best = min(scored, key=lambda run: run.data.metrics[first])
         family = best.data.tags["family"].partition(" ")[0]
         run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
-        report = f"{run}/artifacts/report/{family}/index.html?{TRAINING}"
+        report = f"{run}/artifacts/{family}.html?{TRAINING}"
         line = f"Best {first}, {best.data.metrics[first]:.3g}: [report of {best.info.run_name}]({report}). {EXPERIMENT_NOTE}"
         client.set_experiment_tag(existing.experiment_id, NOTE, line)
     return f"{base}/#/experiments/{existing.experiment_id}/runs?viewStateShareKey={VIEW}&{TRAINING}"

@@ -83,9 +83,9 @@ class StageRun:
                 figure.savefig(picture, format=target.suffix[1:], bbox_inches="tight")
                 self._send_content(picture.getvalue(), target.name, str(target.parent))
 
-    def log_file(self, path: Path, folder: str = "") -> None:
-        """A file, or a directory with all in it, as it is now; later changes to it are not recorded."""
-        self._send_file(Path(path), folder, Path(path).name)
+    def log_file(self, path: Path, folder: str = "", name: str = "") -> None:
+        """A file, or a directory with all in it, as it is now, under its own name or another; later changes are not recorded."""
+        self._send_file(Path(path), folder, name or Path(path).name)
 
     def log_dataset(
         self, name: str, digest: str, rows: int, source: str | Path, context: str = "", columns: dict[str, str] | None = None

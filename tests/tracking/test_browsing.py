@@ -28,6 +28,7 @@ from tests.chromium import browser
 from tests.commands.running import soundmill
 from tests.mlflow_server import free_port
 from tests.processes import still_open, wait_for
+from tests.tracking.reading import client
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,3 +171,11 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         WebDriverWait(chrome, 30).until(lambda _: float(player.get_property("duration") or 0) == 1.0)
         chrome.switch_to.default_content()
         chrome.save_screenshot(tmp_path / "report.png")
+
+        ids = json.dumps([run.info.run_id for run in client(recorded).search_runs(["1"], "tags.kind = 'pipeline'")])
+        chrome.get("about:blank")
+        chrome.get(f"{address.partition('/#')[0]}/#/compare-runs?runs={ids}&experiments=[%221%22]")
+        shows(chrome, "Comparing 2 Runs", "fad_tagger", "34.8", "75.1", "ddpm_mel.html")
+        chrome.find_element(By.XPATH, "//*[text()='ddpm_mel.html']").click()
+        WebDriverWait(chrome, 60).until(lambda _: len(chrome.find_elements(By.TAG_NAME, "iframe")) == 2)  # side by side
+        chrome.save_screenshot(tmp_path / "compared.png")
