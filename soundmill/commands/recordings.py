@@ -119,8 +119,8 @@ def upsample(
 ) -> None:
     """Bring recordings of a low sample rate to a model's, with the band that they lack made by it.
 
-    By how many times is the model's (`upsampler.train.factor`): of a recording with a higher rate than it starts from, what is above
-    that is made anew. Longer recordings than the model makes go through it in windows, faded into one another. Writes each as
+    By how many times is the model's (`upsampler.train.factor`): of a recording with a higher rate than that, what is above it is
+    made anew. Longer recordings than the model makes go through it in windows, faded into one another. Writes each as
     FILE.wav (16 bits) at the model's rate and channels, FILE-input.wav, plainly resampled, beside it, and a picture of both.
     """
     directory, home = checkpoint_of(checkpoint, None if checkpoint else family, project)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
+    "diffusion_ae": "soundmill.models.diffusion_ae",
     "diffusion_vocoder": "soundmill.models.diffusion_vocoder",
     "diffwave": "soundmill.models.diffwave",
     "tango": "soundmill.models.tango",
@@ -36,6 +37,7 @@ VOCODERS = {  # that the stage makes; Griffin-Lim needs none
 }
 CODECS = {
     "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
+    "unet1d": "soundmill.models.components.unet1d.codec",
 }
 
 

@@ -34,11 +34,19 @@ def write(home: Path, rate: int = RATE, channels: int = 1) -> None:
     shards.write_rows(plain, home / "unlabelled.parquet", manifest.CATALOG)
 
 
-def train(family: str, home: Path, data: Path, document: dict, catalog: str = "catalog.parquet", parts: str = "clips") -> dict:
+def train(
+    family: str,
+    home: Path,
+    data: Path,
+    document: dict,
+    catalog: str = "catalog.parquet",
+    parts: str = "clips",
+    inputs: str = "clips",
+) -> dict:
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", family, "--inputs", f"{data}/clips", "--parts", f"{data}/{parts}", "--catalog", f"{data}/{catalog}",
+        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--catalog", f"{data}/{catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, no_training_clip
 from soundmill.models.components.latents.params import LatentsParams
-from soundmill.models.components.latents.store import LatentsAbout, iterate_index, iterate_posteriors, read_about
+from soundmill.models.components.latents.store import LatentsAbout, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, sample_posterior
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
@@ -32,7 +32,7 @@ from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import GenerateParams, TrainParams
 from soundmill.models.training import Prepared
-from soundmill.training.loader import Arrays, Batch, Described, Joined, Order, gather, share
+from soundmill.training.loader import Arrays, Batch, Joined, Order, share
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut
@@ -214,22 +214,9 @@ def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
 def _source(
     listings: Sequence[Listing], ids: Sequence[str], texts: Texts, numbers: dict[str, int], params: TrainParams, scratch: Path
 ) -> LatentsAndTexts:
-    directories = [listing.directory for listing in listings]
-    what = f"{directories[0].parent}: the latent of clip"
-    posteriors = gather(partial(_index, directories), partial(_posteriors, directories), ids, scratch / "latents", what)
+    posteriors = gather_posteriors([listing.directory for listing in listings], ids, scratch)
     captions = {clip_id: of_one for listing in listings for clip_id, of_one in listing.captions.items()}
     return LatentsAndTexts(posteriors, [[numbers[text] for text in captions[one]] for one in ids], texts, params.text_dropout)
-
-
-def _index(directories: Sequence[Path]) -> Iterator[Described]:
-    for directory in directories:
-        for row in iterate_index(directory):
-            yield Described(row["clip_id"], (2, row["channels"], row["frames"], row["bands"]), row["digest"])
-
-
-def _posteriors(directories: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    for directory in directories:
-        yield from iterate_posteriors(directory)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

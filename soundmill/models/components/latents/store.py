@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
+from soundmill.training.loader import Arrays, Described, gather
 
 ABOUT_KEY = b"latents"  # in the schema metadata of every shard
 
@@ -39,6 +40,21 @@ def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
     columns = [name for name in manifest.LATENTS.names if name != "posterior"]
     for path in shards.shard_paths(directory):
         yield from shards.read_rows(path, manifest.LATENTS, columns)
+
+
+def gather_posteriors(directories: Sequence[Path], clip_ids: Sequence[str], scratch: Path) -> Arrays:
+    """Posteriors [2, channels, frames, bands] of `clip_ids`, in that order, out of the latents below `directories`."""
+
+    def index() -> Iterator[Described]:
+        for directory in directories:
+            for row in iterate_index(directory):
+                yield Described(row["clip_id"], (2, row["channels"], row["frames"], row["bands"]), row["digest"])
+
+    def contents() -> Iterator[tuple[str, np.ndarray]]:
+        for directory in directories:
+            yield from iterate_posteriors(directory)
+
+    return gather(index, contents, clip_ids, scratch / "latents", f"{directories[0].parent}: the latent of clip")
 
 
 def iterate_posteriors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:

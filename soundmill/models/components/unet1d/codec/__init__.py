@@ -1,0 +1,8 @@
+"""An autoencoder of waves: an encoder of mels, and a U-Net that diffuses waves given its latents (Schneider et al. 2023)."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.unet1d.codec.params import AutoencoderParams
+
+KIND = Kind(AutoencoderParams, making=f"{__name__}.making", component=f"{__name__}.codec")

@@ -1,0 +1,126 @@
+"""The diffusion autoencoder as its stage publishes it: trained on the corpus's training clips, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import shards
+from soundmill.audio import figures
+from soundmill.audio.log_mels import read_spec
+from soundmill.errors import UserError
+from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.unet1d.codec import codec as codecs
+from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
+from soundmill.models.components.unet1d.codec.network import AutoencoderNet
+from soundmill.models.components.unet1d.codec.params import AutoencoderParams
+from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.samples import Samples, sampling
+from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.module import fit_averaged
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+SHOWN, SCALING_CROPS = 4, 64
+
+
+class AutoencoderModule(VelocityModule):
+    """A batch: waves [b, channels, T]; encoder and U-Net learn together."""
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        (waves,) = batch.values
+        latents = self.net.encoder(waves)
+        return self.v_loss(lambda xt, level: self.net(xt, level, latents), waves, step)
+
+
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+    splits, spec, wanted = read_weights(catalog), read_spec(mels), params.weights
+    codecs.check_frames(params, spec)
+    use_threads(params.hardware.threads)
+    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    if rate != spec.sample_rate:
+        raise UserError(f"{clips} has {rate} Hz, and the autoencoder's mels have {spec.sample_rate}; make them agree")
+
+    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=len(wave)), wanted.num_samples)
+
+    torch.manual_seed(wanted.seed)
+    net = AutoencoderNet(params, spec, len(wave))
+    model = DiffusionCodec(params, spec, len(wave), net)
+    parameters = sum(weight.numel() for weight in net.parameters())
+    size = f"{len(splits['train'])} clips, {parameters:,} parameters"
+    print(f"{ctx.name}: {size}, {wanted.steps} steps of {wanted.batch_size}", flush=True)
+    module = AutoencoderModule(net, wanted, wanted.steps)
+    begun = _start(module, params, spec.model_dump(), ctx) if wanted.start_from else None
+    train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), wanted.validate_batches * wanted.batch_size)
+    draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
+    fitted = fit_averaged(
+        module,
+        source_of(train),
+        Order(wanted.seed, splits["train"], wanted.batch_size),
+        partial(crop_places, wanted.seed, wanted.batch_size),
+        params.hardware,
+        ctx,
+        held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
+        started_from=begun,
+        callbacks=sampling(wanted.samples_every_steps, ctx, draw),
+    )
+    fitted.take(module, wanted.use)
+    net.eval()
+    model.to(pick_device(params.hardware.accelerator))
+    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CROPS))), 6)
+    begun_from = {"started_from": begun} if begun else {}
+    facts = {**begun_from, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(train), "parameters": parameters}
+    metrics = {
+        "parameters": parameters,
+        "scaling_factor": model.scaling_factor,
+        "latent_rate": model.latent_rate,
+        "latent_values_per_second": model.latent_rate * model.latent_channels,
+        "steps": wanted.steps,
+        **fitted.metrics,
+    }
+    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, wanted.steps, draw)
+
+
+def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str, Any], ctx: Any) -> str:
+    """Give the nets the weights that `weights.start_from` names; returns the digest of that autoencoder."""
+    where = ctx.home / params.weights.start_from
+    there = codecs.load(where)
+    parts = {"encoder", "network", "latents_at"}
+    known, here = (one.model_dump(include=parts) for one in (there.params, params))
+    compare(str(where), known | {"mel_spec": there.spec.model_dump()}, here | {"mel_spec": spec})
+    module.start_from(there.net.state_dict(), params.weights.start_from)
+    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
+    return shards.file_digest(where / codecs.WEIGHTS)
+
+
+@torch.no_grad()
+def deviation(model: DiffusionCodec, source: WaveCrops) -> float:
+    """Standard deviation of the latents of the beginnings of clips, not scaled."""
+    device = next(model.net.parameters()).device
+    count = len(source.waves)
+    latents = [model.net.encoder(source.batch(np.array([item]), np.zeros(1))[0].to(device)) for item in range(count)]
+    return max(float(torch.cat(latents).double().std()), 1e-6)
+
+
+def samples(model: DiffusionCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
+    """Real clips beside what becomes of them."""
+    stride = model.params.network.stride
+    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
+    waves = waves[..., : max(stride, min(waves.shape[2], 4 * model.params.weights.num_samples) // stride * stride)]
+    waves = torch.nn.functional.pad(waves, (0, -waves.shape[2] % stride))
+    model.to(device)
+    with evaluating(model.net):
+        made = model.decode(model.encode(waves.to(device))).cpu()
+    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, made, strict=True) for wave in pair]
+    titles = ["real", "decoded"] * len(waves)
+    return Samples(figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps"), titles, sounds)

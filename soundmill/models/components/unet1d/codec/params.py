@@ -1,0 +1,67 @@
+"""Knobs of the diffusion autoencoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.params import Seed, StageParams
+from soundmill.training.params import HardwareParams, TrainingParams
+
+
+class EncoderParams(StageParams):
+    """Residual blocks over mels, after one convolution that makes them `factor` times fewer."""
+
+    channels: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    factor: int = Field(ge=1)
+    latent_channels: int = Field(ge=1)
+    groups: int = Field(ge=1, description="of the group norms; must divide `channels`")
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> EncoderParams:
+        if self.channels % self.groups:
+            raise ValueError(f"channels {self.channels} cannot be split into {self.groups} groups")
+        return self
+
+
+class DecodingParams(StageParams):
+    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
+    seed: Seed = Field(description="of what every sound begins with")
+
+
+class WeightsParams(TrainingParams):
+    """The autoencoder is trained on the corpus's training clips."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    num_samples: int = Field(ge=1, description="of a crop of each clip; a shorter one is followed by silence")
+
+
+class AutoencoderParams(StageParams):
+    kind: Literal["unet1d"]
+    encoder: EncoderParams
+    network: UNet1dParams
+    latents_at: int = Field(ge=0, description="level of the net that the latents join; it has as many frames as they")
+    weights: WeightsParams
+    decoding: DecodingParams
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AutoencoderParams:
+        if self.hardware.devices != 1:
+            raise ValueError("hardware.devices must be 1: an autoencoder of this kind is trained on one")
+        if self.latents_at >= len(self.network.channels):
+            raise ValueError(f"latents_at {self.latents_at}: the net has levels 0 to {len(self.network.channels) - 1}")
+        if self.weights.num_samples % self.network.stride:
+            raise ValueError(f"weights.num_samples {self.weights.num_samples} must be a multiple of {self.network.stride}")
+        return self
+
+    @property
+    def samples_per_latent(self) -> int:
+        """Of the level that latents join."""
+        return math.prod(self.network.factors[: self.latents_at + 1])
