@@ -66,7 +66,8 @@ def make_autoencoder(home: Path, document: dict) -> dict:
     autoencoder.main(
         [
             "--family", "diffusion_ae", "--clips", f"{home}/clips", "--mels", f"{home}/mels",
-            "--catalog", f"{home}/catalog.parquet", "--autoencoder", f"{home}/autoencoder", "--curves", f"{home}/ae.csv", "--grid", f"{home}/ae.png",
+            "--catalog", f"{home}/catalog.parquet", "--autoencoder", f"{home}/autoencoder",
+            "--curves", f"{home}/ae.csv", "--grid", f"{home}/ae.png",
             "--metrics", f"{home}/ae.json", "--params", f"{home}/params.yaml",
         ]
     )  # fmt: skip
