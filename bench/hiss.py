@@ -1,8 +1,8 @@
-"""Energy above a frequency, in generated sounds and in real clips: noise that a diffusion of waves did not take away is heard as hiss.
+"""Energy above a frequency, in generated sounds and in real clips: noise that a diffusion of waves left is heard as hiss.
 
 python -m bench.hiss data/generated/waveform_unet data/clips/one_shots --above 10000
 
-Of each sound the share of its energy above the frequency, in dB; the median over sounds and their quartiles. Silent sounds are left out.
+Of each sound the share of its energy above the frequency, in dB; the median over sounds and their quartiles. Silent ones are left out.
 """
 
 from __future__ import annotations
