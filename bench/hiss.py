@@ -2,7 +2,7 @@
 
 python -m bench.hiss data/generated/waveform_unet data/clips/one_shots --above 10000
 
-Of each sound the share of its energy above the frequency, in dB; the median over sounds and their quartiles. Silent ones are left out.
+Of each sound the share of its energy above the frequency, in dB: median and quartiles over sounds that are not silent.
 """
 
 from __future__ import annotations
