@@ -119,6 +119,14 @@ def mel_filterbank(spec: MelSpec) -> Tensor:
     return _on_cpu(spec).mel_scale.fb
 
 
+def of_unit_peak(log_mels: Tensor, spec: MelSpec) -> Tensor:
+    """Log-mels [..., n_mels, frames] of `spec` as bands of unit peak (`norm: none`) have them; those of such a spec as they are."""
+    if spec.norm == "none":
+        return log_mels
+    gain = mel_filterbank(spec).sum(0) / mel_filterbank(spec.model_copy(update={"norm": "none"})).sum(0)
+    return log_mels - gain.log().to(log_mels)[:, None]
+
+
 def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
     """Natural logarithm of the mel spectrogram, not below ln(floor): waves [..., T] → float32 [..., n_mels, frames].
 

@@ -48,6 +48,17 @@ def test_slaney_bands_have_unit_area_and_htk_bands_unit_peak():
     assert peak[20:].min() > 0.9
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_bands_of_unit_area_are_brought_to_unit_peak(power):
+    spec = TANGO.model_copy(update={"power": power, "floor": 1e-20})
+    plain = spec.model_copy(update={"norm": "none"})
+    wave = np.random.default_rng(0).normal(size=4000).astype(np.float32)
+    area, peak = (torch.from_numpy(mel.log_mel(wave, one)) for one in (spec, plain))
+    torch.testing.assert_close(mel.of_unit_peak(area, spec), peak, atol=1e-4, rtol=0)
+    assert (area - peak).abs().min() > 1
+    assert mel.of_unit_peak(peak, plain) is peak
+
+
 @pytest.mark.parametrize(("samples", "frames"), [(0, 1), (159, 1), (160, 2), (80_000, 501), (163_840, 1025)])
 def test_frames_of_a_centred_stft(samples, frames):
     assert mel.num_frames(TANGO, samples) == frames

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
 from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
@@ -71,8 +71,10 @@ def alpha_bar_of(noise: NoiseParams) -> Tensor:
 
 
 def conditioner(log_mels: Tensor, spec: MelSpec) -> Tensor:
-    """Log-mels (ln) as the published net takes them: decibels of a window of unit energy, scaled and held to [0, 1]."""
-    decibels = 20 / spec.power / math.log(10) * log_mels
+    """Log-mels (ln) as the published net takes them: decibels of bands of unit peak and a window of unit energy, scaled and
+    held to [0, 1].
+    """
+    decibels = 20 / spec.power / math.log(10) * of_unit_peak(log_mels, spec)
     energy = 10 * math.log10(3 / 8 * spec.win_length)  # Σ w² of a Hann window
     return ((decibels - energy - TOP_DB + RANGE_DB) / RANGE_DB).clamp(0, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, of_unit_peak
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 
@@ -30,9 +30,12 @@ class VocoderNet(nn.Module):
         return self.denoise(xt, level, self.prepare(log_mels))
 
     def prepare(self, log_mels: Tensor) -> Tensor:
-        """What `denoise` takes of log-mels, [N, 1, T]: the same at every level. They are brought to those of magnitudes first."""
+        """What `denoise` takes of log-mels, [N, 1, T]: the same at every level. They are
+        brought to those of magnitudes in bands of unit peak first.
+        """
         wanted = log_mels.shape[2] * self.spec.hop_length
-        wave = self.to_wave((log_mels / self.spec.power).clamp_min(LOWEST))[..., :wanted]
+        log_mels = of_unit_peak(log_mels, self.spec) / self.spec.power
+        wave = self.to_wave(log_mels.clamp_min(LOWEST))[..., :wanted]
         return F.pad(wave, (0, wanted - wave.shape[2]))
 
     def denoise(self, xt: Tensor, level: Tensor, prepared: Tensor) -> Tensor:
