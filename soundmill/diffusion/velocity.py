@@ -6,9 +6,8 @@ At level s a sound is cos(sπ/2)·x0 + sin(sπ/2)·noise: 0 is the sound itself,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,16 +33,13 @@ def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     return (answer.float() - target("v", x0, noise, alpha, sigma)).square().mean()
 
 
-def sample(
-    net: Net, xt: Tensor, num_steps: int, *, start: float = 1.0, callback: Callable[[int], Any] = lambda step: None
-) -> Tensor:
+def sample(net: Net, xt: Tensor, num_steps: int, *, start: float = 1.0) -> Tensor:
     """x0 of `xt` [B, …] at level `start`, by `num_steps` evenly spaced levels down to 0 (DDIM with eta 0; Song et al. 2021).
 
     Nothing is clipped on the way. `net(xt, level [B])` answers v.
     """
-    for step, (now, after) in enumerate(pairwise(_levels(num_steps, start))):
+    for now, after in pairwise(_levels(num_steps, start)):
         xt = _step(net, xt, now, after)
-        callback(step)
     return xt
 
 
