@@ -13,15 +13,20 @@ from soundmill.commands.project import Project
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from soundmill.models.transforming import Sounds, Spans
 
 app = typer.Typer()
 
+NUMBER = r"(\d{1,6}(?:\.\d{0,12})?)"
+SPAN = f"{NUMBER}:(?:{NUMBER}|end)"
 Files = Annotated[
     list[Path],
     typer.Argument(
         help="Recordings in any format that ffmpeg reads, of up to two hours. They are brought to the model's rate, and where they "
-        "have other channels than it, their mean is taken. One with samples that are no numbers is refused."
+        "have other channels than it, their mean is taken, once or for each of two. Silence is a sound as any other; one with "
+        "samples that are no numbers is refused."
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")]
@@ -47,7 +52,7 @@ def reconstruct(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    _say(transforming.reconstruct(directory, _read(files), output, home, settings or []))
+    _say(transforming.reconstruct(directory, _read(files, output), output, home, settings or []))
 
 
 @app.command()
@@ -73,7 +78,7 @@ def restyle(
     from soundmill.models import transforming
 
     asked = transforming.Asked(prompt or [], seed)
-    _say(transforming.restyle(directory, _read(files), asked, output, home, [*(settings or []), f"amount={amount}"]))
+    _say(transforming.restyle(directory, _read(files, output), asked, output, home, [*(settings or []), f"amount={amount}"]))
 
 
 @app.command()
@@ -105,7 +110,7 @@ def inpaint(
     from soundmill.models import transforming
 
     asked = transforming.Asked(prompt or [], seed)
-    _say(transforming.inpaint(directory, _read(files), spans, asked, output, home, settings or []))
+    _say(transforming.inpaint(directory, _read(files, output), spans, asked, output, home, settings or []))
 
 
 @app.command()
@@ -126,12 +131,12 @@ def upsample(
     directory, home = checkpoint_of(checkpoint, None if checkpoint else family, project)
     from soundmill.models import transforming
 
-    _say(transforming.upsample(directory, _read(files), output, home, settings or []))
+    _say(transforming.upsample(directory, _read(files, output), output, home, settings or []))
 
 
 @app.command()
 def interpolate(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed, or a recording.")],
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed, as `generate --seed`'s first sound has, or a recording.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, as the first is.")],
     steps: Annotated[int, typer.Option(min=2, max=100, help="Sounds, both ends among them.")] = 8,
     amount: Annotated[float, typer.Option(min=0, max=1, help="Of noise that mixed recordings take first, as `restyle`'s.")] = 0.5,
@@ -151,54 +156,64 @@ def interpolate(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    ends, sounds, more = (first, second), {}, []
+    ends, sounds, more, seeds = (first, second), [], [], (seed, seed)
     if all(re.fullmatch(r"\d{1,18}", end) for end in ends):
         seeds = int(first), int(second)
     else:
-        sounds, seeds, more = _read([Path(end) for end in ends]), (seed, seed), [f"amount={amount}"]
-    asked = transforming.Asked(prompt or [], seed)
-    _say(transforming.interpolate(directory, seeds, sounds, steps, asked, output, home, [*(settings or []), *more]))
+        paths = [Path(end) for end in ends]
+        _refuse_overwriting(paths, [output / f"{step:02d}.wav" for step in range(steps)])
+        sounds, more = [(path.name, *_wave(path)) for path in paths], [f"amount={amount}"]
+    _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
 def parse_spans(text: str) -> Spans:
     """`0:1.2,2:end`, or the lines of a file with a start and an end, as seconds."""
-    path = Path(text)
-    if path.is_file():
+    given = [one.strip() for one in text.split(",")]
+    if not all(re.fullmatch(SPAN, one) for one in given):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file; write a start and an end in seconds on each line") from None
+            lines = Path(text).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise UserError(
+                f"--keep {text[:100]}: no spans of seconds, as 0:1.2,2:end, and no text file that can be read "
+                f"({getattr(error, 'strerror', None) or type(error).__name__})"
+            ) from None
         given = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
-    else:
-        given = text.split(",")
     if not given:
-        raise UserError(f"{path}: no span in it; write a start and an end in seconds on each line")
-    return [_span(one.strip(), text) for one in given]
+        raise UserError(f"{text}: no span in it; write a start and an end in seconds on each line")
+    return [_span(one, text) for one in given]
 
 
 def _span(text: str, where: str) -> tuple[float, float | None]:
-    number = r"(\d{1,6}(?:\.\d{0,12})?)"
-    match = re.fullmatch(f"{number}:(?:{number}|end)", text)
+    match = re.fullmatch(SPAN, text)
     if not match:
-        raise UserError(f"--keep {where}: {text!r} is no span of seconds; write them as 0:1.2,2:end, or name a file that is there")
+        raise UserError(f"--keep {where[:100]}: {text[:100]!r} is no span of seconds; write a start and an end")
     return float(match[1]), None if match[2] is None else float(match[2])
 
 
-def _read(files: list[Path]) -> Sounds:
+def _read(files: list[Path], output: Path) -> Sounds:
+    """Recordings by the name of their results; what would overwrite one of them, or another's result, is a UserError."""
+    results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
+    repeated = sorted({path.name for path in results if results.count(path) > 1})
+    if repeated:
+        raise UserError(f"several results would be called {', '.join(repeated)}; give these recordings one at a time")
+    _refuse_overwriting(files, results)
+    return {path.stem: _wave(path) for path in files}
+
+
+def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
+    taken = {path.resolve() for path in results}
+    for path in files:
+        if path.resolve() in taken:
+            raise UserError(f"{path}: a result would take its place; name another --output")
+
+
+def _wave(path: Path) -> tuple[np.ndarray, int]:
     from soundmill.decoding import decode
 
-    repeated = {path.stem for path in files if sum(path.stem == other.stem for other in files) > 1}
-    if repeated:
-        raise UserError(
-            f"several files are called {', '.join(sorted(repeated))}: their results would have one name; give one at a time"
-        )
-    sounds = {}
-    for path in files:
-        try:
-            sounds[path.stem] = decode.read_channels(path, decode.MAX_SECONDS)
-        except decode.DecodeError as error:
-            raise UserError(f"{path}: {error.reason} {error.detail}") from None
-    return sounds
+    try:
+        return decode.read_channels(path, decode.MAX_SECONDS)
+    except decode.DecodeError as error:
+        raise UserError(f"{path}: {error.reason} {error.detail}") from None
 
 
 def _say(paths: list[Path]) -> None:

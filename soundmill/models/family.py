@@ -29,6 +29,7 @@ class Request:
     labels: tuple[str, ...] = ()
     caption: str = ""
     seed: int = 0
+    start: int | None = None  # of a part of a longer sound, its first sample there
 
 
 @dataclass(frozen=True)

@@ -151,25 +151,36 @@ def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
+def window_starts(length: int, model: Model) -> list[int]:
+    """Where windows of what the model makes begin in a wave of so many samples: all whole, each overlapping the one before."""
+    size = model.num_samples
+    if size is None or length <= size:
+        return [0]
+    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), size // 4)
+    return [*range(0, length - size, size - overlap), length - size]
+
+
 def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
     """`work` ([1, C, T] from a sample on → [1, C, T]) over a wave [C, T] of any length, in windows of what the model makes.
 
     They are crossfaded linearly.
     """
-    length = wave.shape[1]
-    if model.num_samples is None or length <= model.num_samples:
+    length, starts = wave.shape[1], window_starts(wave.shape[1], model)
+    if len(starts) == 1:
         return work(wave[None], 0)[0]
-    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
     made, total = torch.zeros_like(wave), torch.zeros(length)
-    fade = torch.ones(model.num_samples)
-    fade[:overlap] = torch.linspace(0, 1, overlap + 2)[1:-1]
-    fade[-overlap:] = fade[:overlap].flip(0)
-    for start in range(0, length - overlap, model.num_samples - overlap):
+    for start in starts:
         part = work(wave[None, :, start : start + model.num_samples], start)[0]
-        weight = fade[: part.shape[1]]
-        made[:, start : start + part.shape[1]] += part * weight
-        total[start : start + part.shape[1]] += weight
-    return made / total.clamp_min(1e-6)
+        weight = torch.ones(model.num_samples)
+        overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
+        fade = torch.linspace(0, 1, overlap + 2)[1:-1]
+        if start:
+            weight[:overlap] = fade
+        if start + model.num_samples < length:
+            weight[-overlap:] = fade.flip(0)
+        made[:, start : start + model.num_samples] += part * weight
+        total[start : start + model.num_samples] += weight
+    return made / total
 
 
 # Of waves [C, T] at a rate, and the prompt of each ("" without): the places of those that are kept.

@@ -15,11 +15,22 @@ from torch import Tensor
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.models.family import Capability, Model, Request, Run
-from soundmill.models.generation import as_model_takes, draw, finite, in_windows, load, make_directory, running
+from soundmill.models.generation import (
+    LONGEST_PROMPT,
+    as_model_takes,
+    draw,
+    finite,
+    in_windows,
+    load,
+    make_directory,
+    running,
+    window_starts,
+)
 from soundmill.models.requests import of_prompts
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # of many recordings, in the picture
+TOLD_SPANS = 20  # in a sound's comment
 
 Sounds = Mapping[str, tuple[np.ndarray, int]]  # by name: wave [C, T], its rate
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
@@ -32,10 +43,18 @@ class Asked:
     prompts: Sequence[str] = ()
     seed: int = 0
 
-    def request(self, model: Model, *key: Any) -> Request:
-        """What is asked for, with a seed of its own for `key`."""
+    def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
+        """What is asked for, for a sound of that name from a sample on."""
+        if model.condition == "caption" and len(self.prompts) > 1:
+            raise UserError("this model reads one caption: give one --prompt")
         wanted = of_prompts(model, self.prompts, 1, self.seed)[0] if self.prompts else Request()
-        return replace(wanted, seed=seed_of(self.seed, *key))
+        return replace(wanted, seed=seed_of(self.seed, name), start=start)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a sound's comment, of which libsndfile reads none of 2,048 bytes and more."""
+        prompts = ", ".join(self.prompts)
+        return {"seed": self.seed, "prompts": prompts if len(prompts) <= LONGEST_PROMPT else prompts[: LONGEST_PROMPT - 1] + "…"}
 
 
 def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
@@ -59,9 +78,10 @@ def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: 
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
         asked.request(model)
+        if any(setting.partition("=")[0] == "keep" for setting in settings):
+            raise UserError("--set keep=…: `soundmill inpaint` keeps parts of a recording")
 
-    about = {"seed": asked.seed, "prompts": list(asked.prompts)}
-    return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **about)
+    return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **asked.facts)
 
 
 def inpaint(
@@ -69,31 +89,33 @@ def inpaint(
 ) -> list[Path]:
     """Make all but the spans `keep` of each sound anew; what is kept is the sound as the model takes it, sample by sample.
 
-    A span that lies outside one of them is a UserError before anything is written.
+    Of a longer sound every window keeps also what the one before made of it. A span that lies outside a sound is a UserError before
+    anything is written.
     """
 
     def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
-        spans = in_samples(keep, model.sample_rate, wave.shape[1], name)
-        kept = torch.zeros(wave.shape[1], dtype=torch.bool)
-        for begin, end in spans:
-            kept[begin:end] = True
-
-        def window(part: Tensor, start: int) -> Tensor:
-            length = part.shape[2]
-            within = [[max(begin - start, 0), min(end - start, length)] for begin, end in spans]
-            sampling = run.sampling.model_copy(update={"keep": [[begin, end] for begin, end in within if begin < end]})
+        done = torch.zeros(wave.shape[1], dtype=torch.bool)
+        for start, stop in keep:
+            done[round(start * model.sample_rate) : None if stop is None else round(stop * model.sample_rate)] = True
+        made = wave.clone()
+        for start in window_starts(wave.shape[1], model):
+            window = slice(start, None if model.num_samples is None else start + model.num_samples)
+            if done[window].all():
+                continue
+            sampling = run.sampling.model_copy(update={"keep": spans_of(done[window])})
             its = replace(run, sampling=sampling)
-            return finite(model.transform(part, [asked.request(model, name, start)], its), its)
-
-        return torch.where(kept, wave, in_windows(window, wave, model))
+            request = replace(asked.request(model, name), seed=seed_of(asked.seed, name, start))
+            made[:, window] = finite(model.transform(made[None, :, window], [request], its), its)[0]
+            done[window] = True
+        return made
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
         asked.request(model)
         for name, (wave, rate) in sounds.items():
-            in_samples(keep, rate, wave.shape[1], name)
+            check_spans(keep, wave.shape[1] / rate, name)
 
-    about = {"seed": asked.seed, "prompts": list(asked.prompts), "kept_seconds": [list(span) for span in keep]}
+    about = {**asked.facts, "kept_seconds": [list(span) for span in keep[:TOLD_SPANS]]}
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
@@ -102,7 +124,7 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
 
     def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
         def window(part: Tensor, start: int) -> Tensor:
-            return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name, start))], run), run)
+            return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name), start=start)], run), run)
 
         return in_windows(window, wave, model)
 
@@ -113,6 +135,8 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
         for name, (_, rate) in sounds.items():
             if rate > low:
                 print(f"{name}: has {rate} Hz; what is above {low / 2:g} Hz in it is made anew")
+            elif rate < low:
+                print(f"{name}: has {rate} Hz, and the model begins at {low:g}: what lies between is not made")
 
     return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
 
@@ -120,48 +144,51 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
 def interpolate(
     checkpoint: Path,
     seeds: tuple[int, int],
-    sounds: Sounds,
+    sounds: Sequence[tuple[str, np.ndarray, int]],
     steps: int,
-    asked: Asked,
+    prompts: Sequence[str],
     output: Path,
     home: Path,
     settings: Sequence[str] = (),
 ) -> list[Path]:
-    """Write `steps` sounds on the way between two seeds, or between two sounds, `00.wav` to the last; returns them.
+    """Write `steps` sounds on the way between two seeds, or between two sounds (name, wave [C, T], rate): `00.wav` to the last.
 
-    Of sounds that are longer than the model makes it takes the beginning.
+    A seed stands for the first sound that `generate_sounds` makes of it. Of sounds that are longer than the model makes it takes
+    the beginning.
     """
     model, whose = load(checkpoint, "interpolate")
-    wanted = asked.request(model)
-    make_directory(output)
+    ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
     shares = [step / (steps - 1) for step in range(steps)]
-    ends = replace(wanted, seed=seed_of(seeds[0])), replace(wanted, seed=seed_of(seeds[1]))
     waves = None
     if sounds:
-        both = [as_model_takes(wave, rate, model)[:, : model.num_samples] for wave, rate in sounds.values()]
+        both = [as_model_takes(wave, rate, model)[:, : model.num_samples] for _, wave, rate in sounds]
         waves = torch.zeros(2, model.channels, max(wave.shape[1] for wave in both))
         for row, wave in zip(waves, both, strict=True):
             row[:, : wave.shape[1]] = torch.from_numpy(wave)
     paths = []
     with running(model, home, settings) as run:
-        about = {**whose, "sampling": run.sampling.model_dump(mode="json"), "between": list(sounds) or list(seeds)}
-        for step, wave in enumerate(finite(model.interpolate(ends, waves, shares, run), run)):
+        make_directory(output)
+        between = {"between": [name for name, _, _ in sounds] or list(seeds), "seeds": list(seeds)}
+        about = {**whose, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
+        for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
             write_wav(paths[-1], wave.numpy(), model.sample_rate, json.dumps({**about, "share": shares[step]}, ensure_ascii=False))
     draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), whose["family"], output / "spectrograms.png")
     return paths
 
 
-def in_samples(keep: Spans, rate: int, length: int, name: str) -> list[tuple[int, int]]:
-    """Spans of seconds as samples of a sound; one that is none, or lies outside it, is a UserError."""
-    spans = []
+def check_spans(keep: Spans, seconds: float, name: str) -> None:
+    """UserError where a span is none, or lies outside a sound of so many seconds."""
     for start, stop in keep:
-        begin, end = round(start * rate), length if stop is None else round(stop * rate)
-        if not 0 <= begin < end <= length:
+        if not 0 <= start < (seconds if stop is None else stop) <= seconds:
             wanted = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
-            raise UserError(f"{name}: it has {length / rate:g} s, and {wanted} is no part of that; name a span within it")
-        spans.append((begin, end))
-    return spans
+            raise UserError(f"{name}: it has {seconds:g} s, and {wanted} is no part of that; name a span within it")
+
+
+def spans_of(kept: Tensor) -> list[list[int]]:
+    """Where a boolean mask [T] is true, as [start, stop)."""
+    edges = torch.cat([torch.zeros(1, dtype=torch.bool), kept, torch.zeros(1, dtype=torch.bool)]).int().diff()
+    return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
 
 
 def _must_have(model: Model, setting: str, what: str) -> None:

@@ -70,6 +70,10 @@ class Code:
         ({"hyper_parameters": Code()}, "cannot be read as weights"),
         ({"state_dict": {}}, r"no U-Net of tiny-audio-diffusion's is in it"),
         ({"state_dict": [1]}, "`state_dict` is not in it"),
+        ({"state_dict": {1: torch.zeros(1)}}, "'1' is no tensor that is whole"),
+        ({"state_dict": {"model.net.a": torch.zeros(1).expand(10**9)}}, "'model.net.a' is no tensor that is whole"),
+        ({"state_dict": {"model.net.a": torch.tensor([float("nan")])}}, "values that are no real numbers"),
+        ({"state_dict": {"model.net.blocks.2.net.block.blocks.0.block.weight": torch.zeros(4, 2)}}, "no U-Net"),
         ({"state_dict": {"model.net.blocks.2.net.block.blocks.0.block.weight": torch.zeros(4, 2, 1)}}, "no U-Net"),
     ],
 )

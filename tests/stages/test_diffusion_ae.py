@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from soundmill import manifest, params, shards, stage
+from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.models import registry
@@ -131,7 +132,10 @@ def test_latents_are_those_of_the_waves_alone(data):
     clips = {row["clip_id"]: row for path in shards.shard_paths(data / "clips") for row in shards.read_rows(path, manifest.CLIPS)}
     assert {row["clip_id"] for row in rows} == set(clips)
     values = np.stack([np.frombuffer(row["posterior"], "<f2").reshape(2, 3, 64) for row in rows]).astype(np.float32)
-    assert (np.abs(values[:, 0]) < 1).all()
+    for row, of_stage in zip(rows, values, strict=True):
+        wave = flac.decode_flac(clips[row["clip_id"]]["audio"]["bytes"])
+        padded = torch.from_numpy(np.pad(wave, ((0, 0), (0, 2048 - wave.shape[1]))))[None]
+        torch.testing.assert_close(torch.from_numpy(of_stage[0]), codec.encode(padded)[0] / codec.scaling_factor, atol=2e-3, rtol=0)
     assert 0.5 < codec.scaling_factor * values[:, 0].std() < 2
 
 
@@ -172,6 +176,8 @@ def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, c
         ),
         ("diffusion_ae.autoencoder.latents_at=2", "latents_at 2: the net has levels 0 to 1"),
         ("diffusion_ae.autoencoder.weights.num_samples=1000", "must be a multiple of 32"),
+        ("spectrogram.diffusion_ae.peak=0.5", "set its spectrogram's `peak` to null"),
+        ("diffusion_ae.autoencoder.weights.num_samples=512", "num_samples 512 must be more than half of n_fft 1024"),
         ("spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, and the autoencoder's mels have 22050; make them agree"),
     ],
 )

@@ -21,7 +21,8 @@ from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.network import UNet1d
-from soundmill.models.components.unet1d.params import TransformParams
+from soundmill.models.components.unet1d.noise import noise_of
+from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.diffusion_ae.params import TrainParams
 from soundmill.models.family import Request, Run
 from soundmill.models.labels import label_weights
@@ -73,9 +74,8 @@ class DiffusionAE:
                     with autocast(run.device, run.precision):
                         return guided(net, xt, level, condition, null, scale).float()
 
-                rngs = [torch.Generator().manual_seed(request.seed) for request in part]
-                noise = torch.stack([torch.randn(codec.latent_channels, self.frames, generator=rng) for rng in rngs])
-                latents = velocity.sample(denoise, noise.to(run.device), run.sampling.num_steps)
+                noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
+                latents = velocity.sample(denoise, noise, run.sampling.num_steps)
                 made.append(codec.decode(latents, run.sampling.decoding).cpu())
                 run.progress(len(part))
         return torch.cat(made)
@@ -96,7 +96,7 @@ def build_net(params: TrainParams, latent_channels: int, frames: int, num_labels
             f"{FAMILY}.latents.num_samples, or the net's factors"
         )
     labels = {"num_labels": num_labels} if params.condition == "label" else {}
-    return UNet1d(params.network, TransformParams(kind="none", size=1, filters=1), latent_channels, latent_channels, **labels)
+    return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:

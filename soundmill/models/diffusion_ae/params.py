@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.codec.params import DecodingParams
+from soundmill.models.components.unet1d.params import SamplingParams as DecodingParams
 from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
 from soundmill.params import Probability, StageParams

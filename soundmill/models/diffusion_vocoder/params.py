@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.unet1d.params import UNet1dParams
-from soundmill.models.components.unet1d.vocoder.params import SamplingParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
 
 

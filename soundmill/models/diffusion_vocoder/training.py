@@ -18,7 +18,7 @@ from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.training import VocoderModule
 from soundmill.models.components.waves.source import Pairs, gather_waves, log_mels_of
 from soundmill.models.diffusion_vocoder import model as models
-from soundmill.models.diffusion_vocoder.model import FAMILY, Vocoding
+from soundmill.models.diffusion_vocoder.model import FAMILY, VocodingModel
 from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
 from soundmill.models.family import Rehearsal
 from soundmill.models.training import Prepared
@@ -26,7 +26,7 @@ from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.validation import HeldOut
 
 
-def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | None) -> Prepared:
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: VocodingModel | None) -> Prepared:
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     if params.mel.sample_rate != rate:
@@ -37,7 +37,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         return Pairs(log_mels_of(waves, params.mel, ctx.scratch), waves, params.crop_frames, params.mel)
 
     torch.manual_seed(params.seed)
-    model = Vocoding(params, VocoderNet(params.network, params.mel), len(wave))
+    model = VocodingModel(params, VocoderNet(params.network, params.mel), len(wave))
     order = Order(params.seed, splits["train"], params.batch_size)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)

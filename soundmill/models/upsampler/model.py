@@ -15,7 +15,8 @@ from soundmill import params as strict
 from soundmill.diffusion import velocity
 from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components.unet1d.network import UNet1d
-from soundmill.models.components.unet1d.params import TransformParams
+from soundmill.models.components.unet1d.noise import noise_of
+from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.family import Request, Run
 from soundmill.models.upsampler.params import TrainParams
 from soundmill.training import weights
@@ -57,8 +58,7 @@ class Upsampler:
                     with autocast(run.device, run.precision):
                         return net(xt, level, beside=low).float()
 
-                rngs = [torch.Generator().manual_seed(request.seed) for request in requests[items]]
-                noise = torch.stack([torch.randn(low.shape[1:], generator=rng) for rng in rngs]).to(run.device)
+                noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
                 made.append(velocity.sample(denoise, noise, run.sampling.num_steps).cpu())
                 run.progress(len(made[-1]))
         return torch.cat(made)[..., :length]
@@ -73,7 +73,7 @@ def without_upper_band(waves: Tensor, factor: int) -> Tensor:
 
 def build_net(params: TrainParams, channels: int) -> UNet1d:
     """The net of the parameters, initialised from torch's global generator."""
-    return UNet1d(params.network, TransformParams(kind="none", size=1, filters=1), 2 * channels, channels)
+    return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:

@@ -6,14 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
-from soundmill.params import Seed, StageParams
-
-
-class SamplingParams(StageParams):
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    seed: Seed = Field(description="of what sounds begin with")
 
 
 class TrainParams(FamilyTrainParams):

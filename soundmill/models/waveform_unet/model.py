@@ -19,6 +19,7 @@ from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.family import Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.models.waveform_unet.params import TrainParams
@@ -53,8 +54,8 @@ class WaveformUNet:
         """Noise → waves; a request without label or caption is unconditional."""
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            noise = torch.stack([_noise(request, self.channels, self.num_samples) for request in part])
-            return velocity.sample(net, noise.to(run.device), run.sampling.num_steps)
+            noise = noise_of(part, self.channels, self.num_samples).to(run.device)
+            return velocity.sample(net, noise, run.sampling.num_steps)
 
         return self._in_batches(work, requests, None, run)
 
@@ -65,7 +66,7 @@ class WaveformUNet:
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
-                noise = torch.stack([_noise(request, self.channels, self.num_samples) for request in part]).to(run.device)
+                noise = noise_of(part, self.channels, self.num_samples).to(run.device)
                 return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount)
             kept = torch.zeros(self.num_samples, dtype=torch.bool)
             for start, stop in [*sampling.keep, [length, self.num_samples]]:
@@ -77,7 +78,7 @@ class WaveformUNet:
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
         """As models/family.py says; recordings are mixed, noised by `amount` and sampled from there."""
-        first, second = (_noise(end, self.channels, self.num_samples) for end in ends)
+        first, second = noise_of(ends, self.channels, self.num_samples)
         noise = torch.stack([velocity.slerp(first, second, share) for share in shares])
         length = self.num_samples if waves is None else waves.shape[2]
         padded = torch.zeros_like(first).expand(2, -1, -1) if waves is None else self._padded(waves)
@@ -124,11 +125,6 @@ class WaveformUNet:
         seen = values.float().to(run.device), mask.to(run.device)
         dropped = torch.tensor([not caption for caption in captions], device=run.device)
         return (*seen, dropped), (*seen, torch.ones_like(dropped))
-
-
-def _noise(request: Request, channels: int, num_samples: int) -> Tensor:
-    """Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding."""
-    return torch.randn(channels, num_samples, generator=torch.Generator().manual_seed(request.seed))
 
 
 def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:

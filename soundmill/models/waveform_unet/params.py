@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
@@ -28,6 +28,13 @@ class SamplingParams(StageParams):
         description="samples [start, stop) of a recording that stay while all others are made anew; null: restyle it"
     )
     resamples: int = Field(ge=1, description="how often each step of an inpainting is taken")
+
+    @field_validator("keep")
+    @classmethod
+    def _spans_fit(cls, keep: list[list[int]] | None) -> list[list[int]] | None:
+        if odd := [span for span in keep or [] if not 0 <= span[0] < span[1]]:
+            raise ValueError(f"{odd[0]} is no span of samples: its start must be 0 or more, and its stop beyond it")
+        return keep
 
 
 class TrainParams(FamilyTrainParams):

@@ -60,12 +60,13 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
     state = found.get("state_dict") if isinstance(found, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path}: not what tiny-audio-diffusion's training writes: `state_dict` is not in it")
+    check_tensors(state, path)
     prefix = AVERAGED if any(name.startswith(AVERAGED) for name in state) else TRAINED
     theirs = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     try:
         net = Described.of(theirs)
         modulation, channels = theirs["blocks.0.to_out.weight"].shape[0], net.in_channels
-    except (KeyError, IndexError, AttributeError):
+    except (KeyError, IndexError, ValueError):
         raise UserError(f"{path}: no U-Net of tiny-audio-diffusion's is in it ({prefix}…); {REMEDY}") from None
     if not net.heads:
         raise UserError(f"{path}: its U-Net has no attention, so it is none of the published ones; nothing else is imported")
@@ -76,9 +77,20 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
         weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
     model = WaveformUNet(params, models.build_net(params, channels, 0), SAMPLE_RATE, channels, [])
     weights.load_state(model.net, tensors, path, REMEDY)
+    print(f"{path.name}: taken to make sounds of {SAMPLE_RATE} Hz, as all of tiny-audio-diffusion's do: the file does not tell")
     step = found.get("global_step")
     step = step if isinstance(step, int) else 0
     return model, {"steps": step, "weights": {"last": {"step": step}}}, models.save
+
+
+def check_tensors(state: Mapping[Any, Any], path: Path) -> None:
+    """UserError where not all are finite floating-point numbers that are in the file, each by a name."""
+    for name, value in state.items():
+        whole = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not (isinstance(name, str) and whole and value.untyped_storage().nbytes() >= value.numel() * value.element_size()):
+            raise UserError(f"{path}: {str(name)[:100]!r} is no tensor that is whole; {REMEDY}")
+        if value.is_complex() or (value.is_floating_point() and not value.isfinite().all()):
+            raise UserError(f"{path}: {name[:100]!r} has values that are no real numbers; {REMEDY}")
 
 
 def renamed(theirs: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

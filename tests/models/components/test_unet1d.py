@@ -9,7 +9,9 @@ from torch import Tensor
 from soundmill import params
 from soundmill.models import registry
 from soundmill.models.components.unet1d.network import Joined, Patches, UNet1d
+from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from soundmill.models.family import Request
 from tests.imports import ROOT
 
 NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
@@ -112,6 +114,15 @@ def test_latents_join_at_their_level_and_a_signal_beside_the_noise():
     beside = torch.randn(1, 1, 64)
     joined = net(sizes=local, channels=3)
     assert (joined(xt, level, beside=beside) - joined(xt, level, beside=-beside)).abs().max() > 1e-3
+
+
+def test_parts_of_a_longer_sound_share_the_noise_of_their_place():
+    whole, part = noise_of([Request(seed=1, start=0)], 2, 10_000), noise_of([Request(seed=1, start=3000)], 2, 7000)
+    assert torch.equal(whole[..., 3000:], part)
+    assert whole.std() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(part, noise_of([Request(seed=2, start=3000)], 2, 7000))
+    alone, together = noise_of([Request(seed=5)], 2, 100), noise_of([Request(seed=4), Request(seed=5)], 2, 100)
+    assert torch.equal(alone[0], together[1])
 
 
 @pytest.mark.parametrize(

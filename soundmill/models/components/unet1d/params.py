@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.params import StageParams
+from soundmill.params import Seed, StageParams
 
 
 class TransformParams(StageParams):
@@ -24,6 +24,16 @@ class TransformParams(StageParams):
     @property
     def stride(self) -> int:
         return 1 if self.kind == "none" else self.size
+
+
+NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
+
+
+class SamplingParams(StageParams):
+    """Of a net whose sounds follow from what it is given: all begin with the same noise."""
+
+    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
+    seed: Seed = Field(description="of what sounds begin with")
 
 
 class UNet1dParams(StageParams):

@@ -21,7 +21,8 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
-from soundmill.models.components.unet1d.codec.params import AutoencoderParams, DecodingParams
+from soundmill.models.components.unet1d.codec.params import AutoencoderParams
+from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.training import weights
 
 KIND = "unet1d"
@@ -80,7 +81,7 @@ class DiffusionCodec:
         return self.net.encoder(waves) * self.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, decoding: DecodingParams | None = None) -> Tensor:
+    def decode(self, latents: Tensor, decoding: SamplingParams | None = None) -> Tensor:
         """Waves [N, channels, T] of scaled latents; each begins with the same noise."""
         chosen = decoding or self.params.decoding
         latents = latents / self.scaling_factor
@@ -93,6 +94,8 @@ class DiffusionCodec:
         """As components/contracts.py says: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""
         if num_samples % self.params.network.stride:
             raise UserError(f"num_samples {num_samples} must be a multiple of {self.params.network.stride}, the net's stride")
+        if num_samples <= self.spec.n_fft // 2:
+            raise UserError(f"num_samples {num_samples} must be more than half of n_fft {self.spec.n_fft}")
         padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
         device = next(self.net.parameters()).device
         with torch.no_grad():
@@ -108,6 +111,10 @@ def check_frames(params: AutoencoderParams, spec: MelSpec) -> None:
             f"the encoder makes a latent of {made} samples (hop_length · encoder.factor), and level {params.latents_at} of the net "
             f"has a frame of {params.samples_per_latent}: make them equal"
         )
+    if spec.peak is not None:
+        raise UserError("the encoder takes waves at the level that they have: set its spectrogram's `peak` to null")
+    if params.weights.num_samples <= spec.n_fft // 2:
+        raise UserError(f"weights.num_samples {params.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> AutoencoderNet:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec, mel_spectrogram
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams, EncoderParams
 from soundmill.models.components.unet1d.network import UNet1d
-from soundmill.models.components.unet1d.params import TransformParams
+from soundmill.models.components.unet1d.params import NO_TRANSFORM
 
 
 class AutoencoderNet(nn.Module):
@@ -20,7 +20,7 @@ class AutoencoderNet(nn.Module):
         super().__init__()
         latents = {"latent_channels": params.encoder.latent_channels, "latents_at": params.latents_at}
         self.encoder = Encoder(params.encoder, spec, channels)
-        self.unet = UNet1d(params.network, TransformParams(kind="none", size=1, filters=1), channels, channels, **latents)
+        self.unet = UNet1d(params.network, NO_TRANSFORM, channels, channels, **latents)
 
     def forward(self, xt: Tensor, level: Tensor, latents: Tensor) -> Tensor:
         return self.unet(xt, level, latents=latents)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.params import UNet1dParams
-from soundmill.params import Seed, StageParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
+from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
 
@@ -28,11 +28,6 @@ class EncoderParams(StageParams):
         return self
 
 
-class DecodingParams(StageParams):
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    seed: Seed = Field(description="of what every sound begins with")
-
-
 class WeightsParams(TrainingParams):
     """The autoencoder is trained on the corpus's training clips."""
 
@@ -48,7 +43,7 @@ class AutoencoderParams(StageParams):
     network: UNet1dParams
     latents_at: int = Field(ge=0, description="level of the net that the latents join; it has as many frames as they")
     weights: WeightsParams
-    decoding: DecodingParams
+    decoding: SamplingParams
     hardware: HardwareParams
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec, of_unit_peak
 from soundmill.models.components.unet1d.network import UNet1d
-from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from soundmill.models.components.unet1d.params import NO_TRANSFORM, UNet1dParams
 
 LOWEST = -11.512925464970229  # ln 1e-5, of a magnitude: what is quieter is not told apart
 
@@ -24,7 +24,7 @@ class VocoderNet(nn.Module):
         padding = max(0, spec.win_length - spec.hop_length) // 2
         window = {"kernel_size": spec.win_length, "stride": spec.hop_length, "padding": padding, "bias": False}
         self.to_wave = nn.ConvTranspose1d(spec.n_mels, 1, **window)
-        self.unet = UNet1d(params, TransformParams(kind="none", size=1, filters=1), 2, 1)
+        self.unet = UNet1d(params, NO_TRANSFORM, 2, 1)
 
     def forward(self, xt: Tensor, level: Tensor, log_mels: Tensor) -> Tensor:
         return self.denoise(xt, level, self.prepare(log_mels))

@@ -7,14 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.components.unet1d.params import UNet1dParams
-from soundmill.params import Seed, StageParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.training.params import HardwareParams, TrainingParams
-
-
-class SamplingParams(StageParams):
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    seed: Seed = Field(description="of what sounds begin with")
 
 
 class WeightsParams(TrainingParams):

@@ -15,9 +15,9 @@ from torch import Tensor
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
-from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
-from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams, SamplingParams
+from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
 from soundmill.training import weights
 
 KIND = "unet1d"
