@@ -53,8 +53,8 @@ def check(url: str) -> None:
 def own_server() -> Iterator[None]:
     """Start a server on a free port of this machine, wait until it answers, and have this process use it.
 
-    Prefect's own temporary server outlives a flow that is killed with -9; this one ends with the thread that started it, so call it from
-    the main one.
+    Prefect's own temporary server outlives a flow that is killed with -9; this one ends with the thread that started it, so call it
+    from the main one.
     """
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
