@@ -122,7 +122,7 @@ def upsample(
     output: Output = Path("upsampled"),
     project: Project = None,
 ) -> None:
-    """Bring recordings of a low sample rate to a model's, with the band that they lack made by it.
+    """Bring recordings of a low sample rate to a model's: they pass through it whole, and it makes the band that they lack.
 
     By how many times is the model's (`upsampler.train.factor`): of a recording with a higher rate than that, what is above it is
     made anew. Longer recordings than the model makes go through it in windows, faded into one another. Writes each as
