@@ -16,6 +16,7 @@ MEASUREMENTS = (
     "bandwidth",
     "tango_loop",
     "diffwave",
+    "waveform",
     "embedding",
     "distances",
     "evaluation_memory",

@@ -10,51 +10,36 @@ which changes no time.
 
 from __future__ import annotations
 
-import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench import measure
-from bench.measure import Target, in_fresh_process, ratio
 from soundmill import params
 from soundmill.params import parse
 
 THREADS = 2
 FRAMES = 62  # of a crop: the published size
 FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]
-WHAT = ("training step", "sampling step")
-SIDES = ("soundmill", "diffwave")
 
 
 def main() -> None:
     parser = measure.parser(__doc__, batch=2, repetitions=7, layers=30, frames=10)
     args = parser.parse_args()
-    memory = {
-        f"{side}, {what}": in_fresh_process(peak_bytes, side, what, args.layers, args.batch) for what in WHAT for side in SIDES
-    }
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that waits for one that others push aside would count as work
-    wall, cpu = in_turns(args.layers, args.batch, args.repetitions)
+    kinds = {"training step": 1, "sampling step": len(FAST)}
+    found = measure.steps_in_turns(sides, kinds, (args.layers, args.batch), args.repetitions)
     speeds = {name: speed(network, args.frames) for name, network in networks(args.layers).items()}
-    targets = []
-    for what in WHAT:
-        ours, theirs = (f"{side}, {what}" for side in SIDES)
-        targets += [
-            Target(f"{what} against diffwave", ratio(cpu[theirs], cpu[ours]), 1),
-            Target(f"{what}: memory against diffwave", memory[ours] / memory[theirs], 1, at_least=False),
-        ]
     for name, of in speeds.items():
         print(f"{name}: " + ", ".join(f"{steps} steps {seconds:.3g} s for a second of sound" for steps, seconds in of.items()))
     measure.write(
         "diffwave",
         args.results,
         args.batch,
-        wall,
-        targets,
-        cpu_seconds=cpu,
-        peak_memory_bytes=memory,
+        found.seconds,
+        found.targets("diffwave"),
+        cpu_seconds=found.cpu_seconds,
+        peak_memory_bytes=found.peak_memory_bytes,
         real_time_factors=speeds,
         threads=THREADS,
         layers=args.layers,
@@ -111,40 +96,6 @@ def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
         return step
 
     return {"soundmill": training(ours.net, our_loss), "diffwave": training(theirs, their_loss)}
-
-
-def in_turns(layers: int, batch: int, repetitions: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Wall and CPU seconds of both sides' steps, in turns."""
-    wall: dict[str, list[float]] = {f"{side}, {what}": [] for what in WHAT for side in SIDES}
-    cpu: dict[str, list[float]] = {name: [] for name in wall}
-    for what in WHAT:
-        work, steps = sides(what, layers, batch), len(FAST) if what == "sampling step" else 1
-        for side in SIDES:
-            work[side]()  # the first chooses kernels and takes memory
-        for number in range(repetitions):
-            for side in SIDES if number % 2 == 0 else reversed(SIDES):
-                start, before = time.perf_counter(), time.process_time()
-                work[side]()
-                wall[f"{side}, {what}"].append((time.perf_counter() - start) / steps)
-                cpu[f"{side}, {what}"].append((time.process_time() - before) / steps)
-        for side in SIDES:
-            print(f"{side}, {what}: {statistics.median(cpu[f'{side}, {what}']):.3g} CPU s", flush=True)
-    return wall, cpu
-
-
-def peak_bytes(side: str, what: str, layers: int, batch: int) -> int:
-    """The most that this process held during two steps, beyond what it held before."""
-    work = sides(what, layers, batch)[side]
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    before = memory_bytes("VmRSS")
-    work()
-    work()
-    return memory_bytes("VmHWM") - before
-
-
-def memory_bytes(key: str) -> int:
-    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
 
 
 def network_of(layers: int, channels: int, dilation_cycle: int = 10) -> Any:

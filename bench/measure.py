@@ -148,6 +148,67 @@ def timed(function: Callable[..., Any], *args: Any) -> float:
     return time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Steps(Rounds):
+    """Of each side's kinds of steps ("soundmill, training step"): seconds of one, and the most memory it takes beyond the net."""
+
+    peak_memory_bytes: dict[str, int]
+
+    def targets(self, package: str) -> list[Target]:
+        """No slower than the package, by CPU seconds, and no larger."""
+        targets = []
+        for what in dict.fromkeys(name.partition(", ")[2] for name in self.seconds):
+            ours, theirs = f"soundmill, {what}", f"{package}, {what}"
+            of_memory = self.peak_memory_bytes[ours] / self.peak_memory_bytes[theirs]
+            targets += [
+                Target(f"{what} against {package}", ratio(self.cpu_seconds[theirs], self.cpu_seconds[ours]), 1),
+                Target(f"{what}: memory against {package}", of_memory, 1, at_least=False),
+            ]
+        return targets
+
+
+def steps_in_turns(
+    sides: Callable[..., dict[str, Callable[[], Any]]], kinds: dict[str, int], sizes: tuple, repetitions: int
+) -> Steps:
+    """`sides(kind, *sizes)` gives each side's work of that kind, so many steps of a net at a time, on the same weights and batch.
+
+    In one process, which must not have imported torch yet; memory is of a new process for each.
+    """
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that waits for one that others push aside would count as work
+    found = Steps({}, {}, {})
+    for what, steps in kinds.items():
+        works = {f"{side}, {what}": work for side, work in sides(what, *sizes).items()}
+        for name, work in works.items():
+            found.peak_memory_bytes[name] = in_fresh_process(_peak_of_side, sides, what, sizes, name.partition(", ")[0])
+            found.seconds[name], found.cpu_seconds[name] = [], []
+            work()  # the first chooses kernels and takes memory
+        for number in range(repetitions):
+            for name in works if number % 2 == 0 else reversed(works):
+                start, before = time.perf_counter(), time.process_time()
+                works[name]()
+                found.seconds[name].append((time.perf_counter() - start) / steps)
+                found.cpu_seconds[name].append((time.process_time() - before) / steps)
+        for name in works:
+            print(f"{name}: {statistics.median(found.cpu_seconds[name]):.3g} CPU s", flush=True)
+    return found
+
+
+def _peak_of_side(sides: Callable[..., dict[str, Callable[[], Any]]], what: str, sizes: tuple, side: str) -> int:
+    """The most that this process held during two calls of the work, beyond what it held before."""
+    work = sides(what, *sizes)[side]
+    ctypes.CDLL(None).malloc_trim(0)  # what the building of the nets left free is not there to be used again
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = _memory_bytes("VmRSS")
+    work()
+    work()
+    return _memory_bytes("VmHWM") - before
+
+
+def _memory_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
+
+
 def write(name: str, results: Path, items: int, seconds: dict[str, list[float]], targets: list[Target], **more: Any) -> Path:
     """Write `<results>/<name>.json`: machine, all repetitions, medians, rates (of `items` per run) and targets."""
     medians = {who: statistics.median(values) for who, values in seconds.items()}
