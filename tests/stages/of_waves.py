@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 import stages.generate
 import stages.train
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
+from soundmill.training import callbacks
 
 RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
 LABELS = ("bell", "rain")
@@ -52,6 +55,28 @@ def train(
     ]  # fmt: skip
     stages.train.main(arguments)
     return json.loads((home / "train.json").read_text())
+
+
+def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, **where: str) -> None:
+    """A training of four steps that dies before its third ends like one that is not killed."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch.step == 2:
+            raise Killed
+
+    whole = train(family, home / "whole", data, document, **where)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(family, home / "killed", data, document, **where)
+    assert train(family, home / "killed", data, document, **where) == whole
+    files = [path.relative_to(home / "whole") for path in (home / "whole/model").rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    for name in [*files, Path("curve.csv"), Path("grid.png")]:
+        assert (home / "killed" / name).read_bytes() == (home / "whole" / name).read_bytes(), name
 
 
 def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, bytes]:

@@ -68,6 +68,12 @@ def test_trains_and_is_judged_by_its_reconstructions(tmp_path, data, family):
     assert soundfile.info(tmp_path / "byhand/some.wav").frames == 3000
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, family, monkeypatch, capfd):
+    of_waves.check_resuming(family, tmp_path, data, composed(family), monkeypatch)
+    assert "resuming at step 2 of 4" in capfd.readouterr().out
+
+
 def test_the_low_band_is_all_that_an_upsampler_sees():
     """Of white noise nearly a quarter of the energy; a tone below a quarter of the rate comes through, one above it does not."""
     noise = torch.randn(1, 1, 16_384, generator=torch.Generator().manual_seed(0))

@@ -124,6 +124,12 @@ def test_trains_generates_and_reconstructs_in_stereo(tmp_path, data):
     assert soundfile.info(tmp_path / "byhand/some.wav").frames == 5000
 
 
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch, capfd):
+    (data / "inputs").exists() or (data / "inputs").symlink_to(data, target_is_directory=True)
+    of_waves.check_resuming("diffusion_ae", tmp_path, data, composed(), monkeypatch, parts="inputs", inputs="inputs")
+    assert "resuming at step 2 of 4" in capfd.readouterr().out
+
+
 def test_latents_are_those_of_the_waves_alone(data):
     """The stage's, without their neighbours, are the codec's own; their deviation is 1 once they are scaled."""
     codec = codecs.load(data / "autoencoder")

@@ -16,7 +16,6 @@ from soundmill import commands, manifest, params
 from soundmill.models import registry
 from soundmill.models.diffwave.model import Generating
 from soundmill.models.family import Request
-from soundmill.training import callbacks
 from tests.imports import ROOT
 from tests.stages import of_waves
 from tests.stages.of_waves import LABELS, RATE
@@ -120,22 +119,8 @@ def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
 
 
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 2:
-            raise Killed
-
-    whole = train(tmp_path / "whole", data, composed("label"))
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
-        with pytest.raises(Killed):
-            train(tmp_path / "killed", data, composed("label"))
-    assert train(tmp_path / "killed", data, composed("label")) == whole
+    of_waves.check_resuming("diffwave", tmp_path, data, composed("label"), monkeypatch)
     assert "resuming at step 2 of 4" in capfd.readouterr().out
-    for name in ("model/model.safetensors", "model/best.safetensors", "model/config.json", "curve.csv", "grid.png"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_request_without_labels_gets_one_by_its_seed():
