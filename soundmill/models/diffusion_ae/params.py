@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams as DecodingParams
 from soundmill.models.components.unet1d.params import UNet1dParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyGenerateParams, GridParams
 from soundmill.params import Probability, StageParams
 
 
@@ -20,9 +21,8 @@ class SamplingParams(StageParams):
     decoding: DecodingParams
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     condition: Literal["none", "label"]
-    batch_size: int = Field(ge=1)
     condition_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
     network: UNet1dParams = Field(description="of the latents")
     grid: GridParams
@@ -30,15 +30,9 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
             raise ValueError("sampling.guidance_scale wants a net trained without labels too: raise condition_dropout, or set 1")
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
 
 class GenerateParams(FamilyGenerateParams):

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyGenerateParams, GridParams
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     factor: int = Field(ge=2, description="of the clips' rate to that which sounds are enlarged from: 16 from 3 to 48 kHz")
-    batch_size: int = Field(ge=1)
     num_samples: int = Field(ge=1, description="of a crop of each clip, and of a window of a sound")
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     network: UNet1dParams
@@ -21,15 +21,9 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         if self.num_samples % self.network.stride or self.num_samples % self.factor:
             raise ValueError(f"num_samples {self.num_samples} must be a multiple of {self.network.stride} and of {self.factor}")
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
 
 class GenerateParams(FamilyGenerateParams):

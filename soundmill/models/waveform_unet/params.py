@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyGenerateParams, GridParams
 from soundmill.params import Probability, StageParams
 
 
@@ -37,9 +38,8 @@ class SamplingParams(StageParams):
         return keep
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     condition: Literal["none", "label", "caption"]
-    batch_size: int = Field(ge=1)
     accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
     num_samples: int = Field(ge=1, description="of a sound, and of a crop of each clip; shorter clips are followed by silence")
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
@@ -52,8 +52,6 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         stride = self.transform.stride * self.network.stride
         if self.num_samples % stride:
             raise ValueError(f"num_samples {self.num_samples} must be a multiple of {stride}, the strides of transform and network")
@@ -62,10 +60,6 @@ class TrainParams(FamilyTrainParams):
                 "sampling.guidance_scale wants a net trained without conditions too: raise condition_dropout, or set it to 1"
             )
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
 
 class GenerateParams(FamilyGenerateParams):
