@@ -1,0 +1,161 @@
+"""Loops: how well they close, whether they have the tempo that they are stretched to, and what a training step costs.
+
+The seam: of each sound how much its log-mel falls where it wraps, over the mean of its falls elsewhere: what is cut off falls at
+once, what rings on does not. Rises are left out, for a loop begins with a beat. Of generated loops, of real ones, and of the end of
+one real loop with the beginning of another.
+Tempo: each sound is stretched to every `--bpm`, and its tempo is looked for by the onsets of that one bar, between 0.7 and 1.4
+times the right one; the share within 1 %. Noise is shown beside it; nothing is repeated, for repeated noise has a tempo.
+A step: wall and CPU seconds and peak memory, each of a new process with one thread; the published nets with `--batch-size` items.
+
+python -m bench.loops data/generated/projected_gan data/clips/one_bar --bpm 90 --bpm 128 --bpm 150
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from bench import measure
+from soundmill import params
+from soundmill.audio import tempo
+from soundmill.audio.mel import log_mel, picture_spec
+from soundmill.audio.resample import resample
+from soundmill.decoding.stretch import stretch
+from soundmill.models.catalog import choose_by_hash, waves_of
+from soundmill.shards import shard_paths
+
+HOP_SECONDS = 0.008
+NEAR = 2  # frames on either side of the seam that have something of it
+STEPS = 3  # that are timed
+SIDES = {"laptop": [], "laptop, no projection": ["projected_gan.train.discriminators.projectors=[none]"], "paper": ["scale=paper"]}
+
+Sounds = Iterable[tuple[np.ndarray, int]]  # waves [T] and their rates
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, clips=100)
+    parser.add_argument("generated", type=Path, nargs="?", help="directory of WAV files")
+    parser.add_argument("real", type=Path, nargs="?", help="directory of clips (data/clips/one_bar)")
+    parser.add_argument("--bpm", type=float, action="append", default=[], help="tempo to stretch to; several times")
+    parser.add_argument("--batch-size", type=int, default=4, help="of a step of the published nets (default: 4)")
+    args = parser.parse_args()
+    found: dict[str, Any] = {}
+    if args.real:
+        sides = {"generated": list(made(args.generated, args.clips)), "real": list(real(args.real, args.clips))}
+        found = {name: told(sounds, args.bpm) for name, sounds in sides.items()}
+        found["random cut"] = told(cut_anywhere(sides["real"]), args.bpm)
+        found["noise"] = told(noise_like(sides["real"]), args.bpm)
+    found["steps"] = {name: step(name, args) for name in SIDES}
+    print(json.dumps(found, indent=2))
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / "loops.json").write_text(json.dumps({**measure.machine(), **found}, indent=2) + "\n", encoding="utf-8")
+
+
+def made(directory: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
+    for path in sorted(directory.glob("*.wav"))[:count]:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        yield wave.mean(1), rate
+
+
+def real(clips: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
+    import pyarrow.parquet as pq
+
+    ids = [clip_id for path in shard_paths(clips) for clip_id in pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist()]
+    for _, (wave, rate) in waves_of(clips, set(choose_by_hash(ids, count))):
+        yield wave.mean(0), rate
+
+
+def cut_anywhere(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
+    """Of each pair of sounds one that is the end of the first and the beginning of the second, cut where chance has it."""
+    rng = np.random.default_rng(0)
+    waves = list(sounds)
+    for (first, rate), (second, _) in itertools.pairwise(waves):
+        place = int(rng.integers(len(first) // 4, 3 * len(first) // 4))
+        yield np.concatenate([first[place:], second[:place]]), rate
+
+
+def noise_like(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
+    """White noise, as much of it as there is of each sound."""
+    rng = np.random.default_rng(0)
+    for wave, rate in sounds:
+        yield 0.1 * rng.standard_normal(len(wave)).astype(np.float32), rate
+
+
+def told(sounds: Sounds, tempi: list[float]) -> dict[str, Any]:
+    kept = [(wave, rate) for wave, rate in sounds if np.abs(wave).max() > 1e-4]
+    return {"sounds": len(kept), "seam": seams(kept), "tempo_within_1_percent": {f"{bpm:g}": share(kept, bpm) for bpm in tempi}}
+
+
+def seams(sounds: Sounds) -> dict[str, float]:
+    """Quartiles of `seam`."""
+    low, middle, high = np.percentile([seam(wave, rate) for wave, rate in sounds], [25, 50, 75])
+    return {"median": round(float(middle), 2), "quartile_low": round(float(low), 2), "quartile_high": round(float(high), 2)}
+
+
+def seam(wave: np.ndarray, rate: int) -> float:
+    """The largest fall of the log-mel near where a loop wraps, over the mean fall within it."""
+    hop = round(HOP_SECONDS * rate)
+    size = 2 ** int(np.ceil(np.log2(4 * hop)))
+    spec = picture_spec(rate, size, size, hop, 40, 60.0, "none")
+    half = len(wave) // 2 // hop * hop
+    levels = log_mel(np.roll(wave, half).astype(np.float32), spec)  # the seam is within
+    levels = np.maximum(levels, levels.max() - 14)  # 60 dB
+    changes = np.maximum(-np.diff(levels, axis=1), 0).mean(0)
+    place = half // hop
+    near = slice(place - NEAR, place + NEAR)
+    inside = np.concatenate([changes[NEAR : near.start], changes[near.stop : -NEAR]])
+    return float(changes[near].max() / max(inside.mean(), 1e-9))
+
+
+def share(sounds: Sounds, bpm: float) -> float:
+    """Of loops of one bar that are stretched to a tempo, how many have it within 1 %."""
+    right = [abs(found / bpm - 1) < 0.01 for wave, rate in sounds for found in [found_tempo(wave, rate, bpm)]]
+    return round(float(np.mean(right)), 3)
+
+
+def found_tempo(wave: np.ndarray, rate: int, bpm: float) -> float:
+    """Of a loop of one bar that is stretched to `bpm`, the tempo of its onsets within half an octave of that; 0: it has none."""
+    bar = stretch(wave[None], rate, round(240 * rate / bpm), "rubberband")[0]
+    pulse = tempo.Pulse(tempo.onset_strength(resample(bar, rate, tempo.RATE)))
+    tempi = bpm / 2**0.5 * tempo.STEP ** np.arange(np.log(2) / np.log(tempo.STEP))
+    strengths = pulse.strength(tempi)
+    return float(tempi[strengths.argmax()]) if strengths.max() >= tempo.CLEAR else 0.0
+
+
+def step(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Cost of a training step on noise."""
+    batch = [f"projected_gan.train.batch_size={args.batch_size}"] if name == "paper" else []
+    return measure.in_fresh_process(_step, [*SIDES[name], "vocoder=griffin_lim", *batch])
+
+
+def _step(changes: list[str]) -> dict[str, Any]:
+    from soundmill.models import registry
+    from soundmill.training.module import rehearse
+
+    document = params.compose(measure.ROOT / "conf", ["model=projected_gan", *changes])
+    prepared = registry.family("projected_gan").rehearse(document, 0)
+    hardware = prepared.module.params.hardware.model_copy(update={"threads": 1, "accelerator": "cpu"})
+    rehearse(prepared.module, prepared.batch, hardware, 1)
+    before = time.process_time()
+    seconds = rehearse(prepared.module, prepared.batch, hardware, STEPS)
+    return {
+        "items": prepared.clips,
+        "projectors": list(prepared.module.names),  # `random` where weights are not there
+        "seconds": round(statistics.median(seconds), 2),
+        "cpu_seconds": round((time.process_time() - before) / STEPS, 2),
+        "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Make a corpus of loops of the corpus: recordings whose tempo is found, cut to whole bars, all bars stretched to one length.
+
+What it writes is read as any corpus is, by `segment` and `resample`, which cut it into bars.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from soundmill import manifest, shards, stage
+from soundmill.audio import figures, flac, segment, tempo
+from soundmill.audio.resample import resample
+from soundmill.corpora import forgotten as lists
+from soundmill.corpora.sources import Sources, embedded_path
+from soundmill.decoding import decode
+from soundmill.decoding.stretch import Stretcher, stretch
+from soundmill.errors import UserError
+from soundmill.params import Decibels, SampleRate, Seconds, StageParams
+
+NAMED = 20  # recordings that the metrics name
+SHOWN = 12  # in the picture
+SHOWN_SECONDS = 8.0  # of each
+OCTAVES = (0.5, 1.0, 2.0)  # by which a name's tempo may differ from the one found
+CLOSE = 0.02  # of a tempo, that two are one
+
+
+class LoopsParams(StageParams):
+    sample_rate: SampleRate
+    channels: Literal[1, 2]
+    bar_seconds: Seconds = Field(ge=0.1, description="what every bar is stretched to")
+    lowest_bpm: float = Field(ge=30, le=200, description="tempi that no name tells are looked for from here to twice this")
+    longest_stretch: float = Field(
+        gt=1, le=4, description="a bar that must become so many times as long, or as short, is no loop here"
+    )
+    stretcher: Stretcher
+    silence_dbfs: Decibels = Field(le=0)
+    max_seconds: Seconds = Field(gt=0)
+
+
+def run(
+    params: LoopsParams,
+    ctx: stage.Context,
+    corpus: stage.Input,
+    loops: stage.Output,
+    picture: stage.Shown,
+    forgotten: stage.Input = None,
+) -> dict[str, Any]:
+    """Write `audio/shard-*.parquet`, a row a loop with its sound and how it was found; what is no loop goes to quarantine.
+
+    So does a recording of which a stretch is `forgotten`: its seconds are others in a loop.
+    """
+    recordings = _remembered(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS), forgotten, ctx)
+    if not recordings.num_rows:
+        raise UserError(f"{corpus}: no recording is left to make loops of: those of the corpus are all in forgotten.yaml")
+    sources = Sources.of(corpus, ctx.root, ctx.home)
+    jobs = [
+        shards.Job(shards.shard_name(shard), (rows, sources, params), rows.num_rows, shards.table_digest(rows.select(KEY)))
+        for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items()
+    ]
+    report = ctx.map_shards(loops_shard, jobs, loops / "audio", unit="recording")
+    for name in report.details:  # of shards without a loop
+        (loops / "audio" / name).unlink()
+    reasons = Counter(row["reason"] for row in report.quarantine)
+    if not report.counts.get("loops"):
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        raise UserError(
+            f"none of the {recordings.num_rows} recordings is a loop: {counts}; first: {_first(report)}. Names that tell a tempo "
+            "(`pad 120bpm.wav`) help where the pulse is faint; look also at `lowest_bpm` and `longest_stretch` of these loops"
+        )
+    found = _write_tables(corpus, loops, recordings)
+    misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
+    for row in [row for row in found if row["path"] in misnamed[:NAMED]]:
+        print(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} beats a minute, and it has {row['bpm']:.4g}")
+    ctx.show(f"the loops ({picture.name})", partial(_draw, loops, picture))
+    return {
+        "recordings": recordings.num_rows,
+        "loops": len(found),
+        "bars": sum(row["bars"] for row in found),
+        "seconds": params.bar_seconds * sum(row["bars"] for row in found),
+        "found_by": dict(sorted(Counter(row["found_by"] for row in found).items())),
+        "misnamed": len(misnamed),
+        "misnamed_first": misnamed[:NAMED],
+        "ffmpeg": decode.ffmpeg_version(),  # what is stretched is alike in one version
+        "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
+    }
+
+
+def _remembered(recordings: pa.Table, forgotten: Path | None, ctx: stage.Context) -> pa.Table:
+    """The recordings of which no stretch is forgotten."""
+    stretches = lists.read(forgotten).stretches(recordings.select(["recording_id", "digest"]).to_pylist())
+    gone = pc.is_in(recordings["recording_id"], pa.array(stretches, pa.string()))
+    for row in recordings.filter(gone).to_pylist():
+        ctx.reject(row["path"], lists.REASON, "; ".join(reason for _, _, reason in stretches[row["recording_id"]]))
+    return recordings.filter(pc.invert(gone))
+
+
+def _first(report: shards.Report) -> str:
+    """The first that was refused, with the evidence."""
+    row = min(report.quarantine, key=lambda row: row["path"])
+    return f"{row['path']}: {row['reason']} ({row['detail']})"
+
+
+def is_misnamed(named: float | None, found: float) -> bool:
+    return named is not None and all(abs(named / found / octave - 1) > CLOSE for octave in OCTAVES)
+
+
+KEY = ["raw_path", "recording_id", "path", "digest"]  # of a recording: what its loop is made from
+
+
+def loops_shard(
+    recordings: pa.Table, sources: Sources, params: LoopsParams, output: Path, previous: Path | None = None
+) -> shards.Report:
+    """Write the loops of one shard's recordings."""
+    import torch
+
+    torch.set_num_threads(1)  # others give other last bits
+    with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
+        rows = [(row, shards.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
+        places = (
+            sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
+            for row, key in rows
+            if key not in writer
+        )
+        with closing(decode.open_all(places, params.max_seconds)) as opened:
+            for row, key in rows:
+                if not writer.copy(key):
+                    with writer.item(key) as report:
+                        try:
+                            writer.write(_loop_of(row, next(opened), params))
+                            report.count("loops")
+                        except (decode.DecodeError, tempo.NoLoopError) as error:
+                            report.reject(row["path"], error.reason, error.detail)
+    if writer.num_rows == 0:
+        writer.report.details.append(output.name)
+    return writer.report
+
+
+def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeError, params: LoopsParams) -> dict[str, Any]:
+    """Its row of manifest.LOOPS; DecodeError or NoLoopError where it is none."""
+    if isinstance(recording, decode.DecodeError):
+        raise recording
+    rate = recording.sample_rate
+    blocks = [decode.mix_down(block)[:, None] if params.channels == 1 else decode.to_stereo(block) for block in recording.blocks]
+    wave = np.concatenate([np.zeros((0, params.channels), np.float32), *blocks]).T
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak == 0 or 20 * math.log10(peak) <= params.silence_dbfs:
+        raise tempo.NoLoopError("silent", f"never above {params.silence_dbfs:g} dB of full scale")
+    found = tempo.find(resample(wave.mean(0) / np.float32(peak), rate, tempo.RATE), Path(row["path"]).name, params.lowest_bpm)
+    ratio = params.bar_seconds / found.bar_seconds
+    if not 1 / params.longest_stretch <= ratio <= params.longest_stretch:
+        raise tempo.NoLoopError(
+            "stretch",
+            f"a bar at {found.bpm:.4g} beats a minute would be made {ratio:.3g} times as long (tempo by {found.found_by})",
+        )
+    first = segment.to_samples(found.start, rate)
+    cut = wave[:, first : first + segment.to_samples(found.bars * found.bar_seconds, rate)]
+    fitted = np.stack([resample(np.ascontiguousarray(channel), rate, params.sample_rate) for channel in cut])
+    made = stretch(
+        fitted, params.sample_rate, found.bars * segment.to_samples(params.bar_seconds, params.sample_rate), params.stretcher
+    )
+    data = flac.encode_flac(made / np.float32(max(1.0, np.abs(made).max())), params.sample_rate)
+    return {
+        "recording_id": row["recording_id"],
+        "audio": {"bytes": data, "path": f"{row['recording_id']}.flac"},
+        "path": row["path"],
+        "bpm": round(found.bpm, 4),
+        "found_by": found.found_by,
+        "named_bpm": found.named,
+        "start": round(found.start, 4),
+        "bars": found.bars,
+        "stretch": round(ratio, 6),
+        "confidence": round(found.confidence, 4),
+        "digest": shards.bytes_digest(data),
+    }
+
+
+def _write_tables(corpus: Path, loops: Path, recordings: pa.Table) -> list[dict[str, Any]]:
+    """The loops as recordings of a corpus, with what its captions say of whole recordings; returns how they were found."""
+    of_id = {row["recording_id"]: row for row in recordings.to_pylist()}
+    rows, found = [], []
+    for path in shards.shard_paths(loops / "audio"):
+        for number, loop in enumerate(shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names)):
+            size = len(loop.pop("audio")["bytes"])
+            made = {"raw_path": embedded_path(path.name.encode(), number), "size": size, "digest": loop["digest"]}
+            rows.append({**of_id[loop["recording_id"]], **made})
+            found.append(loop)
+    shards.write_rows(rows, loops / "recordings.parquet", manifest.RECORDINGS)
+    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
+    ours = pc.is_in(captions["recording_id"], pa.array([row["recording_id"] for row in rows], pa.string()))
+    whole = captions.filter(pc.and_(ours, pc.is_null(captions["start_time"])))  # windows are of other seconds than a loop's
+    shards.write_rows(whole.to_pylist(), loops / "captions.parquet", manifest.CAPTIONS)
+    return sorted(found, key=lambda row: row["path"])
+
+
+def _draw(loops: Path, picture: Path) -> None:
+    rows = [row for path in shards.shard_paths(loops / "audio") for row in shards.read_rows(path, manifest.LOOPS, ["path", "bpm"])]
+    chosen = {row["path"] for row in sorted(rows, key=lambda row: shards.digest(row["path"]))[:SHOWN]}
+    shown = []
+    for path in shards.shard_paths(loops / "audio"):
+        for row in shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names):
+            if row["path"] in chosen:
+                data = row["audio"]["bytes"]
+                title = f"{Path(row['path']).name}: {row['bpm']:.4g} by {row['found_by']}"
+                beat = len(flac.decode_mono(data)) / flac.flac_rate(data) / row["bars"] / tempo.BEATS
+                shown.append((title, flac.decode_mono(data), flac.flac_rate(data), beat))
+    figures.save_png(figures.draw_beats(shown, SHOWN_SECONDS, tempo.BEATS), picture)
+
+
+if __name__ == "__main__":
+    stage.main(run, section="loops")

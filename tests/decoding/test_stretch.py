@@ -1,0 +1,70 @@
+"""Loops made longer and shorter: beats stay where they are, tones keep their pitch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundmill.decoding import stretch as stretching
+from soundmill.decoding.stretch import best_stretcher, stretch
+from soundmill.errors import UserError
+
+RATE = 16_000
+
+
+def beats(seconds: float, count: int) -> np.ndarray:
+    """A loop [1, T] of evenly spaced clicks, the first at its very beginning."""
+    rng, wave = np.random.default_rng(0), np.zeros(round(seconds * RATE), np.float32)
+    for beat in range(count):
+        at = round(beat * len(wave) / count)
+        wave[at : at + 1600] += (rng.standard_normal(1600) * np.exp(-np.arange(1600) / 300))[: len(wave) - at]
+    return wave[None] / np.abs(wave).max()
+
+
+def late_by(wave: np.ndarray, count: int) -> np.ndarray:
+    """Milliseconds from where each of `count` beats belongs to where it is heard."""
+    level = np.convolve(np.abs(wave[0]), np.ones(16) / 16, "same")
+    near = np.arange(-1600, 1600)
+    places = [round(beat * len(level) / count) for beat in range(count)]
+    return np.array([1000 * near[np.argmax(np.take(level, place + near, mode="wrap") > 0.12)] / RATE for place in places])
+
+
+@pytest.mark.parametrize(("stretcher", "most"), [("rubberband", 4.0), ("atempo", 30.0)])
+@pytest.mark.parametrize("seconds", [1.6, 2.857])
+def test_beats_stay_where_they_are(stretcher, most, seconds):
+    made = stretch(beats(seconds, 4), RATE, 2 * RATE, stretcher)
+    assert made.shape == (1, 2 * RATE)
+    assert np.abs(late_by(made, 4)).max() <= most
+    assert (made == stretch(beats(seconds, 4), RATE, 2 * RATE, stretcher)).all()
+
+
+def test_a_tone_keeps_its_pitch_and_both_channels_their_own():
+    seconds = np.arange(round(2.5 * RATE)) / RATE
+    stereo = 0.5 * np.stack([np.sin(2 * np.pi * 440 * seconds), np.sin(2 * np.pi * 1320 * seconds)]).astype(np.float32)
+    made = stretch(stereo, RATE, 2 * RATE, "rubberband")
+    peaks = np.abs(np.fft.rfft(made * np.hanning(made.shape[1]))).argmax(1) * RATE / made.shape[1]
+    assert peaks == pytest.approx([440, 1320], rel=0.005)
+
+
+def test_one_of_that_length_stays_as_it_is():
+    wave = beats(2.0, 4)
+    assert stretch(wave, RATE, 2 * RATE, "rubberband") is wave
+
+
+@pytest.mark.parametrize("stretcher", ["rubberband", "atempo"])
+def test_a_loop_becomes_four_times_as_long(stretcher):
+    assert stretch(beats(0.5, 1), RATE, 2 * RATE, stretcher).shape == (1, 2 * RATE)
+
+
+def test_rubberband_is_taken_where_ffmpeg_has_it(monkeypatch, tmp_path):
+    assert best_stretcher() == "rubberband"
+    other = tmp_path / "ffmpeg"
+    other.write_text("#!/bin/sh\necho ' ... atempo            A->A       Adjust audio tempo.'\n")
+    other.chmod(0o755)
+    monkeypatch.setattr(stretching, "ffmpeg_executable", lambda: other)
+    assert best_stretcher.__wrapped__() == "atempo"
+
+
+def test_a_filter_that_ffmpeg_lacks_is_named():
+    with pytest.raises(UserError, match=r"could not stretch by tardis.*tardis.*set its `stretcher` to rubberband"):
+        stretch(beats(2.0, 4), RATE, RATE, "tardis")
