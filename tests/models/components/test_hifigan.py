@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
-from soundmill.models.components.hifigan import pretrained, training
+from soundmill.models.components import vocoder_adversary
+from soundmill.models.components.hifigan import pretrained
 from soundmill.models.components.hifigan import vocoder as vocoders
-from soundmill.models.components.hifigan.discriminators import PERIODS, Discriminators, PeriodDiscriminator
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
-from soundmill.models.components.hifigan.training import LogMel
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.log_mels.source import gather_log_mels
+from soundmill.models.components.vocoder_adversary import LogMel
+from soundmill.models.components.wave_discriminators import PERIODS, Discriminators, PeriodDiscriminator
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.params import compose, parse
 from tests.models.components.test_mel_autoencoder import SPEC, size
@@ -91,10 +92,10 @@ def test_log_mels_with_a_gradient_are_those_without(power):
 
 def test_norms_change_how_a_net_is_trained_and_not_what_it_says(model):
     plain = set(model.net.state_dict())
-    training.with_norms(model.net)
+    vocoder_adversary.with_norms(model.net)
     log_mel = torch.randn(1, 16, 8)
     normed = model.vocode(log_mel)
-    training.without_norms(model.net)
+    vocoder_adversary.without_norms(model.net)
     assert set(model.net.state_dict()) == plain
     torch.testing.assert_close(model.vocode(log_mel), normed)
 
@@ -174,15 +175,15 @@ def test_what_cannot_be_read_is_refused(model, tmp_path):
 
 
 def test_rates_make_as_many_samples_as_a_frame_has():
-    vocoders.check_hop(VOICE, SPEC)
+    vocoder_adversary.check_hop(VOICE.rates, SPEC)
     with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] make 160 samples of a frame, and hop_length .* is 200"):
-        vocoders.check_hop(VOICE, SPEC.model_copy(update={"hop_length": 200}))
+        vocoder_adversary.check_hop(VOICE.rates, SPEC.model_copy(update={"hop_length": 200}))
 
 
 def test_a_crop_is_longer_than_what_is_mirrored():
-    training.check_crop(4, SPEC)
+    vocoder_adversary.check_crop(4, SPEC)
     with pytest.raises(UserError, match="crop_frames 3 of 160 samples must be more than half of n_fft 1024"):
-        training.check_crop(3, SPEC)
+        vocoder_adversary.check_crop(3, SPEC)
 
 
 def test_parameters_that_do_not_fit_are_refused(root):

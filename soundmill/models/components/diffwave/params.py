@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.vocoder_params import CropsParams, NetVocoderParams
 from soundmill.params import Seed, StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
 
 NoiseLoss = Annotated[Literal["l1", "l2"], Field(description="of the noise that is predicted")]
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -37,28 +36,13 @@ class SamplingParams(StageParams):
     seed: Seed = Field(description="of what a vocoder's sounds begin with")
 
 
-class WeightsParams(TrainingParams):
-    """The vocoder is trained on the corpus's training clips."""
-
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+class WeightsParams(CropsParams):
     loss: NoiseLoss
 
 
-class DiffWaveParams(GriffinLimParams):
-    """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
-
+class DiffWaveParams(NetVocoderParams):
     kind: Literal["diffwave"]
     network: NetworkParams
     noise: NoiseParams
     weights: WeightsParams
     sampling: SamplingParams
-    hardware: HardwareParams
-
-    @model_validator(mode="after")
-    def _one_device(self) -> DiffWaveParams:
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1: a vocoder is trained on one")
-        return self

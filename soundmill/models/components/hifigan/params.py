@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams
 from soundmill.params import StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
 
 
 class NetworkParams(StageParams):
@@ -34,28 +33,7 @@ class NetworkParams(StageParams):
         return self
 
 
-class TrainedParams(TrainingParams):
-    """The vocoder is trained on the corpus's training clips, against discriminators."""
-
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
-    discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in the paper")
-    feature_weight: float = Field(ge=0, description="of the difference of the discriminators' feature maps")
-    mel_weight: float = Field(ge=0, description="of the difference of log-mels")
-
-
-class HifiGanParams(GriffinLimParams):
-    """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
-
+class HifiGanParams(NetVocoderParams):
     kind: Literal["hifigan"]
     network: NetworkParams = Field(description="of a loaded one as well: it must be so")
-    weights: TrainedParams | LoadedParams = Field(discriminator="kind")
-    hardware: HardwareParams
-
-    @model_validator(mode="after")
-    def _one_device(self) -> HifiGanParams:
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1: a vocoder is trained, or loaded, on one")
-        return self
+    weights: AdversaryParams | LoadedParams = Field(discriminator="kind")

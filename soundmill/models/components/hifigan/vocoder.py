@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
-from soundmill.errors import UserError
 from soundmill.models.components.contracts import (
     VOCODER_WEIGHTS,
     VocoderConfig,
@@ -88,16 +87,6 @@ def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
     Kernels that differ from their rate by an odd number leave some samples more at the end (32 at AudioLDM's sizes): they are cut.
     """
     return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
-
-
-def check_hop(network: NetworkParams, spec: MelSpec) -> None:
-    """UserError where the net makes another number of samples of a frame than the spec has."""
-    made = math.prod(network.rates)
-    if made != spec.hop_length:
-        raise UserError(
-            f"vocoder.network.rates {network.rates} make {made} samples of a frame, and hop_length of its spectrogram is "
-            f"{spec.hop_length}; make them agree"
-        )
 
 
 def check_config(config: Any, spec: MelSpec, where: str) -> None:

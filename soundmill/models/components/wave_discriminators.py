@@ -1,4 +1,4 @@
-"""HiFi-GAN's multi-period and multi-scale discriminators (Kong, Kim & Bae 2020).
+"""Discriminators of waves: HiFi-GAN's of several periods and scales (Kong, Kim & Bae 2020), or of scales alone, as MelGAN has.
 
 Each looks at a wave [B, 1, T] and says how real it takes every place of it to be, [B, places], and what it saw on the way: its
 feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weights, counting the norms'.
@@ -6,7 +6,7 @@ feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
@@ -82,11 +82,11 @@ class ScaleDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All of them, with separate weights; `width`, a multiple of 4, is 32 in the paper."""
+    """All of them, with separate weights; `width`, a multiple of 4, is 32 in HiFi-GAN's paper."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, periods: Sequence[int] = PERIODS):
         super().__init__()
-        self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in PERIODS])
+        self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in periods])
         norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # the paper's code has it so for the first, which sees raw waves
         self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
         self.halve = nn.AvgPool1d(4, 2, padding=2)

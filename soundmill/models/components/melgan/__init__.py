@@ -1,0 +1,8 @@
+"""MelGAN (Kumar et al. 2019, arXiv:1910.06711): a vocoder trained here against discriminators of several scales."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.melgan.params import MelGanParams
+
+KIND = Kind(MelGanParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")

@@ -1,0 +1,49 @@
+"""MelGAN as its stage publishes it: trained on the corpus's training clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.melgan import vocoder
+from soundmill.models.components.melgan.network import MelGanNet
+from soundmill.models.components.melgan.params import MelGanParams
+from soundmill.models.components.melgan.vocoder import MelGan
+from soundmill.models.components.vocoder_adversary import (
+    VocoderModule,
+    check_crop,
+    check_hop,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    with_norms,
+    without_norms,
+)
+from soundmill.models.components.vocoder_making import Making
+from soundmill.models.components.wave_discriminators import Discriminators
+from soundmill.training.device import use_threads
+
+
+def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+    """Hinge, feature maps and, if weighted, log-mels (Kumar et al. 2019, sec. 2.3), against discriminators of three scales."""
+    making, wanted = Making.of(params, ctx, clips, mels, catalog), params.weights
+    check_hop(params.network.rates, making.spec)
+    check_crop(wanted.crop_frames, making.spec)
+    use_threads(params.hardware.threads)
+    torch.manual_seed(wanted.seed)
+    net = MelGanNet(params.network, making.spec.n_mels)
+    model = MelGan(params.network, making.spec, net)
+    started_from = making.begin(model, vocoder.load, ("network",))
+    with_norms(net)
+    judges = Discriminators(wanted.discriminator_width, periods=())
+    losses = hinge_discriminator_loss, hinge_generator_loss
+    fitted, facts = making.train(VocoderModule(wanted, net, making.spec, _synthesise, judges, *losses), model, started_from)
+    without_norms(net).eval()
+    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
+
+
+def _synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
+    return net(log_mel)

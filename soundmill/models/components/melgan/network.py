@@ -1,0 +1,63 @@
+"""MelGAN's generator (Kumar et al. 2019, arXiv:1910.06711, fig. 1)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, pad
+
+from soundmill.models.components.melgan.params import NetworkParams
+
+SLOPE = 0.2  # of the leaky ReLUs
+ENDS = 7  # samples or frames that the first and the last convolution see
+
+
+class Residual(nn.Module):
+    """A dilated convolution and one of single places, beside a convolution of single places."""
+
+    def __init__(self, channels: int, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+        self.wide = nn.Conv1d(channels, channels, 3, dilation=dilation)
+        self.narrow = nn.Conv1d(channels, channels, 1)
+        self.past = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.wide(_mirrored(leaky_relu(x, SLOPE), self.dilation))
+        return self.past(x) + self.narrow(leaky_relu(inner, SLOPE))
+
+
+class MelGanNet(nn.Module):
+    """Log-mels [B, n_mels, frames] to waves [B, frames · product of rates] in [−1, 1]."""
+
+    def __init__(self, params: NetworkParams, n_mels: int):
+        super().__init__()
+        widths = [params.channels * 2**level for level in reversed(range(len(params.rates) + 1))]
+        self.first = nn.Conv1d(n_mels, widths[0], ENDS)
+        self.stages = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [
+                        nn.ConvTranspose1d(before, after, 2 * rate, rate, math.ceil(rate / 2), output_padding=rate % 2),
+                        *(Residual(after, 3**layer) for layer in range(params.residual_layers)),
+                    ]
+                )
+                for (before, after), rate in zip(pairwise(widths), params.rates, strict=True)
+            ]
+        )
+        self.last = nn.Conv1d(widths[-1], 1, ENDS)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        x = self.first(_mirrored(log_mel, ENDS // 2))
+        for up, *residuals in self.stages:
+            x = up(leaky_relu(x, SLOPE))
+            for residual in residuals:
+                x = residual(x)
+        return self.last(_mirrored(leaky_relu(x, SLOPE), ENDS // 2)).tanh()[:, 0]
+
+
+def _mirrored(x: Tensor, size: int) -> Tensor:
+    """With so many places more at both ends, mirrored as far as there are any."""
+    return pad(x, (size, size), "reflect" if x.shape[2] > size else "replicate")

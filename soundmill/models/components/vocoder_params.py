@@ -1,0 +1,39 @@
+"""Knobs that vocoders trained here have in common."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.training.params import HardwareParams, TrainingParams
+
+
+class CropsParams(TrainingParams):
+    """The vocoder is trained on the corpus's training clips."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+
+
+class AdversaryParams(CropsParams):
+    """The vocoder is trained on the corpus's training clips, against discriminators."""
+
+    discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in HiFi-GAN's paper")
+    feature_weight: float = Field(ge=0, description="of the difference of the discriminators' feature maps; MelGAN's paper: 10")
+    mel_weight: float = Field(ge=0, description="of the difference of log-mels; MelGAN's paper: 0")
+
+
+class NetVocoderParams(GriffinLimParams):
+    """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
+
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        if self.hardware.devices != 1:
+            raise ValueError("hardware.devices must be 1: a vocoder is trained, or loaded, on one")
+        return self
