@@ -16,6 +16,7 @@ from soundmill.params import StageParams, parse
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor, nn
 
     from soundmill.models.samples import Samples
@@ -108,6 +109,18 @@ class Encoder(Protocol):
         """
 
 
+class LatentCodec(Encoder, Protocol):
+    """What a family that diffuses latents [N, channels, frames, bands] needs of a codec beside: its kind has a `sounding`."""
+
+    spec: MelSpec | None  # of the log-mels that a vocoder makes sound of; None: it makes sound itself
+    samples_per_frame: int  # `frames` of a sound are so many samples each
+    digest: str
+    scaling_factor: float  # x0 = scaling_factor · latent
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """(channels, frames, bands) of the latent of so many frames of a sound."""
+
+
 class CodecConfig(BaseModel):
     """What the `config.json` of a codec of any kind says, beside what is its own."""
 
@@ -147,6 +160,7 @@ class Kind:
     params: type[StageParams]  # with a `kind`
     making: str  # module that has `make`
     component: str  # module that has `load` and `network`
+    sounding: str = ""  # of a kind whose `load` gives a LatentCodec: module that has `sounding`
 
     def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
         return import_module(self.making).make(params, ctx, clips, mels, catalog)
@@ -154,6 +168,13 @@ class Kind:
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
         """What `Made.save` wrote; a vocoder's `spec` is the one that it must be for, or None: whichever it is for."""
         return import_module(self.component).load(directory, *spec)
+
+    def sound(self, codec: LatentCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:
+        """The codec, with a vocoder where it makes log-mels, between waves of so many frames and scaled latents, both on the CPU.
+
+        `grain`: of the noise that it smoothed away, the share to give back.
+        """
+        return import_module(self.sounding).sounding(codec, vocoder, frames, grain, device)
 
     def network(self, params: StageParams, spec: dict[str, Any]) -> nn.Module:
         """Its net, freshly initialised; `spec` as plain values."""

@@ -6,14 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import Made
 from soundmill.models.samples import show_last, show_losses
 from soundmill.training.callbacks import write_curve
+from soundmill.training.trained_on import write_trained_on
 
 
-def publish(made: Made, ctx: Any, directory: Path, curves: Path, grid: Path) -> dict[str, Any]:
-    """Write a component, its curve (CSV) and its picture (PNG); returns metrics."""
+def publish(made: Made, params: Any, ctx: Any, catalog: Path, directory: Path, curves: Path, grid: Path) -> dict[str, Any]:
+    """Write a component, what it was trained on (if it was), its curve (CSV) and its picture (PNG); returns metrics."""
     more = made.save(directory)
+    if made.steps:
+        start = params.weights.start_from
+        write_trained_on(directory, catalog, read_weights(catalog)["train"], start=start and ctx.home / start)
     write_curve(made.points, curves)
 
     ctx.show("the curves", partial(show_losses, ctx, made.points))

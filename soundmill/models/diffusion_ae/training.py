@@ -1,106 +1,23 @@
-"""Train the family on latents: noise and a label in, latents out. The autoencoder is not run."""
+"""Train the family on latents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from soundmill import params as strict
-from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash, read_labels, read_weights
 from soundmill.models.components.latents.params import LatentsParams
-from soundmill.models.components.latents.store import gather_posteriors, read_about
-from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
-from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.diffusion_ae import model as models
-from soundmill.models.diffusion_ae.model import AUTOENCODER, FAMILY, DiffusionAE
+from soundmill.models.components.unet1d.prior import training
+from soundmill.models.diffusion_ae.model import FAMILY, DiffusionAE
 from soundmill.models.diffusion_ae.params import GenerateParams, TrainParams
 from soundmill.models.family import Rehearsal
-from soundmill.models.labels import Labelled, known_labels, label_weights
-from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
-from soundmill.training.loader import Arrays, Batch, Order, Source
-from soundmill.training.validation import HeldOut
-
-
-class LatentModule(VelocityModule):
-    """A batch: latents [b, channels, frames], not scaled, and label weights if there are."""
-
-    def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, steps: int):
-        super().__init__(net, params, steps)
-        self.scaling_factor = scaling_factor
-
-    def loss(self, step: int, batch: Batch) -> Tensor:
-        latents, *condition = batch.values
-        if condition:
-            chance = torch.rand(len(latents), generator=self.rng("condition", step), device=self.device)
-            condition = [condition[0] * (chance >= self.params.condition_dropout)[:, None]]
-        return self.v_loss(lambda xt, level: self.net(xt, level, *condition), latents.float() * self.scaling_factor, step)
-
-
-@dataclass(frozen=True)
-class Means:
-    """A source of the means of posteriors, [b, channels, frames]."""
-
-    posteriors: Arrays  # [2, channels, frames, 1]
-
-    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
-        return (torch.from_numpy(np.stack([self.posteriors.read(item)[0, :, :, 0] for item in items])),)
-
-
-def draw_nothing(batch_size: int, step: int) -> Tensor:
-    """Latents are taken whole."""
-    return torch.zeros(batch_size)
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: DiffusionAE | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/. A training that starts from another knows its labels too."""
-    splits, codec = read_weights(catalog), codecs.load(inputs / AUTOENCODER)
-    directory = inputs / "latents" / "clips"
-    about = read_about(directory)
-    if about.autoencoder != codec.digest:
-        raise UserError(f"{directory}: latents of another autoencoder than {inputs} has: `dvc repro`")
-    if start and start.codec.digest != codec.digest:
-        print(f"{ctx.name}: the autoencoder is another: the net learns its latents anew", flush=True)
-    clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
-    labels = []
-    if params.condition == "label":
-        its = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none`")
-
-    def source_of(clip_ids: Sequence[str]) -> Source:
-        means = Means(gather_posteriors([directory], clip_ids, ctx.scratch))
-        if not labels:
-            return means
-        return Labelled(means, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
-
-    torch.manual_seed(params.seed)
-    frames = about.num_samples // codec.samples_per_latent
-    net = models.build_net(params, codec.latent_channels, frames, len(labels))
-    model = DiffusionAE(params, net, codec, frames, labels)
-    order = Order(params.seed, splits["train"], params.batch_size)
-    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    return Prepared(
-        LatentModule(params, net, about.scaling_factor, params.steps or order.steps(params.epochs)),
-        model,
-        source_of(list(splits["train"])),
-        order,
-        partial(draw_nothing, params.batch_size),
-        clip_ids=list(splits["train"]),
-        counts={"labels": len(labels)},
-        samples=of_grid(params.grid, params.seed, labels),
-        columns=params.grid.columns,
-        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
-        save=partial(models.save, model, inputs),
-    )
+    """Of `inputs`: autoencoder/, latents/."""
+    return training.prepare(DiffusionAE, params, ctx, inputs, catalog, start)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
@@ -109,17 +26,9 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     def read(name: str, model: type[strict.P]) -> strict.P:
         return strict.parse(model, strict.section(document, name, "parameters"), name)
 
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, sampling = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams).sampling
     autoencoder = read(f"{FAMILY}.autoencoder", AutoencoderParams)
     frames = read(f"{FAMILY}.latents", LatentsParams).num_samples // autoencoder.samples_per_latent
-    channels, labels = autoencoder.encoder.latent_channels, num_labels if params.condition == "label" else 0
-    module = LatentModule(params, models.build_net(params, channels, frames, labels), 1.0, steps=1)
-
-    def batch(step: int) -> Batch:
-        latents = torch.randn(params.batch_size, channels, frames, generator=torch.Generator().manual_seed(step))
-        condition = (torch.zeros(params.batch_size, labels),) if params.condition == "label" else ()
-        return Batch(step, np.zeros(params.batch_size, np.int64), (latents, *condition))
-
-    guided = generate.sampling.guidance_scale != 1 and params.condition != "none"
-    passes = generate.sampling.num_steps * (1 + guided) + generate.sampling.decoding.num_steps
-    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)
+    guided = sampling.guidance_scale != 1 and params.condition != "none"
+    passes = sampling.num_steps * (1 + guided) + sampling.decoding.num_steps
+    return training.rehearse(DiffusionAE, params, autoencoder.encoder.latent_channels, frames, num_labels, passes)

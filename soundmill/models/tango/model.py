@@ -16,16 +16,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from soundmill import params as strict
-from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.checkpoint import read_config, read_part, write_config
-from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
-from soundmill.models.components.mel_autoencoder.codec import MelCodec
-from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import Request, Run
@@ -44,8 +39,9 @@ class Tango:
 
     params: TrainParams
     net: TextUNet
-    autoencoder: Autoencoder
-    frames: int  # of the log-mels it makes
+    kind: Kind  # of the autoencoder
+    autoencoder: LatentCodec
+    frames: int  # of the log-mels it makes; where it makes none, latents
     text: TextConfig
     vocoder: Vocoder | None = None  # none: Griffin-Lim
     texts: Texts | None = None  # while it trains, states that a stage made: the text encoder is not loaded
@@ -54,12 +50,8 @@ class Tango:
     labels: tuple[str, ...] = ()
 
     @property
-    def spec(self) -> MelSpec:
-        return self.autoencoder.spec
-
-    @property
     def sample_rate(self) -> int:
-        return self.spec.sample_rate
+        return self.autoencoder.sample_rate
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -67,30 +59,33 @@ class Tango:
 
     @property
     def num_samples(self) -> int:
-        return self.frames * self.spec.hop_length
+        return self.frames * self.autoencoder.samples_per_frame
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise and a text → latents → log-mels → waves."""
+        """Noise and a text → latents → waves, by way of log-mels where the latents are of such."""
         states, null = self._states([request.caption for request in requests], run)
         latents = sample_latents(self, states, null, [request.seed for request in requests], run)
         return self.codec(run).decode(latents)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → log-mel → latent → log-mel → wave."""
+        """Wave → latent → wave."""
         codec = self.codec(run)
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
-    def codec(self, run: Run) -> MelCodec:
-        """The autoencoder with the vocoder that the run asks for."""
+    def codec(self, run: Run) -> Codec:
+        """The autoencoder with the vocoder that the run asks for, if it needs one."""
+        return self.kind.sound(self.autoencoder, self._vocoder(run), self.frames, run.sampling.grain, run.device)
+
+    def _vocoder(self, run: Run) -> Vocoder | None:
+        if self.autoencoder.spec is None:
+            return None
         if run.sampling.vocoder == "griffin_lim":
-            vocoder: Vocoder = GriffinLim(self.spec, run.sampling)
-        elif self.vocoder is None:
+            return GriffinLim(self.autoencoder.spec, run.sampling)
+        if self.vocoder is None:
             raise UserError(
                 "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
             )
-        else:
-            vocoder = self.vocoder
-        return MelCodec(self.autoencoder, vocoder, self.frames, run.sampling.grain, run.device)
+        return self.vocoder
 
     def _states(self, captions: Sequence[str], run: Run) -> tuple[list[np.ndarray], np.ndarray]:
         """States [tokens, width] of captions, and those of no text."""
@@ -104,7 +99,7 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
     """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
     channels, *sides = latent_shape
     halvings = len(params.network.widths) - 1
-    if any(side % 2**halvings for side in sides):
+    if any(side % 2**halvings for side in sides if side > 1):  # a single band stays one
         raise UserError(
             f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths want; "
             "change latents.num_samples or the number of widths"
@@ -115,9 +110,9 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """As models/family.py says; the text encoder's size is not known without its files."""
     train = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
-    section = strict.section(document, f"{FAMILY}.autoencoder", "parameters")
-    autoencoder = strict.parse(AutoencoderParams, section, f"{FAMILY}.autoencoder")
-    parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": build_autoencoder(autoencoder.network)}
+    autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "parameters")
+    vae = registry.codec(autoencoder.kind).network(autoencoder, spec)
+    parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": vae}
     return parts | registry.vocoder_network(document, FAMILY)
 
 
@@ -136,12 +131,18 @@ def load(directory: Path) -> Tango:
     config = read_config(directory, FAMILY, ("params", "frames", "text"))
     params = read_part(TrainParams, config, "params", directory)
     text = read_part(TextConfig, config, "text", directory)
-    autoencoder = autoencoders.load(directory / AUTOENCODER)
+    kind, autoencoder = registry.load_latent_codec(directory / AUTOENCODER)
     net = build_net(params, autoencoder.latent_shape(config["frames"]))
     vocoder = load_vocoder(params, directory, autoencoder)
-    return Tango(params, weights.fill(net, directory / WEIGHTS), autoencoder, config["frames"], text, vocoder)
+    return Tango(params, weights.fill(net, directory / WEIGHTS), kind, autoencoder, config["frames"], text, vocoder)
 
 
-def load_vocoder(params: TrainParams, directory: Path, autoencoder: Autoencoder) -> Vocoder | None:
+def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:
     """The vocoder in `directory`, if one is given; it must take the log-mels that the autoencoder makes."""
-    return registry.load_vocoder(directory / VOCODER, autoencoder.spec) if params.sampling.vocoder == "trained" else None
+    if params.sampling.vocoder != "trained":
+        return None
+    if autoencoder.spec is None:
+        raise UserError(
+            "latents of waves need no vocoder: leave `vocoder=` out, or take those of log-mels (`latents=mel_autoencoder`)"
+        )
+    return registry.load_vocoder(directory / VOCODER, autoencoder.spec)

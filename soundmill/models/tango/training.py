@@ -18,14 +18,13 @@ from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
+from soundmill.models import registry
 from soundmill.models.catalog import choose_by_hash, no_training_clip
+from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import LatentsAbout, gather_posteriors, iterate_index, read_about
-from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, sample_posterior
-from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Rehearsal
 from soundmill.models.requests import of_captions
 from soundmill.models.tango import model as models
@@ -47,9 +46,12 @@ class Listing:
         self.directory, self.about = directory, read_about(directory)
         self.captions: dict[str, list[str]] = {}
         self.splits: dict[str, str] = {}
+        self.mixed: dict[str, tuple[str, str]] = {}  # the clips in each mix
         for row in iterate_index(directory):
             self.captions[row["clip_id"]] = [caption for caption in row["captions"] or [] if caption]
             self.splits[row["clip_id"]] = row["split"]
+            if row["first"]:
+                self.mixed[row["clip_id"]] = row["first"], row["second"]
 
     def of(self, split: str) -> list[str]:
         """Ids of one split, sorted."""
@@ -98,14 +100,14 @@ def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
 class TangoModule(TrainingModule):
     """A batch: latents drawn from their posteriors, noised, predicted from what is left and the text."""
 
-    def __init__(self, params: TrainParams, model: Tango, batch_size: int, steps: int):
-        super().__init__(model.net, params, steps, params.accumulate)
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, batch_size: int, steps: int):
+        super().__init__(net, params, steps, params.accumulate)
+        self.scaling_factor, self.batch_size = scaling_factor, batch_size
         self.table = alpha_bar(params.diffusion)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values
-        x0 = draw_x0(posterior, self.model.autoencoder.scaling_factor, self.rng("posterior", step))
+        x0 = draw_x0(posterior, self.scaling_factor, self.rng("posterior", step))
         noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
         t = share(draw_timesteps(self.params, self.batch_size, step), self.global_rank, self.trainer.world_size).to(self.device)
         answer = partial(_answer, self.net, states.float(), mask)
@@ -115,7 +117,7 @@ class TangoModule(TrainingModule):
 def draw_x0(posterior: Tensor, scaling_factor: float, rng: torch.Generator) -> Tensor:
     """Scaled latents [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
     mean, log_variance = posterior.float().unbind(1)
-    return sample_posterior(mean, log_variance, torch.empty_like(mean).normal_(generator=rng), scaling_factor)
+    return scaling_factor * (mean + (0.5 * log_variance).exp() * torch.empty_like(mean).normal_(generator=rng))
 
 
 def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:
@@ -147,15 +149,15 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     unseen = choose_by_hash(clips.of("valid"), params.validate_batches * order.batch_size)
     held_out = HeldOut(_source([clips], unseen, texts, numbers, params, ctx.scratch), len(unseen)) if unseen else None
 
-    autoencoder = autoencoders.load(inputs / "autoencoder")
-    frames = about.num_samples // autoencoder.spec.hop_length
+    kind, autoencoder = registry.load_latent_codec(inputs / "autoencoder")
+    frames = about.num_samples // autoencoder.samples_per_frame
     torch.manual_seed(params.seed)
     net = models.build_net(params, autoencoder.latent_shape(frames))
     vocoder = models.load_vocoder(params, parts, autoencoder)
-    model = Tango(params, net, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
+    model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
         _say_other_parts(ctx.name, start, model)
-    module = TangoModule(params, model, order.batch_size, -(-batches // params.accumulate))
+    module = TangoModule(params, net, autoencoder.scaling_factor, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
         module,
@@ -169,6 +171,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         columns=params.grid.columns,
         held_out=held_out,
         save=partial(models.save, model, inputs, parts),
+        mixes=mixes.mixed if mixes else {},
     )
 
 
@@ -192,7 +195,7 @@ def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | Non
             f"{mixes.directory}: no mix, and train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
             "`pressure` or `random`"
         )
-    digest = autoencoders.config(inputs / "autoencoder").digest
+    digest = read_codec(inputs / "autoencoder").digest
     for listing in (clips, mixes):
         if listing and (listing.about.autoencoder != digest or listing.about != clips.about):
             raise UserError(
@@ -226,12 +229,9 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return strict.parse(model, strict.section(document, name, "parameters"), name)
 
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    network, spec = read(f"{FAMILY}.autoencoder", AutoencoderParams).network, read(f"spectrogram.{FAMILY}", SpectrogramParams).spec
-    frames = read(f"{FAMILY}.latents", LatentsParams).num_samples // spec.hop_length
-    autoencoder = Autoencoder(network, spec, torch.nn.Identity(), 0.0, 1.0, scaling_factor=1.0)
-    shape, items = autoencoder.latent_shape(frames), params.items
-    nothing = TextConfig(name="", revision=None, digest="", pretrained=False, max_tokens=TIMED_TOKENS, scratch=None)
-    model = Tango(params, models.build_net(params, shape), autoencoder, frames, nothing)
+    spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
+    shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.items
+    net = models.build_net(params, shape)
 
     def batch(step: int) -> Batch:
         rng = torch.Generator().manual_seed(step)
@@ -240,4 +240,4 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return Batch(step, np.zeros(items, np.int64), (posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)))
 
     passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 else 2)
-    return Rehearsal(TangoModule(params, model, items, steps=1), batch, clips=params.real_items, passes=passes)
+    return Rehearsal(TangoModule(params, net, 1.0, items, steps=1), batch, clips=params.real_items, passes=passes)

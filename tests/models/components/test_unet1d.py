@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from soundmill import params
 from soundmill.models import registry
-from soundmill.models.components.unet1d.network import Joined, Patches, UNet1d
+from soundmill.models.components.unet1d.network import Item, Joined, Patches, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 from soundmill.models.family import Request
@@ -100,15 +99,21 @@ def test_a_text_is_read_by_its_tokens_alone():
 
 
 def test_latents_join_at_their_level_and_a_signal_beside_the_noise():
-    def changes(with_it: Tensor, other: Tensor) -> list[int]:
-        return ((with_it - other).abs() > 1e-7).nonzero()[:, 2].unique().tolist()
-
     local = SMALL.model_copy(update={"attention": [False, False]})
     built, latents = net(sizes=local, latent_channels=3, latents_at=1), torch.randn(1, 3, 16)
     moved = latents.clone()
     moved[..., 0] += 1
     xt, level = XT[:1], LEVEL[:1]
-    assert min(changes(built(xt, level, latents=moved), built(xt, level, latents=latents))) == 0
+    blocks = [module for module in built.modules() if isinstance(module, Item)]
+    seen = {block: [] for block in blocks}
+    for block in blocks:
+        block.register_forward_hook(lambda block, _, answer: seen[block].append(answer.detach()))
+    assert not torch.equal(built(xt, level, latents=latents), built(xt, level, latents=moved))
+    changed = [(one != other).any(1)[0].nonzero()[:, 0].tolist() for one, other in seen.values()]
+    first_latents = next(place for place, block in enumerate(blocks) if block.latents is not None)
+    assert [block.latents is not None for block in blocks] == [block.block[0].num_channels == 16 for block in blocks]
+    assert changed[first_latents] == [0]  # of 16 frames, where the first latent joins
+    assert [blocks[place].block[0].num_channels for place, frames in enumerate(changed) if not frames] == [8]
     with pytest.raises(RuntimeError):
         built(xt, level, latents=latents[..., :15])
     beside = torch.randn(1, 1, 64)

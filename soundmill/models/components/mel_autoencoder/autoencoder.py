@@ -85,6 +85,10 @@ class Autoencoder:
         return self.network.factor
 
     @property
+    def samples_per_frame(self) -> int:
+        return self.spec.hop_length
+
+    @property
     def silence(self) -> float:
         """The log-mel of silence."""
         return math.log(self.spec.floor)

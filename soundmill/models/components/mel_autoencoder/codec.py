@@ -55,6 +55,13 @@ class MelCodec:
         return with_grain(log_mels, autoencoder, self.grain)
 
 
+def sounding(autoencoder: Autoencoder, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> MelCodec:
+    """As components/contracts.py says."""
+    if vocoder is None:
+        raise ValueError("log-mels need a vocoder")
+    return MelCodec(autoencoder, vocoder, frames, grain, device)
+
+
 def with_grain(log_mels: Tensor, autoencoder: Autoencoder, grain: float) -> Tensor:
     """Log-mels [N, n_mels, frames] with noise of `grain` times the deviation that real ones have from rebuilt ones, in each band.
 

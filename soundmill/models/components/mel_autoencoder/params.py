@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.audio.mel import MelSpec
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
@@ -47,6 +48,11 @@ class AutoencoderParams(StageParams):
     network: AutoencoderNetParams = Field(description="of a loaded one as well: it must be so")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
     hardware: HardwareParams
+
+    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
+        """(channels, frames, bands) of the latent of so many samples."""
+        factor = self.network.factor
+        return self.network.latent_channels, num_samples // spec.hop_length // factor, spec.n_mels // factor
 
     @model_validator(mode="after")
     def _consistent(self) -> AutoencoderParams:

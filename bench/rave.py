@@ -1,0 +1,192 @@
+"""RAVE at the published v1 size: real-time factor, blocks played live, a training step; beside acids-rave, if it is at hand.
+
+Real-time factor: encode and decode, one thread, mono at 48 kHz, seconds of sound for a CPU second; weights are random, which
+changes no time. Training step: of phase 1, crops of 131,072 samples, float32, one thread, CPU seconds. Live: the exported
+TorchScript of phase 2, seven of eight latents and the noise drawn, one thread, wall time of each block of 2,048 samples (42.7 ms)
+of `--seconds` of sound, causal and not.
+
+acids-rave (CC BY-NC, so never a dependency) runs in an environment of its own, whose Python `--peer` names:
+
+python3.11 -m venv ../rave-peer && ../rave-peer/bin/pip install acids-rave==2.3.1 numpy==1.26.4 torch==2.11 torchaudio==2.11
+python -m bench.rave --peer ../rave-peer/bin/python
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import measure
+from bench.measure import Target
+from soundmill import params
+
+BLOCK, RATE = 2048, 48_000
+PEER = "acids-rave"
+KEPT = 8  # of how many latents one is kept in what is played live
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, repetitions=5, seconds=60, sound=8, batch=1, steps=3)
+    parser.add_argument("--peer", type=Path, help="Python of an environment with acids-rave")
+    parser.add_argument("overrides", nargs="*", help="of the published net's parameters; then there is nothing to compare with")
+    args = parser.parse_args()
+    if args.peer and args.overrides:
+        parser.error("acids-rave has the published size alone: leave the overrides or --peer out")
+    ours = {
+        "codec": lambda: measure.in_fresh_process(codec, args.overrides, args.sound),
+        "training step": lambda: measure.in_fresh_process(training_step, args.overrides, args.batch, args.steps),
+    }
+    theirs = {"codec": ["codec", args.sound], "training step": ["step", args.batch, samples_of(args.overrides), args.steps]}
+    seconds: dict[str, list[float]] = {}
+    for number in range(args.repetitions):
+        for what, work in ours.items():
+            sides: list[tuple[str, Callable[[], float]]] = [(f"soundmill, {what}", work)]
+            if args.peer:
+                sides.append((f"{PEER}, {what}", lambda what=what: of_peer(args.peer, theirs[what])))
+            for name, side in sides if number % 2 == 0 else sides[::-1]:
+                seconds.setdefault(name, []).append(side())
+                print(f"round {number + 1}/{args.repetitions}: {name} {seconds[name][-1]:.3g} CPU s", flush=True)
+    targets = []
+    if args.peer:
+        for what in ours:
+            ratio = measure.ratio(seconds[f"{PEER}, {what}"], seconds[f"soundmill, {what}"])
+            targets.append(Target(f"{what} against {PEER}", ratio, 1))
+    factors = {name: [args.sound / value for value in values] for name, values in seconds.items() if name.endswith("codec")}
+    for name, values in factors.items():
+        print(f"{name}: {sorted(values)[len(values) // 2]:.3g} times real time")
+    live = {}
+    for name, causal in (("causal", "true"), ("not causal", "false")):
+        change = f"rave.autoencoder.network.causal={causal}"
+        live[name] = measure.in_fresh_process(played, [*args.overrides, change], args.seconds)
+        told = live[name]
+        kinds = {
+            "median": "median_ms",
+            "99th percentile": "p99_ms",
+            "worst": "worst_ms",
+            "99th percentile of CPU time": "cpu_p99_ms",
+        }
+        times = ", ".join(f"{kind} {told[key]:.3g} ms" for kind, key in kinds.items())
+        print(f"{name}: latency {told['latency']} samples; of a block of {told['block_ms']:.3g} ms {times}", flush=True)
+        share = told["p99_ms"] / told["block_ms"]
+        targets.append(Target(f"{name}, 99th percentile of a block against its length", share, 1 / 3, at_least=False))
+    more = {"real_time_factors": factors, "live": live, "overrides": args.overrides}
+    measure.write("rave", args.results, args.batch, seconds, targets, **more)
+
+
+def of_peer(python: Path, arguments: list[Any]) -> float:
+    """Of its repetitions the fastest: the first of a process chooses kernels."""
+    command = [
+        str(python),
+        "-P",  # its `rave` is not this file
+        str(measure.ROOT / "bench" / "rave_peer.py"),
+        *map(str, arguments),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""})
+    if done.returncode:
+        raise SystemExit(f"{python}: acids-rave failed: {done.stderr[-2000:]}")
+    return min(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def sizes(overrides: list[str]) -> Any:
+    from soundmill.models.components.rave.params import RaveParams
+
+    document = params.compose(measure.ROOT / "conf", ["model=rave", "scale=paper", *overrides])
+    return params.parse(RaveParams, document["rave"]["autoencoder"], "rave.autoencoder")
+
+
+def samples_of(overrides: list[str]) -> int:
+    return sizes(overrides).weights.num_samples
+
+
+def built(overrides: list[str], phase: int) -> Any:
+    """The codec of random weights, with all its latents; in phase 1 it draws no noise."""
+    import torch
+
+    from soundmill.models.components.rave.codec import RaveCodec
+    from soundmill.models.components.rave.network import RaveNet
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = sizes(overrides).network
+    return RaveCodec(network, RATE, RaveNet(network).eval(), phase, 1.0, network.latent_channels)
+
+
+def codec(overrides: list[str], seconds: int) -> float:
+    """CPU seconds for so much sound, there and back."""
+    import torch
+
+    model = built(overrides, phase=1)  # acids-rave draws no noise either
+    for length in (RATE, seconds * RATE):
+        wave = 0.1 * torch.randn(1, 1, round(length / BLOCK) * BLOCK)
+        start = time.process_time()
+        model.decode(model.encode(wave))
+        taken = time.process_time() - start
+    return taken
+
+
+def training_step(overrides: list[str], items: int, count: int) -> float:
+    """CPU seconds of the fastest of so many steps of phase 1."""
+    import numpy as np
+    import torch
+
+    from soundmill.models.components.rave.network import RaveNet
+    from soundmill.models.components.rave.training import RaveModule
+    from soundmill.training.loader import Batch
+
+    torch.set_num_threads(1)
+    chosen = sizes(overrides)
+    net = RaveNet(chosen.network).with_norms()
+    module, kept = RaveModule(chosen.weights, net), chosen.weights.optimiser
+    optimiser = torch.optim.AdamW(net.parameters(), kept.learning_rate, tuple(kept.betas), kept.eps, kept.weight_decay, fused=True)
+    taken = []
+    for step in range(count):
+        batch = Batch(step, np.arange(items), (0.1 * torch.randn(items, 1, chosen.weights.num_samples),))
+        start = time.process_time()
+        optimiser.zero_grad()
+        next(module.represent(step, batch, ["net"])).backward()
+        optimiser.step()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def played(overrides: list[str], seconds: int) -> dict[str, float]:
+    """Wall time of blocks, as a program for live sound gives them to the exported codec: with noise, and latents left out."""
+    import statistics
+
+    import torch
+
+    from soundmill.models.components.rave.streaming import scripted
+
+    codec = built(overrides, phase=2)
+    model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_latent)
+    wave = 0.1 * torch.randn(1, 1, round(seconds * RATE / block) * block)
+    taken, worked = [], []
+    with torch.inference_mode():
+        for _ in range(20):  # the first compile
+            model(wave[..., :block])
+        for part in wave.split(block, 2):
+            start, before = time.perf_counter(), time.process_time()
+            model(part)
+            worked.append(1000 * (time.process_time() - before))
+            taken.append(1000 * (time.perf_counter() - start))
+    ordered, last = sorted(taken), min(len(taken) - 1, round(0.99 * len(taken)))
+    return {
+        "blocks": len(taken),
+        "block_ms": 1000 * block / RATE,
+        "median_ms": statistics.median(taken),
+        "p99_ms": ordered[last],
+        "cpu_p99_ms": sorted(worked)[last],  # which others who use the machine change less
+        "worst_ms": ordered[-1],
+        "latency": model.get_latency(),
+        "drawn_latents": model.left_out,
+        "noise": model.noise is not None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""RAVE (Caillon & Esling 2021, arXiv:2111.05011): a variational autoencoder of multiband waves that plays in real time."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.rave.params import RaveParams
+
+KIND = Kind(RaveParams, making=f"{__name__}.making", component=f"{__name__}.codec", sounding=f"{__name__}.sounding")

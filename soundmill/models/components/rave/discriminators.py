@@ -1,0 +1,65 @@
+"""What phase 2 is trained against: discriminators of waves at several rates (Kumar et al. 2019) and periods (Kong et al. 2020).
+
+Each says how real it takes every place of a wave [N, 1, T] to be, and what it saw on the way: its feature maps. At 64 channels,
+four layers and three scales they have 7,751,622 weights.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.models.components.rave.norms import Normed
+from soundmill.models.components.rave.params import DiscriminatorsParams
+
+Judgement = tuple[Tensor, list[Tensor]]  # scores, feature maps
+
+SCALE_KERNEL, PERIOD_KERNEL, STRIDE = 15, 5, 4
+SLOPE = 0.2  # of the leaky ReLUs
+
+
+class JudgingConv(Normed, nn.Conv2d):
+    def __init__(self, below: int, above: int, kernel: int, stride: int):
+        super().__init__(below, above, (kernel, 1), (stride, 1), (kernel // 2, 0))
+        self.norm()
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return F.conv2d(signal, self.kernel(), self.bias, self.stride, self.padding)
+
+
+class Discriminator(nn.Module):
+    """Convolutions with a stride of four over rows of every `period`-th sample; 1: of all samples."""
+
+    def __init__(self, channels: int, layers: int, period: int):
+        super().__init__()
+        self.period = period
+        kernel = SCALE_KERNEL if period == 1 else PERIOD_KERNEL
+        widths = [1, *(channels * 2**level for level in range(layers))]
+        self.layers = nn.ModuleList(JudgingConv(below, above, kernel, STRIDE) for below, above in pairwise(widths))
+        self.last = JudgingConv(widths[-1], 1, 1, 1)
+
+    def forward(self, waves: Tensor) -> Judgement:
+        signal, features = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
+        for layer in self.layers:
+            signal = F.leaky_relu(layer(signal), SLOPE)
+            features.append(signal)
+        return self.last(signal).flatten(1), features
+
+
+class Discriminators(nn.Module):
+    """All of them, with separate weights."""
+
+    def __init__(self, params: DiscriminatorsParams):
+        super().__init__()
+        self.scales = nn.ModuleList(Discriminator(params.channels, params.layers, 1) for _ in range(params.scales))
+        self.periods = nn.ModuleList(Discriminator(params.channels, params.layers, period) for period in params.periods)
+
+    def forward(self, waves: Tensor) -> list[Judgement]:
+        """A judgement of each discriminator, in an order that stays."""
+        judgements, slower = [period(waves) for period in self.periods], waves
+        for scale in self.scales:
+            judgements.append(scale(slower))
+            slower = F.avg_pool1d(slower, 2)
+        return judgements

@@ -1,0 +1,219 @@
+"""RAVE's nets: bands of a wave to a posterior, and latents to bands (Caillon & Esling 2021; v2 as its authors' second version).
+
+Every convolution keeps the length, divided by its stride: zeros stand before and behind a signal, if it is causal before it only.
+What a layer looks `ahead` of the end of a frame is what it lags behind when it is played live (streaming.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.models.components.rave.norms import Normed
+from soundmill.models.components.rave.params import NetworkParams, NoiseParams
+from soundmill.models.components.rave.pqmf import Pqmf
+
+SLOPE = 0.2  # of the leaky ReLUs
+LEAST_DEVIATION = 1e-4
+QUIET = -5.0  # added to the noise's gains before their sigmoid, so that it starts low
+
+
+class Conv(Normed, nn.Conv1d):
+    """A convolution without bias."""
+
+    def __init__(self, below: int, above: int, kernel: int, causal: bool, stride: int = 1, dilation: int = 1, groups: int = 1):
+        super().__init__(below, above, kernel, stride, dilation=dilation, groups=groups, bias=False)
+        self.register_parameter("length", None)
+        self.missing = (
+            (kernel - 1) * dilation + 1 - stride
+        )  # samples of a frame's window beyond the frame; below 0: not all are seen
+        self.ahead = 0 if causal else max(0, self.missing // 2)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        padded = F.pad(signal, (self.missing - self.ahead, self.ahead))
+        return F.conv1d(padded, self.kernel(), None, self.stride, 0, self.dilation, self.groups)
+
+
+class Up(Normed, nn.ConvTranspose1d):
+    """A transposed convolution without bias: `ratio` samples of each, from windows of twice as many."""
+
+    def __init__(self, below: int, above: int, ratio: int, causal: bool):
+        super().__init__(below, above, 2 * ratio, ratio, bias=False)
+        self.register_parameter("length", None)
+        self.ratio, self.ahead = ratio, 0 if causal else ratio // 2  # samples of its output
+
+    def forward(self, signal: Tensor) -> Tensor:
+        whole = F.conv_transpose1d(signal, self.kernel(), None, self.ratio)
+        return whole[..., self.ahead : self.ahead + self.ratio * signal.shape[2]]
+
+
+class Residual(nn.Module):
+    """A signal, and what layers of stride 1 add to it."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal + self.layers(signal)
+
+
+def _unit(width: int, kernels: tuple[int, int], dilation: int, causal: bool) -> Residual:
+    first, second = kernels
+    convolutions = Conv(width, width, first, causal, dilation=dilation), Conv(width, width, second, causal)
+    return Residual(_leaky(), convolutions[0], _leaky(), convolutions[1])
+
+
+def _leaky() -> nn.LeakyReLU:
+    return nn.LeakyReLU(SLOPE)
+
+
+def encoder(params: NetworkParams) -> nn.Sequential:
+    """Bands [N, bands, frames] to means and what deviations come of, [N, 2 · latent_channels, frames / ratios]."""
+    v1, causal, width = params.version == "v1", params.causal, params.channels
+    layers: list[nn.Module] = [Conv(params.bands, width, 7, causal)]
+    for ratio, dilations in zip(params.ratios, params.dilations, strict=True):
+        if v1:
+            layers += [nn.BatchNorm1d(width), _leaky(), Conv(width, 2 * width, 2 * ratio + 1, causal, stride=ratio)]
+        else:
+            layers += [_unit(width, (3, 1), dilation, causal) for dilation in dilations]
+            layers += [_leaky(), Conv(width, 2 * width, 2 * ratio, causal, stride=ratio)]
+        width *= 2
+    kernel, groups = (5, 2) if v1 else (3, 1)
+    return nn.Sequential(*layers, _leaky(), Conv(width, 2 * params.latent_channels, kernel, causal, groups=groups))
+
+
+class Decoder(nn.Module):
+    """Latents [N, latent_channels, T] to bands [N, bands, ratios · T]: a trunk, and on it a wave, its loudness and noise."""
+
+    def __init__(self, params: NetworkParams):
+        super().__init__()
+        v1, causal = params.version == "v1", params.causal
+        width = params.channels * 2 ** len(params.ratios)
+        layers: list[nn.Module] = [Conv(params.latent_channels, width, 7 if v1 else 3, causal)]
+        # Published so: v1 has its ratios in the encoder's order, v2 the other way round.
+        order = list(zip(params.ratios, params.dilations, strict=True))
+        for ratio, dilations in order if v1 else order[::-1]:
+            width //= 2
+            layers += [_leaky(), Up(2 * width, width, ratio, causal)]
+            layers += [_unit(width, (3, 3 if v1 else 1), dilation, causal) for dilation in dilations]
+        self.trunk = nn.Sequential(*layers) if v1 else nn.Sequential(*layers, _leaky())
+        self.wave = Conv(width, params.bands * (1 if v1 else 2), 7, causal)
+        self.loudness = Conv(width, 1, 3, causal) if v1 else None
+        self.noise = Noise(params.noise, width, params.bands, causal) if params.noise else None
+
+    def forward(self, latents: Tensor, noise: Tensor | None) -> Tensor:
+        """With `noise` even in [−1, 1] as `Noise` takes it, or without that branch."""
+        hidden = self.trunk(latents)
+        gains = self.noise.gains(hidden) if self.noise is not None and noise is not None else None
+        added = self.noise.shaped(gains, noise) if gains is not None else None
+        return joined(self.wave(hidden), self.loudness(hidden) if self.loudness is not None else None, added)
+
+
+def joined(wave: Tensor, loudness: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Bands of what the heads say: v1 has a loudness, v2 a gain for each band in the wave's second half."""
+    if loudness is not None:
+        bands = torch.tanh(wave) * gain(loudness)
+        return bands if noise is None else bands + noise
+    value, own = wave.chunk(2, 1)
+    bands = value * torch.sigmoid(own)
+    return torch.tanh(bands if noise is None else bands + noise)
+
+
+def gain(value: Tensor) -> Tensor:
+    """2 σ(x)^2.3 + 1e-7 (Engel et al. 2020, DDSP), above 0 and at most 2."""
+    return 2 * torch.sigmoid(value) ** 2.3 + 1e-7
+
+
+class Noise(nn.Module):
+    """White noise, in each band and frame shaped by gains that are interpolated over the band (Engel et al. 2020, DDSP)."""
+
+    def __init__(self, params: NoiseParams, width: int, bands: int, causal: bool):
+        super().__init__()
+        self.frame, self.bands, self.filters = math.prod(params.ratios), bands, params.filters
+        widths = [width] * len(params.ratios) + [bands * params.filters]
+        layers: list[nn.Module] = []
+        for below, above, ratio in zip(widths, widths[1:], params.ratios, strict=False):
+            layers += [Conv(below, above, 3, causal, stride=ratio), _leaky()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.register_buffer("parts", parts_of_noise(self.frame, params.filters), persistent=False)
+
+    def gains(self, hidden: Tensor) -> Tensor:
+        """[N, bands · filters, frames / frame]."""
+        return gain(self.layers(hidden) + QUIET)
+
+    def shaped(self, gains: Tensor, noise: Tensor) -> Tensor:
+        """[N, bands, T] of gains [N, bands · filters, T / frame] and noise [N, T / frame, bands, frame]."""
+        split = (noise @ self.parts).unflatten(3, (self.filters, self.frame))
+        loud = gains.transpose(1, 2).unflatten(2, (self.bands, self.filters))
+        return (loud[..., None] * split).sum(3).transpose(1, 2).flatten(2)
+
+
+def parts_of_noise(frame: int, filters: int) -> Tensor:
+    """[frame, filters · frame]: white noise of a frame times this is its parts, by frequency; they add up to it.
+
+    Part i is the noise filtered by a triangle around i / (filters − 1) of the band, whole turns within the frame.
+    """
+    place = np.linspace(0, filters - 1, frame // 2 + 1)
+    triangles = np.maximum(1 - np.abs(place[None] - np.arange(filters)[:, None]), 0)
+    spectra = np.fft.rfft(np.eye(frame))
+    parts = np.concatenate([np.fft.irfft(spectra * triangle, frame) for triangle in triangles], 1)
+    return torch.from_numpy(parts.astype(np.float32))
+
+
+class RaveNet(nn.Module):
+    """The filter bank and both nets.
+
+    With the norms that they are trained with, v1 has 17,612,369 weights and v2 31,536,000 at the published sizes.
+    """
+
+    def __init__(self, params: NetworkParams):
+        super().__init__()
+        self.samples_per_latent = params.samples_per_latent
+        self.pqmf, self.encoder, self.decoder = Pqmf(params.bands), encoder(params), Decoder(params)
+        # What makes principal components of latents, those that are kept of unit deviation: of those that its training ends with.
+        self.register_buffer("center", torch.zeros(params.latent_channels))
+        self.register_buffer("rotation", torch.eye(params.latent_channels))
+        self.register_buffer("spread", torch.ones(params.latent_channels))
+        self.normed = ["encoder", "decoder"] if params.version == "v2" else ["decoder.trunk", "decoder.wave", "decoder.loudness"]
+
+    def posterior(self, bands: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations [N, latent_channels, T] of bands [N, bands, T · ratios]."""
+        mean, value = self.encoder(bands).chunk(2, 1)
+        return mean, F.softplus(value) + LEAST_DEVIATION
+
+    def components_of(self, latents: Tensor) -> Tensor:
+        """Principal components [N, latent_channels, T] of latents."""
+        return self.rotation @ (latents - self.center[:, None]) / self.spread[:, None]
+
+    def latents_of(self, components: Tensor) -> Tensor:
+        return self.rotation.T @ (components * self.spread[:, None]) + self.center[:, None]
+
+    def draw_noise(self, latents: Tensor, rng: torch.Generator | None) -> Tensor | None:
+        """Even noise in [−1, 1] that the decoder's branch takes beside latents; None: it has no such branch."""
+        branch = self.decoder.noise
+        if branch is None:
+            return None
+        frames = latents.shape[2] * self.samples_per_latent // branch.bands // branch.frame
+        drawn = torch.rand(latents.shape[0], frames, branch.bands, branch.frame, generator=rng, device=rng and rng.device)
+        return 2 * drawn.to(latents) - 1
+
+    def with_norms(self) -> RaveNet:
+        """As it is trained; v1's encoder has batch norms."""
+        for layer in self._convolutions():
+            layer.norm()
+        return self
+
+    def without_norms(self) -> RaveNet:
+        """With its kernels as they are."""
+        for layer in self._convolutions():
+            layer.fold()
+        return self
+
+    def _convolutions(self) -> list[Normed]:
+        modules = (module for name in self.normed for module in self.get_submodule(name).modules())
+        return [module for module in modules if isinstance(module, Normed)]

@@ -1,0 +1,262 @@
+"""RAVE for live use: convolutions that remember what came before, so blocks of a sound give what the whole of it would.
+
+A layer that looks `ahead` cannot when it is played live: it lags instead. Where branches meet, the earlier one waits. Latents lie
+on a grid, and the grid is laid so that the encoder's layers need not wait for it: what comes out is what the codec makes of the
+sound with `offset` samples of silence before it, `lag` samples later.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundmill.models.components.rave.codec import RaveCodec
+from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, gain, joined
+from soundmill.models.components.rave.pqmf import flips, fold, unfold
+
+
+class Remembering(nn.Module):
+    """Puts the last `kept` samples of what came before in front of a block."""
+
+    def __init__(self, channels: int, kept: int):
+        super().__init__()
+        self.kept = kept
+        self.register_buffer("past", torch.zeros(1, channels, kept))
+
+    def forward(self, block: Tensor) -> Tensor:
+        past = self.past if self.past.shape[0] == block.shape[0] else self.past[:1].expand(block.shape[0], -1, -1)
+        joined_with_past = torch.cat([past, block], 2)
+        self.past = joined_with_past[:, :, joined_with_past.shape[2] - self.kept :]
+        return joined_with_past
+
+
+class Waiting(nn.Module):
+    """What came `by` samples ago."""
+
+    def __init__(self, channels: int, by: int):
+        super().__init__()
+        self.memory = Remembering(channels, by)
+
+    def forward(self, block: Tensor) -> Tensor:
+        return self.memory(block)[:, :, : block.shape[2]]
+
+
+class LiveConv(nn.Module):
+    def __init__(self, weight: Tensor, kept: int, stride: int = 1, dilation: int = 1, groups: int = 1):
+        super().__init__()
+        self.stride, self.dilation, self.groups, self.left_out = stride, dilation, groups, max(0, -kept)
+        self.memory = Remembering(weight.shape[1] * groups, max(0, kept))
+        self.register_buffer("weight", weight.detach().clone(memory_format=torch.contiguous_format))
+
+    def forward(self, block: Tensor) -> Tensor:
+        seen = self.memory(block)[:, :, self.left_out :]
+        return F.conv1d(seen, self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+class LiveUp(nn.Module):
+    """A window reaches over two of its frames: this one's and the one's before. As a convolution over these, which torch has a fast
+    way for where blocks are short."""
+
+    def __init__(self, weight: Tensor, ratio: int):
+        super().__init__()
+        self.ratio, self.above = ratio, weight.shape[1]
+        both = torch.stack([weight[:, :, ratio:], weight[:, :, :ratio]], 3)  # [below, above, ratio, 2]
+        self.convolution = LiveConv(both.permute(1, 2, 0, 3).flatten(0, 1), 1)
+
+    def forward(self, block: Tensor) -> Tensor:
+        made = self.convolution(block)
+        return made.reshape(block.shape[0], self.above, self.ratio, block.shape[2]).transpose(2, 3).flatten(2)
+
+
+class LiveResidual(nn.Module):
+    def __init__(self, layers: nn.Module, waiting: nn.Module):
+        super().__init__()
+        self.layers, self.waiting = layers, waiting
+
+    def forward(self, block: Tensor) -> Tensor:
+        return self.waiting(block) + self.layers(block)
+
+
+def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
+    """A layer for live use, and how late its output is where its input is `late`, each in its own samples."""
+    if isinstance(layer, nn.Sequential):
+        layers = []
+        for inner in layer:
+            made, late = live(inner, late)
+            layers.append(made)
+        return nn.Sequential(*layers), late
+    if isinstance(layer, Residual):
+        layers, after = live(layer.layers, late)
+        channels = next(inner for inner in layer.layers if isinstance(inner, Conv)).in_channels
+        return LiveResidual(layers, Waiting(channels, after - late)), after
+    if isinstance(layer, Conv):
+        (stride,), (dilation,) = layer.stride, layer.dilation
+        whole, rest = divmod(late + layer.ahead, stride)
+        if rest:
+            raise ValueError(f"a signal that is {late} late does not lie on a grid of {stride}")
+        return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), whole
+    if isinstance(layer, Up):
+        return LiveUp(layer.kernel(), layer.ratio), late * layer.ratio + layer.ahead
+    return layer, late  # one sample to one sample
+
+
+def ahead_of(layers: nn.Module) -> int:
+    """How far convolutions look beyond a frame's end altogether, in samples of their input."""
+    if isinstance(layers, nn.Sequential):
+        ahead = 0
+        for layer in reversed(layers):
+            ahead = ahead * (layer.stride[0] if isinstance(layer, Conv) else 1) + ahead_of(layer)
+        return ahead
+    return ahead_of(layers.layers) if isinstance(layers, Residual) else getattr(layers, "ahead", 0)
+
+
+class LiveNoise(nn.Module):
+    """The noise branch: gains by its layers, noise by its place."""
+
+    def __init__(self, branch: Noise, late: int):
+        super().__init__()
+        self.frame, self.bands, self.filters, self.quiet = branch.frame, branch.bands, branch.filters, QUIET
+        width = next(layer for layer in branch.layers if isinstance(layer, Conv)).in_channels
+        wait = -(late + ahead_of(branch.layers)) % branch.frame
+        self.waiting = Waiting(width, wait)
+        self.layers, frames = live(branch.layers, late + wait)
+        self.late = frames * branch.frame
+        self.register_buffer("parts", branch.parts.clone())
+
+    def forward(self, hidden: Tensor, first: int) -> Tensor:
+        """From band sample `first` on."""
+        gains = gain(self.layers(self.waiting(hidden)) + self.quiet)
+        frames = gains.shape[2]
+        noise = 2 * even(first * self.bands, frames * self.bands * self.frame) - 1
+        split = (noise.to(gains).reshape(1, frames, self.bands, self.frame) @ self.parts).reshape(
+            1, frames, self.bands, self.filters, self.frame
+        )
+        loud = gains.transpose(1, 2).reshape(gains.shape[0], frames, self.bands, self.filters, 1)
+        return (loud * split).sum(3).transpose(1, 2).flatten(2)
+
+
+def even(first: int, count: int) -> Tensor:
+    """Numbers `first`, first + 1 … of an endless list of random ones, even in (0, 1): a mixing of their places (splitmix64).
+
+    In float64: in float32 one in many millions would be 0 or 1, whose normal number is infinite.
+    """
+    mixed = torch.arange(first, first + count) * -7046029254386353131
+    mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    mixed = (mixed ^ ((mixed >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    mixed = mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)
+    return (((mixed >> 12) & 0xFFFFFFFFFFFFF).to(torch.float64) + 0.5) / 4503599627370496.0
+
+
+class Live(nn.Module):
+    """The codec for programs that play nn~ models: `encode`, `decode`, and `forward`, which is both; a block after another.
+
+    Latents are `latents` principal components, not scaled. Blocks are multiples of `ratio` samples.
+    """
+
+    def __init__(self, codec: RaveCodec, latents: int):
+        super().__init__()
+        net = codec.net.eval()
+        self.ratio, self.latents, self.sample_rate = codec.samples_per_latent, latents, codec.sample_rate
+        self.bands, self.position, self.left_out = net.pqmf.bands, 0, codec.network.latent_channels - latents
+        forth, back = net.pqmf.ahead
+        beyond = ahead_of(net.encoder)
+        self.split = LiveConv(net.pqmf.forward_taps, forth + back)
+        self.encoder, late = live(net.encoder, -beyond)
+        if late:
+            raise ValueError(f"latents are {late} late")
+        decoder = net.decoder
+        self.trunk, late = live(decoder.trunk, 0)
+        self.wave, of_wave = live(decoder.wave, late)
+        self.loudness, of_loudness = live(decoder.loudness, late) if decoder.loudness is not None else (None, 0)
+        self.noise = LiveNoise(decoder.noise, late) if decoder.noise is not None and codec.phase == 2 else None
+        last = max(of_wave, of_loudness, self.noise.late if self.noise is not None else 0)
+        self.wave_waits = Waiting(decoder.wave.out_channels, last - of_wave)
+        self.loudness_waits = Waiting(1, last - of_loudness) if decoder.loudness is not None else None
+        self.noise_waits = Waiting(self.bands, last - self.noise.late) if self.noise is not None else None
+        self.join = LiveConv(net.pqmf.backward_taps, forth + back)
+        self.odd_split, self.odd_join = beyond % 2, last % 2  # whether a band's first sample is an odd one of the codec's
+        self.offset, self.lag = self.bands * (forth + beyond), self.bands * (last + back)
+        self.register_buffer("turn", net.rotation / net.spread[:, None])
+        self.register_buffer("back", net.rotation.T * net.spread)
+        self.register_buffer("center", net.center[:, None].clone())
+        self._register_methods()
+
+    def _register_methods(self) -> None:
+        """As nn~ reads them of a model: numbers of channels and, for each, samples of the sound that one is for."""
+        sizes = {"forward": (1, 1, 1, 1), "encode": (1, 1, self.latents, self.ratio), "decode": (self.latents, self.ratio, 1, 1)}
+        self._methods, self._attributes = list(sizes), torch.jit.Attribute([], list[str])
+        for name, (channels, ratio, made, made_ratio) in sizes.items():
+            self.register_buffer(f"{name}_params", torch.tensor([channels, ratio, made, made_ratio]))
+            setattr(self, f"{name}_input_labels", [f"(signal) model input {number}" for number in range(channels)])
+            setattr(self, f"{name}_output_labels", [f"(signal) model output {number}" for number in range(made)])
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """Waves [N, 1, T], later by `get_latency` samples."""
+        return self.decode(self.encode(waves))
+
+    @torch.jit.export
+    def encode(self, waves: Tensor) -> Tensor:
+        """Latents [N, latents, T / ratio] of waves [N, 1, T]."""
+        length = waves.shape[2]
+        if length % self.ratio != 0:
+            lower = max(1, length // self.ratio) * self.ratio
+            raise ValueError(
+                f"a block of {length} samples: this model takes multiples of {self.ratio}, such as {lower} and {lower + self.ratio}"
+            )
+        bands = self.split(fold(waves, self.bands))
+        bands = bands * flips(self.bands, bands.shape[2], self.odd_split).to(bands)
+        mean = self.encoder(bands)[:, : self.latents + self.left_out]
+        return (self.turn @ (mean - self.center))[:, : self.latents]
+
+    @torch.jit.export
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waves [N, 1, ratio · T] of latents [N, latents, T]; the ones left out are drawn."""
+        count, frames = latents.shape[0], latents.shape[2]
+        if self.left_out > 0:
+            drawn = even(-(1 << 40) + self.position * self.left_out, frames * self.left_out)
+            normal = 1.4142135623730951 * torch.erfinv(2 * drawn - 1)
+            rest = normal.to(latents).reshape(1, frames, self.left_out).transpose(1, 2).expand(count, -1, -1)
+            latents = torch.cat([latents, rest], 1)
+        hidden = self.trunk(self.back @ latents + self.center)
+        wave = self.wave_waits(self.wave(hidden))
+        loudness: Tensor | None = None
+        if self.loudness is not None:
+            loudness = self.loudness_waits(self.loudness(hidden))
+        noise: Tensor | None = None
+        if self.noise is not None:
+            noise = self.noise_waits(self.noise(hidden, self.position * (self.ratio // self.bands)))
+        self.position += frames
+        bands = joined(wave, loudness, noise)
+        bands = bands * flips(self.bands, bands.shape[2], self.odd_join).to(bands)
+        return unfold(self.join(bands)).clamp(-1.0, 1.0)
+
+    @torch.jit.export
+    def get_methods(self) -> list[str]:
+        return self._methods
+
+    @torch.jit.export
+    def get_attributes(self) -> list[str]:
+        return self._attributes
+
+    @torch.jit.export
+    def get_sample_rate(self) -> int:
+        return self.sample_rate
+
+    @torch.jit.export
+    def get_latency(self) -> int:
+        """Samples that `forward` is behind."""
+        return self.offset + self.lag
+
+
+def scripted(codec: RaveCodec, latents: int) -> torch.jit.ScriptModule:
+    """`Live` as TorchScript, which runs without this program; it has just heard silence."""
+    model = Live(codec, latents).eval()
+    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, Remembering))  # more than it remembers, in latents
+    with torch.no_grad():
+        for _ in range(math.ceil(reach / 64)):
+            model(torch.zeros(1, 1, 64 * model.ratio))
+    model.position = 0
+    return torch.jit.script(model)

@@ -1,0 +1,131 @@
+"""A diffusion over a codec's latents; on disk its codec is within. Weights in safetensors, all else in JSON: nothing runs code."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from soundmill.diffusion import velocity
+from soundmill.diffusion.guidance import guided
+from soundmill.errors import UserError
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.noise import noise_of
+from soundmill.models.components.unet1d.params import NO_TRANSFORM
+from soundmill.models.components.unet1d.prior.params import PriorTrainParams
+from soundmill.models.family import Request, Run
+from soundmill.models.labels import label_weights
+from soundmill.training import weights
+from soundmill.training.device import autocast, evaluating
+
+WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
+
+
+class WaveCodec(Protocol):
+    """A `Codec` (components/contracts.py) whose latents are [N, latent_channels, T / samples_per_latent]."""
+
+    sample_rate: int
+    channels: int
+    digest: str
+    latent_channels: int
+    samples_per_latent: int
+
+    def to(self, device: Any) -> WaveCodec: ...
+
+    def encode(self, waves: Tensor) -> Tensor: ...
+
+
+@dataclass
+class LatentPrior(ABC):
+    """A `Model` (models/family.py); `net` carries the averaged weights. A family says whose latents these are."""
+
+    family: ClassVar[str]
+    train_params: ClassVar[type[PriorTrainParams]]
+    load_codec: ClassVar[Callable[[Path], Any]]
+
+    params: PriorTrainParams
+    net: UNet1d
+    codec: Any  # WaveCodec
+    frames: int  # latents of a sound
+    labels: Sequence[str]
+
+    @abstractmethod
+    def decode(self, latents: Tensor, run: Run) -> Tensor:
+        """Waves [N, channels, T] of latents, on the run's device."""
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.codec.channels
+
+    @property
+    def num_samples(self) -> int:
+        return self.frames * self.codec.samples_per_latent
+
+    @property
+    def condition(self) -> Literal["labels", "none"]:
+        return "labels" if self.params.condition == "label" else "none"
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Noise → latents → waves; a request without labels is unconditional."""
+        net, codec, made = self.net.to(run.device), self.codec.to(run.device), []
+        scale = run.sampling.guidance_scale if self.condition == "labels" else 1.0
+        with torch.no_grad(), evaluating(net):
+            for start in range(0, len(requests), run.batch_size):
+                part = requests[start : start + run.batch_size]
+                known = [label_weights(request.labels, self.labels) for request in part]
+                condition = (torch.stack(known).to(run.device),) if self.condition == "labels" else ()
+                null = tuple(torch.zeros_like(one) for one in condition)
+
+                def denoise(xt: Tensor, level: Tensor, condition: Any = condition, null: Any = null) -> Tensor:
+                    with autocast(run.device, run.precision):
+                        return guided(net, xt, level, condition, null, scale).float()
+
+                noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
+                made.append(self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run).cpu())
+                run.progress(len(part))
+        return torch.cat(made)
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Wave → latents → wave, one after another."""
+        codec, length = self.codec.to(run.device), waves.shape[2]
+        padded = F.pad(waves, (0, self.num_samples - length))
+        made = [self.decode(codec.encode(wave[None].to(run.device)), run).cpu() for wave in padded]
+        return torch.cat(made)[..., :length]
+
+    @classmethod
+    def build_net(cls, params: PriorTrainParams, latent_channels: int, frames: int, num_labels: int) -> UNet1d:
+        """The net over latents [channels, frames], initialised from torch's global generator."""
+        if frames % params.network.stride:
+            raise UserError(
+                f"a sound has {frames} latents, and {cls.family}.train.network wants a multiple of {params.network.stride}: change "
+                f"{cls.family}.latents.num_samples, or the net's factors"
+            )
+        labels = {"num_labels": num_labels} if params.condition == "label" else {}
+        return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
+
+    def save(self, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
+        """Write the checkpoint into `directory` (made anew), with a copy of the codec in `inputs`; `facts` are for people."""
+        directory.mkdir(parents=True)
+        weights.write(self.net.state_dict(), directory / WEIGHTS)
+        shutil.copytree(inputs / AUTOENCODER, directory / AUTOENCODER, copy_function=shutil.copyfile)
+        write_config(directory, self.family, self.params, facts, frames=self.frames, labels=list(self.labels))
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+        config = read_config(directory, cls.family, ("params", "frames", "labels"))
+        params, codec = read_part(cls.train_params, config, "params", directory), cls.load_codec(directory / AUTOENCODER)
+        net = cls.build_net(params, codec.latent_channels, config["frames"], len(config["labels"]))
+        return cls(params, weights.fill(net, directory / WEIGHTS), codec, config["frames"], config["labels"])

@@ -1,0 +1,33 @@
+"""Knobs of the diffusion over latents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.unet1d.family import BatchedTrainParams
+from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.params import GridParams
+from soundmill.params import Probability, StageParams
+
+
+class PriorSamplingParams(StageParams):
+    """From noise to latents; a family adds how its codec makes sound of them."""
+
+    num_steps: int = Field(ge=1, description="evenly spaced noise levels of the latents")
+    guidance_scale: float = Field(ge=0, description="1: none")
+
+
+class PriorTrainParams(BatchedTrainParams):
+    condition: Literal["none", "label"]
+    condition_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
+    network: UNet1dParams = Field(description="of the latents")
+    grid: GridParams
+    sampling: PriorSamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PriorTrainParams:
+        if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
+            raise ValueError("sampling.guidance_scale wants a net trained without labels too: raise condition_dropout, or set 1")
+        return self

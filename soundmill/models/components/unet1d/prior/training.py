@@ -1,0 +1,115 @@
+"""Train the diffusion over latents: noise and a label in, latents out. The codec is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, read_labels, read_weights
+from soundmill.models.components.latents.store import gather_posteriors, read_about
+from soundmill.models.components.unet1d.prior.model import AUTOENCODER, LatentPrior
+from soundmill.models.components.unet1d.prior.params import PriorTrainParams
+from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.models.family import Rehearsal
+from soundmill.models.labels import Labelled, known_labels, label_weights
+from soundmill.models.requests import of_grid
+from soundmill.models.training import Prepared
+from soundmill.training.loader import Arrays, Batch, Order, Source
+from soundmill.training.validation import HeldOut
+
+
+class LatentModule(VelocityModule):
+    """A batch: latents [b, channels, frames], not scaled, and label weights if there are."""
+
+    def __init__(self, params: PriorTrainParams, net: torch.nn.Module, scaling_factor: float, steps: int):
+        super().__init__(net, params, steps)
+        self.scaling_factor = scaling_factor
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        latents, *condition = batch.values
+        if condition:
+            chance = torch.rand(len(latents), generator=self.rng("condition", step), device=self.device)
+            condition = [condition[0] * (chance >= self.params.condition_dropout)[:, None]]
+        return self.v_loss(lambda xt, level: self.net(xt, level, *condition), latents.float() * self.scaling_factor, step)
+
+
+@dataclass(frozen=True)
+class Means:
+    """A source of the means of posteriors, [b, channels, frames]."""
+
+    posteriors: Arrays  # [2, channels, frames, 1]
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        return (torch.from_numpy(np.stack([self.posteriors.read(item)[0, :, :, 0] for item in items])),)
+
+
+def draw_nothing(batch_size: int, step: int) -> Tensor:
+    """Latents are taken whole."""
+    return torch.zeros(batch_size)
+
+
+def prepare(
+    kind: type[LatentPrior], params: PriorTrainParams, ctx: Any, inputs: Path, catalog: Path, start: LatentPrior | None
+) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/. A training that starts from another knows its labels too."""
+    splits, codec = read_weights(catalog), kind.load_codec(inputs / AUTOENCODER)
+    directory = inputs / "latents" / "clips"
+    about = read_about(directory)
+    if about.autoencoder != codec.digest:
+        raise UserError(f"{directory}: latents of another autoencoder than {inputs} has: `dvc repro`")
+    if start and start.codec.digest != codec.digest:
+        print(f"{ctx.name}: the autoencoder is another: the net learns its latents anew", flush=True)
+    clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
+    labels = []
+    if params.condition == "label":
+        its = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(its, start.labels if start else (), catalog, f"set {kind.family}.train.condition to `none`")
+
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        means = Means(gather_posteriors([directory], clip_ids, ctx.scratch))
+        if not labels:
+            return means
+        return Labelled(means, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
+
+    torch.manual_seed(params.seed)
+    frames = about.num_samples // codec.samples_per_latent
+    net = kind.build_net(params, codec.latent_channels, frames, len(labels))
+    model = kind(params, net, codec, frames, labels)
+    order = Order(params.seed, splits["train"], params.batch_size)
+    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
+    return Prepared(
+        LatentModule(params, net, about.scaling_factor, params.steps or order.steps(params.epochs)),
+        model,
+        source_of(list(splits["train"])),
+        order,
+        partial(draw_nothing, params.batch_size),
+        clip_ids=list(splits["train"]),
+        counts={"labels": len(labels)},
+        samples=of_grid(params.grid, params.seed, labels),
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+        save=partial(model.save, inputs),
+    )
+
+
+def rehearse(
+    kind: type[LatentPrior], params: PriorTrainParams, channels: int, frames: int, num_labels: int, passes: int
+) -> Rehearsal:
+    """As models/family.py says, over noise as latents [channels, frames]; `passes` of the net make a sound."""
+    labels = num_labels if params.condition == "label" else 0
+    module = LatentModule(params, kind.build_net(params, channels, frames, labels), 1.0, steps=1)
+
+    def batch(step: int) -> Batch:
+        latents = torch.randn(params.batch_size, channels, frames, generator=torch.Generator().manual_seed(step))
+        condition = (torch.zeros(params.batch_size, labels),) if params.condition == "label" else ()
+        return Batch(step, np.zeros(params.batch_size, np.int64), (latents, *condition))
+
+    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

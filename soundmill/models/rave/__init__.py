@@ -1,0 +1,16 @@
+"""The family `rave`: a codec of multiband waves that plays in real time, and a diffusion over its latents that generates."""
+
+from __future__ import annotations
+
+from soundmill.models.family import Family
+from soundmill.models.rave.params import GenerateParams, TrainParams
+
+FAMILY = Family(
+    title="a codec of multiband waves that plays in real time, and v-diffusion over its latents: by label or unconditional",
+    paper="Caillon & Esling 2021, RAVE (arXiv:2111.05011), and its second version",
+    train_params=TrainParams,
+    generate_params=GenerateParams,
+    model=f"{__name__}.model",
+    training=f"{__name__}.training",
+    fixed=("condition", "network"),
+)

@@ -1,0 +1,57 @@
+"""A trained model, its codec within."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.models.components.rave import codec as codecs
+from soundmill.models.components.rave.editing import parse_edits
+from soundmill.models.components.rave.params import RaveParams
+from soundmill.models.components.unet1d.prior.model import LatentPrior
+from soundmill.models.family import Request, Run
+from soundmill.models.rave.params import TrainParams
+
+FAMILY = "rave"
+
+
+class Rave(LatentPrior):
+    """The codec makes sound of latents in one pass."""
+
+    family, train_params, load_codec = FAMILY, TrainParams, staticmethod(codecs.load)
+
+    def decode(self, latents: Tensor, run: Run) -> Tensor:
+        return self.codec.decode(latents, run.sampling.seed)
+
+    def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
+        """Wave → latents, edited as the sampling says → wave. What is asked for plays no part: the timbre is the model's."""
+        edits, codec = parse_edits(run.sampling.latent, self.codec.rank), self.codec.to(run.device)
+        return torch.cat([codec.through(wave[None].to(run.device), edits, run.sampling.seed).cpu() for wave in waves])
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """As models/family.py says; without labels, each of which adds an embedding. The diffusion's with all latents: fidelity, which
+    is known once they are trained, leaves some out.
+    """
+    params, autoencoder, frames = read(document)
+    net = Rave.build_net(params, autoencoder.network.latent_channels, frames, num_labels=0)
+    return {"unet": net, "autoencoder": codecs.network(autoencoder, {})}
+
+
+def read(document: dict[str, Any]) -> tuple[TrainParams, RaveParams, int]:
+    """The training's parameters, the codec's, and the number of latents of a sound."""
+    train, autoencoder, latents = (
+        strict.section(document, f"{FAMILY}.{name}", "parameters") for name in ("train", "autoencoder", "latents")
+    )
+    codec = strict.parse(RaveParams, autoencoder, f"{FAMILY}.autoencoder")
+    frames = latents["num_samples"] // codec.network.samples_per_latent
+    return strict.parse(TrainParams, train, f"{FAMILY}.train"), codec, frames
+
+
+def load(directory: Path) -> Rave:
+    return Rave.load(directory)

@@ -1,0 +1,29 @@
+"""Train the family on latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from soundmill import params as strict
+from soundmill.models.components.unet1d.prior import training
+from soundmill.models.family import Rehearsal
+from soundmill.models.rave import model as models
+from soundmill.models.rave.model import FAMILY, Rave
+from soundmill.models.rave.params import GenerateParams, TrainParams
+from soundmill.models.training import Prepared
+
+
+def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Rave | None) -> Prepared:
+    """Of `inputs`: autoencoder/, latents/."""
+    return training.prepare(Rave, params, ctx, inputs, catalog, start)
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says; the codec's one pass for a sound counts as one of the net's. No latent is left out here."""
+    params, autoencoder, frames = models.read(document)
+    section = strict.section(document, f"{FAMILY}.generate", "parameters")
+    sampling = strict.parse(GenerateParams, section, f"{FAMILY}.generate").sampling
+    guided = sampling.guidance_scale != 1 and params.condition != "none"
+    passes = sampling.num_steps * (1 + guided) + 1
+    return training.rehearse(Rave, params, autoencoder.network.latent_channels, frames, num_labels, passes)

@@ -1,0 +1,289 @@
+"""RAVE's parts by their known answers: the filter bank, published sizes, losses, components of latents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from soundmill import params
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.components.rave import pqmf
+from soundmill.models.components.rave.codec import RaveCodec
+from soundmill.models.components.rave.discriminators import Discriminators
+from soundmill.models.components.rave.editing import edited, parse_edits
+from soundmill.models.components.rave.fidelity import components
+from soundmill.models.components.rave.losses import distance, features_loss, fooling_loss, judges_loss, kl_divergence
+from soundmill.models.components.rave.network import RaveNet, parts_of_noise
+from soundmill.models.components.rave.params import (
+    DiscriminatorsParams,
+    FeaturesParams,
+    KlParams,
+    NetworkParams,
+    NoiseParams,
+    RaveParams,
+)
+from soundmill.models.components.rave.pqmf import Pqmf
+from soundmill.models.components.rave.training import RaveModule
+from tests.imports import ROOT
+
+SMALL = NetworkParams(
+    version="v2", bands=4, channels=4, ratios=[4, 2], dilations=[[1, 3], [1]], latent_channels=6, noise=None, causal=False
+)
+FIRST = SMALL.model_copy(update={"version": "v1", "noise": NoiseParams(ratios=[2, 2], filters=3)})
+
+
+def net(sizes: NetworkParams) -> RaveNet:
+    torch.manual_seed(0)
+    return RaveNet(sizes).eval()
+
+
+def waves(count: int = 2, length: int = 4096) -> torch.Tensor:
+    return 0.3 * torch.randn(count, 1, length, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("bands", [2, 4, 16])
+def test_what_the_filter_bank_splits_comes_back_without_lag(bands):
+    bank, given = Pqmf(bands), waves(1, 8192)
+    split = bank.analysis(given)
+    assert split.shape == (1, bands, 8192 // bands)
+    inside = slice(1024, -1024)
+    error = (bank.synthesis(split) - given)[..., inside].square().mean()
+    assert 10 * math.log10(given[..., inside].square().mean() / error) > 55
+
+
+def test_polyphase_is_the_filters_themselves():
+    """A band is the wave convolved with its filter, every 16th sample of that; of odd bands every other sample negated."""
+    bank, given, filters = Pqmf(16), waves(1, 1024), torch.from_numpy(pqmf.filter_bank(16)).float()
+    assert filters.shape == (16, 377)
+    direct = F.conv1d(F.pad(given, (188, 188)), filters.flip(1)[:, None], stride=16)
+    direct[:, 1::2, 1::2] *= -1
+    torch.testing.assert_close(bank.analysis(given), direct, atol=1e-5, rtol=0)
+    spread = torch.zeros(1, 16, 1024)
+    spread[..., ::16] = direct * pqmf.flips(16, 64)
+    back = F.conv1d(F.pad(spread, (188, 188)), 16 * filters[None])
+    torch.testing.assert_close(bank.synthesis(direct), back, atol=1e-5, rtol=0)
+
+
+def test_the_prototype_is_the_published_one():
+    """A Kaiser window of 100 dB; of its own echoes at shifts of two bands nearly nothing is left."""
+    taps = pqmf.prototype(16)
+    echoes = np.convolve(taps, taps)[len(taps) - 1 :: 32]
+    assert len(taps) == 377
+    assert np.abs(echoes[1:]).max() < 1e-3 * echoes[0]
+    assert np.abs(pqmf.low_pass(0.10752) - taps).max() < 1e-3 * taps.max()
+
+
+def test_no_band_runs_backwards():
+    """A tone a little above the lower edge of any band is a low one there."""
+    bank, time = Pqmf(16), torch.arange(16_384)
+    for band in range(16):
+        tone = torch.sin(math.pi / 16 * (band + 0.2) * time)[None, None]
+        spectrum = torch.fft.rfft(bank.analysis(tone)[0, band, 64:-64] * torch.hann_window(1024 - 128)).abs()
+        assert spectrum.argmax() / len(spectrum) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize(("choice", "size"), [("scale=paper", 17_612_369), ("rave=v2", 31_536_000)])
+def test_published_sizes(choice, size):
+    document = params.compose(ROOT / "conf", ["model=rave", choice])
+    assert registry.parameter_counts("rave", document)["autoencoder"] == size
+    kept = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights.discriminators
+    with torch.device("meta"):
+        judges = Discriminators(kept)
+    of_scales = sum(weight.numel() for weight in judges.scales.parameters())
+    assert of_scales == pytest.approx(7.75e6, rel=0.001)
+    assert len(judges.periods) == (5 if choice == "rave=v2" else 0)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_weight_and_sample_takes_part(sizes, causal):
+    """And items do not see each other; a causal net does not see what comes."""
+    built = net(sizes.model_copy(update={"causal": causal})).with_norms()
+    given = waves(2, 1024).requires_grad_()
+    bands = built.pqmf.analysis(given)
+    mean, deviation = built.posterior(bands)
+    assert mean.shape == deviation.shape == (2, 6, 1024 // 32)
+    assert (deviation > 0).all()
+    noise = built.draw_noise(mean, torch.Generator().manual_seed(0))
+    made = built.decoder(mean + deviation, noise)
+    assert made.shape == bands.shape
+    torch.testing.assert_close(
+        built.decoder((mean + deviation)[1:], None if noise is None else noise[1:]), made[1:], atol=1e-5, rtol=1e-4
+    )
+    made.square().sum().backward()
+    assert (given.grad != 0).float().mean() > 0.99
+    assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
+    with torch.no_grad():
+        later = bands.clone()
+        later[..., 128:] = 0
+        same = (built.posterior(later)[0] - mean).abs().amax((0, 1)) < 1e-6
+        assert same[: 16 if causal else 12].all()
+        assert bool(same[15]) == causal
+        assert not same[16]
+
+
+@pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
+def test_norms_come_and_go(sizes):
+    built = net(sizes)
+    names, (mean, _) = list(built.state_dict()), built.posterior(built.pqmf.analysis(waves()))
+    with_norms = built.with_norms().posterior(built.pqmf.analysis(waves()))[0]
+    torch.testing.assert_close(with_norms, mean, atol=1e-6, rtol=1e-5)
+    assert list(built.without_norms().state_dict()) == names
+
+
+def test_gains_of_noise_are_those_of_its_frequencies():
+    """All at 1 it is as it was; one alone leaves what lies around it."""
+    noise = 2 * torch.rand(500, 16, generator=torch.Generator().manual_seed(0)) - 1
+    parts = (noise @ parts_of_noise(16, 3)).unflatten(1, (3, 16))
+    torch.testing.assert_close(parts.sum(1), noise, atol=1e-6, rtol=0)
+    power = torch.fft.rfft(parts).abs().square().mean(0)
+    assert power.argmax(1).tolist() == [0, 4, 8]
+    assert power[1, [0, 8]].max() < 1e-9 * power[1, 4]
+
+
+def test_a_spectral_distance_has_its_known_values():
+    """0 of the same; of twice as loud, at each window a fourth of the power and ln 2."""
+    real = waves(3, 4096)
+    scales = [2048, 512, 128]
+    assert distance(real, real, scales) == 0
+    assert float(distance(real, 2 * real, scales)) == pytest.approx(3 * (0.25 + math.log(2)), rel=1e-3)
+    assert torch.equal(
+        distance(real[..., :1024], 2 * real[..., :1024], scales), distance(real[..., :1024], 2 * real[..., :1024], scales[1:])
+    )
+    with pytest.raises(ValueError, match="no window of"):
+        distance(real[..., :64], real[..., :64], scales)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
+def test_silence_gives_numbers(sizes):
+    """Distance, divergence, and all gradients; sound that is to become silence too."""
+    built = net(sizes).with_norms().train()
+    for real in (torch.zeros(2, 1, 4096), torch.cat([torch.zeros(1, 1, 4096), waves(1)])):
+        bands = built.pqmf.analysis(real)
+        mean, deviation = built.posterior(bands)
+        made = built.decoder(mean + deviation, built.draw_noise(mean, None))
+        loss = distance(made, bands, [512, 128]) + distance(built.pqmf.synthesis(made), real, [512, 128])
+        loss = loss + kl_divergence(mean, deviation)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(weight.grad).all() for weight in built.parameters() if weight.grad is not None)
+
+
+def test_losses_have_their_known_values():
+    mean, deviation = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]), torch.ones(1, 2, 2)
+    assert kl_divergence(mean, deviation) == 2  # 4 at one of two times
+    assert kl_divergence(0 * mean, 2 * deviation) == pytest.approx(2 * (4 - math.log(4) - 1))
+    assert judges_loss([torch.tensor([2.0, 0.0])], [torch.tensor([-3.0, 0.0])]) == 0.5 + 0.5
+    assert judges_loss([torch.tensor([2.0])] * 2, [torch.tensor([-3.0])] * 2) == 0
+    assert fooling_loss([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]) == 1
+    maps = [[torch.full((2,), 9.0), torch.full((4,), 2.0)]]
+    other = [[torch.full((2,), 8.0), torch.full((4,), 1.0)]]
+    assert features_loss(maps, other, FeaturesParams(weight=10.0, relative=False, skip=0)) == 1
+    assert float(features_loss(maps, other, FeaturesParams(weight=10.0, relative=True, skip=1))) == pytest.approx(0.5)
+
+
+def test_the_weight_of_the_divergence_rises_evenly_in_its_logarithm():
+    weight = KlParams(first=1e-6, last=0.05, steps=20_000).weight
+    assert [weight(0), weight(10_000), weight(20_000), weight(10**9)] == pytest.approx([1e-6, math.sqrt(5e-8), 0.05, 0.05])
+    assert KlParams(first=0.1, last=0.1, steps=0).weight(0) == pytest.approx(0.1)
+
+
+def test_latents_of_rank_k_have_fidelity_1_at_k():
+    rng = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=rng))[0][:, :3]
+    latents = [basis @ (torch.tensor([[3.0], [2.0], [1.0]]) * torch.randn(3, 500, generator=rng)) + 5 for _ in range(4)]
+    found = components(latents)
+    assert [found.rank(fidelity) for fidelity in (0.5, 0.9, 1.0)] == [1, 2, 3]
+    assert float(found.kept[2]) == pytest.approx(1)
+    torch.testing.assert_close(found.rotation @ found.rotation.T, torch.eye(8), atol=1e-5, rtol=0)
+    turned = found.rotation @ (torch.cat(latents, 1) - found.mean[:, None])
+    assert turned.std(1)[:3].tolist() == pytest.approx([3, 2, 1], rel=0.1)
+    assert turned[3:].abs().max() < 1e-4
+    assert components([torch.ones(4, 10)]).rank(0.95) == 4  # nothing varies: nothing is left out
+
+
+@pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
+def test_a_codec_turns_latents_back_and_draws_what_is_left_out(sizes):
+    built = net(sizes)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2)))[0]
+    built.rotation.copy_(rotation), built.center.copy_(torch.arange(6.0))
+    built.spread.copy_(torch.arange(6.0) + 0.5)
+    codec = RaveCodec(sizes, 16_000, built, phase=1, fidelity=1.0, rank=6)
+    given = waves(2, 1000)
+    latents = codec.encode(given)
+    assert latents.shape == (2, 6, 32)  # the last one of a part of a frame
+    with torch.no_grad():
+        mean, _ = built.posterior(built.pqmf.analysis(F.pad(given, (0, 24))))
+        plainly = built.pqmf.synthesis(built.decoder(mean, None)).clamp(-1, 1)
+    torch.testing.assert_close(codec.decode(latents), plainly, atol=1e-5, rtol=0)
+    codec.rank = 2
+    few = codec.encode(given)
+    torch.testing.assert_close(few, latents[:, :2])
+    made = codec.decode(few)
+    torch.testing.assert_close(codec.decode(few[1:]), made[1:], atol=1e-5, rtol=0)
+    assert (codec.decode(few, seed=1) - made).abs().max() > 1e-4
+    posterior = codec.posterior([wave.numpy() for wave in given], 1024)
+    assert posterior.shape == (2, 2, 2, 32, 1)
+    torch.testing.assert_close(posterior[:, 0, :, :, 0], few)
+    with pytest.raises(ValueError, match="waves of 2 channels, and this codec takes one"):
+        codec.encode(given.expand(-1, 2, -1))
+    with pytest.raises(UserError, match=r"num_samples 1000 must be a multiple of 32, the samples of a latent: 992 or 1024"):
+        codec.posterior([given[0].numpy()], 1000)
+
+
+def test_latents_are_set_moved_and_scaled():
+    latents = torch.ones(1, 3, 2)
+    edits = parse_edits(["0=-1.5", "1=+0.5", "2=*3", "1=*2"], 3)
+    assert edited(latents, edits)[0, :, 0].tolist() == [-1.5, 3.0, 3.0]
+    assert latents.eq(1).all()
+    with pytest.raises(UserError, match="DIM=VALUE to set a latent"):
+        parse_edits(["1=a"], 3)
+    with pytest.raises(UserError, match="latents 0 to 2"):
+        parse_edits(["3=1"], 3)
+    for beyond in ("0=1e99", "0=+1e39", "0=*-1e99"):
+        with pytest.raises(UserError, match=r"is beyond 3\.4e\+38"):
+            parse_edits([beyond], 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dilations": [[1]]}, "one list for each of ratios"),
+        ({"ratios": [4, 1]}, "must be 2 or more"),
+        ({"noise": {"ratios": [3], "filters": 3}}, "no part of the 8 of a latent"),
+        ({"dilations": [[0], [1]]}, "must be 1 or more"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkParams(**SMALL.model_dump() | change)
+
+
+def test_the_rate_of_the_judges_begins_with_phase_2():
+    changes = ["network.channels=2", "weights.discriminators.channels=1", "weights.discriminators.optimiser.decay=linear"]
+    changes += ["weights.discriminators.optimiser.warmup_steps=9", "weights.steps=300", "weights.phase_1_steps=100"]
+    document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
+    chosen = params.parse(RaveParams, document["rave"]["autoencoder"], "")
+    module = RaveModule(chosen.weights, RaveNet(chosen.network))
+    judges, net = chosen.weights.discriminators.optimiser, chosen.weights.optimiser
+    shares = [module.share_of_rate(module.discriminators, judges, step) for step in (100, 200, 300)]
+    assert shares == pytest.approx([0.1, 0.5, 0.0])
+    assert [module.share_of_rate(module.net, net, step) for step in (0, 100, 300)] == pytest.approx([1, 0.1, 0.1])
+
+
+def test_discriminators_see_all_of_a_wave():
+    kept = params.parse(RaveParams, params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"], "").weights.discriminators
+    torch.manual_seed(0)
+    judges = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
+    given = waves(1, 2048).requires_grad_()
+    judgements = judges(given)
+    assert len(judgements) == 6
+    assert all(len(maps) == 4 for _, maps in judgements)
+    for scores, _ in judgements:
+        (grad,) = torch.autograd.grad(scores.square().sum(), given, retain_graph=True)
+        assert (grad != 0).float().mean() > 0.9
