@@ -6,9 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from soundmill import hub, shards
+from soundmill import hub, pretrained, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
 
@@ -16,7 +15,7 @@ NAMES = ("tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "cl
 
 # What metrics say where weights are missing: no path of the machine stands in them.
 MISSING = {
-    **{name: f"{entry.file} is not in the directory ${weights.VARIABLE}" for name, entry in weights.REGISTRY.items()},
+    **{name: f"{entry.file} is not in the directory ${pretrained.VARIABLE}" for name, entry in pretrained.REGISTRY.items()},
     "clap": "laion/clap-htsat-unfused is neither below the directory $SOUNDMILL_WEIGHTS nor to be had from the Hugging Face hub",
 }
 
@@ -35,15 +34,15 @@ def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
     if name == "yamnet":
         from soundmill.evaluation.embedders import yamnet
 
-        return yamnet.YamnetEmbedder(weights.path(name))
+        return yamnet.YamnetEmbedder(pretrained.path(name))
     if name == "vggish":
         from soundmill.evaluation.embedders import vggish
 
-        return vggish.VggishEmbedder(weights.path(name), **options)
+        return vggish.VggishEmbedder(pretrained.path(name), **options)
     if name in ("panns_cnn14_16k", "panns_cnn14_32k"):
         from soundmill.evaluation.embedders import panns
 
-        return panns.Cnn14Embedder(name, weights.path(name))
+        return panns.Cnn14Embedder(name, pretrained.path(name))
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 
@@ -53,8 +52,8 @@ def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
 
 def digest(name: str, tagger: Path | None) -> str:
     """Digest of the embedder's weights, which are not loaded: part of the cache's key."""
-    if name in weights.REGISTRY:
-        return weights.REGISTRY[name].sha256
+    if name in pretrained.REGISTRY:
+        return pretrained.REGISTRY[name].sha256
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 
@@ -72,8 +71,8 @@ def _digest_of_files(directory: Path, files: tuple[str, ...]) -> str:
 
 def unavailable(name: str) -> str | None:
     """Why the embedder's weights cannot be used here and what to do about it, or None: they are there."""
-    if name in weights.REGISTRY:
-        return weights.unavailable(name)
+    if name in pretrained.REGISTRY:
+        return pretrained.unavailable(name)
     if name == "clap":
         from soundmill.evaluation.embedders import clap
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import hub
+from soundmill import hub, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation import weights as registry
 from soundmill.evaluation.embedders.base import Embeddings
 
 NAME = "laion/clap-htsat-unfused"
@@ -31,9 +30,9 @@ def weights() -> Path:
     """The directory of the model's files, downloaded if need be; a UserError says which file is missing, and where it belongs."""
     remedies = (
         f"put config.json, model.safetensors, preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
-        f"into the directory ${registry.VARIABLE}/{NAME}"
+        f"into the directory ${pretrained.VARIABLE}/{NAME}"
     )
-    directory, _ = hub.find(NAME, REVISION, registry.directory(), FILES, _missing, remedies)
+    directory, _ = hub.find(NAME, REVISION, pretrained.directory(), FILES, _missing, remedies)
     return directory
 
 

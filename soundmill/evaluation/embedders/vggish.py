@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embeddings
 from soundmill.params import did_you_mean
 from soundmill.training import weights
 from soundmill.training.device import full_precision, pick_device
+from soundmill.training.vggish import BANDS, DIMENSIONS, FRAMES, Vggish
 
 SAMPLE_RATE = 16_000
 FFT, WINDOW, HOP = 512, 400, 160  # samples
-FRAMES, BANDS, DIMENSIONS = 96, 64, 128  # of a patch, and of its embedding
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz
 OFFSET = 0.01  # added before the logarithm
 PATCH = (FRAMES - 1) * HOP + WINDOW  # samples of one patch
@@ -70,29 +69,6 @@ class VggishEmbedder:
                 embeddings[start : start + len(some)] = self._net(some[:, None].to(self._device)).cpu().numpy()
         ends = np.cumsum([len(part) for part in by_wave])[:-1]
         return Embeddings(np.split(embeddings, ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
-
-
-class Vggish(nn.Module):
-    """Log-mel patches [N, 1, 96, 64] → embeddings [N, 128]; its state has the names of torchvggish's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = 1
-        for wider in (64, None, 128, None, 256, 256, None, 512, 512, None):
-            if wider is None:
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU(inplace=True)]
-                width = wider
-        self.features = nn.Sequential(*layers)
-        sizes = (width * FRAMES // 16 * BANDS // 16, 4096, 4096)
-        hidden = [layer for size in sizes[:-1] for layer in (nn.Linear(size, 4096), nn.ReLU(inplace=True))]
-        self.embeddings = nn.Sequential(*hidden, nn.Linear(4096, DIMENSIONS))
-
-    def forward(self, patches: Tensor) -> Tensor:
-        features = self.features(patches.contiguous(memory_format=torch.channels_last))
-        return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))  # the weights are TensorFlow's: channels come last
 
 
 def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:

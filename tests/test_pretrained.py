@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from soundmill import commands
+from soundmill import commands, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, weights
+from soundmill.evaluation import embedders
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -67,19 +67,19 @@ def server() -> Iterator[Server]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
     """$SOUNDMILL_WEIGHTS, not yet made, where `panns_cnn14_16k` is a file of the server's."""
     known = dataclasses.replace(
-        weights.REGISTRY["panns_cnn14_16k"],
+        pretrained.REGISTRY["panns_cnn14_16k"],
         url=f"http://127.0.0.1:{server.server_port}/file.pth?download=1",
         num_bytes=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         md5=hashlib.md5(CONTENT).hexdigest(),
     )
-    monkeypatch.setitem(weights.REGISTRY, "panns_cnn14_16k", known)
+    monkeypatch.setitem(pretrained.REGISTRY, "panns_cnn14_16k", known)
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     return tmp_path / "weights"
 
 
 def fetch(*arguments: str) -> Path:
-    return weights.fetch("panns_cnn14_16k", *arguments)
+    return pretrained.fetch("panns_cnn14_16k", *arguments)
 
 
 def names(directory: Path) -> list[str]:
@@ -90,7 +90,7 @@ def test_a_download_is_verified_and_not_repeated(place, server):
     assert fetch() == place / "Cnn14_16k_mAP=0.438.pth"
     assert fetch().read_bytes() == CONTENT
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
-    assert weights.path("panns_cnn14_16k") == weights.verify("panns_cnn14_16k") == fetch()
+    assert pretrained.path("panns_cnn14_16k") == pretrained.verify("panns_cnn14_16k") == fetch()
     assert len(server.requested) == 1
 
 
@@ -106,7 +106,7 @@ def test_a_broken_download_is_no_file_and_is_continued(place, server):
         begins.append(part.stat().st_size)
         assert f"{begins[-1]:,} of 3,000,000 bytes" in str(error.value)
         with pytest.raises(UserError, match="is not in the directory"):
-            weights.path("panns_cnn14_16k")
+            pretrained.path("panns_cnn14_16k")
     assert fetch().read_bytes() == CONTENT
     assert server.requested == [f"bytes={begin}-" for begin in begins]
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
@@ -142,8 +142,8 @@ def test_another_file_is_thrown_away(place, server):
 
 
 def test_the_publishers_own_digest_counts_too(place, monkeypatch):
-    known = weights.REGISTRY["panns_cnn14_16k"]
-    monkeypatch.setitem(weights.REGISTRY, "panns_cnn14_16k", dataclasses.replace(known, md5="0" * 32))
+    known = pretrained.REGISTRY["panns_cnn14_16k"]
+    monkeypatch.setitem(pretrained.REGISTRY, "panns_cnn14_16k", dataclasses.replace(known, md5="0" * 32))
     with pytest.raises(UserError, match=r"md5 .* wanted 000"):
         fetch()
     assert names(place) == []
@@ -152,7 +152,7 @@ def test_the_publishers_own_digest_counts_too(place, monkeypatch):
 def test_a_damaged_file_is_refused_and_replaced(place):
     path = fetch()
     path.write_bytes(CONTENT[:-1] + b"x")
-    for use in (weights.path, weights.verify):
+    for use in (pretrained.path, pretrained.verify):
         with pytest.raises(UserError, match=r"not the weights .* fetch it again: `soundmill weights fetch panns_cnn14_16k`"):
             use("panns_cnn14_16k")
     assert fetch().read_bytes() == CONTENT
@@ -174,7 +174,10 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
-    with weights._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"), pytest.raises(UserError, match="another process is fetching"):
+    with (
+        pretrained._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
+        pytest.raises(UserError, match="another process is fetching"),
+    ):
         fetch()
 
 
@@ -201,24 +204,24 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
 def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert weights.directory() == tmp_path / "soundmill"
-    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in weights.unavailable("vggish")
+    assert pretrained.directory() == tmp_path / "soundmill"
+    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in pretrained.unavailable("vggish")
 
 
 def test_unknown_weights_are_refused():
     with pytest.raises(UserError, match="did you mean 'vggish'"):
-        weights.path("vgish")
+        pretrained.path("vgish")
 
 
 def test_the_registry_is_complete():
-    for name, entry in weights.REGISTRY.items():
+    for name, entry in pretrained.REGISTRY.items():
         assert re.fullmatch("[0-9a-f]{64}", entry.sha256), name
         assert entry.md5 is None or re.fullmatch("[0-9a-f]{32}", entry.md5)
         assert entry.url.startswith("https://")
         assert entry.num_bytes > 1e6
         assert entry.licence
         assert entry.source
-    assert weights.REGISTRY["vggish"].sha256.startswith("10086976")  # as its file's name has it
+    assert pretrained.REGISTRY["vggish"].sha256.startswith("10086976")  # as its file's name has it
 
 
 def test_the_command(place, server):

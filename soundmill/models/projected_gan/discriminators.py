@@ -1,0 +1,97 @@
+"""Discriminators of projected GANs (Sauer et al. 2021, arXiv:2111.01007): one for each scale of frozen maps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torch.nn.utils.parametrizations import spectral_norm
+
+SLOPE = 0.2  # of the leaky ReLUs
+GROUP = 4  # items whose deviation is shown to a discriminator
+LABEL_WIDTH = 64  # of what a label is compared with
+
+
+class DownBlock(nn.Module):
+    """A separable convolution under spectral norm, batch norm, leaky ReLU; half as large."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            spectral_norm(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)),
+            spectral_norm(nn.Conv2d(inputs, outputs, 1, bias=False)),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(SLOPE),
+            nn.AvgPool2d(2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Discriminator(nn.Module):
+    """How real each place of maps [B, inputs, H, W] is: logits [B, places]. `halvings` blocks, each of twice the channels."""
+
+    def __init__(self, inputs: int, channels: int, halvings: int, most: int, num_labels: int = 0):
+        super().__init__()
+        self.first = nn.Identity() if inputs == channels else spectral_norm(nn.Conv2d(inputs, channels, 3, padding=1))
+        widths = [channels, *(max(channels, min(most, channels * 2 ** (block + 1))) for block in range(halvings))]
+        self.blocks = nn.Sequential(*[DownBlock(before, after) for before, after in itertools.pairwise(widths)])
+        outputs = LABEL_WIDTH if num_labels else 1
+        self.head = spectral_norm(nn.Conv2d(widths[-1] + 1, outputs, 4, bias=False))
+        self.labels = nn.Linear(num_labels, LABEL_WIDTH, bias=False) if num_labels else None
+
+    def forward(self, maps: Tensor, label_weights: Tensor | None = None) -> Tensor:
+        logits = self.head(with_deviation(self.blocks(self.first(maps))))
+        if self.labels is not None:  # how well a place fits the label (Miyato & Koyama 2018)
+            logits = (logits * self.labels(label_weights)[:, :, None, None]).sum(1, keepdim=True) / math.sqrt(LABEL_WIDTH)
+        return logits.flatten(1)
+
+
+def with_deviation(x: Tensor) -> Tensor:
+    """[B, C + 1, H, W]: behind x the mean deviation over `GROUP` items, which tells a batch of one sound (Karras et al. 2018)."""
+    group = math.gcd(len(x), GROUP)
+    deviation = x.unflatten(0, (group, -1)).var(0, unbiased=False).add(1e-8).sqrt().mean((1, 2, 3))
+    return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+
+
+class Discriminators(nn.Module):
+    """For each projector, which gives maps of these `inputs`, one discriminator a scale, the finest maps halved oftenest.
+
+    What those of two projectors say is added.
+    """
+
+    def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], most: int, num_labels: int = 0):
+        super().__init__()
+        self.of_projector = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [
+                        Discriminator(given, width, len(widths) - scale, most, num_labels)
+                        for scale, (given, width) in enumerate(zip(each, widths, strict=True))
+                    ]
+                )
+                for each in inputs
+            ]
+        )
+
+    def forward(self, maps: Sequence[Sequence[Tensor]], label_weights: Tensor | None = None) -> Tensor:
+        """Logits [B, places of all scales] of each projector's maps."""
+        told = [
+            torch.cat([judge(one, label_weights) for judge, one in zip(judges, each, strict=True)], 1)
+            for judges, each in zip(self.of_projector, maps, strict=True)
+        ]
+        return torch.stack(told).sum(0)
+
+
+def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
+    """Hinge (Lim & Ye 2017): real ones are to be above 1, made ones below −1; 2 where nothing is said."""
+    return relu(1 - real).mean() + relu(1 + made).mean()
+
+
+def generator_loss(made: Tensor) -> Tensor:
+    return -made.mean()

@@ -1,0 +1,190 @@
+"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from soundmill import params as strict
+from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models.components import vocoding
+from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.family import Request, Run
+from soundmill.models.labels import label_weights
+from soundmill.models.projected_gan.generator import Generator
+from soundmill.models.projected_gan.params import TrainParams
+from soundmill.models.projected_gan.picture import LoopPicture
+from soundmill.training import weights
+from soundmill.training.device import autocast, evaluating
+from soundmill.training.seeds import seed_of
+
+FAMILY = "projected_gan"
+WEIGHTS, VOCODER = "model.safetensors", "vocoder"
+MEAN_OF = 4096  # latents whose styles' mean truncation goes to
+CONTEXT = 32  # frames of the loop's end before it, and of its beginning after it, that the vocoder hears too
+FADE_SECONDS = 0.02  # of the sound before the loop, into which its end fades
+
+
+@dataclass
+class ProjectedGan:
+    """A `Model` (models/family.py); `net` carries the averaged weights. `projectors` are what its discriminators looked through."""
+
+    params: TrainParams
+    spec: MelSpec
+    labels: Sequence[str]
+    net: Generator
+    picture: LoopPicture
+    projectors: Sequence[str]
+    vocoder: Vocoder | None = None  # none: Griffin-Lim
+    channels: int = 1
+
+    @property
+    def sample_rate(self) -> int:
+        return self.spec.sample_rate
+
+    @property
+    def num_samples(self) -> int:
+        return self.picture.num_samples
+
+    @property
+    def condition(self) -> Literal["labels", "none"]:
+        return "labels" if self.labels else "none"
+
+    @property
+    def trained_against(self) -> list[str]:
+        return [name for name in self.projectors if name in ("vggish", "tagger")]
+
+    @property
+    def remark(self) -> str:
+        return f"discriminators on {' and '.join(self.projectors)}".replace("none", "the pictures themselves")
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Latent → style → picture → log-mel → wave; a request's labels share the condition equally, one without gets one drawn."""
+        styles = [self._style(request, run.sampling.psi) for request in requests]
+        return self._to_waves(self._pictures(styles, [request.seed for request in requests], run), run)
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Wave → log-mel → picture → log-mel → wave."""
+        length = waves.shape[2]
+        fitted = pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
+        with torch.no_grad():
+            pictures = self.picture.cpu().encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec)))
+        return self._to_waves(pictures, run)[..., :length]
+
+    def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
+        """Between the styles of two seeds, under the first one's noise."""
+        if waves is not None:
+            raise UserError(f"the family {FAMILY!r} goes from seed to seed: it knows no style of a recording; give two seeds")
+        first, second = (self._style(request, run.sampling.psi) for request in ends)
+        styles = [torch.lerp(first, second, share) for share in shares]
+        return self._to_waves(self._pictures(styles, [ends[0].seed] * len(shares), run), run)
+
+    @torch.no_grad()
+    def _style(self, request: Request, psi: float) -> Tensor:
+        """The style [w_width] of a request, brought nearer to the mean of its label's (Karras et al. 2019, sec. 2.1)."""
+        net = self.net.cpu()
+        label = label_weights(self._known(request), self.labels)[None] if self.labels else None
+        rng = torch.Generator().manual_seed(seed_of(request.seed, "z"))
+        z = torch.randn(1, net.params.z_width, generator=rng)
+        all_of_it = torch.randn(MEAN_OF, net.params.z_width, generator=torch.Generator().manual_seed(0))
+        mean = net.styles(all_of_it, None if label is None else label.expand(MEAN_OF, -1)).mean(0)
+        return torch.lerp(mean, net.styles(z, label)[0], psi)
+
+    def _known(self, request: Request) -> Sequence[str]:
+        """A request's labels that the model knows; without any, one by its seed: no label at all was never trained."""
+        known = [label for label in request.labels if label in self.labels]
+        return known or [self.labels[seed_of(request.seed, "label") % len(self.labels)]]
+
+    def _pictures(self, styles: Sequence[Tensor], seeds: Sequence[int], run: Run) -> Tensor:
+        """On the CPU, each under the noise of its seed."""
+        made = []
+        net = self.net.to(run.device)
+        with torch.no_grad(), evaluating(net):
+            for start in range(0, len(styles), run.batch_size):
+                some = torch.stack(list(styles[start : start + run.batch_size])).to(run.device)
+                rngs = [torch.Generator().manual_seed(seed_of(seed, "noise")) for seed in seeds[start : start + run.batch_size]]
+                noise = [torch.cat(layer).to(run.device) for layer in zip(*(net.noise(1, rng) for rng in rngs), strict=True)]
+                with autocast(run.device, run.precision):
+                    made.append(net(some[:, None].expand(-1, net.layers, -1), noise).float().cpu())
+                run.progress(len(some))
+        return torch.cat(made)
+
+    def _to_waves(self, pictures: Tensor, run: Run) -> Tensor:
+        """Waves that go on at their beginning: the vocoder hears each with its own end and beginning around it."""
+        log_mels = self.picture.cpu().decode(pictures)
+        around = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
+        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), around, run.device)
+        return closed(waves, CONTEXT * self.spec.hop_length, self.num_samples, round(FADE_SECONDS * self.sample_rate))
+
+
+def closed(waves: Tensor, start: int, num_samples: int, fade: int) -> Tensor:
+    """Of waves [N, C, T] that go on around a loop, the loop from `start` on; its end fades into what comes before it."""
+    loop = waves[..., start : start + num_samples].clone()
+    share = torch.linspace(0, 1, fade + 1)[1:]
+    loop[..., -fade:] = torch.lerp(loop[..., -fade:], waves[..., start - fade : start], share)
+    return loop
+
+
+def build_net(params: TrainParams, num_labels: int) -> Generator:
+    """The generator of the parameters, initialised from torch's global generator."""
+    return Generator(params.generator, num_labels, looped=params.fit == "resize")
+
+
+def check_bands(params: TrainParams, spec: MelSpec) -> None:
+    if params.generator.bands != spec.n_mels:
+        raise UserError(
+            f"{FAMILY}.train.generator has {params.generator.bands} mels, and spectrogram.{FAMILY}.n_mels is {spec.n_mels}; make "
+            "them agree"
+        )
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """As models/family.py says; without labels, each of which adds an embedding."""
+    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    return {"generator": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
+
+
+def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `parts`, the directory that the training
+    took; `facts` are added to its config for people to read."""
+    directory.mkdir(parents=True)
+    if model.vocoder:
+        shutil.copytree(parts / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
+    tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
+    weights.write(tensors | {f"picture.{name}": value for name, value in model.picture.state_dict().items()}, directory / WEIGHTS)
+    about = {"labels": list(model.labels), "num_samples": model.num_samples, "projectors": list(model.projectors)}
+    write_config(directory, FAMILY, model.params, facts, mel_spec=model.spec.model_dump(mode="json"), **about)
+
+
+def load(directory: Path) -> ProjectedGan:
+    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
+    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels", "num_samples", "projectors"))
+    params, spec = read_part(TrainParams, config, "params", directory), read_part(MelSpec, config, "mel_spec", directory)
+    net = build_net(params, len(config["labels"]))
+    picture = LoopPicture(spec, config["num_samples"], params.generator.frames, params.fit)
+    tensors = weights.read(directory / WEIGHTS)
+    with weights.must_fit(directory / WEIGHTS):
+        net.load_state_dict(_below(tensors, "net."))
+        picture.load_state_dict(_below(tensors, "picture."))
+    vocoder = load_vocoder(directory, spec)
+    return ProjectedGan(params, spec, config["labels"], net.eval(), picture, config["projectors"], vocoder)
+
+
+def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
+    """The vocoder in `directory`, None where there is none; one for other log-mels than `spec`'s is a UserError."""
+    return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,98 @@
+"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.params import Probability, StageParams
+from soundmill.training.params import OptimiserParams
+
+ProjectorName = Literal["vggish", "tagger", "random", "none"]
+SCALES = 4  # of maps, each half the one before; a discriminator for each
+
+
+class GeneratorParams(StageParams):
+    """StyleGAN2 on pictures of mels; its smallest picture is rows (time) × columns (mels), and each stage doubles both."""
+
+    z_width: int = Field(ge=1)
+    w_width: int = Field(ge=1)
+    mapping_layers: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+    stages: int = Field(ge=1)
+    style_mixing: Probability = Field(description="share of items whose later layers have another style")
+
+    @property
+    def frames(self) -> int:
+        return self.rows * 2**self.stages
+
+    @property
+    def bands(self) -> int:
+        return self.columns * 2**self.stages
+
+
+class DiscriminatorParams(StageParams):
+    projectors: list[ProjectorName] = Field(
+        min_length=1, max_length=2, description="whose frozen maps the discriminators see; of two, what both say is added"
+    )
+    missing: Literal["random", "fail"] = Field(description="what stands in where a projector's weights are not there")
+    random_widths: list[int] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")
+    mixed_widths: list[int] = Field(
+        min_length=SCALES, max_length=SCALES, description="channels that maps are brought to, finest first"
+    )
+    most_channels: int = Field(ge=1, description="of a discriminator's blocks, each of which has twice the one before")
+    optimiser: OptimiserParams
+
+    @field_validator("projectors")
+    @classmethod
+    def _sensible(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("a projector is named twice")
+        if "none" in names and len(names) > 1:
+            raise ValueError("`none` stands alone: its discriminators see the pictures themselves")
+        return names
+
+
+class SamplingParams(GriffinLimParams):
+    """From latents to sound."""
+
+    psi: float = Field(
+        ge=0, le=2, description="truncation: 1 is all that it learned, less is nearer to the mean style, 0 that itself"
+    )
+
+
+class TrainParams(FamilyTrainParams):
+    conditional: bool = Field(description="by label, where the training clips have labels")
+    batch_size: int = Field(ge=1)
+    fit: Literal["cut", "resize"] = Field(
+        description="a clip with more frames than the picture: its end is cut and silence, or all of it is brought to the picture"
+    )
+    generator: GeneratorParams
+    discriminators: DiscriminatorParams
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainParams:
+        if self.hardware.devices != 1:
+            raise ValueError("hardware.devices must be 1: nets that step in turns are trained on one")
+        frames, bands = self.generator.frames, self.generator.bands
+        if frames % 32 or frames < 128 or bands % 16 or bands < 32:
+            raise ValueError(
+                f"the generator makes {frames} frames of {bands} mels; discriminators want a multiple of 32 frames, at least "
+                "128, and a multiple of 16 mels, at least 32"
+            )
+        return self
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+
+class GenerateParams(FamilyGenerateParams):
+    sampling: SamplingParams

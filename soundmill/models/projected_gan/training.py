@@ -1,0 +1,191 @@
+"""Train the generator against discriminators that look through frozen nets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import manifest, shards
+from soundmill import params as strict
+from soundmill.audio import mel
+from soundmill.audio.log_mels import read_spec
+from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.family import Rehearsal
+from soundmill.models.labels import Labelled, known_labels, label_weights
+from soundmill.models.projected_gan import model as models
+from soundmill.models.projected_gan.discriminators import Discriminators, discriminator_loss, generator_loss
+from soundmill.models.projected_gan.generator import Generator
+from soundmill.models.projected_gan.model import FAMILY, ProjectedGan
+from soundmill.models.projected_gan.params import TrainParams
+from soundmill.models.projected_gan.picture import LoopPicture
+from soundmill.models.projected_gan.projectors import Chosen, choose
+from soundmill.models.requests import of_grid
+from soundmill.models.training import Prepared
+from soundmill.training.loader import Batch, Order, Source
+from soundmill.training.phases import Phase, PhasedModule, Turn
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+AT_ONCE = 32  # clips whose mean and deviation are measured
+
+
+class ProjectedGanModule(PhasedModule):
+    """A batch: as many pictures made as there are real ones. Each is projected once, for all discriminators and both turns."""
+
+    def __init__(self, params: TrainParams, net: Generator, picture: LoopPicture, chosen: Chosen, num_labels: int, steps: int):
+        wanted = params.discriminators
+        inputs = [projector.channels for projector in chosen.nets]
+        widths = [wanted.mixed_widths[0], *wanted.mixed_widths[:-1]]
+        judges = Discriminators(inputs, widths, wanted.most_channels, num_labels)
+        super().__init__(net, {"discriminator": (judges, wanted.optimiser)}, params, steps)
+        self.picture, self.projectors, self.names = picture, chosen.nets, chosen.names
+
+    def phases(self) -> list[Phase]:
+        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+
+    def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        real, labels = self._real(batch)
+        made = self.make(len(real), labels, self.rng("latent", step))
+        with torch.no_grad():
+            of_real = [project(real) for project in self.projectors]
+        of_made = [project(made) for project in self.projectors]
+        detached = [[one.detach() for one in maps] for maps in of_made]
+        yield discriminator_loss(self.discriminator(of_real, labels), self.discriminator(detached, labels))
+        yield generator_loss(self.discriminator(of_made, labels))
+
+    def make(self, count: int, labels: Tensor | None, rng: torch.Generator) -> Tensor:
+        """Pictures [count, 1, frames, n_mels]; in some, layers from one on have another style (Karras et al. 2019, 3.1)."""
+        net, width = self.net, self.params.generator.z_width
+        first, second = (net.styles(torch.randn(count, width, generator=rng, device=rng.device), labels) for _ in range(2))
+        mixed = torch.rand(count, 1, generator=rng, device=rng.device) < self.params.generator.style_mixing
+        change = torch.randint(1, net.layers, (count, 1), generator=rng, device=rng.device)
+        later = (torch.arange(net.layers, device=rng.device) >= change) & mixed
+        return net(torch.where(later[..., None], second[:, None], first[:, None]), net.noise(count, rng))
+
+    def valid_loss(self, step: int, batch: Batch) -> Tensor:
+        """How far mean and deviation of each band are from real ones: what discriminators say does not compare between steps."""
+        real, labels = self._real(batch)
+        made = self.make(len(real), labels, self.rng("held out", step)).float()
+        differences = [made.mean((0, 1, 2)) - real.mean((0, 1, 2)), made.std((0, 1, 2)) - real.std((0, 1, 2))]
+        return torch.stack(differences).abs().mean(1).sum()
+
+    def _real(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        log_mel, *labels = batch.values
+        with torch.autocast(self.device.type, enabled=False):
+            return self.picture.encode(log_mel.float()), labels[0] if labels else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["projectors"] = list(self.names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["projectors"] != list(self.names):
+            raise UserError(
+                f"the training that was killed looked through {', '.join(checkpoint['projectors'])}, and now there is "
+                f"{', '.join(self.names)}: put the weights back, or begin anew (remove data/.work/train-{FAMILY})"
+            )
+        super().on_load_checkpoint(checkpoint)
+
+
+def prepare(
+    params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: ProjectedGan | None, tagger: Path
+) -> Prepared:
+    """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
+    spec, splits = read_spec(mels), read_weights(catalog)
+    models.check_bands(params, spec)
+    clip_labels = _labels_of(catalog)
+    labels: list[str] = []
+    if params.conditional:
+        its = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.conditional to false")
+    log_mels = gather_log_mels(mels, list(splits["train"]), ctx.scratch)
+    picture = LoopPicture(spec, _length(log_mels, spec, params, mels), params.generator.frames, params.fit)
+    if start:
+        about = ("mel_spec", "num_samples")
+        there, here = (dict(zip(about, (one.spec.model_dump(), one.num_samples), strict=True)) for one in (start, picture))
+        compare(params.start_from, there, here)
+        picture.load_state_dict(start.picture.state_dict())
+    else:
+        picture.measure(_all(log_mels, picture))
+
+    def source_of(clip_ids: Sequence[str], of: LogMels) -> Source:
+        crops = Crops(of, picture.frames, picture.silence)
+        return Labelled(crops, torch.stack([label_weights(clip_labels[one], labels) for one in clip_ids])) if labels else crops
+
+    torch.manual_seed(params.seed)
+    net = models.build_net(params, len(labels))
+    chosen = choose(params.discriminators, tagger, params.seed, say=lambda text: print(f"{ctx.name}: {text}", flush=True))
+    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, models.load_vocoder(parts, spec))
+    order = Order(params.seed, splits["train"], params.batch_size)
+    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
+    return Prepared(
+        ProjectedGanModule(params, net, picture, chosen, len(labels), params.steps or order.steps(params.epochs)),
+        model,
+        source_of(list(splits["train"]), log_mels),
+        order,
+        partial(_beginnings, params.batch_size),
+        clip_ids=list(splits["train"]),
+        counts={"labels": len(labels)},
+        samples=of_grid(params.grid, params.seed, labels),
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen, gather_log_mels(mels, unseen, ctx.scratch)), len(unseen)) if unseen else None,
+        save=partial(models.save, model, parts),
+    )
+
+
+def _beginnings(count: int, step: int) -> Tensor:
+    """Where crops begin: a loop is seen from its first beat on."""
+    return torch.zeros(count)
+
+
+def _labels_of(catalog: Path) -> Mapping[str, list[str]]:
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels"]).to_pylist()
+    return {row["clip_id"]: sorted(set(row["labels"] or [])) for row in rows}
+
+
+def _length(log_mels: LogMels, spec: mel.MelSpec, params: TrainParams, mels: Path) -> int:
+    """Samples of the clips; UserError where they differ, or are shorter than the pictures."""
+    frames = {int(count) - 1 for count in log_mels.arrays.shapes[:, 1]}
+    if len(frames) > 1 or min(frames) < params.generator.frames:
+        found = " and ".join(f"{count * spec.hop_length / spec.sample_rate:g}" for count in sorted(frames)[:2])
+        least = params.generator.frames * spec.hop_length / spec.sample_rate
+        raise UserError(
+            f"{mels}: clips of {found} s; {FAMILY} wants loops that are all of one length, of {least:g} s or more: those of "
+            f"`loops`, as families.{FAMILY}.clips has them"
+        )
+    return frames.pop() * spec.hop_length
+
+
+def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
+    for first in range(0, len(log_mels), AT_ONCE):
+        items = range(first, min(first + AT_ONCE, len(log_mels)))
+        yield log_mels.crops(items, [0.0] * len(items), picture.frames, picture.silence).float()
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """As models/family.py says; projectors whose weights are not there are timed with random ones."""
+
+    def read(name: str, model: type[strict.P]) -> strict.P:
+        return strict.parse(model, strict.section(document, name, "parameters"), name)
+
+    params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
+    seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["clip_seconds"]
+    labels = num_labels if params.conditional else 0
+    picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
+    chosen = choose(params.discriminators, Path(document["families"][FAMILY]["tagger"]), params.seed, say=lambda text: None)
+    module = ProjectedGanModule(params, models.build_net(params, labels), picture, chosen, labels, steps=1)
+
+    def batch(step: int) -> Batch:
+        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
+        shares = (torch.zeros(params.batch_size, labels),) if labels else ()
+        return Batch(step, np.zeros(params.batch_size, np.int64), (noise, *shares))
+
+    return Rehearsal(module, batch, clips=params.batch_size, passes=1)

@@ -1,0 +1,262 @@
+"""Sizes, shapes and known answers of the projected GAN's nets, and of what is around them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundmill import params
+from soundmill.audio import mel
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.family import Request
+from soundmill.models.projected_gan import discriminators, generator, projectors
+from soundmill.models.projected_gan.generator import Generator, ModulatedConv
+from soundmill.models.projected_gan.model import closed
+from soundmill.models.projected_gan.params import TrainParams
+from soundmill.models.projected_gan.picture import LoopPicture
+from soundmill.models.projected_gan.training import ProjectedGanModule
+from soundmill.training.loader import Batch
+from soundmill.training.tagger import Tagger
+from soundmill.training.vggish import Vggish
+from tests.imports import ROOT
+from tests.mels import TANGO
+
+DOCUMENT = params.compose(ROOT / "conf", ["model=projected_gan", "projected_gan.train.generator.channels=4"])
+TRAIN = params.parse(TrainParams, DOCUMENT["projected_gan"]["train"], "projected_gan.train")
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def projector() -> projectors.Projector:
+    return projectors.Projector(*projectors.random([2, 4, 4, 8], rng()), [2, 4, 4, 8], rng())
+
+
+def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanModule:
+    wanted = TRAIN.discriminators.model_copy(
+        update={"projectors": names, "random_widths": [2, 4, 4, 8], "mixed_widths": [2, 4, 4, 8]}
+    )
+    trained = TRAIN.model_copy(update={"discriminators": wanted, **changes})
+    torch.manual_seed(0)
+    chosen = projectors.choose(wanted, ROOT / "nowhere", 0, say=lambda text: None)
+    return ProjectedGanModule(trained, Generator(trained.generator), LoopPicture(TANGO, 32_000, 192, "resize"), chosen, 0, steps)
+
+
+@pytest.mark.parametrize(("scale", "weights"), [("paper", 21_754_254), ("laptop", 136_974)])
+def test_the_generator_has_the_published_number_of_weights(scale, weights):
+    document = params.compose(ROOT / "conf", ["model=projected_gan", f"scale={scale}", "vocoder=griffin_lim"])
+    assert registry.parameter_counts("projected_gan", document) == {"generator": weights}
+
+
+def test_it_makes_pictures_of_192_frames_of_64_mels():
+    net = Generator(TRAIN.generator)
+    styles = net.styles(torch.randn(2, 32, generator=rng()))
+    assert styles.shape == (2, 64)
+    assert net(styles[:, None].expand(-1, net.layers, -1), net.noise(2, rng())).shape == (2, 1, 192, 64)
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_a_looped_picture_that_begins_later_is_the_same_picture(looped):
+    torch.manual_seed(0)
+    net = Generator(TRAIN.generator, looped=looped)
+    for _, weight in filter(lambda named: named[0].endswith("noise"), net.named_parameters()):
+        nn.init.constant_(weight, 0.5)
+    w, noise = torch.randn(1, net.layers, 64), net.noise(1, rng())
+    with torch.no_grad():
+        picture = net(w, noise)
+        net.constant.copy_(net.constant.roll(1, 2))
+        later = net(w, [layer.roll(layer.shape[2] // TRAIN.generator.rows, 2) for layer in noise])
+    assert torch.allclose(later, picture.roll(192 // TRAIN.generator.rows, 2), atol=1e-5) == looped
+    assert picture.shape == (1, 1, 192, 64)
+
+
+def test_labels_add_a_vector_each_and_change_the_style():
+    plain, labelled = (sum(weight.numel() for weight in Generator(TRAIN.generator, count).parameters()) for count in (0, 3))
+    assert labelled - plain == 3 * 32 + 32 * 64
+    net = Generator(TRAIN.generator, 3)
+    z = torch.randn(1, 32, generator=rng())
+    assert not torch.allclose(net.styles(z, torch.eye(3)[:1]), net.styles(z, torch.eye(3)[1:2]))
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_demodulated_weights_have_unit_norm_and_are_what_is_convolved(up):
+    torch.manual_seed(0)
+    conv = ModulatedConv(6, 5, 3, 8, up=up)
+    x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 8)
+    style = conv.modulation(w)
+    weights = conv.weight * conv.scale * style[:, None, :, None, None] * conv.norms(style)[:, :, None, None, None]
+    assert torch.allclose(weights.square().sum((2, 3, 4)), torch.ones(3, 5), atol=1e-5)
+    for item in range(3):  # the published way: each item's own weights
+        given = x[item][None]
+        wanted = nn.functional.conv2d(generator._twice(given) if up else given, weights[item], padding=1)[0]
+        inside = (slice(None), slice(3, -3), slice(3, -3)) if up else slice(None)
+        assert torch.allclose(conv(x, w)[item][inside], wanted[inside], atol=1e-5)
+
+
+def test_four_discriminators_give_sixty_logits():
+    judges = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4], 8)
+    shown = projector()(torch.randn(4, 1, 192, 64))
+    assert [tuple(one.shape[1:]) for one in shown] == [(2, 96, 128), (2, 48, 64), (4, 24, 32), (4, 12, 16)]
+    assert judges([shown]).shape == (4, 60)
+    assert [sum(1 for _ in judge.blocks) for judge in judges.of_projector[0]] == [4, 3, 2, 1]
+
+
+def test_saying_nothing_costs_two_and_gains_nothing():
+    nothing = torch.zeros(4, 60)
+    assert discriminators.discriminator_loss(nothing, nothing).item() == 2
+    assert discriminators.generator_loss(nothing).item() == 0
+    assert discriminators.discriminator_loss(nothing + 1, nothing - 1).item() == 0
+
+
+def test_a_batch_of_one_sound_is_told_by_its_deviation():
+    same, other = torch.ones(8, 3, 4, 4), torch.randn(8, 3, 4, 4, generator=rng())
+    assert discriminators.with_deviation(same)[:, -1].max() < 1e-3
+    assert discriminators.with_deviation(other)[:, -1].min() > 0.5
+    assert discriminators.with_deviation(other[:1]).shape == (1, 4, 4, 4)
+
+
+def test_no_gradient_goes_into_a_projector_and_one_goes_through():
+    frozen, picture = projector(), torch.randn(2, 1, 192, 64, requires_grad=True)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    frozen.train()
+    torch.cat([one.flatten() for one in frozen(picture)]).square().sum().backward()
+    assert not any(weight.requires_grad or weight.grad is not None for weight in frozen.parameters())
+    assert picture.grad.abs().sum() > 0
+    assert not any(part.training for part in frozen.modules())
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+
+
+def test_vggish_and_the_tagger_have_maps_of_four_halved_sizes():
+    with torch.device("meta"):
+        vggish = projectors._cut(Vggish().features, nn.MaxPool2d)
+        shown = [tuple(one.shape[1:]) for one in vggish(torch.empty(1, 1, 96, 64))]
+    assert shown == [(64, 48, 32), (128, 24, 16), (256, 12, 8), (512, 6, 4)]
+    net = Tagger(TANGO, 3, width=4, embedding_size=8, patch_seconds=0.1, dropout=0.0).eval()
+    stack = projectors._cut(net.trunk, nn.AvgPool2d, transposed=True)
+    stack.blocks[-1].append(nn.AvgPool2d(2))
+    assert [tuple(one.shape[1:]) for one in stack(torch.zeros(1, 1, 96, 64))] == [(4, 48, 32), (8, 24, 16), (16, 12, 8), (16, 6, 4)]
+    assert len(list(stack.modules())) > len(list(net.trunk.modules()))  # every layer of it is there
+
+
+def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    wanted = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})
+    said: list[str] = []
+    assert projectors.choose(wanted, tmp_path, 0, say=said.append).names == ("random", "random")
+    assert "soundmill weights fetch vggish" in said[0]
+    assert f"projector 'tagger': {tmp_path}: no tagger here. Random weights stand in for it; an untrained projector" in said[1]
+    with pytest.raises(UserError, match=r"projector 'vggish': .* or set discriminators\.missing to `random`"):
+        projectors.choose(wanted.model_copy(update={"missing": "fail"}), tmp_path, 0)
+
+
+def test_two_projectors_are_fused_by_adding_what_is_said_of_both():
+    one, two = module(["random"]), module(["random"])
+    both = discriminators.Discriminators([[2, 2, 4, 4]] * 2, [2, 2, 4, 4], 64).eval()
+    both.of_projector[0].load_state_dict(one.discriminator.of_projector[0].state_dict())
+    both.of_projector[1].load_state_dict(two.discriminator.of_projector[0].state_dict())
+    maps = [one.projectors[0](torch.randn(4, 1, 192, 64)), two.projectors[0](torch.randn(4, 1, 192, 64))]
+    alone = [its.discriminator.eval()([shown]) for its, shown in zip((one, two), maps, strict=True)]
+    assert torch.allclose(both(maps), alone[0] + alone[1], atol=1e-6)
+
+
+def test_without_projection_discriminators_see_the_pictures():
+    plain = module(["none"])
+    assert list(plain.projectors.parameters()) == []
+    assert plain.discriminator([project(torch.randn(4, 1, 192, 64)) for project in plain.projectors]).shape == (4, 60)
+
+
+def test_each_picture_is_projected_once_for_all_discriminators_and_both_turns():
+    training, seen = module(["random"]), []
+    training.projectors[0].register_forward_hook(lambda _, given, __: seen.append(given[0].requires_grad))
+    log_mel = torch.randn(4, 64, 200, generator=rng())
+    losses = list(training.losses(0, Batch(0, np.zeros(4, np.int64), (log_mel,)), ["discriminator", "net"]))
+    assert seen == [False, True]  # real ones, made ones
+    losses[1].backward()
+    assert all(weight.grad is not None for name, weight in training.net.named_parameters())
+
+
+def test_a_killed_training_that_looked_through_other_nets_is_not_resumed():
+    training, checkpoint = module(["random"]), {"ema": {}}
+    with pytest.raises(UserError, match=r"looked through vggish, and now there is random: put the weights back, or begin anew"):
+        training.on_load_checkpoint({**checkpoint, "projectors": ["vggish"]})
+
+
+def test_mixed_styles_change_later_layers_alone():
+    net = Generator(TRAIN.generator)
+    styles: list[torch.Tensor] = []
+    for share in (0.0, 1.0):
+        training = module(["random"], generator=TRAIN.generator.model_copy(update={"style_mixing": share}))
+        training.net.forward = lambda w, noise, styles=styles: styles.append(w) or torch.zeros(len(w), 1, 192, 64)
+        training.make(6, None, rng())
+    plain, mixed = styles
+    assert (plain == plain[:, :1]).all()
+    changes = (mixed != mixed[:, :1]).all(2)
+    assert not changes[:, 0].any()
+    assert changes[:, -1].all()
+    assert (changes[:, 1:] >= changes[:, :-1]).all()
+    assert net.layers == mixed.shape[1] == 10
+
+
+@pytest.mark.parametrize("fit", ["cut", "resize"])
+def test_two_seconds_are_200_frames_and_pictures_come_back(fit):
+    """Resized, all of it within a smooth picture's error; cut, 192 frames exactly, and silence."""
+    picture = LoopPicture(TANGO, 32_000, 192, fit)
+    assert picture.frames == 200
+    time = torch.arange(201) / 200 * 2 * math.pi
+    log_mel = (torch.sin(3 * time) * torch.linspace(1, 2, 64)[:, None] - 4)[None]
+    picture.measure([log_mel[..., :200]])
+    made = picture.encode(log_mel)
+    assert made.shape == (1, 1, 192, 64)
+    assert made.mean((0, 1, 2)).abs().max() < 0.15
+    back = picture.decode(made)
+    assert back.shape == (1, 64, 200)
+    if fit == "resize":
+        assert (back - log_mel[..., :200]).abs().max() < 0.02
+    else:
+        assert torch.allclose(back[..., :192], log_mel[..., :192], atol=1e-5)
+        assert (back[..., 192:] == math.log(TANGO.floor)).all()
+    assert mel.num_frames(TANGO, 32_000) == 201  # the last is the first of the next bar
+
+
+def test_a_closed_loop_goes_on_at_its_beginning():
+    """Of a sound that has nothing to do with the loop's length, the seam is as smooth as any other place."""
+    time = torch.arange(4000) / 4000
+    waves = torch.sin(2 * math.pi * 37.3 * time)[None, None]
+    loop = closed(waves, 1000, 2000, 100)[0, 0]
+    assert torch.equal(loop[:1900], waves[0, 0, 1000:2900])
+    jumps, plainly = (loop.roll(-1) - loop).abs(), waves[0, 0].diff().abs().max()
+    assert jumps[-1] <= plainly  # as anywhere in the wave itself
+    assert jumps[:-1].max() < 1.2 * plainly
+    plain = waves[0, 0, 1000:3000]
+    assert (plain[0] - plain[-1]).abs() > 5 * jumps[-1]
+
+
+def test_without_a_label_one_is_drawn_by_the_seed():
+    from soundmill.models.projected_gan.model import ProjectedGan
+
+    torch.manual_seed(0)
+    picture = LoopPicture(TANGO, 32_000, 192, "resize")
+    model = ProjectedGan(TRAIN, TANGO, ["bell", "rain"], Generator(TRAIN.generator, 2).eval(), picture, ["none"])
+    drawn = set()
+    for seed in range(8):
+        style = model._style(Request(seed=seed), 1.0)
+        drawn |= {label for label in model.labels if torch.equal(style, model._style(Request((label,), seed=seed), 1.0))}
+        assert torch.equal(style, model._style(Request(("unknown",), seed=seed), 1.0))
+    assert drawn == {"bell", "rain"}
+
+
+def test_truncation_goes_to_the_mean_of_all_styles():
+    from soundmill.models.projected_gan.model import ProjectedGan
+
+    net = Generator(TRAIN.generator).eval()
+    model = ProjectedGan(TRAIN, TANGO, [], net, LoopPicture(TANGO, 32_000, 192, "resize"), ["none"])
+    at = {psi: [model._style(Request(seed=seed), psi) for seed in (1, 2)] for psi in (0.0, 0.5, 1.0)}
+    assert torch.equal(*at[0.0])
+    assert torch.allclose(at[0.5][0], (at[0.0][0] + at[1.0][0]) / 2, atol=1e-6)
+    assert not torch.equal(*at[1.0])

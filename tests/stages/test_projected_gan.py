@@ -1,0 +1,206 @@
+"""Train and generate of the family `projected_gan`, shrunk: projectors, labels, kills, loops at a tempo."""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from soundmill import manifest, params, shards, stage
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.commands import app
+from soundmill.decoding import decode
+from soundmill.models import registry
+from soundmill.training import tagger
+from soundmill.training.tagger_targets import Targets
+from stages import spectrogram
+from tests.imports import ROOT
+from tests.stages import of_waves
+
+train, generate = partial(of_waves.train, "projected_gan"), partial(of_waves.generate, "projected_gan")
+SECONDS = 1.36  # 136 frames, for pictures of 128
+SHRUNK = [
+    "model=projected_gan",
+    "execution.workers=1",
+    "spectrogram.projected_gan.n_mels=32",
+    "projected_gan.train.steps=4",
+    "projected_gan.train.batch_size=2",
+    "projected_gan.train.log_every_steps=1",
+    "projected_gan.train.checkpoint_seconds=0",
+    "projected_gan.train.validate_every_steps=2",
+    "projected_gan.train.validate_batches=1",
+    "projected_gan.train.generator={z_width: 4, w_width: 8, mapping_layers: 2, channels: 4, rows: 8, columns: 2, stages: 4, "
+    "style_mixing: 0.9}",
+    "projected_gan.train.discriminators.random_widths=[2,4,4,8]",
+    "projected_gan.train.discriminators.mixed_widths=[2,4,4,8]",
+    "projected_gan.train.discriminators.most_channels=8",
+    "projected_gan.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
+    "projected_gan.train.grid={columns: 2, rows: 1}",
+    "projected_gan.train.sampling.griffin_lim_iterations=2",
+    "projected_gan.generate.count=2",
+    "projected_gan.generate.codec_count=1",
+]
+
+
+def composed(*changes: str) -> dict:
+    return params.compose(ROOT / "conf", [*SHRUNK, *changes])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Clips of one length, their log-mels, and a tagger."""
+    home = tmp_path_factory.mktemp("data")
+    of_waves.write(home, seconds=SECONDS, short=SECONDS)
+    document = composed()
+    params.write_yaml(document, home / "params.yaml")
+    arguments = ["--variant", "projected_gan", "--audio", f"{home}/clips", "--spectrograms", f"{home}/mels"]
+    stage.main(spectrogram.run, "spectrogram", [*arguments, "--params", f"{home}/params.yaml"])
+    spec = params.parse(SpectrogramParams, document["spectrogram"]["tagger"], "spectrogram.tagger").spec
+    settings = params.parse(tagger.TaggerParams, {**document["tagger"], "width": 4, "embedding_size": 8}, "tagger")
+    net = tagger.Tagger(spec, 2, settings.width, settings.embedding_size, settings.patch_seconds, settings.dropout)
+    tagger.save_tagger(net, settings, spec, Targets("labels", list(of_waves.LABELS), {}), home / "tagger")
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data) -> Path:
+    """A project with a checkpoint, trained by label through the tagger."""
+    home = tmp_path_factory.mktemp("project")
+    train(home, data, composed("projected_gan.train.conditional=true"), inputs="mels", parts="mels", tagger="tagger")
+    (home / "data/models").mkdir(parents=True)
+    (home / "model").rename(home / "data/models/projected_gan")
+    (home / "dvc.yaml").touch()
+    return home
+
+
+def run(home: Path, *arguments: str) -> str:
+    checkpoint = ["--checkpoint", f"{home}/data/models/projected_gan"]
+    result = CliRunner().invoke(app, [*arguments, *checkpoint])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("names", ["[tagger]", "[random,tagger]", "[none]"])
+def test_trains_generates_and_reconstructs(tmp_path, data, names):
+    """The checkpoint, and what lies beside its sounds, say what the discriminators looked through."""
+    document = composed(f"projected_gan.train.discriminators.projectors={names}")
+    metrics = train(tmp_path, data, document, inputs="mels", parts="mels", tagger="tagger")
+    assert (metrics["clips"], metrics["steps"], metrics["labels"]) == (5, 4, 0)
+    assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["projectors"] == names.strip("[]").split(",")
+    made = generate(tmp_path, data, document)
+    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    assert soundfile.info(tmp_path / "generated/clip-6.wav").frames == round(SECONDS * of_waves.RATE)
+    about = json.loads((tmp_path / "generated/about.json").read_text())
+    assert about["loops"] is True
+    assert about["trained_against"] == (["tagger"] if "tagger" in names else [])
+    assert "discriminators on " in about["weights"]
+    (back,) = (tmp_path / "codec").iterdir()
+    assert np.abs(soundfile.read(back)[0]).max() > 0.01
+    assert generate(tmp_path, data, document) == made
+
+
+@pytest.mark.parametrize("vocoder", ["griffin_lim", "melgan_laptop"])
+def test_the_tagger_is_there_whatever_makes_the_sound(vocoder):
+    its = composed(f"vocoder={vocoder}")["families"]["projected_gan"]
+    assert its["tagger"] == "data/tagger"
+    assert its["parts"] == ("data/projected_gan" if vocoder == "melgan_laptop" else its["inputs"])
+
+
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch, capfd):
+    of_waves.check_resuming("projected_gan", tmp_path, data, composed(), monkeypatch, inputs="mels", parts="mels", tagger="tagger")
+
+
+def test_weights_that_are_not_there_are_told(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    train(
+        tmp_path,
+        data,
+        composed("projected_gan.train.discriminators.projectors=[vggish]"),
+        inputs="mels",
+        parts="mels",
+        tagger="tagger",
+    )
+    said = capsys.readouterr().out
+    assert "projector 'vggish': vggish-10086976.pth is not in the directory" in said
+    assert "Random weights stand in for it; an untrained projector costs quality" in said
+    assert json.loads((tmp_path / "model/config.json").read_text())["projectors"] == ["random"]
+
+
+def test_one_loop_is_enough_to_train_on(tmp_path, data):
+    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
+    shards.write_rows([{**row, "split": "train"} for row in rows[:1]], tmp_path / "catalog.parquet", manifest.CATALOG)
+    (tmp_path / "clips").symlink_to(data / "clips")
+    (tmp_path / "mels").symlink_to(data / "mels")
+    metrics = train(tmp_path, tmp_path, composed(), inputs="mels", parts="mels", tagger="clips")
+    assert (metrics["clips"], metrics["steps"]) == (1, 4)
+    with pytest.raises(SystemExit, match="too small for one the training is done: `soundmill generate` makes sounds"):
+        generate(tmp_path, tmp_path, composed())
+
+
+def test_clips_that_are_no_loops_are_refused(tmp_path, data):
+    with pytest.raises(SystemExit) as refused:
+        train(tmp_path, data, composed("projected_gan.train.generator.rows=12"), inputs="mels", parts="mels", tagger="tagger")
+    assert "clips of 1.36 s; projected_gan wants loops that are all of one length, of 1.92 s or more" in str(refused.value)
+    with pytest.raises(SystemExit) as refused:
+        train(tmp_path, data, composed("projected_gan.train.generator.columns=4"), inputs="mels", parts="mels", tagger="tagger")
+    assert "projected_gan.train.generator has 64 mels, and spectrogram.projected_gan.n_mels is 32" in str(refused.value)
+
+
+def test_loops_are_written_at_a_tempo_and_repeated(tmp_path, trained):
+    """Each repetition has the same samples; the tempo is in name, comment and chunk."""
+    natural = 240 / SECONDS
+    run(trained, "generate", "bell", "-n", "1", "--output", str(tmp_path / "plain"))
+    (plain,) = (tmp_path / "plain").glob("*.wav")
+    assert plain.name == f"bell-0-001-{round(natural, 3):g}bpm.wav"
+    run(trained, "generate", "bell", "-n", "1", "--psi", "0.7", "--bpm", "250", "--repeat", "3", "--output", str(tmp_path / "set"))
+    (path,) = (tmp_path / "set").glob("*.wav")
+    assert path.name == "bell-0-001-250bpm.wav"
+    with soundfile.SoundFile(path) as sound:
+        comment, wave, rate = json.loads(sound.comment), sound.read(), sound.samplerate
+    assert (comment["bpm"], comment["bars"], comment["sampling"]["psi"]) == (250, 3, 0.7)
+    bar = round(rate * 240 / 250)
+    assert wave.shape == (3 * bar,)
+    assert (wave[:bar] == wave[bar : 2 * bar]).all()
+    assert (wave[:bar] == wave[2 * bar :]).all()
+    data = path.read_bytes()
+    assert struct.unpack("<I", data[4:8])[0] == len(data) - 8
+    assert struct.unpack("<IHHfIHHf", data[data.index(b"acid") + 8 :][:24])[4:] == (12, 4, 4, 250.0)
+    assert decode.read_mono(path, rate, 60).shape == wave.shape
+
+
+def test_between_two_seeds(tmp_path, trained):
+    """The ends are what these seeds make; a recording has no style."""
+    run(trained, "interpolate", "1", "2", "--steps", "3", "--output", str(tmp_path / "way"))
+    first, middle, last = (soundfile.read(tmp_path / "way" / f"0{step}.wav")[0] for step in range(3))
+    assert not np.allclose(first, middle)
+    assert not np.allclose(middle, last)
+    run(trained, "generate", "-n", "1", "--seed", "1", "--output", str(tmp_path / "one"))
+    (path,) = (tmp_path / "one").glob("*.wav")
+    assert np.abs(soundfile.read(path)[0] - first).max() < 1e-4
+    soundfile.write(tmp_path / "a.wav", middle, of_waves.RATE)
+    checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan"]
+    refused = CliRunner().invoke(app, ["interpolate", str(tmp_path / "a.wav"), str(tmp_path / "a.wav"), *checkpoint])
+    assert refused.exit_code == 1
+    assert (
+        "this family cannot go from a recording to another, but from seed to seed: its sampling has no 'amount'" in refused.output
+    )
+
+
+def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
+    from dataclasses import replace
+
+    family = registry.family
+    monkeypatch.setattr(registry, "family", lambda name: replace(family(name), loops=False))
+    checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan", "--output", str(tmp_path)]
+    refused = CliRunner().invoke(app, ["generate", "--bpm", "120", *checkpoint])
+    assert refused.exit_code == 1
+    assert "--bpm and --repeat are for loops, and the family 'projected_gan' makes none; leave them out" in refused.output
