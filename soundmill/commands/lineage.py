@@ -1,0 +1,82 @@
+"""The command about where a sound comes from and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundmill.commands.project import Project, project_root, writable_file
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from soundmill.lineage import Node
+
+app = typer.Typer()
+
+FIRST = 5  # of a list, without --all
+LONGEST = 80  # letters of one fact, without --all
+
+
+@app.command()
+def lineage(
+    thing: Annotated[
+        str,
+        typer.Argument(
+            help="A generated WAV, a checkpoint's directory, the id of a clip or mix, or a recording: its id or path. Where a clip "
+            "and a recording have one id: clip:ID, recording:ID."
+        ),
+    ],
+    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write all of it to this file, too.")] = None,
+    all: Annotated[bool, typer.Option("--all", help=f"Show lists whole, not only their first {FIRST}.")] = False,
+    project: Project = None,
+) -> None:
+    """Tell where a sound comes from and what came of it: recordings, clips, mixes, shards, trainings, checkpoints, sounds, scores.
+
+    A checkpoint carries what it was trained on, so this works for one that was copied, or registered in MLflow, too.
+    """
+    from json import dumps
+
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from soundmill.lineage import trace
+
+    found = trace(project_root(project), thing)
+    console = Console(highlight=False, markup=False)
+    console.print(_line(found.thing, all))
+    for heading, nodes in (("comes from", found.comes_from), ("came of it", found.came_of_it)):
+        if nodes:
+            tree = Tree(heading)
+            _grow(tree, nodes, all)
+            console.print(tree)
+    if not found.comes_from + found.came_of_it:
+        console.print("nothing else of it is here")
+    for sentence in dict.fromkeys(found.gone):
+        typer.echo(f"note: {sentence}", err=True)
+    if json:
+        json.write_text(dumps(found.plain(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _grow(tree: Tree, nodes: list[Node], all: bool) -> None:
+    from rich.text import Text
+
+    shown = nodes if all or len(nodes) <= FIRST + 1 else nodes[:FIRST]
+    for node in shown:
+        _grow(tree.add(Text(_line(node, all))), node.below, all)
+    if len(shown) < len(nodes):
+        tree.add(f"… {len(nodes) - len(shown)} more (--all)")
+
+
+def _line(node: Node, all: bool) -> str:
+    facts = {name: value for name, value in node.facts.items() if value not in (None, "", [], {})}
+    return " ".join([node.kind, node.name, *(f"{name}={_fact(value, all)}" for name, value in facts.items())])
+
+
+def _fact(value: Any, all: bool) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if all or len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,0 +1,182 @@
+"""`forgotten.yaml`: the recordings, and stretches of recordings, that a project must not use, and how they are left out.
+
+`soundmill forget` writes it; `corpus` and `scan` leave out the recordings, `segment` every cut that has some of a stretch. One
+is known by its id or by the digest of its file, so a renamed copy is left out too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from soundmill import disk, params
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.tables import CorpusTables
+from soundmill.params import StageParams
+
+FILE = "forgotten.yaml"
+REASON = "forgotten"  # in quarantine
+OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
+HEAD = "# What this project must not use: written by `soundmill forget`, obeyed by corpus, scan and segment (docs/lineage.md).\n"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Stretch = tuple[float, float, str]  # seconds into the recording, and why it is left out
+
+
+class Clip(StageParams):
+    """A clip as it was cut before."""
+
+    clip_id: str = Field(min_length=1, max_length=4096)
+    digest: Digest
+
+
+class Entry(StageParams):
+    """A recording, or a stretch of one."""
+
+    recording_id: str = Field(min_length=1, max_length=4096)
+    source: str = Field(min_length=1, max_length=65536, description="its path when it was forgotten, for people")
+    digest: Digest | None = Field(description="of its file; null where that was not there any more")
+    start: float | None = Field(ge=0, description="seconds into the recording; null: all of it")
+    end: float | None = Field(gt=0)
+    clips: list[Clip] = Field(description="those that were cut from it, of all variants")
+    fingerprint: str = Field(description="of its sound, in Base64 (soundmill/audio/fingerprint.py); empty where it has none")
+    copy_of: str | None = Field(description="the recording that it was found to be a copy of")
+    reason: str = Field(min_length=1)
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _is_a_fingerprint(cls, text: str) -> str:
+        try:
+            size = len(base64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError):
+            size = -1
+        if size % 8:
+            raise ValueError("is no Base64 of pairs of 32-bit words")
+        return text
+
+    @model_validator(mode="after")
+    def _is_a_stretch(self) -> Entry:
+        if (self.start is None) != (self.end is None) or (self.end is not None and self.end <= self.start):
+            raise ValueError("start and end must be two seconds, the first first, or both null")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        return self.start is None
+
+    @property
+    def words(self) -> np.ndarray:
+        """Its fingerprint, uint32 [frames, 2]."""
+        return np.frombuffer(base64.b64decode(self.fingerprint), "<u4").reshape(-1, 2)
+
+    def __str__(self) -> str:
+        return self.source if self.is_whole else f"{self.source} from {self.start:g} to {self.end:g} s"
+
+
+class _Content(StageParams):
+    forgotten: list[Entry]
+
+    @field_validator("forgotten")
+    @classmethod
+    def _once(cls, entries: list[Entry]) -> list[Entry]:
+        places = Counter((entry.recording_id, entry.start, entry.end) for entry in entries)
+        twice = [place for place, count in places.items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0][0]!r} is there twice")
+        return entries
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """The entries of a project's list."""
+
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def _whole(self) -> dict[str, Entry]:
+        """By id and by digest."""
+        whole = [entry for entry in self.entries if entry.is_whole]
+        return {name: entry for entry in whole for name in (entry.recording_id, entry.digest) if name}
+
+    def identity(self) -> list[dict[str, Any]]:
+        """All that the stages obey, as plain values."""
+        return [
+            entry.model_dump(mode="json", include={"recording_id", "digest", "start", "end", "reason"}) for entry in self.entries
+        ]
+
+    def whole(self, recording_id: str, digest: str) -> Entry | None:
+        """The entry by which a recording is forgotten."""
+        return self._whole.get(digest) or self._whole.get(recording_id)
+
+    def leave_out_files(self, inventory: Inventory) -> None:
+        """Take forgotten files out of an inventory, into its rejected."""
+        for file in inventory.audio:
+            if entry := self._whole.get(file.digest):
+                inventory.reject(file.raw_path, REASON, entry.reason)
+        inventory.audio = [file for file in inventory.audio if file.digest not in self._whole]
+
+    def leave_out_recordings(self, tables: CorpusTables) -> None:
+        """Take forgotten recordings, and their captions, out of tables: those that the inventory could not know by their files."""
+        if not self._whole:
+            return
+        gone = {row["recording_id"] for row in tables.recordings if self.whole(row["recording_id"], row["digest"])}
+        for row in tables.recordings:
+            if row["recording_id"] in gone:
+                tables.rejected.append({"path": row["path"], "reason": REASON, "detail": self._reason(row)})
+        paths = {row["path"] for row in tables.recordings if row["recording_id"] in gone}
+        tables.recordings = [row for row in tables.recordings if row["recording_id"] not in gone]
+        left = {row["recording_id"] for row in tables.recordings}
+        gone |= {name for name in self._whole if name not in left}
+        tables.captions = [row for row in tables.captions if row["recording_id"] not in gone]
+        tables.matched = [row for row in tables.matched if row["id"] not in gone]
+        tables.missing = [row for row in tables.missing if row["id"] not in gone]
+        tables.orphans = [row for row in tables.orphans if row["path"] not in paths]
+
+    def _reason(self, row: dict[str, Any]) -> str:
+        entry = self.whole(row["recording_id"], row["digest"])
+        return entry.reason if entry else ""
+
+    def stretches(self, recordings: Iterable[dict[str, Any]]) -> dict[str, list[Stretch]]:
+        """The forgotten stretches of these rows of RECORDINGS, by id; recordings without one are not in it."""
+        by_name: dict[str, list[Stretch]] = {}
+        for entry in self.entries:
+            for name in {entry.recording_id, entry.digest} - {None} if not entry.is_whole else ():
+                by_name.setdefault(name, []).append((entry.start, entry.end, entry.reason))
+        if not by_name:
+            return {}
+        found = {
+            row["recording_id"]: sorted({*by_name.get(row["recording_id"], ()), *by_name.get(row["digest"], ())})
+            for row in recordings
+        }
+        return {recording_id: stretches for recording_id, stretches in found.items() if stretches}
+
+
+def read(path: Path | None) -> Forgotten:
+    """The list at `path`, where one is given; a mistake in it is a UserError that names the key."""
+    if path is None:
+        return Forgotten(())
+    return Forgotten(tuple(params.parse(_Content, params.read_yaml(path), str(path)).forgotten))
+
+
+def write(entries: Iterable[Entry], path: Path) -> None:
+    """Write the list, whole or not at all."""
+
+    def write_to(temporary: Path) -> None:
+        params.write_yaml({"forgotten": [entry.model_dump(mode="json") for entry in entries]}, temporary)
+        temporary.write_text(HEAD + temporary.read_text(encoding="utf-8"), encoding="utf-8")
+
+    disk.write_atomically(path, write_to)
+
+
+def reason_of(start: float, end: float, stretches: Iterable[Stretch]) -> str | None:
+    """Why the seconds from `start` to `end` are left out; None: they have nothing of a stretch."""
+    return next((why for first, last, why in stretches if min(end, last) - max(start, first) > OVERLAP_SECONDS), None)

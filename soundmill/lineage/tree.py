@@ -1,0 +1,252 @@
+"""The tree of what a thing comes from and what came of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundmill import manifest, params, stage
+from soundmill.errors import UserError
+from soundmill.lineage.project import Held, Piece, Project, Weights
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing in the tree; `below` is what it was made from, or what was made from it."""
+
+    kind: str
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    below: list[Node] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        below = {"below": [node.plain() for node in self.below]} if self.below else {}
+        return {"kind": self.kind, "name": self.name, **self.facts, **below}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A thing, what it comes from, what came of it, and in sentences what of this is no longer there."""
+
+    thing: Node
+    comes_from: list[Node]
+    came_of_it: list[Node]
+    gone: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        ends = {name: [node.plain() for node in getattr(self, name)] for name in ("comes_from", "came_of_it")}
+        return {"thing": self.thing.plain(), **ends, "gone": self.gone}
+
+
+def trace(root: Path, thing: str) -> Lineage:
+    """The lineage of a generated WAV, a directory of weights, a clip, a mix, or a recording (its id, or its path)."""
+    project, path = Project(root), Path(thing)
+    if path.is_dir():
+        return _of_weights(project, path)
+    about = sound_facts(path) if path.suffix.lower() == ".wav" and path.is_file() else None
+    if about is not None or (path.is_file() and path.resolve().is_relative_to((project.data / "generated").resolve())):
+        return _of_sound(project, path, about)
+    if thing in project.mixes:
+        return _of_mix(project, thing)
+    pieces = project.find(thing)
+    if not pieces:
+        raise project.unknown(thing)
+    if len(pieces) > 1:
+        project.gone.append(f"{thing} is also the id of a recording: `recording:{thing}`")
+    return _of_piece(project, thing.removeprefix("clip:"), pieces[0])
+
+
+def sound_facts(path: Path) -> dict[str, Any] | None:
+    """What a WAV's comment says of its making; None where Soundmill did not write one."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as sound:
+            facts = params.parse_json(sound.comment) if sound.comment else None
+    except (soundfile.LibsndfileError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and "checkpoint" in facts else None
+
+
+def _of_piece(project: Project, name: str, piece: Piece) -> Lineage:
+    recording = _recording(project, piece)
+    held = project.held([piece])
+    if piece.is_whole:
+        return Lineage(recording, [], _downstream(project, held), project.gone)
+    thing = Node("clip", name, {"source": piece.source, "start": piece.start, "end": _plain_end(piece)})
+    return Lineage(thing, [recording], _downstream(project, held), project.gone)
+
+
+def _of_mix(project: Project, mix: str) -> Lineage:
+    sources = [
+        Node("clip", clip_id, {}, [_recording(project, piece) for piece in project.find(f"clip:{clip_id}")])
+        for clip_id in project.mixes[mix]
+    ]
+    trained = []
+    for weights in project.weights:
+        for part in weights.parts:
+            table = weights.trained_on(part)
+            if table is not None and pc.any(pc.equal(table["mix"], mix)).as_py():
+                trained.append(_checkpoint(project, weights, {"part": part.name} if part != weights.directory else {}))
+    paths = [Node("shard", path) for path in project.shards_with({mix})]
+    return Lineage(Node("mix", mix), sources, paths + trained, project.gone)
+
+
+def _of_weights(project: Project, directory: Path) -> Lineage:
+    weights = project.weights_at(directory)
+    if not weights.config and weights.trained_on(directory) is None:
+        raise UserError(f"{directory}: no checkpoint, autoencoder or vocoder (no config.json); give such a directory, or a WAV")
+    return Lineage(
+        Node("checkpoint", weights.name, _facts(weights)), _upstream(project, weights), _products(project, weights), project.gone
+    )
+
+
+def _of_sound(project: Project, path: Path, about: dict[str, Any] | None) -> Lineage:
+    if about is None:
+        return _of_graph_sound(project, path)
+    same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == about["checkpoint"]]
+    if same:
+        sources = [_checkpoint(project, same[0], {}, up=True)]
+    else:
+        sources = []
+        project.gone.append(f"its checkpoint ({about['checkpoint']}) is neither below data/ nor a registered model here")
+    return Lineage(Node("sound", str(path), about), sources, [], project.gone)
+
+
+def _of_graph_sound(project: Project, path: Path) -> Lineage:
+    """A sound below data/generated, which the graph made for a test clip; its place tells the checkpoint."""
+    family = path.resolve().relative_to((project.data / "generated").resolve()).parts[0]
+    about = params.read_json(project.data / "generated" / family / manifest.ABOUT_SOUNDS, "`dvc repro`")
+    asked = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
+    sources = [Node("clip", path.stem, {"role": "asked for what it says" if about["made_by"] == "generate" else "went in"}, asked)]
+    checkpoint = project.data / "models" / family
+    if checkpoint.is_dir():
+        sources.append(_checkpoint(project, project.weights_at(checkpoint), {}, up=True))
+    else:
+        project.gone.append(f"data/models/{family} is not there")
+    return Lineage(Node("sound", str(path), about), sources, [], project.gone)
+
+
+def _recording(project: Project, piece: Piece) -> Node:
+    row = project.recordings.get(piece.recording_id)
+    if row is None:
+        return Node("recording", piece.recording_id, {"source": piece.source, "gone": True})
+    facts = {"source": row["path"], "digest": row["digest"], "corpus": row["corpus"], "labels": row["labels"]}
+    return Node("recording", piece.recording_id, facts)
+
+
+def _plain_end(piece: Piece) -> float | None:
+    return None if piece.is_whole else piece.end
+
+
+def _downstream(project: Project, held: Held) -> list[Node]:
+    nodes = []
+    for variant, rows in held.clips.items():
+        clips = [Node("clip", row["clip_id"], {"start": row["start"], "end": row["start"] + (row["seconds"] or 0)}) for row in rows]
+        nodes.append(Node("clips", variant, {"count": len(clips)}, clips))
+    groups = {
+        "mixes": [Node("mix", mix, {"first": first, "second": second}) for mix, (first, second) in held.mixes.items()],
+        "shards": [Node("shard", path, {"rows": rows}) for path, rows in held.shards.items()],
+        "sounds": [Node("sound", path) for path in held.files],
+        "reports": [Node("report", path) for path in held.reports],
+    }
+    nodes += [Node(kind, "data", {"count": len(below)}, below) for kind, below in groups.items() if below]
+    for weights, part, clips, mixes in held.weights:
+        of_it = {"clips_of_it": clips} | ({"mixes_of_it": mixes} if mixes else {})
+        nodes.append(_checkpoint(project, weights, ({"part": part} if part else {}) | of_it))
+    return nodes
+
+
+def _checkpoint(project: Project, weights: Weights, facts: dict[str, Any], up: bool = False) -> Node:
+    """A checkpoint with what it was made from (`up`), or else with what it made."""
+    below = _upstream(project, weights) if up else [*_trainings(weights), *([] if "part" in facts else _products(project, weights))]
+    return Node("checkpoint", weights.name, _facts(weights) | facts, below)
+
+
+def _facts(weights: Weights) -> dict[str, Any]:
+    config = weights.config
+    return {name: config[name] for name in ("family", "kind", "steps") if isinstance(config.get(name), str | int)}
+
+
+def _trainings(weights: Weights) -> list[Node]:
+    """The runs that made the same weights; what the checkpoint itself says where MLflow has none."""
+    config = weights.config
+    told = {"parameters": config["params"]} if "params" in config else {}
+    runs = [
+        Node(
+            "training",
+            model.run_name or "run deleted",
+            {"run": model.run_id, "pipeline": model.pipeline, "commit": model.commit} | told,
+        )
+        for model in weights.registered
+    ]
+    return runs or ([Node("training", "not in MLflow", told)] if told else [])
+
+
+def _upstream(project: Project, weights: Weights) -> list[Node]:
+    nodes = _trainings(weights)
+    for part in weights.parts:
+        name = "itself" if part == weights.directory else part.name
+        table = weights.trained_on(part)
+        if table is None:
+            text = "which it was loaded with" if part != weights.directory else "imported, or trained before this was written down"
+            project.gone.append(
+                f"{weights.name}: what {'it' if part == weights.directory else name} was trained on is not known ({text})"
+            )
+            continue
+        for earlier in (False, True):
+            rows = table.filter(pc.equal(table["earlier"], earlier))
+            if rows.num_rows:
+                nodes.append(_heard(project, rows, f"{name}, before it started from there" if earlier else name))
+    if "started_from" in weights.config and not any(node.name.endswith("started from there") for node in nodes):
+        project.gone.append(f"{weights.name}: what the checkpoint that it started from was trained on is not known")
+    return nodes
+
+
+def _heard(project: Project, rows: pa.Table, name: str) -> Node:
+    """What one training heard, by recording."""
+    clips: dict[tuple[str | None, str | None], set[str]] = {}
+    for row in rows.select(["recording_id", "source", "clip_id"]).to_pylist():
+        clips.setdefault((row["recording_id"], row["source"]), set()).add(row["clip_id"])
+    recordings = [
+        Node(
+            "recording",
+            recording_id or "unknown",
+            {"source": source, "clips": sorted(ids)} | ({} if recording_id in project.recordings else {"gone": True}),
+        )
+        for (recording_id, source), ids in clips.items()
+    ]
+    gone = sum("gone" in node.facts for node in recordings)
+    if gone:
+        project.gone.append(f"{gone} of {len(recordings)} recordings that {name} heard are not in data/corpus any more")
+    mixes = pc.count_distinct(rows["mix"]).as_py()
+    counts = {"recordings": len(recordings), "clips": sum(map(len, clips.values()))} | ({"mixes": mixes} if mixes else {})
+    return Node("heard by", name, counts, recordings)
+
+
+def _products(project: Project, weights: Weights) -> list[Node]:
+    """Registered versions, the graph's sounds and scores."""
+    nodes = []
+    for model in weights.registered:
+        scores = {key: value for key, value in model.tags.items() if re.match(r"(fad|mmd|kl|label|forgotten)", key)}
+        nodes.append(Node("registered", f"{model.name} version {model.version}", {"aliases": list(model.aliases)} | scores))
+    family = weights.directory.name
+    if weights.directory.resolve() != (project.data / "models" / family).resolve():
+        return nodes
+    sounds = sorted((project.data / "generated" / family).glob("*.wav"))
+    if sounds:
+        below = [Node("sound", str(path.relative_to(project.root))) for path in sounds]
+        nodes.append(Node("sounds", f"data/generated/{family}", {"count": len(sounds)}, below))
+    metrics = project.data / "metrics" / "evaluate" / f"{family}.json"
+    if metrics.is_file():
+        content = params.read_json(metrics, "`dvc repro`")
+        scores = {key: value for key, value in content.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        nodes.append(Node("scores", f"data/report/{family}", scores))
+    return nodes

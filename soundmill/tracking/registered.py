@@ -1,0 +1,84 @@
+"""The versions of registered models: where their files lie, the run that made each, and marking them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundmill.tracking.history import SYNC_SECONDS, open_client
+from soundmill.tracking.runs import registered_as
+from soundmill.tracking.stores import MAX_TAG
+from soundmill.tracking.uploader import sync
+
+MODEL_FOLDER = Path("artifacts/model")  # of the checkpoint, in a logged model's files
+FORGOTTEN = "forgotten"  # tag of a version that was trained on what is to be forgotten
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One version of a registered model, and what its run says of it."""
+
+    name: str
+    version: str
+    digest: str  # `model_digest` of the checkpoint
+    directory: Path | None  # the checkpoint; None where the files are on a server, or gone
+    aliases: tuple[str, ...]
+    tags: dict[str, str]  # scores among them
+    run_id: str
+    run_name: str  # "" where the run is gone
+    pipeline: str  # the run that it was part of; "" where there is none
+    commit: str
+
+
+def registered_models(home: Path) -> list[RegisteredModel]:
+    """Every version of the project's registered models, the newest first; UserError where no store answers."""
+    from mlflow.exceptions import MlflowException
+
+    sync(home, SYNC_SECONDS)
+    client, _ = open_client(home)
+    found = []
+    for model in client.search_registered_models(f"name LIKE '{registered_as('%')}'"):
+        aliases: dict[str, list[str]] = {}
+        for alias, version in model.aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+        for version in client.search_model_versions(f"name = '{model.name}'"):
+            run: dict[str, str] = {}
+            with suppress(MlflowException):  # the run may be deleted; its model stays
+                if version.run_id:
+                    its = client.get_run(version.run_id)
+                    run = its.data.tags | {"name": its.info.run_name}
+            found.append(
+                RegisteredModel(
+                    model.name,
+                    str(version.version),
+                    version.tags.get("digest", ""),
+                    _directory(client, version),
+                    tuple(sorted(aliases.get(str(version.version), []))),
+                    version.tags,
+                    version.run_id or "",
+                    run.get("name", ""),
+                    run.get("mlflow.parentRunId", ""),
+                    run.get("commit", version.tags.get("git_sha", "")),
+                )
+            )
+    return sorted(found, key=lambda model: (model.name, -int(model.version)))
+
+
+def _directory(client: Any, version: Any) -> Path | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        where = client.get_model_version_download_uri(version.name, version.version)
+    except MlflowException:
+        return None
+    directory = Path(where.removeprefix("file://")) / MODEL_FOLDER
+    return directory if "://" not in where.removeprefix("file://") and directory.is_dir() else None
+
+
+def mark_forgotten(home: Path, models: list[RegisteredModel], text: str) -> None:
+    """Tag versions of registered models with what they were trained on and is to be forgotten."""
+    client, _ = open_client(home)
+    for model in models:
+        client.set_model_version_tag(model.name, model.version, FORGOTTEN, text[:MAX_TAG])

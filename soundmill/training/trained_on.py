@@ -1,0 +1,42 @@
+"""What weights were trained on, as a table beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from soundmill import manifest, shards
+
+FROM_CATALOG = ["clip_id", "recording_id", "source", "start", "seconds", "digest"]
+
+
+def write_trained_on(
+    directory: Path,
+    catalog: Path,
+    clip_ids: Iterable[str],
+    mixes: Mapping[str, tuple[str, str]] | None = None,
+    start: Path | None = None,
+) -> None:
+    """Write the table of manifest.TRAINED_ON into a directory of weights: the clips, both clips of each of the `mixes` (by id).
+
+    `start`: the directory that the training started from; all that its weights and parts were trained on is told on.
+    """
+    known = {row["clip_id"]: row for row in shards.read_table(catalog, manifest.CATALOG, FROM_CATALOG).to_pylist()}
+    heard = [(None, clip_id) for clip_id in sorted(clip_ids)]
+    heard += [(mix, clip_id) for mix, both in sorted((mixes or {}).items()) for clip_id in both]
+    own = ({"clip_id": clip_id, **known.get(clip_id, {}), "mix": mix, "earlier": False} for mix, clip_id in heard)
+    with shards.ShardWriter(directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON) as writer:
+        for row in (*own, *_earlier(start)):
+            writer.write(row)
+
+
+def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:
+    """Rows of all tables below a directory of weights, each once."""
+    seen = set()
+    for table in sorted(start.rglob(manifest.TRAINED_ON_FILE)) if start else ():
+        for row in shards.read_rows(table, manifest.TRAINED_ON):
+            row["earlier"] = True
+            if (key := tuple(row.values())) not in seen:
+                seen.add(key)
+                yield row

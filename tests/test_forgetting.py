@@ -1,0 +1,304 @@
+"""Forgetting a recording and a clip of the shrunk demo graph, and what comes out beside a corpus that never had them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from soundmill import forgetting, manifest, params, shards
+from soundmill.audio import fingerprint
+from soundmill.corpora import audiocaps, forgotten, inventory
+from stages import loops, resample, scan, segment
+from stages.corpus import CSV_FILES
+from tests import graph
+from tests.checkouts import dvc
+from tests.commands.running import soundmill
+from tests.imports import ROOT
+from tests.prepared import PLAN
+from tests.stages.handling import call, external, settle
+from tests.stages.test_loops import LOOPS, beats
+
+# Of one family; the stages of tango run no other code of forgetting, and what it has of the sound must be found.
+STAGES = (
+    "corpus@synthetic", "segment@default", "resample@default", "duplicates", "quality@default", "splits", "catalog@default",
+    "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel", "generate@ddpm_mel", "evaluate@ddpm_mel",
+)  # fmt: skip
+SAME = (
+    "corpus", "segments", "clips", "duplicates.parquet", "quality", "splits.parquet", "catalog", "mixes",
+    "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "generated/ddpm_mel",
+    "codec/ddpm_mel", "report/ddpm_mel",
+)  # fmt: skip
+OTHERS = ("audiocaps", "tango", "models/tango", "generated/tango", "codec/tango", "report/tango", "spectrograms/clips/tango")
+
+
+def repro(checkout: Path, *stages: str) -> None:
+    done = dvc(checkout, "repro", "--single-item", "--force", "--no-run-cache", *stages)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def outputs(checkout: Path) -> dict[str, bytes]:
+    places = [checkout / "data" / name for name in SAME]
+    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*"))) if path.is_file()]
+    return {str(path.relative_to(checkout)): path.read_bytes() for path in files}
+
+
+def never_had(checkout: Path, recording: str, clip: str) -> None:
+    """Make the rest of the graph from a corpus without the recording, and a plan without the clip, both taken out by hand."""
+    corpus = checkout / "data/corpus"
+    row = pd.read_parquet(corpus / "recordings.parquet").set_index("recording_id").loc[recording]
+    (corpus / "audio" / row.path).unlink()
+    captions = pd.concat(pd.read_csv(corpus / f"{split}.csv", dtype=str).assign(split=split) for split in ("train", "val", "test"))
+    captions = captions[captions.youtube_id != row.group].sort_values("audiocap_id", key=lambda numbers: numbers.astype(int))
+    captions["audiocap_id"] = range(1, len(captions) + 1)
+    labels = pd.read_csv(corpus / "labels.csv", dtype=str)
+    for name, rows in {"labels": labels[labels.youtube_id != row.group], **dict(list(captions.groupby("split")))}.items():
+        (corpus / f"{name}.csv").unlink()
+        rows.drop(columns="split", errors="ignore").to_csv(corpus / f"{name}.csv", index=False)
+    files = inventory.take(corpus / "audio")
+    files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
+    tables = audiocaps.read(files, 2)
+    tables.settle("synthetic")
+    for name, schema in (("recordings", manifest.RECORDINGS), ("captions", manifest.CAPTIONS)):
+        (corpus / f"{name}.parquet").unlink()
+        shards.write_rows(getattr(tables, name), corpus / f"{name}.parquet", schema)
+    repro(checkout, "segment@default")
+    plan = checkout / "data/segments/default.parquet"
+    rows = [cut for cut in shards.read_rows(plan, manifest.SEGMENTS) if cut["clip_id"] != clip]
+    plan.unlink()  # it may be linked to DVC's cache
+    shards.write_rows(rows, plan, manifest.SEGMENTS)
+    repro(checkout, *STAGES[2:])
+
+
+@pytest.mark.slow(minutes=2)
+def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
+    """One recording and one clip of a mix; in the other checkout both are taken out of the tables by hand."""
+    mixes = pd.read_parquet(built_graph / "data/mixes")
+    catalog = pd.read_parquet(built_graph / "data/catalog/default.parquet").set_index("clip_id")
+    clip = mixes["first"][0]
+    recording = catalog.recording_id[mixes["second"][0]]
+    path = catalog.source[mixes["second"][0]]
+    done = soundmill("forget", f"clip:{clip}", str(path), "--reason", "its owner asks for it", cwd=graph_copy)
+    assert done.returncode == 0, done.stderr
+    for word in (clip, mixes.clip_id[0], "data/models/ddpm_mel", "data/models/tango", "data/tango/vocoder", "data/tagger"):
+        assert word in done.stdout
+    entries = forgotten.read(graph_copy / forgotten.FILE).entries
+    assert [(entry.recording_id, entry.is_whole, entry.copy_of) for entry in entries] == [
+        (catalog.recording_id[clip], False, None),
+        (recording, True, None),
+    ]
+    assert all(len(entry.words) for entry in entries)
+    before = soundmill("forget", "--check", cwd=graph_copy)
+    assert before.returncode == 1
+    assert f"data/mixes: {mixes.clip_id[0]}" in before.stdout
+
+    repro(graph_copy, *STAGES)
+    left = soundmill("forget", "--check", cwd=graph_copy)  # tango has not run again
+    assert left.returncode == 1
+    assert {line.split("/")[1].split(":")[0] for line in left.stdout.splitlines()} <= {name.split("/")[0] for name in OTHERS}
+    assert "data/models/tango: trained on" in left.stdout
+    assert f"data/audiocaps/audio/{clip}.wav" in left.stdout
+    assert "data/tango/latents/clips/" in left.stdout
+    for name in OTHERS:
+        shutil.rmtree(graph_copy / "data" / name)
+    after = soundmill("forget", "--check", cwd=graph_copy)
+    assert (after.returncode, after.stdout.count("\n")) == (0, 1), after.stdout
+    quarantined = {
+        (row["path"], row["reason"])
+        for name in ("corpus", "segment/default")
+        for row in pq.read_table(graph_copy / f"data/quarantine/{name}.parquet").to_pylist()
+    }
+    assert quarantined == {(path, "forgotten"), (catalog.source[clip], "forgotten")}
+
+    other = graph.copy(built_graph, tmp_path / "never had it")
+    shutil.rmtree(other / "data/.work")  # nothing is taken over
+    never_had(other, recording, clip)
+    here, there = outputs(graph_copy), outputs(other)
+    assert [name for name in here if there.get(name) != here[name]] == []
+    assert set(here) == set(there)
+
+
+RATE = PLAN["sample_rate"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """A project of six seconds of noise in a recording, its bytes under another name, a softer lossy copy, and another noise."""
+    noise, other = (0.1 * np.random.default_rng(seed).standard_normal(RATE * 6) for seed in (0, 1))
+    (tmp_path / "sounds").mkdir()
+    soundfile.write(tmp_path / "sounds/a.wav", noise, RATE)
+    shutil.copy(tmp_path / "sounds/a.wav", tmp_path / "sounds/renamed.wav")
+    soundfile.write(tmp_path / "sounds/lossy.ogg", 0.5 * noise, RATE)
+    soundfile.write(tmp_path / "sounds/other.wav", other, RATE)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    forgotten.write([], tmp_path / forgotten.FILE)
+    settle(tmp_path, corpus=external("sounds"), clips={"default": PLAN | {"tail": "keep"}, "hifi": PLAN | {"clip_seconds": 2.0}})
+    monkeypatch.chdir(tmp_path)
+    make()
+    return tmp_path
+
+
+def make() -> None:
+    """The corpus and its clips, of both variants."""
+    call(scan, "--name", "scan", "--corpus", "data/corpus", "--forgotten", "forgotten.yaml", section="corpus")
+    for variant in ("default", "hifi"):
+        ports = ("--variant", variant, "--corpus", "data/corpus", "--segments", f"data/segments/{variant}.parquet")
+        call(segment, "--name", f"segment/{variant}", *ports, "--forgotten", "forgotten.yaml", section="clips")
+        call(resample, "--name", f"resample/{variant}", *ports, "--clips", f"data/clips/{variant}", section="clips")
+
+
+def sources(variant: str = "default") -> list[tuple[str, float]]:
+    """Path and first second of every clip."""
+    rows = pq.read_table(f"data/clips/{variant}").to_pylist()
+    return sorted((row["source"], row["start"]) for row in rows)
+
+
+def test_copies_are_found_and_left_out(small):
+    done = soundmill("forget", "a.wav", "--reason", "asked for", cwd=small)
+    assert done.returncode == 0, done.stderr
+    entries = {entry.source: entry for entry in forgotten.read(small / forgotten.FILE).entries}
+    assert set(entries) == {"a.wav", "renamed.wav", "lossy.ogg"}
+    assert all(entry.is_whole for entry in entries.values())
+    assert {entry.copy_of for entry in entries.values()} == {None, entries["a.wav"].recording_id}
+    assert entries["lossy.ogg"].reason == "a copy of a.wav: asked for"
+
+    again = soundmill("forget", "a.wav", "--reason", "once more", cwd=small)
+    assert again.returncode == 0
+    assert "forgotten before: a.wav (asked for)" in again.stdout
+    assert {entry.source: entry for entry in forgotten.read(small / forgotten.FILE).entries} == entries
+
+    make()
+    assert {source for source, _ in sources()} == {"other.wav"}
+    assert soundmill("forget", "--check", cwd=small).returncode == 0
+    shutil.copy("sounds/a.wav", "sounds/under a new name.wav")
+    noise, _ = soundfile.read("sounds/a.wav")
+    soundfile.write("sounds/later.mp3", 0.8 * noise, RATE)
+    make()
+    assert {source for source, _ in sources()} == {"other.wav", "later.mp3"}
+    later = soundmill("forget", "--check", cwd=small)
+    assert later.returncode == 1
+    assert "sounds like" in later.stdout
+    assert "by fingerprint" in later.stdout
+
+
+def test_a_clip_takes_every_cut_that_overlaps_it(small):
+    (clip,) = [
+        row["clip_id"]
+        for row in pq.read_table("data/clips/default").to_pylist()
+        if (row["source"], row["start"]) == ("other.wav", 5.0)
+    ]
+    assert soundmill("forget", clip, "--reason", "asked for", cwd=small).returncode == 0
+    (entry,) = forgotten.read(small / forgotten.FILE).entries
+    assert (entry.start, entry.end) == (5.0, 6.0)
+    make()
+    assert [start for source, start in sources() if source == "other.wav"] == [0.0]
+    assert [start for source, start in sources("hifi") if source == "other.wav"] == [0.0, 2.0]
+    assert len(sources("hifi")) == 3 * 3 + 2
+    assert soundmill("forget", "--check", cwd=small).returncode == 0
+
+
+def test_mistakes_change_nothing(small):
+    before = (small / forgotten.FILE).read_bytes()
+    for words, said in {
+        ("othr.wav", "--reason", "x"): "did you mean 'other.wav'",
+        ("other.wav",): "--reason",
+        ("other.wav", "nobody.wav", "--reason", "x"): "nobody.wav",
+        (): "name what to forget",
+        ("other.wav", "--check"): "leave the rest out",
+    }.items():
+        done = soundmill("forget", *words, cwd=small)
+        assert done.returncode == 1
+        assert said in done.stderr
+    assert (small / forgotten.FILE).read_bytes() == before
+    (small / forgotten.FILE).write_text("forgotten: [{recording: x}]\n")
+    assert "forgotten.0.recording" in soundmill("forget", "other.wav", "--reason", "x", cwd=small).stderr
+    with pytest.raises(SystemExit, match=r"forgotten\.0\.recording"):
+        make()
+
+
+@pytest.fixture
+def looped(tmp_path, monkeypatch) -> Path:
+    """A project of a loop of four bars of 2.67 s, cut as it is, and by bars that are stretched to 2 s."""
+    (tmp_path / "mine").mkdir()
+    soundfile.write(tmp_path / "mine/a 90bpm.wav", beats(90, 4), 22_050)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    forgotten.write([], tmp_path / forgotten.FILE)
+    document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'mine'}", "loops=one_bar"])
+    settle(tmp_path, **{**document, "execution": {"workers": 1, "dask": None}})
+    monkeypatch.chdir(tmp_path)
+    make_loops()
+    return tmp_path
+
+
+def make_loops() -> None:
+    call(scan, "--name", "scan", "--corpus", "data/corpus", "--forgotten", "forgotten.yaml", section="corpus")
+    call(loops, *LOOPS, "--forgotten", "forgotten.yaml")
+    for variant, corpus in (("default", "data/corpus"), ("one_bar", "data/loops/one_bar")):
+        ports = ("--variant", variant, "--corpus", corpus, "--segments", f"data/segments/{variant}.parquet")
+        call(segment, "--name", f"segment/{variant}", *ports, "--forgotten", "forgotten.yaml", section="clips")
+        call(resample, "--name", f"resample/{variant}", *ports, "--clips", f"data/clips/{variant}", section="clips")
+
+
+def cut(variant: str, start: float) -> str:
+    (found,) = [row["clip_id"] for row in pq.read_table(f"data/clips/{variant}").to_pylist() if row["start"] == start]
+    return found
+
+
+def test_a_clip_of_a_loop_is_forgotten_by_the_seconds_of_its_recording(looped):
+    """Bar 4 is from 6 to 8 s of the stretched loop, and from 8 to 10.67 s of the recording."""
+    bar = cut("one_bar", 6.0)
+    outcome = forgetting.forget(looped, [f"clip:{bar}"], "asked for")
+    (entry,) = outcome.added
+    assert (entry.start, entry.end) == pytest.approx((8.0, 32 / 3), abs=0.03)
+    assert bar in {clip.clip_id for clip in entry.clips}
+    seconds = len(entry.words) / fingerprint.FRAMES_PER_SECOND
+    assert seconds == pytest.approx(8 / 3, abs=0.5)
+    assert [row["start"] for row in outcome.held.clips["default"]] == [5.0]
+    assert [row["clip_id"] for row in outcome.held.clips["one_bar"]] == [bar]
+
+
+def test_a_clip_takes_the_bars_that_hold_it(looped):
+    """From 5 s on is some of bar 2, though in the loop that ends at 4 s."""
+    outcome = forgetting.forget(looped, [f"clip:{cut('default', 5.0)}"], "asked for")
+    assert {row["clip_id"] for row in outcome.held.clips["one_bar"]} == {cut("one_bar", start) for start in (2.0, 4.0, 6.0)}
+
+
+def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
+    noise, other = (0.1 * np.random.default_rng(seed).standard_normal(RATE * 5) for seed in (2, 3))
+    soundfile.write("sounds/twice.wav", np.concatenate([noise, other, noise]), RATE)
+    make()
+    (clip,) = [
+        row["clip_id"]
+        for row in pq.read_table("data/clips/default").to_pylist()
+        if (row["source"], row["start"]) == ("twice.wav", 0.0)
+    ]
+    added = forgetting.forget(small, [f"clip:{clip}"], "asked for").added
+    assert (added[0].start, added[0].end) == (0.0, 5.0)
+    assert any(entry.start <= 10.0 and entry.end == 15.0 for entry in added)
+    make()
+    assert [start for source, start in sources() if source == "twice.wav"] == [5.0]
+    assert forgetting.check(small)[0] == []
+
+
+def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
+    kept = small / "data/report/bakeoff/runs/tiny-0/generated"
+    kept.mkdir(parents=True)
+    (clip,) = [
+        row["clip_id"]
+        for row in pq.read_table("data/clips/default").to_pylist()
+        if (row["source"], row["start"]) == ("other.wav", 0.0)
+    ]
+    wave, rate = soundfile.read(small / "sounds/other.wav")
+    soundfile.write(kept / f"{clip}.wav", wave[: 5 * rate], rate)
+    soundfile.write(kept / "renamed.wav", wave[: 5 * rate], rate)
+    assert forgetting.forget(small, ["other.wav"], "asked for").held.files == [str((kept / f"{clip}.wav").relative_to(small))]
+    make()
+    found, _ = forgetting.check(small)
+    assert len(found) == 2
+    assert "a sound named after a clip of it; delete data/report/bakeoff, or run the bake-off again" in found[0]
+    assert "renamed.wav: sounds like other.wav" in found[1]

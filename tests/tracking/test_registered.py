@@ -1,0 +1,53 @@
+"""Registered models as lineage reads them: the run of each, its files, and the tag that marks one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from soundmill import lineage, manifest, shards, tracking
+
+HEARD = {
+    "clip_id": "dog_5",
+    "recording_id": "dog",
+    "source": "dog.wav",
+    "start": 5.0,
+    "seconds": 5.0,
+    "digest": "d",
+    "earlier": False,
+}
+
+
+def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callable[[Path], None]) -> None:
+    (home / "dvc.yaml").write_text("stages: {}\n")
+    directory = home / "data/models/tiny"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text('{"family": "tiny", "params": {"steps": 3}}')
+    shards.write_rows([HEARD], directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
+    with tracking.stage_run(home, "train/tiny", {}, family="tiny") as run:
+        run.log_model(directory, "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
+    bring(home)
+    (model,) = tracking.registered_models(home)
+    assert (model.name, model.version, model.aliases, model.run_name) == ("soundmill-tiny", "1", ("newest",), "train/tiny")
+    assert model.directory
+    assert tracking.model_digest(model.directory) == model.digest == tracking.model_digest(directory)
+
+    found = lineage.trace(home, "recording:dog")
+    (checkpoint,) = found.came_of_it
+    assert (checkpoint.name, checkpoint.facts["clips_of_it"]) == ("data/models/tiny", 1)
+    training = {node.kind: node for node in checkpoint.below}["training"]
+    assert (training.facts["run"], training.facts["commit"]) == (model.run_id, model.commit)
+
+    shutil.rmtree(home / "data")
+    (registered,) = lineage.trace(home, "clip:dog_5").came_of_it
+    assert registered.name == "soundmill-tiny version 1"
+    assert lineage.trace(home, "dog.wav").thing.facts["gone"]
+
+    tracking.mark_forgotten(home, [model], "dog: its owner asks for it")
+    (model,) = tracking.registered_models(home)
+    assert model.tags[tracking.FORGOTTEN] == "dog: its owner asks for it"
+    (registered,) = lineage.trace(home, "recording:dog").came_of_it
+    assert {node.kind: node for node in registered.below}["registered"].facts["forgotten"] == "dog: its owner asks for it"
