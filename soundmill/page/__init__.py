@@ -1,19 +1,22 @@
 """HTML pages that stand alone: one shell and style for the evaluation's report and the quality report.
 
-Markup is markupsafe's: text that is put into it is escaped, whoever wrote it. Pictures and sounds lie inside as data URIs, and a
-content security policy keeps a page from loading or running anything else.
+Markup is markupsafe's: text that is put into it is escaped, whoever wrote it. Pictures and sounds lie inside as data URIs. Scripts
+are this package's own files, put in whole; a content security policy knows them by digest, and keeps a page from loading or running
+anything else.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 
 from markupsafe import Markup
 
 from soundmill.page.style import STYLE
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src {scripts}"
 SHELL = Markup("""<!doctype html>
 <html lang="en">
 <head>
@@ -28,20 +31,23 @@ SHELL = Markup("""<!doctype html>
 <h1>{title}</h1>
 <p class="soft">{summary}</p>
 {body}
-</main></body>
+</main>{scripts}</body>
 </html>
 """)
 
 
-def document(title: str, summary: str | Markup, parts: Iterable[Markup]) -> str:
-    """A whole page."""
-    # The policy and the style are the project's own: `'` and `>` stay as they are.
+def document(title: str, summary: str | Markup, parts: Iterable[Markup], scripts: Sequence[str] = ("players",)) -> str:
+    """A whole page, with these of the package's scripts."""
+    sources = [files(__name__).joinpath(f"{name}.js").read_text(encoding="utf-8") for name in scripts]
+    digests = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources]
+    # The policy, the style and the scripts are the project's own: `'` and `>` stay as they are.
     return SHELL.format(
-        policy=Markup(POLICY),
+        policy=Markup(POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in digests) or "'none'")),
         title=title,
         style=Markup(STYLE),
         summary=summary,
         body=Markup("\n").join(part for part in parts if part),
+        scripts=Markup("").join(Markup("\n<script>{}</script>").format(Markup(source)) for source in sources),
     )
 
 
@@ -86,9 +92,12 @@ def image(uri: str, alt: str) -> Markup:
     return Markup('<img alt="{}" src="{}">').format(alt, uri)
 
 
-def player(flac: bytes) -> Markup:
-    return Markup('<audio controls preload="none" src="{}"></audio>').format(data_uri("audio/flac", flac))
+def player(flac: bytes, loops: bool = False) -> Markup:
+    """What plays a sound; one that `loops` begins again at its end."""
+    again = Markup(" loop") if loops else ""
+    return Markup('<audio controls{} preload="none" src="{}"></audio>').format(again, data_uri("audio/flac", flac))
 
 
-def figure(caption: str | Markup, *content: str | Markup) -> Markup:
-    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(caption, Markup("").join(content))
+def figure(caption: str | Markup, *content: str | Markup, kind: str = "") -> Markup:
+    named = Markup(' class="{}"').format(kind) if kind else ""
+    return Markup("<figure{}><figcaption>{}</figcaption>{}</figure>").format(named, caption, Markup("").join(content))

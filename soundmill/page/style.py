@@ -44,6 +44,13 @@ figcaption b { color: var(--ink); }
 figure img { width: 100%; height: 150px; border-radius: 6px; display: block; margin-top: .4rem; }
 .low img { height: 110px; }
 .low figure:first-child figcaption { color: var(--hot); font-weight: 600; }
+.picture { position: relative; margin-top: .4rem; border-radius: 6px; overflow: hidden; }
+.picture img { margin: 0; }
+.picture[role] { cursor: pointer; touch-action: manipulation; }
+.picture:focus-visible { outline: 3px solid var(--hot); outline-offset: 2px; }
+.cursor { position: absolute; top: 0; bottom: 0; left: 0; width: 2px; background: #fff; opacity: 0; pointer-events: none; }
+.current .cursor { opacity: .9; }
+.current .picture { box-shadow: 0 0 0 3px var(--hot); }
 audio { width: 100%; height: 34px; margin-top: .4rem; }
 .why { white-space: normal; text-align: left; min-width: 16rem; }
 .note { font-size: .78rem; color: var(--soft); margin: .2rem 0 0; }
@@ -52,6 +59,43 @@ audio { width: 100%; height: 34px; margin-top: .4rem; }
 .right { background: var(--right); }
 .wrong { background: var(--wrong); }
 .chips code { color: var(--soft); margin-left: auto; overflow-wrap: anywhere; }
+.rows { display: grid; gap: 1rem; margin-top: 1rem; }
+.rows .pair { grid-auto-flow: row; grid-template-columns: repeat(auto-fit, minmax(min(150px, 45%), 1fr)); align-items: start; }
+.none { align-self: center; text-align: center; }
+.filter { position: sticky; top: 0; z-index: 1; background: var(--ground); border-bottom: 1px solid var(--line); }
+.filter { padding: .6rem 0; margin-top: 1rem; font-size: .88rem; }
+.filter > div { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin-bottom: .3rem; }
+.filter label { display: inline-flex; gap: .3rem; align-items: center; }
+input, select, button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+input, select, button { padding: .25rem .5rem; max-width: 100%; accent-color: var(--hot); }
+input[type=number] { width: 5.5rem; }
+output { margin-left: auto; color: var(--soft); }
+kbd { font: inherit; border: 1px solid var(--line); border-radius: 4px; padding: 0 .3rem; background: var(--card); }
+#stage .panel { max-width: 620px; margin-top: 1.5rem; }
+#stage label { display: block; margin: .8rem 0; }
+#stage .choice { display: inline-block; margin: .3rem 1rem .3rem 0; }
+#stage .text { font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; }
+.player { display: grid; grid-template-columns: max-content 1fr; gap: .8rem; align-items: center; margin: .8rem 0; }
+.play, .next { padding: .5rem 1rem; cursor: pointer; }
+.next { background: var(--hot); border-color: var(--hot); color: var(--card); font-weight: 600; margin-top: .8rem; }
+.next:disabled { opacity: .35; cursor: default; }
+progress { width: 100%; accent-color: var(--hot); }
+fieldset { border: 0; border-top: 1px solid var(--line); margin: 1rem 0 0; padding: .8rem 0 0; }
+legend { font-weight: 600; padding: 0; float: left; width: 100%; margin-bottom: .4rem; }
+legend + * { clear: both; }
+fieldset input[type=range] { width: 100%; padding: 0; }
+.unset { opacity: .45; }
+.ends { display: flex; justify-content: space-between; gap: 1rem; font-size: .88rem; color: var(--soft); }
+.ends output { margin: 0; font-weight: 600; color: var(--ink); }
+[hidden] { display: none !important; }
+@media (max-width: 600px) {
+  main { padding: 1.25rem .75rem 3rem; }
+  h1 { font-size: 1.5rem; }
+  .panel, article { padding: .75rem .8rem; }
+  .filter { position: static; }
+  .keys { display: none; }
+  #stage .choice { display: block; }
+}
 pre { font-size: .78rem; overflow-x: auto; margin: .8rem 0 0; }
 li { margin: .2rem 0; overflow-wrap: anywhere; }
 """

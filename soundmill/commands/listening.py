@@ -1,0 +1,236 @@
+"""Commands to judge models by ear: listen, and blind listening tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundmill.commands.project import Project, progress_bar, project_root, writable_file
+from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from soundmill.listening.answers import Key
+    from soundmill.listening.material import Asked, Material, Model, Sounds
+
+app = typer.Typer()
+test = typer.Typer(no_args_is_help=True, help="Blind listening tests: make the page for the raters, score what they answered.")
+app.add_typer(test, name="listening-test")
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL|[NAME=]DIR…",
+        help="A family whose sounds this checkout has (data/generated/MODEL), or any folder of sounds. Equal file names, without "
+        "suffix, were made for the same request.",
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the real sounds, by the same names (default: the checkout's clips, where models have them)."),
+]
+Captions = Annotated[Path | None, typer.Option(help="What folders' sounds were made for: a csv with the columns id and caption.")]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scores",
+        metavar="NAME=DIR",
+        help="What `soundmill evaluate --report DIR` found of a folder's sounds; may be given several times. A family's are known.",
+    ),
+]
+
+
+@app.command()
+def listen(
+    models: Models,
+    reference: Reference = None,
+    captions: Captions = None,
+    scores: Scores = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=writable_file, help="The page: one file, which plays without a network.")
+    ] = Path("listen.html"),
+    megabytes: Annotated[float, typer.Option(min=0.1, help="Size of the page at most; requests that do not fit are named.")] = 40.0,
+    project: Project = None,
+) -> None:
+    """Write one page to hear models beside each other: a row for each request, a column for the real sound and for each model.
+
+    Players of a row switch at the same place and are at one loudness; spectrograms are on one scale. Rows can be searched by
+    caption and label, and sorted by the scores of their sounds.
+    """
+    from soundmill.listening import side_by_side
+
+    material = gather(models, reference, captions, scores or [], project)
+    with progress_bar(len(material.asked), "listen", "request") as tick:
+        written = side_by_side.write(output, material, megabytes, tick)
+    for fault in written.faults:
+        typer.secho(fault, fg="yellow", err=True)
+    if written.left_out:
+        typer.secho(
+            f"{len(written.left_out)} of {len(material.asked)} requests did not fit in {megabytes:g} MB: the page names them; "
+            "--megabytes makes room",
+            fg="yellow",
+            err=True,
+        )
+    typer.echo(output)
+
+
+@test.command("new")
+def new_test(
+    models: Models,
+    reference: Reference = None,
+    captions: Captions = None,
+    scores: Scores = None,
+    questions: Annotated[
+        str,
+        typer.Option(
+            help="What is asked, with commas: quality, relevance (to the text), similarity (to the real sound), loopability."
+        ),
+    ] = "quality",
+    per_model: Annotated[
+        int, typer.Option(min=3, max=500, help="Requests, of each of which every model and the real sound is heard.")
+    ] = 20,
+    scale: Annotated[str, typer.Option(help="5: from 1 to 5 (MOS); 100: from 1 to 100, as TANGO's OVL and REL.")] = "5",
+    ab: Annotated[bool, typer.Option("--ab", help="Compare two models at a time instead of rating one sound.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and sounds, same test.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the page and its key.")] = Path("listening-test"),
+    project: Project = None,
+) -> None:
+    """Write a blind test: test.html, which raters open from disk, and key.json, which says whose each sound is.
+
+    Beside the models there are real sounds, deliberately bad ones, and repeats, by which raters are checked. Give every rater the
+    page and another number, from 1 on: it chooses an order, and over all numbers the orders are balanced. Keep the key to yourself.
+    """
+    from soundmill import tracking
+    from soundmill.listening import blind
+
+    asked = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
+    if unknown := [name for name in asked if name not in blind.QUESTIONS]:
+        raise UserError(f"--questions: {unknown[0]!r} is none of {', '.join(blind.QUESTIONS)}")
+    if scale not in ("5", "100"):
+        raise UserError(f"--scale {scale}: 5 or 100")
+    if ab and scale == "100":
+        raise UserError("--ab and --scale: two sounds are compared, or one is rated; give one of them")
+    material = gather(models, reference, captions, scores or [], project)
+    plan = blind.Plan(asked, per_model, seed, 100 if scale == "100" else 5, ab)
+    models_dir = project_root(project) / "data" / "models" if any(model.family for model in material.models) else None
+    checkpoints = {model.name: models_dir / model.family for model in material.models if model.family}
+    weights = {name: tracking.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
+    with progress_bar(None, "listening test", "sound") as tick:
+        page, key = blind.write(output, material, plan, weights, tick)
+    typer.echo(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB): each with a number of their own, from 1 on")
+    typer.echo(f"{key}  for you alone: `soundmill listening-test score` reads it")
+
+
+@test.command("score")
+def score_test(
+    files: Annotated[list[Path], typer.Argument(help="Files that raters saved: answers-TEST-NUMBER.json.")],
+    key: Annotated[Path, typer.Option(help="The key that `listening-test new` wrote.")] = Path("listening-test/key.json"),
+    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
+    project: Project = None,
+) -> None:
+    """Score a listening test: means with intervals, paired tests corrected for their number, agreement, who failed the checks.
+
+    In a checkout the result is recorded in MLflow, too: a run for each model, beside the scores that it had when the test was made.
+    """
+    from soundmill.evaluation import evaluator
+    from soundmill.listening import answers, results, scoring
+
+    its_key = answers.read_key(key)
+    result = scoring.score(its_key, answers.read_all(files, its_key))
+    if json:
+        evaluator.write_json(result, json)
+    try:
+        home = project_root(project)
+    except UserError:
+        if project:
+            raise
+        home = None
+    if home:
+        _record(home, its_key, result)
+    results.show(result)
+
+
+def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
+    """In MLflow: a run of the test, and one for each model below it, with what ears say of it beside its other scores."""
+    from soundmill import tracking
+    from soundmill.listening import results
+
+    name = f"listening test {key.test}"
+    with tracking.result_run(home, name, "listening-test", {"listening_test": key.test}) as run:
+        run.log_metrics_tree({**result, "counts": {outcome: len(raters) for outcome, raters in result["raters"].items()}})
+        for model, known in key.models.items() if result["questions"] else ():
+            tags = {"listening_test": key.test, "family": known.family or model}
+            values = results.scores_of(key, result, model)
+            with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run) as below:
+                below.log_metrics_tree({**known.scores, **values})
+                if known.weights:
+                    below.log_model_scores(known.weights, known.family, values)
+        if run.id:
+            typer.echo(f"recorded in MLflow: {name}; `make browse` shows it")
+
+
+def gather(models: list[str], reference: Path | None, captions: Path | None, scores: list[str], project: Path | None) -> Material:
+    """The models that are meant, the real sounds, and what both are of."""
+    from soundmill.listening import material
+
+    try:
+        root = project_root(project)
+    except UserError:
+        if project:
+            raise
+        root = None
+    reports = dict(_named(text, "--scores") for text in scores)
+    made: list[Model] = []
+    asked: dict[str, Asked] = {}
+    real: Sounds = {}
+    for text in models:
+        if root and _is_family(root, text):
+            data = root / "data"
+            made.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
+            clips, of = material.real_clips(_clips_of(root, text), made[-1].sounds.keys())
+            real, asked = {**clips, **real}, {**asked, **of}  # of a request, the catalog knows most
+            continue
+        name, directory = _named(text, "a model") if "=" in text else (Path(text).resolve().name, Path(text))
+        if not directory.is_dir():
+            known = _families(root)
+            raise UserError(
+                f"{text}: no folder, and no family with sounds here ({', '.join(known) or 'there is none'}); "
+                "give NAME=DIR, or make sounds with `dvc repro`"
+            )
+        folder = material.open_folder(directory)
+        made.append(material.read_folder(name, folder, reports.pop(name, None)))
+        asked = {**material.asked_of(folder, captions), **asked}
+    if reports:
+        raise UserError(
+            f"--scores: no folder here is called {', '.join(sorted(reports))}; it is for those given as NAME=DIR or DIR"
+        )
+    if reference:
+        real = material.of_folder(material.open_folder(reference))
+    return material.gather(made, real, asked)
+
+
+def _named(text: str, what: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not (equals and name and directory):
+        raise UserError(f"{what} {text!r}: expected NAME=DIR")
+    return name, Path(directory)
+
+
+def _is_family(root: Path, text: str) -> bool:
+    return os.sep not in text and (root / "data" / "generated" / text).is_dir()
+
+
+def _families(root: Path | None) -> list[str]:
+    return sorted(path.name for path in (root / "data" / "generated").glob("*") if path.is_dir()) if root else []
+
+
+def _clips_of(root: Path, family: str):
+    """The clips that a family is measured against; the default ones where params.yaml knows the family no more."""
+    from soundmill import clips, params
+
+    families = params.read_yaml(root / "params.yaml").get("families") or {}
+    variant = (families.get(family) or {}).get("clips", "default")
+    return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")

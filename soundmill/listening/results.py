@@ -1,0 +1,69 @@
+"""The result of a listening test for people, and what of it stands beside a model's other scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from soundmill.evaluation.folder_report import open_console
+from soundmill.listening.answers import Key
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print means, differences, agreement, correlations and warnings."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    def table(*names: str) -> Table:
+        made = Table(escape(names[0]), box=box.SIMPLE, pad_edge=False)
+        for name in names[1:]:
+            made.add_column(name, justify="right", no_wrap=True)
+        return made
+
+    console = open_console()
+    passed, failed = result["raters"]["passed"], result["raters"]["failed"]
+    console.print(
+        f"[bold]listening test {escape(str(result['test']))}[/bold]  {result['requests']} requests, {result['scale']}; "
+        f"{len(passed)} raters passed the checks, {len(failed)} failed"
+    )
+    for question, part in result["questions"].items():
+        means = table(question, "mean", "95 %", *(["of failed raters"] if failed else []))
+        for name, one in part["means"].items():
+            others = [f"{result['failed_means'][question][name]:.3g}"] if failed else []
+            means.add_row(escape(name), f"{one['mean']:.3g}", f"{one['low']:.3g} … {one['high']:.3g}", *others)
+        console.print(means)
+        differences = table(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
+        for line in part["differences"]:
+            cells = [f"{line['difference']:+.3g}", f"{line['low']:.3g} … {line['high']:.3g}"]
+            cells += [f"{line['p']:.3g}", f"{line['p_corrected']:.3g}", escape(line["better"])]
+            differences.add_row(escape(f"{line['a']} − {line['b']}"), *cells)
+        console.print(differences)
+        if part["agreement"] is not None:
+            console.print(f"agreement of raters (Krippendorff's alpha): {part['agreement']:.3g}")
+        for over, found in part["correlation"].items():
+            for score, one in found.items():
+                console.print(f"rank correlation with {escape(score)} over {one['count']} {over}: {one['rho']:+.3g}")
+    for rater, reasons in failed.items():
+        for reason in reasons:
+            console.print(f"· rater {rater} failed: {reason}", style="yellow", soft_wrap=True, markup=False)
+    for warning in result["warnings"]:
+        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
+
+
+def scores_of(key: Key, result: Mapping[str, Any], model: str) -> dict[str, float]:
+    """What ears say of a model, by the names of metrics: `mos_quality`, `mos_quality_low` …; of a comparison `preference_quality`,
+    the mean share by which it is preferred to the others."""
+    found = {}
+    for question, part in result["questions"].items():
+        if not key.compare:
+            mean = part["means"][model]
+            found |= {f"mos_{question}": mean["mean"], f"mos_{question}_low": mean["low"], f"mos_{question}_high": mean["high"]}
+            continue
+        shares = [
+            0.5 + line["difference"] * (1 if line["a"] == model else -1)
+            for line in part["differences"]
+            if model in (line["a"], line["b"])
+        ]
+        found[f"preference_{question}"] = sum(shares) / len(shares)
+    return found

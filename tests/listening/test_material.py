@@ -1,0 +1,102 @@
+"""What there is to hear: families as the pipeline leaves them, folders of anyone's, and what they were asked for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from soundmill import clips, manifest, shards
+from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.errors import UserError
+from soundmill.listening import material
+from soundmill.listening.material import Asked, Model
+from tests.listening.tones import HERTZ, tone, write_models, write_report
+
+RATE = 16_000
+
+
+def folder(root, name: str) -> Model:
+    return material.read_folder(name, material.open_folder(root / name))
+
+
+def test_requests_that_most_models_have_come_first_and_labels_in_turn(tmp_path):
+    write_models(tmp_path)
+    models = [folder(tmp_path, name) for name in ("soft", "wide")]
+    asked = material.asked_of(material.open_folder(tmp_path / "soft"), None)
+    gathered = material.gather(models, {}, asked)
+    assert gathered.requests() == ["beep/1", "hiss/1", "beep/2", "hiss/2"]
+    assert asked["beep/1"] == Asked(("beep",), "", "")
+    with pytest.raises(UserError, match="several models are called soft"):
+        material.gather([models[0], models[0]], {}, asked)
+
+
+def test_a_folders_captions_are_of_a_csv_or_of_what_generate_noted(tmp_path):
+    prompt = json.dumps({"prompt": "a dog barks", "seed": 0})
+    write_wav(tmp_path / "a" / "dog-0-001.wav", tone(500, RATE), RATE, prompt)
+    write_wav(tmp_path / "a" / "other.wav", tone(500, RATE), RATE, "not JSON")
+    opened = material.open_folder(tmp_path / "a")
+    assert [asked.text for asked in material.asked_of(opened, None).values()] == ["a dog barks", ""]
+    (tmp_path / "texts.csv").write_text("id,caption\ndog-0-001,a cat\nother,rain\n")
+    assert [asked.text for asked in material.asked_of(opened, tmp_path / "texts.csv").values()] == ["a cat", "rain"]
+
+
+def test_real_clips_and_what_the_catalog_says(tmp_path):
+    rows = [
+        {
+            "clip_id": name.replace("/", "_"),
+            "recording_id": name,
+            "source": f"{name}.wav",
+            "start": 2.5,
+            "shard": 0,
+            "split": "test",
+        }
+        | {"labels": [name[:4]], "captions": ["a sound", "another"] if name == "beep/1" else []}
+        for name in HERTZ
+    ]
+    shards.write_rows(rows, tmp_path / "catalog.parquet", manifest.CATALOG)
+    sounds = [
+        {"clip_id": row["clip_id"], "audio": {"bytes": encode_flac(tone(HERTZ[row["recording_id"]], RATE), RATE), "path": ""}}
+        | {"source": row["source"], "start": 2.5, "digest": "", "recording_id": row["recording_id"], "num_samples": 24_000}
+        for row in rows
+    ]
+    shards.write_rows(sounds, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
+    tables = clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet")
+    real, asked = material.real_clips(tables, {"beep_1", "hiss_1", "gone_1"})
+    assert asked == {
+        "beep_1": Asked(("beep",), "a sound", "beep/1.wav from 2.5 s"),
+        "hiss_1": Asked(("hiss",), "", "hiss/1.wav from 2.5 s"),
+    }
+    wave, rate = real["hiss_1"]()
+    assert rate == RATE
+    np.testing.assert_allclose(wave[0], tone(1100, RATE), atol=1e-4)
+
+
+def test_scores_that_rank_models_and_those_of_single_sounds(tmp_path):
+    scores, of = material.read_report(write_report(tmp_path / "report", {"beep/1": 0.5}))
+    assert scores == {"kl_yamnet": 1.5}  # that of FAD is said to rank nothing
+    assert of == {"beep/1": {"kl_yamnet": 0.5}}
+    (tmp_path / "report" / "sounds.csv").write_text("id,codec_lsd,kl_yamnet\nbeep/1,3,0.5\nhiss/1,4,\n")
+    assert material.read_report(tmp_path / "report")[1] == {"beep/1": {"kl_yamnet": 0.5}, "hiss/1": {}}
+    assert material.read_report(tmp_path / "none") == ({}, {})
+    with pytest.raises(UserError, match=r"none/scores.json: no such file; score the sounds"):
+        material.read_report(tmp_path / "none", needed=True)
+
+
+@pytest.mark.parametrize("line", ["beep/1,much", "beep/1,nan", "beep/1,1,2"])
+def test_damaged_scores_are_named(tmp_path, line):
+    report = write_report(tmp_path / "report", {})
+    (report / "sounds.csv").write_text(f"id,kl_yamnet\n{line}\n")
+    with pytest.raises(UserError, match=r"sounds.csv.*score the sounds again"):
+        material.read_report(report)
+
+
+def test_sounds_that_cannot_be_opened_are_all_named(tmp_path):
+    write_models(tmp_path)
+    (tmp_path / "soft" / "empty.wav").touch()
+    (tmp_path / "soft" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(UserError) as error:
+        material.open_folder(tmp_path / "soft")
+    assert "empty.wav: empty" in str(error.value)
+    assert "gone.wav: dangling link" in str(error.value)

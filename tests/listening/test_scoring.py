@@ -1,0 +1,201 @@
+"""Scores of listening tests against answers whose result is known."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+
+from soundmill.errors import UserError
+from soundmill.listening import answers, scoring
+from soundmill.listening.scoring import Estimate, estimate, holm
+from tests.listening.answering import answered, make_key, write
+
+T2 = 4.302653  # 97.5 % of Student's t with two degrees of freedom, from its table
+LIKED = {"a": [5, 4, 4], "b": [2, 2, 3], "real": [5, 5, 5], "bad": [1, 1, 1]}
+
+
+def rated(key, raters, tmp_path, rate):
+    """`rate(rater, question, systems, request, again)`"""
+    files = [write(tmp_path / f"{rater}.json", answered(key, rater, partial(rate, rater))) for rater in raters]
+    return answers.read_all(files, key)
+
+
+def p_of_t(t: float) -> float:
+    """Two-sided, of two degrees of freedom, where the distribution has a closed form."""
+    return 1 - abs(t) / math.sqrt(t * t + 2)
+
+
+def test_means_intervals_and_differences_of_known_answers(tmp_path):
+    """Three raters of one mind, so that all comes from the requests: t tests over three differences, by hand."""
+    of = {"a": {"of": {"q0": {"kl_x": 0.1}, "q1": {"kl_x": 0.2}, "q2": {"kl_x": 0.2}}, "scores": {"fad_x": 1.0}}}
+    of |= {"b": {"of": {"q0": {"kl_x": 0.4}, "q1": {"kl_x": 0.4}, "q2": {"kl_x": 0.3}}, "scores": {"fad_x": 2.0}}}
+    key = make_key(["a", "b"], 3, **of)
+    result = scoring.score(
+        key, rated(key, (1, 2, 3), tmp_path, lambda rater, question, systems, request, again: LIKED[systems[0]][request])
+    )
+    assert result["raters"] == {"passed": [1, 2, 3], "failed": {}}
+    part = result["questions"]["quality"]
+    half = T2 / 3  # of the standard error 1/3
+    assert part["means"]["a"] == {"mean": 4.33333, "low": pytest.approx(13 / 3 - half, abs=1e-5), "high": 5.0}
+    assert part["means"]["b"] == {
+        "mean": 2.33333,
+        "low": 1.0,
+        "high": pytest.approx(7 / 3 + half, abs=1e-5),
+    }
+    assert part["means"]["real"] == {"mean": 5.0, "low": 5.0, "high": 5.0}
+    lines = {(line["a"], line["b"]): line for line in part["differences"]}
+    # a − b is 3, 2, 1: mean 2, standard error 1/√3; a − real 0, −1, −1; b − real −3, −3, −2: standard errors 1/3
+    expected = {("a", "b"): (2, 2 * math.sqrt(3)), ("a", "real"): (-2 / 3, -2), ("b", "real"): (-8 / 3, -8)}
+    for pair, (difference, t) in expected.items():
+        assert lines[pair]["difference"] == pytest.approx(difference, abs=1e-5)
+        assert lines[pair]["p"] == pytest.approx(p_of_t(t), abs=1e-5)
+    assert lines["a", "b"]["low"] == pytest.approx(2 - T2 / math.sqrt(3), abs=1e-5)
+    corrected = {pair: line["p_corrected"] for pair, line in lines.items()}
+    assert corrected["b", "real"] == pytest.approx(3 * p_of_t(8), abs=1e-5)  # 0.046
+    assert corrected["a", "b"] == pytest.approx(2 * p_of_t(2 * math.sqrt(3)), abs=1e-5)
+    assert corrected["a", "real"] == pytest.approx(p_of_t(2), abs=1e-5)
+    assert {pair: line["better"] for pair, line in lines.items()} == {
+        ("b", "real"): "real",
+        ("a", "b"): "neither",
+        ("a", "real"): "neither",
+    }
+    assert part["agreement"] == 1.0
+    assert part["correlation"] == {"models": {}, "sounds": {"kl_x": {"rho": -1.0, "count": 6}}}
+    assert "2 models are too few to rank; the correlation over models needs 3." in result["warnings"]
+
+
+def test_one_rater_has_the_interval_of_the_requests():
+    found = estimate(np.array([[1.0, 2.0, 3.0]]))
+    assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2)
+    assert found.interval() == (pytest.approx(2 - T2 / math.sqrt(3), abs=1e-6), pytest.approx(2 + T2 / math.sqrt(3), abs=1e-6))
+    with pytest.raises(UserError, match="one request"):
+        estimate(np.array([[1.0], [2.0]]))
+
+
+def test_raters_and_requests_both_add_to_the_interval():
+    """Mean squares by hand: of raters 1.5, of requests 2, of the rest 0."""
+    found = estimate(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]))
+    assert found.mean == 2.5
+    assert found.error == pytest.approx(math.sqrt(3.5 / 6))
+    assert found.freedom == pytest.approx(3.5**2 / (1.5**2 / 1 + 2**2 / 2))
+    only_raters = estimate(np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]))
+    assert (only_raters.error, only_raters.freedom) == (1.0, 1)
+    assert only_raters.interval()[1] == pytest.approx(2 + 12.7062, abs=1e-4)  # Student's t with one degree of freedom
+    same = estimate(np.full((2, 3), 4.0))
+    assert (same.interval(), same.p()) == ((4.0, 4.0), 0.0)
+    assert estimate(np.zeros((2, 3))).p() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("raters", "requests", "spread"), [(6, 12, (1.0, 0.5, 1.0)), (10, 20, (0.3, 1.0, 0.5)), (4, 8, (0, 0, 1.0))]
+)
+def test_intervals_hold_what_they_promise(raters, requests, spread):
+    """Of 600 tests with other raters and requests drawn from the same crowd, 95 % or a few more hold the true mean."""
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(600):
+        values = 3 + spread[0] * random.standard_normal((raters, 1)) + spread[1] * random.standard_normal((1, requests))
+        low, high = estimate(values + spread[2] * random.standard_normal((raters, requests))).interval()
+        hits += low <= 3 <= high
+    assert 0.92 <= hits / 600 <= 0.995
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_agreement_as_krippendorff_has_it(tmp_path):
+    """His two observers of ten binary units (Computing Krippendorff's Alpha-Reliability, 2011): 0.095."""
+    observed = [[0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]]
+    key = make_key(["a"], 5)
+
+    def rate(rater, question, systems, request, again):
+        return 3 if systems == ["bad"] else 1 + observed[rater - 1][5 * (systems == ["real"]) + request]
+
+    assert scoring._agreement(key, rated(key, (1, 2), tmp_path, rate), "quality") == pytest.approx(0.095, abs=5e-4)
+
+
+def test_raters_who_fail_are_named_with_the_reason_and_counted_apart(tmp_path):
+    key = make_key(["a", "b"], 10, ("quality", "relevance"))
+    liked = {"a": 4, "b": 3, "real": 5, "bad": 1}
+
+    def rate(rater, question, systems, request, again):
+        if rater == 3:  # the same of everything
+            return 3
+        if rater == 4 and question == "relevance" and again:  # not what it said before
+            return 1 if liked[systems[0]] > 3 else 5
+        return liked[systems[0]]
+
+    result = scoring.score(key, rated(key, (1, 2, 3, 4), tmp_path, rate))
+    assert result["raters"]["passed"] == [1, 2]
+    assert result["raters"]["failed"]["3"] == [
+        "anchors: quality: real sounds have 3, bad ones 3; 1 less is expected",
+        "anchors: relevance: real sounds have 3, bad ones 3; 1 less is expected",
+    ]
+    (reason,) = result["raters"]["failed"]["4"]
+    assert reason.startswith("repeats: relevance: repeated answers are ")
+    assert result["questions"]["quality"]["means"]["a"]["mean"] == 4.0
+    assert result["failed_means"]["quality"] == {"a": 3.5, "b": 3.0, "real": 4.0}
+
+    nobody = scoring.score(key, rated(key, (3,), tmp_path, rate))
+    assert nobody["questions"] == {}
+    assert "No rater passed the checks, so nothing is scored." in nobody["warnings"]
+    alone = scoring.score(key, rated(key, (1,), tmp_path, rate))
+    assert alone["questions"]["quality"]["agreement"] is None
+    assert any("One rater passed" in warning for warning in alone["warnings"])
+
+
+def test_the_scale_of_a_hundred_has_margins_of_its_own(tmp_path):
+    key = make_key(["a"], 5, scale=100)
+    liked = {"a": 50, "real": 80, "bad": 55}
+    result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
+    assert not result["raters"]["failed"]
+    liked["bad"] = 56  # less than a quarter of 99 below
+    result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
+    assert set(result["raters"]["failed"]) == {"1", "2"}
+
+
+def test_ranks_of_scores_and_of_ears(tmp_path):
+    """FAD ranks as the ears do, KL the other way round."""
+    liked = {"a": 4, "b": 3, "c": 2, "real": 5, "bad": 1}
+    known = {
+        "a": {"scores": {"fad_x": 1.0, "kl_x": 3.0}},
+        "b": {"scores": {"fad_x": 2.0, "kl_x": 2.0, "mmd_x": 1.0}},
+        "c": {"scores": {"fad_x": 9.0, "kl_x": 1.0}},
+    }
+    key = make_key(["a", "b", "c"], 3, **known)
+    result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
+    found = result["questions"]["quality"]["correlation"]["models"]
+    assert found == {"fad_x": {"rho": -1.0, "count": 3}, "kl_x": {"rho": 1.0, "count": 3}}  # what not all have is left out
+
+
+def test_comparisons(tmp_path):
+    """Both raters prefer A to B, but the second finds no difference for request 0: shares by hand, whatever the side."""
+    key = make_key(["a", "b"], 4, compare=True)
+
+    def rate(rater, question, systems, request, again):
+        if (rater, request) == (2, 0) and "a" in systems:
+            return "same"
+        return "first" if systems[0] in ("a", "real") else "second"
+
+    result = scoring.score(key, rated(key, (1, 2), tmp_path, rate))
+    assert result["raters"] == {"passed": [1, 2], "failed": {}}
+    part = result["questions"]["quality"]
+    expected = estimate(np.array([[1, 1, 1, 1], [0.5, 1, 1, 1]]))
+    assert part["means"]["a against b"]["mean"] == 0.9375
+    assert part["means"]["a against b"]["high"] == 1.0
+    (line,) = part["differences"]
+    assert line["difference"] == 0.4375
+    assert line["p"] == pytest.approx(Estimate(0.4375, expected.error, expected.freedom).p(), abs=1e-6)
+    assert line["better"] == "a"
+
+    def careless(rater, question, systems, request, again):
+        return "first"  # whatever it is
+
+    failed = scoring.score(key, rated(key, (1,), tmp_path, careless))["raters"]["failed"]["1"]
+    assert [reason.split(":")[0] for reason in failed] == ["anchors", "repeats"]
