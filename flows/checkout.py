@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import dvc, lockfile, locks
-from soundmill import experiments, lifetime, tracking
+from soundmill import experiments, lifetime, pretrained, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
-from soundmill.evaluation import weights
 from soundmill.params import read_yaml
 
 OWN = ("data/", "dvc.lock", "params.yaml")  # of every checkout: never copied from another
@@ -206,7 +205,7 @@ def _outside(home: Path, destination: Path) -> list[str]:
     evaluate = document.get("evaluate")
     embedders = evaluate.get("embedders") if isinstance(evaluate, dict) else None
     for name in embedders if isinstance(embedders, list) else []:
-        if isinstance(name, str) and name in weights.REGISTRY and (reason := weights.unavailable(name)):
+        if isinstance(name, str) and name in pretrained.REGISTRY and (reason := pretrained.unavailable(name)):
             missing.append(f"weights: {reason}; needed to score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:

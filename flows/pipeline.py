@@ -167,7 +167,8 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
     if failure:
         lines = "\n".join(f"    {line}" for line in failure[1].splitlines())
         its_end = f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}"
-        create_markdown_artifact(its_end, key="failed-stage", description=its_end)  # the list shows descriptions
+        last = failure[1].splitlines()[-1].strip()
+        create_markdown_artifact(its_end, key="failed-stage", description=f"`{failure[0]}`: {last}")  # a card shows its first line
         tell(f"\nstage {failure[0]} failed; its own last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
         tell(f"Finished stages and their metrics are kept; mend it and run again: it goes on with {failure[0]}.")
         tell(f"Log      {shown(root / LOG, root)}")

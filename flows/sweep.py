@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, dvc, killed, sweep_figure, sweep_table
-from flows.pipeline import BROWSER_PORT, pipeline, run_to_end
+from flows import checkout, dvc, killed, publishing, sweep_figure, sweep_table
+from flows.pipeline import BROWSER_PORT, run_to_end
+from flows.points import absolute_paths, alone, below, listed, numbers, through
 from flows.scores import read_scores
 from flows.sweep_table import Outcome, Row
 from flows.terminal import tell
-from soundmill import disk, tracking
 from soundmill import params as parameters
+from soundmill import tracking
 from soundmill.errors import UserError, report_failure
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field, StringConstraints
 
@@ -114,7 +110,7 @@ def plan(home: Path, wanted: Sweep, extra: Sequence[str], points: Sequence[str],
             document = _compose(home, overrides, point)
             families = list(document.get("families") or {})
             keys = dict.fromkeys(key.replace("{family}", family) for key in wanted.seeds.keys for family in families)
-            overrides += [f"{key}={seed}" for key in keys] + _absolute_paths(document, home)
+            overrides += [f"{key}={seed}" for key in keys] + absolute_paths(document, home)
             runs.append(Run(point, seed, overrides, _compose(home, overrides, point)))
     return runs
 
@@ -135,17 +131,6 @@ def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
         return parameters.compose(home / "conf", overrides)
     except UserError as error:
         raise UserError(f"point {point!r}: {error}") from None
-
-
-def _absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
-    """Overrides that give every parameter which is a path relative to the project as an absolute one."""
-    if isinstance(document, dict):
-        nested = [_absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
-        return [override for overrides in nested for override in overrides]
-    if isinstance(document, str) and re.match(r"\.\.?(/|$)", document):
-        quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
-        return [f"{key}='{quoted}'"]
-    return []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -169,7 +154,7 @@ def sweep(
     try:
         wanted = read(home, name)
         runs = plan(home, wanted, overrides, points, seeds)
-        with _alone(home / RESULTS / name):
+        with alone(home / RESULTS / name):
             killed.end_last(home / RESULTS / name / "flow.run")
             return _sweep(home, name, wanted, runs)
     except UserError as error:
@@ -190,7 +175,7 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
             own = " ".join(override for override in run.overrides if override not in wanted.overrides)
             tell(f"\n== {name} {number}/{len(runs)}: {run} ({own})")
             begun = time.monotonic()
-            with _below(record.environment):
+            with below(record.environment):
                 finished = _run(workspace, name, wanted, run)
             reasons = [outcome.failure for outcome in finished if outcome.failure]
             tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - begun:.0f} s")
@@ -209,7 +194,8 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
         if failed:
             record.fail(message)
     with report_failure("the table and the figure in Prefect"):
-        _artifacts(name, wanted.title, rows, table, results / "figure.png", page)
+        key = f"sweep-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+        publishing.show_in_prefect(results, key, wanted.title, sweep_table.table(rows), table, page)
     tell(f"\n{table}")
     tell(f"Table    {_shown(results / 'table.md', home)} (beside it table.csv, with the numbers of each seed)")
     tell(f"Figure   {_shown(results / 'figure.png', home)}")
@@ -224,11 +210,8 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
 
 def _run(workspace: Path, name: str, wanted: Sweep, run: Run) -> list[Outcome]:
     """Bring the workspace to a run's parameters and through the pipeline; its rows, or one that says why there are none."""
-    parameters.write_yaml(run.document, workspace / "params.yaml")
-    of_run = pipeline.with_options(flow_run_name=f"{name}: {run}")
-    state = of_run([TARGET], project=workspace, return_state=True)
-    if not state.is_completed():
-        return [Outcome(run.point, run.seed, failure=_reason(state.message or "no message"))]
+    if failure := through(workspace, run.document, [TARGET], f"{name}: {run}"):
+        return [Outcome(run.point, run.seed, failure=failure)]
     scores = read_scores(workspace)
     return [row for family in run.document["families"] for row in _rows_of(run, wanted, family, scores.get(family))]
 
@@ -247,12 +230,6 @@ def _rows_of(run: Run, wanted: Sweep, family: str, metrics: dict[str, Any] | Non
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
 
 
-def _reason(message: str) -> str:
-    """Which stage it was, and its last word."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]
-
-
 def _rows(wanted: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
     theirs = wanted.paper
     return sweep_table.make_rows(
@@ -263,52 +240,12 @@ def _rows(wanted: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
 def _write(results: Path, title: str, rows: list[Row], source: str | None) -> None:
     document = {"title": title, "paper": source, "rows": [asdict(row) for row in rows]}
     contents = {
-        "table.md": sweep_table.markdown(title, rows, source).encode(),
-        "table.csv": sweep_table.csv_text(rows).encode(),
-        "table.json": (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(),
+        "table.md": sweep_table.markdown(title, rows, source),
+        "table.csv": sweep_table.csv_text(rows),
+        "table.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
     }
-    for name, content in contents.items():
-        disk.write_atomically(results / name, lambda path, content=content: path.write_bytes(content))
-    figure = results / "figure.png"
-    figure.unlink(missing_ok=True)  # of fewer rows
-    with report_failure(str(figure)):
-        picture = BytesIO()
-        sweep_figure.draw(title, rows).savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
-        disk.write_atomically(figure, lambda path: path.write_bytes(picture.getvalue()))
-
-
-def _artifacts(name: str, title: str, rows: list[Row], table: str, figure: Path, page: str | None) -> None:
-    """In Prefect: the scores as a table, and a page with the figure and all of table.md."""
-    key = f"sweep-{re.sub('[^a-z0-9]+', '-', name.lower())}"
-    create_table_artifact(table=sweep_table.table(rows).to_dict("records"), key=key, description=title)
-    picture = f"![{title}](data:image/png;base64,{b64encode(figure.read_bytes()).decode()})"
-    link = f"\n[The runs in MLflow]({page})\n" if page else ""
-    create_markdown_artifact(f"{table}\n{picture}\n{link}", key=f"{key}-figure", description=title)
-
-
-@contextmanager
-def _alone(results: Path) -> Iterator[None]:
-    """One process at a time works on a sweep: two would change each other's parameters."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / "lock").open("a") as lock:
-        if not disk.try_lock(lock):
-            raise UserError(f"{results}: this sweep is running already; wait for it, or stop it")
-        yield
-
-
-@contextmanager
-def _below(variables: dict[str, str]) -> Iterator[None]:
-    """Runs that are opened inside are nested below the run that these variables name."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    publishing.write(results, contents)
+    publishing.write_figure(results, lambda: sweep_figure.draw(title, rows))
 
 
 def _shown(path: Path, home: Path) -> Path:
@@ -346,8 +283,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a file of conf/sweep, without its ending")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all points, as after `soundmill params`")
-    parser.add_argument("--points", type=_listed, default=[], metavar="A,B", help="only these points (default: all of the file)")
-    parser.add_argument("--seeds", type=_numbers, default=[], metavar="0,1,2", help="run each point with each of them")
+    parser.add_argument("--points", type=listed, default=[], metavar="A,B", help="only these points (default: all of the file)")
+    parser.add_argument("--seeds", type=numbers, default=[], metavar="0,1,2", help="run each point with each of them")
     parser.add_argument("--queue", action="store_true", help="put the runs into DVC's queue instead of running them")
     args = parser.parse_intermixed_args(argv)
     if not Path("dvc.yaml").exists():
@@ -370,16 +307,6 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"sweep: {error}")
         return 1
     return run_to_end("sweep", "points", lambda: sweep(args.name, args.overrides, args.points, args.seeds, return_state=True))
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    if not all(part.isdigit() for part in _listed(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 0, with commas between")
-    return [int(part) for part in _listed(text)]
 
 
 if __name__ == "__main__":

@@ -239,11 +239,12 @@ def most_seeds(rows: Sequence[Row]) -> int:
 
 def markdown(title: str, rows: Sequence[Row], source: str | None) -> str:
     """The tables of scores and of differences, with remarks; `source` names the paper's table."""
-    parts = [f"# {title}", _markdown(table(rows)), _markdown(differences(rows))]
+    parts = [f"# {title}", markdown_table(table(rows)), markdown_table(differences(rows))]
     return "\n\n".join([*filter(None, parts), "\n".join(f"- {note}" for note in notes(rows, source))]) + "\n"
 
 
-def _markdown(lines: pd.DataFrame) -> str:
+def markdown_table(lines: pd.DataFrame) -> str:
+    """Cells of text as a table in Markdown; nothing where there are no lines."""
     if lines.empty:
         return ""
     return lines.map(lambda cell: cell.replace("|", "\\|")).to_markdown(index=False, disable_numparse=True)

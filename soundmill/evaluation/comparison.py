@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ def compare(
         result |= bootstrap.interval(difference, moved, -np.inf, np.inf, error)
         result |= {"p": p, "better": better if p < LEVEL else "neither"}
     return result | {"warnings": list(warnings)}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p of several tests, corrected for their number (Holm 1979)."""
+    corrected, highest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = highest
+    return corrected
 
 
 def _check_partners(a: Side, b: Side) -> None:

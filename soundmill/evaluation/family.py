@@ -26,6 +26,7 @@ class Source:
     generated: Mapping[str, Path]
     codec: Mapping[str, Path]
     about: folders.About
+    transferred: Mapping[str, Path] = field(default_factory=dict)  # clips that the catalog leaves out, in the model's timbre
 
     def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
         """Which of the clips lie in which shard."""
@@ -67,7 +68,8 @@ def read(catalog: Path, clips: Path, generated: Path, codec: Path) -> Source:
     sounds = sound_files(generated)
     if not sounds:
         raise UserError(f"{generated}: no sounds (*.wav) to score; make them with `dvc repro`")
-    return Source(read_catalog(catalog), clips, sounds, sound_files(codec), folders.about(generated))
+    transferred = sound_files(codec / manifest.TRANSFERRED)
+    return Source(read_catalog(catalog), clips, sounds, sound_files(codec), folders.about(generated), transferred)
 
 
 def read_catalog(path: Path) -> list[Clip]:

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
+from soundmill import manifest
 from soundmill.evaluation import features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source
 from soundmill.evaluation.library import rounded
@@ -32,10 +33,27 @@ def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Sou
     if coded:
         back = "Real clips through the family's representation and back"
         sections.append(Section(back, "what the codec alone loses", tuple(coded)))
+    if source.transferred:
+        sections.append(_transferred(source))
     weights = f", {source.about.weights}" if source.about.weights else ""
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
-    report.write_report(directory, title, evaluation.metrics, sections, by_label(evaluation, source), note)
+    report.write_report(directory, title, evaluation.metrics, sections, evaluation.of, by_label(evaluation, source), note)
     return shown
+
+
+def _transferred(source: Source) -> Section:
+    """Sounds that the model was not trained on, beside what it makes of them."""
+    files = source.transferred
+    pairs = [
+        (clip_id, path, files[f"{clip_id}{manifest.INPUT}"])
+        for clip_id, path in files.items()
+        if f"{clip_id}{manifest.INPUT}" in files
+    ]
+    shown = [
+        Card(clip_id, clip_id, "", (_file("transferred", made, source), _file("real", given, source)))
+        for clip_id, made, given in pairs
+    ]
+    return Section("Other sounds in the model's timbre", "clips of labels that it was not trained on", tuple(shown))
 
 
 def choose_examples(ids: Iterable[str], source: Source, count: int) -> list[str]:
@@ -60,7 +78,7 @@ def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role
             clip_id,
             ", ".join(clips[clip_id].labels) or _caption(clips[clip_id]),
             _caption(clips[clip_id]),
-            (_file(role, files[clip_id]), Sound("real", *real[clip_id])),
+            (_file(role, files[clip_id], source), Sound("real", *real[clip_id], loops=source.about.loops)),
             tuple(_chips(clips[clip_id], evaluation)) if files is source.generated else (),
         )
         for clip_id in ids
@@ -81,9 +99,9 @@ def _chips(clip: Clip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
             yield Chip(f"{key} {of[clip.clip_id]:.3g}")
 
 
-def _file(role: str, path: Path) -> Sound:
+def _file(role: str, path: Path, source: Source) -> Sound:
     wave, rate = features.read_channels(features.file(path.stem, path, ""))
-    return Sound(role, wave.mean(axis=0), rate)
+    return Sound(role, wave.mean(axis=0), rate, loops=source.about.loops)
 
 
 def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
@@ -106,8 +124,8 @@ def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
     """The closest pairs of a generated sound and a training clip."""
     nearest = evaluation.memorised.worst(report.GALLERY)
     training = _real(source, {near.copy_of or near.neighbour for near in nearest})
-    make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id])}
-    make["training"] = lambda clip_id: Sound("training", *training[clip_id])
+    make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id], source)}
+    make["training"] = lambda clip_id: Sound("training", *training[clip_id], loops=source.about.loops)
     return report.copies(evaluation.memorised, lambda role, clip_id: make[role](clip_id))
 
 

@@ -31,7 +31,7 @@ def show(metrics: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = _console()
+    console = open_console()
     rows = rows_of(metrics)
     counts, seconds = metrics["counts"], metrics["seconds"]
     label = escape(metrics["protocol"])
@@ -60,7 +60,7 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = _console()
+    console = open_console()
     sides = escape(f"A {a}, B {b}: {document['counts']['a']} sounds each")
     console.print(f"[bold]{escape(document['protocol'])}[/bold]  {sides}")
     table = Table("score", box=box.SIMPLE, pad_edge=False)
@@ -80,7 +80,8 @@ def _warn(console: Console, warnings: Sequence[str]) -> None:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # it may name files
 
 
-def _console() -> Console:
+def open_console() -> Console:
+    """For tables: as wide as the terminal, or of a fixed width in a file."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -102,7 +103,7 @@ def write(evaluation: Evaluation, directory: Path) -> None:
         of = {"generated": evaluation.generated, "training": evaluation.training}
         sections.append(report.copies(evaluation.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
     title = f"{evaluation.generated.root.resolve().name} against {evaluation.reference.root.resolve().name}"
-    report.write_report(directory, title, evaluation.metrics, sections, evaluation.metrics.get("classes"))
+    report.write_report(directory, title, evaluation.metrics, sections, evaluation.of, evaluation.metrics.get("classes"))
 
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:

@@ -68,6 +68,7 @@ class About:
     made_by: str = "generate"  # or "reconstruct"
     trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
     weights: str = ""  # which of its checkpoint's, in words
+    loops: bool = False  # they go on at their beginning
 
 
 def about(root: Path) -> About:
@@ -84,7 +85,7 @@ def about(root: Path) -> About:
     against = record.get("trained_against", [])
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
         raise UserError(f"{path}: trained_against: expected a list of embedders' names")
-    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")))
+    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")), record.get("loops") is True)
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

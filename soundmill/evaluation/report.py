@@ -61,13 +61,15 @@ def write_report(
     title: str,
     metrics: Mapping[str, Any],
     sections: Sequence[Section],
+    of: Mapping[str, Mapping[str, float]],
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
 ) -> None:
-    """Write scores.json, .csv, .tex, .md, then scores.png and index.html (one self-contained page) into a directory.
+    """Write scores.json, .csv, .tex, .md, sounds.csv, then scores.png and index.html (one self-contained page) into a directory.
 
     A picture or player that cannot be made is named in its place, in a line and by the sound's id; all others are there.
-    `classes`: by class its number of sounds (`generated`) and means of scores by their keys.
+    `of`: values of single sounds by score and id. `classes`: by class its number of sounds (`generated`) and means of scores by
+    their keys.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
@@ -76,6 +78,7 @@ def write_report(
         "scores.csv": tables.csv(metrics),
         "scores.tex": tables.latex(metrics),
         "scores.md": tables.markdown(metrics),
+        "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
     }
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")

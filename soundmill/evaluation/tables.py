@@ -1,10 +1,11 @@
-"""The scores of a result as tables, by pandas: CSV with numbers in full, Markdown, and LaTeX for a paper."""
+"""The scores of a result, and of its single sounds, as tables, by pandas: CSV with numbers in full, Markdown, LaTeX for a paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import TITLES, Row, baselines_of, interval, number, rows_of, shown
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ def csv(metrics: Mapping[str, Any]) -> str:
         for row in rows
     ]
     return pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n")
+
+
+def sounds(of: Mapping[str, Mapping[str, float]]) -> str:
+    """As CSV, a row for each sound, by `id`, and a column for each score that single sounds have."""
+    import pandas as pd
+
+    values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
+    table = pd.DataFrame({key: pd.Series(by_id, dtype=float) for key, by_id in values.items()})
+    return table.sort_index().to_csv(index_label="id", lineterminator="\n")
 
 
 def markdown(metrics: Mapping[str, Any]) -> str:

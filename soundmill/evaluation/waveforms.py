@@ -76,11 +76,11 @@ def fit(made: np.ndarray, made_rate: int, original: np.ndarray, rate: int) -> tu
     return made[:, :length], original[:, :length]
 
 
-def log_spectral_distance(made: np.ndarray, original: np.ndarray) -> float:
-    """Of two waves [C, T], in dB; frames of all channels count alike. The original must not be silent."""
+def log_spectral_distance(made: np.ndarray, original: np.ndarray, bins: slice = slice(None)) -> float:
+    """Of two waves [C, T], in dB, over all bins or some; frames of all channels count alike. The original must not be silent."""
     spectra = [_magnitudes(wave) for wave in (made, original)]
     floor = spectra[1].max() * 10 ** (-FLOOR_DB / 20)
-    levels = [20 * np.log10(np.maximum(spectrum, floor)) for spectrum in spectra]
+    levels = [20 * np.log10(np.maximum(spectrum[:, bins], floor)) for spectrum in spectra]
     return float(np.sqrt(np.square(levels[0] - levels[1]).mean(axis=1)).mean())
 
 

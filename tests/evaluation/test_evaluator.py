@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import shards
 from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
@@ -59,25 +58,6 @@ def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
 def setup(tmp_path, shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     return evaluator.Setup(protocol(), tmp_path / "cache", 1)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Nothing is started, as worker processes would not know of weights that are patched in, and take seconds to import torch."""
-    import torch
-
-    def map_here(function, jobs, directory, **_):
-        directory.mkdir(parents=True)
-        total = shards.Report()
-        for job in jobs:
-            total.add(function(*job.args, directory / job.name))
-        return total
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(shards, "map_shards", map_here)
-    yield
-    features._load.cache_clear()
-    torch.set_num_threads(threads)
 
 
 def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
@@ -371,17 +351,17 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
     import torch
 
     from bench import references
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
     request.addfinalizer(lambda: shutil.rmtree(tmp_path / "weights"))  # 650 MB
     for name, net in (("vggish", references.vggish()), ("panns_cnn14_16k", references.cnn14("panns_cnn14_16k"))):
-        path = tmp_path / "weights" / weights.REGISTRY[name].file
+        path = tmp_path / "weights" / pretrained.REGISTRY[name].file
         state = net.state_dict()
         torch.save(state if name == "vggish" else {"model": state}, path)
-        entry = replace(weights.REGISTRY[name], sha256=weights.digest(path), num_bytes=path.stat().st_size, md5=None)
-        monkeypatch.setitem(weights.REGISTRY, name, entry)
+        entry = replace(pretrained.REGISTRY[name], sha256=pretrained.digest(path), num_bytes=path.stat().st_size, md5=None)
+        monkeypatch.setitem(pretrained.REGISTRY, name, entry)
 
     names = [f"{index}.wav" for index in range(4)]
     made, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)

@@ -56,7 +56,8 @@ def write(directory, **changes):
     cards = (card("dog_1", 0), card("dog_2", 1))
     sections = [sounds.Section("Generated", "next to <real>", cards), sounds.Section("Codec", "", cards[:1])]
     classes = {"dog": {"generated": 2, "kl_yamnet": 1.234}, "": {"generated": 1, "kl_yamnet": 7.0}}
-    report.write_report(directory, "ddpm_mel", metrics(**changes), sections, classes)
+    of = {"kl_yamnet": {"dog_2": 1.5, "dog_1": 0.25}, "label_accuracy_yamnet": {"dog_2": 1.0}, "fd_yamnet": {"dog_1": 3.0}}
+    report.write_report(directory, "ddpm_mel", metrics(**changes), sections, of, classes)
     return directory
 
 
@@ -91,7 +92,7 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
 def test_bytes_do_not_change(tmp_path):
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.png", "scores.tex"]
+    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.png", "scores.tex", "sounds.csv"]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
@@ -117,6 +118,11 @@ def test_scores_as_csv_and_latex(tmp_path):
     assert [row["score"] for row in rows] == ["clap_score", "fad_yamnet", "kl_yamnet", "is_yamnet", "label_accuracy_yamnet"]
     assert (rows[1]["value"], rows[1]["low"], rows[1]["noise"], rows[1]["chance"]) == ("18.2", "16.0", "63.7", "")
     assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-2", "80")
+    sounds_of = list(csv.DictReader((directory / "sounds.csv").open(encoding="utf-8")))
+    assert sounds_of == [
+        {"id": "dog_1", "kl_yamnet": "0.25", "label_accuracy_yamnet": ""},
+        {"id": "dog_2", "kl_yamnet": "1.5", "label_accuracy_yamnet": "1.0"},
+    ]
     latex = (directory / "scores.tex").read_text(encoding="utf-8")
     assert r"Fréchet distance & yamnet & 18.2 & 16 -- 20.5 & -- & 2.6 & 2.7 & 8.7 & 39 & 63.7 & -- \\" in latex
     assert r"45.0\%" in latex
@@ -152,7 +158,7 @@ def test_scores_that_rank_nothing_and_those_withheld_say_so_everywhere(tmp_path)
 def test_long_sounds_are_cut_on_the_page(tmp_path):
     long = sounds.Sound("generated", np.full(int(8_000 * (sounds.LONGEST_SECONDS + 5)), 0.1, np.float32), 8_000)
     section = sounds.Section("one", "", (sounds.Card("a", "a", "", (long,)),))
-    report.write_report(tmp_path, "x", metrics(), [section])
+    report.write_report(tmp_path, "x", metrics(), [section], {})
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(decode_mono(base64.b64decode(sound))) == 8_000 * sounds.LONGEST_SECONDS
@@ -167,7 +173,7 @@ def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, 
     tone = 0.9 * np.sin(2 * np.pi * pitch * np.arange(int(0.9 * rate)) / rate)
     sound = sounds.Sound("generated", (level * tone).astype(np.float32), rate)
     section = sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))
-    report.write_report(tmp_path, "x", metrics(), [section])
+    report.write_report(tmp_path, "x", metrics(), [section], {})
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     brightness = imread(io.BytesIO(base64.b64decode(picture)))[..., :3].sum(2).mean(1)[::-1]
@@ -196,7 +202,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
         sounds.Card(name, name, "", (sounds.Sound("generated", made, 16_000), good.sounds[1])) for name, made in bad.items()
     ]
     cards.append(sounds.Card("gone", "gone", "", (sounds.Sound("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))])
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))], {})
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == page.count("<audio") == 5
     message = capsys.readouterr().err
@@ -218,7 +224,7 @@ def test_a_chart_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypat
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     write(tmp_path / "report")
     names = sorted(path.name for path in (tmp_path / "report").iterdir())
-    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.tex"]
+    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.tex", "sounds.csv"]
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("<audio") == page.count("<img") == 6
     assert "no chart: RuntimeError: no room (test_report.py, line" in page
@@ -227,7 +233,7 @@ def test_a_chart_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypat
 
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
     sound = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))])
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))], {})
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     assert imread(io.BytesIO(base64.b64decode(picture)))[..., :3].max() < 0.1

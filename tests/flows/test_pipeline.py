@@ -108,6 +108,10 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert "Traceback" not in done.stdout + done.stderr
     failed, parent, *_ = runs(tiny)
     assert (failed.info.status, parent.info.status) == ("FAILED", "FAILED")
+    (flow_run,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
+    (card,) = (artifact for artifact in artifacts if artifact["key"] == "failed-stage")
+    assert card["description"] == "`evaluate@tiny`: evaluate: the number is wrong; give another one"
     assert "the number is wrong" in parent.data.tags["end_reason"]
     assert parent.data.metrics["stages/first/number"] == 1.0
     assert "stages/evaluate/tiny/number" not in parent.data.metrics
@@ -162,21 +166,25 @@ def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
         said = subprocess.run([prefect, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
         assert said.returncode == 0, said.stdout + said.stderr
     offered = ask(prefect_server, "deployments/filter", work_pools={"name": {"any_": ["soundmill"]}})
-    assert {deployment["entrypoint"] for deployment in offered} == {"flows/pipeline.py:pipeline", "flows/sweep.py:sweep"}
+    assert {deployment["entrypoint"] for deployment in offered} == {
+        "flows/pipeline.py:pipeline",
+        "flows/sweep.py:sweep",
+        "flows/bakeoff.py:bakeoff",
+    }
 
 
 @pytest.mark.slow(minutes=1)
 def test_the_last_lines_say_what_mlflow_does_not_have_yet(
     tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_param("evaluate", seconds=2.0)
+    set_param("evaluate", seconds=4.0)
     mlflow = Server(tmp_path)
     mlflow.start()
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.address)
         command, variables = [sys.executable, "-m", "flows.run"], environment(tmp_path, prefect_server)
         flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: b"working on 2" in read(tiny / LOG), seconds=120)
+        wait_for(lambda: b"working on 2" in read(tiny / LOG) and runs(tiny), seconds=120)  # the uploader is at work
         mlflow.kill()
         said = list(flow.stdout)
         assert flow.wait() == 0, said

@@ -1,0 +1,161 @@
+"""One family's part of a bake-off: its steps are timed, then it trains, generates and is scored with every seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flows import bakeoff_table, dvc
+from flows.bakeoff_table import Part, Row
+from flows.entrants import TIMED_STEPS, Entrant
+from flows.points import below, through
+from flows.terminal import tell
+from soundmill import disk, tracking
+from soundmill.errors import UserError
+
+AFTER = ("evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
+
+
+def row(workspace: Path, home: Path, results: Path, entrant: Entrant, minutes: float, seeds: Sequence[int]) -> Row:
+    """Time its steps, where that is not done yet; then train, generate and score it with every seed."""
+    family, kind = entrant.family, _kind(entrant.family)
+    try:
+        measured = measure(workspace, home, results, entrant)
+    except UserError as error:
+        return Row(family, kind, why_not=str(error))
+    steps = {
+        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in entrant.shares.items()
+    }
+    parts = [Part(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
+    tell(f"== {family}: " + ", ".join(f"{part.stage} {part.steps:,} steps in {part.minutes:.3g} minutes" for part in parts))
+    peak = max(facts["peak_memory_bytes"] for facts in measured.values())
+    of_seeds = []
+    for seed in seeds:
+        its = results / "runs" / f"{family}-{seed}"
+        try:
+            of_seeds.append(_run(workspace, entrant.document(home, steps, seed), family, seed, list(steps), its))
+        except UserError as error:
+            return Row(family, kind, str(error), parts=parts, peak_memory_bytes=peak)
+    first = of_seeds[0]
+    embedder = chosen_embedder(first["scores"])
+    return Row(
+        family,
+        kind,
+        None,
+        sum(first["parameters"].values()),
+        [replace(part, slope=bakeoff_table.slope(first["held_out"][part.stage])) for part in parts],
+        peak,
+        first["seconds_per_second"],
+        bakeoff_table.scores_of([one["scores"] for one in of_seeds], embedder),
+    )
+
+
+def measure(workspace: Path, home: Path, results: Path, entrant: Entrant) -> dict[str, dict[str, float]]:
+    """By training `seconds_per_step` and `peak_memory_bytes`, of a few steps; kept, so that a rerun has the same steps."""
+    document = entrant.document(home, dict.fromkeys(entrant.shares, TIMED_STEPS), 0, timed=True)
+    read = {name: content for name, content in document.items() if name not in AFTER}
+    read[entrant.family] = {name: content for name, content in read[entrant.family].items() if name != "generate"}
+    path = results / "measured" / f"{entrant.family}.json"
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["params"] == read:
+            return known["measured"]
+    begun, measured = time.monotonic(), {}
+    with below({tracking.TRIAL: "1"}):
+        for stage in entrant.shares:
+            name, cost = f"{stage}@{entrant.family}", _cost(workspace, stage, entrant.family)
+            cost.unlink(missing_ok=True)
+            if why := through(workspace, document, [name], f"bakeoff: {entrant.family}, timing {stage}"):
+                raise UserError(why)
+            if "seconds_per_step" not in _read(cost):  # DVC had this training in its cache, or it was killed and went on
+                dvc.repro(workspace, name, tell, force=True)
+            measured[stage] = _read(cost)
+            if "seconds_per_step" not in measured[stage]:
+                raise UserError(f"{name}: the time of a step could not be measured")
+    kept = {"params": read, "measured": measured, "seconds": time.monotonic() - begun}
+    disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
+    return measured
+
+
+def _run(workspace: Path, document: dict[str, Any], family: str, seed: int, stages: Sequence[str], its: Path) -> dict[str, Any]:
+    """Train, generate and score with one seed; what that came to is kept with the sounds, for when the workspace has another's.
+
+    What was taken from DVC's cache took the time that it did when it was made.
+    """
+    before = _read(its / "run.json")
+    read = {name: content for name, content in document.items() if name not in AFTER}
+    if before.get("params") != read:
+        before = {}
+    costs = {stage: _cost(workspace, stage, family) for stage in (*stages, "generate")}
+    for cost in costs.values():
+        cost.unlink(missing_ok=True)
+    begun = time.monotonic()
+    if why := through(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
+        raise UserError(why)
+    speed = _read(costs["generate"]).get("seconds_per_second") or before.get("seconds_per_second")
+    if speed is None:
+        dvc.repro(workspace, f"generate@{family}", tell, force=True)
+        speed = _read(costs["generate"]).get("seconds_per_second")
+    training = sum(_read(costs[stage]).get("seconds", 0.0) for stage in stages)
+    took = {"seconds": time.monotonic() - begun, "training": training}
+    data = workspace / "data"
+    kept = {
+        "params": read,
+        "scores": _read(data / "metrics" / "evaluate" / f"{family}.json"),
+        "parameters": {stage: _read(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
+        "seconds_per_second": speed,
+        "held_out": {stage: _held_out(data / "plots" / "loss" / f"{stage}_{family}.csv") for stage in stages},
+        "took": max(before.get("took", took), took, key=lambda one: one["training"]),
+    }
+    for name in ("generated", "codec"):
+        shutil.rmtree(its / name, ignore_errors=True)
+        if (data / name / family).is_dir():
+            shutil.copytree(data / name / family, its / name)
+    (its / "report").mkdir(parents=True, exist_ok=True)
+    for name in ("scores.json", "sounds.csv"):
+        shutil.copyfile(data / "report" / family / name, its / "report" / name)
+    disk.write_atomically(its / "run.json", lambda path: path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
+    return kept
+
+
+def _cost(workspace: Path, stage: str, family: str) -> Path:
+    return workspace / "data" / ".work" / f"{stage}-{family}" / "cost.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; nothing where there is none."""
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def _held_out(curve: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every look at the held-out clips."""
+    with curve.open(encoding="utf-8", newline="") as file:
+        return [(int(point["step"]), float(point["loss/valid"])) for point in csv.DictReader(file) if point.get("loss/valid")]
+
+
+def took(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[float, float]:
+    """Seconds of timing, training, generating and scoring these rows, and of training alone; of each when it was done."""
+    runs = [_read(results / "runs" / f"{row.name}-{seed}" / "run.json").get("took", {}) for row in rows for seed in seeds]
+    timing = sum(_read(results / "measured" / f"{row.name}.json").get("seconds", 0.0) for row in rows)
+    return timing + sum(one.get("seconds", 0.0) for one in runs), sum(one.get("training", 0.0) for one in runs)
+
+
+def chosen_embedder(metrics: dict[str, Any]) -> str:
+    """The one by which rows are compared: of those that could be used the first that is not trained on this corpus."""
+    usable = [name for name, facts in metrics["embedders"].items() if isinstance(facts, dict)]
+    return min(usable, key=lambda name: (name == "tagger", usable.index(name)))
+
+
+def _kind(family: str) -> str:
+    from soundmill.models import registry
+
+    return registry.family(family).title

@@ -1,0 +1,75 @@
+"""One set of parameters after another through the pipeline, in one workspace: what a sweep and a bake-off are made of."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import pipeline
+from soundmill import disk
+from soundmill import params as parameters
+from soundmill.errors import UserError
+
+
+def through(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
+    """Bring a workspace to these parameters and through the pipeline; returns why that failed, in a line."""
+    parameters.write_yaml(document, workspace / "params.yaml")
+    of_run = pipeline.with_options(flow_run_name=name)
+    state = of_run(list(stages), project=workspace, return_state=True)
+    if state.is_completed():
+        return None
+    lines = [line.strip() for line in (state.message or "no message").splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]  # which stage it was, and its last word
+
+
+def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
+    """Overrides that give every parameter which is a path relative to the project as an absolute one."""
+    if isinstance(document, dict):
+        nested = [absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
+        return [override for overrides in nested for override in overrides]
+    if isinstance(document, str) and re.match(r"\.\.?(/|$)", document):
+        quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}='{quoted}'"]
+    return []
+
+
+@contextmanager
+def alone(results: Path) -> Iterator[None]:
+    """One process at a time works on a workspace: two would change each other's parameters."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / "lock").open("a") as lock:
+        if not disk.try_lock(lock):
+            raise UserError(f"{results}: this is running already; wait for it, or stop it")
+        yield
+
+
+@contextmanager
+def below(variables: dict[str, str]) -> Iterator[None]:
+    """Runs that are opened inside are nested below the run that these variables name."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def listed(text: str) -> list[str]:
+    """Words of an argument, with commas between."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers of an argument, with commas between; one at least."""
+    if not listed(text) or not all(part.isdigit() for part in listed(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 0, with commas between")
+    return [int(part) for part in listed(text)]

@@ -1,0 +1,294 @@
+"""A bake-off of real families on a copy of the graph, with a real Prefect server and MLflow; and who takes part in one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
+
+import pytest
+import soundfile
+
+from flows import bakeoff, bakeoff_runs, entrants, locks
+from flows.bakeoff_table import Row, Score
+from flows.entrants import LOOKS, TIMED_STEPS, WARM_UP_STEPS
+from flows.sweep_table import Estimate
+from flows.terminal import LOG
+from soundmill import params
+from soundmill.errors import UserError
+from soundmill.models import registry
+from soundmill.models.family import can
+from soundmill.training import callbacks
+from tests.flows.test_pipeline import ROOT, ask, environment, runs
+from tests.graph import SHRUNK
+from tests.processes import wait_for
+
+SMALL = [
+    override
+    for override in SHRUNK
+    if not override.startswith(("model=", "vocoder", "tango", "ddpm_mel.train.steps", "ddpm_mel.generate"))
+]
+SMALL += ["waveform_unet.train.network.channels=[4,4,8,8,8]", "waveform_unet.train.network.groups=4"]
+SMALL += ["waveform_unet.train.sampling.num_steps=2", "waveform_unet.train.hardware.threads=1"]
+SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all"]
+
+
+def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_generate() -> None:
+    for family in registry.FAMILIES:
+        document = params.compose(ROOT / "conf", [f"model={family}"])
+        shares = document["families"][family]["trainings"]
+        model = get_type_hints(import_module(registry.family(family).model).load)["return"]
+        assert (shares is not None) == any(can(kind, "generate") for kind in get_args(model) or [model]), family
+        if shares:
+            assert sum(shares.values()) == pytest.approx(1)
+            assert shares.keys() <= entrants.SECTIONS.keys()
+
+
+def the_plan() -> entrants.Plan:
+    return params.parse(entrants.Plan, params.read_yaml(ROOT / bakeoff.FILE), "conf/bakeoff.yaml")
+
+
+def test_who_takes_part_and_what_is_for_whom() -> None:
+    plan = the_plan()
+    taking, cannot = bakeoff.entrants(ROOT, plan, ["ddpm_mel.train.batch_size=5", "corpus.recordings=20"], [])
+    assert {entrant.family for entrant in taking} | {row.name for row in cannot} == set(registry.FAMILIES)
+    assert {row.name: row.why_not for row in cannot}["upsampler"] == "makes no sound from a request"
+    documents = {entrant.family: entrant.document(ROOT, dict.fromkeys(entrant.shares, 50), 7) for entrant in taking}
+    assert documents["ddpm_mel"]["ddpm_mel"]["train"]["batch_size"] == 5
+    for family, document in documents.items():
+        assert document["corpus"]["recordings"] == 20
+        assert (document[family]["generate"]["count"], document[family]["generate"]["seed"]) == (100, 7)
+        assert (document[family]["train"]["steps"], document[family]["train"]["seed"]) == (50, 7)
+    assert documents["tango"]["tango"]["autoencoder"]["weights"]["steps"] == 50
+    entrant = next(entrant for entrant in taking if entrant.family == "ddpm_mel")
+    for steps, looks_every in ((TIMED_STEPS, TIMED_STEPS), (100, TIMED_STEPS), (1000, 1000 // LOOKS)):  # none among timed steps
+        assert entrant.document(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
+    weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
+    assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 17)
+    timed = next(entrant for entrant in taking if entrant.family == "rave").document(
+        ROOT, {"autoencoder": TIMED_STEPS}, 0, timed=True
+    )
+    first = timed["rave"]["autoencoder"]["weights"]["phase_1_steps"]
+    assert first - WARM_UP_STEPS == 2 * (TIMED_STEPS - first) == 8  # the training's own two to one, of what is counted
+    assert WARM_UP_STEPS == callbacks.WARM_UP_STEPS
+    assert {document["corpus"]["embedded"][0] for document in documents.values()} == {"synthetic"}  # the same for all
+    with pytest.raises(UserError, match="did you mean 'tango'"):
+        bakeoff.entrants(ROOT, plan, [], ["tanga"])
+    with pytest.raises(UserError, match="no family can take part"):
+        bakeoff.entrants(ROOT, plan, [], ["upsampler"])
+
+
+def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
+    extra = ["families.tango.trainings.autoencoder=0.45", "spectrogram.tango.n_fft=512", "tango=laptop"]
+    taking, cannot = entrants.entrants(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
+    assert cannot == []
+    assert {entrant.family: entrant.shares for entrant in taking}["tango"] == {"autoencoder": 0.5, "train": 0.5}
+
+
+def test_trainings_are_counted_that_there_are() -> None:
+    """A vocoder where it is trained; what is loaded leaves its minutes to the rest; steps stand in for epochs."""
+    plan = the_plan()
+
+    def shares(*extra: str) -> dict[str, float]:
+        (tango,), cannot = entrants.entrants(ROOT, plan, extra, ["tango"])
+        assert cannot == []
+        document = tango.document(ROOT, dict.fromkeys(tango.shares, 9), 0)
+        assert (document["tango"]["train"]["steps"], document["tango"]["train"]["epochs"]) == (9, None)
+        if "vocoder" in tango.shares:
+            assert document["vocoder"]["weights"]["steps"] == 9
+        return tango.shares
+
+    assert shares() == pytest.approx({"autoencoder": 0.4, "train": 0.6})
+    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.3, "vocoder": 0.25, "train": 0.45})
+    assert shares("scale=paper") == {"train": 1.0}
+    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.4, "train": 0.6})
+    taking, cannot = entrants.entrants(ROOT, plan, ["scale=paper"], [])
+    assert {"ddpm_mel", "rave"} <= {entrant.family for entrant in taking}
+    broken, cannot = entrants.entrants(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
+    assert [entrant.family for entrant in broken] == ["ddpm_mel"]
+    assert {row.name: row.why_not for row in cannot} == {"rave": "KeyError: 'stew'"}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
+    """A workspace whose pipeline and stages write what they took, where `ran` has them."""
+    its = SimpleNamespace(path=tmp_path, ran=set(), through=[], forced=[], speed=2.0)
+
+    def cost(stage: str) -> None:
+        path = tmp_path / "data" / ".work" / stage.replace("@", "-") / "cost.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"seconds_per_step": 0.5, "peak_memory_bytes": 1e9, "seconds": 8.0, "seconds_per_second": its.speed}
+        path.write_text(json.dumps(facts))
+
+    def through(place, document, stages, name):
+        its.through.append(*stages)
+        for stage in its.ran:
+            cost(stage)
+        for name, content in {
+            "metrics/evaluate/tiny.json": "{}",
+            "metrics/train/tiny.json": "{}",
+            "plots/loss/train_tiny.csv": "step,loss/valid\n1,0.5\n",
+            "report/tiny/scores.json": "{}",
+            "report/tiny/sounds.csv": "",
+        }.items():
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name).write_text(content)
+
+    def repro(place, stage, say, force):
+        assert force
+        its.forced.append(stage)
+        cost(stage)
+
+    monkeypatch.setattr(bakeoff_runs, "through", through)
+    monkeypatch.setattr(bakeoff_runs.dvc, "repro", repro)
+    return its
+
+
+def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp_path) -> None:
+    results = tmp_path / "results"
+
+    def measure(*more: str) -> dict[str, dict[str, float]]:
+        (entrant,), _ = entrants.entrants(ROOT, the_plan(), more, ["rave"])
+        return bakeoff_runs.measure(tmp_path, ROOT, results, entrant)
+
+    found = measure()
+    assert workspace.forced == ["autoencoder@rave", "train@rave"]
+    assert {facts["seconds_per_step"] for facts in found.values()} == {0.5}
+    workspace.forced.clear()
+    assert measure("rave.generate.count=3", "evaluate.embedders=[tagger]") == found  # neither changes a training
+    assert workspace.forced == []
+    workspace.ran = {"autoencoder@rave", "train@rave"}
+    measure("rave.train.batch_size=3")
+    assert workspace.forced == []
+    assert len(workspace.through) == 4
+
+
+def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
+    its = tmp_path / "results" / "runs" / "tiny-0"
+
+    def run(seed: int, **section: int) -> float:
+        document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": section}
+        return bakeoff_runs._run(tmp_path, document, "tiny", seed, ["train"], its)["seconds_per_second"]
+
+    workspace.ran = {"generate@tiny", "train@tiny"}
+    assert run(0) == 2.0
+    workspace.ran, workspace.speed = set(), 9.0  # what another seed left in the workspace
+    assert run(0) == 2.0
+    assert json.loads((its / "run.json").read_text())["took"]["training"] == 8.0
+    assert workspace.forced == []
+    assert run(0, count=3) == 9.0  # from the cache, and never made here
+    assert workspace.forced == ["generate@tiny"]
+
+
+def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no sounds to score"):
+        bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
+    for suffix in ("wav", "flac"):
+        soundfile.write(tmp_path / "empty" / f"a.{suffix}", [0.0] * 100, 16_000)
+    with pytest.raises(UserError, match="differ in their suffix alone"):
+        bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
+    (tmp_path / "empty" / "a.flac").unlink()
+    bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
+    with pytest.raises(UserError, match="tango is a family"):
+        bakeoff._check(ROOT, {"tango": tmp_path / "empty"})
+    with pytest.raises(SystemExit):
+        bakeoff.main(["--extra", f"mine={tmp_path}", "--extra", f"mine={tmp_path}"])
+
+
+def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
+    rows = [Row(name, scores={"fad": Score(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
+    variants = {"ddpm_mel": "default", "projected_gan": "one_bar"}
+    variant, (first, second) = bakeoff._apart(rows, variants)
+    assert (variant, first) == ("default", rows[0])
+    assert second.scores["fad"].unranked == "measured against clips of `one_bar`, the others of `default`"
+    assert bakeoff._apart(rows[1:], variants) == ("one_bar", rows[1:])
+
+
+def test_sounds_of_earlier_corpora_are_removed(tmp_path) -> None:
+    for name in ("tiny-0", "tiny-1", "gone-0"):
+        (tmp_path / name / "generated").mkdir(parents=True)
+    bakeoff._clear(tmp_path, {"tiny-0"})
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-0"]
+
+
+@pytest.mark.slow(minutes=3)
+def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_row_only(
+    graph_copy: Path, tracked: None, tmp_path: Path, prefect_server: str
+) -> None:
+    project = graph_copy
+    (project / "conf" / "bakeoff.yaml").write_text(
+        'title: Three families\noverrides: ["{family}.generate.count=4", "{family}.generate.codec_count=2"]\nfamilies: {}\n'
+    )
+    mine = tmp_path / "mine"
+    shutil.copytree(project / "data" / "generated" / "ddpm_mel", mine)
+    families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
+    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={mine}"]
+    variables = environment(tmp_path, prefect_server)
+    workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"
+
+    measured = results / "measured" / "ddpm_mel.json"
+    moments = (
+        lambda: (workspace / "data/models/ddpm_mel").exists(),  # timed, and most likely not kept yet
+        lambda: measured.exists() and "evaluate@ddpm_mel" in (workspace / LOG).read_text(),
+    )
+    for moment in moments:
+        killed = subprocess.Popen(command, cwd=project, env=variables, stdout=subprocess.DEVNULL)
+        wait_for(moment, seconds=400)
+        killed.kill()
+        killed.wait()
+        wait_for(lambda: not locks.holders(workspace), seconds=60)
+    before = measured.read_bytes()
+
+    done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert measured.read_bytes() == before
+    table = json.loads((results / "table.json").read_text())
+    rows = {row["name"]: row for row in table["rows"]}
+    assert set(rows) == {"ddpm_mel", "waveform_unet", "diffusion_ae", "upsampler", "mine"}
+    assert "none at all" in rows["diffusion_ae"]["why_not"]
+    assert rows["upsampler"]["why_not"] == "makes no sound from a request"
+    for family in ("ddpm_mel", "waveform_unet"):
+        row = rows[family]
+        assert row["why_not"] is None
+        assert row["scores"]["mmd"]["total"]["low"] < row["scores"]["mmd"]["total"]["high"]
+        assert row["seconds_per_second"] > 0
+        assert row["peak_memory_bytes"] > 2**27
+        (part,) = row["parts"]
+        assert part["minutes"] == pytest.approx(0.02, rel=0.5)
+        timed = json.loads((results / "measured" / f"{family}.json").read_text())["measured"]["train"]["seconds_per_step"]
+        took = json.loads((results / "runs" / f"{family}-0" / "run.json").read_text())["took"]
+        assert took["training"] <= took["seconds"]
+        assert part["minutes"] == pytest.approx(part["steps"] * timed / 60)
+        if part["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
+            real = json.loads((workspace / "data" / ".work" / f"train-{family}" / "cost.json").read_text())
+            assert 0.2 < timed / real["seconds_per_step"] < 5  # whose looks are among its steps
+        assert json.loads((workspace / f"data/metrics/train/{family}.json").read_text())["steps"] == part["steps"]
+    assert rows["mine"]["scores"]["mmd"]["total"]["value"] > 0
+    assert {(one["metric"], one["a"], one["b"]) for one in table["differences"]} >= {("mmd", "ddpm_mel", "waveform_unet")}
+    assert table["verdict"].startswith("For quality take ")
+    assert done.stdout.rstrip().endswith(table["verdict"])
+    assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
+    page = (results / "index.html").read_text()
+    assert table["verdict"] in page
+    assert page.count("<audio") >= 4 * 4  # real sounds, both families, and mine; codecs besides
+
+    again = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
+    assert "  ran," not in again.stdout, again.stdout
+    assert json.loads((results / "table.json").read_text())["rows"] == table["rows"]
+    flow_run = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", flows={"name": {"any_": ["bakeoff"]}}, limit=1)[0]
+    artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
+    assert {"bakeoff", "bakeoff-figure"} <= {artifact["key"] for artifact in artifacts}
+    ours = next(run for run in runs(project) if run.info.run_name == "bakeoff")
+    assert ours.data.metrics["ddpm_mel.mmd"] == pytest.approx(rows["ddpm_mel"]["scores"]["mmd"]["total"]["value"])
+
+    shutil.rmtree(results / "measured")  # as docs/sweeps.md says; DVC has the timed training in its cache
+    command[command.index(families)] = "ddpm_mel"
+    once_more = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
+    rows = {row["name"]: row["why_not"] for row in json.loads((results / "table.json").read_text())["rows"]}
+    assert rows == {"ddpm_mel": None, "mine": None}, once_more.stdout
