@@ -17,6 +17,7 @@ MEASUREMENTS = (
     "tango_loop",
     "diffwave",
     "waveform",
+    "rave",
     "embedding",
     "distances",
     "evaluation_memory",

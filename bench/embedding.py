@@ -21,10 +21,10 @@ import numpy as np
 
 from bench import measure, recordings, references
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
-from soundmill import shards
+from soundmill import pretrained, shards
 from soundmill.audio.flac import encode_flac
 from soundmill.decoding.decode import read_mono
-from soundmill.evaluation import features, weights
+from soundmill.evaluation import features
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SECONDS = 5
@@ -41,7 +41,7 @@ class Bench(features.Judge):
 
     @property
     def weights(self) -> str:
-        return weights.digest(self.path)
+        return pretrained.digest(self.path)
 
     def unavailable(self) -> None:
         return None
@@ -97,7 +97,7 @@ def main() -> None:
             for name in references.PACKAGES
         ]
         more: dict[str, Any] = {}
-        yamnet = Path(os.environ.get(weights.VARIABLE) or YAMNET) / weights.REGISTRY["yamnet"].file
+        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / pretrained.REGISTRY["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
             alone = measure.in_turns({"yamnet": noted("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)

@@ -18,9 +18,9 @@ from bench import measure
 from bench.checkout import Usage, run
 from bench.measure import ROOT, WORKERS, Target
 from bench.scale import soundmill
-from soundmill import params
+from soundmill import params, pretrained
 from soundmill.audio.flac import encode_flac
-from soundmill.evaluation import scores, weights
+from soundmill.evaluation import scores
 
 RATE = 16_000
 SECONDS = 1.5
@@ -33,11 +33,11 @@ def main() -> None:
     parser = measure.parser(__doc__, reference=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 5_000, 10_000], help="numbers of generated sounds")
     args = parser.parse_args()
-    models = Path(os.environ.get(weights.VARIABLE) or MODELS)
-    if not (models / weights.REGISTRY["yamnet"].file).is_file():
-        print(f"evaluation_memory is left out: no {models / weights.REGISTRY['yamnet'].file}")
+    models = Path(os.environ.get(pretrained.VARIABLE) or MODELS)
+    if not (models / pretrained.REGISTRY["yamnet"].file).is_file():
+        print(f"evaluation_memory is left out: no {models / pretrained.REGISTRY['yamnet'].file}")
         return
-    os.environ[weights.VARIABLE] = str(models.resolve())
+    os.environ[pretrained.VARIABLE] = str(models.resolve())
     streamed: dict[int, Usage] = {}
     whole: dict[int, Usage] = {}
     with measure.workplace(args.work) as place:

@@ -50,7 +50,7 @@ def main() -> None:
     from soundmill.models import checkpoint, generation, registry
 
     model = registry.family("tango").load(args.checkpoint)
-    rate = model.autoencoder.spec.sample_rate
+    rate = model.sample_rate
     asked = prompts(args.reference, args.sounds)
     waves = {REAL: real_waves(args.reference, asked)}
     waves[CODEC] = through_codec(model, waves[REAL])
