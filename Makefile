@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-bench fuzz attack browse run server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test test-bench fuzz attack browse run bakeoff server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,7 +34,11 @@ browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5
 
 run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango
 	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${MODEL:+--model "$$MODEL"}
-export CORPUS MODEL
+
+bakeoff: $(VENV)/.installed  ## which model is best for your sounds: make bakeoff CORPUS=DIR MINUTES=20 (FAMILIES=a,b SEEDS=0,1 EXTRA=name=DIR)
+	@$(BIN)/soundmill bakeoff $${CORPUS:+"$$CORPUS"} $${MINUTES:+--minutes "$$MINUTES"} $${FAMILIES:+--families "$$FAMILIES"} \
+		$${SEEDS:+--seeds "$$SEEDS"} $${EXTRA:+--extra "$$EXTRA"}
+export CORPUS MODEL MINUTES FAMILIES SEEDS EXTRA
 
 server: $(VENV)/.installed  ## a Prefect server on http://127.0.0.1:4200
 	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server start --host 127.0.0.1
@@ -58,6 +62,7 @@ bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more 
 	@$(BIN)/python -m bench.incremental --clips 20000 --form youtube
 	@$(BIN)/python -m bench.picture
 
+comma := ,
 # Everything is pinned by constraints.txt; the stamps make a second call instant. uv takes a fifth of pip's time; where it cannot be had, or
 # cannot reach what pip's own settings name, pip does it.
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
@@ -65,7 +70,8 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 	|| $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.$(1)'
 
 $(VENV)/.test: $(VENV)/.installed
-	@$(call install,[test])
+	@$(call install,[test$(comma)export])
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt nn_tilde cached-conv
 	@touch $@
 
 # What is measured against is no dependency of the project.

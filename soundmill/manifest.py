@@ -17,6 +17,7 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
 # beside the sounds of a family: which made them, whether they are its reconstructions, and the embedders it was trained against
+TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; of a sound there, what it was made of
 ABOUT_SOUNDS = "about.json"
 
 # One row per usable recording. `path` is for people (escaped), `raw_path` opens the file; both relative to the corpus.
@@ -63,6 +64,23 @@ SEGMENTS = pa.schema(
         ("num_samples", pa.int64()),
         ("pad_samples", pa.int64()),
         ("recording_samples", pa.int64()),  # of the whole recording, as planned: the decoder is held to it
+    ]
+)
+
+# One row per loop: whole bars of a recording, stretched, and how their tempo was found. These shards are a corpus of their own.
+LOOPS = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("audio", AUDIO),
+        ("path", pa.string()),
+        ("bpm", pa.float64()),  # of the recording
+        ("found_by", pa.string()),  # name | length | onsets
+        ("named_bpm", pa.float64()),  # what its name says, be it wrong; null: nothing
+        ("start", pa.float64()),  # of the first bar, in seconds of the recording
+        ("bars", pa.int64()),
+        ("stretch", pa.float64()),  # how many times as long as it was
+        ("confidence", pa.float64()),  # strength of the pulse at this tempo, 1 where every beat sounds like the one before
+        ("digest", pa.string()),
     ]
 )
 
@@ -136,6 +154,8 @@ CATALOG = pa.schema(
         ("recording_id", pa.string()),
         ("source", pa.string()),
         ("start", pa.float64()),
+        ("seconds", pa.float64()),  # of the recording, without padding
+        ("digest", pa.string()),  # as in CLIPS
         ("shard", pa.int32()),
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
@@ -145,6 +165,9 @@ CATALOG = pa.schema(
         ("group", pa.string()),  # of recordings that never part: a YouTube video, a Freesound original; null: the recording alone
     ]
 )
+
+# In the metadata of a CATALOG: a JSON list of the clips that are left out for their labels (`catalog.only`) alone.
+LEFT_OUT = b"left_out"
 
 # One row per recording: its split in every variant of clips, and what of it is left out as a copy of what another split has.
 RECORDING_SPLITS = pa.schema(
@@ -201,6 +224,8 @@ LATENTS = pa.schema(
         ("clip_id", pa.string()),
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
+        ("first", pa.string()),  # of a mix, as in MIXES; null: a clip
+        ("second", pa.string()),
         ("posterior", pa.binary()),
         ("channels", pa.int32()),
         ("frames", pa.int32()),
@@ -208,6 +233,22 @@ LATENTS = pa.schema(
         ("digest", pa.string()),
     ]
 )
+
+# In the directory of a checkpoint, autoencoder, vocoder or tagger: one row per clip that its weights were trained on, alone or in a
+# mix. So it is known wherever the directory is copied to, and when `data/` is another by then.
+TRAINED_ON = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("recording_id", pa.string()),  # this and the following as in CATALOG; null where the catalog did not have the clip
+        ("source", pa.string()),
+        ("start", pa.float64()),
+        ("seconds", pa.float64()),
+        ("digest", pa.string()),
+        ("mix", pa.string()),  # the mix that it was heard in; null: alone
+        ("earlier", pa.bool_()),  # in a training that this one started from
+    ]
+)
+TRAINED_ON_FILE = "trained_on.parquet"
 
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 

@@ -67,7 +67,8 @@ def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
     if chosen and document["vocoder"] and not document["vocoder_families"]:
         raise UserError(
             f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/ "
-            "(`hifigan` and `diffwave` are for `ddpm_mel` and `tango`, `audioldm` is for `tango`), or add such a family to model="
+            "(`hifigan` and `diffwave` are for `ddpm_mel`, `projected_gan` and `tango`, `audioldm` is for `tango`), or add "
+            "such a family to model="
         )
 
 

@@ -18,6 +18,7 @@ import importlib
 import inspect
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -38,6 +39,7 @@ Output = Annotated[Path, "output"]
 Shown = Annotated[Path, "shown"]  # an output that only shows the others: it is made after them, by Context.show
 
 WORK = Path("data/.work")  # below the project root; not an output, never in DVC
+COST = "cost.json"  # in a stage's directory there: what its last run took
 PROGRESS_SECONDS = 30.0  # between lines that tell how far a stage is
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts its copies of the project
 
@@ -60,6 +62,7 @@ class Context:
     quarantine: list[dict[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
     shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)  # what it took, for the run and COST: `seconds_per_step`
 
     def show(self, what: str, make: Callable[[], object]) -> None:
         """Make pictures, pages and sounds after all outputs and metrics are written.
@@ -235,7 +238,12 @@ def _main(
         with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
             home = project_home(root)
             ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
+            begun = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)
+            ctx.cost |= {
+                "seconds": time.monotonic() - begun,
+                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
             lifetime.die_if_dvc_did()
             for port in (port for port in finals if ports[port] == "output"):
                 if not staged[port].exists():
@@ -251,7 +259,9 @@ def _main(
                 text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
                 disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
-            tracked.log_metrics_tree({**metrics, "damaged": len(ctx.damaged)} if ctx.damaged else metrics)
+            damaged = {"damaged": len(ctx.damaged)} if ctx.damaged else {}
+            tracked.log_metrics_tree({**metrics, **damaged, "cost": ctx.cost})
+            disk.write_atomically(work / COST, lambda path: path.write_text(json.dumps(ctx.cost), encoding="utf-8"))
             _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
         _remove_stale(work, kept)
 

@@ -16,7 +16,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the autoencoder, its curve (no point if it was loaded) and a picture of clips beside what it makes of them."""
     made = registry.codec(params.kind).make(params, ctx, clips, mels, catalog)
-    return publish(made, ctx, autoencoder, curves, grid)
+    return publish(made, params, ctx, catalog, autoencoder, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

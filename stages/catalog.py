@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ def run(
     table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, assigned, quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
-    everything = table.num_rows
+    everything = set(table["clip_id"].to_pylist())
     table = _with_labels(table, params.only)
-    with shards.ShardWriter(catalog, manifest.CATALOG) as writer:
+    left_out = sorted(everything - set(table["clip_id"].to_pylist()))
+    schema = manifest.CATALOG.with_metadata({manifest.LEFT_OUT: json.dumps(left_out)}) if left_out else manifest.CATALOG
+    with shards.ShardWriter(catalog, schema) as writer:
         writer.write_table(table)
 
     orphans = table.filter(pc.equal(pc.list_value_length(table["captions"]), 0))["clip_id"].to_pylist()
@@ -59,7 +62,7 @@ def run(
     _say_gaps(ctx.name, described.missing, orphans)
     return {
         "clips": table.num_rows,
-        "left_out": everything - table.num_rows,
+        "left_out": len(left_out),
         "rejected": described.rejected,
         "duplicates_dropped": len(copies),
         "matched": described.matched,

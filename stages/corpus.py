@@ -1,67 +1,115 @@
-"""Make the embedded corpus: synthesised recordings under AudioCaps names, their csv files, and the tables the pipeline reads."""
+"""Make an embedded corpus: synthesised recordings with their metadata, and the tables the pipeline reads.
+
+`synthetic` has events under AudioCaps names and captions, `loops` has loops whose tempo is known.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import audiocaps, inventory, synthetic
+from soundmill.corpora import audiocaps, audiofolder, inventory, loop_corpus, synthetic
+from soundmill.corpora import forgotten as lists
 from soundmill.params import Seconds, Seed, StageParams
 
 CSV_FILES = ("train.csv", "val.csv", "test.csv", "labels.csv")
+LOOPS_CSV = "metadata.csv"
 
 
 class CorpusParams(StageParams):
-    format: Literal["synthetic"]
+    format: Literal["synthetic", "loops"]
     path: None
-    embedded: list[Literal["synthetic"]] = Field(min_length=1, max_length=1)
+    embedded: list[Literal["synthetic", "loops"]] = Field(min_length=1, max_length=1)
     external: list[str] = Field(max_length=0)
     shards: int = Field(ge=1, le=4096)
     recordings: int = Field(ge=synthetic.MIN_RECORDINGS, le=10_000)
-    valid_fraction: float = Field(ge=0, lt=1, description="share of the recordings that is held out for validation; at least 4")
+    valid_fraction: float = Field(
+        ge=0, lt=1, description="share of the recordings that is held out for validation; of events at least 4"
+    )
     test_fraction: float = Field(ge=0, lt=1, description="and for the test")
-    window_seconds: Seconds = Field(ge=1, description="one caption per window: the segment stage's clip_seconds")
-    min_seconds: Seconds
+    window_seconds: Seconds | None = Field(
+        ge=1, description="one caption per window, the segment stage's clip_seconds; of loops null"
+    )
+    min_seconds: Seconds | None
     seed: Seed
 
     @model_validator(mode="after")
-    def _windows_are_longer(self) -> CorpusParams:
-        if self.min_seconds > self.window_seconds:
+    def _consistent(self) -> CorpusParams:
+        windows = (self.window_seconds, self.min_seconds)
+        if self.embedded != [self.format]:
+            raise ValueError(f"embedded must be [{self.format}], the format")
+        if (windows.count(None), self.format) not in ((0, "synthetic"), (2, "loops")):
+            raise ValueError("window_seconds and min_seconds are for `synthetic`, and null for `loops`")
+        if self.format == "synthetic" and self.min_seconds > self.window_seconds:
             raise ValueError("min_seconds must not exceed window_seconds")
         return self
 
 
-def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
-    """Render every planned recording, write the csv files, and read them back by the AudioCaps adapter like anybody's corpus."""
-    fractions = params.valid_fraction, params.test_fraction
-    planned = synthetic.plan(params.recordings, *fractions, params.window_seconds, params.min_seconds, params.seed)
-    jobs = [
-        shards.Job(recording.name, (recording, params.seed, params.window_seconds, params.min_seconds)) for recording in planned
-    ]
-    report = ctx.map_shards(synthetic.write_recording, jobs, corpus / "audio", unit="recording")
-    synthetic.write_csv(report.details, corpus)
+def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
+    """Render every planned recording, write its metadata, and read that back by an adapter like anybody's corpus.
 
+    What is `forgotten` is rendered too, for its digest tells it, and then removed.
+    """
+    planned, jobs = _planned(params)
+    make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
+    report = ctx.map_shards(make, jobs, corpus / "audio", unit="recording")
     files = inventory.take(corpus / "audio", ctx.workers)
-    files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
-    tables = audiocaps.read(files, params.shards)
-    tables.settle("synthetic")
+    left_out = lists.read(forgotten)
+    left_out.leave_out_files(files)
+    kept = _remove_others(corpus / "audio", planned, {file.path for file in files.audio})
+    if params.format == "loops":
+        loop_corpus.write_csv(kept, corpus / LOOPS_CSV)
+        files.metadata = {LOOPS_CSV.encode(): bytes(corpus / LOOPS_CSV)}
+        tables = audiofolder.read(files, params.shards)
+    else:
+        videos = {recording.video for recording in kept}
+        synthetic.write_csv((detail for detail in report.details if detail[1] in videos), corpus)
+        files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
+        tables = audiocaps.read(files, params.shards)
+    tables.settle(params.format)
+    left_out.leave_out_recordings(tables)
+    kept = _remove_others(corpus / "audio", kept, {row["path"] for row in tables.recordings})
     ctx.quarantine.extend(files.rejected + tables.rejected)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
+    labels = {label for rows in (tables.captions, tables.recordings) for row in rows for label in row["labels"]}
     return {
         "recordings": len(tables.recordings),
-        "seconds": round(sum(recording.seconds for recording in planned), 1),
+        "seconds": round(sum(recording.seconds for recording in kept), 1),
         "captions": len(tables.captions),
-        "labels": len({label for row in tables.captions for label in row["labels"]}),
+        "labels": len(labels),
         "splits": Counter(row["split"] for row in tables.recordings),
-        "formats": Counter(recording.extension for recording in planned),
+        "formats": Counter(recording.extension for recording in kept),
         "collisions": len(tables.collisions),
         "collisions_first": tables.collisions[:20],
         **tables.counts,
     }
+
+
+Planned = list[synthetic.Recording] | list[loop_corpus.Loop]
+
+
+def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
+    """The recordings, and the work of making each."""
+    fractions = params.valid_fraction, params.test_fraction
+    if params.format == "loops":
+        loops = loop_corpus.plan(params.recordings, *fractions, params.seed)
+        return loops, [shards.Job(loop.name, (loop, params.seed)) for loop in loops]
+    planned = synthetic.plan(params.recordings, *fractions, params.window_seconds, params.min_seconds, params.seed)
+    given = params.seed, params.window_seconds, params.min_seconds
+    return planned, [shards.Job(recording.name, (recording, *given)) for recording in planned]
+
+
+def _remove_others(audio: Path, planned: Planned, names: set[str]) -> Planned:
+    """Remove the files that are not among `names`; returns the recordings that stay."""
+    for recording in planned:
+        if recording.name not in names:
+            (audio / recording.name).unlink()
+    return [recording for recording in planned if recording.name in names]
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any], clips: Path) -> None:
     """The page, the picture, what was scored, and the sounds as files, each beside its reference."""
-    for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex"):
+    for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
         ctx.tracking.log_file(report / name, "report")
     ctx.tracking.log_figure(report / "scores.png", "scores.png")
     ctx.tracking.log_dataset(

@@ -38,9 +38,9 @@ def run(
         rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "captions"]).to_pylist()
     else:
         rows = [
-            {"clip_id": row["clip_id"], "split": "train", "captions": [row["caption"]]}
+            {**row, "split": "train", "captions": [row.pop("caption")]}
             for path in shards.shard_paths(audio)
-            for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "caption"])
+            for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "caption", "first", "second"])
         ]
     known = {row["clip_id"]: row for row in rows}
     codec = read_codec(autoencoder)

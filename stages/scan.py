@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, manifest, shards, stage
+from soundmill.corpora import forgotten as lists
 from soundmill.corpora import inventory, registry, union
+from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
 TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # how many of each the metrics name; `soundmill corpus check` names all
 
 
-def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[str, Any]:
-    """Write the tables of recordings and captions; what cannot be a recording goes to quarantine, unopened.
+def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
+    """Write the tables of recordings and captions; what cannot be a recording, or is `forgotten`, goes to quarantine, unopened.
 
     It runs in every `dvc repro`: where no file is another than the last time, its tables are linked, and no run is recorded.
     """
-    sources = [_take(directory, params, ctx) for directory in directories(params, ctx.home)]
-    kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources])
+    left_out = lists.read(forgotten)
+    sources = [_take(directory, params, left_out, ctx) for directory in directories(params, ctx.home)]
+    kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources], left_out.identity())
     corpus.mkdir(parents=True)
     try:
         outcome = shards.unseal((kept / "outcome.json").read_bytes())
@@ -41,7 +44,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output) -> dict[st
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.begin()
-        rejected, metrics = _write_tables(params, sources, corpus)
+        rejected, metrics = _write_tables(params, sources, left_out, corpus)
         outcome = {"rejected": rejected, "metrics": metrics}
         _keep(outcome, corpus, kept)
     ctx.quarantine.extend(outcome["rejected"])
@@ -67,7 +70,9 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
 
 
-def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
+def _write_tables(
+    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Read captions and labels, write the tables; returns what was rejected, and the metrics."""
     parts = []
     for source in sources:
@@ -75,6 +80,7 @@ def _write_tables(params: ScanParams, sources: list[Source], corpus: Path) -> tu
             tables = registry.read(source.format, source.inventory, params.shards)
         parts.append(union.Part(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
+    left_out.leave_out_recordings(tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
     return files.rejected + tables.rejected, {
@@ -123,7 +129,7 @@ class Source:
     inventory: inventory.Inventory
 
 
-def _take(directory: Directory, params: ScanParams, ctx: stage.Context) -> Source:
+def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> Source:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
             files = inventory.take(
@@ -135,6 +141,7 @@ def _take(directory: Directory, params: ScanParams, ctx: stage.Context) -> Sourc
                 progress=tick,
             )
         files.check_not_empty()
+        left_out.leave_out_files(files)
     return Source(directory.name, directory.format, directory.weight, files)
 
 

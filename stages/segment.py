@@ -12,23 +12,32 @@ import pyarrow as pa
 from soundmill import manifest, shards, stage
 from soundmill.audio import segment
 from soundmill.audio.resample import resampled_length
+from soundmill.corpora import forgotten as lists
 from soundmill.corpora.clip_plan import ClipPlan
+from soundmill.corpora.forgotten import Stretch
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
 
-def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output) -> dict[str, Any]:
-    """Plan the cuts of every recording; one that cannot be decoded, or gives no clip, goes to quarantine with its reason."""
+def run(
+    params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output, forgotten: stage.Input = None
+) -> dict[str, Any]:
+    """Plan the cuts of every recording; one that cannot be decoded, or gives no clip, goes to quarantine with its reason.
+
+    So does every cut that has some of a stretch that is `forgotten`.
+    """
     table = corpus / "recordings.parquet"
     recordings = shards.read_table(table, manifest.RECORDINGS)
     if not recordings.num_rows:
         raise UserError(f"{table}: no recordings; put audio files where `corpus.path` in params.yaml points")
     sources = Sources.of(corpus, ctx.root, ctx.home)
-    jobs = [
-        shards.Job(shards.shard_name(shard), (rows, sources, params), rows.num_rows, shards.table_digest(rows.select(KEY)))
-        for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items()
-    ]
+    left_out = lists.read(forgotten)
+    jobs = []
+    for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items():
+        stretches = left_out.stretches(rows.select(["recording_id", "digest"]).to_pylist()) if left_out.entries else {}
+        key = shards.digest(shards.table_digest(rows.select(KEY)), stretches)
+        jobs.append(shards.Job(shards.shard_name(shard), (rows, sources, params, stretches), rows.num_rows, key))
     report, plans = ctx.make_shards(plan_shard, jobs, "plans", unit="recording")
     reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
@@ -50,6 +59,7 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
         "seconds": report.counts["samples"] / params.sample_rate,
         "padded_clips": report.counts.get("padded_clips", 0),
         "dropped_remainders": report.counts.get("dropped_remainders", 0),
+        "forgotten_clips": report.counts.get("forgotten_clips", 0),
         "dropped_seconds": report.counts.get("dropped_samples", 0) / params.sample_rate,
         "renamed_clips": names.renamed,
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
@@ -57,11 +67,19 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
 
 
 def plan_shard(
-    recordings: pa.Table, sources: Sources, params: ClipPlan, output: Path, previous: Path | None = None
+    recordings: pa.Table,
+    sources: Sources,
+    params: ClipPlan,
+    stretches: dict[str, list[Stretch]],
+    output: Path,
+    previous: Path | None = None,
 ) -> shards.Report:
-    """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have."""
+    """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have.
+
+    Cuts that have some of these `stretches` (by recording) are left out.
+    """
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
-        rows = [(row, _key(row)) for row in recordings.to_pylist()]
+        rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
         places = (
             sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
             for row, key in rows
@@ -71,21 +89,22 @@ def plan_shard(
             for row, key in rows:
                 if not writer.copy(key):
                     with writer.item(key) as report:
-                        _plan(row, next(opened), params, writer, report)
+                        _plan(row, next(opened), params, stretches.get(row["recording_id"], []), writer, report)
     return writer.report
 
 
 KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # of a recording: what its cuts are made from
 
 
-def _key(recording: dict[str, Any]) -> str:
-    return shards.digest(*(recording[name] for name in KEY))
+def _key(recording: dict[str, Any], stretches: list[Stretch]) -> str:
+    return shards.digest(*(recording[name] for name in KEY), stretches)
 
 
 def _plan(
     row: dict[str, Any],
     recording: decode.Recording | decode.DecodeError,
     params: ClipPlan,
+    stretches: list[Stretch],
     writer: shards.ItemWriter,
     report: shards.Report,
 ) -> None:
@@ -108,10 +127,12 @@ def _plan(
         report.reject(row["path"], error.reason, error.detail)
         return
     dropped = segment.dropped_samples(length, cuts)
+    if stretches:
+        cuts = _without(stretches, cuts, row["path"], params.sample_rate, report)
     report.count("recordings")
     report.count(probed.backend)
     report.count("clips", len(cuts))
-    report.count("samples", length - dropped)
+    report.count("samples", sum(cut.num_samples for cut in cuts))
     report.count("padded_clips", sum(cut.pad_samples > 0 for cut in cuts))
     report.count("dropped_remainders", int(dropped > 0))
     report.count("dropped_samples", dropped)
@@ -133,6 +154,22 @@ def _plan(
                 "recording_samples": length,
             }
         )
+
+
+def _without(
+    stretches: list[Stretch], cuts: list[segment.Cut], path: str, sample_rate: int, report: shards.Report
+) -> list[segment.Cut]:
+    """The cuts that have nothing of the stretches; the others are rejected, by recording and seconds."""
+    kept = []
+    for cut in cuts:
+        start, end = cut.start_sample / sample_rate, (cut.start_sample + cut.num_samples) / sample_rate
+        why = lists.reason_of(start, end, stretches)
+        if why is None:
+            kept.append(cut)
+        else:
+            report.reject(path, lists.REASON, f"{start:g} to {end:g} s: {why}")
+            report.count("forgotten_clips")
+    return kept
 
 
 def _check_form(probed: decode.Probe, params: ClipPlan) -> None:

@@ -21,6 +21,7 @@ from soundmill.training.tagger import (
     write_curve,
 )
 from soundmill.training.tagger_targets import Targets, caption_words, cluster, from_names
+from soundmill.training.trained_on import write_trained_on
 
 
 def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
     with ctx.progress(num_steps(params, len(usable["train"])), ctx.name, "step") as tick:
         net, curve = train_tagger(params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick)
     digest = save_tagger(net, params, spec, targets, tagger)
+    write_trained_on(tagger, catalog, usable["train"])
     write_curve(curve, curves)
     with torch_threads(params.threads):
         scores = {split: evaluate(net, log_mels, targets, usable[split]) for split in ("valid", "test")}

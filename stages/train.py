@@ -11,10 +11,18 @@ from soundmill.stage import Context, Input, Output, Shown
 
 
 def run(
-    params: StageParams, ctx: Context, inputs: Input, parts: Input, catalog: Input, model: Output, curves: Output, grid: Shown
+    params: StageParams,
+    ctx: Context,
+    inputs: Input,
+    parts: Input,
+    tagger: Input,
+    catalog: Input,
+    model: Output,
+    curves: Output,
+    grid: Shown,
 ) -> dict[str, Any]:
     """Train `--family` on its inputs, the training split of them; writes the checkpoint, its curve (CSV) and samples (PNG)."""
-    return training.run(ctx.family, params, ctx, inputs, parts, catalog, model, curves, grid)
+    return training.run(ctx.family, params, ctx, inputs, parts, tagger, catalog, model, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

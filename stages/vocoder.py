@@ -16,7 +16,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the vocoder, its curve (no point if it was loaded) and a picture of clips as it makes them."""
     made = registry.vocoder(params.kind).make(params, ctx, clips, mels, catalog)
-    return publish(made, ctx, vocoder, curves, grid)
+    return publish(made, params, ctx, catalog, vocoder, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from soundmill.shards.code import PACKAGES, ROOT, running
@@ -32,7 +33,7 @@ def families() -> list[Path]:
 EVERY_FAMILY = f"model=[{','.join(path.name for path in families())}]"  # of `soundmill params`
 
 
-def components_of(family: Path) -> set[str]:
-    """The components that a family's code imports, by name, with those that they import."""
-    used = running([module_name(source) for source in family.rglob("*.py")])
+def components_of(family: Path, by_name: Sequence[str]) -> set[str]:
+    """The components that a family's code imports or finds `by_name`, with those that they import."""
+    used = running([*(module_name(source) for source in family.rglob("*.py")), *by_name])
     return {component.name for component in packages(COMPONENTS) if any(path.is_relative_to(component) for path in used)}

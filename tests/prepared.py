@@ -13,6 +13,7 @@ from soundmill.audio import flac
 
 RATE = 16_000
 PLAN = {
+    "source": "corpus",
     "sample_rate": RATE,
     "channels": 1,
     "upsample": True,

@@ -22,7 +22,7 @@ def accepted(stage: str) -> type[params.StageParams]:
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
-@pytest.mark.parametrize("corpus", ["synthetic", "auto", "folder", "esc", "audiocaps", "union"])
+@pytest.mark.parametrize("corpus", ["synthetic", "loops", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"corpus={corpus}", f"scale={scale}"])
     where = f"{corpus}/{scale}"
@@ -35,6 +35,8 @@ def test_every_stage_accepts_every_choice(corpus, scale):
     for plan in document["clips"].values():
         params.parse(accepted("segment"), plan, where)
         params.parse(accepted("resample"), plan, where)
+    for loops in document["loops"].values():
+        params.parse(accepted("loops"), loops, where)
     for spec in document["spectrogram"].values():
         params.parse(accepted("spectrogram"), spec, where)
         assert spec["sample_rate"] == document["clips"][spec["clips"]]["sample_rate"]
@@ -58,9 +60,9 @@ def test_text_encoders_are_chosen_by_name(name):
 def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     """Of the other families for none; AudioLDM's is for its own log-mels."""
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"vocoder={name}"])
-    wanted = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, {"ddpm_mel", "tango"})
+    wanted = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, {"ddpm_mel", "projected_gan", "tango"})
     assert set(document["vocoder_families"]) == wanted
-    kinds = {family: document["families"][family]["components"]["vocoder"] for family in ("ddpm_mel", "tango")}
+    kinds = {family: document["families"][family]["components"]["vocoder"] for family in ("ddpm_mel", "projected_gan", "tango")}
     assert kinds == {family: document["vocoder"]["kind"] if family in wanted else "griffin_lim" for family in kinds}
     assert document["tango"]["train"]["sampling"]["vocoder"] == ("trained" if "tango" in wanted else "griffin_lim")
     if wanted:

@@ -126,7 +126,7 @@ def command_faults(line: str) -> list[str]:
     faults += [f"make {name}" for name in re.findall(r"(?:^|[;&] *)make ([a-z-]+)", line) if name not in targets]
     for words in re.findall(r"(?:^|[\s/])soundmill ((?:[^&;#|]|\|(?! ))+)", line):
         name, *rest = words.split()
-        if not re.fullmatch(r"[a-z]+", name):
+        if not re.fullmatch(r"[a-z][a-z-]*", name):
             continue
         group = any(command.startswith(f"{name} ") for command in commands())
         named = [f"{name} {word}" for word in rest[0].split("|") if word != "…"] if group and rest else [name]
@@ -155,7 +155,7 @@ def test_commands_that_docs_name_exist():
 
 def test_parameters_that_docs_name_exist():
     """What `soundmill params` is given composes; `section.key` in backticks is a key of params.yaml."""
-    choices = ([], ["corpus=auto"], ["waveform_unet=captions"], ["corpus=union", "scale=paper"])
+    choices = ([], ["corpus=auto"], ["waveform_unet=captions"], ["corpus=union", "scale=paper"], ["corpus=synthetic"])
     documents = [params.compose(ROOT / "conf", [EVERY_FAMILY, *choice]) for choice in choices]
 
     def is_key(name: str) -> bool:
@@ -203,8 +203,8 @@ def test_architecture_has_the_rooms_and_their_imports():
 
 
 def test_architecture_has_the_graph():
-    names = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.mel": "SPEC", "tagger.mel": "SPEC"}
-    names |= dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
+    names = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.tagger": "TAGGER", "item.mel": "SPEC", "tagger.mel": "SPEC"}
+    names |= {"item.source": "SOURCE"} | dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 
     def place(path: str, key: str) -> str:
         return re.sub(r"\$\{([^}]+)\}", lambda match: {"key": key, **names}[match[1]], path)
@@ -212,8 +212,12 @@ def test_architecture_has_the_graph():
     stages = {}
     for name, entry in DVC.items():
         stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")
-        key = {"spectrogram": "SPEC", "clips": "VARIANT"}.get(over, "FAMILY")
-        reads = {place(dep, key) for dep in stage["deps"] if dep.startswith(("data/", "${item.inputs}", "${item.parts}"))}
+        key = {"spectrogram": "SPEC", "clips": "VARIANT", "loops": "VARIANT"}.get(over, "FAMILY")
+        reads = {
+            place(dep, key)
+            for dep in stage["deps"]
+            if dep.startswith(("data/", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml"))
+        }
         stages[name] = (over, reads, {place(out, key) for out in stage["outs"] if isinstance(out, str)})  # no curve
     documented = {
         spans(name)[0]: ("".join(spans(over)), set(spans(reads)), set(spans(writes)))

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from soundmill import experiments, manifest, params, tracking
 from tests import chromium
 from tests.checkouts import BIN, dvc
+from tests.commands.running import soundmill
 from tests.prepared import json_lines
 from tests.test_code import installed
 
@@ -92,6 +93,7 @@ families:
     clips: default
     inputs: data/clips/default
     parts: data/clips/default
+    tagger: data/clips/default
     components: {source: waves, codec: waves, vocoder: waves, condition: waves}
 tiny_codec:
   train:
@@ -272,13 +274,19 @@ def test_its_pages_in_chromium(built_graph, tmp_path):
     with chromium.browser() as browser:
         report = chromium.draw(browser, built_graph / "data/report/ddpm_mel/index.html", tmp_path / "report.png")
         quality = chromium.draw(browser, built_graph / "data/quality/default.html", tmp_path / "quality.png")
+        done = soundmill("listen", "ddpm_mel", "tango", "-o", str(tmp_path / "listen.html"), cwd=built_graph)
+        assert done.returncode == 0, done.stderr
+        listen = chromium.draw(browser, tmp_path / "listen.html", tmp_path / "listen.png")
     assert "KL divergence" in report.text
     assert len(report.seconds) >= 4  # two generated sounds, each beside a real one
-    for page in (report, quality):
+    assert "kl_tagger" in listen.text
+    for page in (report, quality, listen):
         assert page.title
-        assert page.tables
         assert min(page.tables + page.images + page.seconds) > 0
+    assert report.tables
+    assert quality.tables
     assert report.images
+    assert listen.images
 
 
 @pytest.mark.slow(minutes=1)

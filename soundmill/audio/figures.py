@@ -82,6 +82,28 @@ def display_spec(sample_rate: int) -> MelSpec:
     return picture_spec(sample_rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
 
 
+def draw_beats(loops: Sequence[tuple[str, np.ndarray, int, float]], longest: float, beats: int) -> Figure:
+    """Loops (title, wave [T], its rate, seconds of a beat), `longest` seconds of each: where beats are, and bars of so many."""
+    from soundmill.drawing import Figure, shorten
+
+    columns = min(3, len(loops))
+    rows = math.ceil(len(loops) / columns)
+    figure = Figure(figsize=(4.2 * columns, 1.3 * rows + 0.5), layout="constrained")
+    for axis, (title, wave, rate, beat) in zip(figure.subplots(rows, columns, squeeze=False).flat, loops, strict=False):
+        size = min(len(wave), round(longest * rate))
+        seconds = np.arange(size) / rate
+        axis.plot(seconds, wave[:size], linewidth=0.3, color="#1c7ed6")
+        for number in range(int(size / rate / beat + 1e-6) + 1):
+            axis.axvline(number * beat, color="#c2255c", linewidth=1.4 if number % beats == 0 else 0.5)
+        axis.set_title(shorten(title, 44), fontsize=8)
+        axis.set(xlim=(0, size / rate), yticks=[])
+        axis.tick_params(axis="x", labelsize=7)
+    for axis in figure.axes[len(loops) :]:
+        axis.set_visible(False)
+    figure.supxlabel("seconds", fontsize=8)
+    return figure
+
+
 def draw_curves(curves: dict[str, list[tuple[float, float]]], heading: str) -> Figure:
     """Curves by name, of points (step, value), in one chart."""
     from soundmill.drawing import Figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -46,3 +47,19 @@ def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -
         return wave * np.float32(most), "changed"
     gain = 10 ** ((target - measured) / 20)
     return wave * np.float32(min(gain, most)), "limited" if gain > most else "changed"
+
+
+def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowest: float, most: float) -> list[float]:
+    """Gains in dB that bring sounds (wave [C, T], C at most 2, and its rate) to one loudness, as two loudspeakers play them.
+
+    That loudness is `target` LUFS, or what the sound with the highest peaks for its loudness can reach, but not below `lowest`.
+    What cannot be brought there by `most` dB, or without clipping, gets as much as it can; silence gets none.
+    """
+    measured = [integrated_loudness(np.broadcast_to(wave, (2, wave.shape[1])), rate) for wave, rate in sounds]
+    peaks = [float(np.abs(wave).max(initial=0.0)) for wave, _ in sounds]
+    room = [20 * math.log10(FULL_SCALE / peak) if peak else math.inf for peak in peaks]
+    reachable = [loudness + room for loudness, room in zip(measured, room, strict=True) if loudness > -math.inf]
+    common = max(lowest, min([target, *reachable]))
+    return [
+        min(common - loudness, room, most) if loudness > -math.inf else 0.0 for loudness, room in zip(measured, room, strict=True)
+    ]

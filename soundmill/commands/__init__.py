@@ -6,7 +6,20 @@ import errno
 
 import typer
 
-from soundmill.commands import clips, corpus, doctor, models, pipeline, recordings, scores, vocoders, weights
+from soundmill.commands import (
+    clips,
+    corpus,
+    doctor,
+    forget,
+    lineage,
+    listening,
+    models,
+    pipeline,
+    recordings,
+    scores,
+    vocoders,
+    weights,
+)
 from soundmill.commands.project import nearest_checkout, warn_of_leftovers
 from soundmill.errors import UserError
 
@@ -39,7 +52,7 @@ app = typer.Typer(
     help="From folders of recordings and captions to trained, measured audio-generation models. "
     "The pipeline itself runs by `make demo`, `dvc repro` or `make run CORPUS=DIR`; these commands are for everything around it.",
 )
-for group in (doctor, pipeline, models, recordings, vocoders, scores):
+for group in (doctor, pipeline, models, recordings, vocoders, scores, lineage, forget, listening):
     app.add_typer(group.app)
 app.add_typer(clips.app, name="clips")
 app.add_typer(corpus.app, name="corpus")

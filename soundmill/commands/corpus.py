@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Clips, Project, Split, check_apart, project_root, sample_rate_of, tables, writable_file
+from soundmill.commands.project import (
+    Clips,
+    Project,
+    Split,
+    check_apart,
+    progress_bar,
+    project_root,
+    sample_rate_of,
+    tables,
+    writable_file,
+)
 from soundmill.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Inspect a corpus before using it; only the outputs that you name are written.")
@@ -34,7 +43,6 @@ def check_corpus(
 ) -> None:
     """Tell what a corpus would give: coverage, missing clips, orphans, collisions, what is ambiguous or damaged."""
     from rich.console import Console
-    from tqdm import tqdm
 
     from soundmill.corpora import check
 
@@ -45,11 +53,11 @@ def check_corpus(
         raise UserError(f"{path}: would be written over; name another file")
     if missing:
         check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
-    with tqdm(desc="headers", unit="recording", disable=not (headers and sys.stderr.isatty())) as bar:
+    with progress_bar(None, "headers", "recording") as tick:
         if named:
-            report = check.check_params(path, headers, bar.update)
+            report = check.check_params(path, headers, tick)
         else:
-            report = check.check(path, format, headers, bar.update, follow_links)
+            report = check.check(path, format, headers, tick, follow_links)
     check.show(report, Console())
     if json:
         check.write_json(report, json)
@@ -73,12 +81,10 @@ def corpus_duplicates(
     """List files that are one sound twice, also after a gain, a shift, a cut, a resampling or a lossy coder."""
     import os
 
-    from tqdm import tqdm
-
     from soundmill.corpora import duplicates
 
-    with tqdm(desc="fingerprints", unit="file", disable=not sys.stderr.isatty()) as bar:
-        result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, bar.update, follow_links)
+    with progress_bar(None, "fingerprints", "file") as tick:
+        result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, tick, follow_links)
     for pair in result.pairs:
         typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
     if json:
@@ -106,15 +112,13 @@ def export_corpus(
     project: Project = None,
 ) -> None:
     """Write the prepared clips in another tool's format, so that the tool can be pointed at the directory."""
-    from tqdm import tqdm
-
     from soundmill import exports
 
     root = project_root(project)
     check_apart(directory, root)
-    with tqdm(desc=f"export {format}", unit="clip", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(None, f"export {format}", "clip") as tick:
         where, rate = tables(root, variant), sample_rate_of(root, variant)
-        result = exports.export(where, format, directory, rate, split=split, progress=bar.update)
+        result = exports.export(where, format, directory, rate, split=split, progress=tick)
     typer.echo(f"{directory}: {result.written} clips as {format}")
     if result.left_out:
         clip_id, reason = result.left_out[0]

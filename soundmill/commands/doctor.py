@@ -110,11 +110,11 @@ def _disk(root: Path) -> Finding:
 
 
 def _weights(root: Path) -> Finding:
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
-    missing = [name for name in weights.REGISTRY if weights.unavailable(name)]
-    here = [name for name in weights.REGISTRY if name not in missing]
-    present = f"{', '.join(here) or 'none'} in {weights.directory()}"
+    missing = [name for name in pretrained.REGISTRY if pretrained.unavailable(name)]
+    here = [name for name in pretrained.REGISTRY if name not in missing]
+    present = f"{', '.join(here) or 'none'} in {pretrained.directory()}"
     if not missing:
         return Finding("weights", "ok", present)
     remedy = f"`soundmill weights fetch {' '.join(missing)}`; without, scores are by {', '.join(['tagger', *here])} alone"

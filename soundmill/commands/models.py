@@ -1,4 +1,4 @@
-"""Commands about model families and trained checkpoints: list families, import published ones, generate."""
+"""Commands about model families and trained checkpoints: list families, import published ones, export, generate."""
 
 from __future__ import annotations
 
@@ -87,16 +87,70 @@ def import_weights(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A RAVE codec (data/rave/autoencoder), or a checkpoint with one (data/models/rave).")
+    ],
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming", help="For live use: TorchScript that remembers what it heard, as nn~ (Max, Pure Data) plays it."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="The file (default: CHECKPOINT's name with .ts, or .onnx).")
+    ] = None,
+) -> None:
+    """Write a RAVE codec for other programs: with --streaming for live use, else its decoder as ONNX (by the extra `export`).
+
+    A TorchScript file runs in plain torch, without Soundmill. Blocks are multiples of the samples of a latent. How late its sound
+    is, is printed.
+    """
+    from soundmill.models import live
+
+    codec = live.find(checkpoint)
+    path = output or Path(f"{checkpoint.resolve().name}{live.PUBLISHED if streaming else '.onnx'}")
+    if codec.phase == 1:
+        typer.echo("its training ended in phase 1: it has not met a discriminator, and sounds smoother than after phase 2")
+    if not streaming:
+        for name, sizes in live.export_onnx(path, codec).items():
+            typer.echo(f"{name}: {' × '.join(map(str, sizes))}")
+        typer.echo(path)
+        return
+    facts = live.export_streaming(path, codec)
+    late, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
+    ms = 1000 / rate
+    typer.echo(f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz), and a block: multiples of {block} ({block * ms:.1f} ms)")
+    typer.echo(f"methods forward, encode, decode; {facts['latents']} latents, one for each {block} samples")
+    typer.echo(path)
+
+
+@app.command()
 def generate(
     prompt: Annotated[
         list[str] | None,
         typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
     ] = None,
     family: FamilyName = None,
-    label: Annotated[list[str] | None, typer.Option(help="The same as a prompt. Without any: any sound.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The same as a prompt. Without any: any sound; of a GAN trained by label, each of one that its seed draws."
+        ),
+    ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
     settings: Settings = None,
+    psi: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=2, help="Truncation, of a GAN: less than 1 is purer and less varied; 0 is one sound for all seeds."
+        ),
+    ] = None,
+    bpm: Annotated[
+        float | None, typer.Option(min=30, max=300, help="Tempo of loops: each is stretched to it, its pitch stays.")
+    ] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, max=1000, help="How often each loop is played in its file.")] = None,
     best_of: Annotated[
         int,
         typer.Option(
@@ -107,7 +161,11 @@ def generate(
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
     project: Project = None,
 ) -> None:
-    """Make sounds from a trained checkpoint, with a picture of their spectrograms."""
+    """Make sounds from a trained checkpoint, with a picture of their spectrograms.
+
+    Loops (`projected_gan`) begin again where they end; `--bpm` and `--repeat` write them at a tempo, which is in each file's name
+    and where samplers look for it.
+    """
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import generation
 
@@ -119,8 +177,13 @@ def generate(
         if not prompts:
             raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
         choose = reranking.best_of(best_of)
-    made = number * best_of
-    for path in generation.generate_sounds(directory, prompts, made, seed, output, home, settings or [], choose):
+    looped = None
+    if bpm is not None or repeat is not None:
+        from soundmill.decoding.stretch import best_stretcher, stretch
+
+        looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, best_stretcher()))
+    sampled = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
+    for path in generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampled, choose, looped):
         typer.echo(path)
 
 

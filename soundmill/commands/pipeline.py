@@ -118,8 +118,55 @@ def run(
     raise typer.Exit(checkout.run_pipeline(workspace))
 
 
-def _survey(corpus: Path, document: dict[str, Any]) -> None:
-    """Say what is in a folder of recordings and what it will take; its format and path go into the parameters."""
+@app.command()
+def bakeoff(
+    corpus: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Parameters to change; those of a family's own section are for it alone.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of training, for each family.")] = 20.0,
+    families: Annotated[str, typer.Option(help="Only these, with commas between (`soundmill families` lists them).")] = "",
+    seeds: Annotated[str, typer.Option(help="Run each family with each of these, with commas between.")] = "0",
+    extra: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="A folder of anyone's WAV files, as one more row.")
+    ] = None,
+    project: Project = None,
+) -> None:
+    """Find out which method is best for your sounds: every family trains for equal minutes on the same recordings.
+
+    All are scored by the same protocol on the same test clips, with which differences are more than chance, the speed of each, and
+    whether more minutes would likely help. A family that cannot work with these recordings stands in the table with the reason. The
+    table, the figure and the page are in data/report/bakeoff/; a bake-off that was stopped goes on where it was.
+    """
+    import subprocess
+    import sys
+
+    from soundmill import params as parameters
+    from soundmill.models import registry
+
+    root = project_root(project)
+    chosen = []
+    if corpus:
+        document = parameters.compose(root / "conf", ["corpus=auto"])
+        count = len([name for name in families.split(",") if name.strip()]) or len(registry.FAMILIES)
+        _survey(corpus, document, 60 * minutes * count * len(seeds.split(",")))
+        quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
+        chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
+    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds]
+    named = (one.partition("=") for one in extra or [])
+    options += [f"--extra={name}{equals}{folder and Path(folder).absolute()}" for name, equals, folder in named]
+    command = [sys.executable, "-m", "flows.bakeoff", *chosen, *(overrides or []), *options]
+    raise typer.Exit(subprocess.run(command, cwd=root).returncode)
+
+
+def _survey(corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
+    """Say what is in a folder of recordings and what it will take; its format and path go into the parameters.
+
+    `training_seconds` None: what the document's families will take, by a few steps of each.
+    """
     from soundmill.corpora import survey
     from soundmill.models import cost
 
@@ -127,10 +174,11 @@ def _survey(corpus: Path, document: dict[str, Any]) -> None:
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = contents.format
     document["corpus"]["path"] = str(corpus.resolve())
-    clips = {
-        name: contents.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()
-    }
-    training_seconds = sum(cost.seconds(name, document, count, len(contents.labels)) for name, count in clips.items())
+    if training_seconds is None:
+        clips = {
+            name: contents.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()
+        }
+        training_seconds = sum(cost.seconds(name, document, count, len(contents.labels)) for name, count in clips.items())
     for line in contents.describe(document, training_seconds):
         typer.echo(line)
 

@@ -1,8 +1,11 @@
-"""Shared by the commands: the checkout that they work on, its tables, and where files may be written."""
+"""Shared by the commands: the checkout that they work on, its tables, where files may be written, and how work is counted."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -94,3 +97,12 @@ def check_apart(directory: Path, root: Path) -> None:
     for path in [*(root / path for path in paths), root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")
+
+
+@contextmanager
+def progress_bar(total: int | None, label: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """Counts up on the terminal, where there is one, unless it takes no time; bytes (`B`) in thousands, millions, …"""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", delay=0.5, disable=not sys.stderr.isatty()) as bar:
+        yield bar.update

@@ -1,8 +1,10 @@
-"""Commands that give recordings to a trained model: reconstruct, restyle, inpaint, upsample, interpolate."""
+"""Commands that give recordings to a trained model: reconstruct, transfer, restyle, inpaint, upsample, interpolate."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,7 @@ from soundmill.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from soundmill.models.transforming import Sounds, Spans
+    from soundmill.models.transforming import Spans
 
 app = typer.Typer()
 
@@ -53,6 +55,38 @@ def reconstruct(
     from soundmill.models import transforming
 
     _say(transforming.reconstruct(directory, _read(files, output), output, home, settings or []))
+
+
+@app.command()
+def transfer(
+    files: Files,
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            help="A RAVE codec (data/rave/autoencoder), a checkpoint with one (data/models/rave), or a published file (.ts)."
+        ),
+    ],
+    latent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Change a latent on the way: DIM=VALUE sets it, DIM=+VALUE adds to it, DIM=*VALUE multiplies it; may be "
+            "given several times. Latent 0 varies the most."
+        ),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run a .ts file: it is a program, by whoever made it.")] = False,
+    sample_rate: Annotated[int | None, typer.Option(min=1000, help="Of a .ts file that does not tell it.")] = None,
+    seed: RandomSeed = 0,
+    output: Output = Path("transferred"),
+) -> None:
+    """Give recordings the timbre of the sounds that a RAVE codec was trained on: through its latents and back.
+
+    Writes each as FILE.wav (16 bits) at the codec's rate, mono, what went in beside it as FILE-input.wav, and a picture of both.
+    """
+    from soundmill.models import live, transforming
+
+    edits = latent or []
+    source = live.read(checkpoint, edits, trust, sample_rate, seed)
+    _say(transforming.transfer(source, _read(files, output), output, checkpoint=checkpoint.name, latent=edits, seed=seed))
 
 
 @app.command()
@@ -102,10 +136,13 @@ def inpaint(
     """Make parts of recordings anew by a model, to go with what is kept. `--set resamples=3` takes longer and joins better.
 
     What is kept stays as it is, bit for bit in a recording of 16 bits at the model's rate and channels. Recordings that are longer
-    than the model makes go through it in windows, faded into one another; a kept part beyond a recording's end is an error.
+    than the model makes go through it in windows, each of which goes on from what the one before made; a kept part beyond a
+    recording's end is an error.
     Writes each as FILE.wav (16 bits) at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture.
     """
     spans = parse_spans(keep)
+    if any(setting.partition("=")[0].strip() == "keep" for setting in settings or []):
+        raise UserError("--set keep=…: --keep says what to keep")
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
@@ -139,9 +176,11 @@ def interpolate(
     first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed, as `generate --seed`'s first sound has, or a recording.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, as the first is.")],
     steps: Annotated[int, typer.Option(min=2, max=100, help="Sounds, both ends among them.")] = 8,
-    amount: Annotated[float, typer.Option(min=0, max=1, help="Of noise that mixed recordings take first, as `restyle`'s.")] = 0.5,
+    amount: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of noise that mixed recordings take first, as `restyle`'s (default: 0.5).")
+    ] = None,
     prompt: Prompts = None,
-    seed: RandomSeed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of that noise: same seed, same sounds (default: 0).")] = None,
     family: FamilyName = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
@@ -156,13 +195,15 @@ def interpolate(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    ends, sounds, more, seeds = (first, second), [], [], (seed, seed)
+    ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
     if all(re.fullmatch(r"\d{1,18}", end) for end in ends):
+        if amount is not None or seed is not None:
+            raise UserError("--amount and --seed are of recordings: from seed to seed no noise is added")
         seeds = int(first), int(second)
     else:
         paths = [Path(end) for end in ends]
         _refuse_overwriting(paths, [output / f"{step:02d}.wav" for step in range(steps)])
-        sounds, more = [(path.name, *_wave(path)) for path in paths], [f"amount={amount}"]
+        sounds, more = [(path.name, *_wave(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
@@ -190,14 +231,33 @@ def _span(text: str, where: str) -> tuple[float, float | None]:
     return float(match[1]), None if match[2] is None else float(match[2])
 
 
-def _read(files: list[Path], output: Path) -> Sounds:
+@dataclass(frozen=True)
+class Recordings(Mapping):
+    """Waves and rates by name, decoded when they are asked for: long recordings are never in memory together."""
+
+    paths: Mapping[str, Path]
+
+    def __getitem__(self, name: str) -> tuple[np.ndarray, int]:
+        return _wave(self.paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def _read(files: list[Path], output: Path) -> Recordings:
     """Recordings by the name of their results; what would overwrite one of them, or another's result, is a UserError."""
     results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
     repeated = sorted({path.name for path in results if results.count(path) > 1})
     if repeated:
         raise UserError(f"several results would be called {', '.join(repeated)}; give these recordings one at a time")
     _refuse_overwriting(files, results)
-    return {path.stem: _wave(path) for path in files}
+    recordings = Recordings({path.stem: path for path in files})
+    for name in recordings:
+        recordings[name]  # a damaged one is told before anything is written
+    return recordings
 
 
 def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, project_root, writable_file
+from soundmill.commands.project import Project, progress_bar, project_root, writable_file
 from soundmill.errors import UserError, reason, report_failure
 
 app = typer.Typer()
@@ -148,13 +146,5 @@ def _scoring(
         cache or evaluator.user_cache(),
         workers or os.cpu_count() or 1,
         tagger if tagger and tagger.is_dir() else None,
-        _bar,
+        progress_bar,
     )
-
-
-@contextmanager
-def _bar(total: int, label: str, unit: str):
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, unit=unit, disable=not sys.stderr.isatty()) as bar:
-        yield bar.update

@@ -20,10 +20,10 @@ WeightsNames = Annotated[list[str] | None, typer.Argument(help="As `soundmill we
 @app.command("list")
 def list_weights() -> None:
     """List the files that are known: whether they are here, how large they are, who made them and under which licence."""
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
-    for name, entry in weights.REGISTRY.items():
-        path = weights.directory() / entry.file
+    for name, entry in pretrained.REGISTRY.items():
+        path = pretrained.directory() / entry.file
         if not path.is_file():
             state, color = "--", "yellow"
         else:
@@ -32,7 +32,7 @@ def list_weights() -> None:
             f"{typer.style(state, fg=color)}  {name:<16} {entry.num_bytes / 1e6:>5.0f} MB  {entry.licence:<10}  {entry.file}"
         )
         typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
-    typer.echo(f"ok: in {weights.directory()}; !!: there, but of another size; `soundmill weights fetch` mends it.", err=True)
+    typer.echo(f"ok: in {pretrained.directory()}; !!: there, but of another size; `soundmill weights fetch` mends it.", err=True)
     typer.echo("clap comes from the Hugging Face hub when it is first used.", err=True)
 
 
@@ -42,21 +42,21 @@ def fetch_weights(
     mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
 ) -> None:
     """Download weights, or go on with a download that broke off; a file appears verified or not at all."""
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
-    for name in names or weights.REGISTRY:
-        typer.echo(weights.fetch(name, mirror, progress=sys.stderr.isatty()))
+    for name in names or pretrained.REGISTRY:
+        typer.echo(pretrained.fetch(name, mirror, progress=sys.stderr.isatty()))
 
 
 @app.command("verify")
 def verify_weights(names: WeightsNames = None) -> None:
     """Compute the digests of the files that are here; one that is not what it should be is an error."""
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
     wrong = []
-    for name in names or [name for name in weights.REGISTRY if not weights.unavailable(name)]:
+    for name in names or [name for name in pretrained.REGISTRY if not pretrained.unavailable(name)]:
         try:
-            typer.echo(f"{typer.style('ok', fg='green')}  {weights.verify(name)}")
+            typer.echo(f"{typer.style('ok', fg='green')}  {pretrained.verify(name)}")
         except UserError as error:
             wrong.append(str(error))
     if wrong:
@@ -66,6 +66,6 @@ def verify_weights(names: WeightsNames = None) -> None:
 @app.command("path")
 def path_of_weights(name: str) -> None:
     """Print where a file lies, after verifying it."""
-    from soundmill.evaluation import weights
+    from soundmill import pretrained
 
-    typer.echo(weights.path(name))
+    typer.echo(pretrained.path(name))

@@ -96,9 +96,12 @@ def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
 
 
 def _clip_rows(path: Path | None) -> list[dict[str, Any]]:
-    """Names and places of the clips of one shard; `path` None: no clip survived in it."""
-    columns = ["clip_id", "recording_id", "source", "start"]
-    return [] if path is None else shards.read_table(path, manifest.CLIPS, columns).to_pylist()
+    """Names, places and digests of the clips of one shard; `path` None: no clip survived in it."""
+    if path is None:
+        return []
+    table = shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id", "source", "start", "digest", "quality"])
+    seconds = pc.struct_field(table["quality"], "seconds")
+    return table.drop_columns("quality").append_column("seconds", seconds).to_pylist()
 
 
 def _check(table: pa.Table, clips: Path, rejected: int) -> None:

@@ -11,6 +11,7 @@ from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
 
 class ClipPlan(StageParams):
+    source: str = Field(min_length=1)  # below data/: `corpus`, or loops of it, `loops/NAME`
     sample_rate: SampleRate
     channels: Literal[1, 2]
     upsample: bool  # false: a recording of a lower rate, or with fewer channels, is quarantined

@@ -13,11 +13,11 @@ Wave = np.ndarray
 Generator = Callable[[np.random.Generator, float, int], Wave]
 
 
-def _time(seconds: float, rate: int) -> Wave:
+def time_axis(seconds: float, rate: int) -> Wave:
     return np.arange(round(seconds * rate)) / rate
 
 
-def _oscillator(frequency: Wave | float, rate: int, size: int) -> Wave:
+def oscillator(frequency: Wave | float, rate: int, size: int) -> Wave:
     """Phase [T] in radians of an oscillator whose frequency in Hz may move."""
     return 2 * np.pi * np.cumsum(np.broadcast_to(frequency, size)) / rate
 
@@ -36,7 +36,7 @@ def _smooth_size(size: int) -> int:
     return -(-size // step) * step
 
 
-def _band(low: float, high: float, order: float = 4.0) -> Callable[[Wave], Wave]:
+def band(low: float, high: float, order: float = 4.0) -> Callable[[Wave], Wave]:
     """Gain of a band-pass with soft edges."""
 
     def gain(frequency: Wave) -> Wave:
@@ -55,7 +55,7 @@ def _resonances(*peaks: tuple[float, float, float]) -> Callable[[Wave], Wave]:
     return gain
 
 
-def _noise(rng: np.random.Generator, seconds: float, rate: int, gain: Callable[[Wave], Wave]) -> Wave:
+def noise(rng: np.random.Generator, seconds: float, rate: int, gain: Callable[[Wave], Wave]) -> Wave:
     noise = _shaped(rng.standard_normal(round(seconds * rate)), rate, gain)
     return noise / max(np.sqrt(np.mean(noise**2)), 1e-12)
 
@@ -70,12 +70,12 @@ def _drift(rng: np.random.Generator, seconds: float, rate: int, period: float) -
     return knots[left] * (1 - blend) + knots[left + 1] * blend
 
 
-def _decay(seconds: float, rate: int, half_life: float, attack: float = 0.002) -> Wave:
-    t = _time(seconds, rate)
+def decay(seconds: float, rate: int, half_life: float, attack: float = 0.002) -> Wave:
+    t = time_axis(seconds, rate)
     return np.exp2(-t / half_life) * np.minimum(1, t / attack)
 
 
-def _add(wave: Wave, sound: Wave, at: float, rate: int) -> None:
+def add(wave: Wave, sound: Wave, at: float, rate: int) -> None:
     """Add a sound at a time in seconds; what goes beyond the end is cut."""
     start = round(at * rate)
     part = sound[: max(0, len(wave) - start)]
@@ -84,7 +84,7 @@ def _add(wave: Wave, sound: Wave, at: float, rate: int) -> None:
 
 def _in_a_room(rng: np.random.Generator, wave: Wave, rate: int, decay: float, level: float) -> Wave:
     """Add the sound's echo: noise that falls by 1/e in `decay` seconds, with `level` of the sound's own strength."""
-    echo = rng.standard_normal(round(6 * decay * rate)) * np.exp(-_time(6 * decay, rate) / decay)
+    echo = rng.standard_normal(round(6 * decay * rate)) * np.exp(-time_axis(6 * decay, rate) / decay)
     size = _smooth_size(len(wave) + len(echo))
     wet = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echo, size), size)[: len(wave)]
     return wave + level * wet / np.sqrt(np.sum(echo**2))
@@ -108,14 +108,14 @@ def dog(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     while at < seconds:
         for _ in range(rng.integers(1, 4)):
             span = length * rng.uniform(0.9, 1.1)
-            t = _time(span, rate)
+            t = time_axis(span, rate)
             jump = np.exp(-(((t / span - 0.31) / 0.28) ** 2))
             wobble = 1 + 0.05 * _drift(rng, span, rate, 0.004)
-            phase = _oscillator(pitch * rng.uniform(0.96, 1.04) * (0.39 + 0.61 * jump) * wobble, rate, len(t))
+            phase = oscillator(pitch * rng.uniform(0.96, 1.04) * (0.39 + 0.61 * jump) * wobble, rate, len(t))
             voice = sum(np.sin(k * phase + 0.7 * k * k) / k**tilt for k in range(1, int(7000 / pitch) + 1))
-            breath = _noise(rng, span, rate, _band(300, 7000)) * rng.uniform(0.1, 0.3)
+            breath = noise(rng, span, rate, band(300, 7000)) * rng.uniform(0.1, 0.3)
             loud = np.minimum(1, t / 0.025) * np.exp(-2.9 * (t / span) ** 1.4) * np.minimum(1, (span - t) / 0.01)
-            _add(wave, _shaped(voice / voice.std() + breath, rate, throat) * loud, at, rate)
+            add(wave, _shaped(voice / voice.std() + breath, rate, throat) * loud, at, rate)
             at += span + rng.uniform(0.15, 0.3)
         at += rng.uniform(0.1, 0.45)
     return _in_a_room(rng, wave, rate, 0.022, 0.5)
@@ -123,20 +123,20 @@ def dog(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
 
 def rain(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     """A hiss that hardly moves, and many drops on leaves and roof."""
-    hiss = _noise(rng, seconds, rate, _band(rng.uniform(500, 1400), rng.uniform(5000, 9000), 2.0))
+    hiss = noise(rng, seconds, rate, band(rng.uniform(500, 1400), rng.uniform(5000, 9000), 2.0))
     wave = hiss * (1 + 0.15 * _drift(rng, seconds, rate, 1.5)) * 0.5
     drops = [
-        np.sin(2 * np.pi * frequency * _time(0.012, rate)) * _decay(0.012, rate, half_life, 0.0005)
+        np.sin(2 * np.pi * frequency * time_axis(0.012, rate)) * decay(0.012, rate, half_life, 0.0005)
         for frequency, half_life in zip(rng.uniform(1500, 6500, 16), rng.uniform(0.001, 0.003, 16), strict=True)
     ]
     for _ in range(round(seconds * rng.uniform(60, 220))):
-        _add(wave, drops[rng.integers(16)] * rng.pareto(2.5) * 0.9, rng.uniform(0, seconds), rate)
+        add(wave, drops[rng.integers(16)] * rng.pareto(2.5) * 0.9, rng.uniform(0, seconds), rate)
     return np.clip(wave, -4, 4)
 
 
 def siren(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     """An emergency siren: a slow wail, a quick yelp, or two tones in turn."""
-    t = _time(seconds, rate)
+    t = time_axis(seconds, rate)
     low = rng.uniform(450, 700)
     high = low * rng.uniform(1.7, 2.5)
     kind = rng.choice(["wail", "wail", "yelp", "two tones"])
@@ -145,7 +145,7 @@ def siren(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
         frequency = np.where(cycle < 0.5, low, low * 4 / 3)
     else:
         frequency = low * (high / low) ** (0.5 - 0.5 * np.cos(2 * np.pi * cycle))
-    phase = _oscillator(frequency, rate, len(t))
+    phase = oscillator(frequency, rate, len(t))
     dullness = rng.uniform(0.9, 1.5)
     horn = sum(np.sin(k * phase) / k**dullness for k in (1, 2, 3, 4, 5))
     return _shaped(horn, rate, _resonances((1100, 900, 1.0), (2600, 900, 0.5))) * (1 + 0.1 * _drift(rng, seconds, rate, 0.8))
@@ -159,7 +159,7 @@ def engine(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     body = rng.uniform(180, 260)
     muffler = _resonances((body, body / 2, 1.0), (body * 2.4, body, 0.19), (body * 6, body * 3, 0.7), (1500, 900, 0.35))
     exhaust = _shaped(rng.standard_normal(size) * (np.exp(-4 * (phase % 1)) + 0.43), rate, muffler)
-    clatter = _noise(rng, seconds, rate, _band(rng.uniform(550, 1200), 5500, 2)) * (np.exp(-8 * ((2 * phase) % 1)) + 0.03)
+    clatter = noise(rng, seconds, rate, band(rng.uniform(550, 1200), 5500, 2)) * (np.exp(-8 * ((2 * phase) % 1)) + 0.03)
     return exhaust / exhaust.std() + rng.uniform(0.5, 0.75) * clatter / clatter.std()
 
 
@@ -172,12 +172,12 @@ def bell(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     for at in _steady_times(rng, seconds, rng.uniform(0.9, 1.6), 0.03):
         blow = rng.uniform(0.8, 1)
         for ratio, height, life in partials:
-            t = _time(min(11 * life * ring, seconds - at), rate)  # 66 dB down
+            t = time_axis(min(11 * life * ring, seconds - at), rate)  # 66 dB down
             beating = 1 + 0.15 * np.cos(2 * np.pi * rng.uniform(0.5, 3) * t)
             tone = np.sin(2 * np.pi * prime * ratio * t + rng.uniform(0, 6)) * np.exp2(-t / (life * ring)) * beating
-            _add(wave, blow * height * tone * np.minimum(1, t / 0.001), at, rate)
-        click = _noise(rng, 0.02, rate, _band(2000, 7000)) * np.linspace(0.5, 0, round(0.02 * rate))
-        _add(wave, blow * click, at, rate)
+            add(wave, blow * height * tone * np.minimum(1, t / 0.001), at, rate)
+        click = noise(rng, 0.02, rate, band(2000, 7000)) * np.linspace(0.5, 0, round(0.02 * rate))
+        add(wave, blow * click, at, rate)
     return wave
 
 
@@ -187,17 +187,17 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     dull, tap, rub = rng.uniform(160, 240), rng.uniform(380, 500), rng.uniform(0.03, 0.05)
     for number, at in enumerate(_steady_times(rng, seconds, rng.uniform(0.4, 0.5), 0.05)):
         side = 1.1 if number % 2 else 1.0
-        heel = _noise(rng, 0.08, rate, _band(60, dull * side, 3)) * _decay(0.08, rate, 0.01, 0.003)
-        touch = _noise(rng, 0.04, rate, _band(tap * side, tap * 3, 3)) * _decay(0.04, rate, 0.007, 0.0005) * rng.uniform(0.17, 0.25)
+        heel = noise(rng, 0.08, rate, band(60, dull * side, 3)) * decay(0.08, rate, 0.01, 0.003)
+        touch = noise(rng, 0.04, rate, band(tap * side, tap * 3, 3)) * decay(0.04, rate, 0.007, 0.0005) * rng.uniform(0.17, 0.25)
         span = rng.uniform(0.07, 0.09)
-        sole = _noise(rng, span, rate, _band(1200, 3400, 2)) * np.sin(np.pi * _time(span, rate) / span) ** 1.5
+        sole = noise(rng, span, rate, band(1200, 3400, 2)) * np.sin(np.pi * time_axis(span, rate) / span) ** 1.5
         for part, later in (
             (heel * rng.uniform(0.8, 1), 0),
             (touch, 0),
             (0.45 * touch, rng.uniform(0.1, 0.13)),
             (rub * sole, 0.045),
         ):
-            _add(wave, part, at + later, rate)
+            add(wave, part, at + later, rate)
     return _in_a_room(rng, wave, rate, rng.uniform(0.028, 0.036), 0.16)
 
 
@@ -214,14 +214,14 @@ def _beats(rng: np.random.Generator, seconds: float, interval: float, skip: floa
 def kick_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     """A bass drum: a sine that falls from the beater's click to 48–75 Hz."""
     wave = np.zeros(round(seconds * rate))
-    t = _time(0.35, rate)
+    t = time_axis(0.35, rate)
     bottom, sweep, life = rng.uniform(48, 75), rng.uniform(2.5, 5), rng.uniform(0.06, 0.11)
-    tone = np.sin(_oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t))) * _decay(0.35, rate, life, 0.001)
-    tone[: rate // 100] += _noise(rng, 0.01, rate, _band(1500, 5000))[: rate // 100] * np.linspace(
+    tone = np.sin(oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t))) * decay(0.35, rate, life, 0.001)
+    tone[: rate // 100] += noise(rng, 0.01, rate, band(1500, 5000))[: rate // 100] * np.linspace(
         rng.uniform(0.2, 0.6), 0, rate // 100
     )
     for at in _beats(rng, seconds, rng.uniform(0.42, 0.6), 0.1):
-        _add(wave, np.tanh(1.5 * tone) * rng.uniform(0.85, 1), at, rate)
+        add(wave, np.tanh(1.5 * tone) * rng.uniform(0.85, 1), at, rate)
     return wave
 
 
@@ -229,16 +229,16 @@ def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     """A snare drum: two modes of the head and the rattle of the wires, with a roll now and then."""
     wave = np.zeros(round(seconds * rate))
     head, life, wires = rng.uniform(170, 250), rng.uniform(0.04, 0.08), rng.uniform(0.6, 1.2)
-    t = _time(0.3, rate)
+    t = time_axis(0.3, rate)
     interval = rng.uniform(0.4, 0.65)
     for beat in _beats(rng, seconds, interval, 0.1):
         stops = [0, 0.25, 0.5, 0.75] if rng.random() < 0.15 else [0]
         for part in stops:
             tone = np.sin(2 * np.pi * head * (1 + 0.3 * np.exp(-t / 0.01)) * t) + 0.6 * np.sin(2 * np.pi * head * 1.59 * t)
-            rattle = _noise(rng, 0.3, rate, _band(1200, 7500, 3)) * _decay(0.3, rate, life, 0.001) * wires
-            _add(
+            rattle = noise(rng, 0.3, rate, band(1200, 7500, 3)) * decay(0.3, rate, life, 0.001) * wires
+            add(
                 wave,
-                (tone * _decay(0.3, rate, life * 0.6, 0.001) * 0.8 + rattle) * rng.uniform(0.7, 1),
+                (tone * decay(0.3, rate, life * 0.6, 0.001) * 0.8 + rattle) * rng.uniform(0.7, 1),
                 beat + part * interval,
                 rate,
             )
@@ -253,10 +253,10 @@ def hi_hat(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     for number, at in enumerate(_steady_times(rng, seconds, rng.uniform(0.16, 0.26), 0.01)):
         life = closed * (6 if rng.random() < 0.1 else 1)
         span = min(0.4, life * 8)
-        t = _time(span, rate)
+        t = time_axis(span, rate)
         metal = sum(np.sin(2 * np.pi * f * t + phase) for f, phase in zip(partials, rng.uniform(0, 6, 14), strict=True)) / 4
-        tick = (_noise(rng, span, rate, _band(edge, 14000, 8)) + metal) * _decay(span, rate, life, 0.0007)
-        _add(wave, tick * (1 if number % 2 == 0 else 0.6) * rng.uniform(0.85, 1), at, rate)
+        tick = (noise(rng, span, rate, band(edge, 14000, 8)) + metal) * decay(span, rate, life, 0.0007)
+        add(wave, tick * (1 if number % 2 == 0 else 0.6) * rng.uniform(0.85, 1), at, rate)
     return wave
 
 
@@ -271,10 +271,10 @@ def bird(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     at = 0.0
     while at < seconds:
         for length, first, last, trill in [notes[rng.integers(3)]] * rng.integers(2, 5) + [notes[rng.integers(3)]]:
-            t = _time(length, rate)
+            t = time_axis(length, rate)
             glide = first * (last / first) ** (t / length) * (1 + 0.04 * np.sin(2 * np.pi * trill * t))
-            phase = _oscillator(glide, rate, len(t))
-            _add(wave, (np.sin(phase) + 0.08 * np.sin(2 * phase)) * np.sin(np.pi * t / length) ** 0.7, at, rate)
+            phase = oscillator(glide, rate, len(t))
+            add(wave, (np.sin(phase) + 0.08 * np.sin(2 * phase)) * np.sin(np.pi * t / length) ** 0.7, at, rate)
             at += length + rng.uniform(0.02, 0.05)
         at += rng.uniform(0.15, 0.5)
     return wave
@@ -286,12 +286,12 @@ def clock(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     body, interval = rng.uniform(1800, 3400), float(rng.choice([0.25, 0.5, 0.5, 0.6]))
     touches = []
     for pitch in (body, body * 0.8):
-        snap = _noise(rng, 0.03, rate, _band(pitch, pitch * 2.2, 3)) * _decay(0.03, rate, 0.0018, 0.0002)
-        wood = _noise(rng, 0.03, rate, _band(pitch * 0.25, pitch * 0.5, 4)) * _decay(0.03, rate, 0.004, 0.0005)
+        snap = noise(rng, 0.03, rate, band(pitch, pitch * 2.2, 3)) * decay(0.03, rate, 0.0018, 0.0002)
+        wood = noise(rng, 0.03, rate, band(pitch * 0.25, pitch * 0.5, 4)) * decay(0.03, rate, 0.004, 0.0005)
         touches.append(snap + 0.25 * wood)
     for number, at in enumerate(_steady_times(rng, seconds, interval, 0.0)):
-        _add(wave, touches[number % 2], at, rate)
-        _add(wave, 0.45 * touches[number % 2], at + 0.018 + 0.004 * (number % 2), rate)
+        add(wave, touches[number % 2], at, rate)
+        add(wave, 0.45 * touches[number % 2], at + 0.018 + 0.004 * (number % 2), rate)
     return wave
 
 
@@ -300,10 +300,10 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     size = round(seconds * rate)
     strength = 0.55 + 0.45 * _drift(rng, seconds, rate, rng.uniform(0.8, 1.8))
     edge, howl = rng.uniform(90, 200), rng.uniform(320, 600)
-    rumble = _noise(rng, seconds, rate, lambda f: 1 / (1 + (f / edge) ** 1.9)) * (1 + 0.4 * _drift(rng, seconds, rate, 0.07))
-    rustle = _noise(rng, seconds, rate, _band(300, 1200, 2)) * strength
-    narrow, quadrature = (_noise(rng, seconds, rate, lambda f: 1 / (1 + (f / 35) ** 4)) for _ in range(2))
-    phase = _oscillator(howl * (0.7 + 0.7 * strength), rate, size)
+    rumble = noise(rng, seconds, rate, lambda f: 1 / (1 + (f / edge) ** 1.9)) * (1 + 0.4 * _drift(rng, seconds, rate, 0.07))
+    rustle = noise(rng, seconds, rate, band(300, 1200, 2)) * strength
+    narrow, quadrature = (noise(rng, seconds, rate, lambda f: 1 / (1 + (f / 35) ** 4)) for _ in range(2))
+    phase = oscillator(howl * (0.7 + 0.7 * strength), rate, size)
     whistle = (narrow * np.cos(phase) + quadrature * np.sin(phase)) * strength
     return (0.3 + 0.7 * strength**1.5) * (rumble + 0.12 * rustle + rng.uniform(0.2, 0.5) * whistle)
 

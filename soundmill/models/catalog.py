@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import manifest, shards
+from soundmill import manifest, params, shards
 from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.errors import UserError
 
@@ -48,6 +48,12 @@ def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
     if not splits["train"]:
         raise no_training_clip(catalog)
     return splits
+
+
+def read_left_out(catalog: Path) -> list[str]:
+    """Clips that `catalog.only` left out for their labels: nothing was trained on them, and nothing is wrong with them."""
+    with shards.open_parquet(catalog) as file:
+        return params.parse_json((file.schema_arrow.metadata or {}).get(manifest.LEFT_OUT, b"[]"))
 
 
 def no_training_clip(where: Path) -> UserError:

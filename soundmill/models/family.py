@@ -98,6 +98,8 @@ class Family:
     training: str  # module that has `prepare` and `rehearse`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that a net's weights are of: a training from others is refused
     published: str = ""  # module that has `read`, of files with its `SUFFIX` that others published, where there are such
+    tagger: bool = False  # its training takes the project's tagger
+    loops: bool = False  # its sounds are loops of one bar in 4/4, as long as its `num_samples`
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
 
     def load(self, directory: Path) -> Model:
@@ -112,13 +114,14 @@ class Family:
         return import_module(self.model).networks(document)
 
     def prepare(
-        self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Model | None
+        self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, tagger: Path, catalog: Path, start: Model | None
     ) -> Prepared:
         """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None.
 
-        In `parts` lies what stages made for the family beside its inputs: `vocoder/`, `text/`.
+        In `parts` lies what stages made for the family beside its inputs: `vocoder/`, `text/`. `tagger` is for those that take it.
         """
-        return import_module(self.training).prepare(params, ctx, inputs, parts, catalog, start)
+        more = {"tagger": tagger} if self.tagger else {}
+        return import_module(self.training).prepare(params, ctx, inputs, parts, catalog, start, **more)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,18 @@ from soundmill import manifest
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
+from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import checkpoint, registry
-from soundmill.models.catalog import choose_balanced, durations_of, read_labels, track_sounds, waves_of
+from soundmill.models.catalog import (
+    choose_balanced,
+    choose_by_hash,
+    durations_of,
+    read_labels,
+    read_left_out,
+    track_sounds,
+    waves_of,
+)
 from soundmill.models.family import Model, Request, Run, can, require
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts
@@ -46,12 +56,15 @@ def run(
     use_threads(params.threads)
     kind = registry.family(family)
     trained = kind.load(model)
-    used = checkpoint.use(trained, model, params.use)
+    used = ", ".join([checkpoint.use(trained, model, params.use), *remarks_on(trained)])
     print(f"{ctx.name}: {used}", flush=True)
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
     if not wanted:
-        raise UserError(f"{catalog}: no test clip to generate for; raise splits.test_fraction or give the corpus a test split")
+        raise UserError(
+            f"{catalog}: no test clip to generate for; raise splits.test_fraction or give the corpus a test split. Of a corpus too "
+            "small for one the training is done: `soundmill generate` makes sounds of its checkpoint"
+        )
     if params.count is not None and len(wanted) < params.count:
         print(f"{ctx.name}: {params.count} sounds are wanted, but there are {len(wanted)} test clips: one for each of them")
 
@@ -59,10 +72,14 @@ def run(
         device = pick_device(params.accelerator)
         return Run(params.sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, progress)
 
-    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]]) -> None:
+    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]]) -> float:
+        """Returns the seconds of sound that were written."""
         directory.mkdir(parents=True)
+        seconds = 0.0
         for clip_id, wave in sounds:
             write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), trained.sample_rate)
+            seconds += wave.shape[-1] / trained.sample_rate
+        return seconds
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, wanted)
@@ -70,9 +87,11 @@ def run(
         _warn_of_cuts(ctx.name, trained, max(seconds.values()))
         requests = of_clips(trained, catalog, wanted, params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
+        begun = time.monotonic()
         with ctx.progress(len(wanted), ctx.name) as tick:
             made = generate_each(trained, list(requests.values()), run_settings(tick))
-            write(generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(wanted, made, strict=True)))
+            written = write(generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(wanted, made, strict=True)))
+        ctx.cost["seconds_per_second"] = (time.monotonic() - begun) / written
         through = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
         if not through:
             print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: there is no codec line")
@@ -83,11 +102,15 @@ def run(
         with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
             write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), run_settings(tick), whole=True))
         codec.mkdir(parents=True)
+    strangers = choose_by_hash(read_left_out(catalog), params.transfers)
+    if strangers:
+        write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(strangers)), run_settings(lambda n: None)))
     about = {
         "family": family,
         "made_by": "generate" if requests else "reconstruct",
         "weights": used,
-        "trained_against": list(kind.trained_against),
+        "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
+        "loops": kind.loops,
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -103,6 +126,19 @@ def run(
     ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(its_labels, TRACKED), generated))
     conditioned = sum(bool(describe(request)) for request in requests.values())
     return {"generated": len(wanted), "conditioned": conditioned, "codec": len(through), "threads": params.threads}
+
+
+def _transferred(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Each sound's beginning as the model takes it (`NAME-input`), and what the model makes of it (`NAME`)."""
+    for name, (wave, rate) in sounds:
+        given = torch.from_numpy(as_model_takes(wave, rate, model))[:, : model.num_samples]
+        yield f"{name}{manifest.INPUT}", given
+        yield name, finite(model.transform(given[None], [Request()], run), run)[0]
+
+
+def remarks_on(model: Model) -> list[str]:
+    """What else reports say of a checkpoint."""
+    return [model.remark] if hasattr(model, "remark") else []
 
 
 def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
@@ -187,6 +223,41 @@ def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model
 Choice = Callable[[list[str], list[np.ndarray], int], list[int]]
 
 
+@dataclass(frozen=True)
+class Looped:
+    """How loops of one bar are written: at `bpm` beats a minute (None: as they are), `repeat` times over.
+
+    `stretch` takes a loop [C, T], its rate and the number of samples that it is to have: models know no ffmpeg.
+    """
+
+    bpm: float | None
+    repeat: int
+    stretch: Callable[[np.ndarray, int, int], np.ndarray]
+
+    def write(self, path: Path, wave: np.ndarray, rate: int, facts: dict[str, Any]) -> Path:
+        """Write a loop; its tempo is in the name, which is returned, and where samplers and sequencers look for it."""
+        bpm = self.bpm or natural_tempo(wave.shape[1], rate)
+        if self.bpm is not None:
+            wave = self.stretch(wave, rate, round(60 * BEATS * rate / bpm))
+        wave = np.tile(wave / max(1.0, float(np.abs(wave).max())), self.repeat)  # stretched, it may be louder than full scale
+        path = path.with_name(f"{path.stem}-{bpm:g}bpm{path.suffix}")
+        comment = json.dumps({**facts, "bpm": bpm, "bars": self.repeat}, ensure_ascii=False)
+        write_wav(path, wave, rate, comment, tempo=(bpm, BEATS * self.repeat))
+        return path
+
+
+def _unstretched(wave: np.ndarray, rate: int, num_samples: int) -> np.ndarray:
+    raise ValueError("a loop as it is made has its own tempo")
+
+
+AS_MADE = Looped(None, 1, _unstretched)
+
+
+def natural_tempo(num_samples: int, rate: int) -> float:
+    """Beats a minute of a loop of one bar, to the thousandth."""
+    return round(60 * BEATS * rate / num_samples, 3)
+
+
 def keep_all(prompts: list[str], waves: list[np.ndarray], sample_rate: int) -> list[int]:
     return list(range(len(prompts)))
 
@@ -200,14 +271,20 @@ def generate_sounds(
     home: Path,
     settings: Sequence[str] = (),
     choose: Choice = keep_all,
+    looped: Looped | None = None,
 ) -> list[Path]:
     """Make `count` sounds of `prompts` (requests.of_prompts) with a trained checkpoint of any family that generates.
 
     Writes WAVs, with the prompt and settings in their comments, and a picture, `spectrograms.png`, into `output_dir`, which is made
     before any sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`)
     replace the checkpoint's own sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
+    `looped` is for a family of loops alone: another one is a UserError.
     """
     model, whose = load(checkpoint_dir, "generate")
+    if registry.family(whose["family"]).loops:
+        looped = looped or AS_MADE
+    elif looped:
+        raise UserError(f"--bpm and --repeat are for loops, and the family {whose['family']!r} makes none; leave them out")
     requests = of_prompts(model, prompts, count, seed)
     make_directory(output_dir)
     with running(model, home, settings) as run:
@@ -221,7 +298,10 @@ def generate_sounds(
         path = output_dir / f"{_stem(prompt)}-{seed}-{index + 1:03d}.wav"
         prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
         facts = {**whose, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
-        write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
+        if looped:
+            path = looped.write(path, waves[index], model.sample_rate, facts)
+        else:
+            write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
         paths.append(path)
     titles = [descriptions[index] or path.stem for index, path in zip(kept, paths, strict=True)]
     draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
@@ -239,7 +319,8 @@ def load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
     whose = checkpoint.origin(checkpoint_dir)
     model = registry.family(whose["family"]).load(checkpoint_dir)
     require(model, what, whose["family"])
-    return model, {**whose, "weights": checkpoint.use(model, checkpoint_dir, model.params.use)}
+    used = ", ".join([checkpoint.use(model, checkpoint_dir, model.params.use), *remarks_on(model)])
+    return model, {**whose, "weights": used}
 
 
 def make_directory(path: Path) -> None:

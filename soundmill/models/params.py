@@ -45,3 +45,8 @@ class FamilyGenerateParams(StageParams):
     threads: int = Field(ge=1)
     codec_count: int | None = Field(ge=1, description="real clips sent through the family's representation and back; null: all")
     codec_split: Literal["train", "valid", "test"]
+
+    @property
+    def transfers(self) -> int:
+        """Clips that `catalog.only` leaves out, transformed for the report; a family that does it says how many."""
+        return 0

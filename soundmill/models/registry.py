@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from soundmill import disk
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Encoder, Kind, Vocoder
+from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
 from soundmill.models.family import Family
 from soundmill.params import StageParams, compose, did_you_mean, parse, section
 
@@ -26,6 +26,8 @@ FAMILIES = {
     "diffusion_ae": "soundmill.models.diffusion_ae",
     "diffusion_vocoder": "soundmill.models.diffusion_vocoder",
     "diffwave": "soundmill.models.diffwave",
+    "projected_gan": "soundmill.models.projected_gan",
+    "rave": "soundmill.models.rave",
     "tango": "soundmill.models.tango",
     "upsampler": "soundmill.models.upsampler",
     "waveform_unet": "soundmill.models.waveform_unet",
@@ -33,10 +35,12 @@ FAMILIES = {
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
+    "melgan": "soundmill.models.components.melgan",
     "unet1d": "soundmill.models.components.unet1d.vocoder",
 }
 CODECS = {
     "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
+    "rave": "soundmill.models.components.rave",
     "unet1d": "soundmill.models.components.unet1d.codec",
 }
 
@@ -57,8 +61,9 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
     """What a family's code finds by name: its own package, and what loads the vocoder and codec that params.yaml names for it."""
     components = parameters["families"][name]["components"]
     vocoders = [vocoder(kind).component for kind in VOCODERS if kind == components.get("vocoder")]
-    codecs = [codec(kind).component for kind in CODECS if kind == components.get("codec")]
-    return [FAMILIES[name], *vocoders, *codecs]
+    codecs = [codec(kind) for kind in CODECS if kind == components.get("codec")]
+    parts = [part for kind in codecs for part in (kind.component, kind.sounding) if part]
+    return [FAMILIES[name], *vocoders, *parts]
 
 
 def _find(known: Mapping[str, str], name: str, what: str) -> str:
@@ -122,6 +127,24 @@ def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
 def load_codec(directory: Path) -> Encoder:
     """The codec of any kind that its stage published."""
     return codec(_kind_of(directory, "autoencoder", "`dvc repro` makes one")).load(directory)
+
+
+def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
+    """The same for a family that diffuses its latents, and its kind; one of a kind that only others take is a UserError."""
+    name = _kind_of(directory, "autoencoder", "`dvc repro` makes one")
+    kind = codec(name)
+    if not kind.sounding:
+        fitting = ", ".join(other for other in CODECS if codec(other).sounding)
+        raise UserError(
+            f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
+        )
+    return kind, kind.load(directory)
+
+
+def codec_params(document: dict[str, Any], name: str) -> Any:
+    """The section `FAMILY.autoencoder` of the content of a params.yaml, as its kind's parameters."""
+    its = section(document, f"{name}.autoencoder", "parameters")
+    return parse(codec(_kind(its, CODECS)).params, its, f"{name}.autoencoder")
 
 
 def vocoder_network(document: dict[str, Any], name: str) -> dict[str, nn.Module]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from soundmill.training.device import pick_device, use_threads
 from soundmill.training.loader import Joined, Order, Source
 from soundmill.training.module import TrainingModule, fit_averaged
 from soundmill.training.starting import compare
+from soundmill.training.trained_on import write_trained_on
 from soundmill.training.validation import HeldOut
 
 LABELS = "labels.weight"  # of a net that is conditioned on labels: a row for each
@@ -46,6 +47,7 @@ class Prepared:
     columns: int  # of the picture of samples
     held_out: HeldOut | None  # None where the validation split has no clip
     save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
+    mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # trained on: by id, the clips in each
 
 
 def run(
@@ -54,6 +56,7 @@ def run(
     ctx: Any,
     inputs: Path,
     parts: Path,
+    tagger: Path,
     catalog: Path,
     model: Path,
     curves: Path,
@@ -62,7 +65,7 @@ def run(
     """Train a family and write the checkpoint directory, the curve (CSV) and a picture of samples (PNG); returns metrics."""
     use_threads(params.hardware.threads)
     start = read_start(family, params, ctx.home)
-    prepared = registry.family(family).prepare(params, ctx, inputs, parts, catalog, start and start.model)
+    prepared = registry.family(family).prepare(params, ctx, inputs, parts, tagger, catalog, start and start.model)
     begun = begin(prepared, start, ctx.name) if start else {}
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
@@ -89,6 +92,7 @@ def run(
     prepared.save(model, {"steps": steps, **items, "parameters": parameters, **begun, **fitted.facts})
     if fitted.best:
         weights.write(fitted.best, model / checkpoint.BEST)
+    write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
     fitted.take(module, params.use)
     if can(prepared.model, "generate"):

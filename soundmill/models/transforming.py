@@ -14,6 +14,7 @@ from torch import Tensor
 
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
+from soundmill.models import live
 from soundmill.models.family import Capability, Model, Request, Run
 from soundmill.models.generation import (
     LONGEST_PROMPT,
@@ -161,6 +162,7 @@ def interpolate(
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:
+        _must_have(model, "amount", "go from a recording to another, but from seed to seed")
         both = [as_model_takes(wave, rate, model)[:, : model.num_samples] for _, wave, rate in sounds]
         waves = torch.zeros(2, model.channels, max(wave.shape[1] for wave in both))
         for row, wave in zip(waves, both, strict=True):
@@ -175,6 +177,19 @@ def interpolate(
             write_wav(paths[-1], wave.numpy(), model.sample_rate, json.dumps({**about, "share": shares[step]}, ensure_ascii=False))
     draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), whose["family"], output / "spectrograms.png")
     return paths
+
+
+def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path, **facts: Any) -> list[Path]:
+    """Send sounds through a codec that was trained on others: they take on its timbre. `facts` are for the comments."""
+    make_directory(output)
+
+    def work(name: str, wave: Tensor) -> Tensor:
+        made = in_windows(source.through, wave, source)
+        if not torch.isfinite(made).all():
+            raise UserError(f"{name}: what the model makes of it is not finite; move latents less far, or take another model")
+        return made
+
+    return _write_each(source, work, sounds, output, "transferred", "transfer", facts)
 
 
 def check_spans(keep: Spans, seconds: float, name: str) -> None:
@@ -214,18 +229,31 @@ def _each(
     """
     model, whose = load(checkpoint, capability)
     check(model)
-    paths, shown, titles = [], [], []
     with running(model, home, settings) as run:
         make_directory(output)
         facts = {**whose, "sampling": run.sampling.model_dump(mode="json"), **more}
-        for name, (wave, rate) in sounds.items():
-            given = torch.from_numpy(as_model_takes(wave, rate, model))
-            made = work(model, run, name, given)
-            path, before = output / f"{name}.wav", output / f"{name}-input.wav"
-            write_wav(before, given.numpy(), model.sample_rate)
-            write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, verb: name}, ensure_ascii=False))
-            paths.append(path)
-            shown += [before, path]
-            titles += [name, verb]
-    draw(shown[: 2 * SHOWN], titles[: 2 * SHOWN], 2, whose["family"], output / "spectrograms.png")
+        return _write_each(model, lambda name, wave: work(model, run, name, wave), sounds, output, verb, whose["family"], facts)
+
+
+def _write_each(
+    model: Any,
+    work: Callable[[str, Tensor], Tensor],
+    sounds: Sounds,
+    output: Path,
+    verb: str,
+    heading: str,
+    facts: Mapping[str, Any],
+) -> list[Path]:
+    """The files of `_each`, of anything that has a rate and channels."""
+    paths, shown, titles = [], [], []
+    for name, (wave, rate) in sounds.items():
+        given = torch.from_numpy(as_model_takes(wave, rate, model))
+        made = work(name, given)
+        path, before = output / f"{name}.wav", output / f"{name}-input.wav"
+        write_wav(before, given.numpy(), model.sample_rate)
+        write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, verb: name}, ensure_ascii=False))
+        paths.append(path)
+        shown += [before, path]
+        titles += [name, verb]
+    draw(shown[: 2 * SHOWN], titles[: 2 * SHOWN], 2, heading, output / "spectrograms.png")
     return paths

@@ -7,7 +7,17 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 
 from soundmill.tracking.browsing import scores_page
 from soundmill.tracking.history import RecordedState, read_state
-from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, metrics_name, pipeline_run, stage_run
+from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, mark_forgotten, registered_models
+from soundmill.tracking.runs import (
+    PipelineRun,
+    StageRun,
+    corpus_name,
+    metrics_name,
+    model_digest,
+    pipeline_run,
+    result_run,
+    stage_run,
+)
 from soundmill.tracking.serving import serve
 from soundmill.tracking.stores import (
     EXPERIMENT,
@@ -15,6 +25,7 @@ from soundmill.tracking.stores import (
     PARENT,
     QUIET,
     SWITCH,
+    TRIAL,
     WORKSPACES,
     Store,
     browser_command,
@@ -28,22 +39,29 @@ from soundmill.tracking.uploader import sync, waiting
 
 __all__ = [
     "EXPERIMENT",
+    "FORGOTTEN",
     "HTTP",
     "PARENT",
     "QUIET",
     "SWITCH",
+    "TRIAL",
     "WORKSPACES",
     "PipelineRun",
     "RecordedState",
+    "RegisteredModel",
     "StageRun",
     "Store",
     "browser_command",
     "corpus_name",
     "flatten",
+    "mark_forgotten",
     "metrics_name",
+    "model_digest",
     "numbers",
     "pipeline_run",
     "read_state",
+    "registered_models",
+    "result_run",
     "scores_page",
     "serve",
     "stage_run",

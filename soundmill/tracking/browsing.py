@@ -18,8 +18,8 @@ from soundmill.tracking.stores import experiment, store
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 TRAINING = "workflowType=machine_learning"  # or MLflow shows its pages for chats beside
-SCORES = re.compile(r"(fad|mmd|kl|label_accuracy)_[a-z0-9]+")  # without `_low` and `_high`
-ORDER = ("fad", "mmd", "kl", "label")
+SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
+ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
 MOST_RUNS = 1000  # looked at for the scores they have
 
 

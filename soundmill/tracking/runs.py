@@ -20,6 +20,7 @@ from soundmill.tracking.stores import (
     MAX_TAG,
     PARENT,
     STATE_FOLDER,
+    TRIAL,
     experiment,
     flatten,
     is_off,
@@ -101,16 +102,16 @@ class StageRun:
         `inputs` are example columns of what `soundmill/models/serving.py` takes, `outputs` an example array it gives
         ([N, ...]; the first axis is free).
         """
-        if not self._journal:
+        if not self._journal or os.environ.get(TRIAL):
             return
         example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape), "digest": model_digest(directory)}
         registered = registered_as(name)
         self._send_file(Path(directory), "", "model", {"op": "model", "name": name, "registered": registered, **example})
 
-    def log_model_scores(self, directory: Path, name: str, scores: dict[str, float]) -> None:
-        """Scores of a model, which go to the versions in the registry that have its weights; the best one becomes `@best`."""
-        if self._journal:
-            self._send({"op": "scored", "registered": registered_as(name), "digest": model_digest(directory), "values": scores})
+    def log_model_scores(self, digest: str, name: str, scores: dict[str, float]) -> None:
+        """Scores of a model, which go to the versions in the registry that have its weights, of this `model_digest`; the best one
+        becomes `@best`."""
+        self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})
@@ -283,6 +284,20 @@ def pipeline_run(
 
     run = PipelineRun(None if is_off() else open)
     run.home = home
+    with _ended(run, home):
+        run.begin()
+        yield run
+
+
+@contextmanager
+def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: StageRun | None = None) -> Iterator[StageRun]:
+    """Record a result that no stage makes, such as that of a listening test, below another run of its kind or alone."""
+
+    def open() -> None:
+        above = {"id": parent.id} if parent and parent.id else None
+        _begin(run, home, name, {"kind": kind, "mlflow.source.name": f"soundmill {kind}", **tags}, above, {})
+
+    run = StageRun(None if is_off() else open)
     with _ended(run, home):
         run.begin()
         yield run

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TRIAL = "SOUNDMILL_TRIAL"  # set where a training is a rehearsal: its model is not registered
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of a run's journal; not MLFLOW_RUN_ID, which mlflow itself consumes
 SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
 EXPERIMENT = "soundmill"

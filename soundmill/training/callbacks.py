@@ -17,6 +17,7 @@ from soundmill.training.checkpoint import LAST
 
 TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups by what is before the slash
 LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
+WARM_UP_STEPS = 3  # of a process, slower than those that follow
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -25,7 +26,10 @@ def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 class Curve(pl.Callback):
-    """Mean loss over every `every` steps; part of the checkpoint, so a resumed curve is whole."""
+    """Mean loss over every `every` steps; part of the checkpoint, so a resumed curve is whole.
+
+    Batches on which the net took no turn do not count: what its discriminators lose is no loss of its own.
+    """
 
     def __init__(self, every: int, on_point: Callable[[dict[str, float], int], None] | None = None):
         self.every, self.on_point = every, on_point
@@ -33,10 +37,11 @@ class Curve(pl.Callback):
         self._losses: list[Any] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning divides by it
+        if module.net_stepped:
+            self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning divides by it
         if not step_ended(trainer, batch_idx):
             return
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        if self._losses and (trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps):
             losses = [float(loss) for loss in self._losses]
             self._losses = []
             if not math.isfinite(sum(losses)):
@@ -101,6 +106,14 @@ class Progress(pl.Callback):
         self._bar: Any = None
         self._loss: Any = None
         self._since = (0.0, 0)
+        self._steps = 0  # of this process
+        self._warm = self._latest = 0.0  # when the first ones were done, and the last one
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of this process's steps, with what lies between them; None where it took too few, or other processes did."""
+        counted = self._steps - WARM_UP_STEPS
+        return (self._latest - self._warm) / counted if counted > 0 else None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -119,6 +132,10 @@ class Progress(pl.Callback):
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
         now, (then, step) = time.monotonic(), self._since
+        self._steps += 1
+        self._latest = now
+        if self._steps == WARM_UP_STEPS:
+            self._warm = now
         if self._bar is not None:
             self._bar.update(trainer.global_step - self._bar.n)
         if now - then > LOG_SECONDS or trainer.global_step == trainer.max_steps:

@@ -39,6 +39,8 @@ class TrainingModule(pl.LightningModule):
     the mean gradient of `accumulate` batches; only where that is 1, its number is the batch's.
     """
 
+    net_stepped = True  # whether the latest batch's loss is the net's own
+
     def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1):
         super().__init__()
         self.net, self.params, self.steps, self.accumulate = net, params, steps, accumulate
@@ -94,8 +96,12 @@ class TrainingModule(pl.LightningModule):
             eps=kept.eps,
             fused=self.trainer.precision != "16-mixed",  # a fused one removes the scale of fp16 itself, after `clip`
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, self.steps, kept))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.share_of_rate(net, kept, step))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def share_of_rate(self, net: nn.Module, kept: OptimiserParams, step: int) -> float:
+        """Share of a net's learning rate at `step` (from 0)."""
+        return rate_factor(step, self.steps, kept)
 
     def on_fit_start(self) -> None:
         self.ema.to(self.device)
@@ -108,7 +114,7 @@ class TrainingModule(pl.LightningModule):
 
 
 def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
-    """Share of the learning rate at `step` (from 0) of `steps`."""
+    """Share of the learning rate at `step` (from 0), which falls for `steps`."""
     warm = min(1.0, (step + 1) / (params.warmup_steps + 1))
     done = min(step / steps, 1.0)
     if params.decay == "linear":
@@ -117,6 +123,8 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
         return warm * 0.5 * (1 + math.cos(math.pi * done))
     if params.decay == "exponential":
         return warm * FINAL_SHARE**done
+    if params.decay == "tenth":
+        return warm * (1 - 0.9 * done)
     return warm
 
 
@@ -189,18 +197,20 @@ def fit_averaged(
         precision=hardware.precision,
         on_point=on_point,
     )
+    progress = Progress(ctx.name, on_point)
     facts = fit(
         module,
         loader,
         hardware=hardware,
         scratch=ctx.scratch / (f"training-{started_from}" if started_from else "training"),
-        label=ctx.name,
+        progress=progress,
         curve=curve,
         validation=validation,
-        on_rate=on_point,
         callbacks=callbacks if alone else (),
     )
     measured = validation.points if validation else []
+    if (pace := progress.seconds_per_step) is not None:
+        ctx.cost["seconds_per_step"] = pace
     if not alone:
         for point in [*curve.points, *measured]:
             ctx.tracking.log_curve(*without_step(point))
@@ -219,10 +229,9 @@ def fit(
     *,
     hardware: HardwareParams,
     scratch: Path,
-    label: str,
+    progress: Progress,
     curve: Curve,
     validation: Validation | None = None,
-    on_rate: Callable[[dict[str, float], int], None] | None = None,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained.
@@ -237,13 +246,14 @@ def fit(
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     if precision != hardware.precision:
         print(
-            f"{label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits", flush=True
+            f"{progress.label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits",
+            flush=True,
         )
     timed = TimedCheckpoint(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
-    resumed = [curve, validation] if validation else [curve]
+    looks = [validation] if validation else []
     with _quiet():
         trainer = _trainer(
-            module, hardware, precision, scratch, [*resumed, Progress(label, on_rate), *callbacks, timed], max_steps=module.steps
+            module, hardware, precision, scratch, [curve, progress, *looks, *callbacks, timed], max_steps=module.steps
         )
         start = resume_point(scratch)
         with worker_deaths_explained():
@@ -252,7 +262,7 @@ def fit(
         last = AtomicCheckpointIO().load_checkpoint(scratch / LAST)
         module.load_state_dict(last["state_dict"])
         module.on_load_checkpoint(last)
-        for callback in resumed:
+        for callback in (curve, *looks):
             callback.load_state_dict(last["callbacks"][callback.state_key])
     return {"device": trainer.strategy.root_device.type, "devices": hardware.devices, "precision": precision}
 
@@ -294,6 +304,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def _shared(module: TrainingModule) -> str:
+    """Not re-run from argv: the stage holds its lock. Of several nets those whose turn it is not get no gradient."""
+    return "ddp_spawn" if module.automatic_optimization else "ddp_spawn_find_unused_parameters_true"
+
+
 def _trainer(
     module: TrainingModule,
     hardware: HardwareParams,
@@ -306,7 +321,7 @@ def _trainer(
     return pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
-        strategy="auto" if hardware.devices == 1 else "ddp_spawn",  # not re-run from argv: the stage holds its lock
+        strategy="auto" if hardware.devices == 1 else _shared(module),
         precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],
         max_steps=max_steps,
         accumulate_grad_batches=module.accumulate,

@@ -27,14 +27,15 @@ class HardwareParams(StageParams):
 
 
 class OptimiserParams(StageParams):
-    """AdamW, its rate raised over `warmup_steps` and then held or lowered: to zero at the last step, exponentially to 4.5 %."""
+    """AdamW, its rate raised over `warmup_steps` and then held or lowered: to zero at the last step, exponentially to 4.5 %, or
+    linearly to a tenth."""
 
     learning_rate: float = Field(gt=0)
     betas: list[Probability] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
-    decay: Literal["none", "linear", "cosine", "exponential"]
+    decay: Literal["none", "linear", "cosine", "exponential", "tenth"]
     clip_norm: float | None = Field(gt=0, description="largest gradient norm; null: unbounded")
 
 

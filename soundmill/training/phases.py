@@ -87,7 +87,8 @@ class PhasedModule(TrainingModule):
                 self.trainer.strategy.optimizer_step(optimisers[name].optimizer, _nothing, model=self)
         for rate in self.lr_schedulers():
             rate.step()
-        if "net" in computed:
+        self.net_stepped = "net" in computed
+        if self.net_stepped:
             self.ema.step(self.net)
         return computed.get("net", computed[due[-1]]).detach()
 

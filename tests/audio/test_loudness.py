@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from soundmill.audio.loudness import FULL_SCALE, integrated_loudness, level
+from soundmill.audio.loudness import FULL_SCALE, integrated_loudness, level, matching_gains
 
 
 def tone(seconds: float, rate: int, channels: int = 1, amplitude: float = 1.0, hertz: float = 997.0) -> np.ndarray:
@@ -63,3 +63,25 @@ def test_what_no_block_hears_is_silent():
     wave = tone(2.0, 16_000, amplitude=1e-5)
     assert integrated_loudness(wave, 16_000) == -math.inf
     assert level(wave, 16_000, -23.0)[1] == "silent"
+
+
+def test_gains_bring_sounds_to_one_loudness_whatever_their_rate_and_channels():
+    sounds = [(tone(1.0, 16_000, 1, 0.05), 16_000), (tone(1.0, 44_100, 2, 0.5), 44_100)]
+    gains = matching_gains(sounds, -23.0, -35.0, 30.0)
+    assert gains[0] - gains[1] == pytest.approx(20.0, abs=0.1)
+    assert gains[1] == pytest.approx(-23.0 + 20 * math.log10(2), abs=0.1)  # two channels of full scale are 0 LUFS
+
+
+def test_gains_stop_at_high_peaks_at_the_lowest_loudness_and_at_the_most_gain():
+    click = np.zeros((1, 16_000), np.float32)
+    click[0, 8_000] = 1.0
+    still = np.zeros((1, 16_000), np.float32)
+    loud, faint = tone(1.0, 16_000, 1, 0.5), tone(1.0, 16_000, 1, 0.001)
+    together = matching_gains([(loud, 16_000), (click, 16_000)], -23.0, -60.0, 30.0)
+    assert together[1] == pytest.approx(0.0, abs=0.001)  # its peak is at full scale
+    assert integrated_loudness(np.tile(loud * 10 ** (together[0] / 20), (2, 1)).astype(np.float32), 16_000) == pytest.approx(
+        integrated_loudness(np.tile(click, (2, 1)), 16_000), abs=0.1
+    )
+    floor = matching_gains([(loud, 16_000), (click, 16_000)], -23.0, -25.0, 30.0)
+    assert floor[0] == pytest.approx(-25.0 + 20 * math.log10(2), abs=0.1)
+    assert matching_gains([(faint, 16_000), (still, 16_000)], -23.0, -35.0, 30.0) == [30.0, 0.0]

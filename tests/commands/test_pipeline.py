@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from tests.commands.running import soundmill_alone
+from types import SimpleNamespace
+
+from tests.commands.running import soundmill, soundmill_alone
 
 
 def test_params_prints_a_composition(root):
@@ -40,3 +42,12 @@ def test_run_asks_for_recordings_or_a_model(root):
     done = soundmill_alone("run", cwd=root)
     assert done.returncode == 1
     assert "`--model tango`" in done.stderr
+
+
+def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):
+    """The flow runs in the checkout, which may be elsewhere."""
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, cwd: commands.append(command) or SimpleNamespace(returncode=0))
+    done = soundmill("bakeoff", "--extra", "mine=sounds/mine", "--project", str(root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert commands[0][-1] == f"--extra=mine={tmp_path / 'sounds' / 'mine'}"

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundmill.audio import flac
-from soundmill.commands.recordings import parse_spans
+from soundmill.commands.recordings import Recordings, parse_spans
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
 from tests.stages import test_waveform_unet as family
@@ -95,6 +95,7 @@ def test_goes_from_one_to_another(home):
         (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
         (["restyle", "none.wav"], "none.wav"),
         (["restyle", "nan.wav"], "nan.wav: nan samples that are no numbers"),
+        (["restyle", "long.wav", "nan.wav"], "nan.wav: nan samples that are no numbers"),
         (
             ["reconstruct", "long.wav"],
             "the family 'waveform_unet' cannot reconstruct; it can generate and transform and interpolate",
@@ -107,7 +108,10 @@ def test_goes_from_one_to_another(home):
         ),
         (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "`soundmill inpaint` keeps parts of a recording"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "resamples=0"], "resamples"),
+        (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "keep=[[0,1]]"], "--keep says what to keep"),
         (["interpolate", "1", "2", "--set", "nosuch=1"], "nosuch"),
+        (["interpolate", "1", "2", "--amount", "0.5"], "--amount and --seed are of recordings"),
+        (["interpolate", "1", "2", "--seed", "0"], "--amount and --seed are of recordings"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(home, command, message):
@@ -124,6 +128,14 @@ def test_a_recording_is_never_overwritten(home):
         done = run(home, *command, "--output", ".")
         assert "long.wav: a result would take its place; name another --output" in done.stderr
     assert (home / "long.wav").read_bytes() == before
+
+
+def test_recordings_are_decoded_when_asked_for(home):
+    recordings = Recordings({"long": home / "long.wav"})
+    first, again = recordings["long"], recordings["long"]
+    assert first[0] is not again[0]  # nothing keeps it
+    assert (first[0] == again[0]).all()
+    assert first[1] == again[1] == RATE
 
 
 def test_spans(tmp_path):

@@ -52,7 +52,7 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     assert done.stderr == ""
     assert f"· {real}: " in done.stdout
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
-        "index.html", "scores.csv", "scores.json", "scores.md", "scores.png", "scores.tex",
+        "index.html", "scores.csv", "scores.json", "scores.md", "scores.png", "scores.tex", "sounds.csv",
     ]  # fmt: skip
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r"<code>([^<]*)</code>", page)) == set(EXTREMES)

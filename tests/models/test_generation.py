@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models import generation, requests
 from soundmill.models.family import Request, can, require
+from tests.prepared import prepare
 
 CATALOG = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "split": "test", "weight": 1.0}
 
@@ -66,6 +70,13 @@ def test_a_wave_is_brought_to_the_models_rate_and_channels():
     assert generation.as_model_takes(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
 
 
+def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):
+    louder = 1.5 * np.sin(np.linspace(0, 100, 8000, dtype=np.float32))[None]
+    looped = generation.Looped(120.0, 2, lambda wave, rate, num_samples: louder)
+    made, _ = soundfile.read(looped.write(tmp_path / "loop.wav", louder / 1.5, 16_000, {}))
+    np.testing.assert_allclose(made, np.tile(louder[0] / np.abs(louder).max(), 2), atol=1e-4)
+
+
 def test_what_a_model_can_and_cannot():
     assert can(Model(), "reconstruct")
     assert not can(Model(), "generate")
@@ -107,3 +118,29 @@ def test_prompts_are_texts_or_labels():
     with pytest.raises(UserError, match="without labels"):
         requests.of_prompts(Model(), ["rain"], 1, 0)
     assert requests.describe(Request(labels=("dog", "rain"))) == "dog, rain"
+
+
+class Short(Model):
+    """Makes a tenth of a second, whatever is wanted."""
+
+    def generate(self, wanted, run):
+        return torch.zeros(len(wanted), 1, 1600)
+
+
+def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
+    """A family that makes a second for a clip of five is not five times as fast."""
+    tables = prepare(tmp_path)
+    kind = SimpleNamespace(load=lambda path: Short(num_samples=1600), trained_against=(), loops=False)
+    monkeypatch.setattr(generation.registry, "family", lambda name: kind)
+    monkeypatch.setattr(generation.checkpoint, "use", lambda *_: "last")
+    monkeypatch.setattr(generation.time, "monotonic", iter((10.0, 13.0)).__next__)
+    params = SimpleNamespace(
+        threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2
+    )
+    params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
+    ctx = SimpleNamespace(name="generate", cost={}, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
+    ctx.progress = lambda *_: nullcontext(lambda count: None)
+    monkeypatch.setattr(generation, "of_clips", lambda model, catalog, wanted, seed: {clip_id: Request() for clip_id in wanted})
+    made = generation.run("short", params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")
+    assert made["generated"] == 2
+    assert ctx.cost["seconds_per_second"] == pytest.approx(3.0 / 0.2)

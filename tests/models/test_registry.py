@@ -28,9 +28,11 @@ def test_offers_the_families_with_their_interface():
 def test_conf_names_the_components_that_a_family_imports(root):
     """They are its stages' dependencies: what it does not name may change without retraining it."""
     for name in registry.FAMILIES:
-        named = params.compose(root / "conf", [f"model={name}"])["families"][name]["components"]
+        document = params.compose(root / "conf", [f"model={name}"])
+        named = document["families"][name]["components"]
         assert set(named) == {"source", "codec", "vocoder", "condition"}
-        assert {*named.values(), "griffin_lim"} == components_of(MODELS / name) | {"griffin_lim"}
+        by_name = registry.code(name, document)
+        assert {*named.values(), "griffin_lim"} == components_of(MODELS / name, by_name) | {"griffin_lim"}
 
 
 def test_counts_follow_the_parameters_and_allocate_nothing(root):

@@ -203,7 +203,7 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
         sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0, grain=0.0,
         vocoder="griffin_lim", griffin_lim_iterations=1, griffin_lim_momentum=0.0,
     )  # fmt: skip
-    model = Tango(laptop, net, Shaped(), 32, None)
+    model = Tango(laptop, net, None, Shaped(), 32, None)
     rng = np.random.default_rng(0)
     texts, null = [rng.standard_normal((length, 12)).astype("<f2") for length in (3, 9)], rng.standard_normal((1, 12)).astype("<f2")
 

@@ -20,11 +20,11 @@ LABELS = ("bell", "rain")
 SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
 
 
-def write(home: Path, rate: int = RATE, channels: int = 1) -> None:
+def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECONDS, short: float = SHORT) -> None:
     """Clips, and their catalog; another one without labels."""
     rng, clips, catalog = np.random.default_rng(0), [], []
     for number, split in enumerate(SPLITS):
-        wave = 0.1 * rng.standard_normal((channels, round(rate * (SHORT if number == 4 else SECONDS)))).astype(np.float32)
+        wave = 0.1 * rng.standard_normal((channels, round(rate * (short if number == 4 else seconds)))).astype(np.float32)
         common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
         audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
         clips.append({**common, "audio": audio, "num_samples": wave.shape[1], "digest": str(number), "quality": None})
@@ -45,12 +45,13 @@ def train(
     catalog: str = "catalog.parquet",
     parts: str = "clips",
     inputs: str = "clips",
+    tagger: str = "clips",
 ) -> dict:
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--catalog", f"{data}/{catalog}",
-        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--tagger", f"{data}/{tagger}",
+        "--catalog", f"{data}/{catalog}", "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
     stages.train.main(arguments)

@@ -24,6 +24,7 @@ CAPTIONS = {  # any text is one, though as matplotlib's mathematics some would e
 }  # fmt: skip
 SPLITS = {"clip": "train", "held": "valid", "test": "test"}
 MIXES = {"mix-0": ["a dog barks and rain falls"], "mix-1": ["a bell and rain falls"]}
+MIXED = {"mix-0": ("clip-0", "clip-1"), "mix-1": ("clip-3", "clip-1")}
 
 
 def write(directory: Path) -> Path:
@@ -60,7 +61,7 @@ def write_latents(directory: Path, captions: dict[str, list[str]], about: Latent
     for number, (one, its) in enumerate(captions.items()):
         posterior = np.stack([np.full((4, 16, 8), number), np.full((4, 16, 8), -4.0)]).astype("<f2")
         size = {"channels": 4, "frames": 16, "bands": 8, "digest": f"{one} {about.autoencoder}"}
-        rows.append(
-            {"clip_id": one, "split": SPLITS.get(one[:4], "train"), "captions": its, "posterior": posterior.tobytes(), **size}
-        )
+        mixed = dict(zip(("first", "second"), MIXED.get(one, (None, None)), strict=True))
+        split = SPLITS.get(one[:4], "train")
+        rows.append({"clip_id": one, "split": split, "captions": its, **mixed, "posterior": posterior.tobytes(), **size})
     shards.write_rows(rows, directory / shard_name(0), schema)

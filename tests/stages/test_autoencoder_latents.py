@@ -20,6 +20,7 @@ from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
+from soundmill.manifest import TRAINED_ON, TRAINED_ON_FILE
 from soundmill.models import registry
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
@@ -208,6 +209,9 @@ def test_training_starts_from_another(project, capfd):
     assert "starts from data/first" in capfd.readouterr().out
     assert again["valid_l1_db"] == pytest.approx(metrics["valid_l1_db"], rel=1e-3)
     assert json.loads((project / "data/again/config.json").read_text())["source"]["started_from"] == metrics["digest"]
+    tables = [project / f"data/{name}" / TRAINED_ON_FILE for name in ("first", "again")]
+    before, now = (shards.read_table(table, TRAINED_ON).to_pylist() for table in tables)
+    assert now == [*before, *({**row, "earlier": True} for row in before)]
     with pytest.raises(SystemExit, match=r"start_from: .*first: network\.blocks is 1 there and 2 here; make them agree"):
         make_autoencoder(project, "more", weights=started, network={**PARAMETERS["network"], "blocks": 2})
 
@@ -223,6 +227,7 @@ def test_one_that_others_trained_is_taken(project, capfd):
     assert (project / "data/c.csv").read_text() == "step,loss/train\n"
     model = autoencoders.load(project / "data/mine")
     assert (model.mean, model.deviation) == (0.0, 1.0)
+    assert not (project / "data/mine" / TRAINED_ON_FILE).exists()
     assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"
 
 

@@ -175,6 +175,7 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
         "scores.json",
         "scores.md",
         "scores.tex",
+        "sounds.csv",
     }
 
     write_params(project, workers=1)

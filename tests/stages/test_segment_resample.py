@@ -432,7 +432,9 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
         ]
         made = tmp_path / name
         made.mkdir()
-        assert not plan_shard(pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, made / "plan.parquet").quarantine
+        assert not plan_shard(
+            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, {}, made / "plan.parquet"
+        ).quarantine
         plan = shards.read_table(made / "plan.parquet", manifest.SEGMENTS)
         assert not resample_shard(plan, sources, params, made / "clips.parquet").quarantine
         assert sorted(os.listdir(made)) == ["clips.parquet", "plan.parquet"]

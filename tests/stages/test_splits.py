@@ -6,6 +6,7 @@ import pytest
 
 from soundmill import manifest, shards
 from soundmill.corpora import copies
+from soundmill.models.catalog import read_left_out
 from tests.stages.handling import (
     NAMING,
     SPLITS,
@@ -103,7 +104,8 @@ def test_only_clips_with_a_wanted_label_are_used(small, capsys):
         row["labels"] = labels
     shards.write_rows(recordings, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
     everything = call_rename()
-    assert (everything["clips"], everything["left_out"]) == (4, 0)
+    assert (everything["clips"], everything["left_out"], read_left_out(small / "data/catalog.parquet")) == (4, 0, [])
+    ids = {row["clip_id"] for row in table("data/catalog.parquet")}
     settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["snare", "hat"]}})
     some = call_rename()
     assert some["clips"] + some["left_out"] == 4
@@ -111,6 +113,8 @@ def test_only_clips_with_a_wanted_label_are_used(small, capsys):
     settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["hat"]}})
     call_rename()
     assert {tuple(row["labels"]) for row in table("data/catalog.parquet")} == {("hat",)}
+    left_out = read_left_out(small / "data/catalog.parquet")
+    assert set(left_out) == ids - {row["clip_id"] for row in table("data/catalog.parquet")} != set()
     settle(small, **NAMING | {"catalog": NAMING["catalog"] | {"only": ["snares"]}})
     assert "no clip has the label 'snares'; did you mean 'snare'? (labels: dog, hat, kick, rain, snare)" in refusal(capsys)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import stages.generate
 import stages.train
-from soundmill import commands, params, stage
+from soundmill import commands, manifest, params, shards, stage
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
@@ -71,7 +71,8 @@ def train(home: Path, data: Path, composed: dict, **changes) -> dict:
     document["tango"]["train"] |= changes
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", "tango", "--inputs", f"{data}/tango", "--parts", f"{data}/tango", "--catalog", f"{data}/catalog.parquet",
+        "--family", "tango", "--inputs", f"{data}/tango", "--parts", f"{data}/tango", "--tagger", f"{data}/tango",
+        "--catalog", f"{data}/catalog.parquet",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
@@ -109,9 +110,17 @@ def test_trains_on_latents_and_states_alone(trained, data):
         "config.json",
         "unet.safetensors",
         "best.safetensors",
+        "trained_on.parquet",
         "autoencoder/config.json",
         "autoencoder/model.safetensors",
     }
+    told = shards.read_table(trained / "model" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON).to_pylist()
+    assert [(row["mix"], row["clip_id"]) for row in told] == [
+        *((None, f"clip-{number}") for number in range(4)),
+        *(("mix-0", clip_id) for clip_id in ("clip-0", "clip-1")),
+        *(("mix-1", clip_id) for clip_id in ("clip-3", "clip-1")),
+    ]
+    assert {(row["source"], row["start"], row["earlier"]) for row in told} == {("r.wav", 0.0, False)}
     assert (trained / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 

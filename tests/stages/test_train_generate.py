@@ -38,6 +38,7 @@ from tests.models.components.test_diffwave import FAST, NOISE, TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
+WHOLE = ["best.safetensors", "config.json", "model.safetensors", manifest.TRAINED_ON_FILE]
 
 GUIDED = ["num_steps=3", "guidance_scale=1.5"]
 
@@ -110,8 +111,8 @@ def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
 
 def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
     return [
-        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--catalog", f"{data}/{catalog}",
-        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--tagger", f"{data}/mels",
+        "--catalog", f"{data}/{catalog}", "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
 
@@ -161,7 +162,7 @@ def test_trains_the_real_configuration_shrunk(trained):
         "last": {"step": 12, "valid_loss": metrics["valid_loss"]},
         "best": {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]},
     }
-    assert sorted(path.name for path in (trained / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in (trained / "model").iterdir()) == WHOLE
 
 
 def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
@@ -430,7 +431,7 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     now_and_then, last = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"tracking: figures/samples/step-0000003\.png " + failed, now_and_then)
     assert re.fullmatch(r"train/ddpm_mel: the samples \(grid\.png\) " + failed, last)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["best.safetensors", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == WHOLE
     assert json.loads((tmp_path / "train.json").read_text())["valid_loss"] > 0
     assert last in (tmp_path / "grid.png").read_text()
 

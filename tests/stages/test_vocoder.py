@@ -25,6 +25,7 @@ from tests.models.components.test_mel_autoencoder import SPEC
 SECONDS = 0.8
 TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
 NETWORKS = {"hifigan": TINY, "diffwave": {"layers": 4, "channels": 16, "dilation_cycle": 4}}
+NETWORKS["melgan"] = {"channels": 4, "rates": [8, 5, 4], "residual_layers": 1}
 LEVELS = {"channels": [8, 16], "factors": [1, 4], "items": [1, 1], "attention": [False, False], "text_attention": [False, False]}
 NETWORKS["diffusion"] = LEVELS | {"heads": 1, "head_width": 8, "groups": 4, "modulation": 16}
 

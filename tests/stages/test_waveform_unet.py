@@ -187,7 +187,7 @@ def test_shorter_clips_end_in_silence_and_crops_begin_where_they_are_told_to(tmp
             scratch = tmp_path / crop
 
         Context.scratch.mkdir()
-        prepared = kind.prepare(wanted, Context, data / "clips", data / "parts", data / "catalog.parquet", None)
+        prepared = kind.prepare(wanted, Context, data / "clips", data / "parts", tmp_path, data / "catalog.parquet", None)
         first, second = (prepared.source.batch(np.array([0, 4]), prepared.draw(step).numpy())[0] for step in (0, 1))
         assert first.shape == (2, 2, 4000)
         assert torch.equal(first[0], second[0]) == fixed

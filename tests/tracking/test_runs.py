@@ -82,6 +82,14 @@ def test_off_records_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(path.name for path in home.iterdir()) == ["mlflow.db", "params.yaml"]
 
 
+def test_the_model_of_a_rehearsal_is_not_registered(home: Path, monkeypatch: pytest.MonkeyPatch, bring: Bring) -> None:
+    monkeypatch.setenv(tracking.TRIAL, "1")
+    with tracking.stage_run(home, "train", {}) as run:
+        run.log_model(home, "tiny", {"label": ["dog"]}, np.zeros((1, 2)))
+    bring(home)
+    assert tracking.registered_models(home) == []
+
+
 def test_an_unwritable_store_stops_no_stage(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,10 +107,16 @@ def test_what_was_sent_is_sent_again_without_harm(
     mlflow.create_model_version("soundmill-tiny", version.source, tags={"digest": "of other weights", "fad_vggish": "2.5"})
     for fad, best in ((3.0, "2"), (2.0, "1")):
         with tracking.pipeline_run(home, "scored") as run:
-            run.log_model_scores(tmp_path / "files" / "model", "tiny", {"fad_vggish": fad, "kl_tagger": 0.5})
+            run.log_model_scores(tracking.model_digest(tmp_path / "files" / "model"), "tiny", {"fad_vggish": fad, "kl_tagger": 0.5})
         bring(home)
         assert mlflow.get_model_version("soundmill-tiny", "1").tags["fad_vggish"] == f"{fad:g}"
         assert str(mlflow.get_model_version_by_alias("soundmill-tiny", "best").version) == best
+    with tracking.result_run(home, "a listening test", "listening-test", {}) as run:
+        run.log_model_scores(tracking.model_digest(tmp_path / "files" / "model"), "tiny", {"mos_quality": 4.25})
+    bring(home)
+    tags = mlflow.get_model_version("soundmill-tiny", "1").tags
+    assert (tags["mos_quality"], tags["fad_vggish"]) == ("4.25", "2")  # ears beside the other scores, which still choose the best
+    assert str(mlflow.get_model_version_by_alias("soundmill-tiny", "best").version) == "1"
     assert mlflow.get_experiment("1").tags["mlflow.experiment.primaryMetric.name"] == "fad_vggish"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, valida
         loader(steps * accumulate),
         hardware=hardware,
         scratch=scratch,
-        label="test",
+        progress=callbacks.Progress("test"),
         curve=curve,
         validation=validation,
         callbacks=list(extra),
@@ -306,3 +307,37 @@ def test_weights_of_another_net_are_refused_by_name(loader):
     message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
     with pytest.raises(UserError, match=message):
         trained.start_from(other, "there")
+
+
+def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
+    pace = {}
+    for steps in (callbacks.WARM_UP_STEPS, 12):
+        progress = callbacks.Progress("test")
+        trained = Regression(_net(), PARAMS, steps, 1)
+        curve = callbacks.Curve(4)
+        began = time.monotonic()
+        module.fit(
+            trained, loader(steps), hardware=CPU, scratch=tmp_path / str(steps), progress=progress, curve=curve, callbacks=[]
+        )
+        pace[steps] = progress.seconds_per_step
+        took = time.monotonic() - began
+    assert pace[callbacks.WARM_UP_STEPS] is None
+    assert 0 < pace[12] <= took / (12 - callbacks.WARM_UP_STEPS)
+
+
+def test_the_look_after_the_last_step_is_not_in_the_pace(loader, tmp_path, monkeypatch):
+    """A bake-off times a few steps with one look after them, which costs as much as two or three of them."""
+    look = 5.0
+    monkeypatch.setattr(Validation, "_measure", lambda *_: time.sleep(look) or 1.0)
+    progress = callbacks.Progress("test")
+    module.fit(
+        Regression(_net(), PARAMS, 8, 1),
+        loader(8),
+        hardware=CPU,
+        scratch=tmp_path / "scratch",
+        progress=progress,
+        curve=callbacks.Curve(4),
+        validation=_validation(loader, every=8),
+        callbacks=[],
+    )
+    assert 0 < progress.seconds_per_step < look / 5

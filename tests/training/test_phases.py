@@ -96,7 +96,7 @@ def fit(scratch, steps=12, extra=(), kind=Duel):
     order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
     loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
     curve = callbacks.Curve(4)
-    module.fit(duel, loader, hardware=CPU, scratch=scratch, label="duel", curve=curve, callbacks=list(extra))
+    module.fit(duel, loader, hardware=CPU, scratch=scratch, progress=callbacks.Progress("duel"), curve=curve, callbacks=list(extra))
     return duel, curve.points
 
 
@@ -167,6 +167,20 @@ def test_phases_say_who_steps_and_what_stands_still(tmp_path):
     assert moved[:3] == [{"net.0", "net.3"}] * 3
     assert moved[3:] == [{"discriminator"}, {"net.3"}] * 4
     assert weights.counted == list(range(1, 13))
+
+
+def test_the_curve_is_of_the_nets_own_batches(tmp_path):
+    class Known(TwoPhases):
+        """The net loses 1 on each of its batches, the discriminator 100."""
+
+        def alone(self, step, batch, nets):
+            yield 1 + 0 * self.net(batch.values[0]).sum()
+
+        def in_turn(self, step, batch, nets):
+            yield 1 + 0 * self.net(batch.values[0]).sum() if step % 2 else 100 + 0 * self.discriminator(batch.values[0]).sum()
+
+    _, points = fit(tmp_path, kind=Known)
+    assert [point["loss/train"] for point in points] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [Duel, TwoPhases])
