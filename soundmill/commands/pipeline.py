@@ -144,6 +144,7 @@ def bakeoff(
     import subprocess
     import sys
 
+    from soundmill import lifetime
     from soundmill import params as parameters
     from soundmill.models import registry
 
@@ -159,7 +160,7 @@ def bakeoff(
     named = (one.partition("=") for one in extra or [])
     options += [f"--extra={name}{equals}{folder and Path(folder).absolute()}" for name, equals, folder in named]
     command = [sys.executable, "-m", "flows.bakeoff", *chosen, *(overrides or []), *options]
-    raise typer.Exit(subprocess.run(command, cwd=root).returncode)
+    raise typer.Exit(subprocess.run(command, cwd=root, preexec_fn=lifetime.with_this_process()).returncode)
 
 
 def _survey(corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
