@@ -45,7 +45,7 @@ class Entrant:
     def document(self, home: Path, steps: dict[str, int], seed: int, timed: bool = False) -> dict[str, Any]:
         """The content of params.yaml; parts of a training that are counted in steps keep their share.
 
-        `timed`: their share of the steps that are counted.
+        `timed`: their share of the steps that are counted, and as few samples as can be.
         """
         uncounted = WARM_UP_STEPS if timed else 0
         composed = parameters.compose(home / "conf", self.overrides)
@@ -60,6 +60,8 @@ class Entrant:
             ]
             if "epochs" in values:
                 own.append(f"{section}.epochs=null")
+            if timed and "grid" in values:  # else the pictures of samples take longer than the steps
+                own += [f"{section}.grid.columns=1", f"{section}.grid.rows=1"]
             if values["steps"]:  # else what it was meant for is counted in epochs
                 share = (count - uncounted) / values["steps"]
                 own += [

@@ -71,8 +71,9 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
     weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
     assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 17)
     timed = next(entrant for entrant in taking if entrant.family == "rave").document(
-        ROOT, {"autoencoder": TIMED_STEPS}, 0, timed=True
+        ROOT, {"autoencoder": TIMED_STEPS, "train": TIMED_STEPS}, 0, timed=True
     )
+    assert (timed["rave"]["train"]["grid"], documents["rave"]["rave"]["train"]["grid"]["rows"]) == ({"columns": 1, "rows": 1}, 3)
     first = timed["rave"]["autoencoder"]["weights"]["phase_1_steps"]
     assert first - WARM_UP_STEPS == 2 * (TIMED_STEPS - first) == 8  # the training's own two to one, of what is counted
     assert WARM_UP_STEPS == callbacks.WARM_UP_STEPS
