@@ -22,7 +22,7 @@ from soundmill.errors import UserError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # a busy machine with cold files took more than two minutes
 STOP_SECONDS = 5.0
 
 
