@@ -87,6 +87,8 @@ def port_faults(name: str, stage: dict) -> list[str]:
     faults += [] if stage["params"] in sections else [f"{name}: params {stage['params']} are not its section"]
     cached = [entry for entry in stage["metrics"] for options in entry.values() if options["cache"]]
     faults += [f"{name}: metrics {entry} are in the cache, not in git" for entry in cached]
+    uncached = [out for out in stage.get("outs", []) if isinstance(out, dict)]  # but for metrics and plots
+    faults += [f"{name}: for {out} DVC's run cache would not keep the stage" for out in uncached]
     return faults + ([f"{name}: the corpus' own path is on the command"] if "corpus.path" in stage["cmd"] else [])
 
 
