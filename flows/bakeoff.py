@@ -209,7 +209,8 @@ def _notes(minutes: float, seeds: Sequence[int], rows: Sequence[Row], judged: Ju
         "stages and the tagger are not counted. A family that is built for longer training is at a disadvantage.",
         f"Scores are under {judged.embedder}; of FAD, MMD, KL and near-copies lower is better. Near-copies are closer to a "
         "training clip than real test clips mostly are; their interval is Wilson's.",
-        "p is of a paired permutation test over the same requests, corrected for the number of tests (Holm).",
+        "p is of a paired permutation test over the same requests, corrected for the number of tests (Holm). One is called better "
+        "where p is below 0.05 and the interval leaves out zero.",
         "Intervals are bootstrap 95 % intervals over clips; they do not cover other seeds."
         if len(seeds) == 1
         else f"Values are means of {len(seeds)} seeds with Student's 95 % interval over them; differences are of the first seed.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -250,7 +251,6 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
         parts = ", ".join(f"{part.stage} {part.steps:,} in {part.minutes:.3g}" for part in row.parts)
         line = {
             "family": row.name,
-            "kind": row.kind,
             "parameters": "–" if row.parameters is None else f"{row.parameters:,}",
             "minutes": "–" if row.minutes is None else f"{row.minutes:.3g}",
             "steps": parts or "–",
@@ -258,6 +258,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
         }
         line |= {SCORES[metric][0]: shown(metric, row.scores.get(metric)) for metric in metrics}
         line["s per s of sound"] = "–" if row.seconds_per_second is None else f"{row.seconds_per_second:.2g}"
+        line["kind"] = row.kind
         if any(other.why_not for other in rows):
             line["why not"] = row.why_not or ""
         lines.append(line)
@@ -303,7 +304,7 @@ def latex(rows: Sequence[Row]) -> str:
     text = table(rows).drop(columns=["why not", "steps"], errors="ignore")
     style = text.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     return (
-        style.to_latex(hrules=True, column_format="ll" + "r" * (len(text.columns) - 2))
+        style.to_latex(hrules=True, column_format="l" + "r" * (len(text.columns) - 2) + "l")
         .replace("…", r"\dots{}")
         .replace("–", "--")
         .replace("†", r"$^\dagger$")
@@ -330,10 +331,13 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def draw(title: str, rows: Sequence[Row]) -> Figure:
     """The leading score against the seconds that a second of sound takes, with the front of those that nothing beats in both."""
+    from matplotlib.ticker import FuncFormatter
+
     from soundmill.drawing import Figure
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
     metric = leading(rows)
     known = [row for row in rows if ranks(row, metric) and row.seconds_per_second is not None]
     best = front(rows)
@@ -347,10 +351,13 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
         axes.annotate(row.name, (row.seconds_per_second, total.value), xytext=(7, 4), textcoords="offset points", fontsize=9)
     if known:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(plain)
         floor = next((row.scores[metric].lines["floor"] for row in known if "floor" in row.scores[metric].lines), None)
         values = [floor, *(value for row in known for value in asdict(row.scores[metric].total).values())]
         if all(value > 0 for value in values if value is not None):  # an MMD may be below zero
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(plain)
+            axes.yaxis.set_minor_formatter(plain)
         if floor is not None:
             axes.axhline(floor, color="#2b8a3e", linewidth=1, linestyle="--")
             axes.annotate(
@@ -359,7 +366,7 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
     axes.margins(0.2)
     axes.set_xlabel("seconds to make a second of sound (less is faster)")
     axes.set_ylabel(f"{SCORES[metric][0]} (lower is better)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(textwrap.fill(title, 60), loc="left", fontsize=11, fontweight="bold")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure

@@ -97,10 +97,12 @@ def judge(
 
 
 def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With p corrected for the number of tests of metrics that rank, and `better` only where that is below LEVEL."""
+    """With p corrected for the number of tests of metrics that rank, and `better` only where that is below LEVEL and the interval
+    leaves out zero: p of a FAD is of what each clip adds to it, and two sets can differ in that and not in their FAD."""
     tests = [one for one in differences if one["better"] != "unranked"]
     for one, p in zip(tests, holm([one["p"] for one in tests]), strict=True):
-        one |= {"p": p, "better": one["better"] if p < LEVEL else "neither"}
+        real = p < LEVEL and not one["low"] <= 0 <= one["high"]
+        one |= {"p": p, "better": one["better"] if real else "neither"}
     return differences
 
 

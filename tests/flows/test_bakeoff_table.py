@@ -147,7 +147,7 @@ def test_the_table_in_every_form():
     rows = [*ROWS, CANNOT, Row("mine", "a folder", scores={"fad": Score(Estimate(5.0))})]
     shown = table(rows)
     assert list(shown["family"]) == ["mine", "slow", "quick", "poor", "upsampler"]
-    assert list(shown.loc[1])[2:6] == ["1,000", "2", "train 300 in 2", "1.00 GiB"]
+    assert list(shown.loc[1])[1:5] == ["1,000", "2", "train 300 in 2", "1.00 GiB"]
     assert shown.loc[1]["FAD"] == "10 (9 … 11), floor 3"
     assert shown.loc[1]["class asked for"] == "50 %"
     assert shown.loc[4]["why not"] == "makes no sound from a request"
@@ -164,6 +164,12 @@ def test_the_picture_names_every_row_that_has_both():
     names = {text.get_text() for text in draw("A bake-off", [*ROWS, CANNOT]).axes[0].texts}
     assert names == {"slow", "quick", "poor", "real sounds"}
     assert draw("None", [CANNOT]).axes
+    figure = draw("A bake-off", [*ROWS, CANNOT])
+    figure.savefig(io.BytesIO())
+    axes = figure.axes[0]
+    ticks = [label.get_text() for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")]
+    assert any(ticks)
+    assert not [text for text in ticks if "$" in text]  # it would be drawn literally
 
 
 def test_a_distance_below_zero_is_in_the_picture():
