@@ -47,7 +47,13 @@ def test_run_asks_for_recordings_or_a_model(root):
 def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):
     """The flow runs in the checkout, which may be elsewhere."""
     commands = []
-    monkeypatch.setattr("subprocess.run", lambda command, cwd: commands.append(command) or SimpleNamespace(returncode=0))
+
+    def run(command, cwd, preexec_fn):
+        assert callable(preexec_fn)  # with which the flow ends as this command does
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("subprocess.run", run)
     done = soundmill("bakeoff", "--extra", "mine=sounds/mine", "--project", str(root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert commands[0][-1] == f"--extra=mine={tmp_path / 'sounds' / 'mine'}"
