@@ -92,7 +92,8 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = No
             lines.append(f"Report   {shown(report, root)} (open it in a web browser: the sounds next to real ones)")
     lines.append(f"Runs     make browse, then {page}" if page else "Runs     make browse")
     others = sorted({path.stem for path in (root / "conf" / "model").glob("*.yaml")} - _families(root))
-    lines += [f"More     make run MODEL={name}" for name in others]
+    if others and root.parent.name != tracking.WORKSPACES:  # a sweep or bake-off chooses for itself
+        lines.append(f"More     make run MODEL=NAME, one of {', '.join(others)}")
     return lines
 
 

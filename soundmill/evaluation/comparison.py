@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from soundmill.evaluation import bootstrap, scores
 from soundmill.evaluation.scores import Metric, Side, Statistic
 
 METRICS = tuple(scores.METRICS)  # what can be compared: all
-ROUNDING = 1e-9  # of the largest contribution: two clips that differ by less add the same
+ROUNDING = 1e-9  # of the largest value: what differs by less is equal
 LEVEL = 0.05  # of p, under which one of them is called better
 
 
@@ -28,13 +28,13 @@ def compare(
 ) -> dict[str, Any]:
     """`a`, `b`, their `difference` (a − b) with 95 % interval `low`, `high`, `p` of no difference, and which is `better`.
 
-    p is that of a permutation test, in which a and b change places clip by clip: of what each clip adds to the metric of a and b
-    together, which knows nothing of their places, or of its own value where the metric is a mean over clips. Of recall and coverage
-    it is of the real rows that the exchanged sets reach: what both of two partners reach, neither adds. So it holds its size
-    however few clips there are, and of B permutations it is never under 1 / (B + 1) (Phipson & Smyth 2010). For the interval, what
-    each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the reference makes
-    of both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 + replicates; without
-    replicates there is neither interval nor p.
+    p is that of a permutation test, in which a and b change places clip by clip: of the metric of the exchanged sets (of Fréchet
+    distances in the principal axes, `frechet.exchanged`), of the clips' own values where the metric is a mean of them, else of
+    what each clip adds to the metric of a and b together. So it holds its size however few clips there are, and of B permutations
+    it is never under 1 / (B + 1) (Phipson & Smyth 2010). Sets that differ in their spread alone may have a small one. For the
+    interval, what each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the
+    reference makes of both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 +
+    replicates; without replicates there is neither interval nor p.
     """
     kind = scores.find(metric)
     _check_partners(a, b)
@@ -50,8 +50,8 @@ def compare(
     if replicates:
         moved = scores.resampled(first.influence() - second.influence(), seed, replicates, progress)
         error = float(np.hypot(first.error, second.error))
-        if kind.reached:
-            p = exchange(kind.reached(a, b, reference), len(a.ids), seed, replicates)
+        if kind.exchanged:
+            p = of_exchanges(kind.exchanged(a, b, reference, seed, exchanges(len(a.ids), seed, replicates)))
         else:
             by_clip = _by_value(first.of, second.of) if first.of and second.of else _by_influence(kind, a, b, reference, seed)
             p = permutation(by_clip, seed, replicates)
@@ -118,18 +118,17 @@ def permutation(differences: np.ndarray, seed: int, replicates: int) -> float:
     return (1 + extreme) / (1 + replicates)
 
 
-def exchange(reached: Iterable[np.ndarray], pairs: int, seed: int, replicates: int) -> float:
-    """p of the shares of real rows that two sets reach; `reached` [2·pairs, m] is whether a clip reaches a row, as coverage.reached
-    has it: the share of random exchanges of partners after which the shares are as far apart, either way."""
-    chosen = np.ones((1 + replicates, pairs), np.float32)  # that clip of a pair which is in the first set: at first a's
+def exchanges(pairs: int, seed: int, replicates: int) -> np.ndarray:
+    """Which of a pair is in the first set [1 + replicates, pairs] float32: at first all of them its own, then at random."""
+    chosen = np.ones((1 + replicates, pairs), np.float32)
     chosen[1:] = [_places(seed, number, pairs) for number in range(replicates)]
-    apart = np.zeros(1 + replicates, np.int64)
-    for part in reached:
-        first, second = np.split(part.astype(np.float32), 2)
-        rest = first.sum(axis=0) + second.sum(axis=0)
-        hits = chosen @ (first - second) + second.sum(axis=0)  # how many clips of the first set reach a row; whole numbers
-        apart += (hits > 0).sum(axis=1) - (rest - hits > 0).sum(axis=1)
-    return float(np.mean(np.abs(apart) >= abs(apart[0])))
+    return chosen
+
+
+def of_exchanges(values: np.ndarray) -> float:
+    """p of a metric [2, 1 + B] of both sets, at first as they are, then exchanged: the share after which they are as far apart."""
+    apart = np.abs(values[0] - values[1])
+    return float(np.mean(apart >= apart[0] - ROUNDING * np.abs(values).max()))
 
 
 def _places(seed: int, number: int, pairs: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def judge(
 
 def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """With p corrected for the number of tests of metrics that rank, and `better` only where that is below LEVEL and the interval
-    leaves out zero: p of a FAD is of what each clip adds to it, and two sets can differ in that and not in their FAD."""
+    leaves out zero: sets that differ in their spread alone may have a small p."""
     tests = [one for one in differences if one["better"] != "unranked"]
     for one, p in zip(tests, holm([one["p"] for one in tests]), strict=True):
         real = p < LEVEL and not one["low"] <= 0 <= one["high"]

@@ -65,13 +65,17 @@ def by_neighbours(name: Name, generated: Sequence[np.ndarray], reference: Sequen
     return float(hit.mean()), Influence(*(sides[which] for which in order))
 
 
-def reached(
-    name: Literal["recall", "coverage"], a: Sequence[np.ndarray], b: Sequence[np.ndarray], reference: Sequence[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Which real rows each clip of two sets of partners reaches, all of a, then all of b [2·N, m], a part of the rows at a time.
+def exchanged(
+    name: Literal["recall", "coverage"],
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    reference: Sequence[np.ndarray],
+    chosen: np.ndarray,
+) -> np.ndarray:
+    """Shares [2, B] of real rows that two sets reach, for each exchange of partners (see `scores.Metric.exchanged`).
 
-    It does not depend on who of two partners is whose, so that they can be exchanged. Recall's balls are about generated rows: of
-    both sets together, as far as the 2·k-th nearest row of another pair, for there are twice as many.
+    What a clip reaches does not depend on who of two partners is whose: recall's balls are about generated rows of both sets
+    together, as far as the 2·k-th nearest row of another pair, for there are twice as many.
     """
     lengths = np.array([len(rows) for clips in (a, b) for rows in clips])
     fake, real = (np.concatenate(clips, dtype=np.float64) for clips in ([*a, *b], reference))
@@ -80,12 +84,17 @@ def reached(
     real -= centre
     if name == "coverage":
         radii = _radii(real, _owners(np.array([len(rows) for rows in reference])))
-        for _, inside in _inside(real, radii, fake, per="centres"):
-            yield by_clip(inside.T, lengths) > 0
+        parts = (inside.T for _, inside in _inside(real, radii, fake, per="centres"))
     else:
         radii = _radii(fake, np.repeat(np.tile(np.arange(len(a)), 2), lengths), 2 * NEAREST)
-        for _, inside in _inside(fake, radii, real, per="rows"):
-            yield by_clip(inside, lengths) > 0
+        parts = (inside for _, inside in _inside(fake, radii, real, per="rows"))
+    reached = np.zeros((2, len(chosen)))
+    for inside in parts:
+        first, second = np.split((by_clip(inside, lengths) > 0).astype(np.float32), 2)  # whether a clip reaches a row [N, m]
+        every = first.sum(axis=0) + second.sum(axis=0)
+        hits = chosen @ (first - second) + second.sum(axis=0)  # how many clips of the first set reach a row; whole numbers
+        reached += (hits > 0).sum(axis=1), (every - hits > 0).sum(axis=1)
+    return reached / len(real)
 
 
 def _owners(lengths: np.ndarray) -> np.ndarray:

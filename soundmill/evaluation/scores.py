@@ -112,6 +112,11 @@ class Statistic:
     warnings: tuple[str, ...] = ()
 
 
+# The metric [2, B] of both sets after each of B exchanges of partners: of two sets with equal ids, the reference and the seed, and
+# which clip of a pair is in the first set [B, N], 1 the first set's own and 0 its partner.
+Exchanged = Callable[[Side, Side, Side, int, np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric; `description` stands beside its numbers in reports."""
@@ -124,7 +129,7 @@ class Metric:
     paired: bool = False  # ids of both sides have to agree
     needs_logits: bool = False
     pairwise: bool = False  # compares embeddings pair by pair, so it rests on a part of a large set
-    reached: Callable[[Side, Side, Side], Iterator[np.ndarray]] | None = None  # of one that counts real rows (coverage.reached)
+    exchanged: Exchanged | None = None  # of one whose difference is no sum of what single clips add
 
 
 def _frechet(generated: Side, reference: Side, seed: int) -> Statistic:
@@ -226,6 +231,10 @@ def _inception(generated: Side, reference: Side, seed: int) -> Statistic:
     return Statistic(value, lambda: inception.influence(logits), {"std": std, "splits": splits})
 
 
+def _frechet_exchanged(a: Side, b: Side, reference: Side, seed: int, chosen: np.ndarray) -> np.ndarray:
+    return frechet.exchanged((a.stream, b.stream, reference.stream), a.ids, chosen)
+
+
 def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
     value, std, size = kernels.in_subsets(*(np.concatenate(clips, dtype=np.float64) for clips in (first, second)), seed)
@@ -244,25 +253,42 @@ def _mmd(generated: Side, reference: Side, seed: int) -> Statistic:
     return Statistic(value, lambda: influence, {"bandwidth": bandwidth})
 
 
+def _kid_exchanged(a: Side, b: Side, reference: Side, seed: int, chosen: np.ndarray) -> np.ndarray:
+    return kernels.exchanged(a.clips(), b.clips(), reference.clips(), kernels.polynomial, chosen)
+
+
+def _mmd_exchanged(a: Side, b: Side, reference: Side, seed: int, chosen: np.ndarray) -> np.ndarray:
+    clips = reference.clips()
+    kernel = kernels.gaussian(kernels.median_distance(np.concatenate(clips, dtype=np.float64), seed))
+    return kernels.exchanged(a.clips(), b.clips(), clips, kernel, chosen)
+
+
 def _neighbours(name: coverage.Name, generated: Side, reference: Side, seed: int) -> Statistic:
     value, influence = coverage.by_neighbours(name, generated.clips(), reference.clips())
     return Statistic(value, lambda: influence)
 
 
-def _reached(name: Literal["recall", "coverage"], a: Side, b: Side, reference: Side) -> Iterator[np.ndarray]:
-    return coverage.reached(name, a.clips(), b.clips(), reference.clips())
+def _neighbours_exchanged(
+    name: Literal["recall", "coverage"], a: Side, b: Side, reference: Side, seed: int, chosen: np.ndarray
+) -> np.ndarray:
+    return coverage.exchanged(name, a.clips(), b.clips(), reference.clips(), chosen)
 
 
 METRICS = {
-    "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0),
-    "fad_inf": Metric("Fréchet distance extrapolated to infinitely many generated embeddings", "lower", _frechet_without_bias),
+    "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
+    "fad_inf": Metric(
+        "Fréchet distance extrapolated to infinitely many generated embeddings",
+        "lower",
+        _frechet_without_bias,
+        exchanged=_frechet_exchanged,  # the bias that it takes off is the same for as many embeddings
+    ),
     "fad_per_clip": Metric(
         "mean over generated clips of the Fréchet distance of a clip's own patches from the reference",
         "lower",
         _frechet_by_clip,
         least=0,
     ),
-    "fd": Metric("Fréchet distance of all clips' embeddings", "lower", _frechet, least=0),
+    "fd": Metric("Fréchet distance of all clips' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
     "kl": Metric(
         "KL(reference ‖ generated) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
         "lower",
@@ -271,9 +297,19 @@ METRICS = {
         needs_logits=True,
     ),
     "is": Metric("exp of the mean KL(p ‖ mean p) of the softmaxed logits", "higher", _inception, least=1, needs_logits=True),
-    "kid": Metric("unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets", "lower", _kid, pairwise=True),
+    "kid": Metric(
+        "unbiased squared MMD with the kernel (xᵀy/d + 1)³, mean over subsets",
+        "lower",
+        _kid,
+        pairwise=True,
+        exchanged=_kid_exchanged,
+    ),
     "mmd": Metric(
-        "unbiased squared MMD with a Gaussian kernel as wide as the reference's median distance", "lower", _mmd, pairwise=True
+        "unbiased squared MMD with a Gaussian kernel as wide as the reference's median distance",
+        "lower",
+        _mmd,
+        pairwise=True,
+        exchanged=_mmd_exchanged,
     ),
     "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
     "precision": Metric(
@@ -286,7 +322,7 @@ METRICS = {
         0,
         1,
         pairwise=True,
-        reached=partial(_reached, "recall"),
+        exchanged=partial(_neighbours_exchanged, "recall"),
     ),
     "density": Metric(
         "real neighbourhoods that a generated embedding is in, in k-ths",
@@ -302,7 +338,7 @@ METRICS = {
         0,
         1,
         pairwise=True,
-        reached=partial(_reached, "coverage"),
+        exchanged=partial(_neighbours_exchanged, "coverage"),
     ),
 }
 

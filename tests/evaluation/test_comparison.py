@@ -25,6 +25,15 @@ def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tu
     return sounds(0.8, 0.2 + effect), sounds(0.8, 0.2), sounds(0.5, 0.0)
 
 
+def beside_and_collapsed(seed: int) -> list[Side]:
+    """Two models and a reference: the first beside it, two thirds of the second's rows one point."""
+    a, b, reference = np.random.default_rng(seed).standard_normal((3, 60, 3, 8))
+    a[..., 0] += 1
+    b[:, 0, 0] -= 0.5
+    b[:, 1:] = 0
+    return [Side.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
+
+
 @pytest.mark.parametrize("metric", ["fad", "is", "mmd"])
 def test_models_that_are_alike_are_told_apart_one_time_in_twenty(metric):
     """Of 200 pairs: five per cent, by three binomial deviations; with 19 exchanges the least p is 0.05."""
@@ -60,6 +69,14 @@ def test_what_partners_both_reach_hides_no_difference_and_makes_none(metric):
     assert result["difference"] < 0
     assert result["p"] < 0.05
     assert result["better"] == "b"
+
+
+@pytest.mark.parametrize(("seed", "real"), [(7, True), (6, False), (9, False)])
+def test_the_test_is_of_the_difference_itself(seed, real):
+    """By what each clip adds to the FAD of a and b together, p is 0.002 and 0.005 of the last two, whose FADs are equal."""
+    result = compare("fad", *beside_and_collapsed(seed), seed=0, replicates=199)
+    assert (result["p"] < 0.05) == real
+    assert result["better"] == ("a" if real else "neither")
 
 
 def test_what_differs_by_rounding_alone_is_no_difference():
@@ -129,3 +146,20 @@ def test_warnings_say_of_which_model():
 def test_p_of_few_pairs_is_that_of_all_exchanges():
     """Three equal differences: 2 of the 8 exchanges of signs are as large."""
     assert comparison.permutation(np.ones(3), 0, 4000) == pytest.approx(2 / 8, abs=0.02)
+
+
+@pytest.mark.parametrize(("metric", "axes"), [("fad", 4), ("fd", 4), ("mmd", 4), ("coverage", 4), ("fad", 40)])
+def test_an_exchange_has_the_metric_of_the_exchanged_sets(metric, axes):
+    """As many axes as Fréchet distances are exchanged in: the metric itself; of more, what the principal ones have."""
+    a, b, reference = models(9, effect=0.3, clips=30, size=axes)
+    chosen = np.stack([np.ones(30), np.arange(30) % 2]).astype(np.float32)
+    kind = scores.METRICS[metric]
+    values = kind.exchanged(a, b, reference, 0, chosen)
+    sounds = [dict(side.frames()) for side in (a, b)]
+    mixed = [Side.of({name: sounds[(number + place) % 2][name] for number, name in enumerate(a.ids)}) for place in (1, 0)]
+    expected = [[kind.statistic(side, reference, 0).value for side in pair] for pair in ((a, mixed[0]), (b, mixed[1]))]
+    if axes == 4:
+        assert values == pytest.approx(np.array(expected))
+    else:
+        assert np.all(values < expected)
+        assert values == pytest.approx(np.array(expected), rel=0.4)
