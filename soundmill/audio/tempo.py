@@ -59,7 +59,8 @@ class Tempo:
 def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     """The tempo of a wave [T] at `RATE`; one without, or shorter than a bar, raises NoLoopError.
 
-    A name is believed unless the onsets say otherwise, a length (a power of two of bars) where the onsets agree.
+    A name is believed unless the onsets say otherwise, a length (a power of two of bars) where the onsets agree; where both are
+    believed and differ, the one whose pulse is clearer: names are wrong, and rounded.
     """
     seconds, named = len(wave) / RATE, named_tempo(name)
     if seconds < (1 - WHOLE) * 60 * BEATS / max(2 * lowest, named or 0):
@@ -76,15 +77,20 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
         strength = max(float(pulse.strength(np.array([bpm]))[0]), pulse.strength_around(bpm) if _is_whole(seconds, bpm) else 0.0)
         return strength if strength >= max(TOLD, RIVAL * clearest) else None
 
-    if named:
-        strength, fits = believed(named), _is_whole(seconds, named)
-        if strength is not None or (fits and clearest < CLEAR):
-            start = 0.0 if fits else pulse.first_bar(named)
-            return _checked(Tempo(named, "name", start, _bars(seconds - start, named), strength or 0.0, named), seconds)
+    by_length = None
     for bars in LENGTHS:
         bpm = 60 * BEATS * bars / seconds
         if lowest * (1 - WHOLE / 2) <= bpm < 2 * lowest and (strength := believed(bpm)) is not None:
-            return Tempo(bpm, "length", 0.0, bars, strength, named)
+            by_length = Tempo(bpm, "length", 0.0, bars, strength, named)
+            break
+    if named:
+        strength, fits = believed(named), _is_whole(seconds, named)
+        clearer = by_length is not None and not fits and by_length.confidence > (strength or 0.0)
+        if (strength is not None or (fits and clearest < CLEAR)) and not clearer:
+            start = 0.0 if fits else pulse.first_bar(named)
+            return _checked(Tempo(named, "name", start, _bars(seconds - start, named), strength or 0.0, named), seconds)
+    if by_length:
+        return by_length
     if clearest < CLEAR:
         told = f"; its name says {named:g}, and its length is no number of such bars" if named else ""
         raise NoLoopError(

@@ -181,7 +181,10 @@ def generate(
     if bpm is not None or repeat is not None:
         from soundmill.decoding.stretch import best_stretcher, stretch
 
-        looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, best_stretcher()))
+        stretcher = best_stretcher()
+        if bpm is not None and stretcher == "atempo":
+            typer.echo("note: this ffmpeg has no rubberband; its atempo stretches the loops, which blurs beats", err=True)
+        looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
     sampled = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     for path in generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampled, choose, looped):
         typer.echo(path)

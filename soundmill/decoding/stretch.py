@@ -15,6 +15,7 @@ from soundmill.errors import UserError
 Stretcher = Literal["rubberband", "atempo"]
 CONTEXT_SECONDS = 0.5  # of the loop's end before it and of its beginning after it, that the stretcher hears too
 SLOWEST_ATEMPO = 0.5  # what it takes; to go slower, it is run several times
+FADE_SECONDS = 0.02  # at a loop's end, in which it becomes what comes before its beginning
 LARGEST_DELAY = 0.08  # seconds that a stretcher may come late or early by
 
 
@@ -29,7 +30,8 @@ def best_stretcher() -> Stretcher:
 def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Stretcher) -> np.ndarray:
     """A loop float32 [C, T] as one of `num_samples`; one as long as that stays as it is. A loop goes on at its beginning.
 
-    Beats stay where they are in it: how late the stretcher comes is found by comparing how loudness rises. An ffmpeg without
+    Beats stay where they are in it: how late the stretcher comes is found by comparing how loudness rises. Its tones keep their
+    pitch and so are cut anywhere in a period: the end fades into what the stretcher made before the beginning. An ffmpeg without
     rubberband is a UserError.
     """
     length = wave.shape[1]
@@ -41,7 +43,12 @@ def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Str
     times = math.ceil(math.log(tempo, SLOWEST_ATEMPO)) if stretcher == "atempo" and tempo < SLOWEST_ATEMPO else 1
     made = _run(given, sample_rate, ",".join([f"{stretcher}=tempo={tempo ** (1 / times):.9f}"] * times), stretcher)
     start = round(before / tempo) + _delay(made, given, tempo, sample_rate)
-    return np.ascontiguousarray(np.take(made, np.arange(start, start + num_samples), axis=1, mode="clip"))
+    loop = np.take(made, np.arange(start, start + num_samples), axis=1, mode="clip")
+    fade = min(round(FADE_SECONDS * sample_rate), num_samples // 4)
+    rising = np.sin(np.pi / 2 * (np.arange(fade, dtype=np.float32) + 1) / (fade + 1)) ** 2
+    if fade:
+        loop[:, -fade:] += rising * (np.take(made, np.arange(start - fade, start), axis=1, mode="clip") - loop[:, -fade:])
+    return np.ascontiguousarray(loop)
 
 
 def _run(wave: np.ndarray, sample_rate: int, audio_filter: str, stretcher: Stretcher) -> np.ndarray:

@@ -28,8 +28,8 @@ def compare(
 ) -> dict[str, Any]:
     """`a`, `b`, their `difference` (a − b) with 95 % interval `low`, `high`, `p` of no difference, and which is `better`.
 
-    p is that of a permutation test, in which a and b change places clip by clip: of the metric of the exchanged sets (of Fréchet
-    distances in the principal axes, `frechet.exchanged`), of the clips' own values where the metric is a mean of them, else of
+    p is that of a permutation test, in which a and b change places clip by clip: of the metric of the exchanged sets (for Fréchet
+    distances see `frechet.exchanged`), of the clips' own values where the metric is a mean of them, else of
     what each clip adds to the metric of a and b together. So it holds its size however few clips there are, and of B permutations
     it is never under 1 / (B + 1) (Phipson & Smyth 2010). Sets that differ in their spread alone may have a small one. For the
     interval, what each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the

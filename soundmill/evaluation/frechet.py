@@ -16,7 +16,7 @@ CHUNK = 1024  # rows of a stream that are added up at once
 SIZES = 15  # of subsets that FAD∞ is fitted to
 SHRINK = 2  # the smallest of them has this part of the clips: farther down distances no longer follow a line in 1/n
 EQUAL_SETS = 4  # pairs of sets whose mean distance is the bias
-AXES = 32  # in which sets vary most and that exchanges of clips are measured in: all axes would take minutes
+AXES = 32  # in which sets vary most, whose correlations count where clips are exchanged: those of all would take minutes
 AT_ONCE = 512  # exchanges
 
 Stream = Callable[[], Iterable[tuple[str, np.ndarray]]]  # (clip id, patches [P, d]) of every clip once, in any order
@@ -264,41 +264,45 @@ def influence(
 def exchanged(streams: tuple[Stream, Stream, Stream], ids: Sequence[str], chosen: np.ndarray) -> np.ndarray:
     """Fréchet distances [2, B] of two sets of partners from a reference, for each exchange of them (see `scores.Metric.exchanged`).
 
-    They are of the `AXES` principal axes of all three sets together, which know nothing of who of two partners is whose: exchanges
-    are as likely as before, in O(d² + N·AXES²) memory. `streams` are of both sets and the reference, `ids` those of both sets.
+    They are taken in the principal axes of all three sets together, which know nothing of who of two partners is whose, and there
+    covariances are as they are among the first `AXES` and diagonal among the rest. `streams` are of both sets and the reference,
+    `ids` those of both sets. Memory is O(d² + N·(d + AXES²)) beside the exchanges.
     """
     moments = [Moments.over(rows for _, rows in _chunks(stream())) for stream in streams]
     every, real = moments[0] + moments[1] + moments[2], moments[2]
-    axes = np.linalg.eigh(every.scatter)[1][:, -AXES:]
+    axes = np.linalg.eigh(every.scatter)[1][:, ::-1]
     mine, partners = (_sums_by_clip(stream, ids, every.mean, axes) for stream in streams[:2])
-    total, mean, factor = (mine + partners).sum(axis=0), (real.mean - every.mean) @ axes, _factor(axes.T @ real.covariance @ axes)
+    total, mean, covariance = (mine + partners).sum(axis=0), (real.mean - every.mean) @ axes, axes.T @ real.covariance @ axes
     distances = []
     for start in range(0, len(chosen), AT_ONCE):
         first = chosen[start : start + AT_ONCE] @ (mine - partners) + partners.sum(axis=0)
-        distances.append([_from_sums(sums, mean, factor) for sums in (first, total - first)])
+        distances.append([_from_sums(sums, mean, covariance) for sums in (first, total - first)])
     return np.concatenate(distances, axis=1)
 
 
-def _from_sums(sums: np.ndarray, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Fréchet distances [B] of sets, of which there are sums [B, 1 + k + k²] over rows, from a Gaussian with a mean [k] and FᵀF."""
-    size = len(mean)
-    counts, means = sums[:, :1], sums[:, 1 : 1 + size] / sums[:, :1]
-    squares = sums[:, 1 + size :].reshape(-1, size, size)
-    covariances = (squares - counts[..., None] * means[:, :, None] * means[:, None]) / np.maximum(counts[..., None] - 1, 1)
-    overlaps = np.sqrt(np.maximum(np.linalg.eigvalsh(factor @ covariances @ factor.T), 0)).sum(axis=1)
-    traces = np.trace(covariances, axis1=1, axis2=2) + np.vdot(factor, factor)
-    return ((means - mean) ** 2).sum(axis=1) + traces - 2 * overlaps
+def _from_sums(sums: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Fréchet distances [B] of sets, of each of which there are the sums of `_sums_by_clip`, from a Gaussian."""
+    size, head = len(mean), min(AXES, len(mean))
+    counts, totals, squares, products = np.split(sums, [1, 1 + size, 1 + 2 * size], axis=1)
+    counts = np.maximum(counts, 1)  # a set of clips without a row is a point
+    means, freedom = totals / counts, np.maximum(counts - 1, 1)
+    variances = np.maximum(squares - counts * means**2, 0) / freedom
+    of_head = products.reshape(-1, head, head) - counts[..., None] * means[:, :head, None] * means[:, None, :head]
+    factor = _factor(covariance[:head, :head])
+    overlaps = np.sqrt(np.maximum(np.linalg.eigvalsh(factor @ (of_head / freedom[..., None]) @ factor.T), 0)).sum(axis=1)
+    overlaps += np.sqrt(variances[:, head:] * np.maximum(np.diagonal(covariance)[head:], 0)).sum(axis=1)
+    return ((means - mean) ** 2).sum(axis=1) + variances.sum(axis=1) + np.trace(covariance) - 2 * overlaps
 
 
 def _sums_by_clip(stream: Stream, ids: Sequence[str], centre: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Of each clip [N] the sums of 1, x and xxᵀ over its rows x, in these axes about a centre [N, 1 + k + k²]."""
-    size = axes.shape[1]
+    """Sums [N, 1 + 2d + AXES²] of 1, x, x² and, of the first `AXES`, xxᵀ over each clip's rows x, in axes about a centre."""
     place = {clip_id: index for index, clip_id in enumerate(ids)}
-    sums = np.zeros((len(ids), 1 + size + size**2))
+    sums: list[np.ndarray | None] = [None] * len(ids)
     for clip_id, patches in stream():
         rows = (check_rows(patches) - centre) @ axes
-        sums[place[clip_id]] = np.concatenate([[len(rows)], rows.sum(axis=0), (rows.T @ rows).ravel()])
-    return sums
+        head = rows[:, :AXES]
+        sums[place[clip_id]] = np.concatenate([[len(rows)], rows.sum(axis=0), (rows**2).sum(axis=0), (head.T @ head).ravel()])
+    return np.array(sums)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from soundmill.audio.flac import write_wav
+from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError
-from soundmill.models import live
+from soundmill.models import live, registry
 from soundmill.models.family import Capability, Model, Request, Run
 from soundmill.models.generation import (
     LONGEST_PROMPT,
@@ -24,6 +25,7 @@ from soundmill.models.generation import (
     in_windows,
     load,
     make_directory,
+    natural_tempo,
     running,
     window_starts,
 )
@@ -174,7 +176,9 @@ def interpolate(
         about = {**whose, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
-            write_wav(paths[-1], wave.numpy(), model.sample_rate, json.dumps({**about, "share": shares[step]}, ensure_ascii=False))
+            comment = json.dumps({**about, "share": shares[step]}, ensure_ascii=False)
+            tempo = (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if registry.family(whose["family"]).loops else None
+            write_wav(paths[-1], wave.numpy(), model.sample_rate, comment, tempo=tempo)
     draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), whose["family"], output / "spectrograms.png")
     return paths
 

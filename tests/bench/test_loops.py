@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.loops import _step, cut_anywhere, found_tempo, noise_like, seam, share
+from bench.loops import _step, at_tempo, cut_anywhere, found_tempo, noise_like, seam, share
 
 RATE = 16_000
 
@@ -31,10 +31,12 @@ def test_a_loop_that_closes_has_no_seam_and_one_that_does_not_has():
 
 
 def test_stretched_beats_have_the_tempo_and_noise_has_none():
-    assert found_tempo(beats(), RATE, 97.0) == pytest.approx(97, rel=0.01)
     sounds = [(beats(), RATE), (beats(1.9), RATE)]
-    assert share(sounds, 140.0) == 1.0
-    assert share(noise_like(sounds * 4), 97.0) == 0.0
+    bars = at_tempo(sounds, 140.0)
+    assert [len(bar) for bar, _ in bars] == [round(240 * RATE / 140)] * 2
+    assert found_tempo(*bars[0], 140.0) == pytest.approx(140, rel=0.01)
+    assert share(bars, 140.0) == 1.0
+    assert share(at_tempo(noise_like(sounds * 4), 97.0), 97.0) == 0.0
 
 
 def test_a_step_says_what_it_looked_through():

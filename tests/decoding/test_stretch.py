@@ -46,6 +46,18 @@ def test_a_tone_keeps_its_pitch_and_both_channels_their_own():
     assert peaks == pytest.approx([440, 1320], rel=0.005)
 
 
+@pytest.mark.parametrize("stretcher", ["rubberband", "atempo"])
+@pytest.mark.parametrize("bpm", [90, 100, 127, 140, 150])
+def test_a_chord_that_goes_on_does_not_click_where_it_wraps(stretcher, bpm):
+    seconds = np.arange(2 * RATE) / RATE
+    chord = sum(0.2 * np.sin(2 * np.pi * hertz * seconds + hertz) for hertz in (110, 220.5, 277, 330.5))[None].astype(np.float32)
+    made = stretch(chord, RATE, round(240 * RATE / bpm), stretcher)[0]
+    steps = np.abs(np.diff(made))
+    assert abs(made[0] - made[-1]) <= steps.max()
+    bends = np.abs(np.diff(made, 2))
+    assert np.abs(np.diff(np.concatenate([made[-2:], made[:2]]), 2)).max() <= 1.5 * bends.max()
+
+
 def test_one_of_that_length_stays_as_it_is():
     wave = beats(2.0, 4)
     assert stretch(wave, RATE, 2 * RATE, "rubberband") is wave

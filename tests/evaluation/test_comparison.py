@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison, scores
+from soundmill.evaluation import comparison, frechet, scores
 from soundmill.evaluation.comparison import compare
 from soundmill.evaluation.scores import Side
 
@@ -150,7 +150,7 @@ def test_p_of_few_pairs_is_that_of_all_exchanges():
 
 @pytest.mark.parametrize(("metric", "axes"), [("fad", 4), ("fd", 4), ("mmd", 4), ("coverage", 4), ("fad", 40)])
 def test_an_exchange_has_the_metric_of_the_exchanged_sets(metric, axes):
-    """As many axes as Fréchet distances are exchanged in: the metric itself; of more, what the principal ones have."""
+    """Of as many axes as have their correlations in an exchanged Fréchet distance: the metric; of more, the difference of both."""
     a, b, reference = models(9, effect=0.3, clips=30, size=axes)
     chosen = np.stack([np.ones(30), np.arange(30) % 2]).astype(np.float32)
     kind = scores.METRICS[metric]
@@ -160,6 +160,24 @@ def test_an_exchange_has_the_metric_of_the_exchanged_sets(metric, axes):
     expected = [[kind.statistic(side, reference, 0).value for side in pair] for pair in ((a, mixed[0]), (b, mixed[1]))]
     if axes == 4:
         assert values == pytest.approx(np.array(expected))
-    else:
-        assert np.all(values < expected)
-        assert values == pytest.approx(np.array(expected), rel=0.4)
+    assert values[0] - values[1] == pytest.approx(np.subtract(*np.array(expected)), abs=0.2)
+
+
+def test_a_difference_beyond_the_first_axes_is_found():
+    """b is narrow where the three sets vary least."""
+    scale = np.r_[np.full(frechet.AXES, 1.0), np.full(64, 0.6)]
+    a, b, reference = np.random.default_rng(0).standard_normal((3, 60, 6, len(scale))) * scale
+    b[..., frechet.AXES :] /= 2
+    sides = [Side.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
+    result = compare("fad", *sides, seed=0, replicates=199)
+    assert result["better"] == "a"
+    assert result["high"] < 0
+
+
+def test_an_exchange_that_leaves_a_set_without_embeddings_is_one_of_a_point():
+    """Each prompt has an embedding of one model alone: some exchanges take all that a set has."""
+    random = np.random.default_rng(0)
+    some, none = random.standard_normal((2, 4)), np.zeros((0, 4))
+    a, b = Side.of({"c0": some, "c1": none, "c2": none}), Side.of({"c0": none, "c1": some, "c2": some})
+    reference = Side.of({f"c{number}": random.standard_normal((4, 4)) for number in range(3)})
+    assert 0 < compare("fad", a, b, reference, seed=0, replicates=99)["p"] <= 1

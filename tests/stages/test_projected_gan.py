@@ -119,6 +119,19 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch
     of_waves.check_resuming("projected_gan", tmp_path, data, composed(), monkeypatch, inputs="mels", parts="mels", tagger="tagger")
 
 
+def test_a_judge_is_marked_however_long_ago_it_was_a_projector(tmp_path, data):
+    """Trained through the tagger, then on from there without."""
+    (tmp_path / "first").mkdir()
+    train(tmp_path / "first", data, composed(), inputs="mels", parts="mels", tagger="tagger")
+    start = f"projected_gan.train.start_from={tmp_path / 'first/model'}"
+    document = composed(start, "projected_gan.train.discriminators.projectors=[none]")
+    train(tmp_path, data, document, inputs="mels", parts="mels", tagger="tagger")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert (config["projectors"], config["trained_against"]) == (["none"], ["tagger"])
+    generate(tmp_path, data, document)
+    assert json.loads((tmp_path / "generated/about.json").read_text())["trained_against"] == ["tagger"]
+
+
 def test_weights_that_are_not_there_are_told(tmp_path, data, monkeypatch, capsys):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     train(
@@ -181,6 +194,7 @@ def test_between_two_seeds(tmp_path, trained):
     """The ends are what these seeds make; a recording has no style."""
     run(trained, "interpolate", "1", "2", "--steps", "3", "--output", str(tmp_path / "way"))
     first, middle, last = (soundfile.read(tmp_path / "way" / f"0{step}.wav")[0] for step in range(3))
+    assert b"acid" in (tmp_path / "way/00.wav").read_bytes()
     assert not np.allclose(first, middle)
     assert not np.allclose(middle, last)
     run(trained, "generate", "-n", "1", "--seed", "1", "--output", str(tmp_path / "one"))

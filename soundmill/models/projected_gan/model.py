@@ -31,6 +31,7 @@ from soundmill.training.seeds import seed_of
 
 FAMILY = "projected_gan"
 WEIGHTS, VOCODER = "model.safetensors", "vocoder"
+EMBEDDERS = ("vggish", "tagger")  # projectors whose networks judge sounds too
 MEAN_OF = 4096  # latents whose styles' mean truncation goes to
 CONTEXT = 32  # frames of the loop's end before it, and of its beginning after it, that the vocoder hears too
 FADE_SECONDS = 0.02  # of the sound before the loop, into which its end fades
@@ -38,7 +39,8 @@ FADE_SECONDS = 0.02  # of the sound before the loop, into which its end fades
 
 @dataclass
 class ProjectedGan:
-    """A `Model` (models/family.py); `net` carries the averaged weights. `projectors` are what its discriminators looked through."""
+    """A `Model` (models/family.py); `net` carries the averaged weights. `projectors` are what its discriminators looked through,
+    `trained_against` those embedders among them and among those of the trainings that it started from: they do not rank it."""
 
     params: TrainParams
     spec: MelSpec
@@ -46,6 +48,7 @@ class ProjectedGan:
     net: Generator
     picture: LoopPicture
     projectors: Sequence[str]
+    trained_against: Sequence[str]
     vocoder: Vocoder | None = None  # none: Griffin-Lim
     channels: int = 1
 
@@ -60,10 +63,6 @@ class ProjectedGan:
     @property
     def condition(self) -> Literal["labels", "none"]:
         return "labels" if self.labels else "none"
-
-    @property
-    def trained_against(self) -> list[str]:
-        return [name for name in self.projectors if name in ("vggish", "tagger")]
 
     @property
     def remark(self) -> str:
@@ -163,13 +162,14 @@ def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any
         shutil.copytree(parts / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     weights.write(tensors | {f"picture.{name}": value for name, value in model.picture.state_dict().items()}, directory / WEIGHTS)
-    about = {"labels": list(model.labels), "num_samples": model.num_samples, "projectors": list(model.projectors)}
+    about = {"labels": list(model.labels), "num_samples": model.num_samples}
+    about |= {"projectors": list(model.projectors), "trained_against": list(model.trained_against)}
     write_config(directory, FAMILY, model.params, facts, mel_spec=model.spec.model_dump(mode="json"), **about)
 
 
 def load(directory: Path) -> ProjectedGan:
     """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels", "num_samples", "projectors"))
+    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels", "num_samples", "projectors", "trained_against"))
     params, spec = read_part(TrainParams, config, "params", directory), read_part(MelSpec, config, "mel_spec", directory)
     net = build_net(params, len(config["labels"]))
     picture = LoopPicture(spec, config["num_samples"], params.generator.frames, params.fit)
@@ -178,7 +178,9 @@ def load(directory: Path) -> ProjectedGan:
         net.load_state_dict(_below(tensors, "net."))
         picture.load_state_dict(_below(tensors, "picture."))
     vocoder = load_vocoder(directory, spec)
-    return ProjectedGan(params, spec, config["labels"], net.eval(), picture, config["projectors"], vocoder)
+    return ProjectedGan(
+        params, spec, config["labels"], net.eval(), picture, config["projectors"], config["trained_against"], vocoder
+    )
 
 
 def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:

@@ -123,7 +123,8 @@ def prepare(
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(labels))
     chosen = choose(params.discriminators, tagger, params.seed, say=lambda text: print(f"{ctx.name}: {text}", flush=True))
-    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, models.load_vocoder(parts, spec))
+    against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
+    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, models.load_vocoder(parts, spec))
     order = Order(params.seed, splits["train"], params.batch_size)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     return Prepared(
