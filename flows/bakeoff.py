@@ -196,7 +196,8 @@ def _judge(workspace: Path, results: Path, scored: Sequence[str], variant: str, 
             workspace / "data" / "tagger",
             workspace / "data" / ".work" / "bakeoff-embeddings",
         )
-    except UserError as error:
+    except Exception as error:  # the table of what was trained is there in any case
+        get_run_logger().exception("all rows together")
         return Judged(lonely, embedder=embedder, fault=in_a_line(error))
     rows = [Row(name, "a folder", scores=bakeoff_table.scores_of([metrics], embedder)) for name, metrics in found.others.items()]
     rows += [Row(name, "a folder", why_not=" ".join(why.split())) for name, why in found.failed.items()]

@@ -220,7 +220,7 @@ def _named(text: str, what: str) -> tuple[str, Path]:
 
 
 def _is_family(root: Path, text: str) -> bool:
-    return os.sep not in text and (root / "data" / "generated" / text).is_dir()
+    return text in _families(root)
 
 
 def _families(root: Path | None) -> list[str]:

@@ -91,8 +91,8 @@ def judge(
             try:
                 setup = Setup(protocol, cache, WORKERS, tagger)
                 scored[name] = evaluator.evaluate(setup, directory, reference, unpaired=True).metrics
-            except UserError as error:
-                failed[name] = str(error)
+            except Exception as error:  # a folder costs its row only
+                failed[name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return Contest(_corrected(differences), scored, [name for name in models if name not in paired], failed)
 
 

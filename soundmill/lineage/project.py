@@ -245,7 +245,7 @@ class Project:
 
         In the tables of data/, else in what checkpoints were trained on.
         """
-        kind, _, name = thing.rpartition(":") if thing.startswith(("clip:", "recording:")) else ("", "", thing)
+        kind, _, name = thing.partition(":") if thing.startswith(("clip:", "recording:")) else ("", "", thing)
         tables = [*self.clips.values(), *(table for _, table in self.tables())]
         pieces = []
         if kind != "recording":

@@ -31,6 +31,7 @@ class Estimate:
     mean: float
     error: float
     freedom: float
+    requests: int
 
     def interval(self) -> tuple[float, float]:
         """95 %, of Student's t."""
@@ -40,11 +41,11 @@ class Estimate:
         return self.mean - half, self.mean + half
 
     def p(self) -> float:
-        """Of a true mean of zero, either way."""
+        """Of a true mean of zero, either way; where nothing varies, that of a sign test over the requests."""
         from scipy.stats import t
 
         if not self.error:
-            return 1.0 if self.mean == 0 else 0.0
+            return 1.0 if self.mean == 0 else 2.0 ** (1 - self.requests)
         return float(2 * t.sf(abs(self.mean) / self.error, self.freedom))
 
 
@@ -61,7 +62,7 @@ def estimate(values: np.ndarray) -> Estimate:
     by_rater, by_request = values.mean(axis=1), values.mean(axis=0)
     of_requests = raters * float(((by_request - mean) ** 2).sum()) / (requests - 1)
     if raters == 1:
-        return Estimate(mean, math.sqrt(of_requests / requests), requests - 1)
+        return Estimate(mean, math.sqrt(of_requests / requests), requests - 1, requests)
     of_raters = requests * float(((by_rater - mean) ** 2).sum()) / (raters - 1)
     rest = values - by_rater[:, None] - by_request[None, :] + mean
     of_rest = float((rest**2).sum()) / ((raters - 1) * (requests - 1)), (raters - 1) * (requests - 1)
@@ -72,7 +73,7 @@ def estimate(values: np.ndarray) -> Estimate:
         total -= of_rest[0]
         squares.append(of_rest)
     freedom = total**2 / sum(square**2 / its for square, its in squares) if total else 1.0
-    return Estimate(mean, math.sqrt(total / (raters * requests)), freedom)
+    return Estimate(mean, math.sqrt(total / (raters * requests)), freedom, requests)
 
 
 def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
@@ -106,6 +107,8 @@ def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
         line["p_corrected"] = rounded(p)
         line["better"] = "neither" if p >= LEVEL else line["a" if line["difference"] > 0 else "b"]
     for question, part in result["questions"].items():
+        if alike := [f"{line['a']} and {line['b']}" for line in part["differences"] if line["low"] == line["high"]]:
+            warn(f"{question}: all answers about {', '.join(alike)} differ alike: the interval is no wider than a point.")
         if part["agreement"] is None and len(passed) > 1:
             warn(f"{question}: all answers are the same, of which no agreement can be told.")
     if len(key.models) < FEWEST_MODELS:

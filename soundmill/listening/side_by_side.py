@@ -25,6 +25,7 @@ KEYS = (
     ("1 … 9", "the sound in this column"),
     ("space", "play, pause"),
     ("← →", "a second back, on"),
+    ("h, l", "the column before, the next one"),
     ("j, k", "the next row, the one before"),
     ("r", "repeat"),
 )

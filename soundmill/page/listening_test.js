@@ -167,6 +167,7 @@
 
   addEventListener("keydown", (event) => {
     if (event.target.matches("input[type=number], input[type=range]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const button = (selector) => stage.querySelector(selector);
     if (event.key === " " && !event.target.matches("button, input")) button(".play")?.click();
     else if (event.key === "Enter" && !event.target.matches("button, input")) button(".next:not(:disabled)")?.click();

@@ -4,7 +4,9 @@
 (() => {
   const players = [...document.querySelectorAll("figure audio")];
   const rowOf = (player) => player.closest("article") || player.closest("figure");
-  const inRow = (player) => players.filter((other) => rowOf(other) === rowOf(player) && other.offsetParent !== null);
+  // Those that are to be seen, as the page has them now: rows are sorted and hidden.
+  const shown = () => [...document.querySelectorAll("figure audio")].filter((player) => player.offsetParent !== null);
+  const inRow = (player) => shown().filter((other) => rowOf(other) === rowOf(player));
   const pictureOf = (player) => player.closest("figure").querySelector(".picture");
   let current = null;
 
@@ -18,8 +20,15 @@
     player.play().catch(() => {}); // paused before it began
   };
 
+  const isShown = (player) => player !== null && player.offsetParent !== null;
+
+  const beginFirst = () => {
+    const [first] = shown();
+    if (first) begin(first);
+  };
+
   const toggle = () => {
-    if (!current) return players.length && begin(players[0]);
+    if (!isShown(current)) return beginFirst();
     if (current.paused) current.play().catch(() => {});
     else current.pause();
   };
@@ -30,14 +39,22 @@
 
   // The same column of the next row, or of the one before.
   const move = (step) => {
-    if (!current) return begin(players[0]);
-    const rows = [...new Set(players.filter((player) => player.offsetParent !== null).map(rowOf))];
+    if (!isShown(current)) return beginFirst();
+    const rows = [...new Set(shown().map(rowOf))];
     const row = rows[rows.indexOf(rowOf(current)) + step];
     if (!row) return;
     const column = (player) => [...rowOf(player).querySelectorAll("figure")].indexOf(player.closest("figure"));
-    const there = players.filter((player) => rowOf(player) === row && player.offsetParent !== null);
+    const there = shown().filter((player) => rowOf(player) === row);
     begin(there.find((player) => column(player) === column(current)) || there[0]);
     row.scrollIntoView({ block: "nearest" });
+  };
+
+  // The next column of the row, or the one before: there may be more than digits.
+  const aside = (step) => {
+    if (!isShown(current)) return beginFirst();
+    const columns = inRow(current);
+    const next = columns[columns.indexOf(current) + step];
+    if (next) begin(next);
   };
 
   const repeat = (on) => {
@@ -88,6 +105,8 @@
     Home: () => seek(0),
     j: () => move(1),
     k: () => move(-1),
+    l: () => aside(1),
+    h: () => aside(-1),
     r: () => repeat(!(players[0] && players[0].loop)),
   };
   addEventListener(
@@ -101,7 +120,7 @@
         if (player === current) toggle();
         else begin(player);
       } else if (/^[1-9]$/.test(event.key)) {
-        const row = rowOf(current || players.find((player) => player.offsetParent !== null) || players[0]);
+        const row = rowOf(isShown(current) ? current : shown()[0] || players[0]);
         const columns = [...row.querySelectorAll("figure")].filter((figure) => figure.offsetParent !== null);
         const chosen = columns[event.key - 1] && columns[event.key - 1].querySelector("audio");
         if (chosen) begin(chosen);

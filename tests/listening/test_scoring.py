@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -69,10 +70,17 @@ def test_means_intervals_and_differences_of_known_answers(tmp_path):
 
 def test_one_rater_has_the_interval_of_the_requests():
     found = estimate(np.array([[1.0, 2.0, 3.0]]))
-    assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2)
+    assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2, 3)
     assert found.interval() == (pytest.approx(2 - T2 / math.sqrt(3), abs=1e-6), pytest.approx(2 + T2 / math.sqrt(3), abs=1e-6))
     with pytest.raises(UserError, match="one request"):
         estimate(np.array([[1.0], [2.0]]))
+
+
+def test_answers_that_are_all_alike_prove_no_more_than_a_sign_test():
+    """Three requests: 2 of the 8 ways that signs may fall are as one-sided."""
+    for raters in (1, 4):
+        assert scoring.estimate(np.full((raters, 3), 0.5)).p() == 0.25
+        assert scoring.estimate(np.zeros((raters, 3))).p() == 1
 
 
 def test_raters_and_requests_both_add_to_the_interval():
@@ -85,7 +93,7 @@ def test_raters_and_requests_both_add_to_the_interval():
     assert (only_raters.error, only_raters.freedom) == (1.0, 1)
     assert only_raters.interval()[1] == pytest.approx(2 + 12.7062, abs=1e-4)  # Student's t with one degree of freedom
     same = estimate(np.full((2, 3), 4.0))
-    assert (same.interval(), same.p()) == ((4.0, 4.0), 0.0)
+    assert (same.interval(), same.p()) == ((4.0, 4.0), 0.25)
     assert estimate(np.zeros((2, 3))).p() == 1.0
 
 
@@ -191,7 +199,7 @@ def test_comparisons(tmp_path):
     assert part["means"]["a against b"]["high"] == 1.0
     (line,) = part["differences"]
     assert line["difference"] == 0.4375
-    assert line["p"] == pytest.approx(Estimate(0.4375, expected.error, expected.freedom).p(), abs=1e-6)
+    assert line["p"] == pytest.approx(replace(expected, mean=0.4375).p(), abs=1e-6)
     assert line["better"] == "a"
 
     def careless(rater, question, systems, request, again):

@@ -186,6 +186,15 @@ def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, t
         assert shown(chrome) == ["beep/1", "beep/2", "hiss/1"]  # those that have it
         Select(chrome.find_element(By.NAME, "order")).select_by_value("up")
         assert shown(chrome) == ["hiss/1", "beep/2", "beep/1"]
+        chrome.execute_script("document.activeElement.blur()")  # keys are the field's as long as it has them
+        body.send_keys(" ")  # what played is hidden: the first that is not
+        wait_for(chrome, lambda: list(playing(chrome)) == ["hiss/1 real"])
+        body.send_keys("j")  # in the order that is seen
+        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
+        body.send_keys("l")
+        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 soft"])
+        body.send_keys("h")
+        wait_for(chrome, lambda: list(playing(chrome)) == ["beep/2 real"])
         chrome.find_element(By.NAME, "high").send_keys("3.5")
         assert shown(chrome) == ["hiss/1", "beep/2"]
         assert chrome.find_element(By.TAG_NAME, "output").text == "2 of 4 rows"
