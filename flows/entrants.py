@@ -90,9 +90,7 @@ def entrants(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[st
         if name not in known:
             raise UserError(f"no family {name!r}{did_you_mean(name, known)} (families: {', '.join(known)})")
     if chosen := [override for override in extra if override.startswith("model=")]:
-        raise UserError(
-            f"{chosen[0]}: every family takes part with its own; to take a few, name them: FAMILIES=A,B (--families A,B)"
-        )
+        raise UserError(f"{chosen[0]}: each family takes part with its own; for a few of them say FAMILIES=A,B (--families A,B)")
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]  # a family may name its own
     taking, cannot = [], []
     for family in [name for name in known if not families or name in families]:

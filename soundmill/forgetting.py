@@ -206,8 +206,21 @@ def _mark(root: Path, held: Held, entries: list[Entry]) -> list[tracking.Registe
 
 
 def check(root: Path, progress: Progress = lambda n: None) -> tuple[list[str], list[str]]:
-    """(what still holds a forgotten sound, a sentence each; what could not be looked at), by id, digest and fingerprint."""
-    project, listed = Project(root), forgotten.read(root / forgotten.FILE)
+    """(what still holds a forgotten sound, a sentence each; what could not be looked at), by id, digest and fingerprint.
+
+    In the project and in the workspaces of its sweeps and bake-offs, which nothing makes anew before these run again.
+    """
+    listed = forgotten.read(root / forgotten.FILE)
+    found, gone = _holding(Project(root), listed, progress)
+    for workspace in sorted(path for path in (root / tracking.WORKSPACES).glob("*") if (path / "data").is_dir()):
+        its, lost = _holding(Project(workspace, is_workspace=True), listed, progress)
+        name = workspace.relative_to(root)
+        found += [f"{name}/{sentence}; delete {name}, or run its sweep or bake-off again" for sentence in its]
+        gone += [f"{name}: {sentence}" for sentence in lost]
+    return found, list(dict.fromkeys(gone))
+
+
+def _holding(project: Project, listed: Forgotten, progress: Progress) -> tuple[list[str], list[str]]:
     found: list[str] = []
     for row in project.recordings.values():
         if entry := listed.whole(row["recording_id"], row["digest"]):
@@ -224,6 +237,8 @@ def check(root: Path, progress: Progress = lambda n: None) -> tuple[list[str], l
     held = project.held(dict.fromkeys(pieces), {clip.clip_id for entry in listed.entries for clip in entry.clips}, digests)
     found += [f"data/clips/{variant}: clip {row['clip_id']}" for variant, rows in held.clips.items() for row in rows]
     found += [f"data/mixes: {mix}" for mix in held.mixes]
+    loops = project.loops_of({entry.recording_id for entry in listed.entries if entry.is_whole})
+    found += [f"{path}: {rows} loops of it" for path, rows in loops.items()]
     found += [
         f"{path}: {rows} rows of it" for path, rows in held.shards.items() if not path.startswith(("data/clips", "data/mixes"))
     ]
@@ -241,7 +256,7 @@ def check(root: Path, progress: Progress = lambda n: None) -> tuple[list[str], l
             if clip_id not in said:
                 found.append(f"data/clips/{variant}: clip {clip_id} sounds like {listed.entries[number]}, by fingerprint")
     found += _sounds_alike(project, listed, set(held.files), progress)
-    return found, list(dict.fromkeys(project.gone))
+    return found, project.gone
 
 
 def _sounds_alike(project: Project, listed: Forgotten, said: Iterable[str], progress: Progress) -> list[str]:

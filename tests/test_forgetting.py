@@ -268,6 +268,13 @@ def test_a_clip_takes_the_bars_that_hold_it(looped):
     assert {row["clip_id"] for row in outcome.held.clips["one_bar"]} == {cut("one_bar", start) for start in (2.0, 4.0, 6.0)}
 
 
+def test_a_loop_that_no_stage_made_anew_is_found(looped):
+    assert forgetting.forget(looped, ["a 90bpm.wav"], "asked for").added
+    for left in ("clips", "segments", "corpus"):
+        shutil.rmtree(looped / "data" / left)
+    assert "data/loops/one_bar/audio/shard-00015.parquet: 1 loops of it" in forgetting.check(looped)[0]
+
+
 def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
     noise, other = (0.1 * np.random.default_rng(seed).standard_normal(RATE * 5) for seed in (2, 3))
     soundfile.write("sounds/twice.wav", np.concatenate([noise, other, noise]), RATE)
@@ -283,6 +290,24 @@ def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
     make()
     assert [start for source, start in sources() if source == "twice.wav"] == [5.0]
     assert forgetting.check(small)[0] == []
+
+
+def test_workspaces_of_sweeps_and_bake_offs_are_looked_at(small):
+    shutil.copytree(small / "data", small / "workspaces/bakeoff/data")
+    forgetting.forget(small, ["other.wav"], "asked for")
+    make()
+    found, _ = forgetting.check(small)
+    assert any(sentence.startswith("workspaces/bakeoff/data/clips/default: clip ") for sentence in found)
+    assert all(sentence.endswith("; delete workspaces/bakeoff, or run its sweep or bake-off again") for sentence in found)
+    shutil.rmtree(small / "workspaces/bakeoff")
+    assert forgetting.check(small)[0] == []
+
+
+def test_what_is_said_to_be_a_recording_is_that_whatever_is_in_its_name(small):
+    shutil.copy(small / "sounds/a.wav", small / "sounds/at 12:00:other.wav")
+    make()
+    (piece,) = forgetting.Project(small).find("recording:at 12:00:other.wav")
+    assert piece.source == "at 12:00:other.wav"
 
 
 def test_sounds_that_a_bake_off_keeps_are_looked_at(small):

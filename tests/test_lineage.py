@@ -112,6 +112,8 @@ def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, c
     found = lineage.trace(built_graph, str(of_graph))
     assert names(found.comes_from, "clip") == {of_graph.stem}
     assert "data/models/ddpm_mel" in names(found.comes_from, "checkpoint")
+    kept = shutil.copytree(of_graph.parent, tmp_path / "bakeoff/runs/ddpm_mel-0/generated")  # as a bake-off keeps them
+    assert lineage.trace(built_graph, str(kept / of_graph.name)).comes_from == found.comes_from
 
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(built_graph / name, tmp_path / name)

@@ -20,6 +20,7 @@ from soundmill.errors import UserError
 OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
 PARTS = ("autoencoder", "vocoder")
 SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, of rows with a clip_id
+TABLES = ("catalog/*.parquet", "segments/*.parquet", "quality/*.parquet")  # the same, each a file
 NAMED_AFTER_CLIPS = ("audiocaps", "codec", "generated", "report/bakeoff")  # below data/, with WAVs
 REPORTS = ("report", "quality")  # below data/, with texts that name clips and recordings
 TEXTS = (".html", ".json", ".csv", ".tex")
@@ -80,8 +81,8 @@ class Held:
 class Project:
     """What there is in the checkout at `root`; each table is read once, when it is asked for."""
 
-    def __init__(self, root: Path):
-        self.root, self.data = root, root / "data"
+    def __init__(self, root: Path, is_workspace: bool = False):
+        self.root, self.data, self.is_workspace = root, root / "data", is_workspace  # registered models are its project's
         self.gone: list[str] = []
 
     @cached_property
@@ -148,6 +149,8 @@ class Project:
 
     @cached_property
     def registered(self) -> list[tracking.RegisteredModel]:
+        if self.is_workspace:
+            return []
         try:
             return tracking.registered_models(self.root)
         except UserError as error:
@@ -203,13 +206,23 @@ class Project:
     def shards_with(self, ids: set[str]) -> dict[str, int]:
         """Rows of these clips and mixes, by shard."""
         wanted, found = pa.array(sorted(ids), pa.string()), {}
-        for directory in (place for pattern in SHARDS for place in sorted(self.data.glob(pattern)) if place.is_dir()):
-            for path in shards.shard_paths(directory):
-                with shards.open_parquet(path) as file:
-                    table = file.read([name for name in ("clip_id", "first", "second") if name in file.schema_arrow.names])
-                its = [pc.is_in(column, wanted).to_numpy() for column in table.columns]
-                if rows := int(np.any(its, axis=0).sum()):
-                    found[str(path.relative_to(self.root))] = rows
+        directories = [place for pattern in SHARDS for place in sorted(self.data.glob(pattern)) if place.is_dir()]
+        paths = [path for directory in directories for path in shards.shard_paths(directory)]
+        for path in [*paths, *(path for pattern in TABLES for path in sorted(self.data.glob(pattern)))]:
+            with shards.open_parquet(path) as file:
+                table = file.read([name for name in ("clip_id", "first", "second") if name in file.schema_arrow.names])
+            its = [pc.is_in(column, wanted).to_numpy() for column in table.columns]
+            if rows := int(np.any(its, axis=0).sum()):
+                found[str(path.relative_to(self.root))] = rows
+        return found
+
+    def loops_of(self, recordings: set[str]) -> dict[str, int]:
+        """Loops cut of these recordings, by shard."""
+        found = {}
+        for path in [path for directory in sorted(self.data.glob("loops/*/audio")) for path in shards.shard_paths(directory)]:
+            its = [row for row in shards.read_rows(path, manifest.LOOPS, ["recording_id"]) if row["recording_id"] in recordings]
+            if its:
+                found[str(path.relative_to(self.root))] = len(its)
         return found
 
     def weights_with(self, pieces: list[Piece], digests: Iterable[str] = ()) -> Iterator[tuple[Weights, str, int, int]]:

@@ -51,8 +51,10 @@ def trace(root: Path, thing: str) -> Lineage:
     if path.is_dir():
         return _of_weights(project, path)
     about = sound_facts(path) if path.suffix.lower() == ".wav" and path.is_file() else None
-    if about is not None or (path.is_file() and path.resolve().is_relative_to((project.data / "generated").resolve())):
-        return _of_sound(project, path, about)
+    if about is not None:
+        return Lineage(Node("sound", str(path), about), _checkpoints(project, about), [], project.gone)
+    if path.is_file() and (path.parent / manifest.ABOUT_SOUNDS).is_file():
+        return _of_graph_sound(project, path)
     if thing in project.mixes:
         return _of_mix(project, thing)
     pieces = project.find(thing)
@@ -108,30 +110,21 @@ def _of_weights(project: Project, directory: Path) -> Lineage:
     )
 
 
-def _of_sound(project: Project, path: Path, about: dict[str, Any] | None) -> Lineage:
-    if about is None:
-        return _of_graph_sound(project, path)
-    same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == about["checkpoint"]]
-    if same:
-        sources = [_checkpoint(project, same[0], {}, up=True)]
-    else:
-        sources = []
-        project.gone.append(f"its checkpoint ({about['checkpoint']}) is neither below data/ nor a registered model here")
-    return Lineage(Node("sound", str(path), about), sources, [], project.gone)
-
-
 def _of_graph_sound(project: Project, path: Path) -> Lineage:
-    """A sound below data/generated, which the graph made for a test clip; its place tells the checkpoint."""
-    family = path.resolve().relative_to((project.data / "generated").resolve()).parts[0]
-    about = params.read_json(project.data / "generated" / family / manifest.ABOUT_SOUNDS, "`dvc repro`")
+    """A sound that the graph made for a test clip, below data/generated or kept by a bake-off: what lies beside it tells how."""
+    about = params.read_json(path.parent / manifest.ABOUT_SOUNDS, "`dvc repro`")
     asked = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
     sources = [Node("clip", path.stem, {"role": "asked for what it says" if about["made_by"] == "generate" else "went in"}, asked)]
-    checkpoint = project.data / "models" / family
-    if checkpoint.is_dir():
-        sources.append(_checkpoint(project, project.weights_at(checkpoint), {}, up=True))
-    else:
-        project.gone.append(f"data/models/{family} is not there")
-    return Lineage(Node("sound", str(path), about), sources, [], project.gone)
+    return Lineage(Node("sound", str(path), about), sources + _checkpoints(project, about), [], project.gone)
+
+
+def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
+    """That which made a sound, by its digest: below data/, or a registered model; none where it is not there any more."""
+    digest = about.get("checkpoint")
+    same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == digest]
+    if not same:
+        project.gone.append(f"its checkpoint ({digest or 'not written down'}) is neither below data/ nor a registered model here")
+    return [_checkpoint(project, weights, {}, up=True) for weights in same[:1]]
 
 
 def _recording(project: Project, piece: Piece) -> Node:

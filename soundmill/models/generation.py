@@ -106,7 +106,7 @@ def run(
     if strangers:
         write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(strangers)), run_settings(lambda n: None)))
     about = {
-        "family": family,
+        **checkpoint.origin(model),
         "made_by": "generate" if requests else "reconstruct",
         "weights": used,
         "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
