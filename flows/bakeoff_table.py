@@ -253,11 +253,11 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
             "family": row.name,
             "parameters": "–" if row.parameters is None else f"{row.parameters:,}",
             "minutes": "–" if row.minutes is None else f"{row.minutes:.3g}",
-            "steps": parts or "–",
-            "peak memory": "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB",
         }
         line |= {SCORES[metric][0]: shown(metric, row.scores.get(metric)) for metric in metrics}
         line["s per s of sound"] = "–" if row.seconds_per_second is None else f"{row.seconds_per_second:.2g}"
+        line["steps"] = parts or "–"
+        line["peak memory"] = "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB"
         line["kind"] = row.kind
         if any(other.why_not for other in rows):
             line["why not"] = row.why_not or ""
@@ -331,7 +331,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def draw(title: str, rows: Sequence[Row]) -> Figure:
     """The leading score against the seconds that a second of sound takes, with the front of those that nothing beats in both."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     from soundmill.drawing import Figure
 
@@ -357,6 +357,7 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
         if all(value > 0 for value in values if value is not None):  # an MMD may be below zero
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(plain)
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # all between would lie upon each other
             axes.yaxis.set_minor_formatter(plain)
         if floor is not None:
             axes.axhline(floor, color="#2b8a3e", linewidth=1, linestyle="--")

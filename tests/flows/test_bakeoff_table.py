@@ -147,7 +147,8 @@ def test_the_table_in_every_form():
     rows = [*ROWS, CANNOT, Row("mine", "a folder", scores={"fad": Score(Estimate(5.0))})]
     shown = table(rows)
     assert list(shown["family"]) == ["mine", "slow", "quick", "poor", "upsampler"]
-    assert list(shown.loc[1])[1:5] == ["1,000", "2", "train 300 in 2", "1.00 GiB"]
+    facts = shown.loc[1, ["parameters", "minutes", "steps", "peak memory"]]
+    assert list(facts) == ["1,000", "2", "train 300 in 2", "1.00 GiB"]
     assert shown.loc[1]["FAD"] == "10 (9 … 11), floor 3"
     assert shown.loc[1]["class asked for"] == "50 %"
     assert shown.loc[4]["why not"] == "makes no sound from a request"
