@@ -259,6 +259,7 @@ def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(pr
     assert "<h3>$x^$ &lt;b&gt; 🐶</h3>" in page
     assert max(map(len, re.findall(r"<h3>(.*?)</h3>", page))) < 300
     assert page.count("<img") == page.count("<audio") > 12
+    assert "<audio controls loop " not in page
     assert json.loads((project / "data" / "report" / "scores.json").read_text())["fad_tagger"] == found["fad_tagger"]
 
 
@@ -287,6 +288,7 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     for path in (project / "data" / "codec").iterdir():
         path.unlink()
     about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"], "weights": "best weights (step 7)"}
+    about |= {"loops": True}
     (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
     metrics = evaluate_in(project)
     assert "codec" not in metrics["baselines"]["kl_tagger"]
@@ -296,6 +298,7 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     assert set(metrics["unranked"].values()) == {"the model was trained against tagger"}
     assert metrics["trained_against"] == ["tagger"]
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<audio controls loop ") == page.count("<audio ") > 12
     assert "Reconstructed sounds next to real ones" in page
     assert "best weights (step 7)" in page
     assert metrics["weights"] == "best weights (step 7)"
