@@ -108,24 +108,19 @@ def exchanged(
     """Discrepancies [2, B] of two sets of partners, for each exchange of them (see `scores.Metric.exchanged`)."""
     lengths = np.array([len(rows) for clips in (a, b) for rows in clips])
     generated, real = (np.concatenate(clips, dtype=np.float64) for clips in ([*a, *b], reference))
-    first = np.concatenate([chosen, 1 - chosen], axis=1).T  # [2·N, B], whether a clip is in the first set
-    counts, within, between = [], [], []
-    to_real = by_clip(_row_sums(generated, real, kernel), lengths)
-    to_itself = by_clip(_own(generated, kernel), lengths)
-    for members in (first, 1 - first):
-        counts.append(np.maximum(lengths @ members, 2))
-        by_row = np.repeat(members, lengths, axis=0)
-        total = -to_itself @ members
-        step = max(1, BLOCK // len(generated))
-        for start in range(0, len(generated), step):
-            part = slice(start, start + step)
-            to_clips = by_clip(kernel(generated, generated[part]), lengths).T  # [rows of the part, 2·N]
-            total += ((to_clips @ members) * by_row[part]).sum(axis=0)
-        within.append(total)
-        between.append(to_real @ members)
-    n, own, other = np.array(counts), np.array(within), np.array(between)
-    everything = _row_sums(real, real, kernel).sum() - _own(real, kernel).sum()
-    return own / (n * (n - 1)) - 2 * other / (n * len(real)) + everything / (len(real) * (len(real) - 1))
+    first = np.concatenate([chosen, 1 - chosen], axis=1).T
+    members = np.concatenate([first, 1 - first], axis=1)  # [2·N, 2·B], whether a clip is in a set
+    owner, counts = np.repeat(np.arange(len(lengths)), lengths), np.maximum(lengths @ members, 2)
+    within = -by_clip(_own(generated, kernel), lengths) @ members
+    step = max(1, BLOCK // len(generated))
+    for start in range(0, len(generated), step):
+        part = slice(start, start + step)
+        to_clips = by_clip(kernel(generated, generated[part]), lengths).T  # [rows of the part, 2·N]
+        within += ((to_clips @ members) * members[owner[part]]).sum(axis=0)
+    between = by_clip(_row_sums(generated, real, kernel), lengths) @ members
+    of_real = _row_sums(real, real, kernel).sum() - _own(real, kernel).sum()
+    values = within / (counts * (counts - 1)) - 2 * between / (counts * len(real)) + of_real / (len(real) * (len(real) - 1))
+    return values.reshape(2, -1)
 
 
 def by_clip(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
