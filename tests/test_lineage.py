@@ -46,7 +46,7 @@ def test_a_recording_downstream(built_graph, catalog):
     heard = clips | names(found.came_of_it, "mix")
     places = [
         path
-        for pattern in ("clips/*", "mixes", "spectrograms/clips/*", "tango/latents/*")
+        for pattern in ("clips/*", "mixes", "spectrograms/clips/*", "tango/latents/*", "catalog", "segments", "quality")
         for path in (built_graph / "data").glob(pattern)
     ]
     holding = [path for place in places for path in place.glob("*.parquet") if heard & set(pd.read_parquet(path).clip_id)]
