@@ -351,14 +351,15 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
         axes.annotate(row.name, (row.seconds_per_second, total.value), xytext=(7, 4), textcoords="offset points", fontsize=9)
     if known:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(plain)
         floor = next((row.scores[metric].lines["floor"] for row in known if "floor" in row.scores[metric].lines), None)
         values = [floor, *(value for row in known for value in asdict(row.scores[metric].total).values())]
         if all(value > 0 for value in values if value is not None):  # an MMD may be below zero
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(plain)
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # all between would lie upon each other
-            axes.yaxis.set_minor_formatter(plain)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(plain)
+                axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # all between would lie upon each other
+                axis.set_minor_formatter(plain)
         if floor is not None:
             axes.axhline(floor, color="#2b8a3e", linewidth=1, linestyle="--")
             axes.annotate(

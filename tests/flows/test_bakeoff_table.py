@@ -165,12 +165,14 @@ def test_the_picture_names_every_row_that_has_both():
     names = {text.get_text() for text in draw("A bake-off", [*ROWS, CANNOT]).axes[0].texts}
     assert names == {"slow", "quick", "poor", "real sounds"}
     assert draw("None", [CANNOT]).axes
-    figure = draw("A bake-off", [*ROWS, CANNOT])
-    figure.savefig(io.BytesIO())
-    axes = figure.axes[0]
-    ticks = [label.get_text() for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")]
-    assert any(ticks)
-    assert not [text for text in ticks if "$" in text]  # it would be drawn literally
+    near = [replace(row, seconds_per_second=speed) for row, speed in zip(ROWS, (0.2, 0.3, 0.7), strict=True)]  # within a decade
+    for rows in ([*ROWS, CANNOT], near):
+        figure = draw("A bake-off", rows)
+        figure.savefig(io.BytesIO())
+        axes = figure.axes[0]
+        ticks = [label.get_text() for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")]
+        assert any(ticks)
+        assert not [text for text in ticks if "$" in text]  # it would be drawn literally
 
 
 def test_a_distance_below_zero_is_in_the_picture():
