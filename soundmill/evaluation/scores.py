@@ -248,7 +248,7 @@ def _kid(generated: Side, reference: Side, seed: int) -> Statistic:
 
 def _mmd(generated: Side, reference: Side, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
-    bandwidth = kernels.median_distance(np.concatenate(second, dtype=np.float64), seed)
+    bandwidth = _bandwidth(second, seed)
     value, influence = kernels.discrepancy_by_clip(first, second, kernels.gaussian(bandwidth))
     return Statistic(value, lambda: influence, {"bandwidth": bandwidth})
 
@@ -257,10 +257,13 @@ def _kid_exchanged(a: Side, b: Side, reference: Side, seed: int, chosen: np.ndar
     return kernels.exchanged(a.clips(), b.clips(), reference.clips(), kernels.polynomial, chosen)
 
 
+def _bandwidth(reference: Sequence[np.ndarray], seed: int) -> float:
+    return kernels.median_distance(np.concatenate(reference, dtype=np.float64), seed)
+
+
 def _mmd_exchanged(a: Side, b: Side, reference: Side, seed: int, chosen: np.ndarray) -> np.ndarray:
     clips = reference.clips()
-    kernel = kernels.gaussian(kernels.median_distance(np.concatenate(clips, dtype=np.float64), seed))
-    return kernels.exchanged(a.clips(), b.clips(), clips, kernel, chosen)
+    return kernels.exchanged(a.clips(), b.clips(), clips, kernels.gaussian(_bandwidth(clips, seed)), chosen)
 
 
 def _neighbours(name: coverage.Name, generated: Side, reference: Side, seed: int) -> Statistic:

@@ -53,8 +53,8 @@ def trace(root: Path, thing: str) -> Lineage:
     about = sound_facts(path) if path.suffix.lower() == ".wav" and path.is_file() else None
     if about is not None:
         return Lineage(Node("sound", str(path), about), _checkpoints(project, about), [], project.gone)
-    if path.is_file() and (path.parent / manifest.ABOUT_SOUNDS).is_file():
-        return _of_graph_sound(project, path)
+    if path.is_file() and (beside := _about_beside(path)):
+        return _of_graph_sound(project, path, beside)
     if thing in project.mixes:
         return _of_mix(project, thing)
     pieces = project.find(thing)
@@ -110,9 +110,15 @@ def _of_weights(project: Project, directory: Path) -> Lineage:
     )
 
 
-def _of_graph_sound(project: Project, path: Path) -> Lineage:
-    """A sound that the graph made for a test clip, below data/generated or kept by a bake-off: what lies beside it tells how."""
-    about = params.read_json(path.parent / manifest.ABOUT_SOUNDS, "`dvc repro`")
+def _about_beside(path: Path) -> dict[str, Any] | None:
+    """What the graph wrote beside a sound that it made; None where there is nothing, or another tool's file of that name."""
+    beside = path.parent / manifest.ABOUT_SOUNDS
+    about = params.read_json(beside, "`dvc repro`") if beside.is_file() else None
+    return about if isinstance(about, dict) and {"family", "made_by"} <= about.keys() else None
+
+
+def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Lineage:
+    """A sound that the graph made for a test clip, below data/generated or kept by a bake-off."""
     asked = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
     sources = [Node("clip", path.stem, {"role": "asked for what it says" if about["made_by"] == "generate" else "went in"}, asked)]
     return Lineage(Node("sound", str(path), about), sources + _checkpoints(project, about), [], project.gone)
