@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from soundmill.audio.loop import closed
 from soundmill.decoding.ffmpeg import STALL_SECONDS, ffmpeg_executable
 from soundmill.errors import UserError
 
@@ -43,12 +44,9 @@ def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Str
     times = math.ceil(math.log(tempo, SLOWEST_ATEMPO)) if stretcher == "atempo" and tempo < SLOWEST_ATEMPO else 1
     made = _run(given, sample_rate, ",".join([f"{stretcher}=tempo={tempo ** (1 / times):.9f}"] * times), stretcher)
     start = round(before / tempo) + _delay(made, given, tempo, sample_rate)
-    loop = np.take(made, np.arange(start, start + num_samples), axis=1, mode="clip")
     fade = min(round(FADE_SECONDS * sample_rate), num_samples // 4)
-    rising = np.sin(np.pi / 2 * (np.arange(fade, dtype=np.float32) + 1) / (fade + 1)) ** 2
-    if fade:
-        loop[:, -fade:] += rising * (np.take(made, np.arange(start - fade, start), axis=1, mode="clip") - loop[:, -fade:])
-    return np.ascontiguousarray(loop)
+    around = np.take(made, np.arange(start - fade, start + num_samples), axis=1, mode="clip")
+    return np.ascontiguousarray(closed(around, fade, num_samples, fade))
 
 
 def _run(wave: np.ndarray, sample_rate: int, audio_filter: str, stretcher: Stretcher) -> np.ndarray:

@@ -16,7 +16,6 @@ from soundmill.models import registry
 from soundmill.models.family import Request
 from soundmill.models.projected_gan import discriminators, generator, projectors
 from soundmill.models.projected_gan.generator import Generator, ModulatedConv
-from soundmill.models.projected_gan.model import closed
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
 from soundmill.models.projected_gan.training import ProjectedGanModule
@@ -222,19 +221,6 @@ def test_two_seconds_are_200_frames_and_pictures_come_back(fit):
         assert torch.allclose(back[..., :192], log_mel[..., :192], atol=1e-5)
         assert (back[..., 192:] == math.log(TANGO.floor)).all()
     assert mel.num_frames(TANGO, 32_000) == 201  # the last is the first of the next bar
-
-
-def test_a_closed_loop_goes_on_at_its_beginning():
-    """Of a sound that has nothing to do with the loop's length, the seam is as smooth as any other place."""
-    time = torch.arange(4000) / 4000
-    waves = torch.sin(2 * math.pi * 37.3 * time)[None, None]
-    loop = closed(waves, 1000, 2000, 100)[0, 0]
-    assert torch.equal(loop[:1900], waves[0, 0, 1000:2900])
-    jumps, plainly = (loop.roll(-1) - loop).abs(), waves[0, 0].diff().abs().max()
-    assert jumps[-1] <= plainly  # as anywhere in the wave itself
-    assert jumps[:-1].max() < 1.2 * plainly
-    plain = waves[0, 0, 1000:3000]
-    assert (plain[0] - plain[-1]).abs() > 5 * jumps[-1]
 
 
 def test_without_a_label_one_is_drawn_by_the_seed():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from soundmill import params as strict
+from soundmill.audio.loop import closed
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -124,15 +125,8 @@ class ProjectedGan:
         log_mels = self.picture.cpu().decode(pictures)
         around = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
         waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), around, run.device)
-        return closed(waves, CONTEXT * self.spec.hop_length, self.num_samples, round(FADE_SECONDS * self.sample_rate))
-
-
-def closed(waves: Tensor, start: int, num_samples: int, fade: int) -> Tensor:
-    """Of waves [N, C, T] that go on around a loop, the loop from `start` on; its end fades into what comes before it."""
-    loop = waves[..., start : start + num_samples].clone()
-    share = torch.linspace(0, 1, fade + 1)[1:]
-    loop[..., -fade:] = torch.lerp(loop[..., -fade:], waves[..., start - fade : start], share)
-    return loop
+        fade = round(FADE_SECONDS * self.sample_rate)
+        return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.spec.hop_length, self.num_samples, fade))
 
 
 def build_net(params: TrainParams, num_labels: int) -> Generator:
