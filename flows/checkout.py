@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import dvc, lockfile, locks
-from soundmill import experiments, lifetime, pretrained, tracking
+from flows import cache, dvc, lockfile, locks
+from soundmill import experiments, ledger, lifetime, pretrained, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import read_yaml
 
-OWN = ("data/", "dvc.lock", "params.yaml")  # of every checkout: never copied from another
+OWN = ("data/", "dvc.lock", "params.yaml", ledger.FILE)  # of every checkout: never copied from another
 PUT_BACK = ("params.yaml", "dvc.lock")  # of a run's state, beside the code
 UNAPPLIED = "uncommitted.diff"  # in a checkout, where git could not apply it
 COPIED = Path(".dvc/tmp/copied.txt")  # what a workspace got from the project, to remove what the project no longer has
@@ -26,8 +26,9 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
     """Bring back the state run `run_id` was made from, in a new checkout at `destination`; returns what is missing, in words.
 
     Code at the recorded commit with the uncommitted changes, params.yaml, dvc.lock, and every output that the cache of
-    `home` still has. A stage's run stands for its pipeline. Raises UserError when the run, its state or its commit is not
-    there, or `destination` is; and, with nothing left behind, when anything recorded would write outside `destination`.
+    `home` still has; no outputs where something was forgotten since. A stage's run stands for its pipeline. Raises UserError when
+    the run, its state or its commit is not there, or `destination` is; and, with nothing left behind, when anything recorded would
+    write outside `destination`.
     """
     home, destination = home.resolve(), destination.resolve()
     state = tracking.read_state(home, run_id)
@@ -51,8 +52,13 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise
-    dvc.share_cache(destination, home)
-    return missing + _outputs(destination) + _outside(home, destination)
+    cache.share(destination, home)
+    if since := ledger.add(destination, ledger.in_force(home)):
+        names = ", ".join(entry["source"] for entry in since[:5]) + (f" and {len(since) - 5} more" if len(since) > 5 else "")
+        outputs = [f"outputs: forgotten since the run was recorded: {names}; `dvc repro` there makes them without"]
+    else:
+        outputs = _outputs(destination)
+    return missing + outputs + _outside(home, destination)
 
 
 def _clone(home: Path, destination: Path, sha: str, run_id: str) -> None:
@@ -220,8 +226,8 @@ def _outside(home: Path, destination: Path) -> list[str]:
 def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     """A checkout `workspaces/<name>` with today's code (uncommitted changes too) and these parameters; returns its path.
 
-    It has its own outputs and dvc.lock, shares the cache, and records into the store of `home`. Used again when it exists:
-    code and parameters are renewed and the outputs stay, so only what changed runs.
+    It has its own outputs, dvc.lock and forgotten.yaml (and obeys the project's as well), shares the cache, and records into the
+    store of `home`. Used again when it exists: code and parameters are renewed and the outputs stay, so only what changed runs.
     """
     home = home.resolve()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -237,9 +243,12 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")
         _copy_code(home, root, names)
+        if not (root / ledger.FILE).exists() and (home / ledger.FILE).exists():
+            ledger.write([], root / ledger.FILE)
+        ledger.obey(root)
         if _read(root / "params.yaml") == b"" or read_yaml(root / "params.yaml") != params:
             parameters.write_yaml(params, root / "params.yaml")
-        dvc.share_cache(root, home)
+        cache.share(root, home)
     return root
 
 
@@ -272,7 +281,7 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
     record = root / COPIED
     before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
-    for name in set(before) - set(names):
+    for name in {name for name in before if not name.startswith(OWN)} - set(names):
         (root / name).unlink(missing_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape")

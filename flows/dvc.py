@@ -253,10 +253,30 @@ def _dvc(root: Path, *arguments: str) -> str:
 
 def share_cache(root: Path, owner: Path) -> None:
     """Let the checkout at `root` use the cache of the one at `owner`, for itself alone (config.local)."""
-    cache = _dvc(owner, "cache", "dir").strip()
-    path = Path(cache) if Path(cache).is_absolute() else (owner / cache).resolve()
+    path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
     _dvc(root, "cache", "dir", "--local", str(path))
+
+
+def cache_directory(root: Path) -> Path:
+    """The cache that the checkout at `root` uses."""
+    cache = _dvc(root, "cache", "dir").strip()
+    return Path(cache) if Path(cache).is_absolute() else (root / cache).resolve()
+
+
+def unused(root: Path, others: Sequence[Path]) -> list[Path]:
+    """Objects of the cache that neither this checkout's files nor those of `others` name."""
+    lines = _dvc(root, *_collect_garbage(others), "--dry").splitlines()
+    return sorted(Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing "))
+
+
+def remove_unused(root: Path, others: Sequence[Path]) -> None:
+    """Remove these objects."""
+    _dvc(root, *_collect_garbage(others))
+
+
+def _collect_garbage(others: Sequence[Path]) -> list[str]:
+    return ["gc", "--workspace", "--force", *(["--projects", *map(str, others)] if others else [])]
 
 
 def checkout(root: Path) -> list[str]:

@@ -65,13 +65,13 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
 def remove_unreadable(root: Path, say: Say) -> None:
     """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
     for path in experiments.unreadable_locks(root):
-        if running := holders(root) or _dvc_in(root):
+        if running := holders(root) or dvc_in(root):
             raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
         path.replace(path.with_name("rwlock.unreadable"))
         say(f"{path.relative_to(root)} was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it")
 
 
-def _dvc_in(root: Path) -> list[Holder]:
+def dvc_in(root: Path) -> list[Holder]:
     """Living `dvc` processes in this checkout, whatever its locks say."""
     holders = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -84,7 +84,10 @@ def _dvc_in(root: Path) -> list[Holder]:
 
 @contextmanager
 def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
-    """Hold the project for one pipeline: others wait up to `seconds` for it, then UserError says who has it."""
+    """Hold the project for one pipeline, or one command that changes its parameters or lists.
+
+    Others wait up to `seconds` for it, then UserError says who has it.
+    """
     path = root / ".dvc" / "tmp" / "pipeline.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline, waiting = time.monotonic() + seconds, False
@@ -93,7 +96,7 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
             pid = _number_in(path)
             other = Holder(pid, _command_line(pid) or "a pipeline")
             if time.monotonic() >= deadline:
-                raise UserError(f"{root}: a pipeline runs here already: {other}; wait for it, or stop it")
+                raise UserError(f"{root} is in use by {other}; wait for it, or stop it")
             if not waiting:
                 say(f"waiting for {other} (up to {duration(seconds)})")
                 waiting = True

@@ -29,7 +29,7 @@ from pydantic import Field
 from flows import dvc, killed, lockfile, locks, server, story
 from flows.scores import markdown, read_scores, shown, summary
 from flows.terminal import LOG, Screen, duration, tell
-from soundmill import tracking
+from soundmill import ledger, tracking
 from soundmill.errors import UserError, report_failure
 from soundmill.params import did_you_mean
 
@@ -102,6 +102,8 @@ def pipeline(
         with locks.only_one(root, wait_minutes * 60, _say):
             killed.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
+            if added := ledger.obey(root):
+                _say(f"{ledger.FILE} lacked what was forgotten: {', '.join(entry['source'] for entry in added)}; it is back")
             (root / LOG).parent.mkdir(exist_ok=True)
             with (root / LOG).open("w", encoding="utf-8") as log:
                 return _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))

@@ -9,7 +9,7 @@ from pathlib import Path
 from flows import dvc, lockfile
 from flows.scores import read_scores, summary
 from flows.terminal import tell
-from soundmill import experiments
+from soundmill import experiments, ledger
 from soundmill.errors import UserError
 from soundmill.params import read_yaml
 
@@ -17,12 +17,13 @@ from soundmill.params import read_yaml
 def up_to_date(root: Path, stages: list[str]) -> bool:
     """Whether `dvc status` finds nothing to do for `stages` and all they need (none named: the whole graph).
 
-    False where it cannot tell, and where changes were set aside: the pipeline says what is wrong.
+    False where it cannot tell, where changes were set aside, and where forgotten.yaml lacks an entry: the pipeline says what is
+    wrong.
     """
     if not (root / "dvc.lock").exists() or lockfile.fault_of(root / "dvc.lock") or experiments.leftovers(root):
         return False
     try:
-        return not dvc.changed(root, stages)
+        return not ledger.lacking(root) and not dvc.changed(root, stages)
     except UserError:
         return False
 

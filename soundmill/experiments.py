@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill import disk
+from soundmill import disk, provenance
 
 MERGE = "refs/exps/exec/EXEC_MERGE"
 BASELINE = "refs/exps/exec/EXEC_BASELINE"
@@ -43,7 +43,7 @@ def leftovers(root: Path) -> list[Leftover]:
 
     It reads a few small files, and asks git only where these say that something is there.
     """
-    own, shared = _git_directories(root)
+    own, shared = provenance.git_directories(root)
     if own is None or shared is None or _at_work(root):
         return []
     packed = _read(shared / "packed-refs")
@@ -70,17 +70,6 @@ def unreadable_locks(root: Path) -> list[Path]:
                 disk.lock(guard, shared=True)
                 unreadable += [] if _is_json(path) else [path]
     return unreadable
-
-
-def _git_directories(root: Path) -> tuple[Path | None, Path | None]:
-    """Git's directory of this working tree, and the one it shares with others; None outside git."""
-    for directory in [root, *root.parents]:
-        own = directory / ".git"
-        if own.is_file():  # a further working tree: it says where
-            own = directory / _read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
-        if own.is_dir():
-            return own, own / (_read(own / "commondir").decode("utf-8", "replace").strip() or ".")
-    return None, None
 
 
 def _at_work(root: Path) -> bool:

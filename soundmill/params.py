@@ -6,11 +6,13 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from soundmill import disk
 from soundmill.errors import UserError
 
 MAX_DEPTH = 100  # of YAML's collections within each other: parameters have six
@@ -124,12 +126,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
+    """Write a mapping as YAML, whole or not at all."""
+    text = yaml_text(document)
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def yaml_text(document: dict[str, Any]) -> str:
+    """A mapping as `read_yaml` reads it."""
     from ruamel.yaml import YAML
 
-    yaml = YAML()
+    yaml, text = YAML(), StringIO()
     yaml.width = 120
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    yaml.dump(document, text)
+    return text.getvalue()
 
 
 def section(document: dict[str, Any], name: str, where: str) -> Any:

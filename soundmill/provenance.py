@@ -52,6 +52,17 @@ def digest_of(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
+def git_directories(root: Path) -> tuple[Path | None, Path | None]:
+    """Git's directory of this working tree, and the one it shares with others; None outside git."""
+    for directory in [root, *root.parents]:
+        own = directory / ".git"
+        if own.is_file():  # a further working tree: it says where
+            own = directory / _read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
+        if own.is_dir():
+            return own, own / (_read(own / "commondir").decode("utf-8", "replace").strip() or ".")
+    return None, None
+
+
 def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     """Changes against HEAD, new files included; git's own index is left as it is."""
     top = Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))

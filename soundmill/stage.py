@@ -31,7 +31,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import disk, lifetime, manifest, params, shards
+from soundmill import disk, ledger, lifetime, manifest, params, shards
 from soundmill.errors import UserError, report_failure
 
 Input = Annotated[Path, "input"]
@@ -213,6 +213,7 @@ def _main(
     model = params_type(args.family, values_as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
     values = load(model, where)
     root = args.params.resolve().parent
+    ledger.check(root)
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
     inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}

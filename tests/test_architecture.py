@@ -15,7 +15,7 @@ from tests.imports import module_name, modules
 ALLOWED = {
     "soundmill.disk": (),
     "soundmill.errors": (),
-    "soundmill.params": ("soundmill.errors",),
+    "soundmill.params": ("soundmill.disk", "soundmill.errors"),
     "soundmill.manifest": ("soundmill.errors",),
     "soundmill.shards": (
         "soundmill.disk",
@@ -25,11 +25,13 @@ ALLOWED = {
     "soundmill.lifetime": (),
     "soundmill.drawing": (),
     "soundmill.provenance": (),
-    "soundmill.experiments": ("soundmill.disk",),
+    "soundmill.ledger": ("soundmill.disk", "soundmill.errors", "soundmill.params", "soundmill.provenance"),
+    "soundmill.experiments": ("soundmill.disk", "soundmill.provenance"),
     "soundmill.tracking": ("soundmill.disk", "soundmill.errors", "soundmill.params", "soundmill.provenance"),
     "soundmill.stage": (
         "soundmill.disk",
         "soundmill.errors",
+        "soundmill.ledger",
         "soundmill.lifetime",
         "soundmill.params",
         "soundmill.manifest",
@@ -118,6 +120,8 @@ ALLOWED = {
     ),
     "soundmill.forgetting": (
         "soundmill.errors",
+        "soundmill.ledger",
+        "soundmill.params",
         "soundmill.manifest",
         "soundmill.shards",
         "soundmill.tracking",
@@ -144,6 +148,7 @@ ALLOWED = {
         "soundmill.errors",
         "soundmill.drawing",
         "soundmill.experiments",
+        "soundmill.ledger",
         "soundmill.lifetime",
         "soundmill.params",
         "soundmill.tracking",

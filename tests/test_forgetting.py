@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from soundmill import forgetting, manifest, params, shards
+from soundmill import forgetting, ledger, lineage, manifest, params, shards
 from soundmill.audio import fingerprint
 from soundmill.corpora import audiocaps, forgotten, inventory
 from stages import loops, resample, scan, segment
@@ -87,7 +87,7 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert done.returncode == 0, done.stderr
     for word in (clip, mixes.clip_id[0], "data/models/ddpm_mel", "data/models/tango", "data/tango/vocoder", "data/tagger"):
         assert word in done.stdout
-    entries = forgotten.read(graph_copy / forgotten.FILE).entries
+    entries = forgotten.read(graph_copy / ledger.FILE).entries
     assert [(entry.recording_id, entry.is_whole, entry.copy_of) for entry in entries] == [
         (catalog.recording_id[clip], False, None),
         (recording, True, None),
@@ -136,7 +136,7 @@ def small(tmp_path, monkeypatch) -> Path:
     soundfile.write(tmp_path / "sounds/lossy.ogg", 0.5 * noise, RATE)
     soundfile.write(tmp_path / "sounds/other.wav", other, RATE)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    forgotten.write([], tmp_path / forgotten.FILE)
+    ledger.write([], tmp_path / ledger.FILE)
     settle(tmp_path, corpus=external("sounds"), clips={"default": PLAN | {"tail": "keep"}, "hifi": PLAN | {"clip_seconds": 2.0}})
     monkeypatch.chdir(tmp_path)
     make()
@@ -161,7 +161,7 @@ def sources(variant: str = "default") -> list[tuple[str, float]]:
 def test_copies_are_found_and_left_out(small):
     done = soundmill("forget", "a.wav", "--reason", "asked for", cwd=small)
     assert done.returncode == 0, done.stderr
-    entries = {entry.source: entry for entry in forgotten.read(small / forgotten.FILE).entries}
+    entries = {entry.source: entry for entry in forgotten.read(small / ledger.FILE).entries}
     assert set(entries) == {"a.wav", "renamed.wav", "lossy.ogg"}
     assert all(entry.is_whole for entry in entries.values())
     assert {entry.copy_of for entry in entries.values()} == {None, entries["a.wav"].recording_id}
@@ -170,7 +170,7 @@ def test_copies_are_found_and_left_out(small):
     again = soundmill("forget", "a.wav", "--reason", "once more", cwd=small)
     assert again.returncode == 0
     assert "forgotten before: a.wav (asked for)" in again.stdout
-    assert {entry.source: entry for entry in forgotten.read(small / forgotten.FILE).entries} == entries
+    assert {entry.source: entry for entry in forgotten.read(small / ledger.FILE).entries} == entries
 
     make()
     assert {source for source, _ in sources()} == {"other.wav"}
@@ -193,7 +193,7 @@ def test_a_clip_takes_every_cut_that_overlaps_it(small):
         if (row["source"], row["start"]) == ("other.wav", 5.0)
     ]
     assert soundmill("forget", clip, "--reason", "asked for", cwd=small).returncode == 0
-    (entry,) = forgotten.read(small / forgotten.FILE).entries
+    (entry,) = forgotten.read(small / ledger.FILE).entries
     assert (entry.start, entry.end) == (5.0, 6.0)
     make()
     assert [start for source, start in sources() if source == "other.wav"] == [0.0]
@@ -203,19 +203,21 @@ def test_a_clip_takes_every_cut_that_overlaps_it(small):
 
 
 def test_mistakes_change_nothing(small):
-    before = (small / forgotten.FILE).read_bytes()
+    before = (small / ledger.FILE).read_bytes()
     for words, said in {
         ("othr.wav", "--reason", "x"): "did you mean 'other.wav'",
         ("other.wav",): "--reason",
         ("other.wav", "nobody.wav", "--reason", "x"): "nobody.wav",
         (): "name what to forget",
-        ("other.wav", "--check"): "leave the rest out",
+        ("other.wav", "--check", "--erase"): "say one of them",
+        ("--check", "--reason", "x"): "leave it out",
+        ("other.wav", "--erase"): "leave the names out",
     }.items():
         done = soundmill("forget", *words, cwd=small)
         assert done.returncode == 1
         assert said in done.stderr
-    assert (small / forgotten.FILE).read_bytes() == before
-    (small / forgotten.FILE).write_text("forgotten: [{recording: x}]\n")
+    assert (small / ledger.FILE).read_bytes() == before
+    (small / ledger.FILE).write_text("forgotten: [{recording: x}]\n")
     assert "forgotten.0.recording" in soundmill("forget", "other.wav", "--reason", "x", cwd=small).stderr
     with pytest.raises(SystemExit, match=r"forgotten\.0\.recording"):
         make()
@@ -227,7 +229,7 @@ def looped(tmp_path, monkeypatch) -> Path:
     (tmp_path / "mine").mkdir()
     soundfile.write(tmp_path / "mine/a 90bpm.wav", beats(90, 4), 22_050)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    forgotten.write([], tmp_path / forgotten.FILE)
+    ledger.write([], tmp_path / ledger.FILE)
     document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'mine'}", "loops=one_bar"])
     settle(tmp_path, **{**document, "execution": {"workers": 1, "dask": None}})
     monkeypatch.chdir(tmp_path)
@@ -272,7 +274,7 @@ def test_a_loop_that_no_stage_made_anew_is_found(looped):
     assert forgetting.forget(looped, ["a 90bpm.wav"], "asked for").added
     for left in ("clips", "segments", "corpus"):
         shutil.rmtree(looped / "data" / left)
-    assert "data/loops/one_bar/audio/shard-00015.parquet: 1 loops of it" in forgetting.check(looped)[0]
+    assert "data/loops/one_bar/audio/shard-00015.parquet: 1 loops of it" in forgetting.check(looped).found
 
 
 def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
@@ -289,24 +291,25 @@ def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
     assert any(entry.start <= 10.0 and entry.end == 15.0 for entry in added)
     make()
     assert [start for source, start in sources() if source == "twice.wav"] == [5.0]
-    assert forgetting.check(small)[0] == []
+    assert forgetting.check(small).found == []
 
 
 def test_workspaces_of_sweeps_and_bake_offs_are_looked_at(small):
     shutil.copytree(small / "data", small / "workspaces/bakeoff/data")
     forgetting.forget(small, ["other.wav"], "asked for")
     make()
-    found, _ = forgetting.check(small)
+    found = forgetting.check(small).found
     assert any(sentence.startswith("workspaces/bakeoff/data/clips/default: clip ") for sentence in found)
-    assert all(sentence.endswith("; delete workspaces/bakeoff, or run its sweep or bake-off again") for sentence in found)
+    remedies = ("; delete workspaces/bakeoff, or run it again", "; `soundmill forget --erase` removes it")
+    assert all(sentence.startswith("workspaces/bakeoff/") and sentence.endswith(remedies) for sentence in found)
     shutil.rmtree(small / "workspaces/bakeoff")
-    assert forgetting.check(small)[0] == []
+    assert forgetting.check(small).found == []
 
 
 def test_what_is_said_to_be_a_recording_is_that_whatever_is_in_its_name(small):
     shutil.copy(small / "sounds/a.wav", small / "sounds/at 12:00:other.wav")
     make()
-    (piece,) = forgetting.Project(small).find("recording:at 12:00:other.wav")
+    (piece,) = lineage.Project(small).find("recording:at 12:00:other.wav")
     assert piece.source == "at 12:00:other.wav"
 
 
@@ -323,7 +326,7 @@ def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
     soundfile.write(kept / "renamed.wav", wave[: 5 * rate], rate)
     assert forgetting.forget(small, ["other.wav"], "asked for").held.files == [str((kept / f"{clip}.wav").relative_to(small))]
     make()
-    found, _ = forgetting.check(small)
+    found = forgetting.check(small).found
     assert len(found) == 2
     assert "a sound named after a clip of it; delete data/report/bakeoff, or run the bake-off again" in found[0]
     assert "renamed.wav: sounds like other.wav" in found[1]

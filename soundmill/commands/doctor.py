@@ -104,7 +104,7 @@ def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / 1e9
     if free < LOW_DISK_GB:
         return Finding(
-            "disk", "lacking", f"{free:.1f} GB free", "free some space; `dvc gc --workspace` drops what no params.yaml needs"
+            "disk", "lacking", f"{free:.1f} GB free", "free some space; `soundmill clean` shows which earlier outputs can go"
         )
     return Finding("disk", "ok", f"{free:.0f} GB free")
 

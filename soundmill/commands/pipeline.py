@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 
 app = typer.Typer()
 
+LOCK_SECONDS = 10.0  # for another command; a pipeline takes longer, and is named
 SYNC_SECONDS = 20.0  # at most, to have the last runs in the list
 
 
@@ -216,4 +217,10 @@ def params(
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
     registry.check(document)
-    parameters.write_yaml(document, Path("/dev/stdout") if show else root / "params.yaml")
+    if show:
+        parameters.write_yaml(document, Path("/dev/stdout"))
+    else:
+        from flows import locks
+
+        with locks.only_one(root, LOCK_SECONDS, typer.echo):  # DVC would record a stage that runs now with the new ones
+            parameters.write_yaml(document, root / "params.yaml")

@@ -1,7 +1,7 @@
 """`forgotten.yaml`: the recordings, and stretches of recordings, that a project must not use, and how they are left out.
 
-`soundmill forget` writes it; `corpus` and `scan` leave out the recordings, `segment` every cut that has some of a stretch. One
-is known by its id or by the digest of its file, so a renamed copy is left out too.
+`soundmill forget` writes it (`soundmill/ledger.py`); `corpus` and `scan` leave out the recordings, `segment` every cut that has
+some of a stretch. One is known by its id or by the digest of its file, so a renamed copy is left out too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from soundmill import disk, params
+from soundmill import params
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.params import StageParams
 
-FILE = "forgotten.yaml"
 REASON = "forgotten"  # in quarantine
 OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
-HEAD = "# What this project must not use: written by `soundmill forget`, obeyed by corpus, scan and segment (docs/lineage.md).\n"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Stretch = tuple[float, float, str]  # seconds into the recording, and why it is left out
@@ -88,7 +86,7 @@ class _Content(StageParams):
     @field_validator("forgotten")
     @classmethod
     def _once(cls, entries: list[Entry]) -> list[Entry]:
-        places = Counter((entry.recording_id, entry.start, entry.end) for entry in entries)
+        places = Counter((entry.recording_id, entry.digest, entry.start, entry.end) for entry in entries)
         twice = [place for place, count in places.items() if count > 1]
         if twice:
             raise ValueError(f"{twice[0][0]!r} is there twice")
@@ -164,17 +162,12 @@ def read(path: Path | None) -> Forgotten:
     """The list at `path`, where one is given; a mistake in it is a UserError that names the key."""
     if path is None:
         return Forgotten(())
-    return Forgotten(tuple(params.parse(_Content, params.read_yaml(path), str(path)).forgotten))
+    return parse(params.read_yaml(path), str(path))
 
 
-def write(entries: Iterable[Entry], path: Path) -> None:
-    """Write the list, whole or not at all."""
-
-    def write_to(temporary: Path) -> None:
-        params.write_yaml({"forgotten": [entry.model_dump(mode="json") for entry in entries]}, temporary)
-        temporary.write_text(HEAD + temporary.read_text(encoding="utf-8"), encoding="utf-8")
-
-    disk.write_atomically(path, write_to)
+def parse(document: dict[str, Any], where: str) -> Forgotten:
+    """The list in a document as `forgotten.yaml` has it; a mistake is a UserError that names `where` and the key."""
+    return Forgotten(tuple(params.parse(_Content, document, where).forgotten))
 
 
 def reason_of(start: float, end: float, stretches: Iterable[Stretch]) -> str | None:

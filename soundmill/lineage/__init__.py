@@ -4,7 +4,20 @@ All of it is read: from tables below `data/`, from what lies in checkpoints (`tr
 What is no longer there is said, not guessed. Cuts of several variants overlap: a stretch of a recording may be in all of them.
 """
 
-from soundmill.lineage.project import Held, Piece, Project, Weights, overlap, overlapping, piece_of
+from soundmill.lineage.project import TEXTS, Held, Piece, Project, Weights, overlap, overlapping, piece_of
 from soundmill.lineage.tree import Lineage, Node, sound_facts, trace
 
-__all__ = ["Held", "Lineage", "Node", "Piece", "Project", "Weights", "overlap", "overlapping", "piece_of", "sound_facts", "trace"]
+__all__ = [
+    "TEXTS",
+    "Held",
+    "Lineage",
+    "Node",
+    "Piece",
+    "Project",
+    "Weights",
+    "overlap",
+    "overlapping",
+    "piece_of",
+    "sound_facts",
+    "trace",
+]

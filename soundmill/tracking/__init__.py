@@ -7,7 +7,7 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 
 from soundmill.tracking.browsing import scores_page
 from soundmill.tracking.history import RecordedState, read_state
-from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, mark_forgotten, registered_models
+from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
     StageRun,
@@ -53,6 +53,7 @@ __all__ = [
     "Store",
     "browser_command",
     "corpus_name",
+    "delete_versions",
     "flatten",
     "mark_forgotten",
     "metrics_name",

@@ -77,6 +77,15 @@ def _directory(client: Any, version: Any) -> Path | None:
     return directory if "://" not in where.removeprefix("file://") and directory.is_dir() else None
 
 
+def delete_versions(home: Path, models: list[RegisteredModel]) -> None:
+    """Delete versions of registered models; their files stay where they are."""
+    if not models:
+        return
+    client, _ = open_client(home)
+    for model in models:
+        client.delete_model_version(model.name, model.version)
+
+
 def mark_forgotten(home: Path, models: list[RegisteredModel], text: str) -> None:
     """Tag versions of registered models with what they were trained on and is to be forgotten."""
     client, _ = open_client(home)

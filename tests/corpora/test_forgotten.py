@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import params
+from soundmill import ledger, params
 from soundmill.corpora import forgotten
 from soundmill.corpora.forgotten import Entry
 from soundmill.corpora.inventory import AudioFile, Inventory
@@ -29,7 +29,7 @@ def test_what_is_written_is_read(tmp_path):
         ),
         Entry(**PART | {"source": "ä: # 'x'\\x0a", "reason": "null", "clips": [{"clip_id": "0", "digest": A}]}),
     ]
-    forgotten.write(entries, path)
+    ledger.write([entry.model_dump(mode="json") for entry in entries], path)
     assert list(forgotten.read(path).entries) == entries
     assert forgotten.read(None).entries == ()
     root = Path(__file__).resolve().parents[2]

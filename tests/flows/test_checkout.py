@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import checkout, dvc
-from soundmill import params, tracking
+from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
 from tests.checkouts import track
 from tests.flows.tiny import dvc_command, git, make_tiny
@@ -326,3 +326,78 @@ def test_what_lies_outside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "give its absolute path" in corpus
     assert "yamnet.tflite" in weights
     assert "constraints.txt" in packages
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is forgotten stays so
+
+DOG, CAT = (
+    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, "start": None, "end": None}
+    for name, digit in (("dog", "a"), ("cat", "b"))
+)
+
+
+def forgotten_in(checkout_: Path) -> list[str]:
+    return [entry["recording_id"] for entry in ledger.read(checkout_ / ledger.FILE)]
+
+
+@pytest.fixture
+def listing(tiny: Path) -> Path:
+    ledger.write([], tiny / ledger.FILE)
+    git(tiny, "add", "-A")
+    git(tiny, "commit", "-qm", "A list")
+    return tiny
+
+
+def test_a_workspace_keeps_its_own_list_and_obeys_the_projects(listing: Path) -> None:
+    document = params.read_yaml(listing / "params.yaml")
+    root = checkout.workspace(listing, "mine", document)
+    assert forgotten_in(root) == []
+    ledger.add(root, [DOG])
+    checkout.workspace(listing, "mine", document)
+    assert forgotten_in(root) == ["dog"]  # what was forgotten there stays so
+    ledger.add(listing, [CAT])
+    checkout.workspace(listing, "mine", document)
+    assert forgotten_in(root) == ["dog", "cat"]
+    assert forgotten_in(listing) == ["cat"]
+
+
+@pytest.mark.slow
+def test_a_pipeline_puts_back_what_another_branch_lacks(listing: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    git(listing, "branch", "earlier")
+    ledger.add(listing, [DOG])
+    git(listing, "commit", "-qam", "Forget the dog")
+    git(listing, "switch", "-q", "earlier")
+    done = dvc_command(listing, "repro", "first")
+    assert done.returncode != 0
+    assert "lacks what was forgotten: dog.wav" in done.stderr + done.stdout
+    assert checkout.run_pipeline(listing) == 0
+    assert "forgotten.yaml lacked what was forgotten: dog.wav; it is back" in capfd.readouterr().out
+    assert forgotten_in(listing) == ["dog"]
+    assert dvc_command(listing, "repro", "first").returncode == 0
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_obeys(listing: Path) -> None:
+    """`dvc exp run --temp` takes files as they are in git and on disk; a list that is older than the project's is refused."""
+    ledger.add(listing, [DOG])
+    git(listing, "commit", "-qam", "Forget the dog")
+    ledger.write([], listing / ledger.FILE)  # by hand
+    done = dvc_command(listing, "exp", "run", "--temp", "first")
+    assert done.returncode != 0
+    assert "lacks what was forgotten: dog.wav" in done.stderr + done.stdout
+    ledger.obey(listing)
+    assert dvc_command(listing, "exp", "run", "--temp", "first").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_state_from_before_does_not_undo_forgetting(listing: Path, tracked: None, tmp_path: Path) -> None:
+    assert dvc_command(listing, "repro").returncode == 0
+    run_id = run_id_of(listing, "dvc repro")
+    assert checkout.reproduce(listing, run_id, tmp_path / "before") is not None
+    assert (tmp_path / "before/data/first.txt").exists()
+    ledger.add(listing, [DOG])
+    missing = checkout.reproduce(listing, run_id, tmp_path / "after")
+    assert [line for line in missing if line.startswith("outputs: forgotten since the run was recorded: dog.wav")]
+    assert forgotten_in(tmp_path / "after") == ["dog"]
+    assert not (tmp_path / "after/data/first.txt").exists()

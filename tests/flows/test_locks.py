@@ -101,7 +101,7 @@ def test_one_pipeline_at_a_time(tiny: Path) -> None:
         [sys.executable, "-c", code], cwd=tiny, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "in\n"
-    with pytest.raises(UserError, match=f"a pipeline runs here already: process {other.pid}"), locks.only_one(tiny, 0, print):
+    with pytest.raises(UserError, match=f"is in use by process {other.pid}"), locks.only_one(tiny, 0, print):
         pass
     other.communicate("\n")
     with locks.only_one(tiny, 0, print):

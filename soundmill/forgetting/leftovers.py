@@ -1,0 +1,149 @@
+"""What the graph's outputs of today do not show: scratch, earlier outputs in DVC's cache, files of runs in MLflow.
+
+Tables hold it by the ids and digests of clips and by their recordings, texts by names, sounds by their own names. A file in the
+cache has no name but its digest; the cache's lists of directories tell the names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundmill import manifest, shards
+from soundmill.corpora.forgotten import Entry
+from soundmill.lineage import TEXTS, Piece, overlapping
+
+WORK = Path("data/.work")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+CLIP_COLUMNS = ("clip_id", "first", "second", "a", "b")  # ids of clips in the tables of soundmill/manifest.py
+
+
+@dataclass(frozen=True)
+class Traces:
+    """How what is forgotten is told in files."""
+
+    pieces: tuple[Piece, ...]
+    ids: frozenset[str]  # of clips that were cut from it
+    digests: frozenset[str]  # of their sound, and of whole recordings' files
+    recordings: frozenset[str]  # ids, of those that are forgotten whole
+    sources: frozenset[str]  # their paths in the corpus
+
+    @staticmethod
+    def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
+        """`ids` are of clips, beside those that the entries list."""
+        entries = list(entries)
+        whole = [entry for entry in entries if entry.is_whole]
+        clips = [clip for entry in entries for clip in entry.clips]
+        return Traces(
+            tuple(pieces),
+            frozenset({clip.clip_id for clip in clips} | {*ids}),
+            frozenset({clip.digest for clip in clips} | {entry.digest for entry in whole if entry.digest}),
+            frozenset(entry.recording_id for entry in whole),
+            frozenset(entry.source for entry in whole),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.recordings or self.digests)
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        names = sorted(self.ids | self.sources, key=len, reverse=True)
+        return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-]|\.\d)") if names else re.compile(r"(?!)")
+
+    def in_table(self, path: Path) -> int:
+        """Rows of a Parquet file that hold it; 0 where it cannot be read."""
+        try:
+            with shards.open_parquet(path) as file:
+                columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
+                table = file.read([name for name in columns if name in file.schema_arrow.names])
+        except (pa.ArrowException, OSError):
+            return 0
+        if not table.num_columns:
+            return 0
+        tests = [(name, self.ids) for name in CLIP_COLUMNS] + [("digest", self.digests), ("recording_id", self.recordings)]
+        held = pa.array([False] * table.num_rows, pa.bool_())
+        for name, values in tests:
+            if name in table.column_names and pa.types.is_string(table.schema.field(name).type):
+                held = pc.or_(held, pc.is_in(table[name], pa.array(sorted(values), pa.string())).combine_chunks())
+        rows = pc.sum(held).as_py() or 0
+        if {"recording_id", "start", "seconds"} <= set(table.column_names) and not rows:
+            rows = len(overlapping(table, self.pieces))
+        return rows
+
+    def in_text(self, text: str) -> bool:
+        return self._names.search(text) is not None
+
+    def in_name(self, path: Path) -> bool:
+        """Whether a sound is named after a clip of it (`ID.wav`, `ID-codec.wav`)."""
+        return path.stem in self.ids or any(path.stem.startswith(f"{clip_id}-") for clip_id in self.ids)
+
+    def in_file(self, path: Path) -> str:
+        """What in a file holds it, in words; empty where nothing does, or it cannot be told."""
+        if path.suffix == ".parquet" and (rows := self.in_table(path)):
+            return f"trained on {rows} clips of it" if path.name == manifest.TRAINED_ON_FILE else f"{rows} rows of it"
+        if path.suffix in TEXTS and self.in_text(path.read_text(encoding="utf-8", errors="replace")):
+            return "names it"
+        return "a sound named after a clip of it" if path.suffix in SOUNDS and self.in_name(path) else ""
+
+
+def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
+    """(file, why) of the files below a directory that hold it; of weights that were trained on it, their whole directory."""
+    for where, _, names in os.walk(directory):
+        for name in sorted(names):
+            if why := traces.in_file(path := Path(where, name)):
+                yield (path.parent if name == manifest.TRAINED_ON_FILE else path), why
+
+
+def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
+    """Objects of DVC's cache that hold it, and why."""
+    objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
+    found: dict[Path, str] = {}
+    for path in objects:
+        if path.suffix != ".dir":
+            with path.open("rb") as file:
+                start = file.read(1024)
+            if start.startswith(b"PAR1"):
+                found |= {path: f"{rows} rows of it"} if (rows := traces.in_table(path)) else {}
+            elif b"\0" not in start and traces.in_text(path.read_text(encoding="utf-8", errors="replace")):
+                found[path] = "names it"
+    for path in (path for path in objects if path.suffix == ".dir"):
+        entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
+        weights = {its.parent for target, its in entries if its.name == manifest.TRAINED_ON_FILE and target in found}
+        for target, its in entries:
+            if not target.exists():
+                continue
+            if its.suffix in SOUNDS and traces.in_name(its):
+                found[target] = "a sound named after a clip of it"
+            elif its.suffix == ".safetensors" and weights & {its.parent, *its.parents}:
+                found[target] = "weights trained on it"
+    return found
+
+
+def _listed(path: Path) -> list[tuple[str, Path]]:
+    """(digest, path) of the files that a directory in the cache has; of a list that cannot be read, none."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [(entry["md5"], Path(entry["relpath"])) for entry in entries if re.fullmatch("[0-9a-f]{32}", entry["md5"])]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def scratch(root: Path) -> list[Path]:
+    """Directories that killed runs of stages left to resume from; what is in them cannot be told."""
+    return [path for path in sorted((root / WORK).glob("*/*")) if path.is_dir() and path.name != "kept"]
+
+
+def kept(root: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
+    """(shard, why) of the finished shards that hold it and that a stage's next run may reuse."""
+    for directory in sorted((root / WORK).glob("*/kept")):
+        for path, why in in_tree(directory, traces):
+            if path.suffix == ".parquet":  # other files there are what a stage reported, the names of what was refused among it
+                yield path, why

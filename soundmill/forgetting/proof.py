@@ -1,0 +1,172 @@
+"""Proving that nothing holds what is forgotten, by id, digest and fingerprint, or naming what does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundmill import ledger, shards, tracking
+from soundmill.corpora.forgotten import Entry, Forgotten
+from soundmill.decoding import decode
+from soundmill.errors import UserError
+from soundmill.forgetting import leftovers
+from soundmill.forgetting.leftovers import Traces
+from soundmill.forgetting.listing import describe, encoded, in_force, one, piece_of_entry
+from soundmill.forgetting.searching import Progress, alike, files_alike, words_of_file
+from soundmill.lineage import Project, piece_of
+
+FIRST = 3  # objects of the cache that a sentence names
+ERASE = "`soundmill forget --erase` removes it"
+
+
+@dataclass
+class Proof:
+    """What still holds a forgotten sound, a sentence each, and what could not be looked into."""
+
+    found: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check(root: Path, things: Sequence[str] = (), cache: Path | None = None, progress: Progress = lambda n: None) -> Proof:
+    """Look for all that is forgotten, and for `things` (as `forget` takes them, or files), whether they are listed or not.
+
+    In the project and its workspaces, which nothing makes anew before they run again; in their scratch; in `cache`, DVC's; in the
+    files of runs and registered models in MLflow. Nothing is changed.
+    """
+    project, proof = Project(root), Proof()
+    listed = in_force(root)
+    extra = [entry for thing in things for entry in _entries(project, listed, thing)]
+    if things:
+        listed = Forgotten(tuple(extra))
+    elif missing := ledger.lacking(root):
+        proof.found += [f"{ledger.FILE} lacks {entry['source']}; `soundmill forget --update` puts it back" for entry in missing]
+    traces = _holding(project, listed, proof, "", "", progress)
+    for workspace in workspaces(root):
+        name = workspace.relative_to(root)
+        _holding(Project(workspace, is_workspace=True), listed, proof, f"{name}/", f"; delete {name}, or run it again", progress)
+    if traces:
+        _in_runs(root, listed, traces, proof, progress)
+        _in_cache(cache, traces, proof)
+    proof.notes = list(dict.fromkeys(proof.notes))
+    return proof
+
+
+def workspaces(root: Path) -> list[Path]:
+    """Those of the project at `root` that have data."""
+    return sorted(path for path in (root / tracking.WORKSPACES).glob("*") if (path / "data").is_dir())
+
+
+def traces_of(project: Project, listed: Forgotten) -> Traces:
+    """How what is listed is told in this checkout."""
+    pieces = [piece_of_entry(entry) for entry in listed.entries]
+    digests = {clip.digest for entry in listed.entries for clip in entry.clips}
+    known = pa.array(sorted(digests), pa.string())
+    named = {None, *(entry.recording_id for entry in listed.entries)}
+    for table in project.clips.values():
+        pieces += [piece_of(row) for row in table.filter(pc.is_in(table["digest"], known)).to_pylist()]
+    for _, table in project.tables():  # where its seconds may be a loop's, an entry has the right ones
+        rows = table.filter(pc.is_in(table["digest"], known)).to_pylist()
+        pieces += [piece_of(row) for row in rows if row["recording_id"] not in named]
+    return Traces.of(listed.entries, dict.fromkeys(pieces))
+
+
+def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
+    """What a word names: something of the project, an entry of its lists, or a file that no table knows."""
+    if project.find(thing):
+        return [describe(project, one(project, thing), "asked for", None)]
+    if entries := [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]:
+        return entries
+    path = Path(thing)
+    if not path.is_file():
+        raise project.unknown(thing)
+    try:
+        words = encoded(words_of_file(path))
+    except decode.DecodeError as error:
+        raise UserError(f"{path}: cannot be decoded ({error})") from None
+    digest = shards.file_digest(path)
+    values = {"recording_id": digest, "source": thing, "digest": digest, "start": None, "end": None, "clips": []}
+    return [Entry(**values, fingerprint=words, copy_of=None, reason="asked for")]
+
+
+def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, remedy: str, progress: Progress) -> Traces:
+    """Look through a checkout's outputs and scratch; `prefix` and `remedy` go around each sentence."""
+    found: list[str] = []
+    for row in project.recordings.values():
+        if entry := listed.whole(row["recording_id"], row["digest"]):
+            found.append(f"data/corpus: recording {row['path']} is {entry}")
+    traces = traces_of(project, listed)
+    held = project.held(traces.pieces, {clip.clip_id for entry in listed.entries for clip in entry.clips}, traces.digests)
+    found += [f"data/clips/{variant}: clip {row['clip_id']}" for variant, rows in held.clips.items() for row in rows]
+    found += [f"data/mixes: {mix}" for mix in held.mixes]
+    loops = project.loops_of({entry.recording_id for entry in listed.entries if entry.is_whole})
+    found += [f"{path}: {rows} loops of it" for path, rows in loops.items()]
+    found += [
+        f"{path}: {rows} rows of it" for path, rows in held.shards.items() if not path.startswith(("data/clips", "data/mixes"))
+    ]
+    for weights, part, clips, mixes in held.weights:
+        where = f"{weights.name}/{part}" if part else weights.name
+        erased = "" if weights.is_of_graph else f"; {ERASE}"
+        found.append(f"{where}: trained on {clips} clips of it" + (f", and on {mixes} mixes" if mixes else "") + erased)
+    found += [f"{path}: a sound named after a clip of it{_remedy(path)}" for path in held.files]
+    found += [f"{path}: names it{_remedy(path)}" for path in held.reports]
+    said = {row["clip_id"] for rows in held.clips.values() for row in rows}
+    for variant in project.clips:
+        for number, clip_id in alike(project.data / "clips" / variant, listed.entries, progress):
+            if clip_id not in said:
+                found.append(f"data/clips/{variant}: clip {clip_id} sounds like {listed.entries[number]}, by fingerprint")
+    said = set(held.files)
+    paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in said]
+    for number, path in files_alike(project.root, paths, listed.entries, progress):
+        found.append(f"{path}: sounds like {listed.entries[number]}, by fingerprint{_remedy(path)}")
+    proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
+    traces = Traces.of(listed.entries, traces.pieces, [row["clip_id"] for rows in held.clips.values() for row in rows])
+    if traces:
+        for path, why in leftovers.kept(project.root, traces):
+            proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")
+        for path in leftovers.scratch(project.root):
+            proof.notes.append(f"{prefix}{path.relative_to(project.root)}: left by a run that was killed, not looked into; {ERASE}")
+    proof.notes += [f"{prefix}{sentence}" for sentence in project.gone]
+    return traces
+
+
+def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progress: Progress) -> None:
+    """Files of runs in MLflow, where they lie on this machine."""
+    store = tracking.store(root)
+    if store.artifacts is None:
+        proof.notes.append(f"files of runs are at {store.uri}: not looked into, but for models that lie on this machine")
+        return
+    for directory in (Path(store.artifacts), store.journals):
+        said: set[Path] = set()
+        for path, why in leftovers.in_tree(directory, traces):
+            said.add(path)
+            proof.found.append(f"{shown(path, root)}: {why}; {ERASE}")
+        sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in leftovers.SOUNDS and path not in said]
+        for number, name in files_alike(directory, sounds, listed.entries, progress):
+            proof.found.append(f"{shown(directory / name, root)}: sounds like {listed.entries[number]}, by fingerprint; {ERASE}")
+
+
+def _in_cache(cache: Path | None, traces: Traces, proof: Proof) -> None:
+    if cache is None or not cache.is_dir():
+        proof.notes.append("DVC's cache was not looked into")
+        return
+    objects = leftovers.in_cache(cache, traces)
+    if objects:
+        first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:FIRST])
+        more = f", and {len(objects) - FIRST} more" if len(objects) > FIRST else ""
+        size = sum(path.stat().st_size for path in objects)
+        proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}")
+    proof.notes.append("sounds in DVC's cache are told by their names and tables, not by fingerprint; pictures are not looked into")
+
+
+def shown(path: Path, root: Path) -> str:
+    """A path as sentences name it: from `root` where it lies below."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _remedy(path: str) -> str:
+    """What no stage makes anew."""
+    return "; delete data/report/bakeoff, or run the bake-off again" if path.startswith("data/report/bakeoff/") else ""

@@ -1,0 +1,83 @@
+"""Emptying the cache of what no checkout needs, with workspaces and another checkout that share it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cache, checkout, dvc
+from soundmill import params
+from soundmill.errors import UserError
+from tests.commands.running import soundmill
+from tests.flows.tiny import dvc_command, make_tiny
+
+
+def objects(project: Path) -> set[str]:
+    return {path.parent.name + path.name for path in (project / ".dvc/cache/files/md5").rglob("*") if path.is_file()}
+
+
+def named(checkout_: Path) -> set[str]:
+    """Digests that a dvc.lock has of outputs which are in the cache."""
+    stages = params.read_yaml(checkout_ / "dvc.lock")["stages"]
+    return {out["md5"] for stage in stages.values() for out in stage["outs"] if not out["path"].startswith("data/metrics")}
+
+
+def run(root: Path, number: int) -> None:
+    document = params.read_yaml(root / "params.yaml")
+    document["first"]["number"] = number
+    params.write_yaml(document, root / "params.yaml")
+    done = dvc_command(root, "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None:
+    """`dvc gc --workspace` in the workspace would remove the project's objects and the other checkout's."""
+    run(tiny, 1)
+    run(tiny, 2)
+    workspace = checkout.workspace(tiny, "mine", params.read_yaml(tiny / "params.yaml"))
+    run(workspace, 3)
+    away = make_tiny(tmp_path / "away")
+    cache.share(away, tiny)
+    run(away, 4)
+    needed = set().union(*(named(place) for place in (tiny, workspace, away)))
+    before = objects(tiny)
+    unneeded = {path.parent.name + path.name for path in cache.look(workspace).objects}
+    assert unneeded
+    assert before - unneeded >= needed
+
+    shown = soundmill("clean", cwd=workspace)
+    assert f"{len(unneeded)} objects" in shown.stdout
+    assert objects(tiny) == before  # nothing is removed yet
+    for place in (tiny, workspace, away):
+        assert f"needed by {place}: kept" in shown.stdout
+    assert soundmill("clean", "--yes", cwd=workspace).returncode == 0
+    assert objects(tiny) == before - unneeded
+    for place in (tiny, workspace, away):
+        shutil.rmtree(place / "data")
+        assert dvc.checkout(place) == []
+    assert cache.look(tiny).objects == []
+    shutil.rmtree(away)  # a checkout that is gone needs nothing
+    assert cache.look(tiny).objects
+
+
+def test_nothing_is_removed_beside_work(tiny: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flows import locks\n"
+        "with locks.only_one(Path.cwd(), 0, print): print('held', flush=True); sys.stdin.read()"
+    )
+    workspace = checkout.workspace(tiny, "mine", params.read_yaml(tiny / "params.yaml"))
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=workspace, env={"PYTHONPATH": str(root)}, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"mine is in use by process {other.pid}"):
+            cache.clean(tiny, print)
+        other.stdin.close()
+    with pytest.raises(UserError, match="not a checkout that uses"):
+        cache.users(tiny, [root / "nowhere"])

@@ -1,0 +1,136 @@
+"""The list of what is forgotten: no branch, no copy of the project and no process at the same time loses an entry of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soundmill import ledger
+from soundmill.errors import UserError
+from soundmill.stage import EXPERIMENTS
+from tests.flows.tiny import git, make_tiny
+from tests.imports import ROOT
+
+DOG, CAT, COW = (
+    {"recording_id": name, "source": f"{name}.wav", "digest": digit * 32, "start": None, "end": None}
+    for name, digit in (("dog", "a"), ("cat", "b"), ("cow", "c"))
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = make_tiny(tmp_path / "a project")
+    ledger.write([], root / ledger.FILE)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "A list")
+    return root
+
+
+def names(path: Path) -> list[str]:
+    return [entry["recording_id"] for entry in ledger.read(path / ledger.FILE)]
+
+
+def test_entries_are_added_once(project):
+    assert ledger.add(project, [DOG, CAT]) == [DOG, CAT]
+    assert ledger.add(project, [CAT, COW, COW]) == [COW]
+    assert names(project) == ["dog", "cat", "cow"]
+    assert (project / ledger.FILE).read_text().startswith("# What this project must not use")
+
+
+def test_a_stretch_and_another_sound_of_one_id_are_entries_of_their_own(project):
+    stretch, other = DOG | {"start": 0.0, "end": 5.0}, DOG | {"digest": "d" * 32}
+    assert ledger.add(project, [DOG, stretch, other]) == [DOG, stretch, other]
+
+
+@pytest.mark.parametrize("lose", ["branch", "edit", "reset"])
+def test_what_another_branch_or_an_edit_takes_out_is_in_force_and_comes_back(project, lose):
+    git(project, "branch", "earlier")
+    ledger.add(project, [DOG])
+    if lose == "branch":
+        git(project, "commit", "-qam", "Forget the dog")
+        git(project, "switch", "-q", "earlier")
+    elif lose == "reset":
+        git(project, "reset", "-q", "--hard")
+    else:
+        ledger.write([], project / ledger.FILE)
+    assert names(project) == []
+    assert ledger.lacking(project) == [DOG]
+    with pytest.raises(UserError, match=r"lacks what was forgotten: dog\.wav"):
+        ledger.check(project)
+    assert ledger.obey(project) == [DOG]
+    assert names(project) == ["dog"]
+    ledger.check(project)
+    assert ledger.obey(project) == []
+
+
+def test_what_a_teammate_forgot_is_noted_too(project):
+    ledger.write([CAT], project / ledger.FILE)  # as `git pull` brings it
+    assert ledger.obey(project) == []
+    ledger.write([], project / ledger.FILE)
+    assert ledger.lacking(project) == [CAT]
+
+
+def test_a_worktree_of_the_repository_obeys(project, tmp_path):
+    git(project, "worktree", "add", "-q", str(tmp_path / "other"), "-b", "other")
+    ledger.add(project, [DOG])
+    assert ledger.lacking(tmp_path / "other") == [DOG]
+
+
+@pytest.mark.parametrize("place", ["workspaces/mine", f"{EXPERIMENTS}/tmp1", "workspaces/reproduce-1/workspaces/its"])
+def test_a_checkout_obeys_those_that_it_lies_in_and_has_its_own(project, place):
+    inner = project / place
+    shutil.copytree(project, inner, ignore=shutil.ignore_patterns(".git", ".dvc", "workspaces"))
+    git(inner, "init", "-q")
+    ledger.add(inner, [CAT])
+    ledger.add(project, [DOG])
+    assert ledger.lacking(inner) == [DOG]
+    assert ledger.lacking(project) == []
+    assert ledger.obey(inner) == [DOG]
+    assert names(inner) == ["cat", "dog"]
+    assert names(project) == ["dog"]
+    assert ledger.is_own(inner, CAT)
+    assert not ledger.is_own(inner, DOG)
+
+
+def test_without_git_the_file_alone_counts(tmp_path):
+    ledger.add(tmp_path, [DOG])
+    assert names(tmp_path) == ["dog"]
+    ledger.check(tmp_path)
+    ledger.remove(tmp_path, [DOG])
+    assert ledger.in_force(tmp_path) == []
+
+
+def test_only_removing_takes_an_entry_out_for_good(project):
+    ledger.add(project, [DOG, CAT])
+    ledger.remove(project, [DOG])
+    assert names(project) == ["cat"]
+    assert ledger.obey(project) == []
+    assert names(project) == ["cat"]
+
+
+def test_processes_that_add_at_the_same_time_lose_nothing(project):
+    code = (
+        "import sys; from pathlib import Path; from soundmill import ledger\n"
+        "entry = {'recording_id': sys.argv[1], 'source': sys.argv[1], 'digest': None, 'start': None, 'end': None}\n"
+        "sys.stdin.read(1); ledger.add(Path.cwd(), [entry])"
+    )
+    command = [sys.executable, "-c", code]
+    started = [
+        subprocess.Popen([*command, str(number)], cwd=project, stdin=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+        for number in range(8)
+    ]
+    for process in started:
+        process.stdin.write(b"x")
+        process.stdin.close()
+    assert [process.wait(60) for process in started] == [0] * 8
+    assert sorted(names(project)) == [str(number) for number in range(8)]
+
+
+def test_a_list_that_is_none_is_named(project):
+    (project / ledger.FILE).write_text("forgotten: {dog: 1}\n")
+    with pytest.raises(UserError, match=r"forgotten\.yaml: `forgotten` must be a list"):
+        ledger.obey(project)
