@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from flows import locks
 from soundmill import forgetting, ledger, lineage, manifest, params, shards
 from soundmill.audio import fingerprint
 from soundmill.corpora import audiocaps, forgotten, inventory
@@ -106,8 +110,32 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert "data/tango/latents/clips/" in left.stdout
     for name in OTHERS:
         shutil.rmtree(graph_copy / "data" / name)
-    after = soundmill("forget", "--check", cwd=graph_copy)
-    assert (after.returncode, after.stdout.count("\n")) == (0, 1), after.stdout
+    lock = params.read_yaml(graph_copy / "dvc.lock")  # as if tango had been taken out
+    lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in STAGES}
+    (graph_copy / "dvc.lock").unlink()
+    params.write_yaml(lock, graph_copy / "dvc.lock")
+    kept = graph_copy / "mlartifacts/1/run/artifacts/listen"
+    kept.mkdir(parents=True)
+    shutil.copy(built_graph / f"data/audiocaps/audio/{clip}.wav", kept / f"{clip}-codec.wav")
+    shutil.copy(built_graph / f"data/audiocaps/audio/{clip}.wav", kept / "renamed.wav")
+    killed = graph_copy / "data/.work/train-ddpm_mel/0123"
+    killed.mkdir()
+    elsewhere = soundmill("forget", "--check", cwd=graph_copy)
+    assert elsewhere.returncode == 1
+    places = elsewhere.stdout.splitlines()
+    assert any(line.startswith("DVC's cache: ") for line in places)
+    assert any(f"listen/{clip}-codec.wav: a sound named after a clip of it" in line for line in places)
+    assert any("listen/renamed.wav: sounds like" in line for line in places)
+    assert "data/.work/train-ddpm_mel/0123: left by a run that was killed, not looked into" in elsewhere.stderr
+    assert "not by fingerprint" in elsewhere.stderr
+
+    after = soundmill("forget", "--erase", cwd=graph_copy)
+    assert after.returncode == 0, after.stdout
+    assert after.stdout.splitlines()[-1] == "nothing on this machine that was looked into holds what is forgotten"
+    assert not killed.exists()
+    assert not list(kept.iterdir())
+    cached = {path.name for path in (graph_copy / ".dvc/cache/files/md5").rglob("*")}
+    assert cached < {path.name for path in (built_graph / ".dvc/cache/files/md5").rglob("*")} | cached
     quarantined = {
         (row["path"], row["reason"])
         for name in ("corpus", "segment/default")
@@ -330,3 +358,69 @@ def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
     assert len(found) == 2
     assert "a sound named after a clip of it; delete data/report/bakeoff, or run the bake-off again" in found[0]
     assert "renamed.wav: sounds like other.wav" in found[1]
+
+
+def test_eight_at_once_lose_nothing(small):
+    for number in range(8):
+        noise = 0.1 * np.random.default_rng(10 + number).standard_normal(RATE * 3)
+        soundfile.write(small / f"sounds/{number}.wav", noise, RATE)
+    make()
+    command = [sys.executable, "-m", "soundmill", "forget", "--reason", "asked for"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen([*command, f"{number}.wav"], cwd=small, env=environment) for number in range(8)]
+    assert [process.wait(300) for process in started] == [0] * 8
+    assert {entry.source for entry in forgotten.read(small / ledger.FILE).entries} == {f"{number}.wav" for number in range(8)}
+
+
+def test_beside_a_pipeline_nothing_is_written(small):
+    with locks.only_one(small, 0, print):
+        done = soundmill("forget", "other.wav", "--reason", "asked for", "--wait-minutes", "0", cwd=small)
+    assert done.returncode == 1
+    assert f"is in use by process {os.getpid()}" in done.stderr
+    assert forgotten.read(small / ledger.FILE).entries == ()
+    assert soundmill("forget", "other.wav", "--reason", "asked for", "--wait-minutes", "0", cwd=small).returncode == 0
+
+
+def test_a_recording_is_looked_for_whether_it_is_listed_or_not(small, tmp_path_factory):
+    held = soundmill("forget", "--check", "a.wav", cwd=small)
+    assert held.returncode == 1
+    assert "data/clips/default: clip " in held.stdout
+    assert soundmill("forget", "--check", cwd=small).returncode == 0  # nothing is listed
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    noise, _ = soundfile.read(small / "sounds/a.wav")
+    soundfile.write(elsewhere / "mine.flac", 0.7 * noise, RATE)
+    alike = soundmill("forget", "--check", str(elsewhere / "mine.flac"), cwd=small)
+    assert alike.returncode == 1
+    assert "sounds like" in alike.stdout
+    soundfile.write(elsewhere / "new.wav", 0.1 * np.random.default_rng(9).standard_normal(RATE * 5), RATE)
+    assert soundmill("forget", "--check", str(elsewhere / "new.wav"), cwd=small).returncode == 0
+    assert "nobody.wav: no clip" in soundmill("forget", "--check", "nobody.wav", cwd=small).stderr
+
+
+def test_undo_takes_a_recording_and_its_copies_back(small):
+    assert soundmill("forget", "a.wav", "--reason", "asked for", cwd=small).returncode == 0
+    make()
+    assert {source for source, _ in sources()} == {"other.wav"}
+    done = soundmill("forget", "--undo", "a.wav", cwd=small)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("may be used again") == 3
+    make()
+    assert {source for source, _ in sources()} == {"a.wav", "renamed.wav", "lossy.ogg", "other.wav"}
+    assert "not forgotten" in soundmill("forget", "--undo", "a.wav", cwd=small).stderr
+
+
+def test_what_is_kept_for_the_next_run_is_found_and_erased(small):
+    assert soundmill("forget", "other.wav", "--reason", "asked for", cwd=small).returncode == 0
+    shutil.copytree(small / "data/.work", small / "before")
+    make()
+    assert soundmill("forget", "--check", cwd=small).returncode == 0
+    shutil.rmtree(small / "data/.work")
+    shutil.copytree(small / "before", small / "data/.work")
+    found = forgetting.check(small).found
+    assert found
+    assert all(sentence.startswith("data/.work/") for sentence in found)
+    erased = forgetting.erase(small)
+    assert len(erased.removed) >= len(found)
+    assert forgetting.check(small).found == []
+    make()  # what was removed is made anew
+    assert {source for source, _ in sources()} == {"a.wav", "renamed.wav", "lossy.ogg"}

@@ -308,7 +308,7 @@ def _placed(table: pa.Table, places: list[tuple[float, float | None]]) -> pa.Tab
 def piece_of(row: dict[str, Any]) -> Piece:
     """The stretch that a row of clips is."""
     seconds = math.inf if row["seconds"] is None else row["seconds"]
-    return Piece(row["recording_id"], row["source"], row["start"], row["start"] + seconds)
+    return Piece(row["recording_id"], row.get("source", ""), row["start"], row["start"] + seconds)  # fingerprints have no source
 
 
 def overlapping(table: pa.Table, pieces: Iterable[Piece]) -> list[dict[str, Any]]:
