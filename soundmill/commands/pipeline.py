@@ -134,6 +134,7 @@ def bakeoff(
     extra: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="A folder of anyone's WAV files, as one more row.")
     ] = None,
+    plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off, a file of conf/bakeoff: `esc10`, `one_shots`.")] = "",
     project: Project = None,
 ) -> None:
     """Find out which method is best for your sounds: every family trains for equal minutes on the same recordings.
@@ -157,7 +158,7 @@ def bakeoff(
         _survey(corpus, document, 60 * minutes * count * len(seeds.split(",")))
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
-    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds]
+    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds, "--plan", plan]
     named = (one.partition("=") for one in extra or [])
     options += [f"--extra={name}{equals}{folder and Path(folder).absolute()}" for name, equals, folder in named]
     command = [sys.executable, "-m", "flows.bakeoff", *chosen, *(overrides or []), *options]

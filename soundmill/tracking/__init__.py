@@ -6,7 +6,7 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 """
 
 from soundmill.tracking.browsing import scores_page
-from soundmill.tracking.history import RecordedState, read_state
+from soundmill.tracking.history import RecordedState, ScoredRun, last_scores, read_state
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
@@ -49,12 +49,14 @@ __all__ = [
     "PipelineRun",
     "RecordedState",
     "RegisteredModel",
+    "ScoredRun",
     "StageRun",
     "Store",
     "browser_command",
     "corpus_name",
     "delete_versions",
     "flatten",
+    "last_scores",
     "mark_forgotten",
     "metrics_name",
     "model_digest",
