@@ -1,8 +1,8 @@
 """How large a batch of each training fits one card, and how many steps it takes a day: the numbers in conf/FAMILY/gpu.yaml.
 
 Peak memory: of a new process that trains on noise for a few steps with the precision of the parameters, beyond what it held before
-it built the nets, with one item and with two: their difference is an item's, the rest that of weights, gradients, optimiser and
-average. On a CPU, without what a card takes for itself: the margin is for that.
+it built the nets, with one item and then with two: their difference is an item's, the rest that of weights, gradients, optimiser
+and average. On a CPU, without what a card takes for itself: the margin is for that.
 
 Steps: multiplications and additions of a step, counted, over a rate that is assumed, not measured: no card was at hand.
 
@@ -57,7 +57,7 @@ def main() -> None:
         chosen = [f"model={family}", f"scale={args.scale}", *overrides]
         document = params.compose(measure.ROOT / "conf", chosen)
         for training, share in trainings(family, document).items():
-            found[f"{family}.{training}"] = need = measured(family, training, chosen)
+            found[f"{family}.{training}"] = need = measure.in_fresh_process(measured, family, training, chosen)
             section = params.section(document, SECTIONS[training].format(family=family), "params.yaml")
             items, batches = items_of(section), section.get("accumulate", 1)
             fits, seconds = need.batch(1e9 * args.card * (1 - args.margin)), DAY * share
@@ -96,18 +96,18 @@ def of_items(family: str, training: str, count: int) -> list[str]:
 
 
 def measured(family: str, training: str, chosen: Sequence[str]) -> Need:
+    """In this process, which should have held nothing else."""
     least = LEAST.get(family, 1)
     sizes = [[*chosen, *of_items(family, training, count)] for count in (least, 2 * least)]
-    one, two = (measure.in_fresh_process(peak_of, family, training, size) for size in sizes)
+    macs = macs_of(family, training, sizes[0])  # first, for it takes memory of its own, and imports what there is to import
+    one, two = (peak_of(family, training, size) for size in sizes)
     item = max(1, (two - one) // least)
-    macs = measure.in_fresh_process(macs_of, family, training, sizes[0])
-    return Need(one - least * item, item, macs // least)
+    return Need(max(0, one - least * item), item, macs // least)
 
 
 def peak_of(family: str, training: str, overrides: Sequence[str]) -> int:
     """The most that this process holds while it trains, beyond what it held before it built the nets."""
     document, steps = _composed(family, training, overrides)
-    rehearsing(family, training, document)  # imports what it needs
     return measure.peak_memory(lambda: rehearsing(family, training, document)(steps))
 
 

@@ -22,7 +22,7 @@ def accepted(stage: str) -> type[params.StageParams]:
     return get_type_hints(run)[next(iter(inspect.signature(run).parameters))]
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 @pytest.mark.parametrize("corpus", ["synthetic", "loops", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"corpus={corpus}", f"scale={scale}"])
@@ -77,12 +77,12 @@ def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
 
 
 @pytest.mark.parametrize("model", sorted(registry.FAMILIES))
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_every_family_stands_alone_at_every_scale(model, scale):
     registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}
     document = params.compose(ROOT / "conf", ["model=tango", f"scale={scale}"])
