@@ -112,11 +112,14 @@ def run(
         _survey(corpus, document)
     if dry_run:
         raise typer.Exit(0)
-    from flows import checkout
+    from flows import checkout, locks
 
-    workspace = checkout.workspace(root, name or (survey.slug(corpus) if corpus else model), document)
-    typer.echo(f"workspace   {workspace}")
-    raise typer.Exit(checkout.run_pipeline(workspace))
+    name = name or (survey.slug(corpus) if corpus else model)
+    with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
+        workspace = checkout.workspace(root, name, document)
+        typer.echo(f"workspace   {workspace}")
+        status = checkout.run_pipeline(workspace)
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from flows import locks
 from tests.commands.running import soundmill, soundmill_alone
 
 
@@ -42,6 +43,15 @@ def test_run_asks_for_recordings_or_a_model(root):
     done = soundmill_alone("run", cwd=root)
     assert done.returncode == 1
     assert "`--model tango`" in done.stderr
+
+
+def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
+    place = checkout / "workspaces/tango"
+    with locks.alone(place / ".dvc/tmp/run.lock"):
+        done = soundmill("run", "--model", "tango", cwd=checkout)
+    assert done.returncode == 1
+    assert "this is running already" in done.stderr
+    assert not (place / "params.yaml").exists()
 
 
 def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):
