@@ -27,6 +27,7 @@ class Unused:
     outputs: dict[str, tuple[int, int]]  # number and bytes of the objects that each output once had; "other" of those not known
     size: int  # bytes
     users: list[Path]
+    gone: list[Path]  # checkouts that shared the cache and are not there any more
 
 
 def share(root: Path, owner: Path) -> None:
@@ -85,12 +86,14 @@ def clean(root: Path, held: Sequence[Path]) -> Unused:
 
 def _unused(root: Path, known: Sequence[Path]) -> Unused:
     objects = [path for path in dvc.unused(root, _others(root, known)) if path.exists()]
-    names = _outputs_of(dvc.cache_directory(root), objects)
+    cache = dvc.cache_directory(root)
+    names = _outputs_of(cache, objects)
     outputs: dict[str, tuple[int, int]] = {}
     for path in objects:
         count, size = outputs.get(name := names.get(_digest(path), OTHER), (0, 0))
         outputs[name] = (count + 1, size + path.stat().st_size)
-    return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(known))
+    gone = [place for place in _noted(cache) if not (place / "dvc.yaml").is_file()]
+    return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(known), gone)
 
 
 def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:

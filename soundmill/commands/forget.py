@@ -108,6 +108,8 @@ def clean(
         unused = cache.look(root, checkouts or [])
     for place in unused.users:
         typer.echo(f"kept: what {place} needs")
+    for place in unused.gone:
+        typer.echo(f"not there any more, so its outputs are not kept: {place}")
     for output, (count, size) in unused.outputs.items():
         typer.echo(f"{size / 1e6:>12,.1f} MB  {output} ({count} objects)")
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Traces:
     digests: frozenset[str]  # of their sound, and of whole recordings' files
     recordings: frozenset[str]  # ids, of those that are forgotten whole
     sources: frozenset[str]  # their paths in the corpus
+    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be looked into
 
     @staticmethod
     def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
@@ -60,12 +61,13 @@ class Traces:
         return named(self.ids | self.sources)
 
     def in_table(self, path: Path) -> int:
-        """Rows of a Parquet file that hold it; 0 where it cannot be read."""
+        """Rows of a Parquet file that hold it; one that cannot be read is noted in `unreadable`."""
         try:
             with shards.open_parquet(path) as file:
                 columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
                 table = file.read([name for name in columns if name in file.schema_arrow.names])
         except (pa.ArrowException, OSError):
+            self.unreadable.append(path)
             return 0
         if not table.num_columns:
             return 0

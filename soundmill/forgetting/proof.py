@@ -51,12 +51,15 @@ def check(
     elif absent := ledger.missing(root):
         proof.found += [f"{ledger.FILE} does not list {entry['source']}; `soundmill forget --update` adds it" for entry in absent]
     traces = _holding(project, listed, proof, "", "", progress)
+    of_all = [traces]
     for workspace in workspaces(root):
-        name = workspace.relative_to(root)
-        _holding(Project(workspace, is_workspace=True), listed, proof, f"{name}/", f"; delete {name}, or run it again", progress)
+        name, its = workspace.relative_to(root), Project(workspace, is_workspace=True)
+        of_all.append(_holding(its, listed, proof, f"{name}/", f"; delete {name}, or run it again", progress))
     if traces:
         _in_runs(root, listed, traces, proof, progress)
         _in_cache(cache, [place for place in sharing if not place.is_relative_to(root)], traces, proof)
+    unreadable = [path for its in of_all for path in its.unreadable]
+    proof.notes += [f"{shown(path, root)}: a table that cannot be read, not looked into" for path in unreadable]
     proof.notes = list(dict.fromkeys(proof.notes))
     return proof
 
