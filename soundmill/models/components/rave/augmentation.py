@@ -29,7 +29,7 @@ def draw_crops(seed: int, batch_size: int, step: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AugmentedCrops:
-    """A source of crops [b, channels, num_samples]; drawn is what `draw_crops` says. Without an augmentation they are as they were."""
+    """A source of crops [b, channels, num_samples]; drawn is what `draw_crops` says. None: crops as they are."""
 
     crops: WaveCrops
     sample_rate: int
