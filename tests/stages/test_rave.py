@@ -228,8 +228,8 @@ def test_a_codec_starts_from_another(tmp_path):
     assert config["source"]["started_from"] == shards.file_digest(home / "autoencoder/model.safetensors")
     first, second = weights_of(home), weights_of(other)
     assert (
-        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 2e-3
-    )  # one step of Adam's
+        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 5e-3
+    )  # one step of Adam's, of lengths and of directions
     with pytest.raises(SystemExit, match=r"network\.channels is 4 there and 8 here; make them agree"):
         make_codec(other, composed(start, "rave.autoencoder.network.channels=8"))
 
