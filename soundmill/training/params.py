@@ -55,7 +55,7 @@ class EmaPytorchParams(StageParams):
 
     kind: Literal["ema_pytorch"]
     counts: Literal["steps", "batches"] = Field(
-        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before that step"
+        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before it"
     )
     decay: Probability = Field(description="its `beta`")
     min_decay: Probability = Field(description="its `min_value`")

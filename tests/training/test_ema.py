@@ -55,7 +55,9 @@ def test_goes_as_diffusers_does():
 def test_goes_as_ema_pytorch_does():
     """The numbers are those of ema-pytorch 0.8.3 with beta 0.8, min_value 0.1 for a weight of 1, 4, 9, … 144."""
     settings = {"decay": 0.8, "min_decay": 0.1, "update_after_step": 3, "update_every": 2, "inv_gamma": 1.0, "power": 0.7}
-    seen = _follow(EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(step**2) for step in range(1, 13))])
+    seen = _follow(
+        EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(step**2) for step in range(1, 13))]
+    )
     assert seen[::2] == pytest.approx([1.0, 9.0, 18.84916, 30.27419, 44.74601, 62.53288], abs=1e-4)
     assert seen[::2] == seen[1::2]
 
