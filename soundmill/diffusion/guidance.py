@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): one batched pass of the net with its condition and, where there is one, without."""
+"""Classifier-free guidance (Ho & Salimans 2022): one pass of the net, of items with a condition also without it."""
 
 from __future__ import annotations
 
