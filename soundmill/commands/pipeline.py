@@ -108,6 +108,8 @@ def run(
     chosen = [*(["corpus=auto"] if corpus else []), *([f"model={model}"] if model else [])]
     document = parameters.compose(root / "conf", [*chosen, *(overrides or [])])
     registry.check(document)
+    if note := registry.vocoder_note(document):
+        typer.echo(note, err=True)
     if corpus:
         _survey(corpus, document)
     if dry_run:
@@ -220,6 +222,8 @@ def params(
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
     registry.check(document)
+    if note := registry.vocoder_note(document):
+        typer.echo(note, err=True)
     if show:
         parameters.write_yaml(document, Path("/dev/stdout"))
     else:

@@ -12,6 +12,11 @@ def test_params_prints_a_composition(root):
     assert "segmnt" in soundmill_alone("params", "--print", "segmnt.x=1", cwd=root).stderr
 
 
+def test_a_family_that_keeps_griffin_lim_is_told(root):
+    done = soundmill("params", "--print", "model=[ddpm_mel,tango]", "vocoder=audioldm", cwd=root)
+    assert "note: ddpm_mel will sound by Griffin-Lim" in done.stderr
+
+
 def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
     done = soundmill_alone("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
     assert done.returncode == 1
