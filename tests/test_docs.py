@@ -193,6 +193,11 @@ def test_readme_begins_with_two_commands_and_is_short():
     assert re.search(r"\]\((docs/\w+\.md)", text)[1] == "docs/architecture.md"
 
 
+def test_docs_give_one_time_for_the_tests():
+    spoken = [(doc.name, told) for doc in DOCS for told in re.findall(r"`make test`[^;.]*?(?:minutes|hour)[^;.]*", doc.read_text("utf-8"))]
+    assert spoken == [("architecture.md", "`make test` runs `tests/`, in some twenty minutes on two cores")]
+
+
 def test_architecture_has_the_rooms_and_their_imports():
     documented = {spans(room)[0]: set(spans(imports)) for room, _, imports in table("Rooms")}
     enforced = {
