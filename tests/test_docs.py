@@ -194,7 +194,8 @@ def test_readme_begins_with_two_commands_and_is_short():
 
 
 def test_docs_give_one_time_for_the_tests():
-    spoken = [(doc.name, told) for doc in DOCS for told in re.findall(r"`make test`[^;.]*?(?:minutes|hour)[^;.]*", doc.read_text("utf-8"))]
+    time = r"`make test`[^;.]*?(?:minutes|hour)[^;.]*"
+    spoken = [(doc.name, told) for doc in DOCS for told in re.findall(time, doc.read_text(encoding="utf-8"))]
     assert spoken == [("architecture.md", "`make test` runs `tests/`, in some twenty minutes on two cores")]
 
 

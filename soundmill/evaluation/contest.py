@@ -97,7 +97,7 @@ def judge(
 
 
 def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With p corrected for the number of tests of metrics that rank, and `better` only where the difference is still beyond chance."""
+    """With p corrected for the number of tests of metrics that rank, and `better` only where the difference stays beyond chance."""
     tests = [one for one in differences if one["better"] != "unranked"]
     for one, p in zip(tests, holm([one["p"] for one in tests]), strict=True):
         one |= {"p": p, "better": one["better"] if beyond_chance(p, one["low"], one["high"]) else "neither"}
