@@ -17,7 +17,7 @@ from soundmill.models import cost
 
 
 def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
-    """Seconds that the families of the content of a params.yaml will take in the checkout `root`; `clips`: their numbers by family."""
+    """Seconds that the families of a params.yaml's content take in the checkout `root`; `clips`: how many each has."""
     return sum(cost.seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
 
 
