@@ -117,7 +117,7 @@ def status(home: Path) -> tuple[bool, str]:
 def browser_command(home: Path, port: int) -> list[str]:
     """The command that shows the runs in a web browser, on this machine only."""
     where = store(home)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", "--host", "127.0.0.1", "--port", str(port)]
     return [*command, "--backend-store-uri", where.uri, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 
