@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ def read_state(home: Path, run_id: str) -> RecordedState:
     parent = run.data.tags.get("mlflow.parentRunId") if run.data.tags.get("kind") == "stage" else None
     run = client.get_run(parent) if parent else run
     files = {}
-    for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
-        files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path)).read_bytes()
+    with tempfile.TemporaryDirectory(prefix="soundmill-state-") as place:  # MLflow would leave one for each file
+        for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
+            files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path, place)).read_bytes()
     if not files:
         raise UserError(f"run {run.info.run_id} kept no state (its artifacts are gone, or it was made by other means)")
     return RecordedState(run.info.run_id, run.info.run_name, run.data.tags.get("git_sha", "none"), files)
