@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root
+from soundmill.commands.project import Project, progress_bar, project_root, tell_store
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def forget(
         raise UserError("--erase and --update are about all that is forgotten; leave the names out")
     if not (things or check or erase or update):
         raise UserError("name what to forget: clip ids, recordings; or look whether all is forgotten: --check")
+    if not (undo or update):
+        tell_store(root)
     if check:
         _check(root, things or [])
         return

@@ -6,7 +6,7 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 """
 
 from soundmill.tracking.browsing import scores_page
-from soundmill.tracking.history import RecordedState, read_state
+from soundmill.tracking.history import RecordedState, look_where_recorded, read_state
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
@@ -55,6 +55,7 @@ __all__ = [
     "corpus_name",
     "delete_versions",
     "flatten",
+    "look_where_recorded",
     "mark_forgotten",
     "metrics_name",
     "model_digest",
