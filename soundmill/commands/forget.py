@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root
+from soundmill.commands.project import Project, progress_bar, project_root, tell_store
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -69,6 +69,8 @@ def forget(
         raise UserError("--erase and --update concern all that is forgotten; leave the names out")
     if not (names or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether all that is forgotten is gone")
+    if not (undo or update):
+        tell_store(root)
     if check:
         _check(root, names)
     elif erase:

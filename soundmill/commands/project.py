@@ -55,6 +55,14 @@ def warn_of_leftovers(root: Path) -> None:
         typer.secho(str(leftover), fg="yellow", err=True)
 
 
+def tell_store(root: Path) -> None:
+    """Look for runs and models where they were recorded, and say where that is, unless it is the project's own file."""
+    from soundmill import tracking
+
+    if line := tracking.look_where_recorded(root):
+        typer.echo(line)
+
+
 def tables(root: Path, variant: str):
     from soundmill import clips, params
 

@@ -64,6 +64,30 @@ def test_the_page_tells_of_no_sound_whose_it_is(sounds):
     assert Counter(one.system for one in secret.sounds.values()) == {"soft": 3, "wide": 3, "real": 3, "bad": 3}
 
 
+def test_nobody_rebuilds_the_key_from_the_sounds_and_the_seed(sounds):
+    plan = Plan(("quality",), 3, 0)
+    page, key = blind.write(sounds / "test", gathered(sounds), plan)
+    guess_page, guess = blind.write(sounds / "guess", gathered(sounds), plan)
+    secret, guessed = answers.read_key(key), answers.read_key(guess)
+    assert secret.sounds != guessed.sounds
+    assert secret.orders != guessed.orders
+    assert (secret.salt != guessed.salt, len(secret.salt)) == (True, 32)
+    assert secret.salt not in page.read_text(encoding="utf-8")
+    again = blind.write(sounds / "again", gathered(sounds), plan, salt=secret.salt)
+    assert [path.read_bytes() for path in again] == [page.read_bytes(), key.read_bytes()]
+    assert guess_page.read_bytes() != page.read_bytes()
+
+
+def test_a_key_without_a_salt_can_still_be_read(sounds):
+    _, key = blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+    document = json.loads(key.read_text(encoding="utf-8"))
+    del document["salt"]
+    key.write_text(json.dumps(document), encoding="utf-8")
+    assert answers.read_key(key).salt == ""
+    with pytest.raises(UserError, match=r"key.json: the key of another test"):  # the new one is salted
+        blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+
+
 def test_the_same_again_and_another_test_is_not_lost(sounds):
     plan = Plan(("quality",), 3, 0)
     first = [path.read_bytes() for path in blind.write(sounds / "test", gathered(sounds), plan)]
