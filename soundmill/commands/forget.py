@@ -113,7 +113,7 @@ def clean(
     for place in unused.gone:
         typer.echo(f"not there any more, so its outputs are not kept: {place}")
     for output, (count, size) in unused.outputs.items():
-        typer.echo(f"{size / 1e6:>12,.1f} MB  {output} ({count} objects)")
+        typer.echo(f"{size / 1e6:>10,.1f} MB in {count:>7,}  {output}")
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
     typer.echo(f"removed: {amount}" if yes else f"not needed: {amount}; `soundmill clean --yes` removes them")
 
