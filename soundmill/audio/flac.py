@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -68,6 +70,40 @@ def write_wav(
     data = buffer.getvalue() if tempo is None else _with_chunk(buffer.getvalue(), b"acid", _acid(*tempo))
     # From memory: libsndfile's own error does not say that the disk is full.
     disk.write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int, comment: str | None = None) -> None:
+    """The same of float32 blocks [C, n], one after another: the sound never lies in memory whole."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            target = _Target(file)
+            try:
+                with soundfile.SoundFile(target, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
+                    if comment is not None:
+                        sound.comment = comment
+                    for block in blocks:
+                        sound.write(to_pcm16(block.T))
+            finally:
+                if target.error is not None:
+                    raise target.error
+
+    disk.write_atomically(path, write)
+
+
+class _Target:
+    """A file for libsndfile to write to, which keeps its first error: libsndfile's own does not say that the disk is full."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.error = file, None
+        self.seek, self.tell, self.read = file.seek, file.tell, file.read
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return 0
 
 
 def _acid(bpm: float, beats: int) -> bytes:

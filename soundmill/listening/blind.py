@@ -134,10 +134,11 @@ def write(
             for model in material.models
         },
     )
-    key.check_replaces(paths[1])
     text = _page({"test": test, **content})
-    disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
-    disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with disk.exclusive(directory):  # of two tests at once, the second finds the first one's key
+        key.check_replaces(paths[1])
+        disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
+        disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return paths
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,26 @@ def read_state(home: Path, run_id: str) -> RecordedState:
     return RecordedState(run.info.run_id, run.info.run_name, run.data.tags.get("git_sha", "none"), files)
 
 
-def _find_run(client: Any, where: Store, run_id: str) -> Any:
+def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
+    """(run by name and id, path) of all files that runs have in the store; UserError where no store answers."""
+    client, _ = open_client(home)
+    for run in _runs(client):
+        folders: list[str | None] = [None]
+        while folders:
+            for entry in client.list_artifacts(run.info.run_id, folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    yield f"{run.info.run_name} ({run.info.run_id})", Path(entry.path)
+
+
+def _runs(client: Any) -> list[Any]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=10_000)
+    return client.search_runs(experiments, max_results=10_000)
+
+
+def _find_run(client: Any, where: Store, run_id: str) -> Any:
+    runs = _runs(client)
     matching = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
     if run_id and len(matching) == 1:
         return matching[0]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from soundmill import lineage, manifest, shards, tracking
+from soundmill.forgetting import leftovers
 from soundmill.tracking import stores
 from tests.commands.running import soundmill
 
@@ -33,12 +34,20 @@ def register(home: Path, bring: Callable[[Path], None]) -> Path:
     shards.write_rows([HEARD], directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
     with tracking.stage_run(home, "train/tiny", {}, family="tiny") as run:
         run.log_model(directory, "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
+        for name in ("dog_5-codec.wav", "another.wav"):
+            (home / name).touch()
+            run.log_file(home / name, "listen")
     bring(home)
     return directory
 
 
 def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callable[[Path], None]) -> None:
     directory = register(home, bring)
+    traces = leftovers.Traces.of([], [], ["dog_5"])  # a server lists files by the same calls
+    (sentence,), note = leftovers.on_server(home, "http://server", traces)
+    assert sentence.startswith("http://server, run train/tiny (")
+    assert "listen/dog_5-codec.wav: a sound named after a clip of it" in sentence
+    assert "only sounds were looked for, by name" in note
     (model,) = tracking.registered_models(home)
     assert (model.name, model.version, model.aliases, model.run_name) == ("soundmill-tiny", "1", ("newest",), "train/tiny")
     assert model.directory
@@ -55,11 +64,21 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     assert registered.name == "soundmill-tiny version 1"
     assert lineage.trace(home, "dog.wav").thing.facts["gone"]
 
-    tracking.mark_forgotten(home, [model], "dog: its owner asks for it")
+    tracking.mark_forgotten(home, [model], add=["dog: its owner asks for it"])
     (model,) = tracking.registered_models(home)
     assert model.tags[tracking.FORGOTTEN] == "dog: its owner asks for it"
     (registered,) = lineage.trace(home, "recording:dog").came_of_it
     assert {node.kind: node for node in registered.below}["registered"].facts["forgotten"] == "dog: its owner asks for it"
+
+    tracking.mark_forgotten(home, [model], add=["cat: so does hers"])
+    (model,) = tracking.registered_models(home)
+    assert model.tags[tracking.FORGOTTEN].splitlines() == ["dog: its owner asks for it", "cat: so does hers"]
+    tracking.mark_forgotten(home, [model], remove=["dog: its owner asks for it"])
+    (model,) = tracking.registered_models(home)
+    assert model.tags[tracking.FORGOTTEN] == "cat: so does hers"
+    tracking.mark_forgotten(home, [model], remove=["cat: so does hers"])
+    (model,) = tracking.registered_models(home)
+    assert tracking.FORGOTTEN not in model.tags
 
 
 def first_line(home: Path, *arguments: str) -> str:
