@@ -91,10 +91,16 @@ def sync(project: Project = None) -> None:
 def run(
     corpus: Corpus = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
+        list[str] | None,
+        typer.Argument(
+            help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`; `experiment=NAME` changes many at once "
+            "(`soundmill experiments` lists them)."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The family to train (`soundmill families` lists them).")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the families').")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the workspace (default: the folder's and the experiment's, or the families').")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     project: Project = None,
 ) -> None:
@@ -109,8 +115,14 @@ def run(
         raise UserError(
             "say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or which parameters to change"
         )
-    chosen = [*(["corpus=auto"] if folder else []), *([f"model={model}"] if model else [])]
-    document = parameters.compose(root / "conf", [*chosen, *changes])
+    chosen = [*([f"model={model}"] if model else []), *changes]
+    document = parameters.compose(root / "conf", chosen)
+    if folder and not document["corpus"]["external"]:  # else an experiment, or an override, has chosen the format
+        document = parameters.compose(root / "conf", ["corpus=auto", *chosen])
+    if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
+        raise UserError(
+            f"say where the recordings are (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
+        )
     registry.check(document)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
@@ -120,7 +132,8 @@ def run(
         raise typer.Exit(0)
     from flows import checkout, locks
 
-    name = name or (survey.slug(folder) if folder else "-".join(document["families"]))
+    experiment = [document["experiment"]["name"]] if "experiment" in document else []
+    name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
     with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
