@@ -8,7 +8,7 @@ from typing import Any
 from soundmill import params as strict
 from soundmill.models import registry
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
-from soundmill.training.module import rehearse
+from soundmill.training.loop import rehearse
 
 TIMED_STEPS = 3
 SOUND_SECONDS = 0.5  # from what a net makes to a wave; small beside its steps

@@ -16,11 +16,11 @@ from soundmill.models import registry
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import build_vocoder
-from soundmill.training import callbacks
 from stages import vocoder
 from tests.models.components.test_diffwave import FAST, NOISE
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
+from tests.training.killing import Killed, die_before
 
 SECONDS = 0.8
 TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
@@ -105,16 +105,9 @@ def contents(home: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monkeypatch, capfd, kind):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 4:
-            raise Killed
-
     whole = make(tmp_path / "whole", data, root, 6, checkpoint_seconds=0.0, kind=kind)
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 4)
         with pytest.raises(Killed):
             make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind)
     assert make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind) == whole

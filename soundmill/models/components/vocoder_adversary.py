@@ -5,6 +5,7 @@ What it hears of real clips is what their log-mels were made of: `MelSpec.peak` 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.training import phases
 from soundmill.training.loader import Batch
-from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss
+from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss, rebuilt
 
 Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
 Scores = Sequence[Tensor]  # of each discriminator
@@ -58,6 +59,12 @@ class VocoderModule(PhasedModule):
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise, self.told, self.fooled = LogMel(spec), synthesise, told, fooled
+
+    def __reduce__(self) -> Any:
+        """`net` is under norms, which refuse to be pickled: it goes without, and the other process gives it its own."""
+        plain = without_norms(copy.deepcopy(self.net))
+        losses = self.synthesise, self.discriminator, self.told, self.fooled
+        return rebuilt, (_with_norms, (self.params, plain, self.log_mel.spec, *losses), self.state_dict())
 
     def phases(self) -> list[Phase]:
         return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
@@ -108,6 +115,10 @@ def check_crop(frames: int, spec: MelSpec) -> None:
         raise UserError(
             f"vocoder.weights.crop_frames {frames} of {spec.hop_length} samples must be more than half of n_fft {spec.n_fft}"
         )
+
+
+def _with_norms(params: Any, net: nn.Module, *others: Any) -> VocoderModule:
+    return VocoderModule(params, with_norms(net), *others)
 
 
 def convolutions(net: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, 
 from soundmill.models.components.vocoder_adversary import VocoderModule, check_crop, convolutions, with_norms, without_norms
 from soundmill.models.components.vocoder_making import Making
 from soundmill.models.components.wave_discriminators import Discriminators
-from soundmill.training.module import Fitted
+from soundmill.training.fitting import Fitted
 
 
 def train(params: HifiGanParams, making: Making) -> tuple[HifiGan, Fitted, dict[str, Any]]:
