@@ -125,6 +125,26 @@ def test_it_learns(tmp_path, data, root):
     assert trained["valid_griffin_lim_l1_db"] == untrained["valid_griffin_lim_l1_db"] > 0
 
 
+def test_the_weights_of_a_kept_step_are_published(tmp_path, data, root):
+    """Of a training of six steps those of the fourth: the same as of one whose fourth held-out loss was its best."""
+    kept = ["vocoder.weights.keep_every_steps=2", "vocoder.weights.use=4"]
+    make(tmp_path / "kept", data, root, 6, more=kept)
+    make(tmp_path / "last", data, root, 6)
+    weights = {name: (tmp_path / name / "vocoder/model.safetensors").read_bytes() for name in ("kept", "last")}
+    assert weights["kept"] != weights["last"]
+    source = json.loads((tmp_path / "kept/vocoder/config.json").read_text())["source"]
+    assert (source["use"], source["weights"]["4"]["step"]) == (4, 4)
+
+
+def test_two_processes_train_what_one_does(tmp_path, data, root):
+    """Discriminators and all; their losses are means over the batch."""
+    one, two = (make(tmp_path / devices, data, root, 4, more=[f"vocoder.hardware.devices={devices}"]) for devices in "12")
+    for key in ("loss", "valid_loss", "best_valid_loss", "valid_l1_db"):
+        assert two[key] == pytest.approx(one[key], rel=1e-4)
+    with pytest.raises(SystemExit, match="batch_size 2 must be a multiple of hardware.devices 3"):
+        make(tmp_path / "three", data, root, 4, more=["vocoder.hardware.devices=3"])
+
+
 def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):
     (tmp_path / "home").mkdir()
     build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "home" / "theirs" / "vocoder")

@@ -15,9 +15,10 @@ from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.training import curve as curves
-from soundmill.training import module
+from soundmill.training import module, weights
 from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.curve import Curve, Progress
+from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import Sampling, fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
@@ -191,6 +192,26 @@ def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(l
         _fit(loader, scratch, accumulate=accumulate, validation=resumed)
         assert (resumed.points, resumed.step) == (whole.points, 8)
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_weights_of_some_steps_are_kept_the_newest_of_them_killed_or_not(loader, tmp_path):
+    whole, killed = Kept(tmp_path / "whole", 5, 2), Kept(tmp_path / "killed", 5, 2)
+    trained, _ = _fit(loader, tmp_path / "whole", kept=whole)
+    assert whole.steps(23, 23) == [15, 20]
+    assert {path.name for path in (tmp_path / "whole").glob("*.safetensors")} == {"step-15.safetensors", "step-20.safetensors"}
+    early, _ = _fit(loader, tmp_path / "early", until=15)
+    early.ema.copy_to(early.net)
+    assert all(torch.equal(value, early.net.state_dict()[name]) for name, value in weights.read(whole.path(15)).items())
+    unkept, _ = _fit(loader, tmp_path / "unkept")
+    assert _same(trained, unkept)
+
+    _killed(17, loader, tmp_path / "killed", kept=killed)
+    assert {path.name for path in (tmp_path / "killed").glob("*.safetensors")} == {"step-10.safetensors", "step-15.safetensors"}
+    _fit(loader, tmp_path / "killed", kept=killed)
+    files = [sorted(path.glob("*.safetensors")) for path in (tmp_path / "whole", tmp_path / "killed")]
+    assert [[(path.name, path.read_bytes()) for path in each] for each in files][0] == [
+        (path.name, path.read_bytes()) for path in files[1]
+    ]
 
 
 def test_without_an_interval_only_the_end_is_measured(loader, tmp_path):
