@@ -155,6 +155,8 @@ def train_on(
             if accelerator.sync_gradients:
                 _average_gradients(module.get_submodule(net), accelerator)
                 _clip(module, net, accelerator, optimisers[net])
+                if net == "net":
+                    module.ema.before_step(module.net, module.accumulate)
                 optimisers[net].step()
                 module.zero_grad()
     if accelerator.sync_gradients:

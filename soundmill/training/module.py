@@ -70,8 +70,10 @@ class TrainingModule(nn.Module):
 
     def noise_like(self, values: Tensor, rng: torch.Generator) -> Tensor:
         """Standard normal noise of the form of `values`, this process's part."""
-        whole = values if self.world_size == 1 else torch.cat([values] * self.world_size)
-        return self.mine(torch.empty_like(whole).normal_(generator=rng))
+        size = len(values) * self.world_size, *values.shape[1:]
+        layout = sorted(range(values.ndim), key=values.stride, reverse=True)  # noise is drawn in the order of memory
+        whole = torch.empty_permuted(size, layout, dtype=values.dtype, device=values.device)
+        return self.mine(whole.normal_(generator=rng))
 
     def optimisers(self) -> dict[str, torch.optim.AdamW]:
         """New ones, by net."""
@@ -114,4 +116,6 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
         return warm * FINAL_SHARE**done
     if params.decay == "tenth":
         return warm * (1 - 0.9 * done)
+    if params.decay == "three_quarters":
+        return warm * (1 - 0.25 * done)
     return warm

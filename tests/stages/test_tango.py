@@ -373,8 +373,13 @@ def test_two_devices_share_clips_and_mixes(tmp_path, data, composed):
 
 def test_its_cost_is_told_before_it_runs(composed):
     document = json.loads(json.dumps(composed))
-    few, document["tango"]["train"]["steps"] = cost.seconds("tango", document, 100, 0), 4_000_000
-    assert 0 < few < cost.seconds("tango", document, 100, 0) / 1000
+    timing = cost.time_steps("tango", document, 0)
+    key, few = cost.timing_key("tango", document, 0), cost.seconds(timing, "tango", document, 100)
+    document["tango"]["train"]["steps"] = 4_000_000
+    assert 0 < few < cost.seconds(timing, "tango", document, 100) / 1000
+    assert cost.timing_key("tango", document, 0) == key
+    document["tango"]["train"]["accumulate"] += 1
+    assert cost.timing_key("tango", document, 0) != key
 
 
 @pytest.mark.parametrize(

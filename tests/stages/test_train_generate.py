@@ -543,6 +543,28 @@ def test_label_by_part():
         match_label("dog", known)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "label"),
+    [
+        ("a dog barks", "dog"),
+        ("A BABY CRIES, loudly", "baby_cry"),
+        ("engines idled outside", "engine-idling"),
+        ("a beat on a kick drum", "kick drum"),  # `drum` is within it
+        ("somebody drums", "drum"),
+    ],
+)
+def test_the_words_of_a_prompt_name_one_label(prompt, label):
+    assert match_label(prompt, ["dog", "baby_cry", "engine-idling", "kick drum", "drum", "rain", "the sea"]) == label
+
+
+def test_a_prompt_that_names_several_labels_or_none_says_what_there_is():
+    known = ["dog_barking", "rain", "train"]
+    with pytest.raises(UserError, match="could be any of: dog_barking, rain; say which"):
+        match_label("a dog barks while rain falls", known)
+    with pytest.raises(UserError, match="unknown label 'a bell rings'"):
+        match_label("a bell rings", known)
+
+
 def test_choice_is_balanced_and_stable():
     clips = {f"a{index}": ["a"] for index in range(10)} | {"b0": ["b"], "c0": ["c"], "c1": ["c"], "d0": []}
     chosen = choose_balanced(clips, 6)

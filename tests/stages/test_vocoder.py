@@ -141,7 +141,7 @@ def test_two_processes_train_what_one_does(tmp_path, data, root):
     one, two = (make(tmp_path / devices, data, root, 4, more=[f"vocoder.hardware.devices={devices}"]) for devices in "12")
     for key in ("loss", "valid_loss", "best_valid_loss", "valid_l1_db"):
         assert two[key] == pytest.approx(one[key], rel=1e-4)
-    with pytest.raises(SystemExit, match="batch_size 2 must be a multiple of hardware.devices 3"):
+    with pytest.raises(SystemExit, match=r"batch_size 2 must be a multiple of hardware\.devices 3"):
         make(tmp_path / "three", data, root, 4, more=["vocoder.hardware.devices=3"])
 
 

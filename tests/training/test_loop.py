@@ -25,6 +25,7 @@ from soundmill.training.params import DiffusersEmaParams, HardwareParams, Optimi
 from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
 from tests.training.killing import Killed, die_before
+from tests.training.test_ema import TINY_AUDIO, EveryBatch
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.01, betas=[0.9, 0.99], eps=1e-8, weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0
@@ -209,9 +210,8 @@ def test_weights_of_some_steps_are_kept_the_newest_of_them_killed_or_not(loader,
     assert {path.name for path in (tmp_path / "killed").glob("*.safetensors")} == {"step-10.safetensors", "step-15.safetensors"}
     _fit(loader, tmp_path / "killed", kept=killed)
     files = [sorted(path.glob("*.safetensors")) for path in (tmp_path / "whole", tmp_path / "killed")]
-    assert [[(path.name, path.read_bytes()) for path in each] for each in files][0] == [
-        (path.name, path.read_bytes()) for path in files[1]
-    ]
+    for one, other in zip(*files, strict=True):
+        assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
 
 
 def test_without_an_interval_only_the_end_is_measured(loader, tmp_path):
@@ -313,6 +313,23 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         _fit(forgetful, tmp_path)
 
 
+def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(loader, tmp_path):
+    """tiny-audio-diffusion updates it in `training_step`, before the step that the batch may end."""
+
+    class Literal(Regression):
+        def loss(self, step, batch):
+            literal.update(self.net[0].weight)
+            return super().loss(step, batch)
+
+    net = _net()
+    literal = EveryBatch(net[0].weight)
+    trained = Literal(net, PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
+    fit(trained, loader(240), hardware=CPU, scratch=tmp_path, progress=Progress("test"), curve=Curve(4))
+    assert trained.ema.steps == literal.calls == 240
+    torch.testing.assert_close(trained.ema.shadow[0], literal.average)
+    assert not torch.allclose(literal.average, net[0].weight)
+
+
 def test_a_missing_gpu_is_named(loader, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -324,6 +341,8 @@ def test_rate_rises_and_falls():
     assert module.rate_factor(0, 100, OPTIMISER) == pytest.approx(0.25)
     assert module.rate_factor(50, 100, OPTIMISER) == pytest.approx(0.5)
     assert module.rate_factor(100, 100, OPTIMISER) == pytest.approx(0, abs=1e-12)
+    falling = OPTIMISER.model_copy(update={"decay": "three_quarters"})
+    assert [module.rate_factor(step, 100, falling) for step in (40, 100)] == pytest.approx([0.9, 0.75])
     held = OPTIMISER.model_copy(update={"decay": "none"})
     assert module.rate_factor(99, 100, held) == 1
     shrinking = held.model_copy(update={"decay": "exponential", "warmup_steps": 0})

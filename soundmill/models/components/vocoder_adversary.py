@@ -5,7 +5,6 @@ What it hears of real clips is what their log-mels were made of: `MelSpec.peak` 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -43,14 +42,15 @@ class LogMel(nn.Module):
 class VocoderModule(PhasedModule):
     """A batch: crops of clips, made anew from their log-mels by `synthesise`, beside what they were.
 
-    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `told` and `fooled` are the losses of the discriminators
-    and of the net: least squares or hinge.
+    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`, without norms. `told` and
+    `fooled` are the losses of the discriminators and of the net: least squares or hinge.
     """
 
     def __init__(
         self,
         params: Any,
         net: nn.Module,
+        build: Callable[[], nn.Module],
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
@@ -59,12 +59,10 @@ class VocoderModule(PhasedModule):
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise, self.told, self.fooled = LogMel(spec), synthesise, told, fooled
+        self.arguments = params, build, spec, synthesise, discriminator, told, fooled
 
     def __reduce__(self) -> Any:
-        """`net` is under norms, which refuse to be pickled: it goes without, and the other process gives it its own."""
-        plain = without_norms(copy.deepcopy(self.net))
-        losses = self.synthesise, self.discriminator, self.told, self.fooled
-        return rebuilt, (_with_norms, (self.params, plain, self.log_mel.spec, *losses), self.state_dict())
+        return rebuilt, (_with_norms, self.arguments, self.state_dict())
 
     def phases(self) -> list[Phase]:
         return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
@@ -117,8 +115,8 @@ def check_crop(frames: int, spec: MelSpec) -> None:
         )
 
 
-def _with_norms(params: Any, net: nn.Module, *others: Any) -> VocoderModule:
-    return VocoderModule(params, with_norms(net), *others)
+def _with_norms(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:
+    return VocoderModule(params, with_norms(build()), build, *others)
 
 
 def convolutions(net: nn.Module) -> list[nn.Module]:
