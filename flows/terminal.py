@@ -19,6 +19,7 @@ LONG_SECONDS = 60  # a stage that says it takes longer is announced where there 
 # What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
 SHARE = re.compile(r": (\d+)%$")
 STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) min (\d+) s left$")
+WARNING = re.compile(r"^[\w/@-]+: warning: ")
 RESUMED = re.compile(r": (resuming at step \d+ of \d+)$")
 
 
@@ -73,6 +74,9 @@ class Screen:
 
     def line(self, line: str) -> None:
         """Something a stage printed: it goes to the log, and what it says of progress to the bar."""
+        if WARNING.match(line):
+            self.notice(line)
+            return
         self.write(f"    {line}")
         if resumed := RESUMED.search(line):
             self._aside(resumed[1])

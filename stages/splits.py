@@ -46,7 +46,7 @@ def run(
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
     table = catalog.describe(corpus, clips, quality, "{label}").clips
     pairs = copies.row_pairs(duplicates, table)
-    split_of, decided_by = _assign(params, recordings, table, pairs)
+    split_of, decided_by, sources = _assign(params, recordings, table, pairs)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
     stretch_of = catalog.stretches(quality, left_out)
@@ -62,6 +62,9 @@ def run(
             f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
             f"aside, and splits are by {decided_by}"
         )
+    used = (row for row in table.select(["clip_id", "split", "labels"]).to_pylist() if row["clip_id"] not in left_out)
+    for line in assignment.warnings(((row["split"], row["labels"] or ()) for row in used), params.test_fraction, sources):
+        print(f"{ctx.name}: warning: {line}")
     counts = Counter(everyone.values())
     return {
         "splits_by": decided_by,
@@ -74,8 +77,9 @@ def run(
 
 def _assign(
     params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
-) -> tuple[dict[str, str], assignment.Source]:
-    """Split of every recording with a clip, assigned so that pairs share a split unless the corpus's own splits part them."""
+) -> tuple[dict[str, str], assignment.Source, int]:
+    """Split of every recording with a clip, assigned so that pairs share a split unless the corpus's own splits part them; what
+    decided it; and the number of sources, none of which is parted."""
     usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     main: dict[str, str] = {}
     for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
@@ -84,14 +88,11 @@ def _assign(
     captioned = pc.greater(pc.list_value_length(table["captions"]), 0)
     names = table["recording_id"].to_pylist()
     joined = [(names[a], names[b]) for a, b in pairs]
-    return assignment.assign(
-        assignment.join(usable, joined) if joined else usable,
-        main,
-        set(table["recording_id"].filter(captioned).to_pylist()),
-        valid_fraction=params.valid_fraction,
-        test_fraction=params.test_fraction,
-        seed=params.seed,
-    )
+    rows = assignment.join(usable, joined) if joined else usable
+    described = set(table["recording_id"].filter(captioned).to_pylist())
+    fractions = {"valid_fraction": params.valid_fraction, "test_fraction": params.test_fraction}
+    split_of, decided_by = assignment.assign(rows, main, described, **fractions, seed=params.seed)
+    return split_of, decided_by, len({row["group"] or row["recording_id"] for row in rows})
 
 
 def _leave_out(

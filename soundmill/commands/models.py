@@ -129,7 +129,10 @@ def export(
 def generate(
     prompt: Annotated[
         list[str] | None,
-        typer.Argument(help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them."),
+        typer.Argument(
+            help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them, and takes of each "
+            "the label that it names."
+        ),
     ] = None,
     family: FamilyName = None,
     label: Annotated[
@@ -167,7 +170,10 @@ def generate(
     and where samplers look for it.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
+    import shlex
+
     from soundmill.models import generation
+    from soundmill.models.requests import NoLabel
 
     prompts = [*(prompt or []), *(label or [])]
     choose = generation.keep_all
@@ -186,7 +192,14 @@ def generate(
             typer.echo("note: this ffmpeg has no rubberband; its atempo stretches the loops, which blurs beats", err=True)
         looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
     sampled = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
-    for path in generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampled, choose, looped):
+    try:
+        paths = generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampled, choose, looped)
+    except NoLabel as error:
+        chosen = {"--family": family, "--checkpoint": checkpoint, "--project": project}
+        options = [str(word) for option, value in chosen.items() if value for word in (option, value)]
+        works = shlex.join(["soundmill", "generate", *([error.example] if error.example else []), *options])
+        raise UserError(f"{error}\nthis works: {works}") from None
+    for path in paths:
         typer.echo(path)
 
 

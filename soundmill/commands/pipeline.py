@@ -13,6 +13,10 @@ from soundmill.errors import UserError
 
 app = typer.Typer()
 
+Corpus = Annotated[
+    str | None,
+    typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
+]
 LOCK_SECONDS = 10.0  # for another command; a pipeline takes longer, and is named
 SYNC_SECONDS = 20.0  # at most, to have the last runs in the list
 
@@ -85,15 +89,12 @@ def sync(project: Project = None) -> None:
 
 @app.command()
 def run(
-    corpus: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
-    ] = None,
+    corpus: Corpus = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The family to train (`soundmill families` lists them).")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the family's).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the families').")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     project: Project = None,
 ) -> None:
@@ -103,30 +104,33 @@ def run(
     from soundmill.models import registry
 
     root = project_root(project)
-    if corpus is None and model is None:
-        raise UserError("say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or both")
-    chosen = [*(["corpus=auto"] if corpus else []), *([f"model={model}"] if model else [])]
-    document = parameters.compose(root / "conf", [*chosen, *(overrides or [])])
+    folder, changes = _folder_and_overrides(corpus, overrides)
+    if folder is None and model is None and not changes:
+        raise UserError(
+            "say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or which parameters to change"
+        )
+    chosen = [*(["corpus=auto"] if folder else []), *([f"model={model}"] if model else [])]
+    document = parameters.compose(root / "conf", [*chosen, *changes])
     registry.check(document)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
-    if corpus:
-        _survey(corpus, document)
+    if folder:
+        _survey(root, folder, document)
     if dry_run:
         raise typer.Exit(0)
-    from flows import checkout
+    from flows import checkout, locks
 
-    workspace = checkout.workspace(root, name or (survey.slug(corpus) if corpus else model), document)
-    typer.echo(f"workspace   {workspace}")
-    raise typer.Exit(checkout.run_pipeline(workspace))
+    name = name or (survey.slug(folder) if folder else "-".join(document["families"]))
+    with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
+        workspace = checkout.workspace(root, name, document)
+        typer.echo(f"workspace   {workspace}")
+        status = checkout.run_pipeline(workspace)
+    raise typer.Exit(status)
 
 
 @app.command()
 def bakeoff(
-    corpus: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
-    ] = None,
+    corpus: Corpus = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Parameters to change; those of a family's own section are for it alone.")
     ] = None,
@@ -152,27 +156,35 @@ def bakeoff(
     from soundmill.models import registry
 
     root = project_root(project)
+    folder, changes = _folder_and_overrides(corpus, overrides)
     chosen = []
-    if corpus:
+    if folder:
         document = parameters.compose(root / "conf", ["corpus=auto"])
         count = len([name for name in families.split(",") if name.strip()]) or len(registry.FAMILIES)
-        _survey(corpus, document, 60 * minutes * count * len(seeds.split(",")))
+        _survey(root, folder, document, 60 * minutes * count * len(seeds.split(",")))
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
     options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds]
     named = (one.partition("=") for one in extra or [])
-    options += [f"--extra={name}{equals}{folder and Path(folder).absolute()}" for name, equals, folder in named]
-    command = [sys.executable, "-m", "flows.bakeoff", *chosen, *(overrides or []), *options]
+    options += [f"--extra={name}{equals}{place and Path(place).absolute()}" for name, equals, place in named]
+    command = [sys.executable, "-m", "flows.bakeoff", *chosen, *changes, *options]
     raise typer.Exit(subprocess.run(command, cwd=root, preexec_fn=lifetime.with_this_process()).returncode)
 
 
-def _survey(corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
+def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The folder of recordings, if one is named, and the parameters to change: the first of these stands where a folder may."""
+    if corpus and "=" in corpus and not Path(corpus).is_dir():
+        return None, [corpus, *(overrides or [])]
+    return Path(corpus) if corpus else None, overrides or []
+
+
+def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
     """Say what is in a folder of recordings and what it will take; its format and path go into the parameters.
 
     `training_seconds` None: what the document's families will take, by a few steps of each.
     """
+    from soundmill.commands import estimate
     from soundmill.corpora import survey
-    from soundmill.models import cost
 
     contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
@@ -182,7 +194,7 @@ def _survey(corpus: Path, document: dict[str, Any], training_seconds: float | No
         clips = {
             name: contents.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()
         }
-        training_seconds = sum(cost.seconds(name, document, count, len(contents.labels)) for name, count in clips.items())
+        training_seconds = estimate.training_seconds(root, document, clips, len(contents.labels))
     for line in contents.describe(document, training_seconds):
         typer.echo(line)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from soundmill import shards
 PROTECTED = ("test", "valid", "train")  # of a source with recordings in several splits, the first of these that occurs
 
 Source = Literal["given", "folds", "hash"]
+NAMED = 12  # labels, in a warning
 
 
 @dataclass(slots=True)
@@ -42,8 +43,9 @@ def assign(
     Given splits hold; else the highest fold is test. Where that leaves test or valid without a recording, `test_fraction` of
     the training part, then `valid_fraction` of what remains, becomes it, by a hash that does not depend on the order. Shares
     are of recordings, spread over their `labels` (recording_id → main label), and of `described` ones (that have a caption)
-    where there are any: the others are no use outside training.
-    Train is never empty: splits or folds that would leave it so are put aside, and a lone source trains.
+    where there are any: the others are no use outside training. (Test takes of all where one source alone is described.)
+    Of few sources each split gets one, test before valid. Train is never empty: splits or folds that would leave it so are put
+    aside, and a lone source trains.
     """
     units: dict[str, _Unit] = {}
     key_of: dict[str, str] = {}
@@ -75,9 +77,41 @@ def assign(
     for split, fraction in (("test", test_fraction), ("valid", valid_fraction)):
         if split not in splits.values():
             rest = [unit for unit in everything if splits.get(unit.key, "train") == "train"]
-            useful = [unit for unit in rest if unit.described] or rest
-            splits.update(dict.fromkeys(_share(useful, fraction), split))
+            useful = [unit for unit in rest if unit.described]
+            if len(useful) < (2 if split == "test" else 1):
+                useful = rest
+            more = split == "test" and valid_fraction > 0 and "valid" not in splits.values()
+            splits.update(dict.fromkeys(_share(useful, fraction, keep=2 if more else 1), split))
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
+
+
+def warnings(clips: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:
+    """What is wrong with these splits and labels of clips, and what to do, in a line each; `sources`: how many must not part."""
+    of_split: dict[str, set[str]] = defaultdict(set)
+    for split, labels in clips:
+        of_split[split].update(labels)
+    lines = []
+    if "test" not in of_split:
+        if test_fraction == 0:
+            remedy = "raise splits.test_fraction"
+        elif sources < 2:
+            remedy = "all recordings are of one source or copies of one sound, and stay in one split: add others"
+        else:
+            remedy = "raise splits.test_fraction, or add recordings"
+        lines.append(
+            f"no clip is in test, so `generate` and `evaluate` will fail after the training: {remedy}. `soundmill generate` makes "
+            "sounds of what is trained"
+        )
+    every = sorted(set().union(*of_split.values()))
+    for split in ("train", "test"):
+        lacking = [label for label in every if label not in of_split[split]] if split in of_split else []
+        if lacking:
+            named = ", ".join(lacking[:NAMED]) + (" …" if len(lacking) > NAMED else "")
+            what = "they are not learnt" if split == "train" else "they are not scored"
+            lines.append(
+                f"{len(lacking)} of {len(every)} labels have no clip in {split}: {named}; add recordings of them, or {what}"
+            )
+    return lines
 
 
 def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decided_by: Source) -> dict[str, str]:
@@ -120,11 +154,13 @@ def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]])
     return [{**row, "group": top(key)} for row, key in zip(rows, key_of.values(), strict=True)]
 
 
-def _share(units: list[_Unit], fraction: float) -> list[str]:
-    """Keys of units with a share of the recordings, at least one if the fraction is not 0, spread evenly over strata; never all.
+def _share(units: list[_Unit], fraction: float, keep: int) -> list[str]:
+    """Keys of units with a share of the recordings, at least one if the fraction is not 0, spread evenly over strata.
 
-    `units` are in the order of their hashes. A stratum loses its only unit last: a class should stay in training.
+    `units` are in the order of their hashes. A stratum loses its only unit last: a class should stay in training. At least one
+    unit is left, and `keep` where there are more than that.
     """
+    most = len(units) - min(keep, max(1, len(units) - 1))
     total = sum(unit.size for unit in units)
     wanted = max(1, math.floor(total * fraction + 0.5)) if fraction > 0 and len(units) > 1 else 0
     strata: dict[str, list[_Unit]] = defaultdict(list)
@@ -135,18 +171,23 @@ def _share(units: list[_Unit], fraction: float) -> list[str]:
     for _, members in sorted(strata.items()):
         before = math.floor(seen * wanted / total + 0.5)
         seen += sum(unit.size for unit in members)
-        _take(members, math.floor(seen * wanted / total + 0.5) - before, len(members) - 1, taken)
+        due = math.floor(seen * wanted / total + 0.5) - before
+        _take(members, due, min(len(members) - 1, most - len(taken)), taken)
     left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
     missing = wanted - sum(unit.size for unit in taken.values())
     for at_least in (2, 1):  # what a stratum must still have to give one more
         for unit in units:
-            lacking = missing if len(taken) < len(units) - 1 else 0
+            lacking = missing if len(taken) < most else 0
             if lacking < 1:
                 return sorted(taken)
-            if unit.key not in taken and left[unit.stratum] >= at_least and (unit.size <= lacking or not taken):
+            fits = unit.size <= lacking or (not taken and 2 * unit.size <= total)
+            if unit.key not in taken and left[unit.stratum] >= at_least and fits:
                 taken[unit.key] = unit
                 missing -= unit.size
                 left[unit.stratum] -= 1
+    if wanted and not taken:  # each that may go is more than half of all
+        smallest = min(units, key=lambda unit: (left[unit.stratum] < 2, unit.size, unit.order))
+        taken[smallest.key] = smallest
     return sorted(taken)
 
 

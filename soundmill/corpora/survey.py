@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import shards
-from soundmill.corpora import check
+from soundmill.corpora import check, splits
 from soundmill.corpora.sources import Sources
 
 PROBED = 200  # headers read for the estimate, spread evenly over the corpus
@@ -37,6 +37,9 @@ class Survey:
     labels: tuple[str, ...]
     splits: dict[str, int]
     folds: int
+    rows: tuple[dict[str, Any], ...]  # of manifest.RECORDINGS
+    labels_of: dict[str, list[str]]  # by recording: its own and its captions'
+    described: frozenset[str]  # recordings with a caption or labels
     matched: int  # listed clips with their file
     missing: int  # and without
     orphans: int  # files that nothing lists
@@ -72,6 +75,7 @@ class Survey:
         if self.missing or self.collisions or self.ambiguous:
             lines.append(f"            all of them: soundmill corpus check {shlex.quote(str(self.directory))}")
         lines += [f"note        {remark}" for remark in self.remarks]
+        lines += [f"warning     {line}" for line in self.warnings(parameters["splits"])]
         clips = self.num_clips(parameters["clips"]["default"]["clip_seconds"])
         seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
@@ -83,6 +87,15 @@ class Survey:
 
     def num_clips(self, clip_seconds: float) -> int:
         return max(self.recordings, math.ceil(self.seconds / clip_seconds))
+
+    def warnings(self, parameters: dict[str, Any]) -> list[str]:
+        """What will be wrong with the splits by the section `splits`, as far as headers tell; they do not tell copies."""
+        main = {name: labels[0] for name, labels in self.labels_of.items() if labels}
+        fractions = {name: parameters[name] for name in ("valid_fraction", "test_fraction")}
+        split_of, _ = splits.assign(self.rows, main, set(self.described), **fractions, seed=parameters["seed"])
+        dealt = ((split, self.labels_of.get(name, [])) for name, split in split_of.items())
+        sources = len({row["group"] or row["recording_id"] for row in self.rows})
+        return splits.warnings(dealt, parameters["test_fraction"], sources)
 
     def _splits(self) -> str:
         if self.splits:
@@ -104,6 +117,9 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     lengths = check.probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
+    labels_of: dict[str, list[str]] = {}
+    for row in [*rows, *tables.captions]:
+        labels_of.setdefault(row["recording_id"], []).extend(row["labels"] or [])
     return Survey(
         directory=report.path,
         format=tables.format,
@@ -116,6 +132,9 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         labels=tuple(sorted({label for row in [*rows, *tables.captions] for label in row["labels"]})),
         splits=dict(Counter(row["split"] for row in rows if row["split"])),
         folds=len({row["fold"] for row in rows if row["fold"] is not None}),
+        rows=tuple(rows),
+        labels_of=labels_of,
+        described=frozenset({row["recording_id"] for row in tables.captions} | {name for name, its in labels_of.items() if its}),
         collisions=len(tables.collisions),
         matched=len(tables.matched),
         missing=len(tables.missing),

@@ -13,7 +13,7 @@ from soundmill.evaluation.scores import Metric, Side, Statistic
 
 METRICS = tuple(scores.METRICS)  # what can be compared: all
 ROUNDING = 1e-9  # of the largest value: what differs by less is equal
-LEVEL = 0.05  # of p, under which one of them is called better
+LEVEL = 0.05  # of p, under which a difference is more than chance
 
 
 def compare(
@@ -31,10 +31,10 @@ def compare(
     p is that of a permutation test, in which a and b change places clip by clip: of the metric of the exchanged sets (for Fréchet
     distances see `frechet.exchanged`), of the clips' own values where the metric is a mean of them, else of
     what each clip adds to the metric of a and b together. So it holds its size however few clips there are, and of B permutations
-    it is never under 1 / (B + 1) (Phipson & Smyth 2010). Sets that differ in their spread alone may have a small one. For the
+    it is never under 1 / (B + 1) (Phipson & Smyth 2010). For the
     interval, what each clip adds to the difference is resampled, so what is easy or hard for both, and what the choice of the
-    reference makes of both, cancels out; the error of FAD∞'s line is in the interval and not in p. `progress` counts up to 1 +
-    replicates; without replicates there is neither interval nor p.
+    reference makes of both, cancels out; the error of FAD∞'s line is in the interval and not in p. One is better where
+    `beyond_chance` says so. `progress` counts up to 1 + replicates; without replicates there is neither interval nor p.
     """
     kind = scores.find(metric)
     _check_partners(a, b)
@@ -58,8 +58,16 @@ def compare(
         lower, higher = ("a", "b") if difference < 0 else ("b", "a")
         better = lower if kind.better == "lower" else higher
         result |= bootstrap.interval(difference, moved, -np.inf, np.inf, error)
-        result |= {"p": p, "better": better if p < LEVEL else "neither"}
+        result |= {"p": p, "better": better if beyond_chance(p, result["low"], result["high"]) else "neither"}
     return result | {"warnings": list(warnings)}
+
+
+def beyond_chance(p: float, low: float, high: float) -> bool:
+    """Whether a difference with this p and 95 % interval is more than chance: p is below LEVEL and the interval leaves out zero.
+
+    Sets that differ in their spread alone may have a small p.
+    """
+    return p < LEVEL and not low <= 0 <= high
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from soundmill import shards
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import evaluator, family, features, protocols, scores
-from soundmill.evaluation.comparison import LEVEL, holm
+from soundmill.evaluation.comparison import beyond_chance, holm
 from soundmill.evaluation.library import Setup
 
 COMPARED = ("fad", "mmd", "kl")  # by a paired test; MMD only where there is no FAD, which needs 50 real sounds
@@ -97,12 +97,10 @@ def judge(
 
 
 def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With p corrected for the number of tests of metrics that rank, and `better` only where that is below LEVEL and the interval
-    leaves out zero: sets that differ in their spread alone may have a small p."""
+    """With p corrected for the number of tests of metrics that rank, and `better` only where the difference stays beyond chance."""
     tests = [one for one in differences if one["better"] != "unranked"]
     for one, p in zip(tests, holm([one["p"] for one in tests]), strict=True):
-        real = p < LEVEL and not one["low"] <= 0 <= one["high"]
-        one |= {"p": p, "better": one["better"] if real else "neither"}
+        one |= {"p": p, "better": one["better"] if beyond_chance(p, one["low"], one["high"]) else "neither"}
     return differences
 
 

@@ -36,7 +36,7 @@ from soundmill.models.catalog import (
 )
 from soundmill.models.family import Model, Request, Run, can, require
 from soundmill.models.params import FamilyGenerateParams
-from soundmill.models.requests import describe, of_clips, of_prompts
+from soundmill.models.requests import describe, of_clips, of_prompts, tell_labels
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 
@@ -294,6 +294,7 @@ def generate_sounds(
     elif looped:
         raise UserError(f"--bpm and --repeat are for loops, and the family {whose['family']!r} makes none; leave them out")
     requests = of_prompts(model, prompts, count, seed)
+    tell_labels(model, prompts)
     make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,14 @@ from soundmill.models.family import Model, Request
 from soundmill.models.params import GridParams
 from soundmill.params import did_you_mean
 from soundmill.training.seeds import seed_of
+
+
+class NoLabel(UserError):
+    """A prompt that names no label of a model, or several; `example` is a label, "" of a model without any."""
+
+    def __init__(self, message: str, example: str) -> None:
+        super().__init__(message)
+        self.example = example
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
@@ -36,7 +46,7 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
 def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> list[Request]:
     """Requests for `count` sounds: of each prompt if the model is conditioned on captions; of all prompts together if on labels.
 
-    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a UserError that lists the known.
+    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the known.
     """
     if model.condition == "caption":
         if not prompts:
@@ -65,14 +75,40 @@ def describe(request: Request) -> str:
 
 
 def match_label(text: str, known: Sequence[str]) -> str:
-    """The known label meant: the same but for case, or the only one that contains the text."""
+    """The known label meant: the same but for case, the only one that contains the text, or the only one all of whose words the
+    text has, whatever their endings (`a dog barks`: `dog`, `dog_barking`). Of labels that share words the longer one is meant."""
     if not known:
-        raise UserError(f"label {text!r}: this model was trained without labels; leave --label out")
+        raise NoLabel(f"label {text!r}: this model was trained without labels; leave it out", "")
     exact = [label for label in known if label.casefold() == text.casefold()]
     within = [label for label in known if text.strip() and text.casefold() in label.casefold()]
-    matching = exact or within
+    words = _stems(text)
+    named = {label: stems for label in known if (stems := _stems(label)) and stems <= words}
+    longest = [label for label, stems in named.items() if not any(stems < others for others in named.values())]
+    matching = exact or within or longest
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise UserError(f"label {text!r} could be any of: {', '.join(matching)}; say which")
-    raise UserError(f"unknown label {text!r}{did_you_mean(text, list(known))} (labels: {', '.join(known)})")
+        raise NoLabel(f"label {text!r} could be any of: {', '.join(matching)}; say which", matching[0])
+    raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(known))} (labels: {', '.join(known)})", known[0])
+
+
+def tell_labels(model: Model, prompts: Sequence[str]) -> None:
+    """Say on stderr which label each prompt is taken for, where it is not that label itself."""
+    for prompt in prompts if model.condition == "labels" else ():
+        label = match_label(prompt, model.labels)
+        if label.casefold() != prompt.casefold():
+            print(f"{prompt!r} is taken for the label {label!r}", file=sys.stderr)
+
+
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(_stem(word) for word in re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _stem(word: str) -> str:
+    """An English word without the endings of plurals and verbs: `barks`, `barked` and `barking` are `bark`, `cries` is `cri` as
+    `cry` is. A short form of step 1 of Porter (1980)."""
+    if len(word) > 3:
+        word = re.sub(r"(?<![su])s$", "", word)
+        word = re.sub(r"^(?=.*[aeiouy].*(?:ing|ed)$)(.{3,})(?:ing|ed)$", r"\1", word)
+        word = re.sub(r"^(.{3,})e$", r"\1", word)
+    return re.sub(r"([^aeiou])\1$", r"\1", re.sub(r"y$", "i", word))

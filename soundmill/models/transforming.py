@@ -31,7 +31,7 @@ from soundmill.models.generation import (
     running,
     through_windows,
 )
-from soundmill.models.requests import of_prompts
+from soundmill.models.requests import of_prompts, tell_labels
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # of many recordings, in the picture
@@ -51,10 +51,15 @@ class Asked:
     prompts: Sequence[str] = ()
     seed: int = 0
 
-    def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
-        """What is asked for, for a sound of that name from a sample on."""
+    def check(self, model: Model) -> None:
+        """UserError where the model does not know what is asked for; says which labels prompts are taken for."""
         if model.condition == "caption" and len(self.prompts) > 1:
             raise UserError("this model reads one caption: give one --prompt")
+        self.request(model)
+        tell_labels(model, self.prompts)
+
+    def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
+        """What is asked for, for a sound of that name from a sample on."""
         wanted = of_prompts(model, self.prompts, 1, self.seed)[0] if self.prompts else Request()
         return replace(wanted, seed=seed_of(self.seed, name), start=start)
 
@@ -85,7 +90,7 @@ def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: 
 
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
-        asked.request(model)
+        asked.check(model)
         if any(setting.partition("=")[0] == "keep" for setting in settings):
             raise UserError("--set keep=…: `soundmill inpaint` keeps parts of a recording")
 
@@ -122,7 +127,7 @@ def inpaint(
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
-        asked.request(model)
+        asked.check(model)
         for name, sound in sounds.items():
             check_spans(keep, sound.seconds, name)
 
@@ -169,6 +174,7 @@ def interpolate(
     """
     model, whose = load(checkpoint, "interpolate")
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
+    tell_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 from soundmill.models import registry
 from tests.commands.running import soundmill
@@ -23,3 +25,25 @@ def test_families_are_listed_with_their_sizes_and_written(root, tmp_path):
     assert list(described) == sorted(registry.FAMILIES)
     assert described["ddpm_mel"]["paper"] == {"unet": 23_331_457}
     assert described["ddpm_mel"]["laptop"]["unet"] > 0
+
+
+GENERATE = ("generate", "--family", "ddpm_mel", "-n", "1", "--set", "num_steps=1")
+
+
+def test_a_sentence_that_names_a_label_is_taken_for_it(built_graph, tmp_path):
+    asked = (*GENERATE, "--project", str(built_graph))
+    done = soundmill(*asked, "a dog barks", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "'a dog barks' is taken for the label 'dog'\n"
+    assert done.stdout == "sounds/dog-0-001.wav\n"
+    itself = soundmill(*asked, "Dog", cwd=tmp_path)
+    assert (itself.returncode, itself.stderr) == (0, "")
+
+
+def test_a_prompt_without_a_label_is_answered_with_a_command_that_works(built_graph, tmp_path):
+    done = soundmill(*GENERATE, "--project", str(built_graph), "a cow moos", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("unknown label 'a cow moos' (labels: bell, bird, ")
+    command = shlex.split(re.search(r"this works: soundmill (.+)", done.stderr)[1])
+    works = soundmill(*command, "-n", "1", "--set", "num_steps=1", cwd=tmp_path)
+    assert works.returncode == 0, works.stderr

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+import soundfile
+
+from flows import locks
 from tests.commands.running import soundmill, soundmill_alone
 
 
@@ -49,6 +54,15 @@ def test_run_asks_for_recordings_or_a_model(root):
     assert "`--model tango`" in done.stderr
 
 
+def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
+    place = checkout / "workspaces/tango"
+    with locks.alone(place / ".dvc/tmp/run.lock"):
+        done = soundmill("run", "--model", "tango", cwd=checkout)
+    assert done.returncode == 1
+    assert "this is running already" in done.stderr
+    assert not (place / "params.yaml").exists()
+
+
 def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):
     """The flow runs in the checkout, which may be elsewhere."""
     commands = []
@@ -62,3 +76,43 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
     done = soundmill("bakeoff", "--extra", "mine=sounds/mine", "--project", str(root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert commands[0][-1] == f"--extra=mine={tmp_path / 'sounds' / 'mine'}"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What `soundmill run` would run: the name of the workspace, and its parameters."""
+    from flows import checkout
+
+    begun = []
+    monkeypatch.setattr(checkout, "workspace", lambda root, name, document: begun.append((name, document)) or root)
+    monkeypatch.setattr(checkout, "run_pipeline", lambda workspace: 0)
+    return begun
+
+
+def test_run_takes_parameters_without_a_folder(root, runs):
+    done = soundmill("run", "ddpm_mel.train.steps=20", "evaluate.bootstrap=7", cwd=root)
+    assert done.returncode == 0, done.stderr
+    ((name, document),) = runs
+    assert name == "ddpm_mel"
+    assert document["ddpm_mel"]["train"]["steps"] == 20
+    assert document["evaluate"]["bootstrap"] == 7
+    assert document["corpus"]["format"] == "synthetic"
+
+
+def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs, monkeypatch):
+    from soundmill.commands import estimate
+
+    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    recordings = tmp_path / "a=b"
+    recordings.mkdir()
+    for number in range(4):
+        soundfile.write(recordings / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
+    done = soundmill("run", "a=b", "--project", str(root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert runs[0][1]["corpus"]["path"] == str(recordings)
+
+
+def test_a_folder_that_is_not_there_is_told(root, runs):
+    done = soundmill("run", "recordings", cwd=root)
+    assert (done.returncode, runs) == (1, [])
+    assert "no such directory" in done.stderr

@@ -18,6 +18,7 @@ from rich.console import Console
 from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
+from tests.stages.handling import SPLITS
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 ROWS = """1,r1nicOVtvkQ,30,a dog
@@ -203,10 +204,30 @@ def test_the_survey_has_the_same_numbers(corpus):
     report, result = check.check(corpus), survey.survey(corpus)
     assert (result.matched, result.missing, result.orphans) == (3, 1, 1)
     assert (result.format, result.collisions) == ("audiocaps", len(report.tables.collisions))
-    parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
+    parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}, "splits": SPLITS}
     text = "\n".join(result.describe(parameters, 0.0))
     assert "3 clips with a file, 1 without (missing); 1 files have neither" in text
     assert "soundmill corpus check" in text
+
+
+def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
+    def surveyed(**parameters):
+        return survey.survey(tmp_path).warnings(SPLITS | parameters)
+
+    for number in range(6):
+        (tmp_path / "dog").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "dog" / f"AbcdefghijK_{10 * number}.wav", np.zeros(800), 8000)
+    (line,) = surveyed()
+    assert line.startswith(
+        "no clip is in test, so `generate` and `evaluate` will fail after the training: all recordings are of one "
+    )
+    for label, count in (("rain", 20), ("bell", 1)):
+        (tmp_path / label).mkdir()
+        for number in range(count):
+            soundfile.write(tmp_path / label / f"{number}.wav", np.zeros(800), 8000)
+    assert surveyed() == ["2 of 3 labels have no clip in test: bell, dog; add recordings of them, or they are not scored"]
+    (line,) = surveyed(test_fraction=0.0)
+    assert "raise splits.test_fraction" in line
 
 
 def test_links_out_of_the_corpus_are_told_as_the_scan_tells_them(tmp_path, root):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.corpora.splits import assign, join
+from soundmill import shards
+from soundmill.corpora.splits import assign, join, warnings
 
 
 def recording(number, split=None, fold=None, group=None):
@@ -67,6 +68,53 @@ def test_a_single_fold_is_no_test_set():
 )
 def test_tiny_corpora(count, expected):
     assert Counter(deal([recording(number) for number in range(count)])[0].values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([18, 2], {"train": 18, "test": 2}),
+        ([18, 1, 1], {"train": 18, "test": 1, "valid": 1}),
+        ([10, 5, 5], {"train": 10, "test": 5, "valid": 5}),
+        ([17, 1, 1, 1], {"train": 17, "test": 2, "valid": 1}),
+        ([20], {"train": 20}),
+    ],
+)
+def test_twenty_recordings_of_few_sounds(sizes, expected):
+    """Of any seed: the smaller sources are held out, and valid has one if there are three."""
+    rows = [recording(f"{group}.{number}", group=f"g{group}") for group, size in enumerate(sizes) for number in range(size)]
+    for seed in range(20):
+        assert Counter(deal(rows, seed=seed)[0].values()) == expected
+
+
+def test_one_recording_with_a_caption_does_not_leave_the_test_empty():
+    splits, _ = deal([recording(number) for number in range(20)], described={"r3"})
+    assert Counter(splits.values())["test"] == 2
+
+
+def test_a_corpus_of_many_sources_is_split_as_ever():
+    """A digest of what was assigned before few sources had a rule of their own."""
+    random_ = random.Random(0)
+    rows = [recording(number, group=random_.choice([None, f"g{random_.randrange(40)}"])) for number in range(400)]
+    labels = {f"r{number}": f"label {random_.randrange(12)}" for number in range(400)}
+    described = {f"r{number}" for number in range(400) if random_.random() < 0.7}
+    dealt = [deal(rows, labels, which, valid, test, seed) for seed in range(5) for which, valid, test in (
+        ((), 0.1, 0.1), (described, 0.1, 0.1), ((), 0.05, 0.3), (described, 0.0, 0.2))]  # fmt: skip
+    assert shards.digest([sorted(splits.items()) for splits, _ in dealt]) == "8dc73beebcab6ad595b747ef82d8e67b"
+
+
+def test_what_is_wrong_with_splits_is_told_with_the_remedy():
+    whole = [("train", ["dog", "rain"]), ("valid", []), ("test", ["dog"]), ("test", ["rain"])]
+    assert warnings(whole, 0.1, 4) == []
+    lacking = [("train", ["dog", "rain"]), ("test", ["dog"]), ("test", ["bell"])]
+    assert warnings(lacking, 0.1, 3) == [
+        "1 of 3 labels have no clip in train: bell; add recordings of them, or they are not learnt",
+        "1 of 3 labels have no clip in test: rain; add recordings of them, or they are not scored",
+    ]
+    for fraction, sources, remedy in ((0.0, 9, "raise splits.test_fraction"), (0.1, 1, "of one source or copies of one sound")):
+        (line,) = warnings([("train", ["dog"]), ("valid", ["dog"])], fraction, sources)
+        assert "no clip is in test" in line
+        assert remedy in line
 
 
 def test_a_class_keeps_its_only_recording_in_training():

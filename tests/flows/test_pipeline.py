@@ -7,10 +7,12 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -238,6 +240,7 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
             server.kill()
             server.wait()
         log.close()
+        shutil.rmtree(Path(tempfile.gettempdir()) / "runner_storage")  # Prefect's, which leaves it
 
 
 def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> None:
@@ -352,11 +355,15 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
             "train/x: resuming at step 2 of 300",
             "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
             "a warning",
+            "splits: warning: no clip is in test",
             "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
         ):
             screen.line(line)
     screen.ended("ran, 4 min 22 s")
-    assert capsys.readouterr().out == "[1/2] train@x  resuming at step 2 of 300 …  takes about 4 min 21 s …  ran, 4 min 22 s\n"
+    assert capsys.readouterr().out == (
+        "[1/2] train@x  resuming at step 2 of 300 …  takes about 4 min 21 s …  \nsplits: warning: no clip is in test\n"
+        "ran, 4 min 22 s\n"
+    )
     assert "a warning" in log.getvalue()
     assert progress("resample/default: 21%") == (0.21, None)
     assert progress("scores are 21% better") == (None, None)

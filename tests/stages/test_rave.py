@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ from soundmill.evaluation import family, family_report
 from soundmill.models import registry
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.rave import codec as codecs
-from soundmill.training import callbacks
 from stages import autoencoder, latents
 from stages.encode_text import encode_shard
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.stages import of_waves, tango_inputs
+from tests.training.killing import Killed, die_before
 
 LEVELS = "items: [1, 1], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
 SHRUNK = [
@@ -191,21 +190,13 @@ def test_the_encoder_stands_still_in_phase_2(tmp_path, capfd):
 
 
 def test_a_codec_killed_in_both_phases_ends_like_an_unbroken_one(tmp_path, monkeypatch, capfd):
-    class Killed(BaseException):
-        pass
-
     homes = [tmp_path / name for name in ("whole", "killed")]
     for home in homes:
         of_waves.write(home)
     whole = make_codec(homes[0], composed(*V1))
     for at in (2, 4):
-
-        def die(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, at: int = at) -> None:
-            if batch.step == at:
-                raise Killed
-
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+            die_before(patch, at)
             with pytest.raises(Killed):
                 make_codec(homes[1], composed(*V1))
     assert "resuming at step 2 of 6" in capfd.readouterr().out
@@ -228,8 +219,8 @@ def test_a_codec_starts_from_another(tmp_path):
     assert config["source"]["started_from"] == shards.file_digest(home / "autoencoder/model.safetensors")
     first, second = weights_of(home), weights_of(other)
     assert (
-        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 2e-3
-    )  # one step of Adam's
+        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 5e-3
+    )  # one step of Adam's, of lengths and of directions
     with pytest.raises(SystemExit, match=r"network\.channels is 4 there and 8 here; make them agree"):
         make_codec(other, composed(start, "rave.autoencoder.network.channels=8"))
 
@@ -251,7 +242,8 @@ def test_two_devices_train_one_codec_through_both_phases(tmp_path):
         ("rave.autoencoder.weights.phase_1_steps=7", "phase_1_steps 7 must not exceed weights.steps 6"),
         ("rave.autoencoder.fidelity=1.5", "less than or equal to 1"),
         ("rave.autoencoder.weights.scales=[512]", r"at least one must fit into a band's crop, which has 256 samples"),
-        ("rave.autoencoder.weights.features.skip=2", "leaves nothing of the 2 maps"),
+        ("rave.autoencoder.weights.features.skip=3", "leaves nothing of a discriminator's 3 maps"),
+        ("rave.autoencoder.weights.valid_signal_crop=true", r"leaves 104 frames of a crop's bands, and the shortest .* has 128"),
         ("rave.autoencoder.weights.optimiser.decay=cosine", "decay cosine is at zero when phase 1 ends"),
         (
             "rave.autoencoder.weights.ema={kind: diffusers, decay: 0.9, min_decay: 0.0, update_after_step: 0}",

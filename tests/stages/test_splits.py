@@ -11,6 +11,7 @@ from tests.stages.handling import (
     NAMING,
     SPLITS,
     call_rename,
+    call_splits,
     clip,
     duplicate,
     json_rows,
@@ -96,6 +97,19 @@ def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(sm
     # A copy of what has to go by its video goes too, and the clip that is named is one that stays.
     assert call_rename(duplicate("-aaaaaaaaaa_30", "0123456789ab_0"))["duplicates_dropped"] == 3
     assert all("as -aaaaaaaaaa_90 (test)" in row["detail"] for row in table("data/quarantine/splits.parquet"))
+
+
+def test_copies_of_one_sound_leave_no_test_and_are_told_so(small, capsys):
+    """Before anything is trained; where the corpus brings splits, a class that one of them lacks is named."""
+    recordings = table("data/corpus/recordings.parquet")
+    call_splits()
+    assert "splits: warning: 2 of 2 labels have no clip in test: dog, rain; add recordings" in capsys.readouterr().out
+    rows = [{**row, "split": None, "fold": None} for row in recordings]
+    shards.write_rows(rows, small / "data/corpus/recordings.parquet", manifest.RECORDINGS)
+    call_splits(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("bbbbbbbbbbb_0", "0123456789ab_0"))
+    said = capsys.readouterr().out
+    assert "splits: warning: no clip is in test" in said
+    assert "all recordings are of one source or copies of one sound" in said
 
 
 def test_only_clips_with_a_wanted_label_are_used(small, capsys):

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from soundmill.errors import UserError
 from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.losses import distance, features_loss, fooling_loss, judges_loss, kl_divergence
 from soundmill.models.components.rave.network import RaveNet
@@ -15,7 +16,6 @@ from soundmill.models.components.rave.params import WeightsParams
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch
 from soundmill.training.module import rate_factor
-from soundmill.training.params import OptimiserParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
 
 
@@ -25,10 +25,17 @@ class RaveModule(PhasedModule):
     def __init__(self, params: WeightsParams, net: RaveNet):
         judges = params.discriminators
         super().__init__(net, {"discriminators": (Discriminators(judges), judges.optimiser)}, params, params.steps)
+        self.ends = net.receptive_field() if params.valid_signal_crop else (0, 0)  # frames of bands
+        left = params.num_samples // net.pqmf.bands - sum(self.ends)
+        if left < min(params.scales):
+            raise UserError(
+                f"weights.valid_signal_crop leaves {max(0, left)} frames of a crop's bands, and the shortest of weights.scales has "
+                f"{min(params.scales)}: raise weights.num_samples, or set weights.valid_signal_crop to false"
+            )
 
-    def share_of_rate(self, net: nn.Module, kept: OptimiserParams, step: int) -> float:
-        first = self.params.phase_1_steps
-        if net is self.discriminators:
+    def share_of_rate(self, net: str, step: int) -> float:
+        first, kept = self.params.phase_1_steps, self.optimised[net]
+        if net == "discriminators":
             return rate_factor(max(0, step - first), max(1, self.steps - first), kept)
         return rate_factor(step, first, kept)
 
@@ -40,10 +47,6 @@ class RaveModule(PhasedModule):
             Phase(turns, self.oppose, frozen=("net.encoder",)),
         ]
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if batch.step == self.params.phase_1_steps and self.global_rank == 0:
-            print(f"phase 2 begins, at step {batch.step} of {self.steps}: the encoder stays as it is", flush=True)
-
     def represent(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         """Phase 1: the spectral distance, and the divergence by its weight."""
         bands = self.net.pqmf.analysis(batch.values[0])
@@ -54,6 +57,8 @@ class RaveModule(PhasedModule):
 
     def oppose(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         """Phase 2: a batch is the discriminators' or the generator's, which keeps the spectral distance."""
+        if step == self.params.phase_1_steps and self.rank == 0:
+            print(f"phase 2 begins, at step {step} of {self.steps}: the encoder stays as it is", flush=True)
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         with torch.no_grad(), evaluating(self.net.encoder):
@@ -64,10 +69,10 @@ class RaveModule(PhasedModule):
                 sounds = self.net.pqmf.synthesis(made)
             of_real, of_made = self.discriminators(waves), self.discriminators(sounds)
             if name == "discriminators":
-                yield judges_loss([scores for scores, _ in of_real], [scores for scores, _ in of_made])
+                yield judges_loss([maps[-1] for maps in of_real], [maps[-1] for maps in of_made])
             else:
-                features = features_loss([maps for _, maps in of_real], [maps for _, maps in of_made], self.params.features)
-                fooled = fooling_loss([scores for scores, _ in of_made])
+                features = features_loss(of_real, of_made, self.params.features)
+                fooled = fooling_loss([maps[-1] for maps in of_made])
                 yield self._distance(made, bands, waves, sounds) + fooled + self.params.features.weight * features
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
@@ -75,19 +80,23 @@ class RaveModule(PhasedModule):
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         mean, _ = self.net.posterior(bands)
-        noise = self._noise(mean, step) if self.trainer.global_step > self.params.phase_1_steps else None
+        noise = self._noise(mean, step) if self.step > self.params.phase_1_steps else None
         return self._distance(self.net.decoder(mean, noise), bands, waves)
 
     def _distance(self, made: Tensor, bands: Tensor, waves: Tensor, sounds: Tensor | None = None) -> Tensor:
-        """Of the made bands from the real ones, and of their waves."""
+        """Of the made bands from the real ones, without their ends (`valid_signal_crop`), and of their waves, whole."""
         sounds = self.net.pqmf.synthesis(made) if sounds is None else sounds
-        return distance(made, bands, self.params.scales) + distance(sounds, waves, self.params.scales)
+        valid = slice(self.ends[0], bands.shape[2] - self.ends[1])
+        of_bands = distance(made[..., valid], bands[..., valid], self.params.scales)
+        return of_bands + distance(sounds, waves, self.params.scales)
 
     def _drawn(self, mean: Tensor, deviation: Tensor, step: int) -> Tensor:
-        return mean + deviation * torch.empty_like(mean).normal_(generator=self.rng("posterior", step))
+        return mean + deviation * self.noise_like(mean, self.rng("posterior", step))
 
     def _noise(self, latents: Tensor, step: int) -> Tensor | None:
-        return self.net.draw_noise(latents, self.rng("noise", step))
+        whole = latents.repeat(self.world_size, 1, 1)
+        noise = self.net.draw_noise(whole, self.rng("noise", step))
+        return None if noise is None else self.mine(noise)
 
 
 def told_before(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
@@ -104,5 +113,5 @@ def told_before(minutes: float, clips: int, params: WeightsParams, sample_rate: 
 
 def phase_of(params: WeightsParams, facts: dict[str, Any]) -> int:
     """The phase that the weights in use are of; `facts` as `Fitted` has them."""
-    used = facts["weights"][params.use]["step"]
+    used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
     return 2 if used > params.phase_1_steps else 1

@@ -1,0 +1,43 @@
+"""What training will take on this machine, by a few steps in a process of its own: torch takes a gigabyte, and a flow goes on for
+hours beside it. Timed once for the same parameters, code and processors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from soundmill import disk, lifetime
+from soundmill.errors import UserError
+from soundmill.models import cost
+
+
+def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
+    """Seconds that the families of a params.yaml's content take in the checkout `root`; `clips`: how many each has."""
+    return sum(cost.seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
+
+
+def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) -> cost.Timing:
+    import pooch
+
+    kept = Path(pooch.os_cache("soundmill")) / "timings" / f"{cost.timing_key(family, document, num_labels)}.json"
+    with suppress(OSError, ValueError, TypeError):  # not there, or damaged: timed anew
+        return cost.Timing(**json.loads(kept.read_text(encoding="utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-m", cost.__name__],
+        input=json.dumps({"family": family, "document": document, "num_labels": num_labels}),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        preexec_fn=lifetime.with_this_process(),
+    )
+    if done.returncode:
+        raise UserError(f"{family}: a few of its steps could not be timed: {done.stderr.strip()}")
+    timing = cost.Timing(**json.loads(done.stdout))
+    with suppress(OSError):  # a disk that takes no file costs the next estimate half a minute, and no more
+        disk.write_atomically(kept, lambda path: path.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
+    return timing
