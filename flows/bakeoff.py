@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import bakeoff_page, bakeoff_runs, bakeoff_table, checkout, killed, publishing
+from flows import bakeoff_page, bakeoff_runs, bakeoff_table, checkout, killed, locks, publishing
 from flows.bakeoff_table import Row
 from flows.entrants import Entrant, Name, Plan, entrants, in_a_line
 from flows.pipeline import BROWSER_PORT, run_to_end
-from flows.points import alone, below, listed, numbers
+from flows.points import below, listed, numbers
 from flows.scores import shown
 from flows.terminal import tell
 from soundmill import params as parameters
@@ -56,7 +56,7 @@ def bakeoff(
         _check(home, extra)
         plan = parameters.parse(Plan, parameters.read_yaml(home / FILE), str(home / FILE))
         taking, rows = entrants(home, plan, overrides, families)
-        with alone(home / RESULTS):
+        with locks.alone(home / RESULTS / "lock"):
             killed.end_last(home / RESULTS / "flow.run")
             return _bakeoff(home, plan.title, minutes, taking, rows, seeds, extra)
     except UserError as error:

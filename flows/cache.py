@@ -1,33 +1,37 @@
-"""DVC's cache as the checkouts that share it see it: which those are, and emptying it of what none of them needs.
+"""The checkouts that share DVC's cache, and removing from it what none of them needs.
 
 `dvc gc --workspace` looks at one checkout alone: in a workspace it removes the outputs of the project and of all other workspaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows import dvc, locks
-from soundmill import disk, tracking
+from soundmill import disk, params, tracking
 from soundmill.errors import UserError
 
 USERS = "checkouts.txt"  # in the cache: paths of the checkouts that share it, a line each
+OTHER = "other outputs"
 
 
 @dataclass(frozen=True)
 class Unused:
-    """What `clean` removes, and the checkouts whose outputs stay."""
+    """Objects that no checkout needs, and the checkouts whose outputs stay."""
 
     objects: list[Path]
+    outputs: dict[str, tuple[int, int]]  # number and bytes of the objects that each output once had; "other" of those not known
     size: int  # bytes
     users: list[Path]
+    gone: list[Path]  # checkouts that shared the cache and are not there any more
 
 
 def share(root: Path, owner: Path) -> None:
-    """Let the checkout at `root` use the cache of the one at `owner`, and note both as its users."""
+    """Let the checkout at `root` use the cache of the one at `owner`, and note both in the cache's list of users."""
     dvc.share_cache(root, owner)
     cache = dvc.cache_directory(owner)
     with disk.exclusive(cache):
@@ -38,7 +42,8 @@ def share(root: Path, owner: Path) -> None:
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
-    """Checkouts that use the cache of the one at `root`: that, the cache's owner, its workspaces, those noted, and `more`.
+    """Checkouts that use the cache of the one at `root`: itself, the one that the cache lies in, those noted, all their workspaces,
+    and `more`.
 
     UserError where one of `more` does not use it.
     """
@@ -56,22 +61,57 @@ def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
 
 def look(root: Path, more: Sequence[Path] = ()) -> Unused:
     """What no checkout that shares the cache needs now; nothing is changed."""
-    known = users(root, more)
-    objects = dvc.unused(root, [place for place in known if place != root.resolve()])
-    return Unused(objects, sum(path.stat().st_size for path in objects if path.exists()), known)
+    return _unused(root, users(root, more))
 
 
-def clean(root: Path, say: locks.Say, more: Sequence[Path] = ()) -> Unused:
-    """Remove it. UserError, and nothing is removed, while a pipeline, a stage or an experiment runs in any of the checkouts."""
+@contextmanager
+def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) -> Iterator[list[Path]]:
+    """Hold all checkouts that share the cache, and give them; UserError where a pipeline, a stage or an experiment runs in one for
+    longer than `seconds`."""
     known = users(root, more)
     with ExitStack() as stack:
-        for place in known:
-            stack.enter_context(locks.only_one(place, 0, say))
+        for place in sorted(known):  # two that did this in other orders would wait for each other
+            stack.enter_context(locks.only_one(place, seconds, say))
             if running := locks.dvc_in(place):  # an experiment in a copy of the project holds no lock here
                 raise UserError(f"{place} is in use by {running[0]}; wait for it, or stop it")
-        unused = look(root, more)
-        dvc.remove_unused(root, [place for place in known if place != root.resolve()])
+        yield known
+
+
+def clean(root: Path, held: Sequence[Path]) -> Unused:
+    """Remove it; `held` are the checkouts that share the cache, which the caller holds."""
+    unused = _unused(root, held)
+    dvc.remove_unused(root, _others(root, held))
     return unused
+
+
+def _unused(root: Path, known: Sequence[Path]) -> Unused:
+    objects = [path for path in dvc.unused(root, _others(root, known)) if path.exists()]
+    cache = dvc.cache_directory(root)
+    names = _outputs_of(cache, objects)
+    outputs: dict[str, tuple[int, int]] = {}
+    for path in objects:
+        count, size = outputs.get(name := names.get(_digest(path), OTHER), (0, 0))
+        outputs[name] = (count + 1, size + path.stat().st_size)
+    gone = [place for place in _noted(cache) if not (place / "dvc.yaml").is_file()]
+    return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(known), gone)
+
+
+def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:
+    """By digest, the output that an object was, or was a file of, as far as DVC's run cache tells."""
+    runs = (params.read_yaml(path) for path in sorted((cache / "runs").glob("*/*/*")))
+    names = {out["md5"]: out["path"] for run in runs for out in run.get("outs") or []}
+    for path in objects:
+        if (name := names.get(_digest(path))) and path.suffix == ".dir":
+            names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
+    return names
+
+
+def _digest(path: Path) -> str:
+    return path.parent.name + path.name
+
+
+def _others(root: Path, known: Sequence[Path]) -> list[Path]:
+    return [place for place in known if place != root.resolve()]
 
 
 def _noted(cache: Path) -> list[Path]:

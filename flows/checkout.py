@@ -54,8 +54,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         raise
     cache.share(destination, home)
     if since := ledger.add(destination, ledger.in_force(home)):
-        names = ", ".join(entry["source"] for entry in since[:5]) + (f" and {len(since) - 5} more" if len(since) > 5 else "")
-        outputs = [f"outputs: forgotten since the run was recorded: {names}; `dvc repro` there makes them without"]
+        outputs = [f"outputs: {ledger.sources(since)} was forgotten since the run was recorded; `dvc repro` there makes them anew"]
     else:
         outputs = _outputs(destination)
     return missing + outputs + _outside(home, destination)
@@ -223,29 +222,32 @@ def _outside(home: Path, destination: Path) -> list[str]:
 # A person's own data
 
 
+def place_of(home: Path, name: str) -> Path:
+    """Where a workspace of the project at `home` lies; UserError where the name will not do."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UserError(f"workspace name {name!r}: letters, digits, `.`, `_` and `-`, at most 100; say another with --name")
+    return home.resolve() / tracking.WORKSPACES / name
+
+
 def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     """A checkout `workspaces/<name>` with today's code (uncommitted changes too) and these parameters; returns its path.
 
-    It has its own outputs, dvc.lock and forgotten.yaml (and obeys the project's as well), shares the cache, and records into the
+    It has its own outputs, dvc.lock and forgotten.yaml (the project's binds it as well), shares the cache, and records into the
     store of `home`. Used again when it exists: code and parameters are renewed and the outputs stay, so only what changed runs.
     """
-    home = home.resolve()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UserError(f"workspace name {name!r}: letters, digits, `.`, `_` and `-`, at most 100; say another with --name")
+    home, root = home.resolve(), place_of(home, name)
     dvc.check_changes(home, print)
     names = _code_files(home)
-    root = home / tracking.WORKSPACES / name
-    if not (root / ".git").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        _must(root, "init", "--quiet")
     with locks.only_one(root, 0, print):
+        if not (root / ".git").exists():
+            _must(root, "init", "--quiet")
         _must(root, "fetch", "--quiet", "--no-tags", str(home), "HEAD")
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")
         _copy_code(home, root, names)
         if not (root / ledger.FILE).exists() and (home / ledger.FILE).exists():
             ledger.write([], root / ledger.FILE)
-        ledger.obey(root)
+        ledger.update(root)
         if _read(root / "params.yaml") == b"" or read_yaml(root / "params.yaml") != params:
             parameters.write_yaml(params, root / "params.yaml")
         cache.share(root, home)

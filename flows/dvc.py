@@ -260,8 +260,7 @@ def share_cache(root: Path, owner: Path) -> None:
 
 def cache_directory(root: Path) -> Path:
     """The cache that the checkout at `root` uses."""
-    cache = _dvc(root, "cache", "dir").strip()
-    return Path(cache) if Path(cache).is_absolute() else (root / cache).resolve()
+    return (root / _dvc(root, "cache", "dir").strip()).resolve()
 
 
 def unused(root: Path, others: Sequence[Path]) -> list[Path]:

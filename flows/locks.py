@@ -108,6 +108,17 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock file for all that one command does in a workspace, from its parameters to its results; UserError where another
+    has it: each would run with the other's parameters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        if not disk.try_lock(lock):
+            raise UserError(f"this is running already, and holds {path}; wait for it, or stop it")
+        yield
+
+
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:

@@ -102,8 +102,8 @@ def pipeline(
         with locks.only_one(root, wait_minutes * 60, _say):
             killed.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
-            if added := ledger.obey(root):
-                _say(f"{ledger.FILE} lacked what was forgotten: {', '.join(entry['source'] for entry in added)}; it is back")
+            if added := ledger.update(root):
+                _say(f"{ledger.FILE} was out of date; added: {ledger.sources(added)}")
             (root / LOG).parent.mkdir(exist_ok=True)
             with (root / LOG).open("w", encoding="utf-8") as log:
                 return _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))

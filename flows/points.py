@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows import locks
 from flows.pipeline import pipeline
-from soundmill import disk
+from flows.terminal import tell
 from soundmill import params as parameters
-from soundmill.errors import UserError
 
 
 def through(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
     """Bring a workspace to these parameters and through the pipeline; returns why that failed, in a line."""
-    parameters.write_yaml(document, workspace / "params.yaml")
+    with locks.only_one(workspace, 0, tell):  # DVC would record a stage that runs now with the new ones
+        parameters.write_yaml(document, workspace / "params.yaml")
     of_run = pipeline.with_options(flow_run_name=name)
     state = of_run(list(stages), project=workspace, return_state=True)
     if state.is_completed():
@@ -36,16 +37,6 @@ def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
         quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}='{quoted}'"]
     return []
-
-
-@contextmanager
-def alone(results: Path) -> Iterator[None]:
-    """One process at a time works on a workspace: two would change each other's parameters."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / "lock").open("a") as lock:
-        if not disk.try_lock(lock):
-            raise UserError(f"{results}: this is running already; wait for it, or stop it")
-        yield
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from soundmill.params import read_yaml
 def up_to_date(root: Path, stages: list[str]) -> bool:
     """Whether `dvc status` finds nothing to do for `stages` and all they need (none named: the whole graph).
 
-    False where it cannot tell, where changes were set aside, and where forgotten.yaml lacks an entry: the pipeline says what is
+    False where it cannot tell, where changes were set aside, and where forgotten.yaml is out of date: the pipeline says what is
     wrong.
     """
     if not (root / "dvc.lock").exists() or lockfile.fault_of(root / "dvc.lock") or experiments.leftovers(root):
         return False
     try:
-        return not ledger.lacking(root) and not dvc.changed(root, stages)
+        return not ledger.missing(root) and not dvc.changed(root, stages)
     except UserError:
         return False
 

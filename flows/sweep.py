@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, dvc, killed, publishing, sweep_figure, sweep_table
+from flows import checkout, dvc, killed, locks, publishing, sweep_figure, sweep_table
 from flows.pipeline import BROWSER_PORT, run_to_end
-from flows.points import absolute_paths, alone, below, listed, numbers, through
+from flows.points import absolute_paths, below, listed, numbers, through
 from flows.scores import read_scores
 from flows.sweep_table import Outcome, Row
 from flows.terminal import tell
@@ -154,7 +154,7 @@ def sweep(
     try:
         wanted = read(home, name)
         runs = plan(home, wanted, overrides, points, seeds)
-        with alone(home / RESULTS / name):
+        with locks.alone(home / RESULTS / name / "lock"):
             killed.end_last(home / RESULTS / name / "flow.run")
             return _sweep(home, name, wanted, runs)
     except UserError as error:

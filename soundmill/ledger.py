@@ -1,13 +1,14 @@
-"""The list of what a checkout must not use, kept so that no branch, experiment or recorded state loses an entry.
+"""The list of what a checkout must not use, which no branch, experiment or recorded state can shorten.
 
-Stages read `forgotten.yaml`, which git keeps. An older version of it can come back: with another branch, in an experiment that was
-queued before, in a new workspace. So every entry is noted in git's own directory too, and a checkout obeys the lists of all
-checkouts that it lies in (a workspace lies in its project, so does what `dvc exp run --temp` makes).
+Stages read `forgotten.yaml`, which git keeps. An older version of it can come back with another branch, with an experiment that was
+queued earlier, or in a new workspace. So every entry is also noted in git's own directory, and a checkout is bound by the lists of
+all checkouts that it lies in: a workspace lies in its project, and so do the copies that `dvc exp run --temp` makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def in_force(root: Path) -> Entries:
     return _union(read(path) for path in _lists(root))
 
 
-def lacking(root: Path) -> Entries:
-    """What the checkout's forgotten.yaml lacks of what is in force."""
+def missing(root: Path) -> Entries:
+    """The entries in force that are not in the checkout's forgotten.yaml."""
     own = root / FILE
     content = own.read_bytes() if own.is_file() else b""
     if all(path.read_bytes() == content for path in _lists(root) if path.is_file()):
@@ -52,19 +53,13 @@ def lacking(root: Path) -> Entries:
     return [entry for entry in in_force(root) if _place(entry) not in known]
 
 
-def obey(root: Path) -> Entries:
-    """Add what forgotten.yaml lacks, and note in git's directory what that lacks; returns what was added to forgotten.yaml."""
-    with disk.exclusive(root):
-        added = lacking(root)
-        own = read(root / FILE)
-        if added:
-            write([*own, *added], root / FILE)
-        _note(root, [*own, *added])
-    return added
+def update(root: Path) -> Entries:
+    """Add the missing entries to forgotten.yaml, and note all of its entries in git's directory; returns what was added."""
+    return add(root, missing(root))
 
 
 def add(root: Path, entries: Entries) -> Entries:
-    """Add entries that forgotten.yaml does not have; returns those. Processes that add at the same time lose none."""
+    """Add the entries that forgotten.yaml does not have; returns those. Processes that add at the same time lose none."""
     with disk.exclusive(root):
         own = read(root / FILE)
         known = {_place(entry) for entry in own}
@@ -76,12 +71,14 @@ def add(root: Path, entries: Entries) -> Entries:
 
 
 def remove(root: Path, entries: Entries) -> None:
-    """Take entries out of the list, for good: the only way in which one shrinks."""
+    """Take entries out of the checkout's own list, for good: nothing else makes it shorter."""
     gone = {_place(entry) for entry in entries}
-    with disk.exclusive(root):
-        for path in _own_lists(root):
-            if path.is_file():
-                write([entry for entry in read(path) if _place(entry) not in gone], path)
+    lists = _own_lists(root)
+    with ExitStack() as stack:
+        for path in lists:
+            stack.enter_context(disk.exclusive(path.parent))
+        for path in (path for path in lists if path.is_file()):
+            write([entry for entry in read(path) if _place(entry) not in gone], path)
 
 
 def is_own(root: Path, entry: dict[str, Any]) -> bool:
@@ -90,18 +87,22 @@ def is_own(root: Path, entry: dict[str, Any]) -> bool:
 
 
 def check(root: Path) -> None:
-    """UserError where forgotten.yaml lacks what is in force: an older one came back, or the project has forgotten more since."""
-    if missing := lacking(root):
-        names = ", ".join(str(entry.get("source")) for entry in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    """UserError where entries are missing in forgotten.yaml: an older one came back, or the project has forgotten more since."""
+    if absent := missing(root):
         raise UserError(
-            f"{root / FILE} lacks what was forgotten: {names}{more}. `soundmill run` and `make demo` put it back by themselves; "
-            "for `dvc repro`, run `soundmill forget --update` first; queue an experiment that was queued before anew"
+            f"{root / FILE} is out of date: {sources(absent)} must not be used. `soundmill run` and `make demo` update it by "
+            "themselves; before `dvc repro`, run `soundmill forget --update`; queue experiments of before again"
         )
 
 
+def sources(entries: Entries) -> str:
+    """What entries are about, for people: the first five by name."""
+    more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
+    return ", ".join(str(entry.get("source")) for entry in entries[:5]) + more
+
+
 def _note(root: Path, entries: Entries) -> None:
-    """Called with the lock of `root` held; other working trees of the repository may note at the same time."""
+    """Add entries to the list in git's directory; other working trees of the repository may do so at the same time."""
     for path in _own_lists(root)[1:]:
         with disk.exclusive(path.parent):
             known = read(path)
@@ -111,7 +112,7 @@ def _note(root: Path, entries: Entries) -> None:
 
 
 def _lists(root: Path) -> list[Path]:
-    """Where lists that a checkout obeys may lie: its own, then those of the checkouts that it lies in."""
+    """Where the lists that bind a checkout may lie: its own, then those of the checkouts that it lies in."""
     root = root.resolve()
     projects = [root, *(place for place in root.parents if (place / FILE).is_file() and (place / "dvc.yaml").is_file())]
     return [path for project in projects for path in _own_lists(project)]

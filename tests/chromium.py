@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,8 +60,9 @@ def browser() -> Iterator[webdriver.Chrome]:
     for option in OPTIONS:
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, Service(driver)) as chrome:
-        yield chrome
+    with tempfile.TemporaryDirectory() as place:  # it leaves its sockets there
+        with webdriver.Chrome(options, Service(driver, env={**os.environ, "TMPDIR": place})) as chrome:
+            yield chrome
 
 
 def draw(chrome: webdriver.Chrome, page: Path, screenshot: Path) -> Drawn:

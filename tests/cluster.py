@@ -33,7 +33,7 @@ class Cluster:
         paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
         log = (self.directory / "log").open("ab")
         command = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
-        env = {**os.environ, "PYTHONPATH": paths}
+        env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(self.directory)}  # it is killed, and takes nothing away
         self.processes.append(
             subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,38 @@ from tests.checkouts import BIN, copy_project, track
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ["SOUNDMILL_TRACKING"] = "off"  # an uploader works for seconds: tests of tracking ask for it
+
+
+# What may stay: of multiprocessing, which removes it when this process ends; a cache of torch's, and a file of onnxruntime's.
+STAYS = ("pymp-", "torchinductor_", ".ses")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The temporary folder of the session and its processes is one of pytest's, with a short name for the sockets in it, and is
+    empty in the end. Gives what was seen there, by the test that it was seen after first."""
+    folder = tmp_path_factory.mktemp("t", numbered=False)
+    seen: dict[str, str] = {}
+
+    def left() -> list[str]:
+        return sorted(path.name for path in folder.iterdir() if not path.name.startswith(STAYS))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        yield seen
+    deadline = time.monotonic() + 10  # for a process that is just ending
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if left():
+        pytest.fail("\n".join(["left in the temporary folder:", *(f"{name}: {seen.get(name, '?')}" for name in left())]))
+
+
+@pytest.fixture(autouse=True)
+def _noted(_temporary: dict[str, str], request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for name in os.listdir(os.environ["TMPDIR"]):
+        _temporary.setdefault(name, request.node.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,22 @@ def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
         params.compose(ROOT / "conf", [f"model={model}", f"vocoder={vocoder}"])
 
 
+@pytest.mark.parametrize(
+    ("choices", "keeping"),
+    [
+        (["model=[ddpm_mel,tango]", "vocoder=audioldm"], "ddpm_mel"),
+        (["model=[ddpm_mel,projected_gan]", "scale=paper"], "ddpm_mel and projected_gan"),
+        (["model=ddpm_mel", "vocoder=diffwave_laptop"], None),
+        (["model=[ddpm_mel,tango]"], None),
+        (["model=[diffwave,tango]", "scale=paper"], None),
+    ],
+)
+def test_families_that_keep_griffin_lim_beside_a_vocoder_are_told(choices, keeping):
+    note = registry.vocoder_note(params.compose(ROOT / "conf", choices))
+    assert (note or "").startswith(f"note: {keeping} will sound by Griffin-Lim: this vocoder" if keeping else "")
+    assert (note is None) == (keeping is None)
+
+
 @pytest.mark.parametrize("model", sorted(registry.FAMILIES))
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_every_family_stands_alone_at_every_scale(model, scale):

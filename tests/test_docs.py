@@ -123,8 +123,17 @@ def test_readme_begins_with_two_commands_and_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first = [line.split("#")[0].strip() for line in re.search(r"^```\n(.*?)^```", text, re.M | re.S)[1].splitlines()]
     assert first == ["make demo", "make test"]
-    assert len(text.split()) <= 600
+    assert len(text.split()) <= 650
     assert re.search(r"\]\((docs/\w+\.md)", text)[1] == "docs/architecture.md"
+
+
+def test_the_stages_that_run_on_a_cluster_are_those_that_docs_name():
+    told = re.search(
+        r"The stages (.*) then do their shards on the cluster", (ROOT / "docs" / "orchestration.md").read_text("utf-8")
+    )[1]
+    its = {path.stem: path.read_text("utf-8") for path in (ROOT / "stages").glob("*.py")}
+    mapping = {name for name, text in its.items() if re.search(r"ctx\.(map|make)_shards", text)}
+    assert set(spans(told)) == mapping
 
 
 def test_docs_give_one_time_for_the_tests():

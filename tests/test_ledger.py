@@ -58,38 +58,38 @@ def test_what_another_branch_or_an_edit_takes_out_is_in_force_and_comes_back(pro
     else:
         ledger.write([], project / ledger.FILE)
     assert names(project) == []
-    assert ledger.lacking(project) == [DOG]
-    with pytest.raises(UserError, match=r"lacks what was forgotten: dog\.wav"):
+    assert ledger.missing(project) == [DOG]
+    with pytest.raises(UserError, match=r"out of date: dog\.wav must not be used"):
         ledger.check(project)
-    assert ledger.obey(project) == [DOG]
+    assert ledger.update(project) == [DOG]
     assert names(project) == ["dog"]
     ledger.check(project)
-    assert ledger.obey(project) == []
+    assert ledger.update(project) == []
 
 
 def test_what_a_teammate_forgot_is_noted_too(project):
     ledger.write([CAT], project / ledger.FILE)  # as `git pull` brings it
-    assert ledger.obey(project) == []
+    assert ledger.update(project) == []
     ledger.write([], project / ledger.FILE)
-    assert ledger.lacking(project) == [CAT]
+    assert ledger.missing(project) == [CAT]
 
 
-def test_a_worktree_of_the_repository_obeys(project, tmp_path):
+def test_a_worktree_of_the_repository_is_bound(project, tmp_path):
     git(project, "worktree", "add", "-q", str(tmp_path / "other"), "-b", "other")
     ledger.add(project, [DOG])
-    assert ledger.lacking(tmp_path / "other") == [DOG]
+    assert ledger.missing(tmp_path / "other") == [DOG]
 
 
 @pytest.mark.parametrize("place", ["workspaces/mine", f"{EXPERIMENTS}/tmp1", "workspaces/reproduce-1/workspaces/its"])
-def test_a_checkout_obeys_those_that_it_lies_in_and_has_its_own(project, place):
+def test_a_checkout_is_bound_by_those_that_it_lies_in_and_has_its_own(project, place):
     inner = project / place
     shutil.copytree(project, inner, ignore=shutil.ignore_patterns(".git", ".dvc", "workspaces"))
     git(inner, "init", "-q")
     ledger.add(inner, [CAT])
     ledger.add(project, [DOG])
-    assert ledger.lacking(inner) == [DOG]
-    assert ledger.lacking(project) == []
-    assert ledger.obey(inner) == [DOG]
+    assert ledger.missing(inner) == [DOG]
+    assert ledger.missing(project) == []
+    assert ledger.update(inner) == [DOG]
     assert names(inner) == ["cat", "dog"]
     assert names(project) == ["dog"]
     assert ledger.is_own(inner, CAT)
@@ -108,7 +108,7 @@ def test_only_removing_takes_an_entry_out_for_good(project):
     ledger.add(project, [DOG, CAT])
     ledger.remove(project, [DOG])
     assert names(project) == ["cat"]
-    assert ledger.obey(project) == []
+    assert ledger.update(project) == []
     assert names(project) == ["cat"]
 
 
@@ -133,4 +133,4 @@ def test_processes_that_add_at_the_same_time_lose_nothing(project):
 def test_a_list_that_is_none_is_named(project):
     (project / ledger.FILE).write_text("forgotten: {dog: 1}\n")
     with pytest.raises(UserError, match=r"forgotten\.yaml: `forgotten` must be a list"):
-        ledger.obey(project)
+        ledger.update(project)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DYNAMIC_RANGE_DB = 80
+SHOWN_SECONDS = 30  # of a file, in a picture
 FREQUENCY_TICKS = (125, 500, 2000, 8000)
 
 
@@ -66,14 +67,16 @@ def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], colum
 
 
 def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: str) -> Figure:
-    """The same of WAV files that this project wrote."""
+    """The same of WAV files that this project wrote, of long ones the beginning."""
     import soundfile
 
-    waves = []
+    waves, cut = [], False
     for path in paths:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        waves.append((wave.T, rate))
-    return draw_waves(waves, titles, columns, heading)
+        with soundfile.SoundFile(path) as sound:
+            shown = SHOWN_SECONDS * sound.samplerate
+            cut |= sound.frames > shown
+            waves.append((sound.read(shown, dtype="float32", always_2d=True).T, sound.samplerate))
+    return draw_waves(waves, titles, columns, f"{heading}: the first {SHOWN_SECONDS} s" if cut else heading)
 
 
 def display_spec(sample_rate: int) -> MelSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,26 @@ def write_wav(
     data = buffer.getvalue() if tempo is None else _with_chunk(buffer.getvalue(), b"acid", _acid(*tempo))
     # From memory: libsndfile's own error does not say that the disk is full.
     disk.write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int, comment: str | None = None) -> None:
+    """The same of float32 blocks [C, n], one after another: the sound never lies in memory whole."""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
+        if comment is not None:
+            sound.comment = comment
+    header = buffer.getvalue()  # of no samples: it ends with their size, and begins with that of the file
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(header)
+            size = sum(file.write(to_pcm16(block.T).astype("<i2").tobytes()) for block in blocks)
+            file.seek(4)
+            file.write(struct.pack("<I", len(header) + size - 8))
+            file.seek(len(header) - 4)
+            file.write(struct.pack("<I", size))
+
+    disk.write_atomically(path, write)
 
 
 def _acid(bpm: float, beats: int) -> bytes:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torchaudio.transforms import MelSpectrogram
+
+FRAMES_AT_ONCE = 4096  # of a wave that comes in blocks
 
 
 class MelSpec(BaseModel):
@@ -144,6 +148,32 @@ def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
             samples = torch.tensor(np.pad(levelled(wave, spec), (0, missing)), dtype=torch.float32)
             row[:] = transform(samples)[:, :frames].clamp_min(spec.floor).log().numpy()
     return log_mels.reshape(*batch, *log_mels.shape[1:])
+
+
+def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec) -> tuple[np.ndarray, int]:
+    """The same [n_mels, frames] of one wave that comes in blocks [n], anew for each call, and how many samples it has."""
+    import torch
+
+    num_samples, total, low, high = 0, 0.0, np.inf, -np.inf
+    for block in blocks():
+        if len(block):
+            num_samples, total = num_samples + len(block), total + float(block.sum(dtype=np.float64))
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if not num_samples:
+        return log_mel(np.zeros(0, np.float32), spec), 0
+    mean = np.float32(total / num_samples)
+    scale = np.float32(spec.peak / max(high - mean, mean - low, 1e-8)) if spec.peak is not None else None
+    missing, hop = max(0, spec.n_fft // 2 + 1 - num_samples), spec.hop_length
+    transform, made, cut = _on_cpu(spec), [np.zeros((spec.n_mels, 0), np.float32)], range(num_frames(spec, num_samples))
+    around = -(-(spec.n_fft // 2 + 1) // hop) * hop
+    with torch.inference_mode():
+        for piece in pieces((torch.from_numpy(block) for block in blocks()), FRAMES_AT_ONCE * hop, around):
+            samples = piece.values if scale is None else (piece.values - mean) * scale
+            samples = torch.nn.functional.pad(samples, (0, missing))
+            frames = cut[piece.start // hop :][: FRAMES_AT_ONCE if len(piece.values) > piece.before + piece.count else None]
+            log_mels = transform(samples)[:, piece.before // hop :][:, : len(frames)]
+            made.append(log_mels.clamp_min(spec.floor).log().numpy())
+    return np.concatenate(made, 1), num_samples
 
 
 def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:

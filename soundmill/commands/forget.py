@@ -1,25 +1,22 @@
-"""The commands that make a project forget recordings and clips, prove that it has, and empty the cache of what nobody needs."""
+"""The commands that make a project forget recordings and clips, prove that it has, and free DVC's cache of what nobody needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root
+from soundmill.commands.project import Project, progress_bar, project_root, tell_store
 from soundmill.errors import UserError
-
-if TYPE_CHECKING:
-    from flows.cache import Unused
 
 app = typer.Typer()
 
 FIRST = 10  # of a list
 looking = partial(progress_bar, None, "look for copies", "B")
-WaitMinutes = Annotated[float, typer.Option(min=0, help="How long to wait for a pipeline, a stage or a command at work here.")]
+WaitMinutes = Annotated[float, typer.Option(min=0, help="How long to wait while a pipeline, a stage or another command runs here.")]
 
 
 @app.command()
@@ -35,92 +32,94 @@ def forget(
         bool,
         typer.Option(
             "--check",
-            help="Prove that nothing holds what is forgotten, or the named recordings and clips, listed or not: by id, digest and "
-            "fingerprint, in outputs, workspaces, scratch, DVC's cache and MLflow. Status 1 where something does.",
+            help="Look for all that is forgotten, or for the named recordings, clips and files, in outputs, workspaces, scratch, "
+            "DVC's cache and MLflow: by id, by digest and by fingerprint. Exit status 1 if anything holds it.",
         ),
     ] = False,
     erase: Annotated[
         bool,
         typer.Option(
-            "--erase", help="Remove what scratch, DVC's cache, MLflow's files and registered models hold of it; then --check."
+            "--erase",
+            help="Remove all that is forgotten from scratch, DVC's cache, MLflow's files and the model registry; then --check.",
         ),
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Use the named recordings and clips, and the copies listed with them, again.")
+        bool, typer.Option("--undo", help="Allow the named recordings and clips again, and the copies that were listed with them.")
     ] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Put back into forgotten.yaml what another branch or an edit took out of it.")
+        bool, typer.Option("--update", help="Add to forgotten.yaml what another branch, an edit or an older copy took out of it.")
     ] = False,
     wait_minutes: WaitMinutes = 10,
     project: Project = None,
 ) -> None:
-    """Never use a recording or a clip again: list it, and every other copy of its sound, in forgotten.yaml.
+    """Never use a recording or a clip again: list it in forgotten.yaml, with every other copy of its sound.
 
-    A clip takes every cut with it, of any variant, that has some of its seconds. Says what holds the sound now, and marks
-    registered models that were trained on it. Then run `dvc repro`, and `soundmill forget --erase`, which removes what earlier runs
-    kept. The recording's own file is yours to delete.
+    A clip takes with it every cut, of any variant, that overlaps it. The command names what holds the sound now, and marks
+    registered models that were trained on it. Next, `dvc repro` makes all outputs anew without it, and `soundmill forget --erase`
+    removes what earlier runs kept. Your own file of the recording stays.
     """
-    from flows import locks
+    from flows import cache, locks
 
-    root = project_root(project)
+    root, names = project_root(project), things or []
     if check + erase + undo + update > 1:
-        raise UserError("--check, --erase, --undo and --update: say one of them")
+        raise UserError("--check, --erase, --undo and --update: give only one of them")
     if reason and (check or erase or undo or update):
-        raise UserError("--reason goes with what to forget; leave it out")
-    if things and (erase or update):
-        raise UserError("--erase and --update are about all that is forgotten; leave the names out")
-    if not (things or check or erase or update):
-        raise UserError("name what to forget: clip ids, recordings; or look whether all is forgotten: --check")
+        raise UserError("--reason is for what you forget; leave it out")
+    if names and (erase or update):
+        raise UserError("--erase and --update concern all that is forgotten; leave the names out")
+    if not (names or check or erase or update):
+        raise UserError("name clips or recordings, by id or path; or give --check, to see whether all that is forgotten is gone")
+    if not (undo or update):
+        tell_store(root)
     if check:
-        _check(root, things or [])
-        return
-    if erase:
-        unused = _clean(root)
-        typer.echo(f"DVC's cache: {_amount(unused)} removed, which no checkout needs")
-    with locks.only_one(root, 60 * wait_minutes, lambda line: typer.echo(line, err=True)):
-        if erase:
-            _erase(root)
-        elif undo:
-            _undo(root, things)
-        elif update:
-            _update(root)
-        else:
-            _forget(root, things, reason)
-    if erase:
+        _check(root, names)
+    elif erase:
+        with cache.held(root, 60 * wait_minutes, _say) as checkouts:
+            _erase(root, checkouts)
         _check(root, [])
+    else:
+        with locks.only_one(root, 60 * wait_minutes, _say):
+            if undo:
+                _undo(root, names)
+            elif update:
+                _update(root)
+            else:
+                _forget(root, names, reason)
 
 
 @app.command()
 def clean(
     checkouts: Annotated[
-        list[Path] | None, typer.Argument(help="Further checkouts that use this cache, if the list does not name them.")
+        list[Path] | None, typer.Argument(help="Further checkouts that share this cache, where the command does not name them.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is only shown.")] = False,
     project: Project = None,
 ) -> None:
-    """Free disk space: remove from DVC's cache what no checkout or workspace that shares it needs now.
+    """Free disk space: remove from DVC's cache what no checkout or workspace that shares it needs.
 
-    These are the outputs of earlier parameters and recordings, of other branches and of experiments; stages make them again.
-    Without --yes it says how much that is, and removes nothing. (`dvc gc --workspace` would remove the outputs of all other
-    checkouts too.)
+    That is what earlier parameters, recordings, branches and experiments left there; stages can make it again. Without --yes, the
+    command only shows what it would remove. (`dvc gc --workspace` would also remove what the other checkouts need.)
     """
     from flows import cache
 
     root = project_root(project)
-    unused = _clean(root, checkouts or []) if yes else cache.look(root, checkouts or [])
+    if yes:
+        with cache.held(root, 0, _say, checkouts or []) as known:
+            unused = cache.clean(root, known)
+    else:
+        unused = cache.look(root, checkouts or [])
     for place in unused.users:
-        typer.echo(f"needed by {place}: kept")
-    typer.echo(f"{_amount(unused)} {'removed' if yes else 'can go: `soundmill clean --yes` removes them'}")
+        typer.echo(f"kept: what {place} needs")
+    for place in unused.gone:
+        typer.echo(f"not there any more, so its outputs are not kept: {place}")
+    for output, (count, size) in unused.outputs.items():
+        typer.echo(f"{size / 1e6:>10,.1f} MB in {count:>7,}  {output}")
+    amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
+    typer.echo(f"removed: {amount}" if yes else f"not needed: {amount}; `soundmill clean --yes` removes them")
 
 
-def _clean(root: Path, checkouts: Sequence[Path] = ()) -> Unused:
-    from flows import cache
-
-    return cache.clean(root, lambda line: typer.echo(line, err=True), checkouts)
-
-
-def _amount(unused: Unused) -> str:
-    return f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB,"
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _forget(root: Path, things: list[str], reason: str) -> None:
@@ -145,9 +144,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
     for note in dict.fromkeys(outcome.notes):
         typer.echo(f"note: {note}", err=True)
     if outcome.added:
-        typer.echo(
-            "next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and proves that nothing holds it"
-        )
+        typer.echo("next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and checks that all is gone")
 
 
 def _undo(root: Path, things: list[str]) -> None:
@@ -155,21 +152,24 @@ def _undo(root: Path, things: list[str]) -> None:
 
     for entry in forgetting.use_again(root, things):
         typer.echo(f"may be used again: {entry} ({entry.reason})")
-    typer.echo("next: `dvc repro`; workspaces have lists of their own (`soundmill forget --undo … --project workspaces/NAME`)")
+    typer.echo("next: `dvc repro`; a workspace that listed it itself needs `soundmill forget --undo … --project workspaces/NAME`")
 
 
 def _update(root: Path) -> None:
     from soundmill import ledger
 
-    added = ledger.obey(root)
+    added = ledger.update(root)
     for entry in added:
-        typer.echo(f"put back: {entry['source']} ({entry['reason']})")
-    typer.echo(f"{ledger.FILE} has all that is forgotten" + ("; next: `dvc repro`" if added else ""))
+        typer.echo(f"added: {entry['source']} ({entry['reason']})")
+    typer.echo(f"{ledger.FILE} lists all that is forgotten" + ("; next: `dvc repro`" if added else ""))
 
 
-def _erase(root: Path) -> None:
+def _erase(root: Path, checkouts: Sequence[Path]) -> None:
+    from flows import cache
     from soundmill import forgetting
 
+    unused = cache.clean(root, checkouts)
+    typer.echo(f"removed from DVC's cache: {len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB, which no checkout needs")
     with looking() as looked_at:
         outcome = forgetting.erase(root, looked_at)
     for sentence in outcome.removed:
@@ -179,19 +179,20 @@ def _erase(root: Path) -> None:
 
 
 def _check(root: Path, things: list[str]) -> None:
-    from flows import dvc
+    from flows import cache, dvc
     from soundmill import forgetting
 
+    has_cache = (root / ".dvc/config").is_file()
+    directory, sharing = (dvc.cache_directory(root), cache.users(root)) if has_cache else (None, [])
     with looking() as looked_at:
-        proof = forgetting.check(root, things, dvc.cache_directory(root) if (root / ".dvc/config").is_file() else None, looked_at)
+        proof = forgetting.check(root, things, directory, sharing, looked_at)
     for sentence in proof.found:
         typer.echo(sentence)
     for note in proof.notes:
         typer.echo(f"note: {note}", err=True)
     what = ", ".join(things) or "what is forgotten"
     if proof.found:
-        typer.echo(
-            f"{len(proof.found)} places hold {what}; `dvc repro` makes outputs anew, copies elsewhere are yours to delete", err=True
-        )
+        remedy = "`dvc repro` makes outputs anew; copies elsewhere are yours to delete"
+        typer.echo(f"{len(proof.found)} places hold {what}; {remedy}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"nothing on this machine that was looked into holds {what}")
+    typer.echo(f"no place that was looked into holds {what}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root, writable_file
+from soundmill.commands.project import Project, project_root, tell_store, writable_file
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -44,7 +44,9 @@ def lineage(
 
     from soundmill.lineage import trace
 
-    found = trace(project_root(project), thing)
+    root = project_root(project)
+    tell_store(root)
+    found = trace(root, thing)
     console = Console(highlight=False, markup=False)
     console.print(_line(found.thing, all))
     for heading, nodes in (("comes from", found.comes_from), ("came of it", found.came_of_it)):

@@ -93,7 +93,7 @@ def new_test(
     ] = 20,
     scale: Annotated[str, typer.Option(help="5: from 1 to 5 (MOS); 100: from 1 to 100, as TANGO's OVL and REL.")] = "5",
     ab: Annotated[bool, typer.Option("--ab", help="Compare two models at a time instead of rating one sound.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and sounds, same test.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same key, seed and sounds, same test.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the page and its key.")] = Path("listening-test"),
     project: Project = None,
 ) -> None:

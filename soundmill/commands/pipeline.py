@@ -112,15 +112,20 @@ def run(
     chosen = [*(["corpus=auto"] if folder else []), *([f"model={model}"] if model else [])]
     document = parameters.compose(root / "conf", [*chosen, *changes])
     registry.check(document)
+    if note := registry.vocoder_note(document):
+        typer.echo(note, err=True)
     if folder:
         _survey(root, folder, document)
     if dry_run:
         raise typer.Exit(0)
-    from flows import checkout
+    from flows import checkout, locks
 
-    workspace = checkout.workspace(root, name or (survey.slug(folder) if folder else "-".join(document["families"])), document)
-    typer.echo(f"workspace   {workspace}")
-    raise typer.Exit(checkout.run_pipeline(workspace))
+    name = name or (survey.slug(folder) if folder else "-".join(document["families"]))
+    with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
+        workspace = checkout.workspace(root, name, document)
+        typer.echo(f"workspace   {workspace}")
+        status = checkout.run_pipeline(workspace)
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -226,6 +231,8 @@ def params(
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
     registry.check(document)
+    if note := registry.vocoder_note(document):
+        typer.echo(note, err=True)
     if show:
         parameters.write_yaml(document, Path("/dev/stdout"))
     else:

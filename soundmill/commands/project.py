@@ -55,6 +55,14 @@ def warn_of_leftovers(root: Path) -> None:
         typer.secho(str(leftover), fg="yellow", err=True)
 
 
+def tell_store(root: Path) -> None:
+    """Look for runs and models where they were recorded, and say where that is, unless it is the project's own file."""
+    from soundmill import tracking
+
+    if line := tracking.look_where_recorded(root):
+        typer.echo(line)
+
+
 def tables(root: Path, variant: str):
     from soundmill import clips, params
 
@@ -88,13 +96,9 @@ def writable_file(path: Path | None) -> Path | None:
 
 def check_apart(directory: Path, root: Path) -> None:
     """UserError where the pipeline would take an export for recordings, or remove it."""
-    from soundmill import params as parameters
+    from soundmill import lineage
 
-    corpus = parameters.read_yaml(root / "params.yaml").get("corpus")
-    parts = corpus.get("parts") if isinstance(corpus, dict) else None
-    sections = [corpus, *(parts.values() if isinstance(parts, dict) else [])]
-    paths = [path for section in sections if isinstance(section, dict) and isinstance(path := section.get("path"), str) and path]
-    for path in [*(root / path for path in paths), root / "data"]:
+    for path in [*lineage.Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from soundmill.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from soundmill.audio.pieces import Sound
     from soundmill.models.transforming import Spans
 
 app = typer.Typer()
@@ -203,7 +204,7 @@ def interpolate(
     else:
         paths = [Path(end) for end in ends]
         _refuse_overwriting(paths, [output / f"{step:02d}.wav" for step in range(steps)])
-        sounds, more = [(path.name, *_wave(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
+        sounds, more = [(path.name, _sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
@@ -231,33 +232,14 @@ def _span(text: str, where: str) -> tuple[float, float | None]:
     return float(match[1]), None if match[2] is None else float(match[2])
 
 
-@dataclass(frozen=True)
-class Recordings(Mapping):
-    """Waves and rates by name, decoded when they are asked for: long recordings are never in memory together."""
-
-    paths: Mapping[str, Path]
-
-    def __getitem__(self, name: str) -> tuple[np.ndarray, int]:
-        return _wave(self.paths[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def _read(files: list[Path], output: Path) -> Recordings:
+def _read(files: list[Path], output: Path) -> dict[str, Sound]:
     """Recordings by the name of their results; what would overwrite one of them, or another's result, is a UserError."""
     results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
     repeated = sorted({path.name for path in results if results.count(path) > 1})
     if repeated:
         raise UserError(f"several results would be called {', '.join(repeated)}; give these recordings one at a time")
     _refuse_overwriting(files, results)
-    recordings = Recordings({path.stem: path for path in files})
-    for name in recordings:
-        recordings[name]  # a damaged one is told before anything is written
-    return recordings
+    return {path.stem: _sound(path) for path in files}
 
 
 def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
@@ -267,13 +249,25 @@ def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
             raise UserError(f"{path}: a result would take its place; name another --output")
 
 
-def _wave(path: Path) -> tuple[np.ndarray, int]:
+def _sound(path: Path) -> Sound:
+    """A recording, decoded once to its end: a damaged one is told before anything is written."""
+    from soundmill.audio.pieces import Sound
     from soundmill.decoding import decode
 
-    try:
-        return decode.read_channels(path, decode.MAX_SECONDS)
-    except decode.DecodeError as error:
-        raise UserError(f"{path}: {error.reason} {error.detail}") from None
+    @contextmanager
+    def named() -> Iterator[None]:
+        try:
+            yield
+        except decode.DecodeError as error:
+            raise UserError(f"{path}: {error.reason} {error.detail}") from None
+
+    def blocks() -> Iterator[np.ndarray]:
+        with named():
+            yield from map(decode.check_numbers, decode.decode_channels(path, decode.MAX_SECONDS)[2])
+
+    with named():
+        rate, channels, first = decode.decode_channels(path, decode.MAX_SECONDS)
+        return Sound(rate, channels, sum(len(decode.check_numbers(block)) for block in first), blocks)
 
 
 def _say(paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from soundmill.audio.mel import MelSpec
     from soundmill.models.vocoding import LogMel
 
@@ -77,14 +80,20 @@ def _files(path: Path, output: Path) -> list[Path]:
 
 
 def _log_mel(file: Path, spec: MelSpec) -> LogMel:
-    from soundmill.audio.mel import log_mel
+    from soundmill.audio.mel import log_mel_of_blocks
+    from soundmill.audio.resample import resample_blocks
     from soundmill.decoding import decode
     from soundmill.models import vocoding
 
     if file.suffix.lower() == ".npy":
         return vocoding.read_log_mel(file, spec)
+
+    def blocks() -> Iterator[np.ndarray]:
+        rate, decoded = decode.decode_blocks(file, decode.MAX_SECONDS)
+        return resample_blocks(decoded, rate, spec.sample_rate)
+
     try:
-        wave = decode.read_mono(file, spec.sample_rate, decode.MAX_SECONDS)
+        values, num_samples = log_mel_of_blocks(blocks, spec)
     except decode.DecodeError as error:
         raise UserError(f"{file}: {error.reason} {error.detail}") from None
-    return vocoding.LogMel(file.stem, log_mel(wave, spec), len(wave))
+    return vocoding.LogMel(file.stem, values, num_samples)

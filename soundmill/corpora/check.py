@@ -41,7 +41,9 @@ class Report:
     inventory: Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
-    inside: int  # of the matched: they begin inside of a recording, and are described if a clip is cut within half a second of it
+    inside: (
+        int  # of the matched: they begin inside of a recording, and describe a clip that begins there too, or holds their window
+    )
 
     @property
     def coverage(self) -> float | None:
@@ -290,8 +292,8 @@ def show(report: Report, console: Console) -> None:
     of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     if report.inside:
-        cut = "described only if a clip is cut within half a second of where they begin (clips.default.clip_seconds)"
-        _say(console, f"          {report.inside:,} of them begin inside of a longer file, and are {cut}", "yellow")
+        cut = "for a clip that is cut within half a second of where they begin, or holds all of their window"
+        _say(console, f"          {report.inside:,} of them begin inside of a longer file: {cut}", "yellow")
     if tables.named:
         _say(console, f"          {len(tables.named):,} of them have neither caption nor label", "yellow")
     if tables.rejected:

@@ -106,7 +106,7 @@ class Forgotten:
         return {name: entry for entry in whole for name in (entry.recording_id, entry.digest) if name}
 
     def identity(self) -> list[dict[str, Any]]:
-        """All that the stages obey, as plain values."""
+        """All that the stages act on, as plain values."""
         return [
             entry.model_dump(mode="json", include={"recording_id", "digest", "start", "end", "reason"}) for entry in self.entries
         ]

@@ -120,7 +120,7 @@ def _remark(state: JoinState) -> None:
     if state.inside:
         state.tables.remarks.append(
             f"{len(state.inside)} rows are for a second inside of a file that begins before it (first: {state.inside[0]}); they "
-            "describe it only if one of its clips begins within half a second of that"
+            "describe a clip that begins within half a second of that, or that their whole window lies in"
         )
 
 

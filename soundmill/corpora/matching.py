@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 TOLERANCE = 0.5  # seconds between a caption's start and its clip's: AudioCaps has whole seconds, tools write 79.999 or 80.02
@@ -35,9 +36,10 @@ def match(
 ) -> Matching:
     """Describe every clip: by the captions of its window, else of its recording, else by its labels put into `template`.
 
-    A caption with a start belongs to the nearest clip within TOLERANCE of it. A caption without one holds for the whole
+    A caption with a start belongs to the nearest clip within TOLERANCE of it, else to the clip that its window lies in: windows of
+    a recording are as long as the least distance between their starts. A caption without a start holds for the whole
     recording, and so does a recording's only one (all those of its only window): a ten-second AudioCaps row cut into two
-    clips describes both. Rows are those of manifest.RECORDINGS, CAPTIONS, CLIPS.
+    clips describes both. Rows are those of manifest.RECORDINGS and CAPTIONS; of CLIPS they have the `seconds` of sound.
     """
     rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in captions:
@@ -61,7 +63,7 @@ def _match_recording(
     starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
     windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
     whole = [row for row in rows if row["start_time"] is None]
-    strays = []
+    elsewhere = []
     for row in rows:
         if row["start_time"] is None:
             continue
@@ -69,7 +71,8 @@ def _match_recording(
         if nearest is not None and abs(starts[nearest] - row["start_time"]) <= TOLERANCE:
             windowed[nearest].append(row)
         else:
-            strays.append(row)
+            elsewhere.append(row)
+    strays = _place_within(elsewhere, rows, clips, starts, windowed)
     if not whole and rows and all(abs(row["start_time"] - recording["start_time"]) <= TOLERANCE for row in rows):
         whole = rows
 
@@ -89,6 +92,28 @@ def _match_recording(
         strays += whole
     result.missing.extend(_name(row) for row in strays)
     result.matched += len(rows) - len(strays)
+
+
+def _place_within(
+    elsewhere: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    clips: list[dict[str, Any]],
+    starts: dict[str, float],
+    windowed: dict[str, list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Give captions whose windows begin with no clip to the clips that these lie in; returns those that lie in none."""
+    known = sorted({row["start_time"] for row in rows if row["start_time"] is not None})
+    length = min((after - before for before, after in pairwise(known) if after - before > TOLERANCE), default=None)
+    if length is None:  # of a lone window the end is not known
+        return elsewhere
+    ends = {clip["clip_id"]: starts[clip["clip_id"]] + clip["seconds"] for clip in clips}
+    strays = []
+    for row in sorted(elsewhere, key=lambda row: row["start_time"]):
+        end = min(row["start_time"] + length, max(ends.values(), default=0.0))  # the last window ends with the recording
+        around = (one for one in starts if starts[one] <= row["start_time"] < ends[one] and end <= ends[one] + TOLERANCE)
+        clip_id = next(around, None)
+        (strays if clip_id is None else windowed[clip_id]).append(row)
+    return strays
 
 
 def join_words(words: list[str]) -> str:

@@ -30,7 +30,9 @@ __all__ = [
     "Probe",
     "Recording",
     "check_header",
+    "check_numbers",
     "decode_blocks",
+    "decode_channels",
     "ffmpeg_executable",
     "ffmpeg_version",
     "installed_version",
@@ -163,8 +165,8 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
             check_bound(sound.frames, sound.samplerate, sound.channels, max_seconds)
 
 
-def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
-    """(sample rate, mono float32 blocks [n]) of a file, the mean of its channels, in bounded memory.
+def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
+    """(sample rate, channels, float32 blocks [n, channels]) of a file in bounded memory; numbers are not looked at.
 
     DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
     """
@@ -172,12 +174,24 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
         recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
         kept = stack.pop_all()
 
-    def mono() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[np.ndarray]:
         with kept:
-            for block in recording.blocks:
-                yield mix_down(block)
+            yield from recording.blocks
 
-    return recording.sample_rate, mono()
+    return recording.sample_rate, recording.channels, blocks()
+
+
+def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
+    """(sample rate, mono float32 blocks [n]) of a file, the mean of its channels, as `decode_channels` gives them."""
+    rate, _, blocks = decode_channels(path, max_seconds)
+    return rate, (mix_down(block) for block in blocks)
+
+
+def check_numbers(block: np.ndarray) -> np.ndarray:
+    """The block; samples in it that are no numbers raise DecodeError."""
+    if not np.isfinite(block).all():
+        raise DecodeError("nan", "samples that are no numbers")
+    return block
 
 
 def to_stereo(block: np.ndarray) -> np.ndarray:
@@ -185,10 +199,7 @@ def to_stereo(block: np.ndarray) -> np.ndarray:
 
     Samples that are no numbers raise DecodeError.
     """
-    stereo = np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2]
-    if not np.isfinite(stereo).all():
-        raise DecodeError("nan", "samples that are no numbers")
-    return stereo
+    return check_numbers(np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2])
 
 
 def mix_down(block: np.ndarray) -> np.ndarray:

@@ -54,18 +54,26 @@ def ancestral(
 ) -> Tensor:
     """Denoise `noise` [B, …] over steps of `betas` [N] by `net(xt, t [B])`, which predicts noise; `timesteps` [N] are its t.
 
-    Of each step sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2), drawn from one CPU
-    generator for each item; what comes out is held within ±1, as DiffWave samples.
+    The noise of each step is drawn from one CPU generator for each item.
     """
-    alpha_bar = betas_to_alpha_bar(betas)
     xt = noise
     for step in reversed(range(len(betas))):
-        beta, level = float(betas[step]), float(alpha_bar[step])
-        predicted = net(xt, torch.full((len(xt),), float(timesteps[step]), device=xt.device)).float()
-        xt = (xt - beta / (1 - level) ** 0.5 * predicted) / (1 - beta) ** 0.5
-        if step:
-            sigma = (beta * (1 - float(alpha_bar[step - 1])) / (1 - level)) ** 0.5
-            xt = xt + sigma * torch.stack([torch.randn(xt.shape[1:], generator=rng) for rng in rngs]).to(xt)
-        xt = xt.clamp(-1, 1)
+        predicted = net(xt, torch.full((len(xt),), float(timesteps[step]), device=xt.device))
+        drawn = torch.stack([torch.randn(xt.shape[1:], generator=rng) for rng in rngs]) if step else None
+        xt = ancestral_step(xt, predicted, betas, step, drawn)
         callback(step)
     return xt
+
+
+def ancestral_step(xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None) -> Tensor:
+    """What lies below `xt` [B, …], in which a net `predicted` noise, at `step` of `betas` [N]; step 0 takes no noise.
+
+    sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2); held within ±1, as DiffWave samples.
+    """
+    alpha_bar = betas_to_alpha_bar(betas)
+    beta, level = float(betas[step]), float(alpha_bar[step])
+    xt = (xt - beta / (1 - level) ** 0.5 * predicted.float()) / (1 - beta) ** 0.5
+    if step:
+        sigma = (beta * (1 - float(alpha_bar[step - 1])) / (1 - level)) ** 0.5
+        xt = xt + sigma * noise.to(xt)
+    return xt.clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): one batched pass of the net with and without its condition."""
+"""Classifier-free guidance (Ho & Salimans 2022): one pass of the net, of items with a condition also without it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ Condition = tuple[Tensor, ...]  # each [B, …]: label weights, or text states a
 def guided(net: Callable[..., Tensor], xt: Tensor, t: Tensor, condition: Condition, null: Condition, scale: float) -> Tensor:
     """u + scale·(c − u) of the conditional answer c = net(xt, t, *condition) and the unconditional u; xt [B, …], t [B].
 
-    `null` has the shapes of `condition`. A scale of 1 is the conditional answer itself, in one pass.
+    `null` has the shapes of `condition`. A scale of 1 is the conditional answer itself, and so is an item whose condition is the
+    null one: these are computed once.
     """
     if scale == 1:
         return net(xt, t, *condition)
-    both = [torch.cat(parts) for parts in zip(condition, null, strict=True)]
-    conditional, unconditional = net(torch.cat([xt, xt]), torch.cat([t, t]), *both).chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    differing = [(its != nothing).flatten(1).any(1) for its, nothing in zip(condition, null, strict=True)]
+    items = torch.stack(differing).any(0).nonzero()[:, 0]
+    whole = len(items) == len(xt)
+    again = [part if whole else part[items] for part in (xt, t, *null)]
+    answers = net(*[torch.cat(parts) for parts in zip((xt, t, *condition), again, strict=True)])
+    conditional, unconditional = answers[: len(xt)], answers[len(xt) :]
+    if whole:
+        return unconditional + scale * (conditional - unconditional)
+    return conditional.index_copy(0, items, unconditional + scale * (conditional[items] - unconditional))

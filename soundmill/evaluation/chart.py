@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from soundmill.evaluation.score_rows import BETTER, SHARES, TITLES, Row, number,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COLOURS = {
     "generated": "#d6336c",
@@ -24,8 +27,9 @@ COLOURS = {
     "chance": "#868e96",
 }
 WIDEST_RATIO = 200.0
-MARGIN = 0.4  # inches beside a scale
 ONE_COLUMN = 4  # scores under each other; more stand in two columns
+# Inches: the figure's width by columns, a score's line, the room above a scale for its title, and beside it; letters apart.
+WIDTHS, LINE, ABOVE, BESIDE, GAP = {1: 10.0, 2: 11.5}, 1.6, 0.45, 0.4, 0.08
 
 
 def draw(metrics: Mapping[str, Any]) -> Figure:
@@ -35,18 +39,27 @@ def draw(metrics: Mapping[str, Any]) -> Figure:
     rows = [row for row in rows_of(metrics) if row.value is not None]
     columns = 1 if len(rows) <= ONE_COLUMN else 2
     lines = max(1, -(-len(rows) // columns))
-    figure = Figure(figsize=(10 if columns == 1 else 11.5, 1.4 * lines), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
-    places = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).T.ravel()  # down the columns
+    width, height = WIDTHS[columns], LINE * lines
+    figure = Figure(figsize=(width, height))
+    scale = (width - 2 * BESIDE * columns) / columns
+    places = figure.subplots(lines, columns, squeeze=False).T.ravel()  # down the columns
+    figure.subplots_adjust(
+        left=BESIDE / width,
+        right=1 - BESIDE / width,
+        bottom=0,
+        top=1 - ABOVE / height,
+        wspace=2 * BESIDE / scale,
+        hspace=ABOVE / (LINE - ABOVE),
+    )
     for axes in places[len(rows) :]:
         axes.set_axis_off()
     for axes, row in zip(places, rows, strict=False):
-        _draw_row(axes, row, figure.get_size_inches()[0] / columns)
+        _draw_row(axes, row, scale)
     return figure
 
 
 def _draw_row(axes: Axes, row: Row, width: float) -> None:
-    """One scale: the baselines below the line, the generated sounds above it."""
+    """One scale, so many inches wide: the baselines below the line, the generated sounds above it."""
     values = [*row.baselines.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
     scale = _scale_of(row.metric, values)
     if scale == "logarithmic":
@@ -60,7 +73,7 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     else:
         room = 0.05 * (max(values) - min(values)) or 0.5
         axes.set_xlim(min(values) - room, max(values) + room)
-    axes.set_ylim(-1.0, 1.0)
+    axes.set_ylim(-1.2, 0.7)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
     axes.set_xticks([])
@@ -68,33 +81,49 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     axes.set_yticks([])
     axes.axhline(0, color="#ced4da", linewidth=3, solid_capstyle="round", zorder=1)
 
-    place = axes.transData.transform
-    axes.set_title(f"{TITLES[row.metric]} · {row.judge}", loc="left", fontsize=11, fontweight="bold", color="#343a40")
-    better = "ranks no models" if row.unranked else "more is better →" if BETTER[row.metric] == "higher" else "← less is better"
-    axes.set_title(f"{better}, {scale} scale", loc="right", fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96")
-    last_end = [-np.inf, -np.inf, -np.inf]
-    width_of_letter = 7.3 / (width - MARGIN) / 96  # share of the axis, at this font size
-    for name, value in sorted(row.baselines.items(), key=lambda item: item[1]):
-        x = axes.transAxes.inverted().transform(place((value, 0)))[0]
-        text = f"{TITLES[name]} {number(row, value)}"
-        half = len(text) * width_of_letter / 2 * 1.1
-        level = next((index for index, end in enumerate(last_end) if x - half > end), 0)
-        last_end[level] = x + half
-        y = -0.34 - 0.3 * level
-        axes.plot([value, value], [0, y + 0.1], color=COLOURS[name], linewidth=1.0, alpha=0.6, zorder=1)
+    above = partial(axes.annotate, xy=(0, 1), xycoords="axes fraction", textcoords="offset points", annotation_clip=False)
+    title = f"{TITLES[row.metric]} · {row.judge}"
+    above(title, xytext=(0, 14), fontsize=11, fontweight="bold", color="#343a40")
+    better = "† ranks no models" if row.unranked else "more is better →" if BETTER[row.metric] == "higher" else "← less is better"
+    above(f"{better}, {scale} scale", xytext=(0, 1), fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96")
+
+    ordered = sorted(row.baselines.items(), key=lambda item: item[1])
+    texts = [
+        axes.text(0, -0.48, f"{TITLES[name]}\n{number(row, value)}", ha="center", va="top", fontsize=8.5, color=COLOURS[name])
+        for name, value in ordered
+    ]
+    for text, (name, value), x in zip(texts, ordered, _beside(texts, [value for _, value in ordered], width), strict=True):
+        text.set_x(x)
+        axes.plot([value, value, x], [0, -0.2, -0.44], color=COLOURS[name], linewidth=1.0, alpha=0.6, zorder=1, clip_on=False)
         axes.plot([value], [0], marker="o", markersize=8, color=COLOURS[name], zorder=2, clip_on=False)
-        axes.text(value, y, text, ha=_side(x), va="center", fontsize=8.5, color=COLOURS[name])
     if row.low is not None and row.high is not None:
         low = max(row.low, axes.get_xlim()[0])
         axes.plot([low, row.high], [0, 0], color=COLOURS["generated"], linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=3)
     axes.plot(
         [row.value], [0], marker="D", markersize=10, color=COLOURS["generated"], markeredgecolor="white", zorder=4, clip_on=False
     )
-    x = axes.transAxes.inverted().transform(place((row.value, 0)))[0]
-    axes.text(
-        row.value, 0.5, f"{row.role} {number(row, row.value)}", ha=_side(x), va="center", fontsize=10, fontweight="bold",
+    text = axes.text(
+        row.value, 0.45, f"{row.role} {number(row, row.value)}", ha="center", va="center", fontsize=10, fontweight="bold",
         color=COLOURS["generated"],
     )  # fmt: skip
+    text.set_x(_beside([text], [row.value], width)[0])
+
+
+def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> list[float]:
+    """Where texts stand beside each other within a scale, so many inches wide: each as close to its value, in rising order, as the
+    others let it, by least squares."""
+    from scipy.optimize import isotonic_regression
+
+    if not texts:
+        return []
+    axes = texts[0].axes
+    share = [text.get_window_extent().width / axes.figure.dpi / width for text in texts]
+    gap = GAP / width
+    offsets = np.cumsum([0, *((a + b) / 2 + gap for a, b in pairwise(share))])
+    to_share = axes.transData + axes.transAxes.inverted()
+    wanted = to_share.transform([(value, 0) for value in values])[:, 0] - offsets
+    placed = np.clip(isotonic_regression(wanted).x, share[0] / 2, 1 - share[-1] / 2 - offsets[-1]) + offsets
+    return to_share.inverted().transform([(x, 0) for x in placed])[:, 0].tolist()
 
 
 def _scale_of(metric: str, values: Sequence[float]) -> str:
@@ -102,7 +131,3 @@ def _scale_of(metric: str, values: Sequence[float]) -> str:
     if metric in (*SHARES, "density", "clap_score", "is") or min(values) < 0:
         return "linear"
     return "logarithmic" if min(values) > 0 and max(values) / min(values) <= WIDEST_RATIO else "square-root"
-
-
-def _side(x: float) -> str:
-    return "left" if x < 0.06 else "right" if x > 0.94 else "center"

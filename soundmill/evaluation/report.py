@@ -139,15 +139,17 @@ def _page(
 
 
 def _table(rows: list[Row]) -> Markup:
+    """The scores; why some rank nothing or are withheld stands below, where it takes no room between the rows."""
     table = tables.texts(rows, named="title")
-    noted = any(row.note for row in rows)
     lines = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     for row, (metric, judge, value, *cells) in zip(rows, table.to_numpy().tolist(), strict=True):
-        name = Markup("{} <small>{}</small>").format(metric, judge)
-        note = [page.block("div", "why", row.note)] if noted else []
-        lines.append([name, page.block("b", "hot", value), *cells, *note])
+        lines.append([Markup("{} <small>{}</small>").format(metric, judge), page.block("b", "hot", value), *cells])
+        if row.note:
+            reasons.setdefault(("– not measured" if row.value is None else tables.DAGGER, row.note), []).append(f"{metric} {judge}")
+    notes = [page.block("p", "soft", f"{mark}: {', '.join(names)}: {why}") for (mark, why), names in reasons.items()]
     _, _, *head = table.columns
-    return page.table(["score", *head, *(["note"] if noted else [])], lines)
+    return Markup("").join([page.table(["score", *head], lines), *notes])
 
 
 def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> Markup:

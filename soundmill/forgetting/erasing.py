@@ -10,7 +10,7 @@ from soundmill import shards, tracking
 from soundmill.forgetting import leftovers
 from soundmill.forgetting.listing import in_force
 from soundmill.forgetting.proof import shown, traces_of, workspaces
-from soundmill.forgetting.searching import Progress, files_alike
+from soundmill.forgetting.searching import Progress
 from soundmill.lineage import Project
 
 
@@ -25,8 +25,8 @@ class Erased:
 def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
     """Remove what scratch, registered models and files of runs hold of what is forgotten, in the project and its workspaces.
 
-    Registered versions that were trained on it are deleted in MLflow. Files of runs on a server are not reached: they are named.
-    Outputs of stages are not touched (`dvc repro` makes them anew), nor is DVC's cache.
+    Registered versions that were trained on it are deleted in MLflow. Files of runs on a server cannot be deleted from here: they
+    are named. Outputs of stages stay, for `dvc repro` makes them anew, and so does DVC's cache (`flows/cache.py`).
     """
     listed, outcome = in_force(root), Erased()
     if not listed.entries:
@@ -36,7 +36,7 @@ def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
         for path, why in list(leftovers.kept(checkout, traces)):
             _remove(path, why, root, outcome)
         for path in leftovers.scratch(checkout):
-            _remove(path, "what a killed run would have resumed from", root, outcome)
+            _remove(path, "scratch of a stage", root, outcome)
     project, store = Project(root), tracking.store(root)
     traces = traces_of(project, listed)
     held = project.weights_with(list(traces.pieces), traces.digests)
@@ -47,14 +47,12 @@ def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
         if model.directory is None:
             outcome.left.append(f"{model.name} version {model.version}: its files are at {store.uri}; delete them there")
     if store.artifacts is None:
-        outcome.left.append(f"files of runs are at {store.uri}: not looked into; what they hold is to be deleted there")
+        found, note = leftovers.on_server(root, store.uri, traces)
+        outcome.left += [*found, note]
         return outcome
-    for path, why in list(leftovers.in_tree(Path(store.artifacts), traces)):
+    for path, why in leftovers.in_store(Path(store.artifacts), traces, listed.entries, progress).items():
         _remove(path, why, root, outcome)
-    sounds = [path for path in sorted(Path(store.artifacts).rglob("*")) if path.suffix in leftovers.SOUNDS]
-    for number, name in files_alike(Path(store.artifacts), sounds, listed.entries, progress):
-        _remove(Path(store.artifacts) / name, f"sounds like {listed.entries[number]}", root, outcome)
-    waiting = [path for path, _ in leftovers.in_tree(store.journals, traces)]
+    waiting = leftovers.in_store(store.journals, traces, listed.entries, progress)
     outcome.left += [f"{shown(path, root)}: not in MLflow yet; `soundmill sync`, then erase again" for path in waiting]
     return outcome
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, tracking
 from soundmill.corpora.forgotten import Entry
-from soundmill.lineage import TEXTS, Piece, overlapping
+from soundmill.errors import UserError
+from soundmill.forgetting.searching import Progress, files_alike
+from soundmill.lineage import TEXTS, Piece, named, overlapping
 
 WORK = Path("data/.work")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
@@ -35,6 +37,7 @@ class Traces:
     digests: frozenset[str]  # of their sound, and of whole recordings' files
     recordings: frozenset[str]  # ids, of those that are forgotten whole
     sources: frozenset[str]  # their paths in the corpus
+    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be looked into
 
     @staticmethod
     def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
@@ -55,16 +58,16 @@ class Traces:
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
-        names = sorted(self.ids | self.sources, key=len, reverse=True)
-        return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, names))})(?![\w-]|\.\d)") if names else re.compile(r"(?!)")
+        return named(self.ids | self.sources)
 
     def in_table(self, path: Path) -> int:
-        """Rows of a Parquet file that hold it; 0 where it cannot be read."""
+        """Rows of a Parquet file that hold it; one that cannot be read is noted in `unreadable`."""
         try:
             with shards.open_parquet(path) as file:
                 columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
                 table = file.read([name for name in columns if name in file.schema_arrow.names])
         except (pa.ArrowException, OSError):
+            self.unreadable.append(path)
             return 0
         if not table.num_columns:
             return 0
@@ -102,6 +105,24 @@ def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
                 yield (path.parent if name == manifest.TRAINED_ON_FILE else path), why
 
 
+def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress: Progress) -> dict[Path, str]:
+    """Files below a directory of MLflow that hold it, sounds under any name too, and why."""
+    found = dict(in_tree(directory, traces))
+    sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in SOUNDS and path not in found]
+    alike = files_alike(directory, sounds, entries, progress)
+    return found | {directory / name: f"sounds like {entries[number]}, by fingerprint" for number, name in alike}
+
+
+def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
+    """What runs on a tracking server hold by the names of their files, a sentence each; and what was not looked into."""
+    try:
+        files = [(run, name) for run, name in tracking.files_of_runs(root) if name.suffix in SOUNDS and traces.in_name(name)]
+    except UserError as error:
+        return [], f"files of runs at {uri} were not looked into: {error}"
+    found = [f"{uri}, run {run}: {name}: a sound named after a clip of it; delete it there" for run, name in files]
+    return found, f"of the files of runs at {uri}, only sounds were looked for, by name"
+
+
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
     """Objects of DVC's cache that hold it, and why."""
     objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
@@ -137,7 +158,7 @@ def _listed(path: Path) -> list[tuple[str, Path]]:
 
 
 def scratch(root: Path) -> list[Path]:
-    """Directories that killed runs of stages left to resume from; what is in them cannot be told."""
+    """Directories that stages work in, or left to resume from when they were killed; what is in them cannot be told."""
     return [path for path in sorted((root / WORK).glob("*/*")) if path.is_dir() and path.name != "kept"]
 
 

@@ -44,7 +44,7 @@ def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = 
     """
     if not reason.strip():
         raise UserError("--reason: say why; the list and the quarantine keep it")
-    ledger.obey(root)
+    ledger.update(root)
     project = Project(root)
     listed = in_force(root)
     wanted = [one(project, thing) for thing in things]
@@ -54,12 +54,12 @@ def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = 
     for number, entry in _copies(project, new, progress):
         piece = piece_of_entry(entry)
         if not any(_covers(other, piece) for other in (*listed.entries, *new)):
-            new.append(_as_copy(entry, new[number]))
+            new.append(entry.model_copy(update={"reason": _reason_of_copy(new[number])}))
     ledger.add(root, [entry.model_dump(mode="json") for entry in new])
     every = [*new, *known]
     digests = {clip.digest for entry in every for clip in entry.clips}
     held = project.held([piece_of_entry(entry) for entry in every], digests=digests)
-    marked = _mark(root, held, [*new, *known])
+    marked = _mark(root, held, every)
     return Outcome(new, known, held, marked, project.gone)
 
 
@@ -69,19 +69,22 @@ def in_force(root: Path) -> Forgotten:
 
 
 def use_again(root: Path, things: Sequence[str]) -> list[Entry]:
-    """Take what these words name, and the copies that were listed with it, out of the list; returns the entries.
+    """Take what these words name, and the copies that were listed with it, out of the list, and their marks off registered models;
+    returns the entries.
 
-    A word is what an entry calls itself: its path, its recording's id, or the id of a clip of it. What names no entry, and what a
-    project lists that this checkout lies in, is a UserError; then nothing is changed.
+    A word is the path or id of a recording, or the id of a clip, as the list has it. UserError, and nothing is changed, where a
+    word names no entry, or one on the list of a project that this checkout lies in.
     """
     entries = in_force(root).entries
-    gone = [entry for thing in things for entry in _named(entries, thing)]
-    whole = {entry.recording_id for entry in gone if entry.is_whole}
-    gone = list(dict.fromkeys([*gone, *(entry for entry in entries if entry.copy_of in whole)]))
+    named = [entry for thing in things for entry in _named(entries, thing)]
+    copies = {(entry.recording_id, _reason_of_copy(entry)) for entry in named}
+    gone = [entry for entry in entries if entry in named or (entry.copy_of, entry.reason) in copies]
     above = [entry for entry in gone if not ledger.is_own(root, entry.model_dump(mode="json"))]
     if above:
-        raise UserError(f"{above[0]} is on the list of the project that {root} lies in: say --undo there, by --project")
+        raise UserError(f"{above[0]} is on the list of the project that {root} lies in; use --undo there (--project DIR)")
     ledger.remove(root, [entry.model_dump(mode="json") for entry in gone])
+    marked = [model for model in Project(root).registered if tracking.FORGOTTEN in model.tags]
+    tracking.mark_forgotten(root, marked, remove=_marks(gone))
     return gone
 
 
@@ -186,14 +189,16 @@ def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[
     ]
 
 
-def _as_copy(entry: Entry, original: Entry) -> Entry:
-    """A copy's entry, whose reason names what it is a copy of."""
-    return entry.model_copy(update={"reason": f"a copy of {original}: {original.reason}"})
+def _reason_of_copy(original: Entry) -> str:
+    return f"a copy of {original}: {original.reason}"
 
 
 def _mark(root: Path, held: Held, entries: list[Entry]) -> list[tracking.RegisteredModel]:
     """Tag the registered models that were trained on any of it."""
     models = {(model.name, model.version): model for weights, *_ in held.weights for model in weights.registered}
-    if models:
-        tracking.mark_forgotten(root, list(models.values()), "; ".join(f"{entry} ({entry.reason})" for entry in entries))
+    tracking.mark_forgotten(root, list(models.values()), add=_marks(entries))
     return list(models.values())
+
+
+def _marks(entries: list[Entry]) -> list[str]:
+    return [" ".join(f"{entry} ({entry.reason})".split()) for entry in entries]

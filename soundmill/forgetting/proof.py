@@ -31,26 +31,35 @@ class Proof:
     notes: list[str] = field(default_factory=list)
 
 
-def check(root: Path, things: Sequence[str] = (), cache: Path | None = None, progress: Progress = lambda n: None) -> Proof:
-    """Look for all that is forgotten, and for `things` (as `forget` takes them, or files), whether they are listed or not.
+def check(
+    root: Path,
+    things: Sequence[str] = (),
+    cache: Path | None = None,
+    sharing: Sequence[Path] = (),
+    progress: Progress = lambda n: None,
+) -> Proof:
+    """Look for all that is forgotten, or for `things` alone (as `forget` takes them, or files), whether they are listed or not.
 
-    In the project and its workspaces, which nothing makes anew before they run again; in their scratch; in `cache`, DVC's; in the
-    files of runs and registered models in MLflow. Nothing is changed.
+    It looks into the project and its workspaces, their scratch, DVC's cache (`cache`, which the checkouts in `sharing` use), and
+    the files of runs and registered models in MLflow. Nothing is changed.
     """
     project, proof = Project(root), Proof()
     listed = in_force(root)
     extra = [entry for thing in things for entry in _entries(project, listed, thing)]
     if things:
         listed = Forgotten(tuple(extra))
-    elif missing := ledger.lacking(root):
-        proof.found += [f"{ledger.FILE} lacks {entry['source']}; `soundmill forget --update` puts it back" for entry in missing]
+    elif absent := ledger.missing(root):
+        proof.found += [f"{ledger.FILE} does not list {entry['source']}; `soundmill forget --update` adds it" for entry in absent]
     traces = _holding(project, listed, proof, "", "", progress)
+    of_all = [traces]
     for workspace in workspaces(root):
-        name = workspace.relative_to(root)
-        _holding(Project(workspace, is_workspace=True), listed, proof, f"{name}/", f"; delete {name}, or run it again", progress)
+        name, its = workspace.relative_to(root), Project(workspace, is_workspace=True)
+        of_all.append(_holding(its, listed, proof, f"{name}/", f"; delete {name}, or run it again", progress))
     if traces:
         _in_runs(root, listed, traces, proof, progress)
-        _in_cache(cache, traces, proof)
+        _in_cache(cache, [place for place in sharing if not place.is_relative_to(root)], traces, proof)
+    unreadable = [path for its in of_all for path in its.unreadable]
+    proof.notes += [f"{shown(path, root)}: a table that cannot be read, not looked into" for path in unreadable]
     proof.notes = list(dict.fromkeys(proof.notes))
     return proof
 
@@ -75,13 +84,14 @@ def traces_of(project: Project, listed: Forgotten) -> Traces:
 
 
 def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
-    """What a word names: something of the project, an entry of its lists, or a file that no table knows."""
+    """What a word names: an entry of the lists, something of the project, or a file that no table knows."""
+    entries = [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]
     if project.find(thing):
-        return [describe(project, one(project, thing), "asked for", None)]
-    if entries := [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]:
+        entries.append(describe(project, one(project, thing), "asked for", None))
+    if entries:
         return entries
-    path = Path(thing)
-    if not path.is_file():
+    path = next((path for path in (Path(thing), *(place / thing for place in project.corpora)) if path.is_file()), None)
+    if path is None:
         raise project.unknown(thing)
     try:
         words = encoded(words_of_file(path))
@@ -128,7 +138,7 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
         for path, why in leftovers.kept(project.root, traces):
             proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")
         for path in leftovers.scratch(project.root):
-            proof.notes.append(f"{prefix}{path.relative_to(project.root)}: left by a run that was killed, not looked into; {ERASE}")
+            proof.notes.append(f"{prefix}{path.relative_to(project.root)}: scratch of a stage, not looked into; {ERASE}")
     proof.notes += [f"{prefix}{sentence}" for sentence in project.gone]
     return traces
 
@@ -137,19 +147,16 @@ def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progre
     """Files of runs in MLflow, where they lie on this machine."""
     store = tracking.store(root)
     if store.artifacts is None:
-        proof.notes.append(f"files of runs are at {store.uri}: not looked into, but for models that lie on this machine")
+        found, note = leftovers.on_server(root, store.uri, traces)
+        proof.found += found
+        proof.notes.append(note)
         return
     for directory in (Path(store.artifacts), store.journals):
-        said: set[Path] = set()
-        for path, why in leftovers.in_tree(directory, traces):
-            said.add(path)
-            proof.found.append(f"{shown(path, root)}: {why}; {ERASE}")
-        sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in leftovers.SOUNDS and path not in said]
-        for number, name in files_alike(directory, sounds, listed.entries, progress):
-            proof.found.append(f"{shown(directory / name, root)}: sounds like {listed.entries[number]}, by fingerprint; {ERASE}")
+        found = leftovers.in_store(directory, traces, listed.entries, progress)
+        proof.found += [f"{shown(path, root)}: {why}; {ERASE}" for path, why in found.items()]
 
 
-def _in_cache(cache: Path | None, traces: Traces, proof: Proof) -> None:
+def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof: Proof) -> None:
     if cache is None or not cache.is_dir():
         proof.notes.append("DVC's cache was not looked into")
         return
@@ -158,7 +165,8 @@ def _in_cache(cache: Path | None, traces: Traces, proof: Proof) -> None:
         first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:FIRST])
         more = f", and {len(objects) - FIRST} more" if len(objects) > FIRST else ""
         size = sum(path.stat().st_size for path in objects)
-        proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}")
+        needed = f", except what {', '.join(map(str, others))} may still need" if others else ""
+        proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}{needed}")
     proof.notes.append("sounds in DVC's cache are told by their names and tables, not by fingerprint; pictures are not looked into")
 
 

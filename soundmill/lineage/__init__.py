@@ -4,7 +4,7 @@ All of it is read: from tables below `data/`, from what lies in checkpoints (`tr
 What is no longer there is said, not guessed. Cuts of several variants overlap: a stretch of a recording may be in all of them.
 """
 
-from soundmill.lineage.project import TEXTS, Held, Piece, Project, Weights, overlap, overlapping, piece_of
+from soundmill.lineage.project import TEXTS, Held, Piece, Project, Weights, named, overlap, overlapping, piece_of
 from soundmill.lineage.tree import Lineage, Node, sound_facts, trace
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Piece",
     "Project",
     "Weights",
+    "named",
     "overlap",
     "overlapping",
     "piece_of",

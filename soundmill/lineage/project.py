@@ -86,6 +86,16 @@ class Project:
         self.gone: list[str] = []
 
     @cached_property
+    def corpora(self) -> list[Path]:
+        """The folders of recordings that params.yaml names."""
+        path = self.root / "params.yaml"
+        corpus = params.read_yaml(path).get("corpus") if path.is_file() else None
+        parts = corpus.get("parts") if isinstance(corpus, dict) else None
+        sections = [corpus, *(parts.values() if isinstance(parts, dict) else [])]
+        paths = [section.get("path") for section in sections if isinstance(section, dict)]
+        return [self.root / path for path in paths if isinstance(path, str) and path]
+
+    @cached_property
     def recordings(self) -> dict[str, dict[str, Any]]:
         """By id."""
         path = self.data / "corpus" / "recordings.parquet"
@@ -245,9 +255,7 @@ class Project:
             yield from sorted((self.data / name).rglob("*.wav"))
 
     def _reports_with(self, names: set[str]) -> list[str]:
-        if not names:
-            return []
-        word = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?![\w-]|\.\d)")
+        word = named(names)
         texts = (path for name in REPORTS for path in sorted((self.data / name).rglob("*")) if path.suffix in TEXTS)
         return [
             str(path.relative_to(self.root)) for path in texts if word.search(path.read_text(encoding="utf-8", errors="replace"))
@@ -296,6 +304,12 @@ class Project:
             f"{thing}: no clip, recording, mix, checkpoint or generated sound of this project{meant} (looked in {where}). "
             "`soundmill clips list` shows clips"
         )
+
+
+def named(names: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of these ids and paths in a text, as words of their own."""
+    escaped = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return re.compile(rf"(?<![\w-])(?:{escaped})(?![\w-]|\.\d)" if escaped else "(?!)")
 
 
 def _placed(table: pa.Table, places: list[tuple[float, float | None]]) -> pa.Table:

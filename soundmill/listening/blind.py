@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.listening import design
-from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound
+from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, read_key
 from soundmill.listening.design import Heard
 from soundmill.listening.material import Asked, Material, Wave
 from soundmill.page.sounds import LONGEST_SECONDS, PLAYED
@@ -81,19 +82,25 @@ def write(
     plan: Plan,
     weights: Mapping[str, str] | None = None,
     progress: Callable[[int], object] = lambda count: None,
+    salt: str = "",
 ) -> tuple[Path, Path]:
     """Write `test.html`, which goes to the raters, and `key.json`, which does not, into a directory; returns both.
 
+    Names, orders and noise are drawn by the seed and a salt that only the key has: a rater who guesses the seed cannot draw them
+    again. The salt is the given one, else that of the key that is there, which makes the same test again, else a random one.
     UserError where too few requests have a sound of every model and a real one, or no text that is asked about. `weights`: the
     digest of a model's checkpoint, by its name. `progress` counts sounds.
     """
+    paths = directory / "test.html", directory / "key.json"
+    salt = salt or (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
+    seed = int(shards.digest([salt, plan.seed]), 16)
     chosen = _requests(material, plan)
     treatments, anchor = _treatments(material, plan.compare)
-    orders = design.orders(treatments, anchor, len(chosen), plan.seed)
+    orders = design.orders(treatments, anchor, len(chosen), seed)
     heard = sorted({sound for trials in orders for trial in trials for sound in trial}, key=lambda one: (one.system, one.request))
-    waves = {one: _wave(one, chosen, material, plan.seed, progress) for one in heard}
+    waves = {one: _wave(one, chosen, material, seed, progress) for one in heard}
     sounds = _alike(waves, LOOPS if "loopability" in plan.questions else 1)
-    numbers = np.random.default_rng([plan.seed, 2]).permutation(len(heard))
+    numbers = np.random.default_rng([seed, 2]).permutation(len(heard))
     names = {one: f"s{number + 1:03d}" for one, number in zip(heard, numbers, strict=True)}
     shown = {names[one]: _facts(one, sounds[one], chosen, material, plan) for one in sorted(heard, key=names.__getitem__)}
     listed = [[[names[sound] for sound in trial] for trial in trials] for trials in orders]
@@ -114,6 +121,7 @@ def write(
         scale=plan.scale,
         compare=plan.compare,
         seed=plan.seed,
+        salt=salt,
         sounds={names[one]: KeyedSound(system=one.system, request=chosen[one.request]) for one in heard},
         orders=listed,
         models={
@@ -126,11 +134,11 @@ def write(
             for model in material.models
         },
     )
-    paths = directory / "test.html", directory / "key.json"
-    key.check_replaces(paths[1])
     text = _page({"test": test, **content})
-    disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
-    disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with disk.exclusive(directory):  # of two tests at once, the second finds the first one's key
+        key.check_replaces(paths[1])
+        disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
+        disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return paths
 
 

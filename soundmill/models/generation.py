@@ -20,7 +20,8 @@ from torch import Tensor
 from soundmill import manifest
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
-from soundmill.audio.resample import resample
+from soundmill.audio.pieces import Sound, faded, window_starts, windows
+from soundmill.audio.resample import resample_blocks, resampled_length
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import checkpoint, registry
@@ -180,43 +181,50 @@ def finite(waves: Tensor, run: Run) -> Tensor:
 
 def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
     """A wave [C, T] at the model's rate and with its channels: the mean of all, or one doubled, where their numbers differ."""
-    if len(wave) != model.channels:
-        wave = np.repeat(wave.mean(0, keepdims=True), model.channels, axis=0)
-    if rate != model.sample_rate:
-        wave = np.stack([resample(channel, rate, model.sample_rate) for channel in wave])
-    return np.ascontiguousarray(wave, np.float32)
+    none = np.zeros((model.channels, 0), np.float32)
+    return np.concatenate([none, *_fitted([wave.T], rate, model)], 1)
 
 
-def window_starts(length: int, model: Model) -> list[int]:
-    """Where windows of what the model makes begin in a wave of so many samples: all whole, each overlapping the one before."""
-    size = model.num_samples
-    if size is None or length <= size:
-        return [0]
-    overlap = min(round(OVERLAP_SECONDS * model.sample_rate), size // 4)
-    return [*range(0, length - size, size - overlap), length - size]
+def read_as_model_takes(sound: Sound, model: Model) -> Iterator[Tensor]:
+    """The same of a recording, in blocks [C, n]."""
+    return map(torch.from_numpy, _fitted(sound.blocks(), sound.sample_rate, model))
+
+
+def length_as_model_takes(sound: Sound, model: Model) -> int:
+    return resampled_length(sound.num_samples, sound.sample_rate, model.sample_rate)
+
+
+def _fitted(blocks: Iterable[np.ndarray], rate: int, model: Model) -> Iterator[np.ndarray]:
+    """Blocks [n, channels] of any channels as float32 [C, n] of the model's rate and channels."""
+
+    def with_channels() -> Iterator[np.ndarray]:
+        for block in blocks:
+            if block.shape[1] != model.channels:
+                block = np.repeat(block.mean(1, keepdims=True), model.channels, axis=1)
+            yield block[:, 0] if model.channels == 1 else block
+
+    for block in resample_blocks(with_channels(), rate, model.sample_rate, model.channels):
+        yield np.ascontiguousarray(block.reshape(len(block), -1).T, np.float32)
+
+
+def overlap_of(model: Model) -> int:
+    """Samples that windows of what the model makes share."""
+    return 0 if model.num_samples is None else min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
+
+
+def through_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
+    """`work` ([1, C, T] from a sample on → [1, C, T]) over blocks [C, n] of a sound, in windows of what the model makes.
+
+    They are crossfaded linearly; what is done comes out in blocks.
+    """
+    size, overlap = model.num_samples or length, overlap_of(model)
+    cut = windows(blocks, window_starts(length, size, overlap), size)
+    return faded(((start, work(part[None], start)[0]) for start, part in cut), overlap, length)
 
 
 def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """`work` ([1, C, T] from a sample on → [1, C, T]) over a wave [C, T] of any length, in windows of what the model makes.
-
-    They are crossfaded linearly.
-    """
-    length, starts = wave.shape[1], window_starts(wave.shape[1], model)
-    if len(starts) == 1:
-        return work(wave[None], 0)[0]
-    made, total = torch.zeros_like(wave), torch.zeros(length)
-    for start in starts:
-        part = work(wave[None, :, start : start + model.num_samples], start)[0]
-        weight = torch.ones(model.num_samples)
-        overlap = min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
-        fade = torch.linspace(0, 1, overlap + 2)[1:-1]
-        if start:
-            weight[:overlap] = fade
-        if start + model.num_samples < length:
-            weight[-overlap:] = fade.flip(0)
-        made[:, start : start + model.num_samples] += part * weight
-        total[start : start + model.num_samples] += weight
-    return made / total
+    """The same over a wave [C, T] of any length, at once."""
+    return torch.cat(list(through_windows(work, [wave], wave.shape[1], model)), 1)
 
 
 # Of waves [C, T] at a rate, and the prompt of each ("" without): the places of those that are kept.

@@ -8,8 +8,9 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from soundmill import disk
+from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models import checkpoint
 from soundmill.models.components.contracts import read_codec
@@ -160,7 +162,6 @@ class Published:
     edits: Sequence[str]
     sample_rate: int
     seed: int = 0  # of torch's generator, which some draw from
-    num_samples: None = None
 
     def __post_init__(self) -> None:
         params = {name: self._numbers(name) for name in ("encode", "decode", "forward")}
@@ -180,25 +181,26 @@ class Published:
         numbers = getattr(self.model, f"{method}_params", None)
         return numbers.tolist() if isinstance(numbers, Tensor) and numbers.numel() == 4 else None
 
-    @torch.no_grad()
-    def through(self, waves: Tensor, start: int = 0) -> Tensor:
-        """Waves [1, channels, T] of a whole sound, as long as they were; late, if the model does not tell its latency."""
-        length = waves.shape[2]
-        padded = nn.functional.pad(waves, (0, self.latency))
-        padded = nn.functional.pad(padded, (0, -padded.shape[2] % self.ratio))
+    def stream(self, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+        """Blocks [channels, n] of a whole sound, as long as it was; late, if the model does not tell its latency."""
+        more = self.latency + -(length + self.latency) % self.ratio  # silence, for the last of the sound to come out
         size = -(-BLOCK // self.ratio) * self.ratio
+        model, drawn = copy.deepcopy(self.model), torch.Generator().manual_seed(self.seed).get_state()
+        for piece in pieces(chain(blocks, [torch.zeros(self.channels, more)]), size):
+            made, drawn = self._block(model, piece.values[None], drawn)
+            yield made[0, :, max(0, self.latency - piece.start) : max(0, self.latency + length - piece.start)].clamp(-1, 1)
+
+    @torch.no_grad()
+    def _block(self, model: torch.jit.ScriptModule, block: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model makes of a block [1, channels, n], given the state of torch's generator; and that state after it."""
         try:
-            model = copy.deepcopy(self.model)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                made = torch.cat([self._block(model, block) for block in padded.split(size, 2)], 2)
+                torch.set_rng_state(drawn)
+                made = model.decode(edited(model.encode(block), self.parsed)) if self.parsed else model(block)
+                return made, torch.get_rng_state()
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-300:]
             raise UserError(f"{self.path}: it failed on this sound ({reason})") from None
-        return made[..., self.latency : self.latency + length].clamp(-1, 1)
-
-    def _block(self, model: torch.jit.ScriptModule, block: Tensor) -> Tensor:
-        return model.decode(edited(model.encode(block), self.parsed)) if self.parsed else model(block)
 
 
 def read(path: Path, edits: Sequence[str], trust: bool, sample_rate: int | None, seed: int = 0) -> Trained | Published:

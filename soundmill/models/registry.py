@@ -80,6 +80,17 @@ def check(document: dict[str, Any]) -> None:
             parse(model, section(document, f"{name}.{stage}", "parameters"), f"{name}.{stage}")
 
 
+def vocoder_note(document: dict[str, Any]) -> str | None:
+    """Which families keep Griffin-Lim beside the vocoder that the content of a params.yaml has; None: all, or none does."""
+    keeping = [name for name in document["mel_families"] if name not in document["vocoder_families"]]
+    if not document["vocoder"] or not keeping:
+        return None
+    return (
+        f"note: {' and '.join(keeping)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
+        "for `tango`'s log-mels; `vocoder=diffwave_laptop` and `diffusion_laptop` train one for any"
+    )
+
+
 def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
     """Number of trained or loaded parameters of each part of a family, as the content of a params.yaml has it."""
     import torch

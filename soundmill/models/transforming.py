@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.audio.flac import write_wav
+from soundmill.audio.flac import write_wav, write_wav_blocks
+from soundmill.audio.pieces import Sound, window_starts, windows
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError
 from soundmill.models import live, registry
 from soundmill.models.family import Capability, Model, Request, Run
 from soundmill.models.generation import (
     LONGEST_PROMPT,
-    as_model_takes,
     draw,
     finite,
-    in_windows,
+    length_as_model_takes,
     load,
     make_directory,
     natural_tempo,
+    overlap_of,
+    read_as_model_takes,
     running,
-    window_starts,
+    through_windows,
 )
 from soundmill.models.requests import of_prompts, tell_labels
 from soundmill.training.seeds import seed_of
@@ -35,7 +37,10 @@ from soundmill.training.seeds import seed_of
 SHOWN = 12  # of many recordings, in the picture
 TOLD_SPANS = 20  # in a sound's comment
 
-Sounds = Mapping[str, tuple[np.ndarray, int]]  # by name: wave [C, T], its rate
+Sounds = Mapping[str, Sound]  # by name
+Work = Callable[
+    [str, Iterable[Tensor], int], Iterator[Tensor]
+]  # of a sound's name, blocks [C, n] as the model takes it, and length
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 
@@ -68,8 +73,8 @@ class Asked:
 def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Send sounds through a checkpoint's representation and back."""
 
-    def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
-        return in_windows(lambda part, start: finite(model.reconstruct(part, run), run), wave, model)
+    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+        return through_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
 
     return _each(checkpoint, "reconstruct", "reconstructed", work, sounds, output, home, settings)
 
@@ -77,11 +82,11 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
 def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Noise sounds and sample them from there, by the setting `amount`; a family that has none is a UserError."""
 
-    def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
+    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         def window(part: Tensor, start: int) -> Tensor:
             return finite(model.transform(part, [asked.request(model, name, start)], run), run)
 
-        return in_windows(window, wave, model)
+        return through_windows(window, blocks, length, model)
 
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
@@ -101,27 +106,30 @@ def inpaint(
     anything is written.
     """
 
-    def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
-        done = torch.zeros(wave.shape[1], dtype=torch.bool)
-        for start, stop in keep:
-            done[round(start * model.sample_rate) : None if stop is None else round(stop * model.sample_rate)] = True
-        made = wave.clone()
-        for start in window_starts(wave.shape[1], model):
-            window = slice(start, None if model.num_samples is None else start + model.num_samples)
-            if done[window].all():
-                continue
-            sampling = run.sampling.model_copy(update={"keep": spans_of(done[window])})
-            its = replace(run, sampling=sampling)
-            request = replace(asked.request(model, name), seed=seed_of(asked.seed, name, start))
-            made[:, window] = finite(model.transform(made[None, :, window], [request], its), its)[0]
-            done[window] = True
-        return made
+    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+        spans = [
+            (round(start * model.sample_rate), length if stop is None else round(stop * model.sample_rate)) for start, stop in keep
+        ]
+        size, before, made_to = model.num_samples or length, torch.zeros(model.channels, 0), 0
+        for start, part in windows(blocks, window_starts(length, size, overlap_of(model)), size):
+            yield before[:, : before.shape[1] - (made_to - start)]
+            part, done = part.clone(), torch.zeros(part.shape[1], dtype=torch.bool)
+            for first, stop in spans:
+                done[max(0, first - start) : max(0, stop - start)] = True
+            part[:, : made_to - start] = before[:, before.shape[1] - (made_to - start) :]
+            done[: made_to - start] = True
+            if not done.all():
+                its = replace(run, sampling=run.sampling.model_copy(update={"keep": spans_of(done)}))
+                request = replace(asked.request(model, name), seed=seed_of(asked.seed, name, start))
+                part = finite(model.transform(part[None], [request], its), its)[0]
+            before, made_to = part, start + part.shape[1]
+        yield before
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
         asked.check(model)
-        for name, (wave, rate) in sounds.items():
-            check_spans(keep, wave.shape[1] / rate, name)
+        for name, sound in sounds.items():
+            check_spans(keep, sound.seconds, name)
 
     about = {**asked.facts, "kept_seconds": [list(span) for span in keep[:TOLD_SPANS]]}
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
@@ -130,21 +138,21 @@ def inpaint(
 def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
     """Bring sounds of a low rate to the model's, with the band that they lack; a family that does not is a UserError."""
 
-    def work(model: Model, run: Run, name: str, wave: Tensor) -> Tensor:
+    def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         def window(part: Tensor, start: int) -> Tensor:
             return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name), start=start)], run), run)
 
-        return in_windows(window, wave, model)
+        return through_windows(window, blocks, length, model)
 
     def check(model: Model) -> None:
         if "factor" not in type(model.params).model_fields:
             raise UserError("this family cannot upsample: take a checkpoint of `upsampler`")
         low = model.sample_rate / model.params.factor
-        for name, (_, rate) in sounds.items():
-            if rate > low:
-                print(f"{name}: has {rate} Hz; what is above {low / 2:g} Hz in it is made anew")
-            elif rate < low:
-                print(f"{name}: has {rate} Hz, and the model begins at {low:g}: what lies between is not made")
+        for name, sound in sounds.items():
+            if sound.sample_rate > low:
+                print(f"{name}: has {sound.sample_rate} Hz; what is above {low / 2:g} Hz in it is made anew")
+            elif sound.sample_rate < low:
+                print(f"{name}: has {sound.sample_rate} Hz, and the model begins at {low:g}: what lies between is not made")
 
     return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
 
@@ -152,14 +160,14 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
 def interpolate(
     checkpoint: Path,
     seeds: tuple[int, int],
-    sounds: Sequence[tuple[str, np.ndarray, int]],
+    sounds: Sequence[tuple[str, Sound]],
     steps: int,
     prompts: Sequence[str],
     output: Path,
     home: Path,
     settings: Sequence[str] = (),
 ) -> list[Path]:
-    """Write `steps` sounds on the way between two seeds, or between two sounds (name, wave [C, T], rate): `00.wav` to the last.
+    """Write `steps` sounds on the way between two seeds, or between two sounds with their names: `00.wav` to the last.
 
     A seed stands for the first sound that `generate_sounds` makes of it. Of sounds that are longer than the model makes it takes
     the beginning.
@@ -171,14 +179,14 @@ def interpolate(
     waves = None
     if sounds:
         _must_have(model, "amount", "go from a recording to another, but from seed to seed")
-        both = [as_model_takes(wave, rate, model)[:, : model.num_samples] for _, wave, rate in sounds]
+        both = [_beginning(sound, model) for _, sound in sounds]
         waves = torch.zeros(2, model.channels, max(wave.shape[1] for wave in both))
         for row, wave in zip(waves, both, strict=True):
-            row[:, : wave.shape[1]] = torch.from_numpy(wave)
+            row[:, : wave.shape[1]] = wave
     paths = []
     with running(model, home, settings) as run:
         make_directory(output)
-        between = {"between": [name for name, _, _ in sounds] or list(seeds), "seeds": list(seeds)}
+        between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
         about = {**whose, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
@@ -193,13 +201,19 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
     """Send sounds through a codec that was trained on others: they take on its timbre. `facts` are for the comments."""
     make_directory(output)
 
-    def work(name: str, wave: Tensor) -> Tensor:
-        made = in_windows(source.through, wave, source)
-        if not torch.isfinite(made).all():
-            raise UserError(f"{name}: what the model makes of it is not finite; move latents less far, or take another model")
-        return made
+    def work(name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+        stream = isinstance(source, live.Published)
+        for made in source.stream(blocks, length) if stream else through_windows(source.through, blocks, length, source):
+            if not torch.isfinite(made).all():
+                raise UserError(f"{name}: what the model makes of it is not finite; move latents less far, or take another model")
+            yield made
 
     return _write_each(source, work, sounds, output, "transferred", "transfer", facts)
+
+
+def _beginning(sound: Sound, model: Model) -> Tensor:
+    """As much of a sound [C, T] as the model makes."""
+    return next(windows(read_as_model_takes(sound, model), [0], model.num_samples or length_as_model_takes(sound, model)))[1]
 
 
 def check_spans(keep: Spans, seconds: float, name: str) -> None:
@@ -225,7 +239,7 @@ def _each(
     checkpoint: Path,
     capability: Capability,
     verb: str,
-    work: Callable[[Model, Run, str, Tensor], Tensor],
+    work: Callable[[Model, Run, str, Iterable[Tensor], int], Iterator[Tensor]],
     sounds: Sounds,
     output: Path,
     home: Path,
@@ -242,26 +256,26 @@ def _each(
     with running(model, home, settings) as run:
         make_directory(output)
         facts = {**whose, "sampling": run.sampling.model_dump(mode="json"), **more}
-        return _write_each(model, lambda name, wave: work(model, run, name, wave), sounds, output, verb, whose["family"], facts)
+        return _write_each(model, partial(work, model, run), sounds, output, verb, whose["family"], facts)
 
 
 def _write_each(
     model: Any,
-    work: Callable[[str, Tensor], Tensor],
+    work: Work,
     sounds: Sounds,
     output: Path,
     verb: str,
     heading: str,
     facts: Mapping[str, Any],
 ) -> list[Path]:
-    """The files of `_each`, of anything that has a rate and channels."""
+    """The files of `_each`, of anything that has a rate and channels, block by block."""
     paths, shown, titles = [], [], []
-    for name, (wave, rate) in sounds.items():
-        given = torch.from_numpy(as_model_takes(wave, rate, model))
-        made = work(name, given)
+    for name, sound in sounds.items():
         path, before = output / f"{name}.wav", output / f"{name}-input.wav"
-        write_wav(before, given.numpy(), model.sample_rate)
-        write_wav(path, made.numpy(), model.sample_rate, json.dumps({**facts, verb: name}, ensure_ascii=False))
+        comment = json.dumps({**facts, verb: name}, ensure_ascii=False)
+        made = work(name, read_as_model_takes(sound, model), length_as_model_takes(sound, model))
+        for file, blocks, about in ((path, made, comment), (before, read_as_model_takes(sound, model), None)):
+            write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, about)
         paths.append(path)
         shown += [before, path]
         titles += [name, verb]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
-from soundmill.audio.flac import write_wav
+from soundmill.audio.flac import write_wav_blocks
 from soundmill.audio.mel import MelSpec
 from soundmill.diffusion.aligned import spread_betas
 from soundmill.errors import UserError
@@ -18,11 +20,12 @@ from soundmill.models import checkpoint, registry
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave.params import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
-from soundmill.models.components.vocoding import to_waves
 from soundmill.models.generation import make_directory
 from soundmill.training.device import pick_device
 
-FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]  # betas, as published with DiffWave (Kong et al. 2021, appendix B)
+# Betas, as published with DiffWave (Kong et al. 2021, appendix B) for nets of 50 timesteps and of 200.
+FAST, FAST_OF_200 = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
+READ_SAMPLES = 1 << 18  # that are brought to their level at once
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -
     table = alpha_bar_of(vocoder.noise)
     if steps is not None and steps > len(table):
         raise UserError(f"{directory}: trained on {len(table)} timesteps: --steps {steps} is too many, take at most {len(table)}")
-    betas = FAST if fast else spread_betas(table, steps).tolist()
+    published = FAST_OF_200 if len(table) == 200 else FAST
+    betas = published if fast else spread_betas(table, steps).tolist()
     return replace(vocoder, sampling=SamplingParams(betas=betas, seed=vocoder.sampling.seed))
 
 
@@ -105,12 +109,33 @@ def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> 
     make_directory(output)
     device, paths, timing = pick_device("auto"), [], Timing()
     for log_mel in log_mels:
-        start = time.perf_counter()
-        (wave,) = to_waves(vocoder, torch.tensor(log_mel.values, dtype=torch.float32)[None], device, log_mel.num_samples)
-        timing.work += time.perf_counter() - start
-        if not torch.isfinite(wave).all():
-            raise UserError(f"{log_mel.name}: the vocoder's sound is not finite; its weights are damaged: remake it")
-        timing.sound += wave.shape[1] / vocoder.spec.sample_rate
-        paths.append(output / f"{log_mel.name}.wav")
-        write_wav(paths[-1], wave.numpy(), vocoder.spec.sample_rate)
+        start, path = time.perf_counter(), output / f"{log_mel.name}.wav"
+        with tempfile.TemporaryFile(dir=output) as scratch:  # how loud it is, is known at its end
+            peak, written = 1.0, 0
+            for piece in _pieces(vocoder, log_mel, device):
+                if not np.isfinite(piece).all():
+                    raise UserError(f"{log_mel.name}: the vocoder's sound is not finite; its weights are damaged: remake it")
+                peak, written = max(peak, float(np.abs(piece).max(initial=0))), written + piece.shape[1]
+                scratch.write(piece.T.tobytes())
+            timing.work += time.perf_counter() - start
+            scratch.seek(0)
+            blocks = (block / np.float32(peak) for block in _read_back(scratch, len(piece)))
+            write_wav_blocks(path, blocks, vocoder.spec.sample_rate, len(piece))
+        timing.sound += written / vocoder.spec.sample_rate
+        paths.append(path)
     return paths, timing
+
+
+def _pieces(vocoder: Vocoder, log_mel: LogMel, device: torch.device) -> Iterator[np.ndarray]:
+    """float32 [C, n] of a sound, no more than its samples; its log-mel alone is in memory whole."""
+    log_mels = torch.tensor(log_mel.values, dtype=torch.float32)[None].to(device)
+    left = log_mel.num_samples if log_mel.num_samples is not None else log_mels.shape[2] * vocoder.spec.hop_length
+    for piece in vocoder.to(device).pieces(log_mels):
+        yield np.ascontiguousarray(piece[0, :, :left].cpu().numpy(), np.float32)
+        left = max(0, left - piece.shape[2])
+
+
+def _read_back(file: IO[bytes], channels: int) -> Iterator[np.ndarray]:
+    """float32 [C, n] of interleaved samples."""
+    while data := file.read(4 * channels * READ_SAMPLES):
+        yield np.frombuffer(data, np.float32).reshape(-1, channels).T

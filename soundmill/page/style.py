@@ -52,7 +52,6 @@ figure img { width: 100%; height: 150px; border-radius: 6px; display: block; mar
 .current .cursor { opacity: .9; }
 .current .picture { box-shadow: 0 0 0 3px var(--hot); }
 audio { width: 100%; height: 34px; margin-top: .4rem; }
-.why { white-space: normal; text-align: left; min-width: 16rem; }
 .note { font-size: .78rem; color: var(--soft); margin: .2rem 0 0; }
 .chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin-top: .7rem; font-size: .78rem; }
 .chip { background: var(--ground); border: 1px solid var(--line); border-radius: 99px; padding: .05rem .6rem; }

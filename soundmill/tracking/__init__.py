@@ -6,7 +6,7 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 """
 
 from soundmill.tracking.browsing import scores_page
-from soundmill.tracking.history import RecordedState, read_state
+from soundmill.tracking.history import RecordedState, files_of_runs, look_where_recorded, read_state
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
@@ -54,7 +54,9 @@ __all__ = [
     "browser_command",
     "corpus_name",
     "delete_versions",
+    "files_of_runs",
     "flatten",
+    "look_where_recorded",
     "mark_forgotten",
     "metrics_name",
     "model_digest",

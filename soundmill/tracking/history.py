@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,39 @@ from soundmill.tracking.stores import (
     QUIET,
     STATE_FOLDER,
     Store,
+    recorded_in,
     store,
     unreachable,
 )
 from soundmill.tracking.uploader import sync
 
 SYNC_SECONDS = 60.0
+
+
+def look_where_recorded(home: Path) -> str:
+    """Have this process look into the store that runs of the project were recorded in last, where no MLFLOW_TRACKING_URI says
+    another; returns what to tell of it: nothing where it is the project's own file, with runs, and there never was another."""
+    known = recorded_in(home)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if known and not given:
+        os.environ["MLFLOW_TRACKING_URI"] = known[-1]
+    uri = store(home).uri
+    others = [other for name in known if (other := store(home, name).uri) != uri]
+    sync(home, SYNC_SECONDS)
+    try:
+        client, _ = open_client(home)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = (
+            "" if client.search_runs(experiments, max_results=1) else f"{uri} has no runs; MLFLOW_TRACKING_URI names another store"
+        )
+    except UserError as error:
+        found = str(error)
+    if not known:
+        return found and f"MLflow: {found}"
+    why = "which MLFLOW_TRACKING_URI names" if given else "where runs were recorded last"
+    told = [f"MLflow: looks into {uri}, {why}", *([found] if found else [])]
+    told += [f"not into {other}, where runs were recorded too (MLFLOW_TRACKING_URI={other})" for other in others]
+    return "; ".join(told)
 
 
 @dataclass(frozen=True)
@@ -40,16 +69,34 @@ def read_state(home: Path, run_id: str) -> RecordedState:
     parent = run.data.tags.get("mlflow.parentRunId") if run.data.tags.get("kind") == "stage" else None
     run = client.get_run(parent) if parent else run
     files = {}
-    for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
-        files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path)).read_bytes()
+    with tempfile.TemporaryDirectory(prefix="soundmill-state-") as place:  # MLflow would leave one for each file
+        for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
+            files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path, place)).read_bytes()
     if not files:
         raise UserError(f"run {run.info.run_id} kept no state (its artifacts are gone, or it was made by other means)")
     return RecordedState(run.info.run_id, run.info.run_name, run.data.tags.get("git_sha", "none"), files)
 
 
-def _find_run(client: Any, where: Store, run_id: str) -> Any:
+def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
+    """(run by name and id, path) of all files that runs have in the store; UserError where no store answers."""
+    client, _ = open_client(home)
+    for run in _runs(client):
+        folders: list[str | None] = [None]
+        while folders:
+            for entry in client.list_artifacts(run.info.run_id, folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    yield f"{run.info.run_name} ({run.info.run_id})", Path(entry.path)
+
+
+def _runs(client: Any) -> list[Any]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=10_000)
+    return client.search_runs(experiments, max_results=10_000)
+
+
+def _find_run(client: Any, where: Store, run_id: str) -> Any:
+    runs = _runs(client)
     matching = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
     if run_id and len(matching) == 1:
         return matching[0]
@@ -62,9 +109,12 @@ def open_client(home: Path) -> tuple[Any, Store]:
     """A client of the store, which is there."""
     where = store(home)
     if where.is_server and (why := unreachable(where.uri)):
-        raise UserError(f"tracking server {where.uri} is unreachable ({why}); start it, or unset MLFLOW_TRACKING_URI")
+        raise UserError(f"tracking server {where.uri} is unreachable ({why}); start it, or name another store: MLFLOW_TRACKING_URI")
     if where.uri.startswith("sqlite:///") and not Path(where.uri.removeprefix("sqlite:///")).exists():
-        raise UserError(f"{where.uri}: no runs are recorded here yet; `make demo` or `dvc repro` records some")
+        raise UserError(
+            f"{where.uri}: no runs are recorded here yet; `make demo` or `dvc repro` records some, "
+            "MLFLOW_TRACKING_URI names another store"
+        )
     for key, value in (HTTP | QUIET).items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,15 @@ def delete_versions(home: Path, models: list[RegisteredModel]) -> None:
         client.delete_model_version(model.name, model.version)
 
 
-def mark_forgotten(home: Path, models: list[RegisteredModel], text: str) -> None:
-    """Tag versions of registered models with what they were trained on and is to be forgotten."""
+def mark_forgotten(home: Path, models: list[RegisteredModel], add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+    """Tag versions of registered models with what they were trained on and must be forgotten, a line each, beside the lines that
+    they have; or take lines out again."""
+    if not models:
+        return
     client, _ = open_client(home)
     for model in models:
-        client.set_model_version_tag(model.name, model.version, FORGOTTEN, text[:MAX_TAG])
+        known = model.tags.get(FORGOTTEN, "").splitlines()
+        if lines := [line for line in dict.fromkeys([*known, *add]) if line not in remove]:
+            client.set_model_version_tag(model.name, model.version, FORGOTTEN, "\n".join(lines)[:MAX_TAG])
+        elif known:
+            client.delete_model_version_tag(model.name, model.version, FORGOTTEN)

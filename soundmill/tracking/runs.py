@@ -25,6 +25,7 @@ from soundmill.tracking.stores import (
     flatten,
     is_off,
     numbers,
+    remember,
     say,
     store,
 )
@@ -306,6 +307,7 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
 def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
     opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
     run._journal = journal.Writer(store(home).journals, opening)
+    remember(home)
     uploader.start(home)
     threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
 

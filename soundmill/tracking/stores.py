@@ -9,12 +9,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 TRIAL = "SOUNDMILL_TRIAL"  # set where a training is a rehearsal: its model is not registered
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of a run's journal; not MLFLOW_RUN_ID, which mlflow itself consumes
 SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
 EXPERIMENT = "soundmill"
 WORKSPACES = "workspaces"  # checkouts below this directory record into the project they were made from
+
+OWN = "sqlite:///mlflow.db"  # below the project's root
+RECORDED_IN = "recorded_in.txt"  # in the project's state: the stores of its runs, the latest last, once one is not its own file
 
 PROBE_SECONDS = 3.0
 # MLflow's own are 120 s and 7 retries with growing pauses: 248 s a call when the server is gone. The uploader tries again itself,
@@ -62,17 +66,44 @@ class Store:
         return self.scratch / name
 
 
-def store(home: Path) -> Store:
-    """The tracking store of the project at `home`."""
-    home = home.resolve()
-    if home.parent.name == WORKSPACES and (home.parents[1] / "dvc.yaml").exists():
-        home = home.parents[1]
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+def store(home: Path, uri: str | None = None) -> Store:
+    """The tracking store of the project at `home`, or what another URI names there."""
+    home = _project(home)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         database = database if database.is_absolute() else home / database
         return Store(f"sqlite:///{database}", str(database.parent / "mlartifacts"), database.with_name(f"{database.name}.state"))
     return Store(uri, None, home / "mlflow.db.state")
+
+
+def _project(home: Path) -> Path:
+    home = home.resolve()
+    is_workspace = home.parent.name == WORKSPACES and (home.parents[1] / "dvc.yaml").exists()
+    return home.parents[1] if is_workspace else home
+
+
+def remember(home: Path) -> None:
+    """Note where the runs of a project are recorded now, for commands in a shell that does not say it; no password is kept."""
+    uri = store(home).uri
+    where = OWN if uri == store(home, OWN).uri else _without_password(uri)
+    if where != ([OWN, *recorded_in(home)])[-1]:
+        path = store(home, OWN).scratch / RECORDED_IN
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{where}\n")
+
+
+def recorded_in(home: Path) -> list[str]:
+    """Where runs of a project were recorded, the latest last; nothing where that was its own file alone."""
+    path = store(home, OWN).scratch / RECORDED_IN
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(dict.fromkeys(reversed(lines)))[::-1]
+
+
+def _without_password(uri: str) -> str:
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", "@", 1) if password else uri
 
 
 def experiment() -> str:
@@ -117,7 +148,7 @@ def status(home: Path) -> tuple[bool, str]:
 def browser_command(home: Path, port: int) -> list[str]:
     """The command that shows the runs in a web browser, on this machine only."""
     where = store(home)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", "--host", "127.0.0.1", "--port", str(port)]
     return [*command, "--backend-store-uri", where.uri, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 

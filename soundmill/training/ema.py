@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,19 +15,37 @@ from soundmill.training.params import EmaParams
 
 
 class Ema:
-    """Average of the weights of `net`; `step` after every optimiser step. Without `params` the net's own weights."""
+    """Average of the weights of `net`: call `before_step` and `step` around every step of the optimiser.
+
+    Without `params` it is the net's own weights.
+    """
 
     def __init__(self, net: nn.Module, params: EmaParams | None):
         self.params, self.steps = params, 0
         self.shadow = [weight.detach().clone() for weight in net.parameters()] if params else []  # in the net's order
 
-    @torch.no_grad()
+    def before_step(self, net: nn.Module, batches: int) -> None:
+        """The optimiser is about to take a step, for so many batches."""
+        if self._counts_batches:
+            self._update(net, batches)
+
     def step(self, net: nn.Module) -> None:
-        if self.params:
-            decay = decay_at(self.params, self.steps)
-            self.steps += 1
-            if decay is not None:
-                get_ema_multi_avg_fn(decay)(self.shadow, list(net.parameters()), None)
+        """The optimiser took a step."""
+        if self.params and not self._counts_batches:
+            self._update(net, 1)
+
+    @property
+    def _counts_batches(self) -> bool:
+        return self.params is not None and self.params.kind == "ema_pytorch" and self.params.counts == "batches"
+
+    @torch.no_grad()
+    def _update(self, net: nn.Module, count: int) -> None:
+        """So many updates with the same weights at once: what remains of the average is the product of their decays."""
+        decays = [decay_at(self.params, self.steps + number) for number in range(count)]
+        self.steps += count
+        decays = [decay for decay in decays if decay is not None]
+        if decays:
+            get_ema_multi_avg_fn(math.prod(decays))(self.shadow, list(net.parameters()), None)
 
     def to(self, device: Any) -> None:
         self.shadow = [average.to(device) for average in self.shadow]

@@ -71,6 +71,7 @@ class TrainingModule(pl.LightningModule):
         return self.loss(step, batch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.ema.before_step(self.net, self.accumulate)
         super().optimizer_step(*args, **kwargs)
         self.ema.step(self.net)
 
@@ -125,6 +126,8 @@ def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
         return warm * FINAL_SHARE**done
     if params.decay == "tenth":
         return warm * (1 - 0.9 * done)
+    if params.decay == "three_quarters":
+        return warm * (1 - 0.25 * done)
     return warm
 
 

@@ -27,15 +27,15 @@ class HardwareParams(StageParams):
 
 
 class OptimiserParams(StageParams):
-    """AdamW, its rate raised over `warmup_steps` and then held or lowered: to zero at the last step, exponentially to 4.5 %, or
-    linearly to a tenth."""
+    """AdamW, its rate raised over `warmup_steps` and then held or lowered: to zero at the last step (`linear`, `cosine`),
+    exponentially to 4.5 %, linearly to a tenth, or linearly to three quarters."""
 
     learning_rate: float = Field(gt=0)
     betas: list[Probability] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
-    decay: Literal["none", "linear", "cosine", "exponential", "tenth"]
+    decay: Literal["none", "linear", "cosine", "exponential", "tenth", "three_quarters"]
     clip_norm: float | None = Field(gt=0, description="largest gradient norm; null: unbounded")
 
 
@@ -50,10 +50,13 @@ class DiffusersEmaParams(StageParams):
 
 
 class EmaPytorchParams(StageParams):
-    """As EMA of ema-pytorch: goes on every `update_every` steps; copies the weights up to `update_after_step`, and n steps later
+    """As EMA of ema-pytorch: goes on every `update_every` counts; copies the weights up to `update_after_step`, and n counts later
     decays by min(max(1 − (1 + n / inv_gamma)^−power, min_decay), decay)."""
 
     kind: Literal["ema_pytorch"]
+    counts: Literal["steps", "batches"] = Field(
+        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before it"
+    )
     decay: Probability = Field(description="its `beta`")
     min_decay: Probability = Field(description="its `min_value`")
     update_after_step: int = Field(ge=0)

@@ -73,6 +73,8 @@ class PhasedModule(TrainingModule):
         if not due:
             raise ValueError(f"nobody's turn on batch {step}: every batch is a step of somebody")
         optimisers = dict(zip(self.optimised, self.optimizers(), strict=True))
+        if "net" in due:
+            self.ema.before_step(self.net, 1)
         losses = phase.losses(step, batch, due)
         computed: dict[str, Tensor] = {}
         for place, name in enumerate(due):

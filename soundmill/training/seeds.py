@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 4096  # samples of a sound whose noise is drawn together
 
 
 def seed_of(*key: Any) -> int:
     """A 63-bit seed from plain values: equal on every machine, unrelated for neighbouring keys."""
     digest = hashlib.blake2b("\0".join(str(part) for part in key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def noise_at(first: int, length: int, channels: int, *key: Any) -> Tensor:
+    """Noise [channels, length] of a sound's samples from `first` on, drawn on the CPU: parts that overlap share it."""
+    import torch
+
+    blocks = []
+    for block in range(first // BLOCK, (first + length - 1) // BLOCK + 1):
+        blocks.append(torch.randn(channels, BLOCK, generator=torch.Generator().manual_seed(seed_of(*key, block))))
+    offset = first % BLOCK
+    return torch.cat(blocks, 1)[:, offset : offset + length]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.audio import flac
+from soundmill.errors import UserError
 
 
 def test_a_wav_keeps_its_comment_and_its_sound(tmp_path):
@@ -61,3 +62,25 @@ def test_a_wav_for_which_the_disk_has_no_room_is_an_error_that_says_so(tmp_path)
     with pytest.raises(OSError, match="No space left on device"):
         flac.write_wav(tmp_path / "x.wav", np.zeros(16_000, np.float32), 16_000)
     assert not (tmp_path / "x.wav").exists()
+
+
+@pytest.mark.parametrize("comment", [None, "from: somewhere"])
+def test_a_wav_written_in_blocks_is_the_same_file(tmp_path, comment):
+    wave = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 5000)).astype(np.float32)
+    flac.write_wav(tmp_path / "whole.wav", wave, 16_000, comment)
+    flac.write_wav_blocks(tmp_path / "blocks.wav", np.split(wave, [0, 7, 4000], 1), 16_000, 2, comment)
+    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+
+
+def test_a_full_disk_is_told_by_its_own_error_and_a_failure_midway_leaves_nothing(tmp_path):
+    (tmp_path / f".x.wav.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        flac.write_wav_blocks(tmp_path / "x.wav", [np.zeros((1, 100_000), np.float32)], 16_000, 1)
+
+    def failing():
+        yield np.zeros((1, 100), np.float32)
+        raise UserError("the model failed")
+
+    with pytest.raises(UserError, match="the model failed"):
+        flac.write_wav_blocks(tmp_path / "part.wav", failing(), 16_000, 1)
+    assert list(tmp_path.iterdir()) == []

@@ -48,6 +48,17 @@ def test_slaney_bands_have_unit_area_and_htk_bands_unit_peak():
     assert peak[20:].min() > 0.9
 
 
+@pytest.mark.parametrize("num_samples", [1, 400, 513, 5000, 6399, 6400, 6401, 20_000])
+@pytest.mark.parametrize("peak", [None, 0.5])
+def test_a_wave_in_blocks_has_the_log_mel_of_the_whole(num_samples, peak, monkeypatch):
+    monkeypatch.setattr(mel, "FRAMES_AT_ONCE", 20)  # 3,200 samples
+    spec = TANGO.model_copy(update={"peak": peak})
+    wave = np.random.default_rng(num_samples).normal(0.1, 0.2, num_samples).astype(np.float32)
+    values, counted = mel.log_mel_of_blocks(lambda: np.array_split(wave, 1 + num_samples // 777), spec)
+    assert counted == num_samples
+    np.testing.assert_allclose(values, mel.log_mel(wave, spec), atol=1e-4)
+
+
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_bands_of_unit_area_are_brought_to_unit_peak(power):
     spec = TANGO.model_copy(update={"power": power, "floor": 1e-20})

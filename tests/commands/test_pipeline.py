@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from flows import locks
 from tests.commands.running import soundmill, soundmill_alone
 
 
@@ -13,6 +14,11 @@ def test_params_prints_a_composition(root):
     done = soundmill_alone("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
     assert "segmnt" in soundmill_alone("params", "--print", "segmnt.x=1", cwd=root).stderr
+
+
+def test_a_family_that_keeps_griffin_lim_is_told(root):
+    done = soundmill("params", "--print", "model=[ddpm_mel,tango]", "vocoder=audioldm", cwd=root)
+    assert "note: ddpm_mel will sound by Griffin-Lim" in done.stderr
 
 
 def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):
@@ -46,6 +52,15 @@ def test_run_asks_for_recordings_or_a_model(root):
     done = soundmill_alone("run", cwd=root)
     assert done.returncode == 1
     assert "`--model tango`" in done.stderr
+
+
+def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
+    place = checkout / "workspaces/tango"
+    with locks.alone(place / ".dvc/tmp/run.lock"):
+        done = soundmill("run", "--model", "tango", cwd=checkout)
+    assert done.returncode == 1
+    assert "this is running already" in done.stderr
+    assert not (place / "params.yaml").exists()
 
 
 def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):

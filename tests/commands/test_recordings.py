@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundmill.audio import flac
-from soundmill.commands.recordings import Recordings, parse_spans
+from soundmill.commands.recordings import _sound, parse_spans
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
 from tests.stages import test_waveform_unet as family
@@ -130,12 +130,12 @@ def test_a_recording_is_never_overwritten(home):
     assert (home / "long.wav").read_bytes() == before
 
 
-def test_recordings_are_decoded_when_asked_for(home):
-    recordings = Recordings({"long": home / "long.wav"})
-    first, again = recordings["long"], recordings["long"]
-    assert first[0] is not again[0]  # nothing keeps it
-    assert (first[0] == again[0]).all()
-    assert first[1] == again[1] == RATE
+def test_recordings_are_decoded_anew_each_time_they_are_read(home):
+    sound = _sound(home / "long.wav")
+    first, again = (np.concatenate(list(sound.blocks())) for _ in range(2))
+    assert (first == again).all()
+    assert (sound.sample_rate, first.shape) == (RATE, (sound.num_samples, sound.channels))
+    assert (first == soundfile.read(home / "long.wav", dtype="float32")[0]).all()
 
 
 def test_spans(tmp_path):

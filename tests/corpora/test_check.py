@@ -445,7 +445,8 @@ def test_seconds_inside_of_a_recording_are_told_apart_and_no_clip_may_have_them(
         check.show(report, Console(file=file, width=200))
     assert "3 of them begin inside of a longer file" in (tmp_path / "report.txt").read_text()
     clips = [
-        {"clip_id": row["recording_id"], "recording_id": row["recording_id"], "start": 0.0} for row in report.tables.recordings
+        {"clip_id": row["recording_id"], "recording_id": row["recording_id"], "start": 0.0, "seconds": 5.0}
+        for row in report.tables.recordings
     ]
     matched = matching.match(report.tables.recordings, report.tables.captions, clips, "{label}")
     assert matched.matched == len(report.tables.matched) - report.inside

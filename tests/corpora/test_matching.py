@@ -13,8 +13,11 @@ def caption(recording_id, text, start=None, labels=()):
     return {"recording_id": recording_id, "caption": text, "start_time": start, "labels": list(labels), "origin": "x.csv:2"}
 
 
-def clips(recording_id, *starts):
-    return [{"clip_id": f"{recording_id}_{start:g}", "recording_id": recording_id, "start": start} for start in starts]
+def clips(recording_id, *starts, seconds=5.0):
+    return [
+        {"clip_id": f"{recording_id}_{start:g}", "recording_id": recording_id, "start": start, "seconds": seconds}
+        for start in starts
+    ]
 
 
 def descriptions(result):
@@ -30,6 +33,22 @@ def test_windows_have_their_own_captions_whatever_the_order_and_a_small_error():
         "a_10": (["third"], ["c"], "window"),
     }
     assert (result.matched, result.missing) == (3, [])
+
+
+def test_longer_clips_have_the_captions_of_all_windows_in_them():
+    """Of a corpus that is captioned every 5 s, a variant of 10 s lacks none; the last window ends with the recording."""
+    rows = [caption("a", name, 30.0 + 5 * number, [name]) for number, name in enumerate(["one", "two", "three", "four", "five"])]
+    cut = clips("a", 0.0, 10.0, seconds=10.0) + clips("a", 20.0, seconds=2.0)
+    result = match([recording("a", 30.0)], rows, cut, "{label}")
+    assert descriptions(result) == {
+        "a_0": (["one", "two"], ["one", "two"], "window"),
+        "a_10": (["three", "four"], ["three", "four"], "window"),
+        "a_20": (["five"], ["five"], "window"),
+    }
+    assert (result.matched, result.missing) == (5, [])
+    shifted = match([recording("a", 30.0)], rows, clips("a", 2.0, 12.0, seconds=10.0), "{label}")
+    assert descriptions(shifted) == {"a_2": (["two"], ["two"], "window"), "a_12": (["four", "five"],) * 2 + ("window",)}
+    assert (shifted.matched, len(shifted.missing)) == (3, 2)  # the first begins before, the third lies in two
 
 
 def test_the_only_window_holds_for_all_clips_with_all_its_captions():

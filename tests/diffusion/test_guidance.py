@@ -51,6 +51,23 @@ def test_one_pass_of_the_net():
     assert calls == [6, 3]
 
 
+@pytest.mark.parametrize("plain", [[0, 1, 2], [1], []])
+def test_items_without_a_condition_are_computed_once(plain):
+    evaluated = []
+
+    def counting(xt: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        evaluated.append(len(xt))
+        return _net(xt, t, states, mask)
+
+    mixed = tuple(its.clone() for its in TEXT)
+    for its, nothing in zip(mixed, NULL, strict=True):
+        its[plain] = nothing[plain]
+    conditional, unconditional = _net(XT, T, *mixed), _net(XT, T, *NULL)
+    made = guided(counting, XT, T, mixed, NULL, 3.0)
+    torch.testing.assert_close(made, unconditional + 3 * (conditional - unconditional))
+    assert evaluated == [3 + 3 - len(plain)]
+
+
 def test_conditions_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         guided(_net, XT, T, TEXT, NULL[:1], 2.0)

@@ -12,10 +12,13 @@ import re
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
+from selenium.webdriver.common.by import By
 
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.evaluation import report, score_rows
+from soundmill.evaluation import chart, report, score_rows, scores, waveforms
 from soundmill.page import sounds
+from tests.chromium import browser
 
 
 def metrics(**changes):
@@ -153,6 +156,58 @@ def test_scores_that_rank_nothing_and_those_withheld_say_so_everywhere(tmp_path)
         assert message in page
     assert '<b class="hot">–</b>' in page
     assert json.loads((directory / "scores.json").read_text())["fad_yamnet"] is None
+
+
+def test_a_note_stands_once_below_the_table_and_makes_no_row_higher(tmp_path):
+    note = "the model was trained against yamnet, so this says how well it was fooled and not how good it sounds"
+    write(tmp_path / "report", mmd_yamnet=0.1, unranked={"mmd_yamnet": note, "kl_yamnet": note})
+    with browser() as chrome:
+        chrome.set_window_size(1000, 800)
+        chrome.get((tmp_path / "report" / "index.html").as_uri())
+        table = next(one for one in chrome.find_elements(By.TAG_NAME, "table") if "2.5†" in one.text)
+        heights = [row.rect["height"] for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")]
+        assert max(heights) - min(heights) <= 1  # a border is rounded
+        assert note not in table.text
+        text = chrome.find_element(By.TAG_NAME, "body").text
+    assert text.count(f"† ranks no models: KL divergence yamnet, Kernel distance (MMD) yamnet: {note}") == 1
+
+
+def many(values):
+    """Every metric by two embedders, each among baselines of these values."""
+    embedders = ("clap", "vggish")
+    keys = [f"{metric}_{embedder}" for metric in (*scores.METRICS, "label_accuracy") for embedder in embedders]
+    keys += [*waveforms.METRICS, *(f"codec_{metric}" for metric in waveforms.METRICS)]
+    names = score_rows.BASELINES[-len(values) :]
+    return metrics(
+        **dict.fromkeys(keys, values[0]),
+        baselines={key: dict(zip(names, values, strict=True)) for key in keys},
+        unranked=dict.fromkeys(keys[::2], "trained against it"),
+        embedders={name: {} for name in embedders},
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.000123456,) * 7,
+        (0.95, 0.951, 0.952, 0.953, 0.954, 0.955, 0.956),
+        (0.0001234, 0.0001236, 0.0001238, 0.9, 0.91, 0.92, 0.93),
+        (-0.001234, 0.0, 0.0001, 12345.0, 12346.0),
+        (18.2, 2.73, 2.77, 40.1, 40.2),
+    ],
+)
+def test_no_text_of_a_chart_covers_another_or_leaves_it(values):
+    figure = chart.draw(many(values))
+    for dpi in (72, 150):  # of the page and of the picture
+        figure.dpi = dpi
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert len(texts) > 25 * (3 + len(values))
+        x0, y0, x1, y1 = np.array([text.get_window_extent().extents for text in texts]).T
+        assert min(x0.min(), y0.min()) >= 0
+        assert (x1.max() <= figure.bbox.x1, y1.max() <= figure.bbox.y1) == (True, True)
+        covers = (x0[:, None] < x1) & (x0 < x1[:, None]) & (y0[:, None] < y1) & (y0 < y1[:, None])
+        assert [(texts[a], texts[b]) for a, b in np.argwhere(np.triu(covers, 1))] == []
 
 
 def test_long_sounds_are_cut_on_the_page(tmp_path):

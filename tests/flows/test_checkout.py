@@ -349,7 +349,7 @@ def listing(tiny: Path) -> Path:
     return tiny
 
 
-def test_a_workspace_keeps_its_own_list_and_obeys_the_projects(listing: Path) -> None:
+def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing: Path) -> None:
     document = params.read_yaml(listing / "params.yaml")
     root = checkout.workspace(listing, "mine", document)
     assert forgotten_in(root) == []
@@ -363,30 +363,30 @@ def test_a_workspace_keeps_its_own_list_and_obeys_the_projects(listing: Path) ->
 
 
 @pytest.mark.slow
-def test_a_pipeline_puts_back_what_another_branch_lacks(listing: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_pipeline_updates_the_list_of_another_branch(listing: Path, capfd: pytest.CaptureFixture[str]) -> None:
     git(listing, "branch", "earlier")
     ledger.add(listing, [DOG])
     git(listing, "commit", "-qam", "Forget the dog")
     git(listing, "switch", "-q", "earlier")
     done = dvc_command(listing, "repro", "first")
     assert done.returncode != 0
-    assert "lacks what was forgotten: dog.wav" in done.stderr + done.stdout
+    assert "out of date: dog.wav must not be used" in done.stderr + done.stdout
     assert checkout.run_pipeline(listing) == 0
-    assert "forgotten.yaml lacked what was forgotten: dog.wav; it is back" in capfd.readouterr().out
+    assert "forgotten.yaml was out of date; added: dog.wav" in capfd.readouterr().out
     assert forgotten_in(listing) == ["dog"]
     assert dvc_command(listing, "repro", "first").returncode == 0
 
 
 @pytest.mark.slow
-def test_an_experiment_in_a_copy_obeys(listing: Path) -> None:
+def test_an_experiment_in_a_copy_is_bound(listing: Path) -> None:
     """`dvc exp run --temp` takes files as they are in git and on disk; a list that is older than the project's is refused."""
     ledger.add(listing, [DOG])
     git(listing, "commit", "-qam", "Forget the dog")
     ledger.write([], listing / ledger.FILE)  # by hand
     done = dvc_command(listing, "exp", "run", "--temp", "first")
     assert done.returncode != 0
-    assert "lacks what was forgotten: dog.wav" in done.stderr + done.stdout
-    ledger.obey(listing)
+    assert "out of date: dog.wav must not be used" in done.stderr + done.stdout
+    ledger.update(listing)
     assert dvc_command(listing, "exp", "run", "--temp", "first").returncode == 0
 
 
@@ -398,6 +398,6 @@ def test_a_state_from_before_does_not_undo_forgetting(listing: Path, tracked: No
     assert (tmp_path / "before/data/first.txt").exists()
     ledger.add(listing, [DOG])
     missing = checkout.reproduce(listing, run_id, tmp_path / "after")
-    assert [line for line in missing if line.startswith("outputs: forgotten since the run was recorded: dog.wav")]
+    assert [line for line in missing if line.startswith("outputs: dog.wav was forgotten since the run was recorded")]
     assert forgotten_in(tmp_path / "after") == ["dog"]
     assert not (tmp_path / "after/data/first.txt").exists()

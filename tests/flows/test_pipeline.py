@@ -7,10 +7,12 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -238,6 +240,7 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
             server.kill()
             server.wait()
         log.close()
+        shutil.rmtree(Path(tempfile.gettempdir()) / "runner_storage")  # Prefect's, which leaves it
 
 
 def test_serve_says_what_to_do_without_a_server(tiny: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from flows import locks, sweep
 from flows.terminal import LOG
+from soundmill import ledger
 from soundmill.errors import UserError
 from tests.flows.test_pipeline import ROOT, ask, environment, runs
 from tests.flows.tiny import PARAMS, dvc_command, git
@@ -84,8 +85,11 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     assert "ran," not in before
     assert before.count("done before: taken from the cache") == 2
 
+    dog = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None}
+    ledger.add(project, [dog])
     done = subprocess.run(command(), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert ledger.read(project / "workspaces/sweep-numbers" / ledger.FILE) == [dog]
     said = done.stdout
     assert "== two, seed 1: done" in said
     assert "== five, seed 1: done" in said

@@ -6,11 +6,13 @@ import base64
 import itertools
 import json
 import re
+import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from soundmill import disk
 from soundmill.audio.flac import decode_flac, flac_channels, flac_rate, write_wav
 from soundmill.audio.loudness import integrated_loudness
 from soundmill.errors import UserError
@@ -62,6 +64,30 @@ def test_the_page_tells_of_no_sound_whose_it_is(sounds):
     assert Counter(one.system for one in secret.sounds.values()) == {"soft": 3, "wide": 3, "real": 3, "bad": 3}
 
 
+def test_nobody_rebuilds_the_key_from_the_sounds_and_the_seed(sounds):
+    plan = Plan(("quality",), 3, 0)
+    page, key = blind.write(sounds / "test", gathered(sounds), plan)
+    guess_page, guess = blind.write(sounds / "guess", gathered(sounds), plan)
+    secret, guessed = answers.read_key(key), answers.read_key(guess)
+    assert secret.sounds != guessed.sounds
+    assert secret.orders != guessed.orders
+    assert (secret.salt != guessed.salt, len(secret.salt)) == (True, 32)
+    assert secret.salt not in page.read_text(encoding="utf-8")
+    again = blind.write(sounds / "again", gathered(sounds), plan, salt=secret.salt)
+    assert [path.read_bytes() for path in again] == [page.read_bytes(), key.read_bytes()]
+    assert guess_page.read_bytes() != page.read_bytes()
+
+
+def test_a_key_without_a_salt_can_still_be_read(sounds):
+    _, key = blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+    document = json.loads(key.read_text(encoding="utf-8"))
+    del document["salt"]
+    key.write_text(json.dumps(document), encoding="utf-8")
+    assert answers.read_key(key).salt == ""
+    with pytest.raises(UserError, match=r"key.json: the key of another test"):  # the new one is salted
+        blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+
+
 def test_the_same_again_and_another_test_is_not_lost(sounds):
     plan = Plan(("quality",), 3, 0)
     first = [path.read_bytes() for path in blind.write(sounds / "test", gathered(sounds), plan)]
@@ -69,6 +95,27 @@ def test_the_same_again_and_another_test_is_not_lost(sounds):
     with pytest.raises(UserError, match=r"key.json: the key of another test"):
         blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 1))
     assert (sounds / "test" / "test.html").read_bytes() == first[0]
+
+
+def test_of_two_tests_at_once_the_second_finds_the_key_of_the_first(sounds):
+    place, others = sounds / "test", sounds / "others"
+    _, key = blind.write(others, gathered(sounds), Plan(("quality",), 3, 1))
+    raised = []
+
+    def write():
+        try:
+            blind.write(place, gathered(sounds), Plan(("quality",), 3, 0))
+        except UserError as error:
+            raised.append(str(error))
+
+    second = threading.Thread(target=write)
+    with disk.exclusive(place):
+        second.start()
+        second.join(2.0)
+        (place / "key.json").write_bytes(key.read_bytes())
+    second.join()
+    assert "the key of another test" in raised[0]
+    assert (place / "key.json").read_bytes() == key.read_bytes()
 
 
 def test_a_bad_anchor_is_another_request_under_noise_and_breaks_off(sounds):

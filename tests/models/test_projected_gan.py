@@ -28,6 +28,12 @@ from tests.mels import TANGO
 DOCUMENT = params.compose(ROOT / "conf", ["model=projected_gan", "projected_gan.train.generator.channels=4"])
 TRAIN = params.parse(TrainParams, DOCUMENT["projected_gan"]["train"], "projected_gan.train")
 
+PAPER = params.parse(
+    TrainParams,
+    params.compose(ROOT / "conf", ["model=projected_gan", "scale=paper"])["projected_gan"]["train"],
+    "projected_gan.train",
+)
+
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -99,7 +105,7 @@ def test_demodulated_weights_have_unit_norm_and_are_what_is_convolved(up):
 
 
 def test_four_discriminators_give_sixty_logits():
-    judges = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4], 8)
+    judges = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4, 8])
     shown = projector()(torch.randn(4, 1, 192, 64))
     assert [tuple(one.shape[1:]) for one in shown] == [(2, 96, 128), (2, 48, 64), (4, 24, 32), (4, 12, 16)]
     assert judges([shown]).shape == (4, 60)
@@ -149,14 +155,48 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
     said: list[str] = []
     assert projectors.choose(wanted, tmp_path, 0, say=said.append).names == ("random", "random")
     assert "soundmill weights fetch vggish" in said[0]
-    assert f"projector 'tagger': {tmp_path}: no tagger here. Random weights stand in for it; an untrained projector" in said[1]
-    with pytest.raises(UserError, match=r"projector 'vggish': .* or set discriminators\.missing to `random`"):
-        projectors.choose(wanted.model_copy(update={"missing": "fail"}), tmp_path, 0)
+    assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Random weights stand in" in said[1]
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("vggish", "soundmill weights fetch vggish"), ("tagger", "dvc repro tagger")])
+def test_a_published_training_does_not_start_with_random_projectors(monkeypatch, tmp_path, name, remedy):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    wanted = PAPER.discriminators
+    assert wanted.projectors == ["vggish", "tagger"]
+    message = rf"projector '{name}': .*`{remedy}`.* or set projected_gan\.train\.discriminators\.missing to `random`"
+    with pytest.raises(UserError, match=message):
+        projectors.choose(wanted.model_copy(update={"projectors": [name]}), tmp_path, 0)
+    with pytest.raises(UserError, match="projector 'vggish'"):
+        projectors.choose(wanted, tmp_path, 0)
+
+
+def test_discriminators_have_the_published_channels():
+    """pg_modules/discriminator.py: 64-64-128-256-512, the others begin later; separable convolutions, norms, a 4×4 head."""
+    its = PAPER.discriminators
+    with torch.device("meta"):
+        chosen = projectors.Chosen(
+            nn.ModuleList(
+                projectors.Projector(*projectors.random(its.mixed_widths, None), its.mixed_widths, None) for _ in range(2)
+            ),
+            ("", ""),
+        )
+        trained = ProjectedGanModule(PAPER, nn.Identity(), nn.Identity(), chosen, 0, 1)
+    judges = trained.discriminator.of_projector
+    widths = [
+        [layer.out_channels for layer in judge.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1]
+        for judge in judges[0]
+    ]
+    assert widths == [[64, 128, 256, 512, 1], [128, 256, 512, 1], [256, 512, 1], [512, 1]]
+    block = [9 * before + before * after + 2 * after for before, after in [(64, 64), (64, 128), (128, 256), (256, 512)]]
+    head = 16 * (512 + 1)
+    counts = [sum(weight.numel() for weight in judge.parameters()) for judge in judges[0]]
+    assert counts == [sum(block[first:]) + head for first in range(4)]
+    assert sum(weight.numel() for weight in trained.discriminator.parameters()) == 2 * 696_576
 
 
 def test_two_projectors_are_fused_by_adding_what_is_said_of_both():
     one, two = module(["random"]), module(["random"])
-    both = discriminators.Discriminators([[2, 2, 4, 4]] * 2, [2, 2, 4, 4], 64).eval()
+    both = discriminators.Discriminators([[2, 2, 4, 4]] * 2, [2, 2, 4, 4, 8]).eval()
     both.of_projector[0].load_state_dict(one.discriminator.of_projector[0].state_dict())
     both.of_projector[1].load_state_dict(two.discriminator.of_projector[0].state_dict())
     maps = [one.projectors[0](torch.randn(4, 1, 192, 64)), two.projectors[0](torch.randn(4, 1, 192, 64))]

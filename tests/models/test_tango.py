@@ -20,6 +20,7 @@ from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
 from soundmill.models.tango.unet import TextUNet
 from soundmill.training.loader import Arrays, Joined, Loader, Order, share
+from soundmill.training.module import rate_factor
 from tests.imports import ROOT
 
 TINY = UNetParams(widths=[16, 32], heads=[2, 4], text_levels=[1], blocks=1, groups=8, text_width=12, gradient_checkpointing=False)
@@ -53,7 +54,12 @@ def test_the_training_is_the_published_one():
     assert (train.text_dropout, train.null_text, train.ema) == (0.0, "empty", None)
     optimiser = train.optimiser
     assert (optimiser.learning_rate, optimiser.betas, optimiser.weight_decay) == (3e-5, [0.9, 0.999], 0.01)
-    assert (optimiser.decay, optimiser.warmup_steps, optimiser.clip_norm) == ("linear", 0, None)
+    assert (optimiser.warmup_steps, optimiser.clip_norm) == (0, None)
+    # Its scheduler counts the batches of all devices, and its total is that times the accumulation of 4.
+    assert rate_factor(0, 1000, optimiser) == 1
+    assert rate_factor(999, 1000, optimiser) == pytest.approx(1 - 999 / 4000)
+    to_zero = optimiser.model_copy(update={"decay": "linear"})
+    assert rate_factor(1000, 1000, to_zero) == 0
     diffusion, sampling = train.diffusion, train.sampling
     assert (diffusion.objective, diffusion.weighting, diffusion.min_snr_gamma) == ("v", "min_snr_tango", 5.0)
     assert (diffusion.num_timesteps, diffusion.stratified) == (1000, False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,10 @@ from soundmill.models.components.diffwave.params import NetworkParams, NoisePara
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.components.hifigan import vocoder as hifigan
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
+from soundmill.models.components.melgan.network import MelGanNet
+from soundmill.models.components.melgan.params import NetworkParams as MelGanSizes
+from soundmill.models.components.melgan.vocoder import MelGan
+from soundmill.training.seeds import noise_at
 from tests.mels import spec_with
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
@@ -83,6 +89,69 @@ def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
     assert timing.real_time_factor == timing.work / timing.sound > 0
     for samples, _ in made:
         assert np.abs(samples).max() > 0.01
+
+
+def test_the_fast_steps_are_those_of_the_noise_it_was_trained_on(waves, tmp_path):
+    large = vocoding.load(waves, None, None, False)
+    noise = NoiseParams(num_timesteps=200, beta_start=1e-4, beta_end=0.02)
+    diffwave.save(DiffWave(NETWORK, noise, large.sampling, SPEC, large.net), tmp_path / "large", {})
+    assert vocoding.load(tmp_path / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
+
+
+MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
+
+
+def voices() -> dict[str, tuple[Any, str, int]]:
+    """Vocoders, and where their modules say how much they take at once."""
+    torch.manual_seed(0)
+    deep = NetworkParams(layers=6, channels=8, dilation_cycle=5)
+    net = DiffWaveNet(deep, SPEC)
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    loud = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval()
+    for weight in loud.parameters():  # as it is initialised, it is all but silent
+        torch.nn.init.normal_(weight, std=0.1)
+    return {
+        "diffwave": (DiffWave(deep, NOISE, SamplingParams(betas=vocoding.FAST, seed=3), SPEC, net), "PIECE_SAMPLES", 2000),
+        "hifigan": (HifiGan(VOICE, SPEC, loud), "PIECE_FRAMES", 9),
+        "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "PIECE_FRAMES", 9),
+    }
+
+
+@pytest.mark.parametrize("kind", ["diffwave", "hifigan", "melgan"])
+@pytest.mark.parametrize("frames", [1, 9, 60, 101])
+def test_a_sound_in_pieces_is_that_in_one(kind, frames, monkeypatch):
+    vocoder, limit, size = voices()[kind]
+    log_mels = torch.randn(2, SPEC.n_mels, frames, generator=torch.Generator().manual_seed(1)) - 3
+    whole = vocoder.vocode(log_mels)
+    monkeypatch.setattr(f"soundmill.models.components.{kind}.vocoder.{limit}", size)
+    parts = list(vocoder.pieces(log_mels))
+    assert len(parts) == -(-frames // (size // SPEC.hop_length if kind == "diffwave" else size))
+    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-5, rtol=0)
+    assert whole.shape == (2, 1, frames * SPEC.hop_length)
+    assert whole.std() > 1e-3
+
+
+def test_the_first_piece_of_a_sound_is_done_before_the_last_is_begun(monkeypatch):
+    vocoder, limit, size = voices()["diffwave"]
+    monkeypatch.setattr(f"soundmill.models.components.diffwave.vocoder.{limit}", size)
+    drawn = []
+    monkeypatch.setattr(
+        "soundmill.models.components.diffwave.vocoder.noise_at", lambda *given: drawn.append(given) or noise_at(*given)
+    )
+    next(vocoder.pieces(torch.zeros(1, SPEC.n_mels, 2000)))
+    begun = max(first + length for first, length, _, _, step in drawn if step == "start")
+    assert begun <= 7 * (size + vocoder.network.context + SPEC.hop_length) < 0.1 * 2000 * SPEC.hop_length
+
+
+def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
+    vocoder, _, _ = voices()["hifigan"]
+    monkeypatch.setattr("soundmill.models.components.hifigan.vocoder.PIECE_FRAMES", 9)
+    log_mels = torch.randn(SPEC.n_mels, 60)
+    wanted = vocoder.vocode(log_mels[None])[0, 0, :9000]
+    loud = replace(vocoder, net=lambda given: 3 / wanted.abs().max() * vocoder.net(given))
+    loud.to = lambda device: loud
+    (path,), _ = vocoding.write_sounds(loud, [vocoding.LogMel("a", log_mels.numpy(), 9000)], tmp_path)
+    np.testing.assert_allclose(soundfile.read(path)[0], wanted.detach() / wanted.abs().max(), atol=1e-4)
 
 
 def test_damaged_weights_make_no_sound(waves, tmp_path):

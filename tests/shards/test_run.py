@@ -109,6 +109,7 @@ from tests.shards import work as t
 
 if __name__ == "__main__":
     os.setpgrp()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     try:
         shards.map_shards(t.square, t.jobs(9), Path(sys.argv[1]), workers=3, progress=lambda n: n and os.killpg(0, signal.SIGINT))
     except KeyboardInterrupt:

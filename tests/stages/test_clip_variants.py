@@ -115,6 +115,23 @@ def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path
     assert set(clips_of(tmp_path)) == {path.name for path in one_shots.glob("*.flac")} - mono != set()
 
 
+def test_a_corpus_of_44100_hz_gives_clips_at_the_published_scale(tmp_path, root):
+    """Mono and stereo, for each family of high rates."""
+    folder, plans = tmp_path / "audio", {}
+    folder.mkdir()
+    for name, channels in (("mono", 1), ("stereo", 2)):
+        soundfile.write(folder / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal((88_200, channels)), 44_100)
+    for family in ("rave", "diffusion_ae", "diffusion_vocoder", "upsampler"):
+        document = params.compose(root / "conf", [f"model={family}", "scale=paper"])
+        plans[json.dumps(document["clips"][document["families"][family]["clips"]])] = family
+    assert len(plans) == 2
+    for plan, family in plans.items():
+        (tmp_path / family).mkdir()
+        metrics = cut(tmp_path / family, root, folder, **json.loads(plan))
+        assert (metrics["clips"], metrics["upsampled_recordings"]) == (2, 0)
+        assert set(clips_of(tmp_path / family)) == {"mono.wav", "stereo.wav"}
+
+
 def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path, root):
     folder, rate = tmp_path / "audio", 22_050
     folder.mkdir()

@@ -62,7 +62,7 @@ def test_counts_of_the_published_systems():
         return registry.parameter_counts("diffwave", params.compose(ROOT / "conf", ["model=diffwave", *choices]))["net"]
 
     assert count("scale=paper") == 2_619_971
-    assert count("scale=paper", "diffwave.train.network.channels=128") == 6_885_315
+    assert count("diffwave=large") == 6_885_315
     assert count("diffwave=sc09", "diffwave.train.condition=none") == 24_034_305
     assert count("diffwave=sc09") + 10 * 128 == 26_413_313
 

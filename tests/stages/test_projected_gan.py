@@ -39,7 +39,6 @@ SHRUNK = [
     "style_mixing: 0.9}",
     "projected_gan.train.discriminators.random_widths=[2,4,4,8]",
     "projected_gan.train.discriminators.mixed_widths=[2,4,4,8]",
-    "projected_gan.train.discriminators.most_channels=8",
     "projected_gan.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
     "projected_gan.train.grid={columns: 2, rows: 1}",
     "projected_gan.train.sampling.griffin_lim_iterations=2",

@@ -228,8 +228,8 @@ def test_a_codec_starts_from_another(tmp_path):
     assert config["source"]["started_from"] == shards.file_digest(home / "autoencoder/model.safetensors")
     first, second = weights_of(home), weights_of(other)
     assert (
-        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 2e-3
-    )  # one step of Adam's
+        max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 5e-3
+    )  # one step of Adam's, of lengths and of directions
     with pytest.raises(SystemExit, match=r"network\.channels is 4 there and 8 here; make them agree"):
         make_codec(other, composed(start, "rave.autoencoder.network.channels=8"))
 
@@ -251,7 +251,8 @@ def test_two_devices_train_one_codec_through_both_phases(tmp_path):
         ("rave.autoencoder.weights.phase_1_steps=7", "phase_1_steps 7 must not exceed weights.steps 6"),
         ("rave.autoencoder.fidelity=1.5", "less than or equal to 1"),
         ("rave.autoencoder.weights.scales=[512]", r"at least one must fit into a band's crop, which has 256 samples"),
-        ("rave.autoencoder.weights.features.skip=2", "leaves nothing of the 2 maps"),
+        ("rave.autoencoder.weights.features.skip=3", "leaves nothing of a discriminator's 3 maps"),
+        ("rave.autoencoder.weights.valid_signal_crop=true", r"leaves 104 frames of a crop's bands, and the shortest .* has 128"),
         ("rave.autoencoder.weights.optimiser.decay=cosine", "decay cosine is at zero when phase 1 ends"),
         (
             "rave.autoencoder.weights.ema={kind: diffusers, decay: 0.9, min_decay: 0.0, update_after_step: 0}",

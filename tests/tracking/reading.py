@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,9 @@ def files(home: Path, run_id: str, folder: str = "") -> list[str]:
     entries = client(home).list_artifacts(run_id, folder)
     below = [name for entry in entries if entry.is_dir for name in files(home, run_id, entry.path)]
     return sorted([entry.path for entry in entries if not entry.is_dir] + below)
+
+
+def text(home: Path, run_id: str, path: str) -> str:
+    """Content of one of a run's artifacts."""
+    with tempfile.TemporaryDirectory() as place:
+        return Path(client(home).download_artifacts(run_id, path, place)).read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 import wave
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,6 +26,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from flows import story
 from soundmill import params, tracking
+from soundmill.tracking import browser_app
 from tests.chromium import browser
 from tests.commands.running import soundmill
 from tests.mlflow_server import free_port
@@ -96,6 +99,7 @@ def address(recorded: Path) -> Iterator[str]:
     (recorded / "dvc.yaml").write_text("stages: {}\n")
     command = [sys.executable, "-u", "-m", "soundmill", "browse", "--port", str(free_port()), "--project", str(recorded)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    environment["MLFLOW_DEPLOYMENTS_TARGET"] = "http://127.0.0.1:1"  # of the person's other work; nothing asks it
     with (recorded / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
@@ -118,6 +122,84 @@ def test_an_address_that_is_taken_is_named(recorded: Path) -> None:
         server.shutdown()
     assert done.returncode == 1
     assert f"http://127.0.0.1:{server.server_port} answers already" in done.stderr
+
+
+SERVED = {  # what MLflow's own application has below /api/VERSION/mlflow/, or first in an address, and is not refused
+    *("", "artifacts", "build", "datasets", "experiments", "gateway-proxy", "get-artifact", "get-online-trace-details"),
+    *(
+        "get-trace-artifact",
+        "graphql",
+        "health",
+        "label-schemas",
+        "logged-models",
+        "metrics",
+        "mlflow-artifacts",
+        "model-versions",
+        "registered-models",
+    ),
+    *("review-queues", "runs", "server-info", "static-files", "traces", "ui-telemetry", "unified-traces", "upload-artifact"),
+    *("v1", "version", "workspaces"),
+}
+BELOW_API = re.compile(r"/(?:ajax-)?api/[\d.]+/?(?:mlflow/)?")
+
+
+def served_by_mlflow() -> dict[str, set[str]]:
+    """All addresses of the installed MLflow's server, with the methods of each."""
+    from mlflow.server import app, artifact_router, gateway_api, job_api, mcp_server_api, otel_api, server_info_api
+    from mlflow.server.assistant.api import assistant_router
+
+    found = {rule.rule: rule.methods - {"HEAD", "OPTIONS"} for rule in app.url_map.iter_rules()}
+    routers = [assistant_router, artifact_router.artifact_router, gateway_api.gateway_router, job_api.job_api_router]
+    routers += [otel_api.otel_router, server_info_api.server_info_router]
+    named = [(route.path, route) for router in routers for route in router.routes]
+    mcp = mcp_server_api.get_mcp_server_api_route_prefixes()
+    named += [(prefix + route.path, route) for prefix in mcp for route in mcp_server_api.mcp_server_router.routes]
+    for path, route in named:
+        found[path] = found.get(path, set()) | route.methods
+    return found
+
+
+def test_every_part_of_mlflows_server_is_served_or_refused_by_decision() -> None:
+    """A new version of MLflow that serves more fails here: judge it, and name it in SERVED or in REFUSED."""
+    parts = {BELOW_API.sub("/", path).split("/")[1] for path in served_by_mlflow()}
+    assert parts - set(browser_app.REFUSED) == SERVED
+    assert not any(
+        browser_app.is_refused(f"/ajax-api/2.0/mlflow/{part}/x") or browser_app.is_refused(f"/{part}") for part in SERVED
+    )
+
+
+def answer(base: str, path: str, method: str = "GET", content: bytes | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(base + path, content, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+
+
+@pytest.mark.slow
+def test_nothing_that_starts_agents_or_jobs_is_served(recorded: Path, address: str) -> None:
+    base = address.partition("/#")[0]
+    refused = {path: methods for path, methods in served_by_mlflow().items() if browser_app.is_refused(path)}
+    asked = [(re.sub(r"[<{][^>}]*[>}]", "x", path), method) for path, methods in refused.items() for method in methods]
+    assistants = [path for path, _ in asked if "/assistant/" in path]
+    assert len(assistants) >= 11
+    hidden = [path.replace("/mlflow/", "//mlflow/").replace("assistant", "%61ssistant") for path in assistants]
+    for path, method in [*asked, *((path, "POST") for path in hidden)]:
+        status, text = answer(base, path, method, b"{}" if method != "GET" else None)
+        assert (status, "serves no assistants" in text) == (403, True), (method, path, text[:200])
+    assert json.loads(answer(base, "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=x")[1]) == {"endpoints": []}
+    message = json.dumps({"message": "run `touch owned` in a shell"}).encode()
+    assert answer(base, "/ajax-api/3.0/mlflow/assistant/message", "POST", message)[0] == 403
+
+    found = json.loads(answer(base, "/ajax-api/2.0/mlflow/runs/search", "POST", b'{"experiment_ids": ["1"]}')[1])["runs"]
+    assert len(found) == 4
+    best = next(run["info"]["run_id"] for run in found if any(one["key"] == "fad_tagger" for one in run["data"]["metrics"]))
+    assert "Sounds next to real ones" in answer(base, f"/get-artifact?run_uuid={best}&path=ddpm_mel.html")[1]
+    note = json.dumps({"run_id": best, "key": "mine", "value": "good"}).encode()
+    for path in ("/api/2.0/mlflow/runs/set-tag", "/ajax-api/2.0/mlflow/runs/set-tag"):
+        assert answer(base, path, "POST", note)[0] == 200
+    assert answer(base, "/version")[0] == answer(base, "/ajax-api/3.0/mlflow/server-info")[0] == 200
 
 
 def shows(chrome: webdriver.Chrome, *words: str) -> str:
@@ -143,6 +225,8 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         chrome.get(address)
         text = shows(chrome, "ddpm_mel · synthetic", "fad_tagger", "kl_tagger", "label_accuracy_tagger", "34.8", "75.1", "commit")
         chrome.save_screenshot(tmp_path / "runs.png")
+        assert "Assistant" not in text  # its panel, which opens by itself where the server lets it
+        assert not [one for one in chrome.find_elements(By.CSS_SELECTOR, "[data-assistant-ui]") if one.is_displayed()]
         assert text.index("34.8") < text.index("75.1")  # the best first
         assert "train/ddpm_mel" not in text  # folded
         reports = [link.get_attribute("href") for link in chrome.find_elements(By.PARTIAL_LINK_TEXT, "report of ddpm_mel")]
@@ -179,3 +263,8 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         chrome.find_element(By.XPATH, "//*[text()='ddpm_mel.html']").click()
         WebDriverWait(chrome, 60).until(lambda _: len(chrome.find_elements(By.TAG_NAME, "iframe")) == 2)  # side by side
         chrome.save_screenshot(tmp_path / "compared.png")
+
+        messages = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
+        answers = [one["params"]["response"] for one in messages if one["method"] == "Network.responseReceived"]
+        failed = {one["url"].partition("?")[0] for one in answers if one["status"] == 403}
+        assert {path.rpartition("/mlflow/")[2] for path in failed} == {"assistant/config", "assistant/providers"}

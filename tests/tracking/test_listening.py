@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.commands.running import soundmill
 from tests.listening.answering import answered, make_key, write
-from tests.tracking.reading import client, files, runs
+from tests.tracking.reading import files, runs, text
 
 LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
 
@@ -33,7 +33,7 @@ def test_a_listening_test_stands_beside_the_scores(home: Path, bring: Callable[[
     assert tiny.data.metrics == {"fad_x": 2.5, "mos_quality": 4.0, "mos_quality_low": 4.0, "mos_quality_high": 4.0}
     assert (other.data.metrics["mos_quality"], other.data.tags["family"]) == (3.0, "other")
     assert "metrics.json" in files(home, whole.info.run_id)
-    kept = json.loads(Path(client(home).download_artifacts(whole.info.run_id, "metrics.json")).read_text())
+    kept = json.loads(text(home, whole.info.run_id, "metrics.json"))
     assert kept["raters"] == {"passed": [1, 2], "failed": {}}
 
 

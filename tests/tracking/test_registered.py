@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from soundmill import lineage, manifest, shards, tracking
+from soundmill.forgetting import leftovers
+from soundmill.tracking import stores
+from tests.commands.running import soundmill
 
 HEARD = {
     "clip_id": "dog_5",
@@ -21,7 +25,8 @@ HEARD = {
 }
 
 
-def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callable[[Path], None]) -> None:
+def register(home: Path, bring: Callable[[Path], None]) -> Path:
+    """A project that has registered a model; returns its checkpoint."""
     (home / "dvc.yaml").write_text("stages: {}\n")
     directory = home / "data/models/tiny"
     directory.mkdir(parents=True)
@@ -29,7 +34,20 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     shards.write_rows([HEARD], directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
     with tracking.stage_run(home, "train/tiny", {}, family="tiny") as run:
         run.log_model(directory, "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
+        for name in ("dog_5-codec.wav", "another.wav"):
+            (home / name).touch()
+            run.log_file(home / name, "listen")
     bring(home)
+    return directory
+
+
+def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callable[[Path], None]) -> None:
+    directory = register(home, bring)
+    traces = leftovers.Traces.of([], [], ["dog_5"])  # a server lists files by the same calls
+    (sentence,), note = leftovers.on_server(home, "http://server", traces)
+    assert sentence.startswith("http://server, run train/tiny (")
+    assert "listen/dog_5-codec.wav: a sound named after a clip of it" in sentence
+    assert "only sounds were looked for, by name" in note
     (model,) = tracking.registered_models(home)
     assert (model.name, model.version, model.aliases, model.run_name) == ("soundmill-tiny", "1", ("newest",), "train/tiny")
     assert model.directory
@@ -46,8 +64,71 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     assert registered.name == "soundmill-tiny version 1"
     assert lineage.trace(home, "dog.wav").thing.facts["gone"]
 
-    tracking.mark_forgotten(home, [model], "dog: its owner asks for it")
+    tracking.mark_forgotten(home, [model], add=["dog: its owner asks for it"])
     (model,) = tracking.registered_models(home)
     assert model.tags[tracking.FORGOTTEN] == "dog: its owner asks for it"
     (registered,) = lineage.trace(home, "recording:dog").came_of_it
     assert {node.kind: node for node in registered.below}["registered"].facts["forgotten"] == "dog: its owner asks for it"
+
+    tracking.mark_forgotten(home, [model], add=["cat: so does hers"])
+    (model,) = tracking.registered_models(home)
+    assert model.tags[tracking.FORGOTTEN].splitlines() == ["dog: its owner asks for it", "cat: so does hers"]
+    tracking.mark_forgotten(home, [model], remove=["dog: its owner asks for it"])
+    (model,) = tracking.registered_models(home)
+    assert model.tags[tracking.FORGOTTEN] == "cat: so does hers"
+    tracking.mark_forgotten(home, [model], remove=["cat: so does hers"])
+    (model,) = tracking.registered_models(home)
+    assert tracking.FORGOTTEN not in model.tags
+
+
+def first_line(home: Path, *arguments: str) -> str:
+    done = soundmill(*arguments, "--project", str(home), cwd=home)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\n")[0]
+
+
+@pytest.mark.parametrize("command", [("lineage", "recording:dog"), ("forget", "recording:dog", "--reason", "asked")])
+def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_where(
+    command: tuple[str, ...], home: Path, bring: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "mlflow.db").rename(home.parent / "elsewhere.db")
+    elsewhere = f"sqlite:///{home.parent}/elsewhere.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    register(home, bring)
+    shutil.rmtree(home / "data" / "models")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert first_line(home, *command) == f"MLflow: looks into {elsewhere}, where runs were recorded last"
+    (model,) = tracking.registered_models(home)  # the command has set it, for the processes that it starts too
+    assert (tracking.FORGOTTEN in model.tags) == (command[0] == "forget")
+
+
+def test_an_empty_store_and_one_beside_another_are_named_first(
+    home: Path, bring: Callable[[Path], None], mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(mlflow_tables, home.parent / "elsewhere.db")
+    own, elsewhere = f"sqlite:///{home}/mlflow.db", f"sqlite:///{home.parent}/elsewhere.db"
+    (home / "dvc.yaml").write_text("stages: {}\n")
+    lineage_of = ("lineage", "recording:dog")
+    assert tracking.look_where_recorded(home) == f"MLflow: {own} has no runs; MLFLOW_TRACKING_URI names another store"
+    register(home, bring)
+    assert first_line(home, *lineage_of).startswith("recording dog")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    with tracking.stage_run(home, "segment", {}):
+        pass
+    bring(home)
+    assert first_line(home, *lineage_of) == f"MLflow: looks into {elsewhere}, which MLFLOW_TRACKING_URI names"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with tracking.stage_run(home, "segment", {}):
+        pass
+    bring(home)
+    assert first_line(home, *lineage_of) == (
+        f"MLflow: looks into {own}, where runs were recorded last; "
+        f"not into {elsewhere}, where runs were recorded too (MLFLOW_TRACKING_URI={elsewhere})"
+    )
+
+
+def test_no_password_of_a_server_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:1/mlflow")
+    stores.remember(home)
+    stores.remember(home)
+    assert (home / "mlflow.db.state" / stores.RECORDED_IN).read_text() == "http://me@127.0.0.1:1/mlflow\n"

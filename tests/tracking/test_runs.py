@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_a_stage_that_finds_nothing_to_do_is_no_run_unless_it_fails(home: Path, 
     assert (runs(home)["scan"].info.status, runs(home)["scan"].data.metrics) == ("FINISHED", {"files": 1.0})
 
 
-def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring) -> None:
+def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring, tmp_path: Path, monkeypatch) -> None:
     git(home, "init", "-q")
     (home / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n")
     git(home, "add", "-A")
@@ -170,7 +171,10 @@ def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring) -> No
         pass
     bring(home)
     segment = runs(home)["segment"]
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     state = tracking.read_state(home, segment.info.run_id[:12])
+    assert not list((tmp_path / "temporary").iterdir())
     assert len(state.sha) == 40
     assert state.files["params.yaml"] == b"train: {rate: 3e-4}\n"
     assert state.files["dvc.lock"] == b"schema: '2.0'\n"

@@ -21,7 +21,7 @@ from soundmill import tracking
 from soundmill.tracking import journal, uploader
 from tests.mlflow_server import Server
 from tests.processes import marked, new_mark, wait_for
-from tests.tracking.reading import client, files, runs
+from tests.tracking.reading import client, files, runs, text
 
 ROOT = Path(__file__).resolve().parents[2]
 Bring = Callable[[Path], None]
@@ -63,7 +63,7 @@ def check_training(home: Path, name: str = "train/tiny") -> Any:
     assert files(home, run_id) == sorted([*pictures, "metrics.json", *sounds])
     for path in (*pictures, *sounds):
         kind = "picture" if path.endswith("png") else "sound"
-        assert Path(mlflow.download_artifacts(run_id, path)).read_text() == f"{kind} {Path(path).stem}"
+        assert text(home, run_id, path) == f"{kind} {Path(path).stem}"
     assert len(run.inputs.dataset_inputs) == 1
     assert not journal.folders(tracking.store(home).journals)
     return run
@@ -334,6 +334,6 @@ def check_model(home: Path, artifacts: Path) -> None:
         "m = mlflow.pyfunc.load_model('models:/soundmill-tiny@newest')\n"
         "print(m.metadata.signature.inputs.input_names(), m.metadata.signature.outputs.inputs[0].shape)"
     )
-    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "TMPDIR": str(home)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
     assert done.stdout.strip() == "['label', 'seed'] (-1, 80)", done.stderr

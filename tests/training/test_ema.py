@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from soundmill import params
 from soundmill.training.ema import Ema
 from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams
+from tests.imports import ROOT
 
 
 def _follow(params: EmaParams, values: list[float]) -> list[float]:
@@ -53,9 +55,58 @@ def test_goes_as_diffusers_does():
 def test_goes_as_ema_pytorch_does():
     """The numbers are those of ema-pytorch 0.8.3 with beta 0.8, min_value 0.1 for a weight of 1, 4, 9, … 144."""
     settings = {"decay": 0.8, "min_decay": 0.1, "update_after_step": 3, "update_every": 2, "inv_gamma": 1.0, "power": 0.7}
-    seen = _follow(EmaPytorchParams(kind="ema_pytorch", **settings), [0.0, *(float(step**2) for step in range(1, 13))])
+    seen = _follow(
+        EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(step**2) for step in range(1, 13))]
+    )
     assert seen[::2] == pytest.approx([1.0, 9.0, 18.84916, 30.27419, 44.74601, 62.53288], abs=1e-4)
     assert seen[::2] == seen[1::2]
+
+
+class EveryBatch:
+    """ema-pytorch's own loop, one `update` at a time, with tiny-audio-diffusion's beta and power."""
+
+    def __init__(self, weight):
+        self.average, self.calls = weight.detach().clone(), 0
+
+    def update(self, weight):
+        count, self.calls = self.calls, self.calls + 1
+        if count % 10:
+            return
+        decay = 0.0 if count <= 100 else min(1 - (1 + count - 100) ** -0.7, 0.995)
+        self.average = decay * self.average + (1 - decay) * weight.detach()
+
+
+TINY_AUDIO = EmaPytorchParams(
+    kind="ema_pytorch",
+    counts="batches",
+    decay=0.995,
+    min_decay=0.0,
+    update_after_step=100,
+    update_every=10,
+    inv_gamma=1.0,
+    power=0.7,
+)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 32])
+def test_counting_batches_is_an_update_on_each_before_the_step(batches):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 3, bias=False).double()
+    literal, ours = EveryBatch(net.weight), Ema(net, TINY_AUDIO)
+    for _ in range(400 // batches + 2):
+        for _ in range(batches):
+            literal.update(net.weight)
+        ours.before_step(net, batches)
+        net.weight.data.add_(torch.randn(3, 4))
+        ours.step(net)
+        torch.testing.assert_close(ours.shadow[0], literal.average, rtol=1e-12, atol=1e-12)
+    assert ours.steps == literal.calls
+
+
+def test_tiny_audio_diffusion_counts_batches():
+    document = params.compose(ROOT / "conf", ["model=waveform_unet", "scale=paper"])["waveform_unet"]["train"]
+    assert EmaPytorchParams(**document["ema"]) == TINY_AUDIO
+    assert (document["batch_size"], document["accumulate"]) == (1, 32)
 
 
 def test_without_an_average_it_is_the_weights_themselves():

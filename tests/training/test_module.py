@@ -18,6 +18,7 @@ from soundmill.training.loader import Loader, Order
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
+from tests.training.test_ema import TINY_AUDIO, EveryBatch
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.01, betas=[0.9, 0.99], eps=1e-8, weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0
@@ -274,6 +275,24 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         _fit(forgetful, tmp_path)
 
 
+def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(loader, tmp_path):
+    """tiny-audio-diffusion updates it in `training_step`, before the step that the batch may end."""
+
+    class Literal(Regression):
+        def loss(self, step, batch):
+            literal.update(self.net[0].weight)
+            return super().loss(step, batch)
+
+    net = _net()
+    literal = EveryBatch(net[0].weight)
+    trained = Literal(net, PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
+    scratch = {"scratch": tmp_path, "progress": callbacks.Progress("test"), "curve": callbacks.Curve(4), "callbacks": []}
+    module.fit(trained, loader(240), hardware=CPU, **scratch)
+    assert trained.ema.steps == literal.calls == 240
+    torch.testing.assert_close(trained.ema.shadow[0], literal.average)
+    assert not torch.allclose(literal.average, net[0].weight)
+
+
 def test_a_missing_gpu_is_named(loader, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -285,6 +304,8 @@ def test_rate_rises_and_falls():
     assert module.rate_factor(0, 100, OPTIMISER) == pytest.approx(0.25)
     assert module.rate_factor(50, 100, OPTIMISER) == pytest.approx(0.5)
     assert module.rate_factor(100, 100, OPTIMISER) == pytest.approx(0, abs=1e-12)
+    falling = OPTIMISER.model_copy(update={"decay": "three_quarters"})
+    assert [module.rate_factor(step, 100, falling) for step in (40, 100)] == pytest.approx([0.9, 0.75])
     held = OPTIMISER.model_copy(update={"decay": "none"})
     assert module.rate_factor(99, 100, held) == 1
     shrinking = held.model_copy(update={"decay": "exponential", "warmup_steps": 0})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +34,9 @@ class Vocoder(Protocol):
 
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, channels, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same in pieces [N, channels, n], so that memory does not grow with the sound."""
 
 
 class VocoderConfig(BaseModel):

@@ -27,6 +27,7 @@ from soundmill.training.seeds import seed_of
 
 FAMILY = "diffwave"
 WEIGHTS = "model.safetensors"
+WINDOW_SECONDS = 10.0
 
 
 @dataclass
@@ -38,8 +39,12 @@ class Vocoding:
     sample_rate: int
     labels: Sequence[str] = ()
     channels: int = 1
-    num_samples: int | None = None
     condition: Literal["none"] = "none"
+
+    @property
+    def num_samples(self) -> int:
+        """Of a window: a longer sound goes through it in several."""
+        return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
 
     @property
     def vocoder(self) -> DiffWave:

@@ -34,12 +34,11 @@ class DownBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """How real each place of maps [B, inputs, H, W] is: logits [B, places]. `halvings` blocks, each of twice the channels."""
+    """How real each place of maps [B, inputs, H, W] is: logits [B, places]. `widths` are the channels between its blocks."""
 
-    def __init__(self, inputs: int, channels: int, halvings: int, most: int, num_labels: int = 0):
+    def __init__(self, inputs: int, widths: Sequence[int], num_labels: int = 0):
         super().__init__()
-        self.first = nn.Identity() if inputs == channels else spectral_norm(nn.Conv2d(inputs, channels, 3, padding=1))
-        widths = [channels, *(max(channels, min(most, channels * 2 ** (block + 1))) for block in range(halvings))]
+        self.first = nn.Identity() if inputs == widths[0] else spectral_norm(nn.Conv2d(inputs, widths[0], 3, padding=1))
         self.blocks = nn.Sequential(*[DownBlock(before, after) for before, after in itertools.pairwise(widths)])
         outputs = LABEL_WIDTH if num_labels else 1
         self.head = spectral_norm(nn.Conv2d(widths[-1] + 1, outputs, 4, bias=False))
@@ -62,19 +61,15 @@ def with_deviation(x: Tensor) -> Tensor:
 class Discriminators(nn.Module):
     """For each projector, which gives maps of these `inputs`, one discriminator a scale, the finest maps halved oftenest.
 
-    What those of two projectors say is added.
+    `widths` are of all scales and of what all end with: each halving brings maps to the channels of the next. What those of two
+    projectors say is added.
     """
 
-    def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], most: int, num_labels: int = 0):
+    def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], num_labels: int = 0):
         super().__init__()
         self.of_projector = nn.ModuleList(
             [
-                nn.ModuleList(
-                    [
-                        Discriminator(given, width, len(widths) - scale, most, num_labels)
-                        for scale, (given, width) in enumerate(zip(each, widths, strict=True))
-                    ]
-                )
+                nn.ModuleList([Discriminator(given, widths[scale:], num_labels) for scale, given in enumerate(each)])
                 for each in inputs
             ]
         )

@@ -43,9 +43,10 @@ class DiscriminatorParams(StageParams):
     missing: Literal["random", "fail"] = Field(description="what stands in where a projector's weights are not there")
     random_widths: list[int] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")
     mixed_widths: list[int] = Field(
-        min_length=SCALES, max_length=SCALES, description="channels that maps are brought to, finest first"
+        min_length=SCALES,
+        max_length=SCALES,
+        description="channels that maps are brought to, finest first; and those of the discriminators' blocks",
     )
-    most_channels: int = Field(ge=1, description="of a discriminator's blocks, each of which has twice the one before")
     optimiser: OptimiserParams
 
     @field_validator("projectors")

@@ -151,7 +151,9 @@ def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, say: 
         name = wanted
         if reason := _lacking(wanted, tagger_directory):
             if params.missing == "fail":
-                raise UserError(f"projector {wanted!r}: {reason}; or set discriminators.missing to `random`")
+                raise UserError(
+                    f"projector {wanted!r}: {reason}; or set projected_gan.train.discriminators.missing to `random`: {COST}"
+                )
             say(f"projector {wanted!r}: {reason}. Random weights stand in for it; {COST}")
             name = "random"
         rng = torch.Generator().manual_seed(seed_of(seed, "projector", number))
@@ -167,7 +169,7 @@ def _lacking(name: ProjectorName, tagger_directory: Path) -> str | None:
     if name == "vggish":
         return pretrained.unavailable("vggish")
     if name == "tagger" and not (tagger_directory / "config.json").is_file():
-        return f"{tagger_directory}: no tagger here"
+        return f"{tagger_directory}: no tagger here; `dvc repro tagger` trains it"
     return None
 
 

@@ -43,8 +43,7 @@ class ProjectedGanModule(PhasedModule):
     def __init__(self, params: TrainParams, net: Generator, picture: LoopPicture, chosen: Chosen, num_labels: int, steps: int):
         wanted = params.discriminators
         inputs = [projector.channels for projector in chosen.nets]
-        widths = [wanted.mixed_widths[0], *wanted.mixed_widths[:-1]]
-        judges = Discriminators(inputs, widths, wanted.most_channels, num_labels)
+        judges = Discriminators(inputs, [wanted.mixed_widths[0], *wanted.mixed_widths], num_labels)
         super().__init__(net, {"discriminator": (judges, wanted.optimiser)}, params, steps)
         self.picture, self.projectors, self.names = picture, chosen.nets, chosen.names
 
@@ -181,7 +180,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["clip_seconds"]
     labels = num_labels if params.conditional else 0
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
-    chosen = choose(params.discriminators, Path(document["families"][FAMILY]["tagger"]), params.seed, say=lambda text: None)
+    stand_in = params.discriminators.model_copy(update={"missing": "random"})
+    chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, say=lambda text: None)
     module = ProjectedGanModule(params, models.build_net(params, labels), picture, chosen, labels, steps=1)
 
     def batch(step: int) -> Batch:

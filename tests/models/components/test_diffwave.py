@@ -16,7 +16,8 @@ from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.network import DiffWaveNet, TimestepEmbedding, Upsampler, strides
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave.training import noise_loss
-from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of, conditioner
+from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of, conditioner, schedule
+from soundmill.models.diffwave.params import TrainParams
 from soundmill.params import compose, parse
 from tests.mels import spec_with
 from tests.models.components.test_mel_autoencoder import SPEC, size
@@ -37,6 +38,21 @@ def test_nets_have_the_published_sizes(root):
         assert size(DiffWaveNet(published(128), PUBLISHED)) == 6_885_315
     wanted = parse(DiffWaveParams, compose(root / "conf", ["vocoder=diffwave"])["vocoder"], "vocoder")
     assert (wanted.network, wanted.noise, wanted.sampling) == (published(64), NOISE, FAST)
+
+
+@pytest.mark.parametrize("choice", ["large", "sc09", "sc09_laptop"])
+def test_nets_of_200_timesteps_have_the_paper_s_noise_and_six_steps(root, choice):
+    train = parse(TrainParams, compose(root / "conf", ["model=diffwave", f"diffwave={choice}"])["diffwave"]["train"], "train")
+    table = alpha_bar_of(train.noise)
+    assert len(table) == 200
+    assert float(table[-1]) == pytest.approx(0.1321828, abs=5e-8)
+    if choice == "sc09":
+        assert train.sampling.betas == "trained"
+        return
+    assert train.sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
+    _, timesteps = schedule(train.noise, train.sampling)
+    levels, known = np.cumprod(1 - np.array(train.sampling.betas)) ** 0.5, np.cumprod(1 - np.linspace(1e-4, 0.02, 200)) ** 0.5
+    np.testing.assert_allclose(np.interp(-levels, -known, np.arange(200)), timesteps, atol=1e-6)
 
 
 @pytest.mark.parametrize(("layers", "cycle", "samples"), [(30, 10, 6_139), (36, 12, 24_571), (12, 6, 253)])

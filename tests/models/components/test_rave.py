@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,22 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components.rave import pqmf
+from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops, phase_mangled
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.fidelity import components
-from soundmill.models.components.rave.losses import distance, features_loss, fooling_loss, judges_loss, kl_divergence
+from soundmill.models.components.rave.losses import (
+    distance,
+    features_loss,
+    fooling_loss,
+    judges_loss,
+    kl_divergence,
+    magnitudes,
+)
 from soundmill.models.components.rave.network import RaveNet, parts_of_noise
 from soundmill.models.components.rave.params import (
+    AugmentationParams,
     DiscriminatorsParams,
     FeaturesParams,
     KlParams,
@@ -29,6 +39,8 @@ from soundmill.models.components.rave.params import (
 )
 from soundmill.models.components.rave.pqmf import Pqmf
 from soundmill.models.components.rave.training import RaveModule
+from soundmill.models.components.waves.source import WaveCrops
+from soundmill.training.loader import Described, crop_places, gather
 from tests.imports import ROOT
 
 SMALL = NetworkParams(
@@ -94,9 +106,9 @@ def test_published_sizes(choice, size):
     kept = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights.discriminators
     with torch.device("meta"):
         judges = Discriminators(kept)
-    of_scales = sum(weight.numel() for weight in judges.scales.parameters())
-    assert of_scales == pytest.approx(7.75e6, rel=0.001)
-    assert len(judges.periods) == (5 if choice == "rave=v2" else 0)
+    of_scales, of_periods = (sum(weight.numel() for weight in part.parameters()) for part in (judges.scales, judges.periods))
+    assert of_scales == 7_751_619
+    assert (len(judges.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
 
 
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
@@ -159,6 +171,24 @@ def test_a_spectral_distance_has_its_known_values():
         distance(real[..., :64], real[..., :64], scales)
 
 
+def test_magnitudes_are_not_normalised():
+    """A constant 1 is the sum of the window at 0 Hz; and what is added before the logarithm is as loud as published."""
+    assert magnitudes(torch.ones(1, 1, 1024), 256)[0, 0].tolist() == pytest.approx([128.0] * 17)
+    faint = torch.full((1, 1, 1024), 1e-7 / 128)
+    expected = float(distance(2 * faint, faint, [256]) - distance(faint, faint, [256]))
+    assert expected == pytest.approx(_logarithms(faint, 2 * faint), rel=1e-3)
+
+
+def _logarithms(real: torch.Tensor, made: torch.Tensor) -> float:
+    """Mean |ln(X + 1e-7) − ln(Y + 1e-7)| of an STFT written down anew, float64."""
+    window = torch.hann_window(256, dtype=torch.float64)
+    one, other = (
+        (torch.fft.rfft(F.pad(wave.double(), (128, 128), mode="reflect")[0, 0].unfold(0, 256, 64) * window).abs() + 1e-7).log()
+        for wave in (real, made)
+    )
+    return float((one - other).abs().mean())
+
+
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
 def test_silence_gives_numbers(sizes):
     """Distance, divergence, and all gradients; sound that is to become silence too."""
@@ -180,10 +210,12 @@ def test_losses_have_their_known_values():
     assert kl_divergence(0 * mean, 2 * deviation) == pytest.approx(2 * (4 - math.log(4) - 1))
     assert judges_loss([torch.tensor([2.0, 0.0])], [torch.tensor([-3.0, 0.0])]) == 0.5 + 0.5
     assert judges_loss([torch.tensor([2.0])] * 2, [torch.tensor([-3.0])] * 2) == 0
-    assert fooling_loss([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]) == 1
+    assert judges_loss([torch.tensor([2.0, 0.0])] * 3, [torch.tensor([-3.0, 0.0])] * 3) == 3  # the sum over discriminators
+    assert fooling_loss([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]) == 2
     maps = [[torch.full((2,), 9.0), torch.full((4,), 2.0)]]
     other = [[torch.full((2,), 8.0), torch.full((4,), 1.0)]]
     assert features_loss(maps, other, FeaturesParams(weight=10.0, relative=False, skip=0)) == 1
+    assert features_loss(maps * 3, other * 3, FeaturesParams(weight=10.0, relative=False, skip=0)) == 1  # the mean over them
     assert float(features_loss(maps, other, FeaturesParams(weight=10.0, relative=True, skip=1))) == pytest.approx(0.5)
 
 
@@ -282,8 +314,120 @@ def test_discriminators_see_all_of_a_wave():
     judges = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
     given = waves(1, 2048).requires_grad_()
     judgements = judges(given)
-    assert len(judgements) == 6
-    assert all(len(maps) == 4 for _, maps in judgements)
-    for scores, _ in judgements:
-        (grad,) = torch.autograd.grad(scores.square().sum(), given, retain_graph=True)
+    assert [len(maps) for maps in judgements] == [5] * 6
+    for maps in judgements:
+        (grad,) = torch.autograd.grad(maps[-1].square().sum(), given, retain_graph=True)
         assert (grad != 0).float().mean() > 0.9
+
+
+def test_feature_maps_are_what_convolutions_say():
+    """Before the activation, and the scores are one of them; only the last convolution, which makes them, has no norm."""
+    torch.manual_seed(0)
+    optimiser = params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"]["weights"]["optimiser"]
+    (judge,) = Discriminators(DiscriminatorsParams(channels=2, layers=2, scales=1, periods=[], optimiser=optimiser)).scales
+    given = waves(1, 256)
+    first, second, scores = judge(given)
+    assert torch.equal(first, judge.layers[0](given[..., None]))
+    assert (first < 0).any()
+    assert torch.equal(second, judge.layers[1](F.leaky_relu(first, 0.2)))
+    assert torch.equal(scores, judge.last(F.leaky_relu(second, 0.2)))
+    assert [layer.length is None for layer in (*judge.layers, judge.last)] == [False, False, True]
+
+
+@pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_receptive_field_is_where_gradients_are(sizes, causal):
+    built, given = net(sizes.model_copy(update={"causal": causal})), waves(1, 4096).requires_grad_()
+    built.pqmf.synthesis(built.decoder(built.posterior(built.pqmf.analysis(given))[0], None))[0, 0, 2048].backward()
+    seen = given.grad[0, 0].nonzero().flatten()
+    before, behind = built.receptive_field()
+    assert before == math.ceil((2048 - int(seen[0])) / 4)
+    assert behind == (int(seen[-1]) - 2048) // 4
+
+
+def module_of(*changes: str) -> RaveModule:
+    sizes = ["bands=4", "channels=4", "ratios=[4,2]", "dilations=[[1,3],[1]]", "latent_channels=6"]
+    changes = (*(f"network.{size}" for size in sizes), "weights.num_samples=4096", "weights.scales=[128]", *changes)
+    document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
+    chosen = params.parse(RaveParams, document["rave"]["autoencoder"], "")
+    torch.manual_seed(0)
+    return RaveModule(chosen.weights, RaveNet(chosen.network))
+
+
+def test_the_bands_distance_leaves_out_where_padding_is_heard():
+    """The waves' does not, as published."""
+    bands, made, waveform = waves(4, 1024).transpose(0, 1), waves(4, 1024).flip(0).transpose(0, 1), torch.zeros(1, 1, 4096)
+    made.requires_grad_()
+    module = module_of("weights.valid_signal_crop=true")
+    module._distance(made, bands, waveform, waveform).backward()
+    moved = made.grad[0].abs().sum(0).nonzero().flatten()
+    assert (int(moved[0]), 1023 - int(moved[-1])) == module.net.receptive_field() == (77, 75)
+    made.grad = None
+    module_of("weights.valid_signal_crop=false")._distance(made, bands, waveform, waveform).backward()
+    assert made.grad[0].abs().sum(0).all()
+    with pytest.raises(UserError, match=r"leaves 104 frames of a crop's bands, and the shortest of weights\.scales has 128: raise"):
+        module_of("weights.valid_signal_crop=true", "weights.num_samples=1024")
+
+
+def test_only_the_second_version_leaves_them_out():
+    for choice, crops in (("scale=paper", False), ("rave=v2", True)):
+        document = params.compose(ROOT / "conf", ["model=rave", choice])
+        weights = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights
+        assert (weights.valid_signal_crop, weights.features.skip) == (crops, int(crops))
+        assert weights.augmentation == AugmentationParams(phase_mangle=0.8, dequantise_bits=16)
+        assert document["clips"][document["families"]["rave"]["clips"]]["sample_rate"] == 44_100
+
+
+def crops_of(path: Path, augmentation: AugmentationParams | None, lengths: tuple[int, ...] = (6000, 5000, 4000)) -> AugmentedCrops:
+    """Of waves of noise."""
+    rng = np.random.default_rng(0)
+    sounds = {str(number): (0.1 * rng.standard_normal(length)).astype("<f2") for number, length in enumerate(lengths)}
+    arrays = gather(
+        lambda: (Described(name, sound.shape, name) for name, sound in sounds.items()),
+        lambda: iter(sounds.items()),
+        list(sounds),
+        path / "waves",
+        "noise",
+    )
+    return AugmentedCrops(WaveCrops(arrays, 4096), 44_100, augmentation)
+
+
+def test_what_is_drawn_for_a_crop_follows_from_seed_and_step():
+    drawn = draw_crops(3, 5, 7)
+    assert torch.equal(drawn, draw_crops(3, 5, 7))
+    assert drawn.shape == (5, 4)
+    assert torch.equal(drawn[:, 0].float(), crop_places(3, 5, 7))
+    assert len({float(value) for other in (drawn, draw_crops(3, 5, 8), draw_crops(4, 5, 7)) for value in other.flatten()}) == 60
+
+
+def test_crops_are_mangled_by_their_share_and_dequantised(tmp_path):
+    """Each by what was drawn for it, whatever stands beside it; with neither, crops are as they were."""
+    items, drawn = np.array([0, 1, 2, 0]), draw_crops(0, 4, 0).numpy()
+    drawn[:, 1] = [0.1, 0.79, 0.8, 0.95]
+    (plain,) = crops_of(tmp_path, None).batch(items, drawn)
+    (same,) = crops_of(tmp_path, AugmentationParams(phase_mangle=0.0, dequantise_bits=None)).batch(items, drawn)
+    assert torch.equal(same, plain)
+    (mangled,) = crops_of(tmp_path, AugmentationParams(phase_mangle=0.8, dequantise_bits=None)).batch(items, drawn)
+    assert [torch.equal(one, other) for one, other in zip(mangled, plain, strict=True)] == [False, False, True, True]
+    (noisy,) = crops_of(tmp_path, AugmentationParams(phase_mangle=0.0, dequantise_bits=8)).batch(items, drawn)
+    added = (noisy - plain) * 2**8
+    assert 0 <= added.min() < 0.01 < 0.99 < added.max() <= 1
+    assert added.mean() == pytest.approx(0.5, abs=0.02)
+    assert not torch.equal(added[0], added[3])
+    both = crops_of(tmp_path, AugmentationParams(phase_mangle=0.8, dequantise_bits=16))
+    (alone,) = both.batch(items[1:2], drawn[1:2])
+    assert torch.equal(alone[0], both.batch(items, drawn)[0][1])
+
+
+def test_a_phase_filter_passes_all_magnitudes_and_turns_phases_most_at_its_frequency():
+    """An impulse through it has a flat spectrum, whose phase falls by two turns: half of that below the poles' frequency."""
+    impulse = np.zeros((1, 1 << 16), np.float32)
+    impulse[0, 0] = 1
+    for hertz in (20.0, 440.0, 2000.0):
+        spectrum = np.fft.rfft(phase_mangled(impulse, hertz, 44_100)[0])
+        np.testing.assert_allclose(np.abs(spectrum), 1, atol=1e-6)
+        phase = -np.unwrap(np.angle(spectrum)) / (2 * np.pi)
+        assert phase[-1] == pytest.approx(1, abs=1e-3)
+        if hertz == 2000.0:  # far from its mirror image
+            slope = np.diff(phase)
+            assert slope.argmax() / len(slope) * 22_050 == pytest.approx(hertz, rel=0.01)

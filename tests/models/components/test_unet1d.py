@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from soundmill import params
+from soundmill.audio.segment import to_samples
 from soundmill.models import registry
 from soundmill.models.components.unet1d.network import Item, Joined, Patches, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
@@ -50,6 +51,33 @@ def test_published_sizes():
     with torch.device("meta"):
         large = UNet1d(UNet1dParams(**LARGE), NO_TRANSFORM, 2, 2)
     assert sum(weight.numel() for weight in large.parameters()) == 217_437_436
+
+
+@pytest.mark.parametrize(
+    ("family", "counts"),
+    [
+        ("diffusion_ae", {"unet": 124_354_496, "autoencoder": 197_013_788}),
+        ("diffusion_vocoder", {"net": 175_493_349}),
+        ("upsampler", {"unet": 175_412_502}),
+    ],
+)
+def test_sizes_of_the_readme_s_examples(family, counts):
+    """audio-diffusion-pytorch's: nine levels up to 1,024 channels, without attention; at 44.1 kHz, and at its 48 kHz by name."""
+    for choice, rate in (("scale=paper", 44_100), (f"{family}=paper_48k", 48_000)):
+        document = params.compose(ROOT / "conf", [f"model={family}", choice])
+        registry.check(document)
+        assert registry.parameter_counts(family, document) == counts
+        section = document[family]["autoencoder" if family == "diffusion_ae" else "train"]
+        assert {name: section["network"][name] for name in LARGE} == LARGE | {"attention": [False] * 9}
+        plan = document["clips"][document["families"][family]["clips"]]
+        assert (plan["sample_rate"], plan["channels"], to_samples(plan["clip_seconds"], rate)) == (rate, 2, 2**18)
+        mels = {"diffusion_ae": document["spectrogram"].get(family), "diffusion_vocoder": section.get("mel")}.get(family)
+        assert mels is None or (mels["sample_rate"], mels["f_max"], mels["n_mels"]) == (rate, rate / 2, 80)
+
+
+def test_as_a_vocoder_of_log_mels_it_has_the_same_net():
+    network = params.compose(ROOT / "conf", ["vocoder=diffusion"])["vocoder"]["network"]
+    assert {name: network[name] for name in LARGE} == LARGE | {"attention": [False] * 9}
 
 
 @pytest.mark.parametrize("kind", ["none", "patch", "learned"])

@@ -20,6 +20,11 @@ class NetworkParams(StageParams):
     channels: int = Field(ge=1, description="the paper's small vocoder has 64, the large one 128, its others 256")
     dilation_cycle: int = Field(ge=1, le=20, description="the paper's vocoders have 10, its others 12")
 
+    @property
+    def context(self) -> int:
+        """Samples on either side that the net sees."""
+        return sum(2 ** (layer % self.dilation_cycle) for layer in range(self.layers))
+
 
 class NoiseParams(StageParams):
     """The schedule that the net is trained on: betas evenly spaced."""

@@ -6,6 +6,7 @@ On disk it is a directory: `model.safetensors`, and `config.json` with all else.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,19 @@ import torch
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
-from soundmill.diffusion.aligned import aligned_timesteps, ancestral
+from soundmill.audio.pieces import pieces
+from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
 from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.training import weights
+from soundmill.training.seeds import noise_at
 
 # The published mels: 20·log10 of a magnitude, less 20, of the 100 dB below which is [0, 1].
 TOP_DB, RANGE_DB = 20.0, 100.0
+PIECE_SAMPLES = 1 << 16  # of a sound that are in the net at once; 30 layers of 64 channels take 64 MB for a second of 22.05 kHz
+UPSAMPLED = 2  # frames on either side that the upsampler sees
 
 
 class DiffWaveConfig(VocoderConfig):
@@ -46,15 +51,44 @@ class DiffWave:
         self.net.to(device)
         return self
 
-    @torch.no_grad()
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] of log-mels [N, n_mels, frames]; each from the same noise."""
+        return torch.cat(list(self.pieces(log_mels)), 2)
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same, one piece after the other, where all pieces go through a step before the first of them is done with the next:
+        each waits for no more of its neighbours than the net sees."""
+        hop = self.spec.hop_length
         betas, timesteps = schedule(self.noise, self.sampling)
-        prepared = self.net.prepare(conditioner(log_mels, self.spec))
-        rngs = [torch.Generator().manual_seed(self.sampling.seed) for _ in log_mels]
-        shape = (1, log_mels.shape[2] * self.spec.hop_length)
-        noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(log_mels.device)
-        return ancestral(lambda xt, t: self.net.denoise(xt, t, prepared), noise, betas, timesteps, rngs)
+        size = max(1, PIECE_SAMPLES // hop) * hop
+        starts = range(0, log_mels.shape[2] * hop, size)
+        blocks = (self._noise(log_mels, "start", first, min(size, starts.stop - first)) for first in starts)
+        for step in reversed(range(len(betas))):
+            blocks = self._step(blocks, log_mels, betas, step, float(timesteps[step]), size)
+        return blocks
+
+    def _step(
+        self, blocks: Iterable[Tensor], log_mels: Tensor, betas: Tensor, step: int, timestep: float, size: int
+    ) -> Iterator[Tensor]:
+        hop = self.spec.hop_length
+        seen = -(-self.network.context // hop) * hop  # whole frames
+        for piece in pieces(blocks, size, seen):
+            first, count = piece.start - piece.before, piece.values.shape[2]
+            with torch.no_grad():
+                t = torch.full((len(log_mels),), timestep, device=log_mels.device)
+                predicted = self.net.denoise(piece.values, t, self._prepared(log_mels, first // hop, count // hop))
+                noise = self._noise(log_mels, step, piece.start, piece.count) if step else None
+                yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise)
+
+    def _prepared(self, log_mels: Tensor, first: int, count: int) -> Tensor:
+        """What the net takes of so many frames: its upsampler sees the next one on both sides."""
+        before = min(first, UPSAMPLED)
+        around = log_mels[..., first - before : first + count + UPSAMPLED]
+        prepared = self.net.prepare(conditioner(around, self.spec))
+        return prepared[..., before * self.spec.hop_length :][..., : count * self.spec.hop_length]
+
+    def _noise(self, log_mels: Tensor, step: int | str, first: int, length: int) -> Tensor:
+        return noise_at(first, length, 1, self.sampling.seed, step).expand(len(log_mels), -1, -1).to(log_mels.device)
 
 
 def schedule(noise: NoiseParams, sampling: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,3 +33,7 @@ class GriffinLim:
         # Frames stand in the middle of their windows: without one more, the last of them would fade out.
         log_mels = torch.cat([log_mels, log_mels[..., -1:]], 2).cpu()
         return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED)[:, None]
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """All of it: its phases hang on one another."""
+        yield self.vocode(log_mels)

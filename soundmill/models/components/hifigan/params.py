@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -31,6 +32,17 @@ class NetworkParams(StageParams):
         if len(self.resblock_dilations) != len(self.resblock_kernels):
             raise ValueError(f"resblock_dilations {self.resblock_dilations} must be one list for each of {self.resblock_kernels}")
         return self
+
+    @property
+    def context(self) -> int:
+        """Frames on either side that the net sees."""
+        seen, rate = 3.0, 1
+        for its, kernel in zip(self.rates, self.kernels, strict=True):
+            seen += kernel / its / rate
+            rate *= its
+            blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
+            seen += max(sum((size - 1) / 2 * (dilation + 1) for dilation in dilations) for size, dilations in blocks) / rate
+        return math.ceil(seen + 3 / rate)
 
 
 class HifiGanParams(NetVocoderParams):

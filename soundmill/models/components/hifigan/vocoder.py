@@ -6,6 +6,7 @@ On disk it is a directory: `model.safetensors` in transformers' own names, and `
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.pieces import pieces
 from soundmill.models.components.contracts import (
     VOCODER_WEIGHTS,
     VocoderConfig,
@@ -23,6 +25,8 @@ from soundmill.models.components.contracts import (
 )
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.training import weights
+
+PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
 
 class HifiGanConfig(VocoderConfig):
@@ -42,10 +46,15 @@ class HifiGan:
         self.net.to(device)
         return self
 
-    @torch.no_grad()
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
-        return synthesise(self.net, log_mels, self.spec.hop_length)[:, None]
+        return torch.cat(list(self.pieces(log_mels)), 2)
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same, piece by piece, each from as many more frames as the net sees."""
+        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
+            with torch.no_grad():
+                yield piece.inner(synthesise(self.net, piece.values, self.spec.hop_length)[:, None], self.spec.hop_length)
 
 
 def network(params: HifiGanParams, spec: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +17,16 @@ class NetworkParams(StageParams):
     channels: int = Field(ge=1, description="at the rate of samples; before each of `rates` twice as many")
     rates: list[int] = Field(min_length=1)
     residual_layers: int = Field(ge=1, description="behind each of the rates, of dilations 1, 3, 9 …")
+
+    @property
+    def context(self) -> int:
+        """Frames on either side that the net sees."""
+        seen, rate = 3.0, 1
+        for its in self.rates:
+            seen += 2 / rate
+            rate *= its
+            seen += sum(3**layer for layer in range(self.residual_layers)) / rate
+        return math.ceil(seen + 3 / rate)
 
 
 class MelGanParams(NetVocoderParams):

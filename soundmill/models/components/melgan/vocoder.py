@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.pieces import pieces
 from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
 from soundmill.training import weights
+
+PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
 
 class MelGanConfig(VocoderConfig):
@@ -33,10 +37,15 @@ class MelGan:
         self.net.to(device)
         return self
 
-    @torch.no_grad()
     def vocode(self, log_mels: Tensor) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]."""
-        return self.net(log_mels)[:, None]
+        return torch.cat(list(self.pieces(log_mels)), 2)
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same, piece by piece, each from as many more frames as the net sees."""
+        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
+            with torch.no_grad():
+                yield piece.inner(self.net(piece.values)[:, None], self.spec.hop_length)
 
 
 def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:

@@ -1,7 +1,7 @@
 """What phase 2 is trained against: discriminators of waves at several rates (Kumar et al. 2019) and periods (Kong et al. 2020).
 
-Each says how real it takes every place of a wave [N, 1, T] to be, and what it saw on the way: its feature maps. At 64 channels,
-four layers and three scales they have 7,751,622 weights.
+Each says how real it takes every place of a wave [N, 1, T] to be, and what it saw on the way: its feature maps. At 64 channels
+and four layers, three scales have 7,751,619 weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from soundmill.models.components.rave.norms import Normed
 from soundmill.models.components.rave.params import DiscriminatorsParams
 
-Judgement = tuple[Tensor, list[Tensor]]  # scores, feature maps
+Judgement = list[Tensor]  # feature maps before their activations; the last is the scores
 
 SCALE_KERNEL, PERIOD_KERNEL, STRIDE = 15, 5, 4
 SLOPE = 0.2  # of the leaky ReLUs
@@ -23,7 +23,7 @@ SLOPE = 0.2  # of the leaky ReLUs
 class JudgingConv(Normed, nn.Conv2d):
     def __init__(self, below: int, above: int, kernel: int, stride: int):
         super().__init__(below, above, (kernel, 1), (stride, 1), (kernel // 2, 0))
-        self.norm()
+        self.register_parameter("length", None)
 
     def forward(self, signal: Tensor) -> Tensor:
         return F.conv2d(signal, self.kernel(), self.bias, self.stride, self.padding)
@@ -38,14 +38,16 @@ class Discriminator(nn.Module):
         kernel = SCALE_KERNEL if period == 1 else PERIOD_KERNEL
         widths = [1, *(channels * 2**level for level in range(layers))]
         self.layers = nn.ModuleList(JudgingConv(below, above, kernel, STRIDE) for below, above in pairwise(widths))
-        self.last = JudgingConv(widths[-1], 1, 1, 1)
+        for layer in self.layers:
+            layer.norm()
+        self.last = JudgingConv(widths[-1], 1, 1, 1)  # published without a norm
 
     def forward(self, waves: Tensor) -> Judgement:
-        signal, features = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
+        signal, maps = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
         for layer in self.layers:
-            signal = F.leaky_relu(layer(signal), SLOPE)
-            features.append(signal)
-        return self.last(signal).flatten(1), features
+            maps.append(layer(signal))
+            signal = F.leaky_relu(maps[-1], SLOPE)
+        return [*maps, self.last(signal)]
 
 
 class Discriminators(nn.Module):

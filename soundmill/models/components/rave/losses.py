@@ -10,7 +10,7 @@ from torch import Tensor
 from soundmill.models.components.rave.params import FeaturesParams
 
 LEAST_MAGNITUDE = 1e-7  # added before a logarithm
-LEAST_POWER = 1e-8  # of a bin, added to the real ones' mean: silence has none
+LEAST_POWER = 1e-8  # of a bin over its window's length, added to the real ones' mean: silence has none
 
 
 def distance(made: Tensor, real: Tensor, scales: Sequence[int]) -> Tensor:
@@ -21,20 +21,20 @@ def distance(made: Tensor, real: Tensor, scales: Sequence[int]) -> Tensor:
     fitting = [scale for scale in scales if scale <= real.shape[2]]
     if not fitting:
         raise ValueError(f"no window of {list(scales)} fits into {real.shape[2]} samples")
-    return torch.stack([_at(magnitudes(made, scale), magnitudes(real, scale)) for scale in fitting]).sum()
+    return torch.stack([_at(magnitudes(made, scale), magnitudes(real, scale), scale) for scale in fitting]).sum()
 
 
-def _at(made: Tensor, real: Tensor) -> Tensor:
-    linear = (real - made).square().mean() / (real.square().mean() + LEAST_POWER)
+def _at(made: Tensor, real: Tensor, scale: int) -> Tensor:
+    linear = (real - made).square().mean() / (real.square().mean() + scale * LEAST_POWER)
     return linear + ((real + LEAST_MAGNITUDE).log() - (made + LEAST_MAGNITUDE).log()).abs().mean()
 
 
 def magnitudes(signals: Tensor, scale: int) -> Tensor:
-    """Of a Hann-windowed, centred STFT, [N · channels, scale / 2 + 1, frames]; white noise has its own level in each bin."""
+    """Of a Hann-windowed, centred STFT, not normalised, [N · channels, scale / 2 + 1, frames]."""
     with torch.autocast(signals.device.type, enabled=False):
         flat = signals.float().flatten(0, 1)
         window = torch.hann_window(scale, device=flat.device)
-        return torch.stft(flat, scale, scale // 4, window=window, normalized=True, return_complex=True).abs()
+        return torch.stft(flat, scale, scale // 4, window=window, return_complex=True).abs()
 
 
 def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def judges_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
-    """Hinge (Lim & Ye 2017), mean over discriminators: scores of what is real go above 1, of what is made below −1."""
+    """Hinge (Lim & Ye 2017), sum over discriminators: scores of what is real go above 1, of what is made below −1."""
     pairs = zip(real, made, strict=True)
-    return torch.stack([(1 - mine).relu().mean() + (1 + its).relu().mean() for mine, its in pairs]).mean()
+    return torch.stack([(1 - mine).relu().mean() + (1 + its).relu().mean() for mine, its in pairs]).sum()
 
 
 def fooling_loss(made: Sequence[Tensor]) -> Tensor:
-    """Mean over discriminators of minus the scores of what is made."""
-    return torch.stack([-its.mean() for its in made]).mean()
+    """Sum over discriminators of minus the scores of what is made."""
+    return torch.stack([-its.mean() for its in made]).sum()
 
 
 def features_loss(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]], params: FeaturesParams) -> Tensor:

@@ -16,6 +16,7 @@ from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import Made
 from soundmill.models.components.rave import codec as codecs
+from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.fidelity import Components, components
 from soundmill.models.components.rave.network import RaveNet
@@ -24,7 +25,7 @@ from soundmill.models.components.rave.training import RaveModule, phase_of, told
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import evaluating, pick_device, use_threads
-from soundmill.training.loader import Order, crop_places
+from soundmill.training.loader import Order
 from soundmill.training.module import fit_averaged
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
@@ -57,12 +58,12 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
-        source_of(train),
+        AugmentedCrops(source_of(train), rate, wanted.augmentation),
         Order(wanted.seed, splits["train"], wanted.batch_size),
-        partial(crop_places, wanted.seed, wanted.batch_size),
+        partial(draw_crops, wanted.seed, wanted.batch_size),
         params.hardware,
         ctx,
-        held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
+        held_out=HeldOut(AugmentedCrops(source_of(valid), rate, None), len(valid)) if valid else None,
         started_from=begun,
         callbacks=sampling(wanted.samples_every_steps, ctx, draw),
     )

@@ -37,6 +37,12 @@ class Conv(Normed, nn.Conv1d):
         padded = F.pad(signal, (self.missing - self.ahead, self.ahead))
         return F.conv1d(padded, self.kernel(), None, self.stride, 0, self.dilation, self.groups)
 
+    def seen(self, first: int, last: int) -> tuple[int, int]:
+        """The first and the last frame of its input that frames `first` to `last` of its output follow from."""
+        (stride,), (dilation,), (kernel,) = self.stride, self.dilation, self.kernel_size
+        before = self.missing - self.ahead
+        return first * stride - before, last * stride - before + (kernel - 1) * dilation
+
 
 class Up(Normed, nn.ConvTranspose1d):
     """A transposed convolution without bias: `ratio` samples of each, from windows of twice as many."""
@@ -49,6 +55,10 @@ class Up(Normed, nn.ConvTranspose1d):
     def forward(self, signal: Tensor) -> Tensor:
         whole = F.conv_transpose1d(signal, self.kernel(), None, self.ratio)
         return whole[..., self.ahead : self.ahead + self.ratio * signal.shape[2]]
+
+    def seen(self, first: int, last: int) -> tuple[int, int]:
+        """As of a `Conv`."""
+        return (first + self.ahead) // self.ratio - 1, (last + self.ahead) // self.ratio
 
 
 class Residual(nn.Module):
@@ -112,6 +122,17 @@ class Decoder(nn.Module):
         gains = self.noise.gains(hidden) if self.noise is not None and noise is not None else None
         added = self.noise.shaped(gains, noise) if gains is not None else None
         return joined(self.wave(hidden), self.loudness(hidden) if self.loudness is not None else None, added)
+
+
+def _seen(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
+    """As of a `Conv`, of any layer: a residual one's own see the signal that they are added to."""
+    if isinstance(layer, Residual):
+        layer = layer.layers
+    if isinstance(layer, nn.Sequential):
+        for inner in reversed(layer):
+            first, last = _seen(inner, first, last)
+        return first, last
+    return layer.seen(first, last) if isinstance(layer, Conv | Up) else (first, last)
 
 
 def joined(wave: Tensor, loudness: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -185,6 +206,16 @@ class RaveNet(nn.Module):
         """Means and deviations [N, latent_channels, T] of bands [N, bands, T · ratios]."""
         mean, value = self.encoder(bands).chunk(2, 1)
         return mean, F.softplus(value) + LEAST_DEVIATION
+
+    def receptive_field(self) -> tuple[int, int]:
+        """Frames of bands before a frame and behind it that its reconstruction follows from, filter bank included, noise not.
+
+        The frame is the first of a latent.
+        """
+        first, last = -self.pqmf.ahead[0], self.pqmf.ahead[1]  # of the synthesis
+        for layer in (self.decoder.wave, self.decoder.trunk, self.encoder):
+            first, last = _seen(layer, first, last)
+        return self.pqmf.ahead[1] - first, last + self.pqmf.ahead[0]
 
     def components_of(self, latents: Tensor) -> Tensor:
         """Principal components [N, latent_channels, T] of latents."""

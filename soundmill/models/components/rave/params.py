@@ -77,7 +77,14 @@ class FeaturesParams(StageParams):
 
     weight: float = Field(ge=0, description="used once; the code of its authors multiplies with it twice")
     relative: bool = Field(description="to the mean size of the real ones (v2)")
-    skip: int = Field(ge=0, description="first maps that do not count (v2: 1)")
+    skip: int = Field(ge=0, description="first maps that do not count (v2: 1); the last is that of the scores")
+
+
+class AugmentationParams(StageParams):
+    """What happens to training crops; held-out ones stay as they are."""
+
+    phase_mangle: Probability = Field(description="share of crops whose phases an all-pass filter turns; 0.8 as published")
+    dequantise_bits: int | None = Field(ge=1, description="noise even in [0, 2^-bits) is added; 16 as published; null: none")
 
 
 class WeightsParams(TrainingParams):
@@ -89,6 +96,8 @@ class WeightsParams(TrainingParams):
     phase_1_steps: int = Field(ge=1, description="phase 2 begins after so many; as many as `steps`: there is none")
     num_samples: int = Field(ge=1, description="of a crop of each clip; a shorter one is followed by silence")
     scales: list[int] = Field(min_length=1, description="windows of the spectral distance, in samples of the wave and of the bands")
+    valid_signal_crop: bool = Field(description="the bands' distance leaves out the ends, where padding is heard (v2)")
+    augmentation: AugmentationParams
     kl: KlParams
     features: FeaturesParams
     discriminators: DiscriminatorsParams
@@ -117,10 +126,10 @@ class RaveParams(StageParams):
             raise ValueError(f"weights.scales {weights.scales}: at least one must fit into a band's crop, which has {crop} samples")
         if weights.phase_1_steps > weights.steps:
             raise ValueError(f"weights.phase_1_steps {weights.phase_1_steps} must not exceed weights.steps {weights.steps}")
-        if weights.features.skip >= weights.discriminators.layers:
+        if weights.features.skip > (layers := weights.discriminators.layers):
             raise ValueError(
-                f"weights.features.skip {weights.features.skip} leaves nothing of the {weights.discriminators.layers} maps that "
-                "weights.discriminators.layers make"
+                f"weights.features.skip {weights.features.skip} leaves nothing of a discriminator's {layers + 1} maps "
+                "(weights.discriminators.layers, and the scores)"
             )
         if weights.phase_1_steps < weights.steps and weights.optimiser.decay in ("linear", "cosine"):
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from soundmill.errors import UserError
 from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.losses import distance, features_loss, fooling_loss, judges_loss, kl_divergence
 from soundmill.models.components.rave.network import RaveNet
@@ -25,6 +26,13 @@ class RaveModule(PhasedModule):
     def __init__(self, params: WeightsParams, net: RaveNet):
         judges = params.discriminators
         super().__init__(net, {"discriminators": (Discriminators(judges), judges.optimiser)}, params, params.steps)
+        self.ends = net.receptive_field() if params.valid_signal_crop else (0, 0)  # frames of bands
+        left = params.num_samples // net.pqmf.bands - sum(self.ends)
+        if left < min(params.scales):
+            raise UserError(
+                f"weights.valid_signal_crop leaves {max(0, left)} frames of a crop's bands, and the shortest of weights.scales has "
+                f"{min(params.scales)}: raise weights.num_samples, or set weights.valid_signal_crop to false"
+            )
 
     def share_of_rate(self, net: nn.Module, kept: OptimiserParams, step: int) -> float:
         first = self.params.phase_1_steps
@@ -64,10 +72,10 @@ class RaveModule(PhasedModule):
                 sounds = self.net.pqmf.synthesis(made)
             of_real, of_made = self.discriminators(waves), self.discriminators(sounds)
             if name == "discriminators":
-                yield judges_loss([scores for scores, _ in of_real], [scores for scores, _ in of_made])
+                yield judges_loss([maps[-1] for maps in of_real], [maps[-1] for maps in of_made])
             else:
-                features = features_loss([maps for _, maps in of_real], [maps for _, maps in of_made], self.params.features)
-                fooled = fooling_loss([scores for scores, _ in of_made])
+                features = features_loss(of_real, of_made, self.params.features)
+                fooled = fooling_loss([maps[-1] for maps in of_made])
                 yield self._distance(made, bands, waves, sounds) + fooled + self.params.features.weight * features
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
@@ -79,9 +87,11 @@ class RaveModule(PhasedModule):
         return self._distance(self.net.decoder(mean, noise), bands, waves)
 
     def _distance(self, made: Tensor, bands: Tensor, waves: Tensor, sounds: Tensor | None = None) -> Tensor:
-        """Of the made bands from the real ones, and of their waves."""
+        """Of the made bands from the real ones, without their ends (`valid_signal_crop`), and of their waves, whole."""
         sounds = self.net.pqmf.synthesis(made) if sounds is None else sounds
-        return distance(made, bands, self.params.scales) + distance(sounds, waves, self.params.scales)
+        valid = slice(self.ends[0], bands.shape[2] - self.ends[1])
+        of_bands = distance(made[..., valid], bands[..., valid], self.params.scales)
+        return of_bands + distance(sounds, waves, self.params.scales)
 
     def _drawn(self, mean: Tensor, deviation: Tensor, step: int) -> Tensor:
         return mean + deviation * torch.empty_like(mean).normal_(generator=self.rng("posterior", step))

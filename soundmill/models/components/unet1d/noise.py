@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from soundmill.models.family import Request
-from soundmill.training.seeds import seed_of
-
-BLOCK = 4096  # samples of a longer sound that are drawn together
+from soundmill.training.seeds import noise_at
 
 
 def noise_of(requests: Sequence[Request], channels: int, length: int) -> Tensor:
@@ -24,8 +22,4 @@ def noise_of(requests: Sequence[Request], channels: int, length: int) -> Tensor:
 def _noise(request: Request, channels: int, length: int) -> Tensor:
     if request.start is None:
         return torch.randn(channels, length, generator=torch.Generator().manual_seed(request.seed))
-    first, last = request.start // BLOCK, (request.start + length - 1) // BLOCK
-    seeds = [seed_of(request.seed, block) for block in range(first, last + 1)]
-    blocks = [torch.randn(channels, BLOCK, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    offset = request.start - first * BLOCK
-    return torch.cat(blocks, 1)[:, offset : offset + length]
+    return noise_at(request.start, length, channels, request.seed)

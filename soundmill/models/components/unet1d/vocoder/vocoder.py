@@ -5,6 +5,7 @@ On disk it is a directory: `model.safetensors`, and `config.json` with all else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.audio.pieces import faded, window_starts
 from soundmill.diffusion import velocity
 from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
@@ -21,6 +23,7 @@ from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderPa
 from soundmill.training import weights
 
 KIND = "unet1d"
+WINDOW_SECONDS, FADE_SECONDS = 10.0, 0.1  # of a longer sound
 
 
 class DiffusionVocoderConfig(VocoderConfig):
@@ -49,6 +52,17 @@ class DiffusionVocoder:
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
         start = noise.expand_as(prepared).to(prepared)
         return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps)
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same in windows that fade into one another: the net's norms are over all that it is given."""
+        hop, (length, overlap) = (
+            self.spec.hop_length,
+            (self.spec.sample_rate * seconds for seconds in (WINDOW_SECONDS, FADE_SECONDS)),
+        )
+        size, shared, frames = round(length / hop), -(-round(overlap) // hop), log_mels.shape[2]
+        starts = window_starts(frames, size, min(shared, size // 4))
+        made = ((start * hop, self.vocode(log_mels[..., start : start + size])[:, 0]) for start in starts)
+        return (block[:, None] for block in faded(made, min(shared, size // 4) * hop, frames * hop))
 
 
 def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:

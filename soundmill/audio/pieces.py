@@ -1,0 +1,108 @@
+"""Sounds of any length in bounded memory: read in blocks, cut into pieces or windows, faded into one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording that is decoded anew each time it is read, and never lies in memory whole."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+    blocks: Callable[[], Iterable[np.ndarray]]  # float32 [n, channels]
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some places of a stream, the first of them `start`, and in `values` [..., n] `before` and more places around them."""
+
+    values: Tensor
+    start: int
+    before: int
+    count: int
+
+    def inner(self, made: Tensor, scale: int = 1) -> Tensor:
+        """Of what was made of `values`, `scale` places for each, that of the piece itself."""
+        return made[..., self.before * scale : (self.before + self.count) * scale]
+
+
+def pieces(blocks: Iterable[Tensor], size: int, around: int = 0) -> Iterator[Piece]:
+    """Cut a stream of tensors [..., n] into pieces of `size` places, the last perhaps shorter, with `around` more on both sides.
+
+    At its ends there are as many as there are: what hangs on no more of a sound is the same of a piece as of the whole.
+    """
+    import torch
+
+    held, first, start = None, 0, 0  # `first`: the place of the first value that is held
+    for block in blocks:
+        held = block if held is None else torch.cat([held, block], -1)
+        while first + held.shape[-1] - start >= size + around:
+            yield Piece(held[..., : start - first + size + around], start, start - first, size)
+            start += size
+            gone = max(0, start - around - first)
+            held, first = held[..., gone:], first + gone
+    while held is not None and (left := first + held.shape[-1] - start) > 0:
+        count = min(size, left)
+        yield Piece(held[..., : start - first + count + around], start, start - first, count)
+        start += count
+
+
+def window_starts(length: int, size: int | None, overlap: int) -> list[int]:
+    """Where windows of `size` begin in a sound of so many samples: all whole, each overlapping the one before; None: one of all."""
+    if size is None or length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def windows(blocks: Iterable[Tensor], starts: Sequence[int], size: int) -> Iterator[tuple[int, Tensor]]:
+    """(start, [..., size]) of windows of a stream of tensors [..., n]; a stream that is shorter is the first one whole."""
+    import torch
+
+    waiting, held, first = list(starts), None, 0
+    for block in blocks:
+        held = block if held is None else torch.cat([held, block], -1)
+        while waiting and waiting[0] + size <= first + held.shape[-1]:
+            start = waiting.pop(0)
+            yield start, held[..., start - first : start - first + size]
+            if waiting:
+                held, first = held[..., waiting[0] - first :], waiting[0]
+    if waiting and held is not None:
+        yield waiting[0], held[..., waiting[0] - first :]
+
+
+def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Iterator[Tensor]:
+    """Blocks of the sound of `length` samples that windows [C, n] make, each with its start: crossfaded linearly over `overlap`."""
+    import torch
+
+    fade = torch.linspace(0, 1, overlap + 2)[1:-1]
+    made = total = torch.zeros(0)
+    first = 0
+    for start, part in parts:
+        weight = torch.ones(part.shape[1])
+        if start:
+            weight[:overlap] = fade
+        if start + part.shape[1] < length:
+            weight[part.shape[1] - overlap :] = fade.flip(0)
+        if start > first:
+            yield made[:, : start - first] / total[: start - first]
+            made, total, first = made[:, start - first :], total[start - first :], start
+        more = part.shape[1] - len(total)
+        made = torch.cat([made, torch.zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
+        total = torch.cat([total, torch.zeros(more)])
+        made += part * weight
+        total += weight
+    yield made / total

@@ -1,0 +1,60 @@
+"""Sounds cut into pieces and windows: what is made of them is what is made of the whole, and no more is held than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from soundmill.audio.pieces import faded, pieces, window_starts, windows
+
+
+def blocks_of(wave: torch.Tensor, size: int, taken: list[int]) -> Iterator[torch.Tensor]:
+    for block in wave.split(size, -1):
+        taken.append(block.shape[-1])
+        yield block
+
+
+@pytest.mark.parametrize("length", [1, 7, 99, 100, 101, 512, 1000])
+@pytest.mark.parametrize(("size", "around"), [(100, 12), (10, 40), (100, 0), (3000, 12)])
+def test_a_convolution_of_pieces_is_that_of_the_whole(length, size, around):
+    wave, kernel = torch.randn(2, 1, length), torch.randn(1, 1, 2 * around + 1)
+    whole = torch.nn.functional.conv1d(wave, kernel, padding=around)
+    taken, given, made = [], 0, []
+    for piece in pieces(blocks_of(wave, 64, taken), size, around):
+        made.append(piece.inner(torch.nn.functional.conv1d(piece.values, kernel, padding=around)))
+        assert piece.start == given
+        given += piece.count
+        assert sum(taken) - given <= 64 + around + size  # it has read no further than it had to
+    torch.testing.assert_close(torch.cat(made, 2), whole)
+
+
+@pytest.mark.parametrize("length", [1, 999, 1000, 1001, 1899, 1901, 7777])
+def test_windows_are_cut_and_faded_as_of_the_whole(length):
+    size, overlap, wave = 1000, 100, torch.randn(2, length)
+    starts = window_starts(length, size, overlap)
+    cut = dict(windows(wave.split(64, 1), starts, size))
+    assert list(cut) == starts
+    assert all(torch.equal(part, wave[:, start : start + size]) for start, part in cut.items())
+
+    parts = {start: torch.randn(2, min(size, length)) for start in starts}
+    fade, made, total = torch.linspace(0, 1, overlap + 2)[1:-1], torch.zeros(2, length), torch.zeros(length)
+    for start, part in parts.items():
+        weight = torch.ones(part.shape[1])
+        if start:
+            weight[:overlap] = fade
+        if start + size < length:
+            weight[-overlap:] = fade.flip(0)
+        made[:, start : start + size] += part * weight
+        total[start : start + size] += weight
+    assert torch.equal(torch.cat(list(faded(iter(parts.items()), overlap, length)), 1), made / total)
+
+
+def test_what_is_done_comes_out_before_the_next_window_is_read():
+    length, size, overlap, taken, given = 50_000, 1000, 100, [], 0
+    cut = windows(blocks_of(torch.zeros(1, length), 64, taken), window_starts(length, size, overlap), size)
+    for block in faded(cut, overlap, length):
+        given += block.shape[1]
+        assert sum(taken) - given <= 2 * size + 64
+    assert given == length
