@@ -38,7 +38,7 @@ class Timing:
 
 def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing:
     """Time steps of a family by its sections in the content of a params.yaml. It loads torch, and trains on noise."""
-    from soundmill.training.module import rehearse
+    from soundmill.training.loop import rehearse
 
     its = registry.family(family)
     train: FamilyTrainParams = read(document, f"{family}.train", its.train_params)
