@@ -87,7 +87,7 @@ def read(document: dict[str, Any], name: str, model: type[strict.P]) -> strict.P
 if __name__ == "__main__":
     try:
         with redirect_stdout(sys.stderr):
-            timing = time_steps(**json.load(sys.stdin))
+            timing = time_steps(**strict.parse_json(sys.stdin.read()))
     except UserError as error:
         sys.exit(str(error))
     print(json.dumps(asdict(timing)))
