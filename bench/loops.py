@@ -148,7 +148,7 @@ def step(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def _step(changes: list[str]) -> dict[str, Any]:
     from soundmill.models import registry
-    from soundmill.training.module import rehearse
+    from soundmill.training.loop import rehearse
 
     document = params.compose(measure.ROOT / "conf", ["model=projected_gan", *changes])
     prepared = registry.family("projected_gan").rehearse(document, 0)

@@ -135,7 +135,7 @@ def _composed(family: str, training: str, overrides: Sequence[str]) -> tuple[dic
 
 def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable[[int], Any]:
     """Trains on noise for a number of steps."""
-    from soundmill.training.module import rehearse
+    from soundmill.training.loop import rehearse
 
     if training == "train":
         its = registry.family(family)

@@ -154,7 +154,8 @@ class Training:
             posterior, states, mask = (
                 value.to(self.device) for value in self.source.batch(items, np.tile([0.0, 1.0], (self.items, 1)))
             )
-            self._step(draw_x0(posterior, self.autoencoder.scaling_factor, rng), states.float(), mask)
+            noise = torch.empty_like(posterior[:, 0].float()).normal_(generator=rng)
+            self._step(draw_x0(posterior, self.autoencoder.scaling_factor, noise), states.float(), mask)
 
     def in_the_loop(self) -> None:
         """As the original trains: the autoencoder and the text encoder are run on every batch."""

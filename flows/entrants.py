@@ -22,7 +22,7 @@ SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weig
 CORPUS = "synthetic"  # where none is named
 TIMED_STEPS = 15  # of each training, to tell how many fit into its minutes
 LOOKS = 20  # at the held-out loss in each training, at most; they come on top of its minutes, and none among the timed steps
-WARM_UP_STEPS = 3  # the first of these are not counted (soundmill/training/callbacks.py)
+WARM_UP_STEPS = 3  # the first of these are not counted (soundmill/training/curve.py)
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps|kl\.steps)$")  # what is a share of a training's steps
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 

@@ -17,6 +17,7 @@ from tests.checkouts import BIN, copy_project, track
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ["SOUNDMILL_TRACKING"] = "off"  # an uploader works for seconds: tests of tracking ask for it
+os.environ["DVC_NO_ANALYTICS"] = "1"  # as the Makefile says; each report would leave a file, too
 
 
 # What may stay: of multiprocessing, which removes it when this process ends; a cache of torch's, and a file of onnxruntime's.

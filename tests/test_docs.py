@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import shlex
-import tomllib
 from contextlib import suppress
 from fnmatch import fnmatch
-from functools import cache
 from itertools import chain
 
 import pyarrow as pa
-import typer
 
 from soundmill import manifest, params
 from soundmill.errors import UserError
@@ -103,58 +98,8 @@ def test_tests_that_docs_name_exist():
     assert sorted(named - there) == []
 
 
-@cache
-def commands() -> dict[str, set[str]]:
-    """Every `soundmill` command ("corpus check") and its options; groups have those of `--help` alone."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    module, _, name = scripts["soundmill"].partition(":")
-    top = typer.main.get_command(getattr(importlib.import_module(module), name))
-    found = {}
-
-    def visit(command: object, words: tuple[str, ...]) -> None:
-        found[" ".join(words)] = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
-        for word, inner in getattr(command, "commands", {}).items():
-            visit(inner, (*words, word))
-
-    visit(top, ())
-    return found
-
-
-def command_faults(line: str) -> list[str]:
-    faults = []
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    faults += [f"make {name}" for name in re.findall(r"(?:^|[;&] *)make ([a-z-]+)", line) if name not in targets]
-    for words in re.findall(r"(?:^|[\s/])soundmill ((?:[^&;#|]|\|(?! ))+)", line):
-        name, *rest = words.split()
-        if not re.fullmatch(r"[a-z][a-z-]*", name):
-            continue
-        group = any(command.startswith(f"{name} ") for command in commands())
-        named = [f"{name} {word}" for word in rest[0].split("|") if word != "…"] if group and rest else [name]
-        faults += [f"soundmill {command}" for command in named if command not in commands()]
-        known = set().union(*(commands().get(command, set()) for command in named)) | {"--help"}
-        faults += [f"soundmill {name} {word}" for word in rest if word.startswith("--") and word.split("=")[0] not in known]
-    faults += [
-        f"python -m {module}"
-        for module in re.findall(r"python -m ([\w.]+)", line)
-        if module.split(".")[0] in ("bench", "flows", "stages", "soundmill") and not is_module(module)
-    ]
-    return faults
-
-
-def is_module(name: str) -> bool:
-    base = ROOT.joinpath(*name.split("."))
-    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
-
-
-def test_commands_that_docs_name_exist():
-    faults = [
-        f"{doc.name}: {fault}" for doc in DOCS for line in code(doc.read_text(encoding="utf-8")) for fault in command_faults(line)
-    ]
-    assert not faults, "\n".join(faults)
-
-
 def test_parameters_that_docs_name_exist():
-    """What `soundmill params` is given composes; `section.key` in backticks is a key of params.yaml."""
+    """`section.key` in backticks is a key of params.yaml."""
     choices = ([], ["corpus=auto"], ["waveform_unet=captions"], ["corpus=union", "scale=paper"], ["corpus=synthetic"])
     documents = [params.compose(ROOT / "conf", [EVERY_FAMILY, *choice]) for choice in choices]
 
@@ -165,23 +110,12 @@ def test_parameters_that_docs_name_exist():
                 return True
         return False
 
-    faults: list[str] = []
-    overrides: dict[tuple[str, ...], str] = {}
+    faults = []
     for doc in DOCS:
         for line in code(doc.read_text(encoding="utf-8")):
             key = line.partition(": ")[0]
             if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) and key.split(".")[0] in documents[0] and not is_key(key):
                 faults.append(f"{doc.name}: {key} is no parameter")
-            for words in re.findall(r"(?:^|[\s/])soundmill params ([^&;#]+)", line):
-                given = tuple(shlex.split(words))
-                if not any("…" in word or PLACEHOLDER.search(word.partition("=")[2].replace("{", "")) for word in given):
-                    overrides[given] = doc.name
-    for given, name in overrides.items():
-        try:
-            params.compose(ROOT / "conf", list(given))
-        except UserError as error:
-            faults.append(f"{name}: soundmill params {' '.join(given)}: {error}")
-    assert overrides
     assert not faults, "\n".join(faults)
 
 

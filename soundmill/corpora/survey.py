@@ -89,8 +89,7 @@ class Survey:
         return max(self.recordings, math.ceil(self.seconds / clip_seconds))
 
     def warnings(self, parameters: dict[str, Any]) -> list[str]:
-        """What will be wrong with the splits by the section `splits`, as far as it is known before a sound is read: which
-        recordings are copies of one sound is not."""
+        """What will be wrong with the splits by the section `splits`, as far as headers tell; they do not tell copies."""
         main = {name: labels[0] for name, labels in self.labels_of.items() if labels}
         fractions = {name: parameters[name] for name in ("valid_fraction", "test_fraction")}
         split_of, _ = splits.assign(self.rows, main, set(self.described), **fractions, seed=parameters["seed"])

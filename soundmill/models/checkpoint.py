@@ -9,8 +9,9 @@ from typing import Any
 from soundmill.errors import UserError
 from soundmill.params import P, StageParams, parse
 from soundmill.stage import tree_digest
+from soundmill.training.params import Use
 
-CONFIG, BEST = "config.json", "best.safetensors"
+CONFIG = "config.json"
 
 
 def write_config(directory: Path, family: str, params: StageParams, facts: dict[str, Any], **values: Any) -> None:
@@ -50,18 +51,26 @@ def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path)
     return parse(model, config[key], f"{directory / CONFIG}: {key}")
 
 
-def use(model: Any, directory: Path, which: str) -> str:
-    """Give a model that was loaded from `directory` its best weights, where `which` is `best`; returns in words what it has now."""
+def use(model: Any, directory: Path, which: Use) -> str:
+    """Give a model that was loaded from `directory` its best weights or those of a step, where `which` says so.
+
+    Returns in words what it has now; weights that the checkpoint has not are a UserError.
+    """
     from soundmill.training import weights
 
     known = read_config(directory, keys=("weights",))["weights"]
-    if which == "best":
-        if "best" not in known:
-            raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
-        weights.fill(model.net, directory / BEST)
-    its = known[which]
+    if which == "best" and "best" not in known:
+        raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
+    fitting = [one for one in (str(which), "last", "best") if one in known and which in (one, known[one]["step"])]
+    name = fitting[0] if fitting else None
+    if name is None:
+        steps = ", ".join(str(step) for step in sorted({its["step"] for its in known.values()}))
+        raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")
+    its = known[name]
+    if name != "last":
+        weights.fill(model.net, directory / (weights.BEST if name == "best" else weights.of_step(its["step"])))
     loss = f", held-out loss {its['valid_loss']:.4g}" if "valid_loss" in its else ""
-    return f"{which} weights (step {its['step']}{loss})"
+    return f"{name} weights (step {its['step']}{loss})" if name in ("last", "best") else f"weights of step {name}{loss}"
 
 
 def origin(directory: Path) -> dict[str, str]:

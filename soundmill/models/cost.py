@@ -38,7 +38,7 @@ class Timing:
 
 def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing:
     """Time steps of a family by its sections in the content of a params.yaml. It loads torch, and trains on noise."""
-    from soundmill.training.module import rehearse
+    from soundmill.training.loop import rehearse
 
     its = registry.family(family)
     train: FamilyTrainParams = read(document, f"{family}.train", its.train_params)
@@ -87,7 +87,7 @@ def read(document: dict[str, Any], name: str, model: type[strict.P]) -> strict.P
 if __name__ == "__main__":
     try:
         with redirect_stdout(sys.stderr):
-            timing = time_steps(**json.load(sys.stdin))
+            timing = time_steps(**strict.parse_json(sys.stdin.read()))
     except UserError as error:
         sys.exit(str(error))
     print(json.dumps(asdict(timing)))

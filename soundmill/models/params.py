@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.params import Seed, StageParams
-from soundmill.training.params import HardwareParams, Precision, TrainingParams
+from soundmill.training.params import HardwareParams, Precision, TrainingParams, Use
 
 
 class GridParams(StageParams):
@@ -37,7 +37,7 @@ class FamilyTrainParams(TrainingParams):
 
 class FamilyGenerateParams(StageParams):
     seed: Seed
-    use: Literal["last", "best"] = Field(description="weights of the checkpoint: the last, or those of the lowest held-out loss")
+    use: Use = Field(description="weights of the checkpoint: the last, those of the lowest held-out loss, or of a kept step")
     count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
     batch_size: int = Field(ge=1)
     accelerator: Literal["cpu", "gpu", "auto"]

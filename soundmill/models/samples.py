@@ -14,7 +14,8 @@ import numpy as np
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.errors import report_failure
-from soundmill.training.callbacks import TRAIN, VALID, Every
+from soundmill.training.curve import TRAIN, VALID
+from soundmill.training.loop import Sampling
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Samples:
     sounds: Sequence[tuple[np.ndarray, int]]
 
 
-def sampling(every: int | None, ctx: Any, draw: Callable[[int], Samples]) -> list[Every]:
-    """The callbacks that send `draw(step)`, made with averaged weights, after every `every` steps; none where that is None."""
-    return [Every(every, partial(_send_now, ctx, draw))] if every else []
+def sampling(every: int | None, ctx: Any, draw: Callable[[int], Samples]) -> Sampling | None:
+    """What sends `draw(step)`, made with averaged weights, after every `every` steps; nothing where that is None."""
+    return Sampling(every, partial(_send_now, ctx, draw)) if every else None
 
 
 def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Path) -> None:

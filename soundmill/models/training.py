@@ -19,11 +19,11 @@ from soundmill.models.family import Model, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
-from soundmill.training import weights
-from soundmill.training.callbacks import write_curve
+from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
+from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Joined, Order, Source
-from soundmill.training.module import TrainingModule, fit_averaged
+from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.trained_on import write_trained_on
 from soundmill.training.validation import HeldOut
@@ -85,13 +85,12 @@ def run(
         ctx,
         held_out=prepared.held_out,
         started_from=start and start.digest,
-        callbacks=sampling(params.samples_every_steps, ctx, draw),
+        sampling=sampling(params.samples_every_steps, ctx, draw),
     )
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
     prepared.save(model, {"steps": steps, **items, "parameters": parameters, **begun, **fitted.facts})
-    if fitted.best:
-        weights.write(fitted.best, model / checkpoint.BEST)
+    fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
     fitted.take(module, params.use)

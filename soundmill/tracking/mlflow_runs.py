@@ -16,7 +16,7 @@ EXPERIMENT_TAGS = {
     NOTE: EXPERIMENT_NOTE,
 }
 PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
-PACKAGES = ("diffusers", "numpy", "pyarrow", "pydantic", "pytorch-lightning", "ruamel.yaml", "safetensors", "torch", "torchaudio")
+PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
 
 
 class Runs:

@@ -23,7 +23,7 @@ def use_threads(threads: int) -> None:
 def usable_precision(device: torch.device, precision: str) -> str:
     """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow.
 
-    fp16 on a CPU is a UserError: it has no such products, and Lightning would take bf16 in its place and not say so.
+    fp16 on a CPU is a UserError: it has no such products, and nobody scales its losses there.
     """
     if precision == "fp16" and device.type == "cpu":
         raise UserError("precision is `fp16`, which wants a GPU, and there is none here; set it to `bf16` or `32`")
@@ -49,8 +49,28 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Let no GPU round float32 to TF32 in a convolution or a product: a score must not depend on who computed it."""
+    with _float32("ieee"):
+        yield
+
+
+@contextmanager
+def fast_kernels(device: torch.device) -> Iterator[None]:
+    """Let a GPU round float32 to TF32 in convolutions and products, and cuDNN take the algorithm that it finds fastest."""
+    if device.type == "cpu":
+        yield
+        return
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        with _float32("tf32"):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def _float32(precision: str) -> Iterator[None]:
     before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision
     try:
         yield
     finally:

@@ -266,6 +266,9 @@ class Batch(NamedTuple):
     items: np.ndarray  # [b]
     values: tuple[Tensor, ...]  # what the source read, each [b, …]
 
+    def to(self, device: torch.device) -> Batch:
+        return self._replace(values=tuple(value.to(device, non_blocking=True) for value in self.values))
+
 
 class Source(Protocol):
     """Where a batch's tensors come from; every worker is handed a copy."""
@@ -275,7 +278,7 @@ class Source(Protocol):
 
 
 class Loader:
-    """Batches 0 … `steps` − 1, this rank's part of each: for a training loop, and for Lightning as it is.
+    """Batches 0 … `steps` − 1, this rank's part of each.
 
     `draw(step)` [batch_size, …] is what the source needs of chance. `workers` processes read ahead; 0: read when asked, in this
     process. `pinned` memory is for copying to a GPU. The state is that of the batches handed out, however far the workers are.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from soundmill.params import Probability, Seconds, Seed, StageParams
 
 Precision = Literal["32", "bf16", "fp16"]
+Use = Literal["last", "best"] | Annotated[int, Field(ge=1)]
 
 
 class HardwareParams(StageParams):
@@ -79,5 +80,10 @@ class TrainingParams(StageParams):
     checkpoint_seconds: Seconds
     validate_every_steps: int | None = Field(ge=1, description="measure the held-out loss so often; null: only at the end")
     validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a trained one")
-    use: Literal["last", "best"] = Field(description="last: the last weights; best: those of the lowest held-out loss")
+    # With a default: checkpoints of before know neither.
+    keep_every_steps: int | None = Field(
+        None, ge=1, description="keep the averaged weights so often; null: the last and best alone"
+    )
+    keep: int = Field(1, ge=1, description="how many of these, the newest")
+    use: Use = Field(description="last: the last weights; best: those of the lowest held-out loss; a number: of that step, if kept")
     samples_every_steps: int | None = Field(ge=1, description="samples for tracking so often; null: only at the end")

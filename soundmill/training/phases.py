@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +47,11 @@ class PhasedModule(TrainingModule):
     parameters.
     """
 
-    automatic_optimization = False
-
     def __init__(self, net: nn.Module, others: Mapping[str, tuple[nn.Module, OptimiserParams]], params: TrainingParams, steps: int):
         super().__init__(net, params, steps)
-        self.optimised = {"net": params.optimiser, **{name: its for name, (_, its) in others.items()}}
+        self.optimised |= {name: its for name, (_, its) in others.items()}
         for name, (other, _) in others.items():
-            setattr(self, name, other)
+            self.add_module(name, other)
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
@@ -66,41 +66,17 @@ class PhasedModule(TrainingModule):
             first += phase.steps
         raise ValueError(f"no phase has batch {step}: the last one must have no `steps`")
 
-    def loss(self, step: int, batch: Batch) -> Tensor:
-        """All turns of a batch; returns the net's loss, or that of the last who stepped where it did not."""
-        phase = self.phase(step)
-        due = [turn.net for turn in phase.turns if turn.due(step)]
+    def turns(self, batch: Batch) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+        """As the phase says. A net's loss is computed, and its step taken, while those before it and those not due stand still."""
+        phase = self.phase(batch.step)
+        due = [turn.net for turn in phase.turns if turn.due(batch.step)]
         if not due:
-            raise ValueError(f"nobody's turn on batch {step}: every batch is a step of somebody")
-        optimisers = dict(zip(self.optimised, self.optimizers(), strict=True))
-        if "net" in due:
-            self.ema.before_step(self.net, 1)
-        losses = phase.losses(step, batch, due)
-        computed: dict[str, Tensor] = {}
+            raise ValueError(f"nobody's turn on batch {batch.step}: every batch is a step of somebody")
+        losses = phase.losses(batch.step, batch, due)
         for place, name in enumerate(due):
             # What is to come may share its way forward with this turn: only who is done, or not due, is left out.
             with self._still({*self.optimised} - {*due[place:]} | {*phase.frozen}):
-                optimisers[name].zero_grad()
-                computed[name] = next(losses)
-                self.manual_backward(computed[name])
-            if name == due[-1]:  # Lightning counts steps of its own optimisers: one of each batch
-                optimisers[name].step()
-            else:
-                self.trainer.strategy.optimizer_step(optimisers[name].optimizer, _nothing, model=self)
-        for rate in self.lr_schedulers():
-            rate.step()
-        self.net_stepped = "net" in computed
-        if self.net_stepped:
-            self.ema.step(self.net)
-        return computed.get("net", computed[due[-1]]).detach()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for (name, its), mine in zip(self.optimised.items(), self.optimizers(), strict=True):
-            if mine.optimizer is optimizer:
-                self.clip(getattr(self, name), its.clip_norm)
-
-    def configure_optimizers(self) -> list[dict]:
-        return [self.optimiser_of(getattr(self, name), its) for name, its in self.optimised.items()]
+                yield name, partial(next, losses)
 
     @contextmanager
     def _still(self, names: Iterable[str]) -> Iterator[None]:
@@ -115,8 +91,11 @@ class PhasedModule(TrainingModule):
                 weight.requires_grad_(True)
 
 
-def _nothing() -> None:
-    """The closure of a step whose gradients are there."""
+def rebuilt(make: Callable[..., nn.Module], arguments: Sequence[Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """`make(*arguments)` with this state: what a net is pickled as whose layers are under torch's norms, which refuse it."""
+    net = make(*arguments)
+    net.load_state_dict(state)
+    return net
 
 
 def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from soundmill.errors import UserError
-from soundmill.training.callbacks import TRAIN, VALID, step_ended, without_step
-from soundmill.training.device import autocast, evaluating
+from soundmill.training.curve import VALID
+from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch, Source, share
+from soundmill.training.module import TrainingModule
 
 
 @dataclass(frozen=True)
@@ -26,37 +27,27 @@ class HeldOut:
     num_items: int
 
 
-class Validation(pl.Callback):
+class Validation:
     """Every `every` steps (None: never) and after the last: measure the averaged net, and remember the weights of the lowest loss.
 
     The batches are the same each time, and so is what chance decides of them: their numbers are below 0, which no batch of the
     training has. Part of the checkpoint, so a resumed training still has the best weights.
     """
 
-    def __init__(
-        self,
-        held_out: HeldOut,
-        draw: Callable[[int], Tensor],
-        batch_size: int,
-        *,
-        batches: int,
-        every: int | None,
-        precision: str,
-        on_point: Callable[[dict[str, float], int], None] | None = None,
-    ):
-        self.held_out, self.draw, self.batch_size, self.batches = held_out, draw, batch_size, batches
-        self.every, self.precision, self.on_point = every, precision, on_point
+    def __init__(self, held_out: HeldOut, draw: Callable[[int], Tensor], batch_size: int, *, batches: int, every: int | None):
+        self.held_out, self.draw, self.batch_size, self.batches, self.every = held_out, draw, batch_size, batches, every
         self.points: list[dict[str, float]] = []
         self.loss, self.step = math.inf, 0
         self.weights: dict[str, Tensor] = {}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        due = step == trainer.max_steps or (self.every is not None and step % self.every == 0)
-        if not (due and step_ended(trainer, batch_idx)):
-            return
+    def due(self, step: int, steps: int) -> bool:
+        return step == steps or (self.every is not None and step % self.every == 0)
+
+    def measure(self, module: TrainingModule, accelerator: Accelerator) -> tuple[dict[str, float], int]:
+        """Add a point, of all processes; returns its values and its step."""
+        step = module.step
         with module.ema.applied(module.net):
-            loss = self._measure(trainer, module)
+            loss = self._measure(module, accelerator)
             if loss < self.loss:
                 self.loss, self.step = loss, step
                 self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
@@ -66,17 +57,16 @@ class Validation(pl.Callback):
                 "optimiser.clip_norm"
             )
         self.points.append({"step": step, VALID: loss})
-        if self.on_point and trainer.is_global_zero:
-            self.on_point(*without_step(self.points[-1]))
+        return {VALID: loss}, step
 
-    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
-        """Mean loss of all batches, each rank's share by itself."""
+    def _measure(self, module: TrainingModule, accelerator: Accelerator) -> float:
+        """Mean loss of all batches, each process's share by itself."""
         losses = []
-        with torch.no_grad(), evaluating(module.net), autocast(module.device, self.precision):
+        with torch.no_grad(), evaluating(module.net), accelerator.autocast():
             for number in range(self.batches):
-                batch = trainer.strategy.batch_to_device(self._batch(number, trainer.global_rank, trainer.world_size))
+                batch = self._batch(number, module.rank, module.world_size).to(module.device)
                 losses.append(module.valid_loss(batch.step, batch).float())
-            return float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
+            return float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
 
     def _batch(self, number: int, rank: int, world_size: int) -> Batch:
         step = -1 - number
@@ -91,18 +81,3 @@ class Validation(pl.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.points, self.loss, self.step, self.weights = (state[key] for key in ("points", "loss", "step", "weights"))
-
-
-def side_by_side(training: list[dict[str, float]], validation: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A point for every measurement of the held-out loss, with the mean training loss since the one before.
-
-    Without any, the training's own points.
-    """
-    joined, before = [], 0
-    for point in validation:
-        since = [one for one in training if before < one["step"] <= point["step"]]
-        if since:
-            loss = sum(one[TRAIN] for one in since) / len(since)
-            joined.append({"step": point["step"], TRAIN: loss, VALID: point[VALID], "learning_rate": since[-1]["learning_rate"]})
-            before = point["step"]
-    return joined or training

@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from soundmill import params
 from soundmill.errors import UserError
 
+BEST = "best.safetensors"  # in a family's checkpoint, beside its last weights
+
+
+def of_step(step: int) -> str:
+    """File of the weights of a step that is not the last."""
+    return f"step-{step}.safetensors"
+
 
 def write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     from safetensors.torch import save_file

@@ -23,7 +23,7 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.family import can
-from soundmill.training import callbacks
+from soundmill.training import curve
 from tests.flows.test_pipeline import ROOT, ask, environment, runs
 from tests.graph import SHRUNK
 from tests.processes import wait_for
@@ -76,7 +76,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
     assert (timed["rave"]["train"]["grid"], documents["rave"]["rave"]["train"]["grid"]["rows"]) == ({"columns": 1, "rows": 1}, 3)
     first = timed["rave"]["autoencoder"]["weights"]["phase_1_steps"]
     assert first - WARM_UP_STEPS == 2 * (TIMED_STEPS - first) == 8  # the training's own two to one, of what is counted
-    assert WARM_UP_STEPS == callbacks.WARM_UP_STEPS
+    assert WARM_UP_STEPS == curve.WARM_UP_STEPS
     assert {document["corpus"]["embedded"][0] for document in documents.values()} == {"synthetic"}  # the same for all
     with pytest.raises(UserError, match="did you mean 'tango'"):
         bakeoff.entrants(ROOT, plan, [], ["tanga"])

@@ -6,7 +6,7 @@ import pytest
 
 from soundmill import params
 from soundmill.models import registry
-from soundmill.training.module import rehearse
+from soundmill.training.loop import rehearse
 from tests.imports import ROOT
 
 UNET1D = ["channels=[4,4,4]", "factors=[1,4,4]", "items=[1,1,1]", "attention=[false,false,true]", "groups=2", "modulation=8"]

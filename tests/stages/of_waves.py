@@ -13,7 +13,7 @@ import stages.generate
 import stages.train
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
-from soundmill.training import callbacks
+from tests.training.killing import Killed, die_before
 
 RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
 LABELS = ("bell", "rain")
@@ -60,17 +60,9 @@ def train(
 
 def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, **where: str) -> None:
     """A training of four steps that dies before its third ends like one that is not killed."""
-
-    class Killed(BaseException):
-        pass
-
-    def die(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch.step == 2:
-            raise Killed
-
     whole = train(family, home / "whole", data, document, **where)
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 2)
         with pytest.raises(Killed):
             train(family, home / "killed", data, document, **where)
     assert train(family, home / "killed", data, document, **where) == whole

@@ -16,11 +16,11 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.models import registry
 from soundmill.models.components.unet1d.codec import codec as codecs
-from soundmill.training import callbacks
 from stages import autoencoder, latents
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.stages import of_waves
+from tests.training.killing import Killed, die_before
 
 LEVELS = "items: [1, 1], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
 SHRUNK = [
@@ -146,19 +146,12 @@ def test_latents_are_those_of_the_waves_alone(data):
 
 
 def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, capfd):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 2:
-            raise Killed
-
     homes = [tmp_path / name for name in ("whole", "killed")]
     for home in homes:
         of_waves.write(home, channels=2)
     whole = make_autoencoder(homes[0], composed())
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 2)
         with pytest.raises(Killed):
             make_autoencoder(homes[1], composed())
     assert make_autoencoder(homes[1], composed()) == whole

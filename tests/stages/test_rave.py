@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ from soundmill.evaluation import family, family_report
 from soundmill.models import registry
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.rave import codec as codecs
-from soundmill.training import callbacks
 from stages import autoencoder, latents
 from stages.encode_text import encode_shard
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.stages import of_waves, tango_inputs
+from tests.training.killing import Killed, die_before
 
 LEVELS = "items: [1, 1], text_attention: [false, false], heads: 2, head_width: 4, groups: 2, modulation: 8"
 SHRUNK = [
@@ -191,21 +190,13 @@ def test_the_encoder_stands_still_in_phase_2(tmp_path, capfd):
 
 
 def test_a_codec_killed_in_both_phases_ends_like_an_unbroken_one(tmp_path, monkeypatch, capfd):
-    class Killed(BaseException):
-        pass
-
     homes = [tmp_path / name for name in ("whole", "killed")]
     for home in homes:
         of_waves.write(home)
     whole = make_codec(homes[0], composed(*V1))
     for at in (2, 4):
-
-        def die(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, at: int = at) -> None:
-            if batch.step == at:
-                raise Killed
-
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+            die_before(patch, at)
             with pytest.raises(Killed):
                 make_codec(homes[1], composed(*V1))
     assert "resuming at step 2 of 6" in capfd.readouterr().out

@@ -24,13 +24,13 @@ from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.components.hifigan import vocoder as hifigan_vocoder
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.latents.store import read_about
-from soundmill.training import callbacks
 from tests import clap_weights
 from tests.imports import ROOT
 from tests.models.components.test_diffwave import FAST, NOISE, TINY
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
+from tests.training.killing import Killed, die_before
 
 SHRUNK = [
     "model=tango",
@@ -125,15 +125,8 @@ def test_trains_on_latents_and_states_alone(trained, data):
 
 
 def test_a_killed_training_with_accumulation_ends_like_an_unbroken_one(tmp_path, trained, data, composed, capfd, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 6:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 6)
         with pytest.raises(Killed):
             train(tmp_path, data, composed)
     train(tmp_path, data, composed)

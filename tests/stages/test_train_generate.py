@@ -32,13 +32,14 @@ from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.requests import match_label
 from soundmill.tracking import StageRun
-from soundmill.training import callbacks, weights
+from soundmill.training import weights
 from stages.spectrogram import spectrogram_shard
 from tests.models.components.test_diffwave import FAST, NOISE, TINY
+from tests.training.killing import Killed, die_before
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("bell", "dog bark", "rain")
-WHOLE = ["best.safetensors", "config.json", "model.safetensors", manifest.TRAINED_ON_FILE]
+WHOLE = ["best.safetensors", "config.json", "model.safetensors", "step-8.safetensors", manifest.TRAINED_ON_FILE]
 
 GUIDED = ["num_steps=3", "guidance_scale=1.5"]
 
@@ -53,6 +54,8 @@ SHRUNK = [
     "ddpm_mel.train.validate_every_steps=4",
     "ddpm_mel.train.validate_batches=2",
     "ddpm_mel.train.samples_every_steps=5",
+    "ddpm_mel.train.keep_every_steps=4",
+    "ddpm_mel.train.keep=1",
     "ddpm_mel.train.grid.columns=3",
     "ddpm_mel.train.grid.rows=1",
     "ddpm_mel.train.network.widths=[8,16,24]",
@@ -161,6 +164,7 @@ def test_trains_the_real_configuration_shrunk(trained):
     assert config["weights"] == {
         "last": {"step": 12, "valid_loss": metrics["valid_loss"]},
         "best": {"step": metrics["best_step"], "valid_loss": metrics["best_valid_loss"]},
+        "8": {"step": 8, "valid_loss": pytest.approx(curve["loss/valid"][1], rel=1e-5)},
     }
     assert sorted(path.name for path in (trained / "model").iterdir()) == WHOLE
 
@@ -195,6 +199,34 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
     assert sorted(registry.parameter_counts("ddpm_mel", params.compose(ROOT / "conf", ["vocoder=diffwave"]))) == ["unet", "vocoder"]
 
 
+def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, trained, data, composed, capfd):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    document, made = json.loads(json.dumps(composed)), {}
+    for use, said in (("last", "last weights (step 12,"), (12, "last weights (step 12,"), (8, "weights of step 8, held-out loss ")):
+        document["ddpm_mel"]["generate"]["use"] = use
+        params.write_yaml(document, tmp_path / "params.yaml")
+        _generate(tmp_path, data)
+        assert said in capfd.readouterr().out
+        made[use] = [path.read_bytes() for path in sorted((tmp_path / "generated").glob("*.wav"))]
+    assert made["last"] == made[12] != made[8]
+    kept, last = (weights.read(tmp_path / "model" / name) for name in ("step-8.safetensors", "model.safetensors"))
+    assert any(not torch.equal(value, last[f"net.{name}"]) for name, value in kept.items())
+    document["ddpm_mel"]["generate"]["use"] = 4
+    params.write_yaml(document, tmp_path / "params.yaml")
+    with pytest.raises(SystemExit, match=r"has no weights of step 4; it has those of steps (\d+, )?8, 12"):
+        _generate(tmp_path, data)
+
+
+def test_a_training_that_is_to_use_weights_that_it_will_not_keep_is_refused(tmp_path, data, composed):
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"]["use"] = 5
+    params.write_yaml(document, tmp_path / "params.yaml")
+    with pytest.raises(
+        SystemExit, match=r"`use` is step 5, whose weights are not kept \(those of 8, 12 are\); set keep_every_steps"
+    ):
+        _train(tmp_path, data)
+
+
 @pytest.fixture
 def further(tmp_path, trained, data, composed):
     """A function that trains on from `trained` with some parameters changed, on clips some of which have a new label."""
@@ -216,9 +248,9 @@ def further(tmp_path, trained, data, composed):
 def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further, trained, composed, capfd, monkeypatch):
     still = {**composed["ddpm_mel"]["train"]["optimiser"], "learning_rate": 1e-12, "weight_decay": 0.0}
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Every, "on_train_batch_end", lambda *_: 1 / 0)
-        with pytest.raises(SystemExit, match="ZeroDivisionError"):
-            further(optimiser=still, samples_every_steps=1)
+        die_before(patch, 1)
+        with pytest.raises(Killed):
+            further(optimiser=still)
     digest = stage.tree_digest(trained / "model")
     (directory,) = tmp_path.glob("data/.work/train-ddpm_mel/*/training*")
     assert directory.name == f"training-{digest}"  # another checkpoint there is another training

@@ -16,11 +16,11 @@ from soundmill.models import registry
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import build_vocoder
-from soundmill.training import callbacks
 from stages import vocoder
 from tests.models.components.test_diffwave import FAST, NOISE
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
+from tests.training.killing import Killed, die_before
 
 SECONDS = 0.8
 TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_kernels": [3], "resblock_dilations": [[1, 3]]}
@@ -105,16 +105,9 @@ def contents(home: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, root, monkeypatch, capfd, kind):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 4:
-            raise Killed
-
     whole = make(tmp_path / "whole", data, root, 6, checkpoint_seconds=0.0, kind=kind)
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 4)
         with pytest.raises(Killed):
             make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind)
     assert make(tmp_path / "killed", data, root, 6, checkpoint_seconds=0.0, kind=kind) == whole
@@ -130,6 +123,26 @@ def test_it_learns(tmp_path, data, root):
     untrained, trained = (make(tmp_path / f"{steps}", data, root, steps) for steps in (1, 80))
     assert trained["valid_l1_db"] < 0.85 * untrained["valid_l1_db"]
     assert trained["valid_griffin_lim_l1_db"] == untrained["valid_griffin_lim_l1_db"] > 0
+
+
+def test_the_weights_of_a_kept_step_are_published(tmp_path, data, root):
+    """Of a training of six steps those of the fourth: the same as of one whose fourth held-out loss was its best."""
+    kept = ["vocoder.weights.keep_every_steps=2", "vocoder.weights.use=4"]
+    make(tmp_path / "kept", data, root, 6, more=kept)
+    make(tmp_path / "last", data, root, 6)
+    weights = {name: (tmp_path / name / "vocoder/model.safetensors").read_bytes() for name in ("kept", "last")}
+    assert weights["kept"] != weights["last"]
+    source = json.loads((tmp_path / "kept/vocoder/config.json").read_text())["source"]
+    assert (source["use"], source["weights"]["4"]["step"]) == (4, 4)
+
+
+def test_two_processes_train_what_one_does(tmp_path, data, root):
+    """Discriminators and all; their losses are means over the batch."""
+    one, two = (make(tmp_path / devices, data, root, 4, more=[f"vocoder.hardware.devices={devices}"]) for devices in "12")
+    for key in ("loss", "valid_loss", "best_valid_loss", "valid_l1_db"):
+        assert two[key] == pytest.approx(one[key], rel=1e-4)
+    with pytest.raises(SystemExit, match=r"batch_size 2 must be a multiple of hardware\.devices 3"):
+        make(tmp_path / "three", data, root, 4, more=["vocoder.hardware.devices=3"])
 
 
 def test_one_that_others_trained_is_taken(tmp_path, data, root, capfd):

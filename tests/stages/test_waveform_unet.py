@@ -13,10 +13,10 @@ import torch
 from soundmill import manifest, params, shards, stage
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
-from soundmill.training import callbacks
 from stages import encode_text
 from tests.imports import ROOT
 from tests.stages import of_waves
+from tests.training.killing import Killed, die_before
 
 RATE = 44_100
 train, generate = partial(of_waves.train, "waveform_unet"), partial(of_waves.generate, "waveform_unet")
@@ -91,17 +91,10 @@ def test_trains_and_makes_stereo_sounds(tmp_path, data, condition):
 
 
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 5:  # in the middle of a step's two batches
-            raise Killed
-
     document = composed("caption", "waveform_unet.train.accumulate=2")
     whole = train(tmp_path / "whole", data, document, parts="parts")
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_train_batch_end", die)
+        die_before(patch, 5)  # in the middle of a step's two batches
         with pytest.raises(Killed):
             train(tmp_path / "killed", data, document, parts="parts")
     assert train(tmp_path / "killed", data, document, parts="parts") == whole

@@ -9,24 +9,22 @@ import pytest
 import torch
 
 from soundmill.errors import UserError
-from soundmill.training.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, resume_point
+from soundmill.training.checkpoint import LAST, PREVIOUS, load, resume_point, save
 from tests.lost_bits import lose_a_bit
 
 
 def test_keeps_the_one_before(tmp_path):
-    writer = AtomicCheckpointIO()
     for step in (1, 2, 3):
-        writer.save_checkpoint({"step": step}, tmp_path / LAST)
-    assert writer.load_checkpoint(tmp_path / LAST)["step"] == 3
-    assert writer.load_checkpoint(tmp_path / PREVIOUS)["step"] == 2
+        save({"step": step}, tmp_path / LAST)
+    assert load(tmp_path / LAST)["step"] == 3
+    assert load(tmp_path / PREVIOUS)["step"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
     assert resume_point(tmp_path) == tmp_path / LAST
 
 
 def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
-    writer = AtomicCheckpointIO()
-    writer.save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
-    writer.save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
+    save({"weights": torch.ones(1000)}, tmp_path / LAST)
+    save({"weights": torch.ones(1000)}, tmp_path / LAST)
     torn = (tmp_path / LAST).read_bytes()[:700]
     (tmp_path / LAST).write_bytes(torn)
     assert resume_point(tmp_path) == tmp_path / PREVIOUS
@@ -34,9 +32,9 @@ def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
 
 
 def test_no_lost_bit_is_trained_on(tmp_path, capsys):
-    writer, checkpoint = AtomicCheckpointIO(), {"weights": torch.randn(3, 400), "step": 7, "names": ["a", "b"]}
+    checkpoint = {"weights": torch.randn(3, 400), "step": 7, "names": ["a", "b"]}
     for _ in range(2):
-        writer.save_checkpoint(checkpoint, tmp_path / LAST)
+        save(checkpoint, tmp_path / LAST)
     whole = (tmp_path / LAST).read_bytes()
     rng, passed_over = random.Random(5), 0
     for turn in range(300):
@@ -45,7 +43,7 @@ def test_no_lost_bit_is_trained_on(tmp_path, capsys):
         damaged = found == tmp_path / PREVIOUS
         assert damaged == ("last.ckpt: is not as it was written" in capsys.readouterr().out)
         passed_over += damaged
-        read = writer.load_checkpoint(found)  # a bit of what nobody reads, as the time of writing, may be another
+        read = load(found)  # a bit of what nobody reads, as the time of writing, may be another
         assert torch.equal(read.pop("weights"), checkpoint["weights"])
         assert read == {"step": 7, "names": ["a", "b"]}
         (tmp_path / LAST).write_bytes(whole)
@@ -54,7 +52,7 @@ def test_no_lost_bit_is_trained_on(tmp_path, capsys):
 
 def test_where_both_are_damaged_it_is_said_that_training_starts_anew(tmp_path, capsys):
     for _ in range(2):
-        AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, tmp_path / LAST)
+        save({"weights": torch.ones(1000)}, tmp_path / LAST)
     for name in (LAST, PREVIOUS):
         lose_a_bit(tmp_path / name, 0.5)
     assert resume_point(tmp_path) is None
@@ -73,23 +71,21 @@ def test_nothing_to_resume_from(tmp_path, capsys, content):
 
 
 def test_a_failed_write_leaves_the_good_one(tmp_path):
-    writer = AtomicCheckpointIO()
-    writer.save_checkpoint({"step": 1}, tmp_path / LAST)
+    save({"step": 1}, tmp_path / LAST)
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        writer.save_checkpoint({"step": lambda: 2}, tmp_path / LAST)
-    assert writer.load_checkpoint(resume_point(tmp_path))["step"] == 1
+        save({"step": lambda: 2}, tmp_path / LAST)
+    assert load(resume_point(tmp_path))["step"] == 1
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed\nmore")
 
-    writer = AtomicCheckpointIO()
-    writer.save_checkpoint({"step": 1}, tmp_path / LAST)
+    save({"step": 1}, tmp_path / LAST)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="disk full"):
-        writer.save_checkpoint({"step": 2}, tmp_path / LAST)
-    assert writer.load_checkpoint(resume_point(tmp_path))["step"] == 1
+        save({"step": 2}, tmp_path / LAST)
+    assert load(resume_point(tmp_path))["step"] == 1
 
 
 class _Harmful:
@@ -101,5 +97,13 @@ def test_loading_runs_no_code(tmp_path, capsys):
     torch.save({"weights": _Harmful()}, tmp_path / LAST)
     assert resume_point(tmp_path) is None
     with pytest.raises(pickle.UnpicklingError):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / LAST)
+        load(tmp_path / LAST)
     assert "ran code" not in capsys.readouterr().out.replace(LAST, "")
+
+
+def test_one_of_an_earlier_version_is_passed_over_and_named(tmp_path, capsys):
+    save({"state_dict": {}, "optimizer_states": [], "global_step": 3}, tmp_path / LAST)
+    assert resume_point(tmp_path) is None
+    said = capsys.readouterr().out
+    assert f"{LAST}: of an earlier version of Soundmill, which is needed to go on from it" in said
+    assert "training starts from its beginning" in said

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from soundmill.training import callbacks, module, phases
+from soundmill.training import phases
+from soundmill.training.curve import Curve, Progress
 from soundmill.training.loader import Loader, Order
+from soundmill.training.loop import fit as train
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
+from tests.training.killing import Killed, die_before
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.02, betas=[0.5, 0.9], eps=1e-8, weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
@@ -65,45 +68,46 @@ class Duel(PhasedModule):
         yield phases.generator_loss([judge(made)])
 
 
-class Killed(Exception):
+class Watched:
+    """Remembers what there is after each batch, beside a kind of module."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rates, self.counts, self.weights = [], [], []
+
+    def optimisers(self):
+        self.known = super().optimisers()
+        return self.known
+
+    def turns(self, batch):
+        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in self.known.values()])
+        yield from super().turns(batch)
+        states = [optimiser.state.values() for optimiser in self.known.values()]
+        self.counts.append([int(next(iter(state))["step"]) if state else 0 for state in states])
+        self.weights.append({name: value.clone() for name, value in self.state_dict().items()})
+
+
+class WatchedDuel(Watched, Duel):
     pass
-
-
-class Kill(callbacks.pl.Callback):
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step == 7:
-            raise Killed
-
-
-class Watch(callbacks.pl.Callback):
-    """What changes in a batch, and what has gradients at its end."""
-
-    def __init__(self):
-        self.rates, self.steps = [], []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in trainer.optimizers])
-        self.steps.append([int(next(iter(optimiser.state.values()))["step"]) for optimiser in trainer.optimizers])
 
 
 def layers(last):
     return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
 
 
-def fit(scratch, steps=12, extra=(), kind=Duel):
+def fit(scratch, steps=12, kind=Duel):
     torch.manual_seed(0)
     duel = kind(layers(2), {"discriminator": (layers(1), PARAMS.optimiser)}, PARAMS, steps)
     order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
     loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
-    curve = callbacks.Curve(4)
-    module.fit(duel, loader, hardware=CPU, scratch=scratch, progress=callbacks.Progress("duel"), curve=curve, callbacks=list(extra))
+    curve = Curve(4)
+    train(duel, loader, hardware=CPU, scratch=scratch, progress=Progress("duel"), curve=curve)
     return duel, curve.points
 
 
 def test_both_step_once_on_every_batch_and_the_steps_are_the_nets(tmp_path):
-    watch = Watch()
-    _, points = fit(tmp_path, extra=[watch])
-    assert watch.steps == [[step, step] for step in range(1, 13)]
+    watch, points = fit(tmp_path, kind=WatchedDuel)
+    assert watch.counts == [[step, step] for step in range(1, 13)]
     assert [point["step"] for point in points] == [4, 8, 12]
     rates = np.array(watch.rates)
     np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
@@ -142,31 +146,23 @@ class TwoPhases(Duel):
         yield other if step % 2 else mine + 0 * real.sum()
 
 
-class Weights(callbacks.pl.Callback):
-    """Both nets' weights after every batch, and the steps that were counted."""
-
-    def __init__(self):
-        self.seen, self.counted = [], []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.seen.append({name: value.clone() for name, value in module.state_dict().items()})
-        self.counted.append(trainer.global_step)
+class WatchedPhases(Watched, TwoPhases):
+    pass
 
 
 def test_phases_say_who_steps_and_what_stands_still(tmp_path):
-    weights = Weights()
-    fit(tmp_path, extra=[weights], kind=TwoPhases)
+    watch, _ = fit(tmp_path, kind=WatchedPhases)
     moved = [
         {
             name.split(".")[0] + ("" if name.startswith("d") else name[3:5])
             for name in after
             if not torch.equal(after[name], before[name])
         }
-        for before, after in itertools.pairwise(weights.seen)
+        for before, after in itertools.pairwise(watch.weights)
     ]
     assert moved[:3] == [{"net.0", "net.3"}] * 3
     assert moved[3:] == [{"discriminator"}, {"net.3"}] * 4
-    assert weights.counted == list(range(1, 13))
+    assert watch.step == len(watch.weights) == 12
 
 
 def test_the_curve_is_of_the_nets_own_batches(tmp_path):
@@ -186,8 +182,9 @@ def test_the_curve_is_of_the_nets_own_batches(tmp_path):
 @pytest.mark.parametrize("kind", [Duel, TwoPhases])
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys, kind):
     whole, curve = fit(tmp_path / "whole", kind=kind)
-    with pytest.raises(Killed):
-        fit(tmp_path / "killed", extra=[Kill()], kind=kind)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        die_before(patch, 7)
+        fit(tmp_path / "killed", kind=kind)
     resumed, resumed_curve = fit(tmp_path / "killed", kind=kind)
     assert "resuming at step 6" in capsys.readouterr().out
     assert curve == resumed_curve
@@ -198,13 +195,12 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys, kind):
 
 
 def test_what_is_frozen_on_purpose_stays_so(tmp_path):
-    class Projected(Duel):
+    class Projected(WatchedDuel):
         def __init__(self, net, others, params, steps):
             others["discriminator"][0][0].requires_grad_(False)
             super().__init__(net, others, params, steps)
 
-    weights = Weights()
-    duel, _ = fit(tmp_path, steps=3, extra=[weights], kind=Projected)
+    duel, _ = fit(tmp_path, steps=3, kind=Projected)
     assert [weight.requires_grad for weight in duel.discriminator.parameters()] == [False, False, True, True]
-    assert torch.equal(weights.seen[0]["discriminator.0.weight"], weights.seen[-1]["discriminator.0.weight"])
-    assert not torch.equal(weights.seen[0]["net.0.weight"], weights.seen[-1]["net.0.weight"])
+    assert torch.equal(duel.weights[0]["discriminator.0.weight"], duel.weights[-1]["discriminator.0.weight"])
+    assert not torch.equal(duel.weights[0]["net.0.weight"], duel.weights[-1]["net.0.weight"])

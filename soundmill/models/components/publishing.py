@@ -9,7 +9,7 @@ from typing import Any
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import Made
 from soundmill.models.samples import show_last, show_losses
-from soundmill.training.callbacks import write_curve
+from soundmill.training.curve import write_curve
 from soundmill.training.trained_on import write_trained_on
 
 

@@ -20,7 +20,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.training import phases
 from soundmill.training.loader import Batch
-from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss
+from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss, rebuilt
 
 Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
 Scores = Sequence[Tensor]  # of each discriminator
@@ -42,14 +42,15 @@ class LogMel(nn.Module):
 class VocoderModule(PhasedModule):
     """A batch: crops of clips, made anew from their log-mels by `synthesise`, beside what they were.
 
-    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `told` and `fooled` are the losses of the discriminators
-    and of the net: least squares or hinge.
+    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`, without norms. `told` and
+    `fooled` are the losses of the discriminators and of the net: least squares or hinge.
     """
 
     def __init__(
         self,
         params: Any,
         net: nn.Module,
+        build: Callable[[], nn.Module],
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
@@ -58,6 +59,10 @@ class VocoderModule(PhasedModule):
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise, self.told, self.fooled = LogMel(spec), synthesise, told, fooled
+        self.arguments = params, build, spec, synthesise, discriminator, told, fooled
+
+    def __reduce__(self) -> Any:
+        return rebuilt, (_with_norms, self.arguments, self.state_dict())
 
     def phases(self) -> list[Phase]:
         return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
@@ -108,6 +113,10 @@ def check_crop(frames: int, spec: MelSpec) -> None:
         raise UserError(
             f"vocoder.weights.crop_frames {frames} of {spec.hop_length} samples must be more than half of n_fft {spec.n_fft}"
         )
+
+
+def _with_norms(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:
+    return VocoderModule(params, with_norms(build()), build, *others)
 
 
 def convolutions(net: nn.Module) -> list[nn.Module]:

@@ -20,8 +20,9 @@ from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import pick_device
+from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
-from soundmill.training.module import Fitted, TrainingModule, fit_averaged
+from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
@@ -82,7 +83,7 @@ class Making:
             ctx,
             held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
             started_from=started_from,
-            callbacks=sampling(wanted.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
+            sampling=sampling(wanted.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
         )
         fitted.take(module, wanted.use)
         begun = {"started_from": started_from} if started_from else {}

@@ -33,7 +33,10 @@ class NetVocoderParams(GriffinLimParams):
     hardware: HardwareParams
 
     @model_validator(mode="after")
-    def _one_device(self) -> Self:
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1: a vocoder is trained, or loaded, on one")
+    def _shared_among_devices(self) -> Self:
+        weights, devices = self.weights, self.hardware.devices
+        if weights.kind == "load" and devices != 1:
+            raise ValueError("hardware.devices must be 1 for weights that are loaded")
+        if weights.kind == "train" and weights.batch_size % devices:
+            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices {devices}")
         return self

@@ -7,9 +7,12 @@ feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weig
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+from soundmill.training.phases import rebuilt
 
 Judgement = tuple[Tensor, list[Tensor]]  # scores, feature maps
 
@@ -86,10 +89,14 @@ class Discriminators(nn.Module):
 
     def __init__(self, width: int, periods: Sequence[int] = PERIODS):
         super().__init__()
+        self.arguments = width, periods
         self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in periods])
         norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # the paper's code has it so for the first, which sees raw waves
         self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
         self.halve = nn.AvgPool1d(4, 2, padding=2)
+
+    def __reduce__(self) -> Any:
+        return rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """Of waves [B, T]: a judgement of each discriminator, in an order that stays."""

@@ -29,7 +29,7 @@ from soundmill.models.family import Rehearsal
 from soundmill.models.labels import Labelled, label_weights
 from soundmill.models.requests import of_grid
 from soundmill.models.training import Prepared
-from soundmill.training.loader import Batch, Order, share
+from soundmill.training.loader import Batch, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
@@ -115,18 +115,16 @@ class DdpmModule(TrainingModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         params, diffusion = self.params, self.params.diffusion
-        mine = Draws(
-            *(share(drawn, self.global_rank, self.trainer.world_size) for drawn in draws(params, self.picture.frames, step))
-        )
+        mine = Draws(*map(self.mine, draws(params, self.picture.frames, step)))
         log_mel, label_weights = batch.values
-        condition = label_weights * mine.kept.to(self.device)
-        t = mine.timesteps.to(self.device)
+        condition = label_weights * mine.kept.to(self.device, non_blocking=True)
+        t = mine.timesteps.to(self.device, non_blocking=True)
 
         with torch.autocast(self.device.type, enabled=False):
             x0 = self.picture.encode(self._augment(log_mel.float(), mine))[0]
         if params.network.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
-        noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
+        noise = self.noise_like(x0, self.rng("noise", step))
         importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
         answer = partial(_answer, self.net, condition)
         return training_loss(answer, diffusion, self.table, x0, t, noise, importance)
@@ -135,7 +133,7 @@ class DdpmModule(TrainingModule):
         """log_mel [b, n_mels, frames], rotated in time, with another gain."""
         if self.params.augmentation.time_roll:
             log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, mine.shifts.tolist(), strict=True)])
-        louder = log_mel + mine.gains.to(log_mel) * (math.log(10) / 20 * self.model.spec.power)
+        louder = log_mel + mine.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.spec.power)
         return louder.clamp_min(self.picture.silence)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import spectral_norm
+
+from soundmill.training.phases import rebuilt
 
 SLOPE = 0.2  # of the leaky ReLUs
 GROUP = 4  # items whose deviation is shown to a discriminator
@@ -67,12 +70,16 @@ class Discriminators(nn.Module):
 
     def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], num_labels: int = 0):
         super().__init__()
+        self.arguments = inputs, widths, num_labels
         self.of_projector = nn.ModuleList(
             [
                 nn.ModuleList([Discriminator(given, widths[scale:], num_labels) for scale, given in enumerate(each)])
                 for each in inputs
             ]
         )
+
+    def __reduce__(self) -> Any:
+        return rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, maps: Sequence[Sequence[Tensor]], label_weights: Tensor | None = None) -> Tensor:
         """Logits [B, places of all scales] of each projector's maps."""

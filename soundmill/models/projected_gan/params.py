@@ -80,8 +80,8 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1: nets that step in turns are trained on one")
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         frames, bands = self.generator.frames, self.generator.bands
         if frames % 32 or frames < 128 or bands % 16 or bands < 32:
             raise ValueError(

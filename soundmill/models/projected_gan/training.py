@@ -63,11 +63,14 @@ class ProjectedGanModule(PhasedModule):
     def make(self, count: int, labels: Tensor | None, rng: torch.Generator) -> Tensor:
         """Pictures [count, 1, frames, n_mels]; in some, layers from one on have another style (Karras et al. 2019, 3.1)."""
         net, width = self.net, self.params.generator.z_width
-        first, second = (net.styles(torch.randn(count, width, generator=rng, device=rng.device), labels) for _ in range(2))
-        mixed = torch.rand(count, 1, generator=rng, device=rng.device) < self.params.generator.style_mixing
-        change = torch.randint(1, net.layers, (count, 1), generator=rng, device=rng.device)
+        whole, on = count * self.world_size, {"generator": rng, "device": rng.device}
+        first, second = (net.styles(self.mine(torch.randn(whole, width, **on)), labels) for _ in range(2))
+        mixed = self.mine(torch.rand(whole, 1, **on)) < self.params.generator.style_mixing
+        change = self.mine(torch.randint(1, net.layers, (whole, 1), **on))
         later = (torch.arange(net.layers, device=rng.device) >= change) & mixed
-        return net(torch.where(later[..., None], second[:, None], first[:, None]), net.noise(count, rng))
+        return net(
+            torch.where(later[..., None], second[:, None], first[:, None]), [self.mine(one) for one in net.noise(whole, rng)]
+        )
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """How far mean and deviation of each band are from real ones: what discriminators say does not compare between steps."""
@@ -81,17 +84,15 @@ class ProjectedGanModule(PhasedModule):
         with torch.autocast(self.device.type, enabled=False):
             return self.picture.encode(log_mel.float()), labels[0] if labels else None
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["projectors"] = list(self.names)
+    def more_state(self) -> dict[str, Any]:
+        return {"projectors": list(self.names)}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint["projectors"] != list(self.names):
+    def check_state(self, state: dict[str, Any]) -> None:
+        if state["projectors"] != list(self.names):
             raise UserError(
-                f"the training that was killed looked through {', '.join(checkpoint['projectors'])}, and now there is "
+                f"the training that was killed looked through {', '.join(state['projectors'])}, and now there is "
                 f"{', '.join(self.names)}: put the weights back, or begin anew (remove data/.work/train-{FAMILY})"
             )
-        super().on_load_checkpoint(checkpoint)
 
 
 def prepare(

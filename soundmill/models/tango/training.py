@@ -31,7 +31,7 @@ from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import GenerateParams, TrainParams
 from soundmill.models.training import Prepared
-from soundmill.training.loader import Arrays, Batch, Joined, Order, share
+from soundmill.training.loader import Arrays, Batch, Joined, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut
@@ -107,17 +107,17 @@ class TangoModule(TrainingModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values
-        x0 = draw_x0(posterior, self.scaling_factor, self.rng("posterior", step))
-        noise = torch.empty_like(x0).normal_(generator=self.rng("noise", step))
-        t = share(draw_timesteps(self.params, self.batch_size, step), self.global_rank, self.trainer.world_size).to(self.device)
+        x0 = draw_x0(posterior, self.scaling_factor, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
+        noise = self.noise_like(x0, self.rng("noise", step))
+        t = self.mine(draw_timesteps(self.params, self.batch_size, step)).to(self.device, non_blocking=True)
         answer = partial(_answer, self.net, states.float(), mask)
         return training_loss(answer, self.params.diffusion, self.table, x0, t, noise)
 
 
-def draw_x0(posterior: Tensor, scaling_factor: float, rng: torch.Generator) -> Tensor:
+def draw_x0(posterior: Tensor, scaling_factor: float, noise: Tensor) -> Tensor:
     """Scaled latents [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
     mean, log_variance = posterior.float().unbind(1)
-    return scaling_factor * (mean + (0.5 * log_variance).exp() * torch.empty_like(mean).normal_(generator=rng))
+    return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
 def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:

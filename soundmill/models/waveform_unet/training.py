@@ -43,7 +43,7 @@ class WaveformModule(VelocityModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         x0, *condition = batch.values
-        chance = torch.rand(len(x0), generator=self.rng("condition", step), device=self.device)
+        chance = self.uniform(len(x0), self.rng("condition", step))
         dropped = chance < self.params.condition_dropout
         if self.params.condition == "label":
             condition = [condition[0] * ~dropped[:, None]]

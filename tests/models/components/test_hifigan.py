@@ -191,7 +191,7 @@ def test_parameters_that_do_not_fit_are_refused(root):
     for change, said in (
         ({"network": values["network"] | {"kernels": [4, 8, 8, 4]}}, "may be shorter than its rate"),
         ({"network": values["network"] | {"channels": 24}}, "cannot be halved 4 times"),
-        ({"hardware": values["hardware"] | {"devices": 2}}, "devices must be 1"),
+        ({"hardware": values["hardware"] | {"devices": 7}}, "must be a multiple of hardware.devices 7"),
         ({"weights": values["weights"] | {"discriminator_width": 6}}, "multiple of 4"),
     ):
         with pytest.raises(ValidationError, match=said):

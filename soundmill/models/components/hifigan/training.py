@@ -5,6 +5,7 @@ Losses, sizes and rates are those of HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, 
 from soundmill.models.components.vocoder_adversary import VocoderModule, check_crop, convolutions, with_norms, without_norms
 from soundmill.models.components.vocoder_making import Making
 from soundmill.models.components.wave_discriminators import Discriminators
-from soundmill.training.module import Fitted
+from soundmill.training.fitting import Fitted
 
 
 def train(params: HifiGanParams, making: Making) -> tuple[HifiGan, Fitted, dict[str, Any]]:
@@ -23,11 +24,12 @@ def train(params: HifiGanParams, making: Making) -> tuple[HifiGan, Fitted, dict[
     wanted, spec = params.weights, making.spec
     check_crop(wanted.crop_frames, spec)
     torch.manual_seed(wanted.seed)
-    net = start_anew(build_vocoder(params.network, spec.n_mels, spec.sample_rate))
+    build = partial(build_vocoder, params.network, spec.n_mels, spec.sample_rate)
+    net = start_anew(build())
     model = HifiGan(params.network, spec, net)
     started_from = making.begin(model, load, ("network",))
     with_norms(net)
-    module = VocoderModule(wanted, net, spec, synthesise, Discriminators(wanted.discriminator_width))
+    module = VocoderModule(wanted, net, build, spec, synthesise, Discriminators(wanted.discriminator_width))
     fitted, facts = making.train(module, model, started_from)
     without_norms(net).eval()
     return model, fitted, facts

@@ -32,8 +32,9 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams, TrainedParams
 from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import Fitted, TrainingModule, fit_averaged
+from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
@@ -56,7 +57,7 @@ class AutoencoderModule(TrainingModule):
         picture = to_picture(batch.values[0].float(), self.mean, self.deviation)
         posterior = self.net.encode(picture).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.empty_like(mean).normal_(generator=self.rng("posterior", step))
+        noise = self.noise_like(mean, self.rng("posterior", step))
         rebuilt = self.net.decode(sample_posterior(mean, log_variance, noise, 1.0)).sample.float()
         return reconstruction_error(rebuilt, picture) + self.params.kl_weight * kl_divergence(mean, log_variance)
 
@@ -128,7 +129,7 @@ def train(
         ctx,
         held_out=unseen and HeldOut(Crops(unseen, wanted.crop_frames, math.log(spec.floor)), len(unseen)),
         started_from=start and start.digest,
-        callbacks=sampling(wanted.samples_every_steps, ctx, partial(samples, model, unseen or log_mels)),
+        sampling=sampling(wanted.samples_every_steps, ctx, partial(samples, model, unseen or log_mels)),
     )
     fitted.take(module, wanted.use)
     net.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,14 @@ def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path)
     check_crop(wanted.crop_frames, making.spec)
     use_threads(params.hardware.threads)
     torch.manual_seed(wanted.seed)
-    net = MelGanNet(params.network, making.spec.n_mels)
+    build = partial(MelGanNet, params.network, making.spec.n_mels)
+    net = build()
     model = MelGan(params.network, making.spec, net)
     started_from = making.begin(model, vocoder.load, ("network",))
     with_norms(net)
     judges = Discriminators(wanted.discriminator_width, periods=())
     losses = hinge_discriminator_loss, hinge_generator_loss
-    fitted, facts = making.train(VocoderModule(wanted, net, making.spec, _synthesise, judges, *losses), model, started_from)
+    fitted, facts = making.train(VocoderModule(wanted, net, build, making.spec, _synthesise, judges, *losses), model, started_from)
     without_norms(net).eval()
     return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
 

@@ -25,8 +25,8 @@ from soundmill.models.components.rave.training import RaveModule, phase_of, told
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Order
-from soundmill.training.module import fit_averaged
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
@@ -65,7 +65,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         ctx,
         held_out=HeldOut(AugmentedCrops(source_of(valid), rate, None), len(valid)) if valid else None,
         started_from=begun,
-        callbacks=sampling(wanted.samples_every_steps, ctx, draw),
+        sampling=sampling(wanted.samples_every_steps, ctx, draw),
     )
     fitted.take(module, wanted.use)
     net.without_norms().eval()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundmill.errors import UserError
 from soundmill.models.components.rave.discriminators import Discriminators
@@ -16,7 +16,6 @@ from soundmill.models.components.rave.params import WeightsParams
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch
 from soundmill.training.module import rate_factor
-from soundmill.training.params import OptimiserParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
 
 
@@ -34,9 +33,9 @@ class RaveModule(PhasedModule):
                 f"{min(params.scales)}: raise weights.num_samples, or set weights.valid_signal_crop to false"
             )
 
-    def share_of_rate(self, net: nn.Module, kept: OptimiserParams, step: int) -> float:
-        first = self.params.phase_1_steps
-        if net is self.discriminators:
+    def share_of_rate(self, net: str, step: int) -> float:
+        first, kept = self.params.phase_1_steps, self.optimised[net]
+        if net == "discriminators":
             return rate_factor(max(0, step - first), max(1, self.steps - first), kept)
         return rate_factor(step, first, kept)
 
@@ -48,10 +47,6 @@ class RaveModule(PhasedModule):
             Phase(turns, self.oppose, frozen=("net.encoder",)),
         ]
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if batch.step == self.params.phase_1_steps and self.global_rank == 0:
-            print(f"phase 2 begins, at step {batch.step} of {self.steps}: the encoder stays as it is", flush=True)
-
     def represent(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         """Phase 1: the spectral distance, and the divergence by its weight."""
         bands = self.net.pqmf.analysis(batch.values[0])
@@ -62,6 +57,8 @@ class RaveModule(PhasedModule):
 
     def oppose(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         """Phase 2: a batch is the discriminators' or the generator's, which keeps the spectral distance."""
+        if step == self.params.phase_1_steps and self.rank == 0:
+            print(f"phase 2 begins, at step {step} of {self.steps}: the encoder stays as it is", flush=True)
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         with torch.no_grad(), evaluating(self.net.encoder):
@@ -83,7 +80,7 @@ class RaveModule(PhasedModule):
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         mean, _ = self.net.posterior(bands)
-        noise = self._noise(mean, step) if self.trainer.global_step > self.params.phase_1_steps else None
+        noise = self._noise(mean, step) if self.step > self.params.phase_1_steps else None
         return self._distance(self.net.decoder(mean, noise), bands, waves)
 
     def _distance(self, made: Tensor, bands: Tensor, waves: Tensor, sounds: Tensor | None = None) -> Tensor:
@@ -94,10 +91,12 @@ class RaveModule(PhasedModule):
         return of_bands + distance(sounds, waves, self.params.scales)
 
     def _drawn(self, mean: Tensor, deviation: Tensor, step: int) -> Tensor:
-        return mean + deviation * torch.empty_like(mean).normal_(generator=self.rng("posterior", step))
+        return mean + deviation * self.noise_like(mean, self.rng("posterior", step))
 
     def _noise(self, latents: Tensor, step: int) -> Tensor | None:
-        return self.net.draw_noise(latents, self.rng("noise", step))
+        whole = latents.repeat(self.world_size, 1, 1)
+        noise = self.net.draw_noise(whole, self.rng("noise", step))
+        return None if noise is None else self.mine(noise)
 
 
 def told_before(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
@@ -114,5 +113,5 @@ def told_before(minutes: float, clips: int, params: WeightsParams, sample_rate: 
 
 def phase_of(params: WeightsParams, facts: dict[str, Any]) -> int:
     """The phase that the weights in use are of; `facts` as `Fitted` has them."""
-    used = facts["weights"][params.use]["step"]
+    used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
     return 2 if used > params.phase_1_steps else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from soundmill.diffusion import velocity
@@ -14,5 +13,5 @@ class VelocityModule(TrainingModule):
     """A training whose `loss` is `v_loss` of waves and a net over them."""
 
     def v_loss(self, net: Net, x0: Tensor, step: int) -> Tensor:
-        level = torch.rand(len(x0), generator=self.rng("level", step), device=self.device)
-        return velocity.loss(net, x0, level, torch.empty_like(x0).normal_(generator=self.rng("noise", step)))
+        level = self.uniform(len(x0), self.rng("level", step))
+        return velocity.loss(net, x0, level, self.noise_like(x0, self.rng("noise", step)))

@@ -25,8 +25,8 @@ from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.module import fit_averaged
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
@@ -72,7 +72,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         ctx,
         held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
         started_from=begun,
-        callbacks=sampling(wanted.samples_every_steps, ctx, draw),
+        sampling=sampling(wanted.samples_every_steps, ctx, draw),
     )
     fitted.take(module, wanted.use)
     net.eval()

@@ -48,8 +48,8 @@ class AutoencoderParams(StageParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> AutoencoderParams:
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1: an autoencoder of this kind is trained on one")
+        if self.weights.batch_size % self.hardware.devices:
+            raise ValueError(f"weights.batch_size {self.weights.batch_size} must be a multiple of hardware.devices")
         if self.latents_at >= len(self.network.channels):
             raise ValueError(f"latents_at {self.latents_at}: the net has levels 0 to {len(self.network.channels) - 1}")
         if self.weights.num_samples % self.network.stride:

@@ -36,7 +36,7 @@ class LatentModule(VelocityModule):
     def loss(self, step: int, batch: Batch) -> Tensor:
         latents, *condition = batch.values
         if condition:
-            chance = torch.rand(len(latents), generator=self.rng("condition", step), device=self.device)
+            chance = self.uniform(len(latents), self.rng("condition", step))
             condition = [condition[0] * (chance >= self.params.condition_dropout)[:, None]]
         return self.v_loss(lambda xt, level: self.net(xt, level, *condition), latents.float() * self.scaling_factor, step)
 

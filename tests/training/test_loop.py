@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import time
 
@@ -12,12 +14,18 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
-from soundmill.training import callbacks, module, validation
+from soundmill.training import curve as curves
+from soundmill.training import module, weights
 from soundmill.training.checkpoint import LAST, PREVIOUS
+from soundmill.training.curve import Curve, Progress
+from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
+from soundmill.training.loop import Sampling, fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
+from tests.training.killing import Killed, die_before
 from tests.training.test_ema import TINY_AUDIO, EveryBatch
 
 OPTIMISER = OptimiserParams(
@@ -67,50 +75,24 @@ class Regression(module.TrainingModule):
         return (self.net(x) - 2 * x).square().mean()
 
 
-class _Killed(Exception):
-    pass
-
-
-class Kill(callbacks.pl.Callback):
-    """After so many batches."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if batch.step + 1 == self.batches:
-            raise _Killed
-
-
-class StopAt(callbacks.pl.Callback):
-    """End the training after so many steps."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        trainer.should_stop = trainer.global_step == self.steps
-
-
 def _net():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(loader, scratch, hardware=CPU, extra=(), steps=23, accumulate=1, validation=None):
-    trained = Regression(_net(), PARAMS, steps, accumulate)
-    curve = callbacks.Curve(4)
-    module.fit(
-        trained,
-        loader(steps * accumulate),
-        hardware=hardware,
-        scratch=scratch,
-        progress=callbacks.Progress("test"),
-        curve=curve,
-        validation=validation,
-        callbacks=list(extra),
-    )
+def _fit(loader, scratch, hardware=CPU, steps=23, accumulate=1, until=None, **more):
+    """Train, for `until` of `steps` steps; returns what was trained, and the points of its curve."""
+    trained, curve = Regression(_net(), PARAMS, steps, accumulate), Curve(4)
+    batches = loader((until or steps) * accumulate)
+    fit(trained, batches, hardware=hardware, scratch=scratch, progress=Progress("test"), curve=curve, **more)
     return trained, curve.points
+
+
+def _killed(batches, loader, scratch, **more):
+    """The same, but it dies after so many batches."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        die_before(patch, batches)
+        _fit(loader, scratch, **more)
 
 
 def _same(one, other):
@@ -118,23 +100,51 @@ def _same(one, other):
     return all(torch.equal(a, b) for a, b in [*states, *zip(one.ema.shadow, other.ema.shadow, strict=True)])
 
 
-@pytest.mark.parametrize(("killed_at", "accumulate"), [(1, 1), (10, 1), (23, 1), (13, 2)])
+def test_it_is_the_loop_of_a_textbook_bit_for_bit(loader, tmp_path):
+    """Batch, loss, backward, clip, step, average; two batches to a step."""
+    trained, points = _fit(loader, tmp_path, steps=9, accumulate=2)
+    net, average, losses = _net(), _net(), []
+    matrices, vectors = ([weight for weight in net.parameters() if (weight.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99), eps=1e-8, fused=True)
+    for batch in loader(18):
+        torch.manual_seed(seed_of(5, 0, "net", batch.step))
+        x = batch.values[0][..., 0].float()
+        x = x + 0.1 * torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(5, 0, "x", batch.step)))
+        loss = (net(x) - 2 * x).square().mean()
+        (loss / 2).backward()
+        losses.append(loss.item())
+        step, second = divmod(batch.step, 2)
+        if second:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            for group in optimiser.param_groups:
+                group["lr"] = 0.01 * module.rate_factor(step, 9, OPTIMISER)
+            optimiser.step()
+            optimiser.zero_grad()
+            with torch.no_grad():
+                decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+                for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
+                    mean.lerp_(weight, 1 - decay)
+    assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), net.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(trained.ema.shadow, average.parameters(), strict=True))
+    assert [point["loss/train"] for point in points] == [sum(some) / len(some) for some in (losses[:8], losses[8:16], losses[16:])]
+
+
+@pytest.mark.parametrize(("killed_at", "accumulate"), [(1, 1), (10, 1), (22, 1), (13, 2)])
 def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at, accumulate, capsys):
     whole, whole_curve = _fit(loader, tmp_path / "whole", accumulate=accumulate)
-    with pytest.raises(_Killed):
-        _fit(loader, tmp_path / "killed", extra=[Kill(killed_at)], accumulate=accumulate)
+    _killed(killed_at, loader, tmp_path / "killed", accumulate=accumulate)
     resumed, resumed_curve = _fit(loader, tmp_path / "killed", accumulate=accumulate)
     assert _same(whole, resumed)
     assert whole_curve == resumed_curve
     assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
-    assert ("resuming at step" in capsys.readouterr().out) == (killed_at > 3 * accumulate)
+    assert ("resuming at step" in capsys.readouterr().out) == (killed_at >= 3 * accumulate)
 
 
 @pytest.mark.parametrize("damaged", [[LAST], [LAST, PREVIOUS]], ids=["last", "both"])
 def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(loader, tmp_path, damaged, capsys):
     whole, whole_curve = _fit(loader, tmp_path / "whole")
-    with pytest.raises(_Killed):
-        _fit(loader, tmp_path / "killed", extra=[Kill(14)])
+    _killed(14, loader, tmp_path / "killed")
     for name in damaged:
         (path,) = (tmp_path / "killed").rglob(name)
         lose_a_bit(path, 0.3)
@@ -184,13 +194,13 @@ class Judged(Regression):
     """Its held-out loss is lowest at step 8, where it is that of real batches; remembers what was measured."""
 
     def valid_loss(self, step, batch):
-        self.__dict__.setdefault("seen", []).append((self.global_step, step, batch.items.tolist(), self.net.training))
-        return self.loss(step, batch) + abs(self.global_step - 8)
+        self.__dict__.setdefault("seen", []).append((self.step, step, batch.items.tolist(), self.net.training))
+        return self.loss(step, batch) + abs(self.step - 8)
 
 
-def _validation(loader, every=4, **changes):
+def _validation(loader, every=4):
     held_out = HeldOut(loader(1).source, 20)
-    return Validation(held_out, places, 8, batches=3, every=every, precision="32", **changes)
+    return Validation(held_out, places, 8, batches=3, every=every)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -202,33 +212,51 @@ def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(l
     assert (whole.step, whole.loss) == (8, whole.points[1]["loss/valid"])
     numbers = [(-1, [*range(8)]), (-2, [*range(8, 16)]), (-3, [16, 17, 18, 19, 0, 1, 2, 3])]
     assert trained.seen == [(step, *number, False) for step in (4, 8, 12, 16, 20, 23) for number in numbers]
-    early, _ = _fit(loader, tmp_path / "early", accumulate=accumulate, extra=[StopAt(8)])
+    early, _ = _fit(loader, tmp_path / "early", accumulate=accumulate, until=8)
     assert all(torch.equal(*pair) for pair in zip(early.ema.shadow, whole.weights.values(), strict=True))
     unmeasured, _ = _fit(loader, tmp_path / "unmeasured", accumulate=accumulate)
     assert _same(trained, unmeasured)
 
     for killed_at in (9, 17):  # just after it was measured, and later
         scratch = tmp_path / f"killed-{killed_at}"
-        with pytest.raises(_Killed):
-            _fit(loader, scratch, accumulate=accumulate, validation=_validation(loader), extra=[Kill(killed_at * accumulate)])
+        _killed(killed_at * accumulate, loader, scratch, accumulate=accumulate, validation=_validation(loader))
         resumed = _validation(loader)
         _fit(loader, scratch, accumulate=accumulate, validation=resumed)
         assert (resumed.points, resumed.step) == (whole.points, 8)
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
+def test_weights_of_some_steps_are_kept_the_newest_of_them_killed_or_not(loader, tmp_path):
+    whole, killed = Kept(tmp_path / "whole", 5, 2), Kept(tmp_path / "killed", 5, 2)
+    trained, _ = _fit(loader, tmp_path / "whole", kept=whole)
+    assert whole.steps(23, 23) == [15, 20]
+    assert {path.name for path in (tmp_path / "whole").glob("*.safetensors")} == {"step-15.safetensors", "step-20.safetensors"}
+    early, _ = _fit(loader, tmp_path / "early", until=15)
+    early.ema.copy_to(early.net)
+    assert all(torch.equal(value, early.net.state_dict()[name]) for name, value in weights.read(whole.path(15)).items())
+    unkept, _ = _fit(loader, tmp_path / "unkept")
+    assert _same(trained, unkept)
+
+    _killed(17, loader, tmp_path / "killed", kept=killed)
+    assert {path.name for path in (tmp_path / "killed").glob("*.safetensors")} == {"step-10.safetensors", "step-15.safetensors"}
+    _fit(loader, tmp_path / "killed", kept=killed)
+    files = [sorted(path.glob("*.safetensors")) for path in (tmp_path / "whole", tmp_path / "killed")]
+    for one, other in zip(*files, strict=True):
+        assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+
+
 def test_without_an_interval_only_the_end_is_measured(loader, tmp_path):
     sent = []
-    measured = _validation(loader, every=None, on_point=lambda values, step: sent.append((values, step)))
-    _fit(loader, tmp_path, validation=measured)
-    assert sent == [({"loss/valid": measured.loss}, 23)]
+    measured = _validation(loader, every=None)
+    _fit(loader, tmp_path, validation=measured, report=lambda values, step: sent.append((values, step)))
+    assert [point for point in sent if "loss/valid" in point[0]] == [({"loss/valid": measured.loss}, 23)]
 
 
 def test_curves_side_by_side():
     training = [{"step": step, "loss/train": step / 10, "learning_rate": 0.1} for step in (2, 4, 6, 7)]
-    assert validation.side_by_side(training, []) == training
+    assert curves.side_by_side(training, []) == training
     held_out = [{"step": 4, "loss/valid": 3.0}, {"step": 7, "loss/valid": 2.0}]
-    assert validation.side_by_side(training, held_out) == [
+    assert curves.side_by_side(training, held_out) == [
         {"step": 4, "loss/train": pytest.approx(0.3), "loss/valid": 3.0, "learning_rate": 0.1},
         {"step": 7, "loss/train": pytest.approx(0.65), "loss/valid": 2.0, "learning_rate": 0.1},
     ]
@@ -245,15 +273,57 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypa
         _fit(loader, tmp_path)
 
 
-@pytest.mark.slow
-def test_two_devices_share_the_work_and_end_with_one_model(loader, tmp_path):
-    hardware = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-    whole = _validation(loader)
-    trained, points = _fit(loader, tmp_path, hardware, accumulate=2, validation=whole)
-    assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 23]
-    assert [point["step"] for point in whole.points] == [4, 8, 12, 16, 20, 23]
-    assert whole.weights
-    assert not torch.equal(trained.net[0].weight, _net()[0].weight)
+class Steady(Regression):
+    """Without dropout, which each process draws for its own part of a batch."""
+
+    def loss(self, step, batch):
+        x = batch.values[0][..., 0].float()
+        x = x + self.noise_like(x, self.rng("x", step)) * self.uniform(len(x), self.rng("level", step))[:, None]
+        return (self.net(x) - 2 * x).square().mean()
+
+
+TWO = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
+
+
+def test_two_processes_train_what_one_does_and_the_first_shows_it_live(loader, tmp_path, monkeypatch):
+    """Of the same batches, up to rounding: losses, held-out losses, weights, average; and after a kill too."""
+    monkeypatch.setattr(sys.modules[__name__], "Regression", Steady)
+    monkeypatch.setattr(sys.modules[__name__], "_net", _even)
+    live, sampled, measured = [], [], _validation(loader)
+    watch = {"sampling": Sampling(5, lambda module, step: sampled.append(step)), "report": lambda *point: live.append(point)}
+    _killed(13, loader, tmp_path / "two", hardware=TWO, accumulate=2, validation=_validation(loader), **watch)
+    assert [step for values, step in live if "loss/train" in values] == [4]  # sent as it went
+    assert sampled == [5]
+    two, two_curve = _fit(loader, tmp_path / "two", TWO, accumulate=2, validation=measured, **watch)
+    assert sampled == [5, 10, 15, 20]
+    assert ({"loss/valid": measured.points[-1]["loss/valid"]}, 23) in live
+
+    alone = _validation(loader)
+    one, one_curve = _fit(loader, tmp_path / "one", accumulate=2, validation=alone)
+    for mine, theirs in zip([*two_curve, *measured.points], [*one_curve, *alone.points], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    for mine, theirs in ((two.net.parameters(), one.net.parameters()), (two.ema.shadow, one.ema.shadow)):
+        torch.testing.assert_close([*mine], [*theirs])
+    torch.testing.assert_close(measured.weights, alone.weights)
+
+
+def _even():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+
+
+def test_a_process_that_dies_ends_the_training_and_says_how_to_go_on(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Regression", DiesElsewhere)
+    with pytest.raises(UserError, match=r"a process that trains together with this one ended .* resumes from its last checkpoint"):
+        _fit(loader, tmp_path, TWO)
+    assert not multiprocessing.active_children()
+
+
+class DiesElsewhere(Regression):
+    def loss(self, step, batch):
+        if self.rank and step == 5:
+            os._exit(1)
+        return super().loss(step, batch)
 
 
 def test_a_batch_of_another_step_is_refused(loader, tmp_path):
@@ -263,8 +333,7 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         def load_state_dict(self, state):
             pass
 
-    with pytest.raises(_Killed):
-        _fit(loader, tmp_path, extra=[Kill(10)])
+    _killed(10, loader, tmp_path)
 
     def forgetful(steps):
         made = loader(steps)
@@ -286,8 +355,7 @@ def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(
     net = _net()
     literal = EveryBatch(net[0].weight)
     trained = Literal(net, PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
-    scratch = {"scratch": tmp_path, "progress": callbacks.Progress("test"), "curve": callbacks.Curve(4), "callbacks": []}
-    module.fit(trained, loader(240), hardware=CPU, **scratch)
+    fit(trained, loader(240), hardware=CPU, scratch=tmp_path, progress=Progress("test"), curve=Curve(4))
     assert trained.ema.steps == literal.calls == 240
     torch.testing.assert_close(trained.ema.shadow[0], literal.average)
     assert not torch.allclose(literal.average, net[0].weight)
@@ -314,7 +382,7 @@ def test_rate_rises_and_falls():
 
 
 def test_curve_file(tmp_path):
-    callbacks.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
+    curves.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n1,0.5\n2,0.25\n"
 
 
@@ -322,7 +390,7 @@ def test_weights_of_another_net_are_refused_by_name(loader):
     trained = Regression(_net(), PARAMS, 1)
     other = {name: value + 1 for name, value in _net().state_dict().items()}
     trained.start_from(other, "there")
-    assert all(torch.equal(*pair) for pair in zip(trained.ema.shadow, other.values(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), other.values(), strict=True))
     other["3.bias"] = torch.zeros(5)
     other["4.bias"] = torch.zeros(1)
     message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
@@ -332,33 +400,28 @@ def test_weights_of_another_net_are_refused_by_name(loader):
 
 def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
     pace = {}
-    for steps in (callbacks.WARM_UP_STEPS, 12):
-        progress = callbacks.Progress("test")
-        trained = Regression(_net(), PARAMS, steps, 1)
-        curve = callbacks.Curve(4)
+    for steps in (curves.WARM_UP_STEPS, 12):
+        trained, progress = Regression(_net(), PARAMS, steps, 1), Progress("test")
         began = time.monotonic()
-        module.fit(
-            trained, loader(steps), hardware=CPU, scratch=tmp_path / str(steps), progress=progress, curve=curve, callbacks=[]
-        )
+        fit(trained, loader(steps), hardware=CPU, scratch=tmp_path / str(steps), progress=progress, curve=Curve(4))
         pace[steps] = progress.seconds_per_step
         took = time.monotonic() - began
-    assert pace[callbacks.WARM_UP_STEPS] is None
-    assert 0 < pace[12] <= took / (12 - callbacks.WARM_UP_STEPS)
+    assert pace[curves.WARM_UP_STEPS] is None
+    assert 0 < pace[12] <= took / (12 - curves.WARM_UP_STEPS)
 
 
 def test_the_look_after_the_last_step_is_not_in_the_pace(loader, tmp_path, monkeypatch):
     """A bake-off times a few steps with one look after them, which costs as much as two or three of them."""
     look = 5.0
     monkeypatch.setattr(Validation, "_measure", lambda *_: time.sleep(look) or 1.0)
-    progress = callbacks.Progress("test")
-    module.fit(
+    progress = Progress("test")
+    fit(
         Regression(_net(), PARAMS, 8, 1),
         loader(8),
         hardware=CPU,
         scratch=tmp_path / "scratch",
         progress=progress,
-        curve=callbacks.Curve(4),
+        curve=Curve(4),
         validation=_validation(loader, every=8),
-        callbacks=[],
     )
     assert 0 < progress.seconds_per_step < look / 5

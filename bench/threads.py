@@ -1,0 +1,65 @@
+"""Training steps a second by threads, beside processes that keep a core busy each (`python -m bench.threads`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench import measure
+
+BUSY = "while True: pass"
+
+
+def steps_per_second(threads: int, seconds: float) -> float:
+    """Of the laptop's mel DDPM, on noise, in this process."""
+    from soundmill import params
+    from soundmill.models import registry
+    from soundmill.training.loop import rehearse
+    from soundmill.training.params import HardwareParams
+
+    document = params.compose(measure.ROOT / "conf", ["model=ddpm_mel"])
+    rehearsal = registry.family("ddpm_mel").rehearse(document, 0)
+    hardware = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=threads)
+    warm = rehearse(rehearsal.module, rehearsal.batch, hardware, 3)
+    rehearsal.module.step = 0
+    taken = rehearse(rehearsal.module, rehearsal.batch, hardware, max(1, round(seconds / warm[-1])))
+    return len(taken) / sum(taken)
+
+
+@contextmanager
+def beside(others: int) -> Iterator[None]:
+    running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(others)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def main() -> int:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--once", type=int, help="so many threads, in this process, and nothing beside")
+    args = parser.parse_args()
+    if args.once:
+        print(json.dumps(steps_per_second(args.once, args.seconds)))
+        return 0
+    print("| threads | beside none | one | two |\n|---|---|---|---|")
+    for threads in (1, os.cpu_count() or 1):
+        found = []
+        for others in range(3):
+            with beside(others):
+                command = [sys.executable, "-m", "bench.threads", "--once", str(threads), "--seconds", str(args.seconds)]
+                done = subprocess.run(command, cwd=measure.ROOT, capture_output=True, text=True, check=True)
+                found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"| {threads} | " + " | ".join(f"{one:.2g}" for one in found) + " |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

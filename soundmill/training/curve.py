@@ -1,0 +1,143 @@
+"""The curve of a training, and its progress on a terminal or in a log."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from soundmill.errors import UserError
+
+TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups by what is before the slash
+LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
+WARM_UP_STEPS = 3  # of a process, slower than those that follow
+
+
+class Curve:
+    """Mean loss over every `every` steps; part of the checkpoint, so a resumed curve is whole.
+
+    Batches on which the net took no turn do not count: what its discriminators lose is no loss of its own.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self.points: list[dict[str, float]] = []
+        self._losses: list[Tensor] = []
+        self._before: list[float] = []  # losses of the process that was killed
+
+    def add(self, loss: Tensor) -> None:
+        """The net's loss on a batch."""
+        self._losses.append(loss)
+
+    def due(self, step: int, steps: int) -> bool:
+        return bool(self._losses or self._before) and (step % self.every == 0 or step == steps)
+
+    def point(self, step: int, rate: float) -> tuple[dict[str, float], int]:
+        """Add a point; returns its values and its step."""
+        losses, self._losses, self._before = self._read(), [], []
+        if not math.isfinite(sum(losses)):
+            raise UserError(
+                f"the loss is no longer a number at step {step}: lower optimiser.learning_rate, bound optimiser.clip_norm, or set "
+                "hardware.precision to `32`"
+            )
+        values = {TRAIN: sum(losses) / len(losses), "learning_rate": rate}
+        self.points.append({"step": step, **values})
+        return values, step
+
+    def _read(self) -> list[float]:
+        """All losses at once, which waits for a GPU."""
+        return self._before + (torch.stack(self._losses).tolist() if self._losses else [])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": [dict(point) for point in self.points], "losses": self._read()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points, self._before = state["points"], state["losses"]
+
+
+def side_by_side(training: list[dict[str, float]], validation: list[dict[str, float]]) -> list[dict[str, float]]:
+    """A point for every measurement of the held-out loss, with the mean training loss since the one before.
+
+    Without any, the training's own points.
+    """
+    joined, before = [], 0
+    for point in validation:
+        since = [one for one in training if before < one["step"] <= point["step"]]
+        if since:
+            loss = sum(one[TRAIN] for one in since) / len(since)
+            joined.append({"step": point["step"], TRAIN: loss, VALID: point[VALID], "learning_rate": since[-1]["learning_rate"]})
+            before = point["step"]
+    return joined or training
+
+
+def write_curve(points: list[dict[str, float]], path: Path) -> None:
+    """The points as CSV; all have the same keys. None: a header."""
+    columns = list(points[0]) if points else ["step", TRAIN]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in point.items()} for point in points)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; elsewhere a line about every ten seconds."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self._bar: Any = None
+        self._loss: Any = None
+        self._total = 0
+        self._since = (0.0, 0)
+        self._steps = 0  # of this process
+        self._warm = self._latest = 0.0  # when the first ones were done, and the last one
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of this process's steps, with what lies between them; None where it took too few."""
+        counted = self._steps - WARM_UP_STEPS
+        return (self._latest - self._warm) / counted if counted > 0 else None
+
+    def begin(self, step: int, total: int) -> None:
+        """`step` of `total` are taken."""
+        self._total, self._since = total, (time.monotonic(), step)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=step, desc=self.label, unit="step")
+        elif step:
+            print(f"{self.label}: resuming at step {step} of {total}", flush=True)
+
+    def stepped(self, step: int, loss: Tensor) -> float | None:
+        """So many steps are taken; returns steps per second where there is something to show."""
+        self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
+        now, (then, before) = time.monotonic(), self._since
+        self._steps += 1
+        self._latest = now
+        if self._steps == WARM_UP_STEPS:
+            self._warm = now
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+        if now - then <= LOG_SECONDS and step != self._total:
+            return None
+        rate = (step - before) / max(now - then, 1e-9)
+        left = round((self._total - step) / max(rate, 1e-9))
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
+        else:
+            print(
+                f"{self.label}: step {step} of {self._total}, loss {float(self._loss):.4f}, {rate:.3g} steps/s, "
+                f"{left // 60} min {left % 60} s left",
+                flush=True,
+            )
+        self._since = (now, step)
+        return rate
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,131 @@
+"""Training as a stage does it: batches, held-out loss, curves sent to tracking, averaged weights at the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from soundmill.errors import UserError
+from soundmill.training import weights
+from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
+from soundmill.training.device import pick_device
+from soundmill.training.kept import Kept
+from soundmill.training.loader import Joined, Loader, Order, Source
+from soundmill.training.loop import Sampling, fit
+from soundmill.training.module import TrainingModule
+from soundmill.training.params import HardwareParams, TrainingParams, Use
+from soundmill.training.validation import HeldOut, Validation
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a training, beside the weights in its module."""
+
+    points: list[dict[str, float]]  # of the curve, as `side_by_side` gives them
+    facts: dict[str, Any]  # of the hardware, and of the weights
+    best: dict[str, Tensor]  # averaged weights of the lowest held-out loss; empty where no clip is held out
+    kept: Mapping[int, Path]  # files of averaged weights, by step
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Losses at the end, and at their lowest."""
+        best = self.facts["weights"].get("best")
+        if best is None:
+            return {"loss": self.points[-1][TRAIN]}
+        losses = {"loss": self.points[-1][TRAIN], "valid_loss": self.points[-1][VALID]}
+        return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
+
+    def take(self, module: TrainingModule, which: Use) -> None:
+        """Give the module's net its best weights, or those of a step, where `which` says so; it has its last."""
+        if which == "best":
+            module.net.load_state_dict(self.best)
+        elif which in self.kept:
+            module.net.load_state_dict(weights.read(self.kept[which]))
+
+    def save(self, directory: Path) -> None:
+        """Write all weights but the last beside them."""
+        if self.best:
+            weights.write(self.best, directory / weights.BEST)
+        for step, path in self.kept.items():
+            shutil.copyfile(path, directory / weights.of_step(step))
+
+
+def fit_averaged(
+    module: TrainingModule,
+    source: Source,
+    order: Order | Joined,
+    draw: Callable[[int], Tensor],
+    hardware: HardwareParams,
+    ctx: Any,
+    *,
+    held_out: HeldOut | None,
+    started_from: str | None = None,
+    sampling: Sampling | None = None,
+) -> Fitted:
+    """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
+
+    `started_from` is the digest of what `module` started from: a killed training that started from something else is not resumed.
+    """
+    params = module.params
+    scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
+    kept = Kept(scratch, params.keep_every_steps, params.keep) if params.keep_every_steps else None
+    kept_steps = kept.steps(module.steps, module.steps) if kept else []
+    _check_use(ctx.name, params, [*kept_steps, module.steps], held_out)
+    on_gpu = pick_device(hardware.accelerator).type != "cpu"
+    loader = Loader(
+        source,
+        order,
+        draw,
+        steps=module.steps * module.accumulate,
+        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
+        workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
+        pinned=on_gpu,
+    )
+    curve, progress = Curve(params.log_every_steps), Progress(ctx.name)
+    validation = held_out and Validation(
+        held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps
+    )
+    facts = fit(
+        module,
+        loader,
+        hardware=hardware,
+        scratch=scratch,
+        curve=curve,
+        progress=progress,
+        validation=validation,
+        kept=kept,
+        sampling=sampling,
+        report=ctx.tracking.log_curve,
+    )
+    if (pace := progress.seconds_per_step) is not None:
+        ctx.cost["seconds_per_step"] = pace
+    module.ema.copy_to(module.net)
+    losses = {point["step"]: {"valid_loss": point[VALID]} for point in validation.points} if validation else {}
+    of_weights = {str(step): {"step": step, **losses.get(step, {})} for step in kept_steps}
+    of_weights["last"] = {"step": module.steps, **losses.get(module.steps, {})}
+    if validation:
+        of_weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
+    return Fitted(
+        side_by_side(curve.points, validation.points if validation else []),
+        {**facts, "weights": of_weights},
+        validation.weights if validation else {},
+        {step: kept.path(step) for step in kept_steps},
+    )
+
+
+def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None) -> None:
+    if params.use == "best" and held_out is None:
+        raise UserError(
+            f"{name}: `use` is `best`, and there is no clip of the validation split; raise splits.valid_fraction, or set it to "
+            "`last`"
+        )
+    if isinstance(params.use, int) and params.use not in steps:
+        raise UserError(
+            f"{name}: `use` is step {params.use}, whose weights are not kept (those of {', '.join(map(str, steps))} are); set "
+            "keep_every_steps and keep so that they are"
+        )

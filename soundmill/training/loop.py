@@ -1,0 +1,228 @@
+"""The one training loop, of a net alone and of nets in turns, on one device or several."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from soundmill.errors import UserError
+from soundmill.training import checkpoint, processes
+from soundmill.training.curve import Curve, Progress
+from soundmill.training.device import fast_kernels, pick_device, usable_precision, use_threads
+from soundmill.training.ema import Ema
+from soundmill.training.kept import Kept
+from soundmill.training.loader import Batch, Loader, worker_deaths_explained
+from soundmill.training.module import TrainingModule
+from soundmill.training.params import HardwareParams
+from soundmill.training.seeds import seed_of
+from soundmill.training.validation import Validation
+
+Report = Callable[[dict[str, float], int], None]  # points of curves, live
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`show(module, step)` after every `every` steps, the last not included: samples of a running training."""
+
+    every: int
+    show: Callable[[TrainingModule, int], None]
+
+
+def fit(
+    module: TrainingModule,
+    loader: Loader,
+    *,
+    hardware: HardwareParams,
+    scratch: Path,
+    curve: Curve,
+    progress: Progress,
+    validation: Validation | None = None,
+    kept: Kept | None = None,
+    sampling: Sampling | None = None,
+    report: Report = lambda values, step: None,
+) -> dict[str, Any]:
+    """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained, on the CPU.
+
+    `loader` has `module.accumulate` batches for each step. On several devices this process trains on the first, and its `report`,
+    `progress` and `sampling` are what is seen. `curve` and `validation` end with all points. Returns what the hardware came to:
+    device, number of them, precision.
+    """
+    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+    device = pick_device(hardware.accelerator)
+    precision = usable_precision(device, hardware.precision)
+    if precision != hardware.precision:
+        print(
+            f"{progress.label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits",
+            flush=True,
+        )
+    scratch.mkdir(parents=True, exist_ok=True)
+    start = checkpoint.resume_point(scratch)
+    training = module, loader, hardware, precision, scratch, start, curve, validation
+    here = partial(_train, *training, progress=progress, kept=kept, sampling=sampling, report=report)
+    with worker_deaths_explained():
+        processes.together(hardware.devices, here, partial(_train_elsewhere, *training))
+    return {"device": device.type, "devices": hardware.devices, "precision": precision}
+
+
+def _train(
+    module: TrainingModule,
+    loader: Loader,
+    hardware: HardwareParams,
+    precision: str,
+    scratch: Path,
+    start: Path | None,
+    curve: Curve,
+    validation: Validation | None,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    sampling: Sampling | None = None,
+    report: Report | None = None,
+) -> None:
+    """In one process of those that train together; the last four are of the first one."""
+    with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
+        optimisers = place(module, accelerator, hardware)
+        state = checkpoint.State(module, optimisers, loader, curve, validation, accelerator.scaler)
+        if start:
+            state.restore(start)
+        saver = checkpoint.Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
+        first = progress is not None
+        if first:
+            progress.begin(module.step, module.steps)
+
+        for batch in loader:
+            loss, net_stepped = train_on(module, batch, accelerator, optimisers)
+            if net_stepped:
+                curve.add(loss)
+            if not accelerator.sync_gradients:  # one of several batches of a step
+                continue
+            step = module.step
+            if curve.due(step, module.steps):
+                point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
+                report and report(*point)
+            if first and (rate := progress.stepped(step, loss)):
+                report({"steps_per_second": rate}, step)
+            if validation and validation.due(step, module.steps):
+                point = validation.measure(module, accelerator)
+                report and report(*point)
+            if first and kept and kept.due(step, module.steps):
+                kept.save(module)
+            if first and sampling and step % sampling.every == 0 and step < module.steps:
+                sampling.show(module, step)
+            if first and saver.due(step, module.steps):
+                saver.save(state)
+        if first:
+            saver.save(state)
+            progress.end()
+        module.cpu(), module.ema.to("cpu")
+        module.device, module.rank, module.world_size = torch.device("cpu"), 0, 1
+
+
+def _train_elsewhere(module: TrainingModule, *training: Any) -> None:
+    """In another process than the first: of tensors that are handed over both have the same memory, so it takes a copy."""
+    _train(copy.deepcopy(module), *training)
+
+
+def train_on(
+    module: TrainingModule, batch: Batch, accelerator: Accelerator, optimisers: dict[str, AcceleratedOptimizer]
+) -> tuple[Tensor, bool]:
+    """All turns of a batch; returns the loss of `module.net`, or of the last who stepped where it did not, and whether it did.
+
+    The loss is that of all processes, and stays on the device: to read it would wait for a GPU.
+    """
+    expected = module.step * module.accumulate + batch.step % module.accumulate
+    if batch.step != expected:  # the loader resumes from its own state in the checkpoint
+        raise RuntimeError(f"batch {expected} was awaited, and batch {batch.step} given")
+    batch = batch.to(module.device)
+    torch.manual_seed(seed_of(module.params.seed, module.rank, "net", batch.step))  # dropout draws from the global generator
+    losses = {}
+    with accelerator.accumulate():
+        for net, compute in module.turns(batch):
+            with accelerator.autocast():
+                loss = compute()
+            accelerator.backward(loss)
+            losses[net] = accelerator.reduce(loss.detach(), "mean")
+            if accelerator.sync_gradients:
+                _average_gradients(module.get_submodule(net), accelerator)
+                _clip(module, net, accelerator, optimisers[net])
+                if net == "net":
+                    module.ema.before_step(module.net, module.accumulate)
+                optimisers[net].step()
+                module.zero_grad()
+    if accelerator.sync_gradients:
+        _average_statistics(module, accelerator)
+        module.step += 1
+        _set_rates(module, optimisers)
+        if "net" in losses:
+            module.ema.step(module.net)
+    return losses.get("net", losses[net]), "net" in losses
+
+
+def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: HardwareParams, count: int) -> list[float]:
+    """Wall time in seconds of each of `count` batches, trained on as `fit` does, on one device; it trains `module` by them."""
+    alone = hardware.model_copy(update={"devices": 1})
+    precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
+    seconds = []
+    with processes.accelerated(alone, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
+        optimisers = place(module, accelerator, alone)
+        for number in range(count):
+            one = batch(number)
+            begun = time.perf_counter()
+            loss, _ = train_on(module, one, accelerator, optimisers)
+            loss.item()  # waits for a GPU
+            seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def place(module: TrainingModule, accelerator: Accelerator, hardware: HardwareParams) -> dict[str, AcceleratedOptimizer]:
+    """Bring a module to where it is trained; returns its optimisers, by net."""
+    use_threads(hardware.threads)
+    module.device, module.rank, module.world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
+    module.to(accelerator.device)
+    module.ema = Ema(module.net, module.params.ema)
+    optimisers = {name: accelerator.prepare_optimizer(one) for name, one in module.optimisers().items()}
+    _set_rates(module, optimisers)
+    return optimisers
+
+
+def _set_rates(module: TrainingModule, optimisers: dict[str, AcceleratedOptimizer]) -> None:
+    """For the next step."""
+    for net, optimiser in optimisers.items():
+        for group in optimiser.param_groups:
+            group["lr"] = module.optimised[net].learning_rate * module.share_of_rate(net, module.step)
+
+
+def _clip(module: TrainingModule, net: str, accelerator: Accelerator, optimiser: AcceleratedOptimizer) -> None:
+    if (norm := module.optimised[net].clip_norm) is not None:
+        accelerator.unscale_gradients(optimiser)
+        nn.utils.clip_grad_norm_(module.get_submodule(net).parameters(), norm)
+
+
+def _average_gradients(net: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the mean gradient. DistributedDataParallel wants one forward pass of a whole net, which turns have not."""
+    _average([weight.grad for weight in net.parameters() if weight.grad is not None], accelerator)
+
+
+def _average_statistics(module: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the mean statistics of batch norms."""
+    norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d) and one.track_running_stats]
+    _average([values for one in norms for values in (one.running_mean, one.running_var)], accelerator)
+
+
+@torch.no_grad()
+def _average(tensors: list[Tensor], accelerator: Accelerator) -> None:
+    if accelerator.num_processes == 1 or not tensors:
+        return
+    mean = accelerator.reduce(torch.cat([one.flatten() for one in tensors]), "mean")
+    for one, part in zip(tensors, mean.split([one.numel() for one in tensors]), strict=True):
+        one.copy_(part.view_as(one))

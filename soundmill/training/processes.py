@@ -1,0 +1,85 @@
+"""The processes that train together: this one and, for several devices, others that end with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+from accelerate.state import GradientState, PartialState
+from accelerate.utils import patch_environment
+from accelerate.utils.other import get_free_port
+
+from soundmill import lifetime
+from soundmill.errors import UserError
+from soundmill.training.device import pick_device
+from soundmill.training.params import HardwareParams
+
+
+def together(devices: int, here: Callable[[], None], elsewhere: Callable[[], None]) -> None:
+    """Run `here` in this process and `elsewhere`, which is pickled, in as many others as make `devices`; ends when all have."""
+    if devices == 1:
+        here()
+        return
+    place = {"world_size": devices, "local_world_size": devices, "master_addr": "127.0.0.1", "master_port": get_free_port()}
+    # accelerate takes all cores where this is not set; the number of threads is a parameter here
+    place["omp_num_threads"] = os.environ.get("OMP_NUM_THREADS", "1")
+    spawn = multiprocessing.get_context("spawn")  # not forked: a fork of a process that has run torch's threads can hang
+    others = [spawn.Process(target=_elsewhere, args=(os.getpid(), place | _rank(rank), elsewhere)) for rank in range(1, devices)]
+    for other in others:
+        other.start()
+    try:
+        with patch_environment(**place, **_rank(0)):
+            here()
+        for other in others:
+            other.join()
+    except RuntimeError as error:  # what torch makes of a process that is gone
+        for other in others:
+            other.join(1.0)
+        if not any(other.exitcode for other in others):
+            raise
+        raise UserError(
+            f"a process that trains together with this one ended ({str(error).partition(chr(10))[0]}); what it said is above. Run "
+            "it again: it resumes from its last checkpoint"
+        ) from None
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def _rank(rank: int) -> dict[str, int]:
+    return {"rank": rank, "local_rank": rank}
+
+
+def _elsewhere(parent: int, place: dict[str, str | int], run: Callable[[], None]) -> None:
+    lifetime.die_with_parent(parent)
+    try:
+        with patch_environment(**place):
+            run()
+    except UserError as error:
+        sys.exit(str(error))
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        sys.exit(1)  # another has ended, and says why
+
+
+@contextmanager
+def accelerated(hardware: HardwareParams, precision: str, accumulate: int) -> Iterator[Accelerator]:
+    """An Accelerator for one training in this process."""
+    accelerator = Accelerator(
+        cpu=pick_device(hardware.accelerator).type == "cpu",
+        mixed_precision={"32": "no", "bf16": "bf16", "fp16": "fp16"}[precision],
+        gradient_accumulation_steps=accumulate,
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        # What accelerate knows it keeps for a process's life; the next training may have other devices or another precision.
+        for state in (accelerator.state, PartialState(), GradientState()):
+            vars(state).clear()

@@ -1,0 +1,380 @@
+"""Every command in README.md and docs/ is one that works: it is parsed by what would run it, and the quick ones run over the demo's
+state. A command of no known kind fails."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import typer
+
+from flows import entrants, sweep
+from flows.bakeoff import FILE as BAKEOFF
+from flows.bakeoff import Plan
+from soundmill import commands, params
+from soundmill.errors import UserError
+from soundmill.models import registry
+from tests.checkouts import BIN
+from tests.commands.running import soundmill
+from tests.graph import copy
+from tests.imports import EVERY_FAMILY, ROOT
+from tests.test_docs import DOCS, DVC
+
+# Of soundmill's own commands: those that a test can wait for, and why it does not run the others.
+QUICK = {
+    "clips export", "clips list", "compare", "corpus check", "corpus duplicates", "corpus export", "doctor", "evaluate", "families",
+    "generate", "lineage", "listen", "reconstruct", "sync", "vocode", "weights list",
+}  # fmt: skip
+NOT_RUN = {
+    "bakeoff": "trains every family",
+    "browse": "serves until it is stopped",
+    "clean": "removes what other commands find",
+    "clips show": "is in no doc",
+    "export": "the demo has no codec for live use",
+    "forget": "changes what the other commands find",
+    "import": "needs published weights",
+    "inpaint": "the demo has no family that can",
+    "interpolate": "the demo has no family that can",
+    "listening-test new": "wants more sounds than the demo of the tests has",
+    "listening-test score": "needs raters",
+    "params": "composed instead, as all overrides are",
+    "reproduce": "the demo of the tests is not recorded",
+    "restyle": "the demo has no family that can",
+    "run": "trains for minutes",
+    "transfer": "the demo has no family that can",
+    "upsample": "the demo has no family that can",
+    "weights fetch": "downloads",
+    "weights path": "needs weights",
+    "weights verify": "needs weights",
+}
+# Quick ones that the demo's state is not for: it refuses them with the reason.
+ELSEWHERE = {
+    "corpus check params.yaml": "its corpus is made by the pipeline itself",
+    "vocode rain.wav --checkpoint data/tango/vocoder --fast": "this vocoder makes sound in one step",
+}
+# What a person puts there, and what stands for it in the demo's state; `recordings` and `real` are made from its clips.
+STANDS_FOR = {
+    "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS", "DIR": "recordings",
+    "DIRECTORY": "recordings", "DIR_OF_WAVS": "recordings", "FILE": "rain.wav", "FOLD3": "recordings", "FOLDS12": "recordings",
+    "FORMAT": "folder", "GENERATED": "data/generated/ddpm_mel", "MODEL": "ddpm_mel", "NAME": "made", "NAMES": "vggish",
+    "ORIGINALS": "real", "RECONSTRUCTIONS": "data/generated/ddpm_mel", "RECORDING": "rain.wav", "REFERENCE": "real",
+    "REPORT": "data/report/ddpm_mel", "RUN_ID": "0" * 32, "STAGE": "train@ddpm_mel", "TEXT": "by request",
+    "THING": "data/models/ddpm_mel", "TRAINING": "recordings", "VARIANT": "default",
+}  # fmt: skip
+OF_COMMAND = {
+    "corpus export": {"DIR": "exported"},
+    "lineage": {"FILE": "lineage.json"},
+    "listen": {"DIR": "data/generated/ddpm_mel"},
+}
+NO_WEIGHTS = "these sounds cannot be embedded without weights that are not here"
+PROGRAMS = ("soundmill", "make", "dvc", "python")
+OTHERS = ("dask", "mlflow", "prefect")  # which are installed with the project; their own options are theirs
+SHELL = ("cp", "export", "ls", "sed")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A simple command of a doc: its words, with what stands for placeholders; those of the commands before it in its line."""
+
+    doc: str
+    text: str
+    words: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...]
+    named: bool  # in prose, where a command's name may stand for itself
+
+    @property
+    def program(self) -> str:
+        return self.words[0].rpartition("/")[2]
+
+
+def lines(text: str) -> Iterator[tuple[str, bool]]:
+    """The lines of fenced blocks of shell commands, continued ones joined; and the spans in backticks that begin as commands do."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        if language not in ("python", "yaml", "mermaid"):
+            yield from ((line, False) for line in re.sub(r"\\\n", " ", block).splitlines() if line.split("#")[0].strip())
+    for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+        program, _, rest = re.sub(r"^(?:[A-Z_]+=\S* |time )*", "", span).partition(" ")
+        if rest and program.rpartition("/")[2] in (*PROGRAMS, *OTHERS):
+            yield span, True
+
+
+def simple_commands(doc: str, text: str, named: bool) -> Iterator[Command]:
+    """The commands of a line, those of its substitutions among them."""
+    for inner in re.findall(r"\$\(([^)]*)\)", text):
+        yield from simple_commands(doc, inner, False)
+    lexer = shlex.shlex(re.sub(r"\$\([^)]*\)", "CLIPS", text), posix=True, punctuation_chars="&;")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    before: list[tuple[str, ...]] = []
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if word in ("&&", ";", "|", "&"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    for part in parts:
+        while part and (re.match(r"[A-Z_]+=", part[0]) or part[0] == "time"):
+            part.pop(0)
+        if part:
+            stands_for = STANDS_FOR
+            with suppress(UserError):
+                stands_for = STANDS_FOR | OF_COMMAND.get(leaf(tuple(part[1:]))[0], {})
+            words = tuple(word for given in part for word in stand_in(given, stands_for))
+            yield Command(doc, text, words, tuple(before), named)
+            before.append(words)
+
+
+def stand_in(word: str, stands_for: Mapping[str, str]) -> list[str]:
+    """The word without what marks it as optional, repeated or one of several; for a placeholder what stands for it."""
+    if word.startswith("["):
+        word = word[1:]
+    if word.endswith("]") and "[" not in word:
+        word = word[:-1]
+    word = word.rstrip("…")
+    if re.fullmatch(r"[A-Z|…]+", word):
+        word = word.partition("|")[0].rstrip("…")
+    key, equals, value = word.rpartition("=")
+    if re.fullmatch("[A-Z_]{3,}", value or word) and (value or word) not in stands_for:
+        raise AssertionError(f"{word}: say in STANDS_FOR what stands for it")
+    key = stands_for["NAME"] if key == "NAME" else key
+    return [f"{key}{equals}{stands_for.get(value, value or 'recordings')}"] if word else []
+
+
+@cache
+def own_commands() -> dict[str, Any]:
+    """Every `soundmill` command that is no group (`corpus check`)."""
+    found: dict[str, Any] = {}
+
+    def visit(command: Any, words: tuple[str, ...]) -> None:
+        for word, inner in getattr(command, "commands", {}).items():
+            visit(inner, (*words, word))
+        if not hasattr(command, "commands"):
+            found[" ".join(words)] = command
+
+    visit(typer.main.get_command(commands.app), ())
+    return found
+
+
+def leaf(words: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Name of the `soundmill` command that these words call, and its arguments; a UserError where there is none."""
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in own_commands():
+            return name, list(words[count:])
+    raise UserError(f"no command {' '.join(words[:2])!r}")
+
+
+COMMANDS = [
+    command
+    for doc in DOCS
+    for text, named in lines(doc.read_text(encoding="utf-8"))
+    for command in simple_commands(doc.name, text, named)
+]
+
+
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    return params.compose(ROOT / "conf", list(overrides))
+
+
+def is_module(name: str) -> bool:
+    base = ROOT.joinpath(*name.split("."))
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+def check_soundmill(command: Command) -> None:
+    words = command.words[1:]
+    groups = {name.partition(" ")[0] for name in own_commands() if " " in name}
+    if words == ("--help",) or (command.named and len(words) == 1 and words[0] in groups):
+        return
+    name, arguments = leaf(words)
+    if command.named and not [word for word in arguments if not word.startswith("--")]:
+        known = {option for param in own_commands()[name].params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+        if unknown := [word for word in arguments if word.partition("=")[0] not in known]:
+            raise UserError(f"no option {', '.join(unknown)}")
+        return
+    try:
+        given = own_commands()[name].make_context(name, arguments).params
+    except typer.TyperException as error:
+        raise UserError(str(error)) from None
+    overrides = list(given.get("overrides") or [])
+    if name == "params":
+        registry.check(composed(*overrides))
+    elif name == "run":
+        chosen = ["corpus=auto", *([f"model={given['model']}"] if given["model"] else [])]
+        registry.check(composed(*chosen, *overrides))
+    elif name == "bakeoff":
+        check_bakeoff(overrides, given["families"])
+
+
+def check_bakeoff(overrides: list[str], families: str) -> None:
+    plan = params.parse(Plan, params.read_yaml(ROOT / BAKEOFF), BAKEOFF.name)
+    named = [name for name in families.split(",") if name]
+    entrants.entrants(ROOT, plan, overrides, named)
+
+
+def check_make(command: Command) -> None:
+    done = subprocess.run(["make", "--dry-run", *command.words[1:]], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip())
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    variables = [word.partition("=")[0] for word in command.words[1:] if "=" in word]
+    if unknown := [name for name in variables if f"$${{{name}:+" not in makefile]:
+        raise UserError(f"the Makefile has no {', '.join(unknown)}")
+
+
+def check_dvc(command: Command) -> None:
+    from dvc import cli
+
+    try:
+        given = vars(cli.parse_args(list(command.words[1:])))
+    except cli.DvcParserError as error:
+        raise UserError(str(error)) from None
+    if given["cmd"] != "repro":
+        return
+    before = [words[2:] for words in command.before if words[0].endswith("soundmill") and words[1] == "params"]
+    document = composed(*(before[-1] if before else [EVERY_FAMILY]))
+    for stage in given["targets"]:
+        name, _, item = stage.partition("@")
+        entry = DVC.get(name)
+        if entry is None or ("foreach" in entry) != bool(item):
+            raise UserError(f"no stage {stage!r}")
+        over = params.section(document, entry["foreach"].strip("${}"), "params.yaml") if item else ()
+        if item and item != "FAMILY" and item not in over:
+            raise UserError(f"no stage {stage!r}; there are those of {', '.join(over)}")
+
+
+class Parsed(Exception):
+    pass
+
+
+def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    if command.words[1] == "-c":
+        compile(command.words[2], command.text, "exec")
+        return
+    flag, module, *arguments = command.words[1:]
+    if flag != "-m" or not module.startswith(("bench", "flows.", "soundmill")):
+        raise UserError("no module of the project")
+    if module == "soundmill" or (command.named and not arguments):
+        assert is_module(module), command.text
+        return
+
+    def parse_and_stop(parse: Any) -> Any:
+        def stop(parser: argparse.ArgumentParser, given: Any = None) -> None:
+            raise Parsed(parse(parser, arguments))
+
+        return stop
+
+    with monkeypatch.context() as patch:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, parse_and_stop(getattr(argparse.ArgumentParser, name)))
+        try:
+            importlib.import_module(f"{module}.__main__" if (ROOT / module / "__main__.py").exists() else module).main()
+        except Parsed as parsed:
+            given = vars(parsed.args[0])
+        except SystemExit:
+            raise UserError("its arguments are refused") from None
+    if module == "flows.sweep" and given["name"]:
+        sweep.plan(ROOT, sweep.read(ROOT, given["name"]), given["overrides"], given["points"], given["seeds"])
+    elif given.get("overrides"):
+        composed(EVERY_FAMILY, *given["overrides"])
+
+
+def check_installed(command: Command) -> None:
+    program = command.program
+    if not (BIN / program).exists() and not shutil.which(program) and program != "export":
+        raise UserError(f"{program} is not there")
+
+
+def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # options that name files make their folders
+    faults = []
+    for command in COMMANDS:
+        try:
+            if command.program == "soundmill":
+                check_soundmill(command)
+            elif command.program == "make":
+                check_make(command)
+            elif command.program == "dvc":
+                check_dvc(command)
+            elif command.program == "python":
+                check_python(command, monkeypatch)
+            elif command.program in (*OTHERS, *SHELL):
+                check_installed(command)
+            else:
+                raise UserError(f"{command.words[0]!r} is a command of no known kind")
+        except UserError as error:
+            faults.append(f"{command.doc}: {command.text}: {error} {capsys.readouterr().err.strip()}")
+    assert not faults, "\n".join(faults)
+    assert {command.doc for command in COMMANDS} >= {"README.md", "corpora.md", "evaluation.md", "parameters.md", "sweeps.md"}
+
+
+def test_every_own_command_is_run_here_or_says_why_not() -> None:
+    assert sorted(own_commands()) == sorted([*QUICK, *NOT_RUN])
+    assert ELSEWHERE.keys() <= {" ".join(command.words[1:]) for command in runnable()}
+
+
+def runnable() -> list[Command]:
+    """The quick ones, each once, without the names in prose of those that want arguments."""
+    found = {}
+    for command in COMMANDS:
+        if command.program == "soundmill" and "--help" not in command.words:
+            with suppress(UserError):  # a group's name
+                name, arguments = leaf(command.words[1:])
+                if name in QUICK and (arguments or not any(param.required for param in own_commands()[name].params)):
+                    found.setdefault(command.words[1:], command)
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def demo(built_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's state, where its model is the newest, with recordings to work on: real clips by the names of generated ones."""
+    project = copy(built_graph, tmp_path_factory.mktemp("demo") / "a checkout")
+    made = sorted(path.stem for path in (project / "data/generated/ddpm_mel").glob("*.wav"))
+    done = soundmill("clips", "export", "--output", "real", "--", *made, cwd=project)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(project / "real", project / "recordings")
+    (project / "captions.csv").write_text("id,caption\n" + "".join(f"{name},a dog barks\n" for name in made), encoding="utf-8")
+    wave, rate = soundfile.read(project / "real" / f"{made[0]}.wav")
+    for name in ("rain.wav", "talk.mp3"):
+        soundfile.write(project / name, wave, rate)
+    os.utime(project / "data/models/ddpm_mel/config.json")
+    return project
+
+
+@pytest.mark.parametrize("command", runnable(), ids=lambda command: f"{command.doc}: {' '.join(command.words[1:])}")
+def test_quick_commands_run_over_the_demo(command: Command, demo: Path, alone: None, shared: Path, monkeypatch) -> None:
+    words = list(command.words[1:])
+    family = words[words.index("--family") + 1] if "--family" in words else "ddpm_mel"
+    listed = re.findall(r"\$\(ls (\S+)", command.text)
+    written = words[words.index("--output") + 1] if "--output" in words else None
+    values = [word.rpartition("=")[2] for word in words]
+    files = [word for word in values if "/" in word or re.fullmatch(r"[\w-]+\.(wav|mp3|npy|yaml|csv)", word)]
+    needed = {f"data/models/{family}", *listed, *files} - {written}
+    if (lacking := sorted(path for path in needed if not (demo / path).exists())) and command.doc != "README.md":
+        pytest.skip(f"the demo has no {', '.join(lacking)}")
+    if listed:
+        at = words.index("CLIPS")
+        words[at : at + 1] = sorted(path.stem for path in (demo / listed[0]).glob("*.wav"))
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(demo / "cache"))
+    shutil.rmtree(demo / OF_COMMAND["corpus export"]["DIR"], ignore_errors=True)
+    done = soundmill(*words, cwd=demo)
+    if (reason := ELSEWHERE.get(" ".join(words))) or ((reason := NO_WEIGHTS) in done.stderr and command.doc != "README.md"):
+        assert done.returncode == 1
+        assert reason in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr + done.stdout
