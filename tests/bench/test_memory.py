@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench import measure, memory
+from soundmill import params
 from tests.bench.test_measurements import bench
 from tests.bench.test_waveform import SMALL
 
@@ -30,9 +31,26 @@ def test_multiply_adds_of_a_training_step_are_counted() -> None:
     assert long == pytest.approx(2 * short, rel=0.02)
 
 
-def test_every_training_of_a_family_is_named_with_its_share_of_a_day() -> None:
-    from soundmill import params
+@pytest.mark.parametrize(
+    ("family", "small"),
+    [
+        (
+            "rave",
+            ["network.channels=8", "network.latent_channels=8", "weights.discriminators.channels=4", "weights.num_samples=16384"],
+        ),
+        ("diffusion_ae", ["encoder.channels=16", "encoder.blocks=1", "network.channels=[4,4,4,4,8,8,8,8,8]", "network.groups=2"]),
+    ],
+)
+def test_the_autoencoders_of_a_card_take_all_their_kinds_of_steps_in_bfloat16(family, small) -> None:
+    choice = [f"model={family}", "scale=gpu", f"{family}.autoencoder.weights.batch_size=1"]
+    choice += [f"{family}.autoencoder.{one}" for one in small]
+    if family == "diffusion_ae":
+        choice += ["diffusion_ae.autoencoder.weights.num_samples=16384", "diffusion_ae.autoencoder.encoder.groups=2"]
+    assert params.compose(measure.ROOT / "conf", choice)[family]["autoencoder"]["hardware"]["precision"] == "bf16"
+    assert memory.macs_of(family, "autoencoder", choice) > 0
 
+
+def test_every_training_of_a_family_is_named_with_its_share_of_a_day() -> None:
     def shares(*overrides: str) -> dict[str, float]:
         document = params.compose(measure.ROOT / "conf", list(overrides))
         return memory.trainings(overrides[0].removeprefix("model="), document)

@@ -31,7 +31,6 @@ SMALL = {  # beside the net
         "batch_size=4",
         "generator.channels=8",
         *(f"discriminators.{name}_widths=[4,4,8,8]" for name in ("mixed", "random")),
-        "discriminators.most_channels=8",
         "discriminators.projectors=[random]",
     ],
     "tango": ["real_items=1", "mixed_items=1"],
