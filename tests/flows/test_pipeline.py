@@ -68,10 +68,7 @@ def runs(project: Path) -> list[Any]:
     return list(MlflowClient(uri, uri).search_runs(["1"]))
 
 
-@pytest.mark.slow
-def test_a_run_a_second_one_and_one_that_fails(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_run_and_a_second_one(tiny: Path, tracked: None, tmp_path: Path, prefect_server: str) -> None:
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines() if "/2]" in line] == ["[1/2] first", "[2/2] evaluate@tiny"]
@@ -101,6 +98,12 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
     assert len(runs(tiny)) == 3
 
+
+@pytest.mark.slow
+def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(
+    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
     set_param("evaluate", fail=True)
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 1
