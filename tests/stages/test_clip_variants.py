@@ -46,7 +46,6 @@ def cut(project: Path, folder: Path, **plan: object) -> dict:
     return json.loads((project / "data/metrics/resample.json").read_text())
 
 
-@pytest.mark.slow
 def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path):
     metrics = cut(tmp_path, one_shots, sample_rate=44_100, channels=2, clip_seconds=2.0, tail="keep", min_seconds=1.5)
     infos = {path.name: soundfile.info(path) for path in one_shots.iterdir()}
@@ -67,7 +66,6 @@ def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path):
             np.testing.assert_allclose(wave, np.broadcast_to(original.T, wave.shape), atol=1.1 / 32768)
 
 
-@pytest.mark.slow
 def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path, root):
     """A fingerprint (too short to tell, but there) and a log-mel as long as the clip."""
 
@@ -86,7 +84,6 @@ def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path
     assert min(lengths.values()) < 400
 
 
-@pytest.mark.slow
 def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_path):
     for name, target in (("none", "none"), ("even", -30.0)):
         (tmp_path / name).mkdir()

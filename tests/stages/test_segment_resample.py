@@ -574,7 +574,6 @@ def test_clip_names_are_audiocaps_names_and_never_meet():
     ]
 
 
-@pytest.mark.slow
 def test_esc10_with_padding_gives_242_clips(shared, tmp_path):
     audio = tmp_path / "flat"
     audio.mkdir()
