@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-bench fuzz attack browse run bakeoff server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test test-all test-bench fuzz attack browse run bakeoff server schedule params lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,13 +15,16 @@ help:  ## list the commands
 demo: $(VENV)/.installed  ## set up, run the whole pipeline over the embedded corpus, print the scores
 	@$(BIN)/python -m flows.run
 
-test: $(VENV)/.test  ## set up and run the tests
-	@$(BIN)/ruff check soundmill stages flows bench tests
-	@$(BIN)/ruff format --check -q soundmill stages flows bench tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
+test: $(VENV)/.test  ## set up and run the quick tests, before every commit
+	@$(check)
+	@$(pytest) -m "not slow"
+
+test-all: $(VENV)/.test  ## these and the slow ones: random kills, sweeps, bake-offs, Dask, Chromium, whole trainings
+	@$(check)
+	@$(pytest)
 
 test-bench: $(VENV)/.bench  ## run the tests of the benches
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal tests/bench
+	@$(pytest) tests/bench
 
 fuzz: $(VENV)/.test  ## damage manifests and audio files at random, for an hour or so
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_containers.py -k damage
@@ -62,6 +65,8 @@ bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more 
 	@$(BIN)/python -m bench.incremental --clips 20000 --form youtube
 	@$(BIN)/python -m bench.picture
 
+check = $(BIN)/ruff check soundmill stages flows bench tests && $(BIN)/ruff format --check -q soundmill stages flows bench tests
+pytest = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 comma := ,
 # Everything is pinned by constraints.txt; the stamps make a second call instant. uv takes a fifth of pip's time; where it cannot be had, or
 # cannot reach what pip's own settings name, pip does it.

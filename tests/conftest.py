@@ -147,13 +147,16 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     return graph.copy(built_graph, tmp_path / "a checkout")
 
 
+GRAPH = {"built_graph", "graph_copy"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest tests first: one of minutes that began last would leave the other workers without work, and of what a worker has
-    before it the last two are never taken over."""
+    """The slowest tests first, then what builds the graph: one of minutes that began last would leave the other workers without
+    work, and of what a worker has before it the last two are never taken over."""
 
     def minutes(item: pytest.Item) -> float:
         slow = item.get_closest_marker("slow")
-        return slow.kwargs.get("minutes", 0.2) if slow else 0.0
+        return slow.kwargs.get("minutes", 0.2) if slow else 0.1 * bool(GRAPH & set(item.fixturenames))
 
     items.sort(key=minutes, reverse=True)
 

@@ -184,9 +184,8 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     assert (done.returncode, done.stderr) == (1, "the family 'tiny_codec' cannot generate; it can reconstruct\n")
 
 
-@pytest.mark.slow(minutes=3)
-def test_embedded_corpus_from_recordings_to_scores(graph_copy):
-    checkout = graph_copy
+def test_embedded_corpus_from_recordings_to_scores(built_graph):
+    checkout = built_graph
     clips = pd.read_parquet(checkout / "data/clips/default")
     assert {"clip_id", "audio", "source", "start", "digest"} <= set(clips.columns)
     assert set(clips.audio.iloc[0]) == {"bytes", "path"}
@@ -222,6 +221,10 @@ def test_embedded_corpus_from_recordings_to_scores(graph_copy):
     for table in (checkout / "data/quarantine").rglob("*.parquet"):
         assert pq.read_schema(table).names == ["path", "reason", "detail"]
 
+
+@pytest.mark.slow
+def test_a_second_repro_runs_nothing_and_a_change_what_it_reaches(graph_copy):
+    checkout = graph_copy
     again = dvc(checkout, "repro")
     assert "Running stage" not in again.stdout
     assert "up to date" in again.stdout

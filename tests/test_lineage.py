@@ -30,7 +30,6 @@ def catalog(built_graph) -> pd.DataFrame:
     return pd.read_parquet(built_graph / "data/catalog/default.parquet").set_index("clip_id")
 
 
-@pytest.mark.slow
 def test_a_recording_downstream(built_graph, catalog):
     mixes = pd.read_parquet(built_graph / "data/mixes").set_index("clip_id")
     first = mixes.iloc[0]["first"]
@@ -59,7 +58,6 @@ def test_a_recording_downstream(built_graph, catalog):
     assert scores.facts["kl_tagger"] == json.loads((built_graph / "data/metrics/evaluate/tango.json").read_text())["kl_tagger"]
 
 
-@pytest.mark.slow
 def test_a_clip_of_the_test_split_was_trained_on_by_nothing(built_graph, catalog):
     clip_id = catalog.index[catalog.split == "test"][0]
     found = lineage.trace(built_graph, f"clip:{clip_id}")
@@ -71,7 +69,6 @@ def test_a_clip_of_the_test_split_was_trained_on_by_nothing(built_graph, catalog
     assert found.thing.facts["start"] == catalog.start[clip_id]
 
 
-@pytest.mark.slow
 def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph, catalog, tmp_path):
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(built_graph / name, tmp_path / name)
@@ -92,7 +89,6 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
     assert "data/models/tango" in names(back.came_of_it, "checkpoint")
 
 
-@pytest.mark.slow
 def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, catalog, tmp_path):
     made = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
     assert made.returncode == 0, made.stderr
@@ -122,7 +118,6 @@ def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, c
     assert any("neither below data/ nor a registered model" in sentence for sentence in lost.gone)
 
 
-@pytest.mark.slow
 def test_what_is_not_there_is_named(built_graph, catalog, tmp_path):
     clip_id = catalog.index[0]
     done = soundmill("lineage", f"clip:{clip_id}x", cwd=built_graph)

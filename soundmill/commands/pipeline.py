@@ -233,7 +233,7 @@ def reproduce(
 @app.command()
 def params(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`.")
+        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`, `experiment=NAME`.")
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
     project: Project = None,

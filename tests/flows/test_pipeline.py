@@ -68,10 +68,7 @@ def runs(project: Path) -> list[Any]:
     return list(MlflowClient(uri, uri).search_runs(["1"]))
 
 
-@pytest.mark.slow
-def test_a_run_a_second_one_and_one_that_fails(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_run_and_a_second_one(tiny: Path, tracked: None, tmp_path: Path, prefect_server: str) -> None:
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines() if "/2]" in line] == ["[1/2] first", "[2/2] evaluate@tiny"]
@@ -101,6 +98,12 @@ def test_a_run_a_second_one_and_one_that_fails(
     assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
     assert len(runs(tiny)) == 3
 
+
+@pytest.mark.slow
+def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(
+    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
+    assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
     set_param("evaluate", fail=True)
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 1
@@ -203,7 +206,7 @@ def test_the_last_lines_say_what_mlflow_does_not_have_yet(
 def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
     tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
 ) -> None:
-    set_param("first", seconds=25.0)
+    set_param("first", seconds=600.0)
     command = [sys.executable, "-m", "flows.serve", "--cron", "0 3 * * *", "--wait-minutes", "5"]
     log = (tmp_path / "serve.log").open("w")
     server = subprocess.Popen(command, cwd=tiny, env=environment(tmp_path, prefect_server), stdout=log, stderr=log)
@@ -221,16 +224,21 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
         assert [schedule["schedule"]["cron"] for schedule in planned["schedules"]] == ["0 3 * * *"]
         assert locks.holders(tiny), "the typed repro should still be running"
         flow_run = ask(prefect_server, f"deployments/{planned['id']}/create_flow_run")
+
+        def messages() -> list[str]:
+            logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}}, sort="TIMESTAMP_ASC")
+            return [entry["message"] for entry in logs]
+
+        wait_for(lambda: any(message.startswith(f"waiting for process {typed.pid} (") for message in messages()), pause=0.5)
+        set_param("first", seconds=0.0)
+        typed.kill()
+        typed.wait()
         state = ""
         while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
-            time.sleep(1)
+            time.sleep(0.5)
             (now,) = ask(prefect_server, "flow_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
             state = now["state_type"]
-        logs = ask(prefect_server, "logs/filter", logs={"flow_run_id": {"any_": [flow_run["id"]]}}, sort="TIMESTAMP_ASC")
-        messages = [entry["message"] for entry in logs]
-        assert state == "COMPLETED", "\n".join(messages)
-        assert any(message.startswith(f"waiting for process {typed.pid} (") for message in messages), messages
-        assert typed.wait() == 0
+        assert state == "COMPLETED", "\n".join(messages())
     finally:
         typed.kill()
         server.terminate()

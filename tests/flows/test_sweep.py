@@ -15,7 +15,7 @@ import pytest
 
 from flows import locks, sweep
 from flows.terminal import LOG
-from soundmill import ledger
+from soundmill import ledger, tracking
 from soundmill.errors import UserError
 from tests.flows.test_pipeline import ROOT, ask, environment, runs
 from tests.flows.tiny import PARAMS, dvc_command, git
@@ -69,12 +69,13 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     project: Path, tracked: None, tmp_path: Path, prefect_server: str
 ) -> None:
     variables = environment(tmp_path, prefect_server)
-    queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=variables, capture_output=True, text=True)
+    quiet = variables | {tracking.SWITCH: "off"}
+    queued = subprocess.run(command("--points", "two", "--queue"), cwd=project, env=quiet, capture_output=True, text=True)
     assert "[1/1] queued sweep-numbers-two-seed-1" in queued.stdout, queued.stdout + queued.stderr
     ran = dvc_command(project, "exp", "run", "--run-all", SOUNDMILL_TRACKING="off")
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
-    killed = subprocess.Popen(command(), cwd=project, env=variables, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen(command(), cwd=project, env=quiet, stdout=subprocess.PIPE, text=True)
     log = project / "workspaces" / "sweep-numbers" / LOG
     wait_for(lambda: log.exists() and "working on 5" in log.read_text(), seconds=120)
     killed.kill()
@@ -125,8 +126,6 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     assert "(data:image/png;base64," in found["sweep-numbers-figure"]["data"]
 
     from mlflow import MlflowClient
-
-    from soundmill import tracking
 
     recorded = runs(project)
     ours = next(run for run in recorded if run.info.run_name == "sweep/numbers")

@@ -37,18 +37,17 @@ def one_shots(shared, tmp_path) -> Path:
     return folder
 
 
-def cut(project: Path, root: Path, folder: Path, **plan: object) -> dict:
+def cut(project: Path, folder: Path, **plan: object) -> dict:
     """Clips of the recordings in a folder; returns the metrics of `resample`."""
     inventory(project, folder)
     settle(project, plan, corpus={"path": str(folder)})
-    run_both(project, root)
+    run_both(project)
     assert not {**reasons_of(project, "segment"), **reasons_of(project, "resample")}
     return json.loads((project / "data/metrics/resample.json").read_text())
 
 
-@pytest.mark.slow
-def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path, root):
-    metrics = cut(tmp_path, root, one_shots, sample_rate=44_100, channels=2, clip_seconds=2.0, tail="keep", min_seconds=1.5)
+def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path):
+    metrics = cut(tmp_path, one_shots, sample_rate=44_100, channels=2, clip_seconds=2.0, tail="keep", min_seconds=1.5)
     infos = {path.name: soundfile.info(path) for path in one_shots.iterdir()}
     assert metrics["doubled_recordings"] == sum(info.channels == 1 for info in infos.values()) > 0
     assert metrics["upsampled_recordings"] == metrics["reduced_recordings"] == 0
@@ -67,11 +66,10 @@ def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path, roo
             np.testing.assert_allclose(wave, np.broadcast_to(original.T, wave.shape), atol=1.1 / 32768)
 
 
-@pytest.mark.slow
 def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path, root):
     """A fingerprint (too short to tell, but there) and a log-mel as long as the clip."""
 
-    cut(tmp_path, root, one_shots, tail="keep", clip_seconds=5.0)
+    cut(tmp_path, one_shots, tail="keep", clip_seconds=5.0)
     spec = SpectrogramParams(**params.compose(root / "conf", [])["spectrogram"]["tagger"]).spec
     lengths = {clip["clip_id"]: clip["num_samples"] for clips in clips_of(tmp_path).values() for clip in clips}
     for path in shards.shard_paths(tmp_path / "data/clips"):
@@ -86,11 +84,10 @@ def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path
     assert min(lengths.values()) < 400
 
 
-@pytest.mark.slow
-def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_path, root):
+def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_path):
     for name, target in (("none", "none"), ("even", -30.0)):
         (tmp_path / name).mkdir()
-        metrics = cut(tmp_path / name, root, one_shots, sample_rate=48_000, channels=2, tail="pad", loudness=target)
+        metrics = cut(tmp_path / name, one_shots, sample_rate=48_000, channels=2, tail="pad", loudness=target)
     plain, even = clips_of(tmp_path / "none"), clips_of(tmp_path / "even")
     measured = []
     for source, clips in even.items():
@@ -104,12 +101,12 @@ def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_pa
     assert metrics["upsampled_recordings"] == sum(rate < 48_000 for rate in rates) == len(rates) - 1
 
 
-def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path, root):
+def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path):
     plan = {"sample_rate": 44_100, "channels": 2, "upsample": False, "tail": "keep"}
     (one_shots / "low.wav").write_bytes(sound(0, 0.5, 22_050, "WAV"))
     inventory(tmp_path, one_shots)
     settle(tmp_path, plan, corpus={"path": str(one_shots)})
-    run_both(tmp_path, root)
+    run_both(tmp_path)
     mono = {path.name for path in one_shots.glob("*.flac") if soundfile.info(path).channels == 1}
     assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", **dict.fromkeys(mono, "few channels")}
     assert set(clips_of(tmp_path)) == {path.name for path in one_shots.glob("*.flac")} - mono != set()
@@ -127,12 +124,12 @@ def test_a_corpus_of_44100_hz_gives_clips_at_the_published_scale(tmp_path, root)
     assert len(plans) == 2
     for plan, family in plans.items():
         (tmp_path / family).mkdir()
-        metrics = cut(tmp_path / family, root, folder, **json.loads(plan))
+        metrics = cut(tmp_path / family, folder, **json.loads(plan))
         assert (metrics["clips"], metrics["upsampled_recordings"]) == (2, 0)
         assert set(clips_of(tmp_path / family)) == {"mono.wav", "stereo.wav"}
 
 
-def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path, root):
+def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path):
     folder, rate = tmp_path / "audio", 22_050
     folder.mkdir()
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (rate, 6)).astype(np.float32)
@@ -140,7 +137,7 @@ def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tm
     for channels, wanted in ((1, noise.mean(axis=1, keepdims=True)), (2, noise[:, :2])):
         project = tmp_path / str(channels)
         project.mkdir()
-        metrics = cut(project, root, folder, sample_rate=rate, channels=channels, clip_seconds=1.0)
+        metrics = cut(project, folder, sample_rate=rate, channels=channels, clip_seconds=1.0)
         (clip,) = clips_of(project)["surround.wav"]
         np.testing.assert_allclose(flac.decode_flac(clip["audio"]["bytes"]), wanted.T, atol=0.6 / 32768)
         assert metrics["reduced_recordings"] == 1
@@ -155,12 +152,9 @@ def running(done) -> set[str]:
     return set(re.findall(r"Running stage '(\S+)'", done.stdout))
 
 
-@pytest.mark.slow(minutes=1)
-def test_another_variant_reruns_nothing_and_has_the_same_splits(checkout):
-    changes = ["model=ddpm_mel", "corpus.recordings=16", "corpus.test_fraction=0.25", "corpus.shards=4"]
-    document = params.compose(checkout / "conf", changes)
-    params.write_yaml(document, checkout / "params.yaml")
-    running(dvc(checkout, "repro", *DATA))
+@pytest.mark.slow
+def test_another_variant_reruns_nothing_and_has_the_same_splits(graph_copy):
+    checkout, document = graph_copy, params.read_yaml(graph_copy / "params.yaml")
     before = {path: path.read_bytes() for path in sorted((checkout / "data").rglob("default*/*.parquet"))}
 
     document["clips"]["hifi"] = {**document["clips"]["default"], **HIFI}
