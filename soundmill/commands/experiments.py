@@ -53,7 +53,7 @@ def list_experiments(project: Project = None) -> None:
         console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
         console.print(f"  {its.corpus}, {its.minutes:g} minutes of training", style="dim")
         if name in scores:
-            console.print(f"  {scores[name]}", soft_wrap=True)
+            console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
     if why:
         console.print(f"No scores: {why}", style="dim", soft_wrap=True)
     console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)
