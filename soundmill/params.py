@@ -78,8 +78,8 @@ def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
     chosen = next((one for one in overrides if one.startswith("vocoder=")), None)  # not by `scale=`, which is for every family
     if chosen and document["vocoder"] and not document["vocoder_families"]:
         raise UserError(
-            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/, or add a "
-            "family that takes it to model= (docs/parameters.md#vocoders)"
+            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/, or add to "
+            "model= a family that takes it (docs/parameters.md#vocoders)"
         )
 
 
