@@ -35,13 +35,13 @@ attack: $(VENV)/.test  ## 200 random kills, 1,000 hostile names, files and manif
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse
 
-run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango
-	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${MODEL:+--model "$$MODEL"}
+run: $(VENV)/.installed  ## the pipeline over your own recordings, or another model: make run CORPUS=DIR MODEL=tango (EXPERIMENT=NAME)
+	@$(BIN)/soundmill run $${CORPUS:+"$$CORPUS"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} $${MODEL:+--model "$$MODEL"}
 
-bakeoff: $(VENV)/.installed  ## which model is best for your sounds: make bakeoff CORPUS=DIR MINUTES=20 (FAMILIES=a,b SEEDS=0,1 EXTRA=name=DIR)
+bakeoff: $(VENV)/.installed  ## which model is best for your sounds: make bakeoff CORPUS=DIR MINUTES=20 (FAMILIES=a,b SEEDS=0,1 EXTRA=name=DIR PLAN=NAME)
 	@$(BIN)/soundmill bakeoff $${CORPUS:+"$$CORPUS"} $${MINUTES:+--minutes "$$MINUTES"} $${FAMILIES:+--families "$$FAMILIES"} \
-		$${SEEDS:+--seeds "$$SEEDS"} $${EXTRA:+--extra "$$EXTRA"}
-export CORPUS MODEL MINUTES FAMILIES SEEDS EXTRA
+		$${SEEDS:+--seeds "$$SEEDS"} $${EXTRA:+--extra "$$EXTRA"} $${PLAN:+--plan "$$PLAN"}
+export CORPUS EXPERIMENT MODEL MINUTES FAMILIES SEEDS EXTRA PLAN
 
 server: $(VENV)/.installed  ## a Prefect server on http://127.0.0.1:4200
 	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server start --host 127.0.0.1

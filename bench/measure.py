@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -196,10 +197,20 @@ def steps_in_turns(
 def _peak_of_side(sides: Callable[..., dict[str, Callable[[], Any]]], what: str, sizes: tuple, side: str) -> int:
     """The most that this process held during two calls of the work, beyond what it held before."""
     work = sides(what, *sizes)[side]
-    ctypes.CDLL(None).malloc_trim(0)  # what the building of the nets left free is not there to be used again
+
+    def twice() -> None:
+        work()
+        work()
+
+    return peak_memory(twice)
+
+
+def peak_memory(work: Callable[[], Any]) -> int:
+    """The most bytes that this process holds during `work`, beyond what it held before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was made before and left free is not there to be used again
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = _memory_bytes("VmRSS")
-    work()
     work()
     return _memory_bytes("VmHWM") - before
 

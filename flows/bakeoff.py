@@ -15,12 +15,11 @@ from typing import Annotated, Any
 
 from flows import bakeoff_page, bakeoff_runs, bakeoff_table, checkout, killed, locks, publishing
 from flows.bakeoff_table import Row
-from flows.entrants import Entrant, Name, Plan, entrants, in_a_line
+from flows.entrants import Entrant, Name, entrants, in_a_line, read_plan
 from flows.pipeline import BROWSER_PORT, run_to_end
 from flows.points import below, listed, numbers
 from flows.scores import shown
 from flows.terminal import tell
-from soundmill import params as parameters
 from soundmill import tracking
 from soundmill.errors import UserError, report_failure
 from soundmill.params import Seed
@@ -30,7 +29,6 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-FILE = Path("conf/bakeoff.yaml")
 RESULTS = Path("data/report/bakeoff")
 FILES = ("table.md", "table.csv", "table.tex", "table.json")
 Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 7)]
@@ -43,22 +41,23 @@ def bakeoff(
     families: Annotated[list[Name], Field(max_length=50)] = [],  # noqa: B006
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=20)] = [0],  # noqa: B006
     extra: dict[Name, Path] = {},  # noqa: B006
+    plan: Annotated[str, Field(max_length=60)] = "",
     project: Path | None = None,
 ) -> State[Any]:
     """Train every family (or `families`) for as many minutes on the same recordings, and score all by the same protocol.
 
     `overrides` choose the corpus (`corpus=esc corpus.path=DIR`); those of one family's section are for it alone. `extra` are
-    folders of anyone's WAV files, each one more row. What was done is not done again: a bake-off that was killed goes on.
-    `project` is the checkout (default: the directory this runs in).
+    folders of anyone's WAV files, each one more row. `plan` is a file of conf/bakeoff. What was done is not done again: a bake-off
+    that was killed goes on. `project` is the checkout (default: the directory this runs in).
     """
     home = (project or Path.cwd()).resolve()
     try:
         _check(home, extra)
-        plan = parameters.parse(Plan, parameters.read_yaml(home / FILE), str(home / FILE))
-        taking, rows = entrants(home, plan, overrides, families)
+        chosen = read_plan(home, plan)
+        taking, rows = entrants(home, chosen, overrides, families)
         with locks.alone(home / RESULTS / "lock"):
             killed.end_last(home / RESULTS / "flow.run")
-            return _bakeoff(home, plan.title, minutes, taking, rows, seeds, extra)
+            return _bakeoff(home, chosen.title, minutes, taking, rows, seeds, extra)
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"bakeoff: {error}")
@@ -253,12 +252,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--families", type=listed, default=[], metavar="A,B", help="only these (default: all)")
     parser.add_argument("--seeds", type=numbers, default=[0], metavar="0,1,2", help="run each family with each of them")
     parser.add_argument("--extra", type=_folder, action="append", default=[], metavar="NAME=DIR", help="WAV files as one more row")
+    parser.add_argument("--plan", default="", metavar="NAME", help="a file of conf/bakeoff, without its ending")
     args = parser.parse_intermixed_args(argv)
     names = [name for name, _ in args.extra]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         parser.error(f"--extra: several folders are called {', '.join(repeated)}")
     call: Callable[[], State[Any]] = lambda: bakeoff(  # noqa: E731
-        args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), return_state=True
+        args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), args.plan, return_state=True
     )
     return run_to_end("bakeoff", "families", call)
 

@@ -234,8 +234,10 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
 
     It has its own outputs, dvc.lock and forgotten.yaml (the project's binds it as well), shares the cache, and records into the
     store of `home`. Used again when it exists: code and parameters are renewed and the outputs stay, so only what changed runs.
+    Paths in the parameters that begin with `./` or `../` are relative to `home`.
     """
     home, root = home.resolve(), place_of(home, name)
+    params = _with_absolute_paths(params, home)
     dvc.check_changes(home, print)
     names = _code_files(home)
     with locks.only_one(root, 0, print):
@@ -252,6 +254,12 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
             parameters.write_yaml(params, root / "params.yaml")
         cache.share(root, home)
     return root
+
+
+def _with_absolute_paths(value: Any, home: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_absolute_paths(inner, home) for key, inner in value.items()}
+    return str((home / value).resolve()) if isinstance(value, str) and re.match(r"\.\.?(/|$)", value) else value
 
 
 def run_pipeline(root: Path) -> int:

@@ -16,6 +16,8 @@ from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
 
+FILE = Path("conf/bakeoff.yaml")
+FILES = Path("conf/bakeoff")
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights", "vocoder": "vocoder.weights"}
 CORPUS = "synthetic"  # where none is named
 TIMED_STEPS = 15  # of each training, to tell how many fit into its minutes
@@ -26,7 +28,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 
 
 class Plan(StageParams):
-    """conf/bakeoff.yaml."""
+    """conf/bakeoff.yaml, or a file of conf/bakeoff."""
 
     title: str
     overrides: list[str] = Field(description="of every family, as after `soundmill params`; `{family}` stands for its name")
@@ -78,6 +80,24 @@ def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield from _leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+def read_plan(home: Path, name: str = "") -> Plan:
+    """What conf/bakeoff.yaml says of every bake-off, and above it what conf/bakeoff/NAME.yaml says of one."""
+
+    def read(path: Path) -> Plan:
+        return parameters.parse(Plan, parameters.read_yaml(path), str(path))
+
+    every, known = read(home / FILE), sorted(path.stem for path in (home / FILES).glob("*.yaml"))
+    if not name:
+        return every
+    if name not in known:
+        raise UserError(f"no bake-off {name!r} in {home / FILES}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+    one = read(home / FILES / f"{name}.yaml")
+    families = {
+        family: [*every.families.get(family, []), *one.families.get(family, [])] for family in every.families | one.families
+    }
+    return Plan(title=one.title, overrides=[*every.overrides, *one.overrides], families=families)
 
 
 def entrants(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Entrant], list[Row]]:

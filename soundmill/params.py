@@ -53,6 +53,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
+        check_choices(conf, overrides)
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
         if unknown and choices != overrides:
@@ -63,14 +64,22 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     return document
 
 
+def check_choices(conf: Path, overrides: list[str]) -> None:
+    """UserError where an override chooses what its group below `conf` does not have, with the nearest name."""
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        known = sorted(path.stem for path in (conf / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
+        if known and re.fullmatch(r"\w+", choice) and choice not in known:
+            raise UserError(f"no {group} {choice!r} in {conf / group}{did_you_mean(choice, known)} (there are: {', '.join(known)})")
+
+
 def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
     """UserError where a vocoder is chosen that no family takes: all would keep Griffin-Lim, or what they are."""
     chosen = next((one for one in overrides if one.startswith("vocoder=")), None)  # not by `scale=`, which is for every family
     if chosen and document["vocoder"] and not document["vocoder_families"]:
         raise UserError(
-            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/ "
-            "(`hifigan` and `diffwave` are for `ddpm_mel`, `projected_gan` and `tango`, `audioldm` is for `tango`), or add "
-            "such a family to model="
+            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/, or add to "
+            "model= a family that takes it (docs/parameters.md#vocoders)"
         )
 
 

@@ -9,6 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
+from soundmill.commands.experiments import read_experiments
 from soundmill.errors import UserError
 from soundmill.models import registry
 from tests.imports import EVERY_FAMILY, ROOT
@@ -21,7 +22,7 @@ def accepted(stage: str) -> type[params.StageParams]:
     return get_type_hints(run)[next(iter(inspect.signature(run).parameters))]
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 @pytest.mark.parametrize("corpus", ["synthetic", "loops", "auto", "folder", "esc", "audiocaps", "union"])
 def test_every_stage_accepts_every_choice(corpus, scale):
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"corpus={corpus}", f"scale={scale}"])
@@ -92,12 +93,12 @@ def test_families_that_keep_griffin_lim_beside_a_vocoder_are_told(choices, keepi
 
 
 @pytest.mark.parametrize("model", sorted(registry.FAMILIES))
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_every_family_stands_alone_at_every_scale(model, scale):
     registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}
     document = params.compose(ROOT / "conf", ["model=tango", f"scale={scale}"])
@@ -119,3 +120,36 @@ def test_the_length_of_one_familys_clips_is_not_anothers():
     assert document["ddpm_mel"]["train"]["picture"]["seconds"] == 5.0
     assert {document[stage]["clips"] for stage in ("mixup", "rename")} == {"tango"}
     assert document["spectrogram"]["tagger"]["clips"] == "default"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_experiment_is_a_whole_choice_that_stages_accept(name):
+    document = params.compose(ROOT / "conf", [f"experiment={name}"])
+    assert document["experiment"] == read_experiments(ROOT / "conf")[name].model_dump()
+    assert document["experiment"]["name"] == name
+    registry.check(document)
+    if document["vocoder"]:
+        params.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
+    for family in document["latent_families"]:
+        registry.codec_params(document, family)
+
+
+def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups():
+    assert "experiment" not in params.compose(ROOT / "conf", [])
+    document = params.compose(ROOT / "conf", ["experiment=esc10_tango", "tango.train.steps=5", "vocoder=hifigan_laptop"])
+    assert (document["tango"]["train"]["steps"], document["vocoder"]["kind"]) == (5, "hifigan")
+    assert (list(document["families"]), document["corpus"]["format"]) == (["tango"], "esc")
+    assert document["tango"]["train"]["network"]["widths"] == [48, 96, 96]
+    assert params.compose(ROOT / "conf", ["experiment=loops_projected_gan", "corpus=esc"])["corpus"]["format"] == "esc"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=esc10_ddpm"], "no experiment 'esc10_ddpm' in .*/conf/experiment; did you mean 'esc10_ddpm_mel'"),
+        (["model=tango", "text=minilem"], "no text 'minilem' in .*/conf/text; did you mean 'minilm'"),
+    ],
+)
+def test_a_choice_that_is_not_there_is_named_with_the_nearest(overrides, message):
+    with pytest.raises(UserError, match=message):
+        params.compose(ROOT / "conf", overrides)

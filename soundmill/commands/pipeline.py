@@ -91,10 +91,16 @@ def sync(project: Project = None) -> None:
 def run(
     corpus: Corpus = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`.")
+        list[str] | None,
+        typer.Argument(
+            help="Parameters to change: `ddpm_mel.train.steps=2000 scale=paper`; `experiment=NAME` changes many at once "
+            "(`soundmill experiments` lists them)."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The family to train (`soundmill families` lists them).")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the workspace (default: the folder's, or the families').")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the workspace (default: the folder's and the experiment's, or the families').")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     project: Project = None,
 ) -> None:
@@ -109,8 +115,14 @@ def run(
         raise UserError(
             "say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or which parameters to change"
         )
-    chosen = [*(["corpus=auto"] if folder else []), *([f"model={model}"] if model else [])]
-    document = parameters.compose(root / "conf", [*chosen, *changes])
+    chosen = [*([f"model={model}"] if model else []), *changes]
+    document = parameters.compose(root / "conf", chosen)
+    if folder and not document["corpus"]["external"]:  # else an experiment, or an override, has chosen the format
+        document = parameters.compose(root / "conf", ["corpus=auto", *chosen])
+    if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
+        raise UserError(
+            f"say where the recordings are (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
+        )
     registry.check(document)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
@@ -120,7 +132,8 @@ def run(
         raise typer.Exit(0)
     from flows import checkout, locks
 
-    name = name or (survey.slug(folder) if folder else "-".join(document["families"]))
+    experiment = [document["experiment"]["name"]] if "experiment" in document else []
+    name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
     with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
@@ -140,6 +153,7 @@ def bakeoff(
     extra: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="A folder of anyone's WAV files, as one more row.")
     ] = None,
+    plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off, a file of conf/bakeoff: `esc10`, `one_shots`.")] = "",
     project: Project = None,
 ) -> None:
     """Find out which method is best for your sounds: every family trains for equal minutes on the same recordings.
@@ -164,7 +178,7 @@ def bakeoff(
         _survey(root, folder, document, 60 * minutes * count * len(seeds.split(",")))
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
-    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds]
+    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds, "--plan", plan]
     named = (one.partition("=") for one in extra or [])
     options += [f"--extra={name}{equals}{place and Path(place).absolute()}" for name, equals, place in named]
     command = [sys.executable, "-m", "flows.bakeoff", *chosen, *changes, *options]
@@ -219,7 +233,7 @@ def reproduce(
 @app.command()
 def params(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`.")
+        list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`, `experiment=NAME`.")
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
     project: Project = None,

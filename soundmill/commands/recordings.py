@@ -267,7 +267,10 @@ def _sound(path: Path) -> Sound:
 
     with named():
         rate, channels, first = decode.decode_channels(path, decode.MAX_SECONDS)
-        return Sound(rate, channels, sum(len(decode.check_numbers(block)) for block in first), blocks)
+        num_samples = sum(len(decode.check_numbers(block)) for block in first)
+        if not num_samples:
+            raise decode.DecodeError("too short", "no sample")
+        return Sound(rate, channels, num_samples, blocks)
 
 
 def _say(paths: list[Path]) -> None:

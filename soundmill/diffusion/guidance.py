@@ -18,7 +18,7 @@ def guided(net: Callable[..., Tensor], xt: Tensor, t: Tensor, condition: Conditi
     """
     if scale == 1:
         return net(xt, t, *condition)
-    differing = [(its != nothing).flatten(1).any(1) for its, nothing in zip(condition, null, strict=True)]
+    differing = [(its != nothing).reshape(len(xt), -1).any(1) for its, nothing in zip(condition, null, strict=True)]
     items = torch.stack(differing).any(0).nonzero()[:, 0]
     whole = len(items) == len(xt)
     again = [part if whole else part[items] for part in (xt, t, *null)]

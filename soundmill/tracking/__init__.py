@@ -6,7 +6,14 @@ it did not. A run whose process died without a word is ended as KILLED; a parent
 """
 
 from soundmill.tracking.browsing import scores_page
-from soundmill.tracking.history import RecordedState, files_of_runs, look_where_recorded, read_state
+from soundmill.tracking.history import (
+    RecordedState,
+    ScoredRun,
+    files_of_runs,
+    last_scores,
+    look_where_recorded,
+    read_state,
+)
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
@@ -49,6 +56,7 @@ __all__ = [
     "PipelineRun",
     "RecordedState",
     "RegisteredModel",
+    "ScoredRun",
     "StageRun",
     "Store",
     "browser_command",
@@ -56,6 +64,7 @@ __all__ = [
     "delete_versions",
     "files_of_runs",
     "flatten",
+    "last_scores",
     "look_where_recorded",
     "mark_forgotten",
     "metrics_name",

@@ -7,20 +7,17 @@ writes it, and tests/tracking/test_browsing.py opens it.
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 
-from soundmill.tracking.history import open_client
+from soundmill.tracking.history import MOST_RUNS, SCORES, open_client
 from soundmill.tracking.mlflow_runs import EXPERIMENT_NOTE, NOTE, rank_by
 from soundmill.tracking.stores import experiment, store
 
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 TRAINING = "workflowType=machine_learning"  # or MLflow shows its pages for chats beside
-SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
 ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
-MOST_RUNS = 1000  # looked at for the scores they have
 
 
 def scores_page(home: Path, port: int) -> str:

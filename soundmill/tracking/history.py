@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from soundmill.tracking.stores import (
     QUIET,
     STATE_FOLDER,
     Store,
+    experiment,
     recorded_in,
     store,
     unreachable,
@@ -23,6 +25,8 @@ from soundmill.tracking.stores import (
 from soundmill.tracking.uploader import sync
 
 SYNC_SECONDS = 60.0
+SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
+MOST_RUNS = 1000  # looked at for the scores they have
 
 
 def look_where_recorded(home: Path) -> str:
@@ -103,6 +107,34 @@ def _find_run(client: Any, where: Store, run_id: str) -> Any:
     top = [run for run in runs if "mlflow.parentRunId" not in run.data.tags][:5]
     known = "".join(f"\n  {run.info.run_id}  {run.info.run_name}" for run in top) or " none yet"
     raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{known}")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run with scores, and the parameters that it was made with (of a stage's run, its pipeline's)."""
+
+    name: str
+    scores: dict[str, float]
+    params: dict[str, str] = field(repr=False)
+
+
+def last_scores(home: Path) -> dict[str, ScoredRun]:
+    """The newest scored run of each experiment of conf/experiment, by its name (`experiment.name` of params.yaml).
+
+    UserError where no store answers.
+    """
+    client, _ = open_client(home)
+    existing = client.get_experiment_by_name(experiment())
+    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS) if existing else []  # the newest first
+    by_id = {run.info.run_id: run for run in runs}
+    found: dict[str, ScoredRun] = {}
+    for run in runs:
+        pipeline = by_id.get(run.data.tags.get("mlflow.parentRunId"), run) if run.data.tags.get("kind") == "stage" else run
+        scores = {name: value for name, value in run.data.metrics.items() if SCORES.fullmatch(name)}
+        name = pipeline.data.params.get("experiment.name")
+        if name and scores:
+            found.setdefault(name, ScoredRun(pipeline.info.run_name, scores, pipeline.data.params))
+    return found
 
 
 def open_client(home: Path) -> tuple[Any, Store]:

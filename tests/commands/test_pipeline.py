@@ -112,6 +112,35 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs
     assert runs[0][1]["corpus"]["path"] == str(recordings)
 
 
+def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs, monkeypatch):
+    from soundmill.commands import estimate
+    from soundmill.corpora import survey
+
+    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    recordings = tmp_path / "hits"
+    for label in ("kick", "snare"):
+        (recordings / label).mkdir(parents=True)
+        for number in range(2):
+            soundfile.write(recordings / label / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
+    chosen = "experiment=one_shots_waveform_unet"
+    done = soundmill("run", str(recordings), chosen, "waveform_unet.train.steps=7", "--project", str(root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ((name, document),) = runs
+    assert name == f"{survey.slug(recordings)}-one_shots_waveform_unet"
+    assert document["corpus"] | {"path": str(recordings), "format": "folder", "external": ["folder"]} == document["corpus"]
+    assert document["waveform_unet"]["train"]["steps"] == 7
+    assert document["experiment"]["name"] == "one_shots_waveform_unet"
+
+
+def test_an_experiment_over_embedded_recordings_needs_no_folder_and_another_asks_for_one(root, runs):
+    assert soundmill("run", "experiment=loops_projected_gan", cwd=root).returncode == 0
+    assert (runs[0][0], runs[0][1]["corpus"]["format"]) == ("loops_projected_gan", "loops")
+    done = soundmill("run", "experiment=esc10_tango", cwd=root)
+    assert (done.returncode, len(runs)) == (1, 1)
+    assert "say where the recordings are (corpus=esc): soundmill run DIR experiment=esc10_tango" in done.stderr
+    assert "did you mean 'esc10_tango'?" in soundmill("run", "experiment=esc10_tangoo", cwd=root).stderr
+
+
 def test_a_folder_that_is_not_there_is_told(root, runs):
     done = soundmill("run", "recordings", cwd=root)
     assert (done.returncode, runs) == (1, [])

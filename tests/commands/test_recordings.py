@@ -94,6 +94,7 @@ def test_goes_from_one_to_another(home):
         (["inpaint", "long.wav", "--keep", "long.wav"], "--keep long.wav: no spans of seconds"),
         (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
         (["restyle", "none.wav"], "none.wav"),
+        (["restyle", "empty.wav"], "empty.wav: too short"),
         (["restyle", "nan.wav"], "nan.wav: nan samples that are no numbers"),
         (["restyle", "long.wav", "nan.wav"], "nan.wav: nan samples that are no numbers"),
         (
@@ -115,6 +116,7 @@ def test_goes_from_one_to_another(home):
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(home, command, message):
+    soundfile.write(home / "empty.wav", np.zeros(0), RATE)
     soundfile.write(home / "nan.wav", np.full(100, np.nan), RATE, subtype="FLOAT")
     done = run(home, *command, "--output", "nothing")
     assert done.returncode == 1

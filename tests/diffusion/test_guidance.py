@@ -68,6 +68,20 @@ def test_items_without_a_condition_are_computed_once(plain):
     assert evaluated == [3 + 3 - len(plain)]
 
 
+def test_an_item_may_differ_by_a_mark_alone():
+    """The U-Net of waves takes states, a mask, and which items are to be seen without them."""
+    evaluated = []
+
+    def net(xt: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        evaluated.append(len(xt))
+        return _net(xt, t, states, mask) * (~dropped)[:, None]
+
+    dropped = torch.tensor([False, True, False])
+    made = guided(net, XT, T, (*TEXT, dropped), (*TEXT, torch.ones(3, dtype=torch.bool)), 3.0)
+    torch.testing.assert_close(made, 3 * net(XT, T, *TEXT, dropped))
+    assert evaluated[0] == 5
+
+
 def test_conditions_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         guided(_net, XT, T, TEXT, NULL[:1], 2.0)

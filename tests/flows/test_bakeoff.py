@@ -50,7 +50,7 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
 
 
 def the_plan() -> entrants.Plan:
-    return params.parse(entrants.Plan, params.read_yaml(ROOT / bakeoff.FILE), "conf/bakeoff.yaml")
+    return entrants.read_plan(ROOT)
 
 
 def test_who_takes_part_and_what_is_for_whom() -> None:
@@ -89,6 +89,24 @@ def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
     taking, cannot = entrants.entrants(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert cannot == []
     assert {entrant.family: entrant.shares for entrant in taking}["tango"] == {"autoencoder": 0.5, "train": 0.5}
+
+
+def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
+    plan = entrants.read_plan(ROOT, "one_shots")
+    taking, _ = entrants.entrants(ROOT, plan, ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"])
+    documents = {one.family: one.document(ROOT, dict.fromkeys(one.shares, 9), 0) for one in taking}
+    assert {document["clips"]["default"]["clip_seconds"] for document in documents.values()} == {1.024}
+    autoencoder, latents = (
+        documents["diffusion_ae"]["diffusion_ae"]["autoencoder"],
+        documents["diffusion_ae"]["diffusion_ae"]["latents"],
+    )
+    assert (autoencoder["decoding"]["num_steps"], latents["num_samples"]) == (10, 16384)
+    assert "diffusion_ae" not in documents["rave"]
+    assert "ddpm_mel" not in documents["rave"]["spectrogram"]
+    threads = entrants.entrants(ROOT, entrants.read_plan(ROOT, "esc10"), [], ["tango"])[0][0].document(ROOT, {}, 0)["tango"]
+    assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]
+    with pytest.raises(UserError, match=r"no bake-off 'one_shot' in .*; did you mean 'one_shots'"):
+        entrants.read_plan(ROOT, "one_shot")
 
 
 def test_trainings_are_counted_that_there_are() -> None:

@@ -362,6 +362,12 @@ def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing: Pa
     assert forgotten_in(listing) == ["cat"]
 
 
+def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny: Path) -> None:
+    document = params.read_yaml(tiny / "params.yaml") | {"corpus": {"path": "../sounds", "format": "..."}}
+    root = checkout.workspace(tiny, "mine", document)
+    assert params.read_yaml(root / "params.yaml")["corpus"] == {"path": str(tiny.parent / "sounds"), "format": "..."}
+
+
 @pytest.mark.slow
 def test_a_pipeline_updates_the_list_of_another_branch(listing: Path, capfd: pytest.CaptureFixture[str]) -> None:
     git(listing, "branch", "earlier")

@@ -135,6 +135,7 @@ def clip(clip_id: str, recording_id: str, start: float, seconds: float = 0.1) ->
         "start": start,
         "digest": "d",
         "recording_id": recording_id,
+        "quality": {"seconds": seconds},
     }
 
 

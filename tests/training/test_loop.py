@@ -22,6 +22,7 @@ from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import Sampling, fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
 from tests.training.killing import Killed, die_before
@@ -97,6 +98,36 @@ def _killed(batches, loader, scratch, **more):
 def _same(one, other):
     states = zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in [*states, *zip(one.ema.shadow, other.ema.shadow, strict=True)])
+
+
+def test_it_is_the_loop_of_a_textbook_bit_for_bit(loader, tmp_path):
+    """Batch, loss, backward, clip, step, average; two batches to a step."""
+    trained, points = _fit(loader, tmp_path, steps=9, accumulate=2)
+    net, average, losses = _net(), _net(), []
+    matrices, vectors = ([weight for weight in net.parameters() if (weight.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99), eps=1e-8, fused=True)
+    for batch in loader(18):
+        torch.manual_seed(seed_of(5, 0, "net", batch.step))
+        x = batch.values[0][..., 0].float()
+        x = x + 0.1 * torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(5, 0, "x", batch.step)))
+        loss = (net(x) - 2 * x).square().mean()
+        (loss / 2).backward()
+        losses.append(loss.item())
+        step, second = divmod(batch.step, 2)
+        if second:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            for group in optimiser.param_groups:
+                group["lr"] = 0.01 * module.rate_factor(step, 9, OPTIMISER)
+            optimiser.step()
+            optimiser.zero_grad()
+            with torch.no_grad():
+                decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+                for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
+                    mean.lerp_(weight, 1 - decay)
+    assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), net.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(trained.ema.shadow, average.parameters(), strict=True))
+    assert [point["loss/train"] for point in points] == [sum(some) / len(some) for some in (losses[:8], losses[8:16], losses[16:])]
 
 
 @pytest.mark.parametrize(("killed_at", "accumulate"), [(1, 1), (10, 1), (22, 1), (13, 2)])

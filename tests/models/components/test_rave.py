@@ -302,10 +302,9 @@ def test_the_rate_of_the_judges_begins_with_phase_2():
     document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
     chosen = params.parse(RaveParams, document["rave"]["autoencoder"], "")
     module = RaveModule(chosen.weights, RaveNet(chosen.network))
-    judges, net = chosen.weights.discriminators.optimiser, chosen.weights.optimiser
-    shares = [module.share_of_rate(module.discriminators, judges, step) for step in (100, 200, 300)]
+    shares = [module.share_of_rate("discriminators", step) for step in (100, 200, 300)]
     assert shares == pytest.approx([0.1, 0.5, 0.0])
-    assert [module.share_of_rate(module.net, net, step) for step in (0, 100, 300)] == pytest.approx([1, 0.1, 0.1])
+    assert [module.share_of_rate("net", step) for step in (0, 100, 300)] == pytest.approx([1, 0.1, 0.1])
 
 
 def test_discriminators_see_all_of_a_wave():
