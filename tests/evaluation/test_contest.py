@@ -56,6 +56,7 @@ def judged(tmp_path, shared, monkeypatch, in_this_process):
     return lambda models, clips, catalog, others=(): contest.judge(models, dict(others), clips, catalog, **where)
 
 
+@pytest.mark.slow
 def test_of_seven_models_a_clear_difference_can_be_told(corpus, judged, tmp_path):
     """Of 42 tests p is multiplied by up to 42: 500 permutations would leave nothing under 0.05."""
     clips, catalog, ids = corpus(16)

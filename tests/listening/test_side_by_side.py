@@ -132,6 +132,7 @@ def shown(chrome) -> list[str]:
     return [article.find_element(By.TAG_NAME, "code").text for article in found if article.is_displayed()]
 
 
+@pytest.mark.slow
 def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, tmp_path):
     with chromium.browser() as chrome:
         drawn = chromium.draw(chrome, page, tmp_path / "page.png")
