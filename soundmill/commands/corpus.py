@@ -31,9 +31,7 @@ FollowLinks = Annotated[
 def check_corpus(
     path: Annotated[
         Path,
-        typer.Argument(
-            help="Folder of recordings and metadata; or a params.yaml, for the corpus (or union) that it names."
-        ),
+        typer.Argument(help="Folder of recordings and metadata; or a params.yaml, for the corpus (or union) that it names."),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
@@ -74,7 +72,7 @@ def corpus_duplicates(
     json: Annotated[
         Path | None, typer.Option(callback=writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share they have in common.")] = 0.4,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
     follow_links: FollowLinks = False,
 ) -> None:

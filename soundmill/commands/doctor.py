@@ -156,9 +156,7 @@ def _dvc_lock(root: Path) -> Finding:
     try:
         stages = params.read_yaml(path).get("stages", {})
     except UserError as error:
-        return Finding(
-            "dvc.lock", "lacking", str(error), "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`"
-        )
+        return Finding("dvc.lock", "lacking", str(error), "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
     return Finding("dvc.lock", "ok", f"{len(stages)} stages built")
 
 
