@@ -119,7 +119,7 @@ def export(
     late, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
     typer.echo(
-        f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz), plus a block, a multiple of {block} ({block * ms:.1f} ms)"
+        f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
     )
     typer.echo(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
     typer.echo(path)
