@@ -148,7 +148,7 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
 
     after = soundmill("forget", "--erase", cwd=graph_copy)
     assert after.returncode == 0, after.stdout
-    assert after.stdout.splitlines()[-1] == "no place that was looked into holds what is forgotten"
+    assert after.stdout.splitlines()[-1] == "no searched place holds forgotten sounds"
     assert not killed.exists()
     assert not list(kept.iterdir())
     cached = {path.name for path in (graph_copy / ".dvc/cache/files/md5").rglob("*")}
@@ -220,7 +220,7 @@ def test_copies_are_found_and_left_out(small):
 
     again = soundmill("forget", "a.wav", "--reason", "once more", cwd=small)
     assert again.returncode == 0
-    assert "forgotten before: a.wav (asked for)" in again.stdout
+    assert "already forgotten: a.wav (asked for)" in again.stdout
     assert {entry.source: entry for entry in forgotten.read(small / ledger.FILE).entries} == entries
 
     make()
@@ -261,9 +261,9 @@ def test_mistakes_change_nothing(small):
         ("other.wav", "nobody.wav", "--reason", "x"): "nobody.wav",
         (): "name clips or recordings",
         ("--undo",): "name clips or recordings",
-        ("other.wav", "--check", "--erase"): "give only one of them",
+        ("other.wav", "--check", "--erase"): "exclude each other",
         ("--check", "--reason", "x"): "leave it out",
-        ("other.wav", "--erase"): "leave the names out",
+        ("other.wav", "--erase"): "leave out the names",
     }.items():
         done = soundmill("forget", *words, cwd=small)
         assert done.returncode == 1
@@ -456,7 +456,7 @@ def test_undo_takes_a_recording_and_its_copies_back(small):
     assert {source for source, _ in sources()} == {"other.wav"}
     done = soundmill("forget", "--undo", "a.wav", cwd=small)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("may be used again") == 3
+    assert done.stdout.count("no longer forgotten") == 3
     make()
     assert {source for source, _ in sources()} == {"a.wav", "renamed.wav", "lossy.ogg", "other.wav"}
     assert "not forgotten" in soundmill("forget", "--undo", "a.wav", cwd=small).stderr

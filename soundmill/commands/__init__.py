@@ -1,4 +1,4 @@
-"""The `soundmill` command: everything around the pipeline that `dvc repro` does not do. One file for each group of commands."""
+"""The `soundmill` command: everything around the pipeline that `dvc repro` does not do. One file per group of commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class Group(typer.core.TyperGroup):
-    """Shows a UserError, and a disk that is full or may not be written to, as one message, never a traceback."""
+    """Shows a UserError, and errors of a full or read-only disk, as one message, never a traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
@@ -51,7 +51,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="From folders of recordings and captions to trained, measured audio-generation models. "
-    "The pipeline itself runs by `make demo`, `dvc repro` or `make run CORPUS=DIR`; these commands are for everything around it.",
+    "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline itself; these commands are for everything around it.",
 )
 for group in (doctor, pipeline, experiments, models, recordings, vocoders, scores, lineage, forget, listening):
     app.add_typer(group.app)

@@ -13,7 +13,7 @@ from soundmill.errors import UserError
 app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
 
 Label = Annotated[str | None, typer.Option(help="Only clips with this label.")]
-Text = Annotated[str | None, typer.Option("--text", help="Only clips with this in a caption, the id or the source path.")]
+Text = Annotated[str | None, typer.Option("--text", help="Only clips with this text in a caption, the id or the source path.")]
 
 
 @app.command("list")
@@ -21,11 +21,11 @@ def list_clips(
     split: Split = None,
     label: Label = None,
     text: Text = None,
-    limit: Annotated[int, typer.Option(min=0, help="Show at most so many (0: all).")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most this many (0: all).")] = 50,
     variant: Clips = "default",
     project: Project = None,
 ) -> None:
-    """List clips: id, split, labels, where they come from, first caption."""
+    """List clips: id, split, source, labels, first caption."""
     from soundmill import clips
 
     rows = clips.find(tables(project_root(project), variant), split=split, label=label, text=text)
@@ -40,7 +40,7 @@ def list_clips(
 
 @app.command("show")
 def show_clip(clip_id: str, variant: Clips = "default", project: Project = None) -> None:
-    """Show all that is known of one clip, down to the recording and the second it was cut from."""
+    """Show everything known about one clip, including the recording and the second it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
 
@@ -69,7 +69,7 @@ def show_clip(clip_id: str, variant: Clips = "default", project: Project = None)
 
 @app.command("export")
 def export_clips(
-    clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids; without, all that the options select.")] = None,
+    clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids (default: all that the options select).")] = None,
     split: Split = None,
     label: Label = None,
     text: Text = None,
@@ -86,7 +86,7 @@ def export_clips(
         clips.get(where, clip_id)
     selected = clip_ids or [row["clip_id"] for row in clips.find(where, split=split, label=label, text=text)]
     if not selected:
-        raise UserError("no clip matches; `soundmill clips list` shows what there is")
+        raise UserError("no clip matches; `soundmill clips list` shows all clips")
     check_apart(output, root)
     for path in clips.export(where, selected, output, sample_rate_of(root, variant)):
         typer.echo(path)

@@ -20,10 +20,10 @@ from soundmill.commands.project import (
 )
 from soundmill.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Inspect a corpus before using it; only the outputs that you name are written.")
+app = typer.Typer(no_args_is_help=True, help="Inspect a corpus before using it. Only outputs that you name are written.")
 
 FollowLinks = Annotated[
-    bool, typer.Option("--follow-links", help="Read what links lead to that lead out of the folder (corpus.follow_links).")
+    bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder (corpus.follow_links).")
 ]
 
 
@@ -31,26 +31,24 @@ FollowLinks = Annotated[
 def check_corpus(
     path: Annotated[
         Path,
-        typer.Argument(
-            help="Folder of recordings and whatever describes them; or a params.yaml: the corpus that it names, a union too."
-        ),
+        typer.Argument(help="Folder of recordings and metadata; or a params.yaml, for the corpus (or union) that it names."),
     ],
-    format: Annotated[str, typer.Option(help="How to read it (docs/corpora.md); auto: by what it looks like.")] = "auto",
+    format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
     missing: Annotated[Path | None, typer.Option(help="Write a csv of the clips without a file, for a downloader.")] = None,
-    headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header, and name what is damaged.")] = False,
+    headers: Annotated[bool, typer.Option("--headers", help="Open every recording's header to find damage.")] = False,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Tell what a corpus would give: coverage, missing clips, orphans, collisions, what is ambiguous or damaged."""
+    """Report what a corpus contains: coverage, missing clips, orphans, collisions, ambiguous and damaged files."""
     from rich.console import Console
 
     from soundmill.corpora import check
 
     named = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
     if named and (format != "auto" or follow_links):
-        raise UserError(f"{path}: says that itself (corpus.format, corpus.follow_links); leave --format and --follow-links out")
+        raise UserError(f"{path}: sets corpus.format and corpus.follow_links itself; leave out --format and --follow-links")
     if named and path.resolve() in [written.resolve() for written in (json, missing) if written]:
-        raise UserError(f"{path}: would be written over; name another file")
+        raise UserError(f"{path}: would be overwritten; name another file")
     if missing:
         check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
     with progress_bar(None, "headers", "recording") as tick:
@@ -69,16 +67,16 @@ def check_corpus(
 def corpus_duplicates(
     path: Annotated[
         Path,
-        typer.Argument(help="Any folder of audio files, or of Parquet tables with audio inside; what lies below it counts too."),
+        typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included."),
     ],
     json: Annotated[
         Path | None, typer.Option(callback=writable_file, help="Write the pairs to this file: a list of {a, b, score}.")
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Least score of a pair: the share they have in common.")] = 0.4,
+    threshold: Annotated[float, typer.Option(min=0.05, max=1, help="Minimum score of a pair: the share in common.")] = 0.4,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")] = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """List files that are one sound twice, also after a gain, a shift, a cut, a resampling or a lossy coder."""
+    """List pairs of files with the same sound, even after a gain, a shift, a cut, resampling or a lossy codec."""
     import os
 
     from soundmill.corpora import duplicates
@@ -93,7 +91,7 @@ def corpus_duplicates(
         typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
     summary = f"{len(result.pairs)} pairs among {result.names.num_rows} files"
     if result.featureless:
-        summary += f"; {len(result.featureless)} are too short or too steady and compared by their bytes alone"
+        summary += f"; {len(result.featureless)} are too short or too steady, and were compared only byte by byte"
     typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)
 
 
@@ -111,7 +109,7 @@ def export_corpus(
     variant: Clips = "default",
     project: Project = None,
 ) -> None:
-    """Write the prepared clips in another tool's format, so that the tool can be pointed at the directory."""
+    """Write the prepared clips in another tool's format."""
     from soundmill import exports
 
     root = project_root(project)

@@ -1,4 +1,4 @@
-"""What this machine has of what Soundmill can use, and what to do about what it lacks."""
+"""Check this machine for everything that Soundmill can use, with a remedy for each thing that is missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
 
 @app.command()
 def doctor(project: Project = None) -> None:
-    """Tell what this machine has (ffmpeg, GPU, weights, disk, tracking server) and what to do about what it lacks."""
+    """Check this machine (ffmpeg, GPU, weights, disk, tracking server), with a remedy for each thing that is missing."""
     lacking = False
     for finding in examine(checkout(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
@@ -83,7 +83,7 @@ def _tools(root: Path) -> Finding:
     missing = [name for name in ("git", "dvc") if shutil.which(name, path=beside) is None]
     if missing:
         return Finding("git, dvc", "lacking", f"no {' and no '.join(missing)}", "apt-get install git; dvc comes with `make demo`")
-    return Finding("git, dvc", "ok", "both there")
+    return Finding("git, dvc", "ok", "both found")
 
 
 def _cores(root: Path) -> Finding:
@@ -97,14 +97,14 @@ def _gpu(root: Path) -> Finding:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return Finding("GPU", "ok", f"{names} (torch {torch.__version__})")
-    return Finding("GPU", "optional", f"none that torch {torch.__version__} can use", "`laptop` scale is made for two CPU cores")
+    return Finding("GPU", "optional", f"none that torch {torch.__version__} can use", "`laptop` scale is sized for two CPU cores")
 
 
 def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / 1e9
     if free < LOW_DISK_GB:
         return Finding(
-            "disk", "lacking", f"{free:.1f} GB free", "free some space; `soundmill clean` shows which earlier outputs can go"
+            "disk", "lacking", f"{free:.1f} GB free", "free some space; `soundmill clean` shows which old outputs can be removed"
         )
     return Finding("disk", "ok", f"{free:.0f} GB free")
 
@@ -117,7 +117,7 @@ def _weights(root: Path) -> Finding:
     present = f"{', '.join(here) or 'none'} in {pretrained.directory()}"
     if not missing:
         return Finding("weights", "ok", present)
-    remedy = f"`soundmill weights fetch {' '.join(missing)}`; without, scores are by {', '.join(['tagger', *here])} alone"
+    remedy = f"`soundmill weights fetch {' '.join(missing)}`; without them only {', '.join(['tagger', *here])} can score"
     return Finding("weights", "optional", present, remedy)
 
 
@@ -127,10 +127,10 @@ def _tracking(root: Path) -> Finding:
     works, where = tracking.status(root)
     count, why = tracking.waiting(root)
     if works and why:
-        return Finding("tracking", "optional", f"{where}; {count} runs wait ({why})", "`soundmill sync` uploads them")
+        return Finding("tracking", "optional", f"{where}; {count} runs not uploaded yet ({why})", "`soundmill sync` uploads them")
     if works:
         return Finding("tracking", "ok", f"{where}; `make browse` shows the runs")
-    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; runs are kept on disk until it answers"
+    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; until then runs are kept on disk"
     return Finding("tracking", "optional", where, remedy)
 
 
@@ -139,11 +139,11 @@ def _prefect(root: Path) -> Finding:
 
     url = server.address()
     if not url:
-        return Finding("Prefect", "ok", "no PREFECT_API_URL: each run starts a server of its own; for schedules, `make server`")
+        return Finding("Prefect", "ok", "no PREFECT_API_URL: each run starts its own server; for schedules, `make server`")
     try:
         server.check(url)
     except UserError as error:
-        return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts a server of its own")
+        return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts its own server")
     return Finding("Prefect", "ok", f"{url} answers")
 
 
@@ -156,9 +156,7 @@ def _dvc_lock(root: Path) -> Finding:
     try:
         stages = params.read_yaml(path).get("stages", {})
     except UserError as error:
-        return Finding(
-            "dvc.lock", "lacking", str(error), "it was cut short (full disk?): `git checkout dvc.lock`, then `dvc repro`"
-        )
+        return Finding("dvc.lock", "lacking", str(error), "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
     return Finding("dvc.lock", "ok", f"{len(stages)} stages built")
 
 
@@ -167,6 +165,6 @@ def _changes(root: Path) -> Finding:
 
     left = experiments.leftovers(root)
     if not left:
-        return Finding("changes", "ok", "no `dvc exp run` has left any set aside")
+        return Finding("changes", "ok", "none set aside by a killed `dvc exp run`")
     remedy = "; then ".join(leftover.remedy for leftover in left)
     return Finding("changes", "lacking", "; ".join(leftover.what for leftover in left), remedy)

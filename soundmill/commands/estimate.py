@@ -1,5 +1,5 @@
-"""What training will take on this machine, by a few steps in a process of its own: torch takes a gigabyte, and a flow goes on for
-hours beside it. Timed once for the same parameters, code and processors."""
+"""Estimates training time on this machine from a few steps in a separate process: torch takes a gigabyte, and a flow runs for hours
+beside it. Timed once per set of parameters, code and processors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from soundmill.models import cost
 
 
 def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
-    """Seconds that the families of a params.yaml's content take in the checkout `root`; `clips`: how many each has."""
+    """Training time in seconds of the families in `document` (a params.yaml), run in `root`; `clips`: how many each family has."""
     return sum(cost.seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
 
 
@@ -25,7 +25,7 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
     import pooch
 
     kept = Path(pooch.os_cache("soundmill")) / "timings" / f"{cost.timing_key(family, document, num_labels)}.json"
-    with suppress(OSError, ValueError, TypeError):  # not there, or damaged: timed anew
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged: time again
         return cost.Timing(**json.loads(kept.read_text(encoding="utf-8")))
     done = subprocess.run(
         [sys.executable, "-m", cost.__name__],
@@ -38,6 +38,6 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
     if done.returncode:
         raise UserError(f"{family}: a few of its steps could not be timed: {done.stderr.strip()}")
     timing = cost.Timing(**json.loads(done.stdout))
-    with suppress(OSError):  # a disk that takes no file costs the next estimate half a minute, and no more
+    with suppress(OSError):  # without the file the next estimate only takes half a minute longer
         disk.write_atomically(kept, lambda path: path.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
     return timing

@@ -1,4 +1,4 @@
-"""The commands that make a project forget recordings and clips, prove that it has, and free DVC's cache of what nobody needs."""
+"""The commands that make a project forget recordings and clips, prove that it has, and free unneeded space in DVC's cache."""
 
 from __future__ import annotations
 
@@ -24,51 +24,51 @@ def forget(
     things: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ids of clips, ids or paths of recordings. Where a clip and a recording have one id: clip:ID, recording:ID."
+            help="Ids of clips, ids or paths of recordings. If a clip and a recording share an id: clip:ID, recording:ID."
         ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; the list, the quarantine and the marks in MLflow keep it.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; kept in the list, the quarantine and the tags in MLflow.")] = "",
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Look for all that is forgotten, or for the named recordings, clips and files, in outputs, workspaces, scratch, "
-            "DVC's cache and MLflow: by id, by digest and by fingerprint. Exit status 1 if anything holds it.",
+            help="Search outputs, workspaces, scratch, DVC's cache and MLflow for everything forgotten, or for the named "
+            "recordings, clips and files, by id, digest and fingerprint. Exit status 1 if anything holds it.",
         ),
     ] = False,
     erase: Annotated[
         bool,
         typer.Option(
             "--erase",
-            help="Remove all that is forgotten from scratch, DVC's cache, MLflow's files and the model registry; then --check.",
+            help="Remove everything forgotten from scratch, DVC's cache, MLflow's files and the model registry; then --check.",
         ),
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Allow the named recordings and clips again, and the copies that were listed with them.")
+        bool, typer.Option("--undo", help="Allow the named recordings and clips again, with the copies listed with them.")
     ] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Add to forgotten.yaml what another branch, an edit or an older copy took out of it.")
+        bool, typer.Option("--update", help="Restore entries of forgotten.yaml that another branch, an edit or an old copy lost.")
     ] = False,
     wait_minutes: WaitMinutes = 10,
     project: Project = None,
 ) -> None:
     """Never use a recording or a clip again: list it in forgotten.yaml, with every other copy of its sound.
 
-    A clip takes with it every cut, of any variant, that overlaps it. The command names what holds the sound now, and marks
-    registered models that were trained on it. Next, `dvc repro` makes all outputs anew without it, and `soundmill forget --erase`
+    Forgetting a clip includes every cut, of any variant, that overlaps it. The command names what holds the sound now, and tags
+    registered models that were trained on it. Next, `dvc repro` rebuilds all outputs without it, and `soundmill forget --erase`
     removes what earlier runs kept. Your own file of the recording stays.
     """
     from flows import cache, locks
 
     root, names = project_root(project), things or []
     if check + erase + undo + update > 1:
-        raise UserError("--check, --erase, --undo and --update: give only one of them")
+        raise UserError("--check, --erase, --undo and --update exclude each other; give one")
     if reason and (check or erase or undo or update):
-        raise UserError("--reason is for what you forget; leave it out")
+        raise UserError("--reason: only for forgetting; leave it out")
     if names and (erase or update):
-        raise UserError("--erase and --update concern all that is forgotten; leave the names out")
+        raise UserError("--erase and --update apply to everything forgotten; leave out the names")
     if not (names or check or erase or update):
-        raise UserError("name clips or recordings, by id or path; or give --check, to see whether all that is forgotten is gone")
+        raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
     if not (undo or update):
         tell_store(root)
     if check:
@@ -90,15 +90,15 @@ def forget(
 @app.command()
 def clean(
     checkouts: Annotated[
-        list[Path] | None, typer.Argument(help="Further checkouts that share this cache, where the command does not name them.")
+        list[Path] | None, typer.Argument(help="Other checkouts that share this cache, if the command does not list them.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show it.")] = False,
     project: Project = None,
 ) -> None:
     """Free disk space: remove from DVC's cache what no checkout or workspace that shares it needs.
 
-    That is what earlier parameters, recordings, branches and experiments left there; stages can make it again. Without --yes, the
-    command only shows what it would remove. (`dvc gc --workspace` would also remove what the other checkouts need.)
+    These are outputs of earlier parameters, recordings, branches and experiments; stages can rebuild them. Without --yes, the
+    command only shows what it would remove. (`dvc gc --workspace` would also remove what other checkouts need.)
     """
     from flows import cache
 
@@ -111,7 +111,7 @@ def clean(
     for place in unused.users:
         typer.echo(f"kept: what {place} needs")
     for place in unused.gone:
-        typer.echo(f"not there any more, so its outputs are not kept: {place}")
+        typer.echo(f"checkout gone, so its outputs are not kept: {place}")
     for output, (count, size) in unused.outputs.items():
         typer.echo(f"{size / 1e6:>10,.1f} MB in {count:>7,}  {output}")
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
@@ -128,7 +128,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
     with looking() as looked_at:
         outcome = forgetting.forget(root, things, reason, looked_at)
     for entry in outcome.known:
-        typer.echo(f"forgotten before: {entry} ({entry.reason})")
+        typer.echo(f"already forgotten: {entry} ({entry.reason})")
     for entry in outcome.added:
         typer.echo(f"forgotten: {entry}" + (f" ({entry.reason})" if entry.copy_of else ""))
     held = outcome.held
@@ -140,19 +140,19 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
             more = f" and {len(names) - FIRST} more" if len(names) > FIRST else ""
             typer.echo(f"{what} ({len(names)}): {', '.join(names[:FIRST])}{more}")
     for model in outcome.marked:
-        typer.echo(f"marked in MLflow: {model.name} version {model.version}")
+        typer.echo(f"tagged in MLflow: {model.name} version {model.version}")
     for note in dict.fromkeys(outcome.notes):
         typer.echo(f"note: {note}", err=True)
     if outcome.added:
-        typer.echo("next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and checks that all is gone")
+        typer.echo("next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and checks the rest")
 
 
 def _undo(root: Path, things: list[str]) -> None:
     from soundmill import forgetting
 
     for entry in forgetting.use_again(root, things):
-        typer.echo(f"may be used again: {entry} ({entry.reason})")
-    typer.echo("next: `dvc repro`; a workspace that listed it itself needs `soundmill forget --undo … --project workspaces/NAME`")
+        typer.echo(f"no longer forgotten: {entry} ({entry.reason})")
+    typer.echo("next: `dvc repro`; a workspace with its own entry needs `soundmill forget --undo … --project workspaces/NAME`")
 
 
 def _update(root: Path) -> None:
@@ -161,7 +161,7 @@ def _update(root: Path) -> None:
     added = ledger.update(root)
     for entry in added:
         typer.echo(f"added: {entry['source']} ({entry['reason']})")
-    typer.echo(f"{ledger.FILE} lists all that is forgotten" + ("; next: `dvc repro`" if added else ""))
+    typer.echo(f"{ledger.FILE} lists everything forgotten" + ("; next: `dvc repro`" if added else ""))
 
 
 def _erase(root: Path, checkouts: Sequence[Path]) -> None:
@@ -190,9 +190,9 @@ def _check(root: Path, things: list[str]) -> None:
         typer.echo(sentence)
     for note in proof.notes:
         typer.echo(f"note: {note}", err=True)
-    what = ", ".join(things) or "what is forgotten"
+    what = ", ".join(things) or "forgotten sounds"
     if proof.found:
-        remedy = "`dvc repro` makes outputs anew; copies elsewhere are yours to delete"
+        remedy = "`dvc repro` rebuilds outputs; delete copies elsewhere yourself"
         typer.echo(f"{len(proof.found)} places hold {what}; {remedy}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"no place that was looked into holds {what}")
+    typer.echo(f"no searched place holds {what}")

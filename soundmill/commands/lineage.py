@@ -1,4 +1,4 @@
-"""The command about where a sound comes from and what came of it."""
+"""The command that traces where a sound comes from and what was made from it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def lineage(
     thing: Annotated[
         str,
         typer.Argument(
-            help="A generated WAV, a checkpoint's directory, the id of a clip or mix, or a recording: its id or path. Where a clip "
-            "and a recording have one id: clip:ID, recording:ID."
+            help="A generated WAV, a checkpoint's directory, the id of a clip or mix, or a recording's id or path. If a clip "
+            "and a recording share an id: clip:ID, recording:ID."
         ),
     ],
-    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write all of it to this file, too.")] = None,
-    all: Annotated[bool, typer.Option("--all", help=f"Show lists whole, not only their first {FIRST}.")] = False,
+    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Also write all of it to this file.")] = None,
+    all: Annotated[bool, typer.Option("--all", help=f"Show whole lists, not only the first {FIRST}.")] = False,
     project: Project = None,
 ) -> None:
-    """Tell where a sound comes from and what came of it: recordings, clips, mixes, shards, trainings, checkpoints, sounds, scores.
+    """Trace a sound's origin and everything made from it: recordings, clips, mixes, shards, trainings, checkpoints, sounds, scores.
 
-    A checkpoint carries what it was trained on, so this works for one that was copied, or registered in MLflow, too.
+    A checkpoint carries what it was trained on, so this also works for one that was copied or registered in MLflow.
     """
     from json import dumps
 
@@ -55,7 +55,7 @@ def lineage(
             _grow(tree, nodes, all)
             console.print(tree)
     if not found.comes_from + found.came_of_it:
-        console.print("nothing else of it is here")
+        console.print("nothing related was found here")
     for sentence in dict.fromkeys(found.gone):
         typer.echo(f"note: {sentence}", err=True)
     if json:

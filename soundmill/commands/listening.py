@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from soundmill.listening.material import Asked, Material, Model, Sounds
 
 app = typer.Typer()
-test = typer.Typer(no_args_is_help=True, help="Blind listening tests: make the page for the raters, score what they answered.")
+test = typer.Typer(no_args_is_help=True, help="Blind listening tests: make the raters' page, score their answers.")
 app.add_typer(test, name="listening-test")
 
 Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL|[NAME=]DIR…",
-        help="A family whose sounds this checkout has (data/generated/MODEL), or any folder of sounds. Equal file names, without "
-        "suffix, were made for the same request.",
+        help="A family whose sounds this checkout has (data/generated/MODEL), or any folder of sounds. Files with equal names, "
+        "without suffix, answer the same request.",
     ),
 ]
 Reference = Annotated[
     Path | None,
-    typer.Option(help="Folder of the real sounds, by the same names (default: the checkout's clips, where models have them)."),
+    typer.Option(help="Folder of the real sounds, with the same names (default: the checkout's clips, if it has them)."),
 ]
-Captions = Annotated[Path | None, typer.Option(help="What folders' sounds were made for: a csv with the columns id and caption.")]
+Captions = Annotated[Path | None, typer.Option(help="Captions of the folders' sounds: a csv with the columns id and caption.")]
 Scores = Annotated[
     list[str] | None,
     typer.Option(
         "--scores",
         metavar="NAME=DIR",
-        help="What `soundmill evaluate --report DIR` found of a folder's sounds; may be given several times. A family's are known.",
+        help="Report of `soundmill evaluate --report DIR` on a folder's sounds; repeatable. Families need none.",
     ),
 ]
 
@@ -49,14 +49,14 @@ def listen(
     captions: Captions = None,
     scores: Scores = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", callback=writable_file, help="The page: one file, which plays without a network.")
+        Path, typer.Option("--output", "-o", callback=writable_file, help="The page: one file that plays without a network.")
     ] = Path("listen.html"),
-    megabytes: Annotated[float, typer.Option(min=0.1, help="Size of the page at most; requests that do not fit are named.")] = 40.0,
+    megabytes: Annotated[float, typer.Option(min=0.1, help="Maximum size of the page; requests that do not fit are named.")] = 40.0,
     project: Project = None,
 ) -> None:
-    """Write one page to hear models beside each other: a row for each request, a column for the real sound and for each model.
+    """Write one page to compare models by ear: one row per request, one column for the real sound and for each model.
 
-    Players of a row switch at the same place and are at one loudness; spectrograms are on one scale. Rows can be searched by
+    Players of a row switch at the same position and have the same loudness; spectrograms share one scale. Rows can be searched by
     caption and label, and sorted by the scores of their sounds.
     """
     from soundmill.listening import side_by_side
@@ -69,7 +69,7 @@ def listen(
     if written.left_out:
         typer.secho(
             f"{len(written.left_out)} of {len(material.asked)} requests did not fit in {megabytes:g} MB: the page names them; "
-            "--megabytes makes room",
+            "raise --megabytes to include them",
             fg="yellow",
             err=True,
         )
@@ -84,34 +84,32 @@ def new_test(
     scores: Scores = None,
     questions: Annotated[
         str,
-        typer.Option(
-            help="What is asked, with commas: quality, relevance (to the text), similarity (to the real sound), loopability."
-        ),
+        typer.Option(help="Comma-separated: quality, relevance (to the text), similarity (to the real sound), loopability."),
     ] = "quality",
     per_model: Annotated[
-        int, typer.Option(min=3, max=500, help="Requests, of each of which every model and the real sound is heard.")
+        int, typer.Option(min=3, max=500, help="Number of requests; raters hear every model and the real sound for each.")
     ] = 20,
-    scale: Annotated[str, typer.Option(help="5: from 1 to 5 (MOS); 100: from 1 to 100, as TANGO's OVL and REL.")] = "5",
+    scale: Annotated[str, typer.Option(help="5: 1 to 5 (MOS); 100: 1 to 100, as TANGO's OVL and REL.")] = "5",
     ab: Annotated[bool, typer.Option("--ab", help="Compare two models at a time instead of rating one sound.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Same key, seed and sounds, same test.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the page and its key.")] = Path("listening-test"),
     project: Project = None,
 ) -> None:
-    """Write a blind test: test.html, which raters open from disk, and key.json, which says whose each sound is.
+    """Write a blind test: test.html, which raters open from disk, and key.json, which says which model made each sound.
 
-    Beside the models there are real sounds, deliberately bad ones, and repeats, by which raters are checked. Give every rater the
-    page and another number, from 1 on: it chooses an order, and over all numbers the orders are balanced. Keep the key to yourself.
+    Besides the models' sounds it has real ones, and deliberately bad ones and repeats that check the raters. Give every rater the
+    page and their own number, starting at 1: it selects an order, and the orders are balanced. Keep the key to yourself.
     """
     from soundmill import tracking
     from soundmill.listening import blind
 
     asked = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
     if unknown := [name for name in asked if name not in blind.QUESTIONS]:
-        raise UserError(f"--questions: {unknown[0]!r} is none of {', '.join(blind.QUESTIONS)}")
+        raise UserError(f"--questions: {unknown[0]!r} is not one of {', '.join(blind.QUESTIONS)}")
     if scale not in ("5", "100"):
-        raise UserError(f"--scale {scale}: 5 or 100")
+        raise UserError(f"--scale {scale}: must be 5 or 100")
     if ab and scale == "100":
-        raise UserError("--ab and --scale: two sounds are compared, or one is rated; give one of them")
+        raise UserError("--ab and --scale 100 exclude each other: --ab compares two sounds, --scale rates one")
     material = gather(models, reference, captions, scores or [], project)
     plan = blind.Plan(asked, per_model, seed, 100 if scale == "100" else 5, ab)
     models_dir = project_root(project) / "data" / "models" if any(model.family for model in material.models) else None
@@ -119,7 +117,7 @@ def new_test(
     weights = {name: tracking.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
     with progress_bar(None, "listening test", "sound") as tick:
         page, key = blind.write(output, material, plan, weights, tick)
-    typer.echo(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB): each with a number of their own, from 1 on")
+    typer.echo(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB), each with their own number, starting at 1")
     typer.echo(f"{key}  for you alone: `soundmill listening-test score` reads it")
 
 
@@ -130,9 +128,9 @@ def score_test(
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
     project: Project = None,
 ) -> None:
-    """Score a listening test: means with intervals, paired tests corrected for their number, agreement, who failed the checks.
+    """Score a listening test: means with intervals, corrected paired tests, agreement, raters who failed the checks.
 
-    In a checkout the result is recorded in MLflow, too: a run for each model, beside the scores that it had when the test was made.
+    In a checkout the result is also logged to MLflow: one run per model, with the scores that it had when the test was made.
     """
     from soundmill.evaluation import evaluator
     from soundmill.listening import answers, results, scoring
@@ -153,7 +151,7 @@ def score_test(
 
 
 def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
-    """In MLflow: a run of the test, and one for each model below it, with what ears say of it beside its other scores."""
+    """Log to MLflow: a run for the test and a nested one per model, with its ratings beside its other scores."""
     from soundmill import tracking
     from soundmill.listening import results
 
@@ -172,7 +170,7 @@ def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
 
 
 def gather(models: list[str], reference: Path | None, captions: Path | None, scores: list[str], project: Path | None) -> Material:
-    """The models that are meant, the real sounds, and what both are of."""
+    """The chosen models, the real sounds, and the requests of both."""
     from soundmill.listening import material
 
     try:
@@ -196,16 +194,14 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         if not directory.is_dir():
             known = _families(root)
             raise UserError(
-                f"{text}: no folder, and no family with sounds here ({', '.join(known) or 'there is none'}); "
+                f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(known) or 'none'}); "
                 "give NAME=DIR, or make sounds with `dvc repro`"
             )
         folder = material.open_folder(directory)
         made.append(material.read_folder(name, folder, reports.pop(name, None)))
         asked = {**material.asked_of(folder, captions), **asked}
     if reports:
-        raise UserError(
-            f"--scores: no folder here is called {', '.join(sorted(reports))}; it is for those given as NAME=DIR or DIR"
-        )
+        raise UserError(f"--scores: no folder is called {', '.join(sorted(reports))}; name one given as NAME=DIR or DIR")
     if reference:
         real = material.of_folder(material.open_folder(reference))
     return material.gather(made, real, asked)
@@ -227,7 +223,7 @@ def _families(root: Path | None) -> list[str]:
 
 
 def _clips_of(root: Path, family: str):
-    """The clips that a family is measured against; the default ones where params.yaml knows the family no more."""
+    """The clips that a family is measured against; the default ones if params.yaml no longer has the family."""
     from soundmill import clips, params
 
     families = params.read_yaml(root / "params.yaml").get("families") or {}

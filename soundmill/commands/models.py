@@ -14,32 +14,32 @@ app = typer.Typer()
 
 FamilyName = Annotated[
     str | None,
-    typer.Option(help="Model family, as `soundmill families` lists them (default: that of the newest checkpoint)."),
+    typer.Option(help="Model family, from `soundmill families` (default: that of the newest checkpoint)."),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint directory (default: data/models/FAMILY).")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A sampling parameter of the family in place of the checkpoint's, such as num_steps=50 or guidance_scale=3; may be "
-        "given several times. A wrong name lists those there are.",
+        help="Override a sampling parameter of the checkpoint, such as num_steps=50 or guidance_scale=3; repeatable. A wrong name "
+        "lists the valid ones.",
     ),
 ]
 
 
 @app.command()
 def families(
-    sizes: Annotated[bool, typer.Option("--sizes", help="Count the parameters of their parts at each scale, too.")] = False,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Also count the parameters of each part at each scale.")] = False,
     json: Annotated[
         Path | None,
-        typer.Option(callback=writable_file, help="Write them to this file, with sizes: {FAMILY: {SCALE: {PART: parameters}}}."),
+        typer.Option(callback=writable_file, help="Write families and sizes to this file: {FAMILY: {SCALE: {PART: parameters}}}."),
     ] = None,
     project: Project = None,
 ) -> None:
-    """List the model families: title and paper; with `--sizes`, the number of parameters of each part at each scale.
+    """List the model families: title and paper; with `--sizes`, the parameter count of each part at each scale.
 
-    Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Conditioning by label
-    adds an embedding for each label of the corpus.
+    Sizes follow from conf/ (`model=FAMILY scale=SCALE`); they are counted without allocating the weights. Label conditioning
+    adds one embedding per label of the corpus.
     """
     from rich import box
     from rich.console import Console
@@ -72,14 +72,14 @@ def families(
 def import_weights(
     file: Annotated[
         Path,
-        typer.Argument(help="A file weights-*.pt of DiffWave's published implementation, or a .ckpt of tiny-audio-diffusion's."),
+        typer.Argument(help="A published weights-*.pt of lmnt-com/diffwave, or a .ckpt of tiny-audio-diffusion."),
     ],
-    output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not be there yet.")],
+    output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
     project: Project = None,
 ) -> None:
-    """Make published weights a vocoder for `soundmill vocode`, or a checkpoint for `soundmill generate`, `restyle` and `inpaint`.
+    """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
 
-    Tensors and plain values are read of the file, no code.
+    Only tensors and plain values are read from the file, no code.
     """
     from soundmill.models import importing
 
@@ -93,25 +93,23 @@ def export(
     ],
     streaming: Annotated[
         bool,
-        typer.Option(
-            "--streaming", help="For live use: TorchScript that remembers what it heard, as nn~ (Max, Pure Data) plays it."
-        ),
+        typer.Option("--streaming", help="For live use: streaming TorchScript for nn~ (Max, Pure Data)."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="The file (default: CHECKPOINT's name with .ts, or .onnx).")
+        Path | None, typer.Option(callback=writable_file, help="Output file (default: CHECKPOINT's name with .ts or .onnx).")
     ] = None,
 ) -> None:
-    """Write a RAVE codec for other programs: with --streaming for live use, else its decoder as ONNX (by the extra `export`).
+    """Export a RAVE codec for other programs: with --streaming for live use, else its decoder as ONNX (needs the extra `export`).
 
-    A TorchScript file runs in plain torch, without Soundmill. Blocks are multiples of the samples of a latent. How late its sound
-    is, is printed.
+    A TorchScript file runs in plain torch, without Soundmill. Block sizes are multiples of the samples per latent. The latency is
+    printed.
     """
     from soundmill.models import live
 
     codec = live.find(checkpoint)
     path = output or Path(f"{checkpoint.resolve().name}{live.PUBLISHED if streaming else '.onnx'}")
     if codec.phase == 1:
-        typer.echo("its training ended in phase 1: it has not met a discriminator, and sounds smoother than after phase 2")
+        typer.echo("its training ended in phase 1, without a discriminator: it sounds smoother than after phase 2")
     if not streaming:
         for name, sizes in live.export_onnx(path, codec).items():
             typer.echo(f"{name}: {' × '.join(map(str, sizes))}")
@@ -120,8 +118,10 @@ def export(
     facts = live.export_streaming(path, codec)
     late, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
-    typer.echo(f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz), and a block: multiples of {block} ({block * ms:.1f} ms)")
-    typer.echo(f"methods forward, encode, decode; {facts['latents']} latents, one for each {block} samples")
+    typer.echo(
+        f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
+    )
+    typer.echo(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
     typer.echo(path)
 
 
@@ -130,15 +130,15 @@ def generate(
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
-            help="What to make. A family that reads text makes sounds of each; one that knows labels mixes them, and takes of each "
-            "the label that it names."
+            help="What to make. A text-conditioned family makes sounds for each prompt; a label-conditioned one mixes the labels "
+            "that the prompts name."
         ),
     ] = None,
     family: FamilyName = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="The same as a prompt. Without any: any sound; of a GAN trained by label, each of one that its seed draws."
+            help="Same as a prompt. Default: unconditional; a label-conditioned GAN draws each sound's label by its seed."
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
@@ -147,18 +147,16 @@ def generate(
     psi: Annotated[
         float | None,
         typer.Option(
-            min=0, max=2, help="Truncation, of a GAN: less than 1 is purer and less varied; 0 is one sound for all seeds."
+            min=0, max=2, help="Truncation of a GAN: below 1 is cleaner and less varied; 0 gives the same sound for all seeds."
         ),
     ] = None,
     bpm: Annotated[
-        float | None, typer.Option(min=30, max=300, help="Tempo of loops: each is stretched to it, its pitch stays.")
+        float | None, typer.Option(min=30, max=300, help="Tempo of loops: each is time-stretched to it, at the same pitch.")
     ] = None,
-    repeat: Annotated[int | None, typer.Option(min=1, max=1000, help="How often each loop is played in its file.")] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, max=1000, help="Repetitions of the loop in each file.")] = None,
     best_of: Annotated[
         int,
-        typer.Option(
-            min=1, max=1000, help="Candidates for each sound, of which the one is kept that CLAP finds most like its text."
-        ),
+        typer.Option(min=1, max=1000, help="Candidates per sound; the one with the highest CLAP score for its text is kept."),
     ] = 1,
     checkpoint: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
@@ -166,8 +164,8 @@ def generate(
 ) -> None:
     """Make sounds from a trained checkpoint, with a picture of their spectrograms.
 
-    Loops (`projected_gan`) begin again where they end; `--bpm` and `--repeat` write them at a tempo, which is in each file's name
-    and where samplers look for it.
+    Loops (`projected_gan`) repeat seamlessly; `--bpm` and `--repeat` write them at a tempo, which is stored in each file's name and
+    in the metadata that samplers read.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
     import shlex
@@ -181,7 +179,7 @@ def generate(
         from soundmill.evaluation import reranking
 
         if not prompts:
-            raise UserError("--best-of: which sound is best is judged by its text: give a prompt")
+            raise UserError("--best-of: needs a prompt to compare sounds with")
         choose = reranking.best_of(best_of)
     looped = None
     if bpm is not None or repeat is not None:
@@ -189,7 +187,7 @@ def generate(
 
         stretcher = best_stretcher()
         if bpm is not None and stretcher == "atempo":
-            typer.echo("note: this ffmpeg has no rubberband; its atempo stretches the loops, which blurs beats", err=True)
+            typer.echo("note: this ffmpeg has no rubberband; loops are stretched by atempo, which blurs beats", err=True)
         looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
     sampled = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     try:
@@ -204,7 +202,7 @@ def generate(
 
 
 def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
-    """The checkpoint directory that is meant, and where relative names of text encoders start."""
+    """The chosen checkpoint directory, and the directory that relative names of text encoders start from."""
     from soundmill.models import checkpoint as checkpoints
     from soundmill.models import registry
 

@@ -15,7 +15,7 @@ app = typer.Typer()
 
 Corpus = Annotated[
     str | None,
-    typer.Argument(help="Folder of recordings; captions, class folders and splits are detected. None: the embedded corpus."),
+    typer.Argument(help="Folder of recordings; captions, class folders and splits are detected (default: the embedded corpus)."),
 ]
 LOCK_SECONDS = 10.0  # for another command; a pipeline takes longer, and is named
 SYNC_SECONDS = 20.0  # at most, to have the last runs in the list
@@ -26,7 +26,7 @@ def browse(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
     project: Project = None,
 ) -> None:
-    """Show every run in the experiment browser (MLflow), on this machine only; stop it with Ctrl-C."""
+    """Show all runs in the MLflow UI, reachable from this machine only; stop it with Ctrl-C."""
     import os
     import signal
     import subprocess
@@ -46,7 +46,7 @@ def browse(
     server = None
     if not tracking.store(home).is_server:
         if not tracking.unreachable(address):
-            raise UserError(f"{address} answers already, another `soundmill browse` perhaps; --port takes another port")
+            raise UserError(f"{address} is in use, perhaps by another `soundmill browse`; choose another --port")
         # Else a job runner and five consumers come along that nothing here uses.
         variables = {
             "PYTHONWARNINGS": "ignore",
@@ -61,7 +61,7 @@ def browse(
         while server and server.poll() is None and tracking.unreachable(address):
             time.sleep(0.2)
         if server and server.poll() is not None:
-            raise UserError("MLflow's server did not start; what it said is above")
+            raise UserError("MLflow's server did not start; its output is above")
         typer.echo(f"{where}\nopen {page}")
         if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
             webbrowser.open(page)
@@ -77,13 +77,13 @@ def browse(
 
 @app.command()
 def sync(project: Project = None) -> None:
-    """Bring to MLflow what it does not have yet, because it did not answer when that was recorded."""
+    """Upload runs that were recorded while MLflow did not answer."""
     from soundmill import tracking
 
     home = project_root(project)
     count, why = tracking.sync(home)
     if count:
-        raise UserError(f"{count} runs are not in {tracking.store(home).uri} yet: {why or 'it takes long'}; nothing is lost")
+        raise UserError(f"{count} runs are not in {tracking.store(home).uri} yet: {why or 'still uploading'}; nothing is lost")
     typer.echo(f"all runs are in {tracking.store(home).uri}")
 
 
@@ -104,7 +104,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     project: Project = None,
 ) -> None:
-    """Run the whole pipeline over your own recordings, or for another model, in a workspace beside the demo."""
+    """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
     from soundmill import params as parameters
     from soundmill.corpora import survey
     from soundmill.models import registry
@@ -112,16 +112,14 @@ def run(
     root = project_root(project)
     folder, changes = _folder_and_overrides(corpus, overrides)
     if folder is None and model is None and not changes:
-        raise UserError(
-            "say which folder of recordings (`soundmill run DIR`), which model (`--model tango`), or which parameters to change"
-        )
+        raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
     chosen = [*([f"model={model}"] if model else []), *changes]
     document = parameters.compose(root / "conf", chosen)
     if folder and not document["corpus"]["external"]:  # else an experiment, or an override, has chosen the format
         document = parameters.compose(root / "conf", ["corpus=auto", *chosen])
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
-            f"say where the recordings are (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
+            f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
     registry.check(document)
     if note := registry.vocoder_note(document):
@@ -145,22 +143,20 @@ def run(
 def bakeoff(
     corpus: Corpus = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Parameters to change; those of a family's own section are for it alone.")
+        list[str] | None, typer.Argument(help="Parameters to change; a family's own section applies to it alone.")
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Of training, for each family.")] = 20.0,
-    families: Annotated[str, typer.Option(help="Only these, with commas between (`soundmill families` lists them).")] = "",
-    seeds: Annotated[str, typer.Option(help="Run each family with each of these, with commas between.")] = "0",
-    extra: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=DIR", help="A folder of anyone's WAV files, as one more row.")
-    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training minutes per family.")] = 20.0,
+    families: Annotated[str, typer.Option(help="Only these, comma-separated (`soundmill families` lists them).")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each family runs with each seed.")] = "0",
+    extra: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help="Any folder of WAV files, as one more row.")] = None,
     plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off, a file of conf/bakeoff: `esc10`, `one_shots`.")] = "",
     project: Project = None,
 ) -> None:
-    """Find out which method is best for your sounds: every family trains for equal minutes on the same recordings.
+    """Find out which method is best for your sounds: every family trains for the same time on the same recordings.
 
-    All are scored by the same protocol on the same test clips, with which differences are more than chance, the speed of each, and
-    whether more minutes would likely help. A family that cannot work with these recordings stands in the table with the reason. The
-    table, the figure and the page are in data/report/bakeoff/; a bake-off that was stopped goes on where it was.
+    All are scored by the same protocol on the same test clips. The result shows which differences are significant, the speed of
+    each family, and whether more training would likely help. A family that cannot use these recordings is listed with the reason.
+    Table, figure and page are in data/report/bakeoff/; a stopped bake-off resumes.
     """
     import subprocess
     import sys
@@ -186,16 +182,16 @@ def bakeoff(
 
 
 def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The folder of recordings, if one is named, and the parameters to change: the first of these stands where a folder may."""
+    """The folder of recordings, if given, and the parameters to change: the first of these may be in the folder's place."""
     if corpus and "=" in corpus and not Path(corpus).is_dir():
         return None, [corpus, *(overrides or [])]
     return Path(corpus) if corpus else None, overrides or []
 
 
 def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
-    """Say what is in a folder of recordings and what it will take; its format and path go into the parameters.
+    """Print the contents of a folder of recordings and the estimated cost; write its format and path into `document`.
 
-    `training_seconds` None: what the document's families will take, by a few steps of each.
+    `training_seconds` None: estimated from a few steps of each of the document's families.
     """
     from soundmill.commands import estimate
     from soundmill.corpora import survey
@@ -219,7 +215,7 @@ def reproduce(
     into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
     project: Project = None,
 ) -> None:
-    """Bring back the state a recorded run was made from, in a separate checkout, and say what is missing."""
+    """Restore the state that a recorded run was made from, in a separate checkout, and list what is missing."""
     from flows import checkout
 
     root = project_root(project)
@@ -238,7 +234,7 @@ def params(
     show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
     project: Project = None,
 ) -> None:
-    """Compose params.yaml from conf/, for `dvc repro` to run; git and your other files are left as they are."""
+    """Compose params.yaml from conf/, for `dvc repro` to run; nothing else is changed."""
     from soundmill import params as parameters
     from soundmill.models import registry
 

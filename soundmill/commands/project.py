@@ -1,4 +1,4 @@
-"""Shared by the commands: the checkout that they work on, its tables, where files may be written, and how work is counted."""
+"""Shared by the commands: the checkout that they work on, its tables, where files may be written, progress bars."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import typer
 from soundmill import disk
 from soundmill.errors import UserError
 
-Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one upwards from here).")]
-Clips = Annotated[str, typer.Option("--clips", help="The variant of clips, a name below `clips` in params.yaml.")]
+Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one, from here upwards).")]
+Clips = Annotated[str, typer.Option("--clips", help="Clip variant, a section of `clips` in params.yaml.")]
 Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
 
 
 def project_root(project: Path | None) -> Path:
-    """The checkout that the command is about: its params.yaml and dvc.yaml lie there."""
+    """The checkout that the command works on, with its params.yaml and dvc.yaml."""
     root = checkout(project)
     if project and root != nearest_checkout():  # the nearest one was checked before the command began
         warn_of_leftovers(root)
@@ -28,7 +28,7 @@ def project_root(project: Path | None) -> Path:
 
 
 def checkout(project: Path | None) -> Path:
-    """The checkout at `project`, else the nearest one upwards from here; UserError where there is none."""
+    """The checkout at `project`, else the nearest one upwards from here; UserError if there is none."""
     root = (project.resolve() if _is_checkout(project) else None) if project else nearest_checkout()
     if root is None:
         raise UserError(
@@ -48,7 +48,7 @@ def _is_checkout(directory: Path) -> bool:
 
 
 def warn_of_leftovers(root: Path) -> None:
-    """Say where a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
+    """Warn if a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
     from soundmill import experiments
 
     for leftover in experiments.leftovers(root):
@@ -56,7 +56,7 @@ def warn_of_leftovers(root: Path) -> None:
 
 
 def tell_store(root: Path) -> None:
-    """Look for runs and models where they were recorded, and say where that is, unless it is the project's own file."""
+    """Use the store in which runs and models were recorded, and print it unless it is the project's own file."""
     from soundmill import tracking
 
     if line := tracking.look_where_recorded(root):
@@ -77,7 +77,7 @@ def sample_rate_of(root: Path, variant: str) -> int:
 
 
 def writable_file(path: Path | None) -> Path | None:
-    """A file that is to be written when all work is done: refused before it, where it cannot be."""
+    """Check before the work starts that this file can be written when it ends."""
     if path is None:
         return None
 
@@ -90,22 +90,22 @@ def writable_file(path: Path | None) -> Path | None:
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}; name a file that can be written") from None
     if path.is_dir():
-        raise typer.BadParameter(f"{path}: a directory; name a file")
+        raise typer.BadParameter(f"{path}: is a directory; name a file")
     return path
 
 
 def check_apart(directory: Path, root: Path) -> None:
-    """UserError where the pipeline would take an export for recordings, or remove it."""
+    """UserError if the pipeline would read an export as recordings, or remove it."""
     from soundmill import lineage
 
     for path in [*lineage.Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{directory}: lies in {path}, which the pipeline reads or writes; say a directory elsewhere")
+            raise UserError(f"{directory}: is in {path}, which the pipeline reads or writes; name a directory elsewhere")
 
 
 @contextmanager
 def progress_bar(total: int | None, label: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """Counts up on the terminal, where there is one, unless it takes no time; bytes (`B`) in thousands, millions, …"""
+    """A progress bar on a terminal, unless the work is short; bytes (`B`) in thousands, millions, …"""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", delay=0.5, disable=not sys.stderr.isatty()) as bar:

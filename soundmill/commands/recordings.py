@@ -1,4 +1,4 @@
-"""Commands that give recordings to a trained model: reconstruct, transfer, restyle, inpaint, upsample, interpolate."""
+"""Commands that pass recordings through a trained model: reconstruct, transfer, restyle, inpaint, upsample, interpolate."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SPAN = f"{NUMBER}:(?:{NUMBER}|end)"
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="Recordings in any format that ffmpeg reads, of up to two hours. They are brought to the model's rate, and where they "
-        "have other channels than it, their mean is taken, once or for each of two. Silence is a sound as any other; one with "
-        "samples that are no numbers is refused."
+        help="Recordings of up to two hours, in any format that ffmpeg reads. They are resampled to the model's rate; if their "
+        "channels differ from the model's, they are mixed to mono, and duplicated for stereo. Silence is allowed; NaN and infinite "
+        "samples are an error."
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")]
+Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the spectrograms.")]
 Prompts = Annotated[
-    list[str] | None, typer.Option("--prompt", "--label", help="What it is to sound like: a caption or labels, as the model reads.")
+    list[str] | None, typer.Option("--prompt", "--label", help="Target sound: a caption or labels, as the model was trained.")
 ]
 RandomSeed = Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")]
 
@@ -48,9 +48,9 @@ def reconstruct(
     output: Output = Path("reconstructed"),
     project: Project = None,
 ) -> None:
-    """Send recordings through a trained model's representation and back: what is lost on the way is the best it could ever do.
+    """Pass recordings through a trained model's representation and back: the upper bound of its quality.
 
-    Writes each as FILE.wav at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture of both.
+    Writes each as FILE.wav at the model's rate and channels, its input as FILE-input.wav, and a picture of both.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
@@ -70,18 +70,18 @@ def transfer(
     latent: Annotated[
         list[str] | None,
         typer.Option(
-            help="Change a latent on the way: DIM=VALUE sets it, DIM=+VALUE adds to it, DIM=*VALUE multiplies it; may be "
-            "given several times. Latent 0 varies the most."
+            help="Change a latent: DIM=VALUE sets it, DIM=+VALUE adds to it, DIM=*VALUE multiplies it; repeatable. Latent 0 has "
+            "the largest variance."
         ),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run a .ts file: it is a program, by whoever made it.")] = False,
-    sample_rate: Annotated[int | None, typer.Option(min=1000, help="Of a .ts file that does not tell it.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Allow running a .ts file: it is a program by someone else.")] = False,
+    sample_rate: Annotated[int | None, typer.Option(min=1000, help="Sample rate of a .ts file that does not store it.")] = None,
     seed: RandomSeed = 0,
     output: Output = Path("transferred"),
 ) -> None:
-    """Give recordings the timbre of the sounds that a RAVE codec was trained on: through its latents and back.
+    """Give recordings the timbre of a RAVE codec's training sounds, by encoding and decoding them.
 
-    Writes each as FILE.wav (16 bits) at the codec's rate, mono, what went in beside it as FILE-input.wav, and a picture of both.
+    Writes each as FILE.wav (16 bits) at the codec's rate, mono, its input as FILE-input.wav, and a picture of both.
     """
     from soundmill.models import live, transforming
 
@@ -94,7 +94,7 @@ def transfer(
 def restyle(
     files: Files,
     amount: Annotated[
-        float, typer.Option(min=0, max=1, help="Of noise that a recording takes first: 0 changes nothing, 1 keeps nothing of it.")
+        float, typer.Option(min=0, max=1, help="Amount of noise added first: 0 changes nothing, 1 keeps nothing of the recording.")
     ] = 0.5,
     prompt: Prompts = None,
     seed: RandomSeed = 0,
@@ -104,10 +104,10 @@ def restyle(
     output: Output = Path("restyled"),
     project: Project = None,
 ) -> None:
-    """Make recordings sound like what a model was trained on: noise is added to them, and the model takes it away.
+    """Make recordings sound like a model's training sounds: noise is added, and the model removes it.
 
-    Recordings that are longer than the model makes go through it in windows, faded into one another; shorter ones stay so long.
-    Writes each as FILE.wav (16 bits) at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture.
+    Recordings longer than the model's sounds are processed in crossfaded windows; shorter ones keep their length. Writes each as
+    FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
@@ -122,8 +122,8 @@ def inpaint(
     keep: Annotated[
         str,
         typer.Option(
-            help="Seconds to keep, all else is made anew: `0:1.2,2:end`; or a text file with a start and an end on each line, as "
-            "Audacity exports labels."
+            help="Seconds to keep, as `0:1.2,2:end`, or a text file with a start and an end on each line, like Audacity's labels; "
+            "everything else is regenerated."
         ),
     ],
     prompt: Prompts = None,
@@ -134,16 +134,15 @@ def inpaint(
     output: Output = Path("inpainted"),
     project: Project = None,
 ) -> None:
-    """Make parts of recordings anew by a model, to go with what is kept. `--set resamples=3` takes longer and joins better.
+    """Regenerate parts of recordings to fit what is kept. `--set resamples=3` takes longer and gives smoother joins.
 
-    What is kept stays as it is, bit for bit in a recording of 16 bits at the model's rate and channels. Recordings that are longer
-    than the model makes go through it in windows, each of which goes on from what the one before made; a kept part beyond a
-    recording's end is an error.
-    Writes each as FILE.wav (16 bits) at the model's rate and channels, what went in beside it as FILE-input.wav, and a picture.
+    Kept parts are unchanged, bit for bit in a 16-bit recording at the model's rate and channels. Recordings longer than the model's
+    sounds are processed in windows, each continuing the one before; a kept part beyond a recording's end is an error.
+    Writes each as FILE.wav (16 bits) at the model's rate and channels, its input as FILE-input.wav, and a picture.
     """
     spans = parse_spans(keep)
     if any(setting.partition("=")[0].strip() == "keep" for setting in settings or []):
-        raise UserError("--set keep=…: --keep says what to keep")
+        raise UserError("--set keep=…: use --keep instead")
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
@@ -160,11 +159,11 @@ def upsample(
     output: Output = Path("upsampled"),
     project: Project = None,
 ) -> None:
-    """Bring recordings of a low sample rate to a model's: they pass through it whole, and it makes the band that they lack.
+    """Extend the bandwidth of recordings to a model's sample rate: it generates the band that they lack.
 
-    By how many times is the model's (`upsampler.train.factor`): of a recording with a higher rate than that, what is above it is
-    made anew. Longer recordings than the model makes go through it in windows, faded into one another. Writes each as
-    FILE.wav (16 bits) at the model's rate and channels, FILE-input.wav, plainly resampled, beside it, and a picture of both.
+    The model sets the ratio (`upsampler.train.factor`); in a recording with more bandwidth than that, the upper band is replaced.
+    Recordings longer than the model's sounds are processed in crossfaded windows. Writes each as FILE.wav (16 bits) at the
+    model's rate and channels, the input, plainly resampled, as FILE-input.wav, and a picture of both.
     """
     directory, home = checkpoint_of(checkpoint, None if checkpoint else family, project)
     from soundmill.models import transforming
@@ -174,23 +173,23 @@ def upsample(
 
 @app.command()
 def interpolate(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed, as `generate --seed`'s first sound has, or a recording.")],
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, as the first is.")],
-    steps: Annotated[int, typer.Option(min=2, max=100, help="Sounds, both ends among them.")] = 8,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A seed (of the first sound of `generate --seed`) or a recording.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="A seed or a recording, like FIRST.")],
+    steps: Annotated[int, typer.Option(min=2, max=100, help="Number of sounds, including both ends.")] = 8,
     amount: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of noise that mixed recordings take first, as `restyle`'s (default: 0.5).")
+        float | None, typer.Option(min=0, max=1, help="Amount of noise added to mixed recordings, as in `restyle` (default: 0.5).")
     ] = None,
     prompt: Prompts = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of that noise: same seed, same sounds (default: 0).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of that noise (default: 0).")] = None,
     family: FamilyName = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
     output: Output = Path("interpolated"),
     project: Project = None,
 ) -> None:
-    """Make sounds on the way from one to another: from seed to seed, or from recording to recording.
+    """Interpolate between two sounds: from seed to seed, or from recording to recording.
 
-    Of recordings that are longer than the model makes it takes the beginning. Writes 00.wav, the first end, to the last one, and a
+    Recordings longer than the model's sounds are cut to their beginning. Writes 00.wav (FIRST) to the last one (SECOND), and a
     picture of all.
     """
     directory, home = checkpoint_of(checkpoint, family, project)
@@ -199,7 +198,7 @@ def interpolate(
     ends, sounds, more, seeds = (first, second), [], [], (seed or 0, seed or 0)
     if all(re.fullmatch(r"\d{1,18}", end) for end in ends):
         if amount is not None or seed is not None:
-            raise UserError("--amount and --seed are of recordings: from seed to seed no noise is added")
+            raise UserError("--amount and --seed are for recordings: between seeds no noise is added")
         seeds = int(first), int(second)
     else:
         paths = [Path(end) for end in ends]
@@ -216,28 +215,28 @@ def parse_spans(text: str) -> Spans:
             lines = Path(text).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise UserError(
-                f"--keep {text[:100]}: no spans of seconds, as 0:1.2,2:end, and no text file that can be read "
+                f"--keep {text[:100]}: neither spans of seconds, as 0:1.2,2:end, nor a readable text file "
                 f"({getattr(error, 'strerror', None) or type(error).__name__})"
             ) from None
         given = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
     if not given:
-        raise UserError(f"{text}: no span in it; write a start and an end in seconds on each line")
+        raise UserError(f"{text}: has no span; write a start and an end in seconds on each line")
     return [_span(one, text) for one in given]
 
 
 def _span(text: str, where: str) -> tuple[float, float | None]:
     match = re.fullmatch(SPAN, text)
     if not match:
-        raise UserError(f"--keep {where[:100]}: {text[:100]!r} is no span of seconds; write a start and an end")
+        raise UserError(f"--keep {where[:100]}: {text[:100]!r} is not a span of seconds; write a start and an end")
     return float(match[1]), None if match[2] is None else float(match[2])
 
 
 def _read(files: list[Path], output: Path) -> dict[str, Sound]:
-    """Recordings by the name of their results; what would overwrite one of them, or another's result, is a UserError."""
+    """Recordings by the name of their results; overwriting one of them, or another's result, is a UserError."""
     results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
     repeated = sorted({path.name for path in results if results.count(path) > 1})
     if repeated:
-        raise UserError(f"several results would be called {', '.join(repeated)}; give these recordings one at a time")
+        raise UserError(f"several results would be named {', '.join(repeated)}; give these recordings one at a time")
     _refuse_overwriting(files, results)
     return {path.stem: _sound(path) for path in files}
 
@@ -246,11 +245,11 @@ def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
     taken = {path.resolve() for path in results}
     for path in files:
         if path.resolve() in taken:
-            raise UserError(f"{path}: a result would take its place; name another --output")
+            raise UserError(f"{path}: a result would overwrite it; name another --output")
 
 
 def _sound(path: Path) -> Sound:
-    """A recording, decoded once to its end: a damaged one is told before anything is written."""
+    """A recording, decoded once to its end, so that damage is reported before anything is written."""
     from soundmill.audio.pieces import Sound
     from soundmill.decoding import decode
 

@@ -1,4 +1,4 @@
-"""The command about vocoders by themselves: sounds of log-mels."""
+"""The command that runs a vocoder on its own, from log-mels to sounds."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def vocode(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A log-mel (.npy: n_mels × frames, natural logarithms), a recording in any format that ffmpeg reads, a folder of "
-            "both, or a directory of the pipeline's spectrograms."
+            help="A log-mel (.npy: n_mels × frames, natural logarithm), a recording in any format that ffmpeg reads, a folder of "
+            "either, or a directory of the pipeline's spectrograms."
         ),
     ],
-    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint that has one.")],
-    fast: Annotated[bool, typer.Option("--fast", help="In DiffWave's six published steps.")] = False,
+    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint with one.")],
+    fast: Annotated[bool, typer.Option("--fast", help="Use DiffWave's six published steps.")] = False,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="In so many steps, evenly spaced over the timesteps of DiffWave's training; as many: all."),
+        typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's training timesteps."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("vocoded"),
 ) -> None:
-    """Make sounds of log-mels by a vocoder, and say how long that takes; of a recording its own mel under the vocoder's spec.
+    """Make sounds from log-mels with a vocoder, and print how long that takes; a recording's log-mel is computed first.
 
-    Without --fast and --steps DiffWave takes the steps that its directory says.
+    Without --fast and --steps DiffWave uses the steps stored in its directory.
     """
     if fast and steps is not None:
-        raise UserError("--fast and --steps both say in which steps; give one")
+        raise UserError("--fast and --steps exclude each other; give one")
     from soundmill import manifest
     from soundmill.audio import log_mels
     from soundmill.models import vocoding
@@ -57,25 +57,25 @@ def vocode(
         typer.echo(written)
     typer.echo(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
-        f"{1 / timing.real_time_factor:.3g} times as fast as it plays"
+        f"{1 / timing.real_time_factor:.3g} times real time"
     )
 
 
 def _files(path: Path, output: Path) -> list[Path]:
-    """The log-mels and recordings that are meant, each with a result of its own."""
+    """The chosen log-mels and recordings, each with its own result."""
     from soundmill.corpora.inventory import MEDIA
 
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
         if not files:
-            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; name another one, or a file")
+            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; name another folder, or a file")
     stems = [file.stem for file in files]
     for file in files:
         if stems.count(file.stem) > 1:
-            raise UserError(f"{path}: several files are called {file.stem}: their results would have one name; rename one")
+            raise UserError(f"{path}: several files are named {file.stem}, so their results would be too; rename one")
         if (output / f"{file.stem}.wav").resolve() == file.resolve():
-            raise UserError(f"{file}: its result would take its place; name another --output")
+            raise UserError(f"{file}: its result would overwrite it; name another --output")
     return files
 
 

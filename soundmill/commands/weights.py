@@ -10,16 +10,14 @@ import typer
 
 from soundmill.errors import UserError
 
-app = typer.Typer(
-    no_args_is_help=True, help="The weights of the nets that judge sounds: in $SOUNDMILL_WEIGHTS, else the user's cache."
-)
+app = typer.Typer(no_args_is_help=True, help="Weights of embedders and classifiers: in $SOUNDMILL_WEIGHTS, else the user's cache.")
 
-WeightsNames = Annotated[list[str] | None, typer.Argument(help="As `soundmill weights list` has them; without: all.")]
+WeightsNames = Annotated[list[str] | None, typer.Argument(help="Names from `soundmill weights list` (default: all).")]
 
 
 @app.command("list")
 def list_weights() -> None:
-    """List the files that are known: whether they are here, how large they are, who made them and under which licence."""
+    """List the known weights: whether they are here, size, licence, file, source and digest."""
     from soundmill import pretrained
 
     for name, entry in pretrained.REGISTRY.items():
@@ -32,8 +30,8 @@ def list_weights() -> None:
             f"{typer.style(state, fg=color)}  {name:<16} {entry.num_bytes / 1e6:>5.0f} MB  {entry.licence:<10}  {entry.file}"
         )
         typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
-    typer.echo(f"ok: in {pretrained.directory()}; !!: there, but of another size; `soundmill weights fetch` mends it.", err=True)
-    typer.echo("clap comes from the Hugging Face hub when it is first used.", err=True)
+    typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch` fixes it.", err=True)
+    typer.echo("clap is downloaded from the Hugging Face hub on first use.", err=True)
 
 
 @app.command("fetch")
@@ -41,7 +39,7 @@ def fetch_weights(
     names: WeightsNames = None,
     mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
 ) -> None:
-    """Download weights, or go on with a download that broke off; a file appears verified or not at all."""
+    """Download weights, or resume an interrupted download; only verified files are installed."""
     from soundmill import pretrained
 
     for name in names or pretrained.REGISTRY:
@@ -50,7 +48,7 @@ def fetch_weights(
 
 @app.command("verify")
 def verify_weights(names: WeightsNames = None) -> None:
-    """Compute the digests of the files that are here; one that is not what it should be is an error."""
+    """Check the digests of the files that are here; a wrong one is an error."""
     from soundmill import pretrained
 
     wrong = []
@@ -65,7 +63,7 @@ def verify_weights(names: WeightsNames = None) -> None:
 
 @app.command("path")
 def path_of_weights(name: str) -> None:
-    """Print where a file lies, after verifying it."""
+    """Verify a file and print its path."""
     from soundmill import pretrained
 
     typer.echo(pretrained.path(name))

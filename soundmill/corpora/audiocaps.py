@@ -18,8 +18,8 @@ FORMAT = Format(
     name="audiocaps",
     layout="csv files (v1, v2) with `youtube_id,start_time,caption` and audio, anywhere below the root",
     id="`youtube_id` and `start_time`; the file: `{ytid}_{start}`, `Y{ytid}`, `{ytid}_{start}_{end}`, `{ytid}`, `{audiocap_id}`",
-    caption="`caption`, of the second it is for",
-    label="`labels` of a csv with `youtube_id,start_time,labels`, if there is one",
+    caption="`caption`, at `start_time`",
+    label="`labels` of a csv with `youtube_id,start_time,labels`, if present",
     split="the csv's name",
 )
 ALIASES = {"ytid": "youtube_id", "youtubeid": "youtube_id", "start_seconds": "start_time", "start": "start_time"}

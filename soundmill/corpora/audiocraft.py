@@ -18,8 +18,8 @@ from soundmill.errors import UserError
 FORMAT = Format(
     name="audiocraft",
     layout="`data.jsonl(.gz)` of `path,duration,sample_rate,…`; beside every recording a `.json` with `description`, `keywords` …",
-    id="hash of the path, or the YouTube id that the file's name tells; the file is `path`, wherever it lies below the corpus",
-    caption="`description` of the json beside the recording: text, or a list of texts",
+    id="hash of the path, or the YouTube id in the file's name; the file is `path`, anywhere below the corpus",
+    caption="`description` of the json beside the recording: a text or a list of texts",
     label="`genre` of that json, else its `keywords`",
     split="the folder or name of the manifest: train, valid, evaluate (and generate) are train, valid, test",
 )

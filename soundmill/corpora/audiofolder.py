@@ -31,8 +31,8 @@ FORMAT = Format(
     id="`youtube_id` (`ytid`, `video_id`) and `start_time` (`start_s`, `start_seconds`, `start`), else the YouTube id in the "
     "file's name, else a hash of the path; the file is `file_name`",
     caption="`text`, `caption`, `captions`, `caption_1` …, `transcription`, `transcript`, `sentence`, `description`, `prompt`",
-    label="`human_labels`, `labels`, `label`, `category`, `class` or `genre`; numbers by the class names in the table's metadata, "
-    "AudioSet's ids through `mid,display_name` of its class label csv, if that is there",
+    label="`human_labels`, `labels`, `label`, `category`, `class` or `genre`; numbers are looked up in the class names of "
+    "the table's metadata, AudioSet's ids in its class label csv (`mid,display_name`), if present",
     split="`split`, else `is_audioset_eval` (True is test, False train), else a word (train, validation, test) in the name of the "
     "Parquet table or one of its folders, else folders as in `folder`; `fold`; group: `fsID`, `freesound_id`, `src_file`",
 )

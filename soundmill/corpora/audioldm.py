@@ -20,10 +20,10 @@ from soundmill.params import parse_json
 FORMAT = Format(
     name="audioldm",
     layout='`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, each json `{"data": [{"wav": …}]}`',
-    id="hash of the path, or the YouTube id that the file's name tells; the file is `wav`, below the corpus",
-    caption="every key with `caption` in it",
-    label="`labels`, through `mid,display_name` of the class label csv",
-    split="the key of the root json under which the json is listed",
+    id="hash of the path, or the YouTube id in the file's name; the file is `wav`, below the corpus",
+    caption="every key that contains `caption`",
+    label="`labels`, looked up in the class label csv (`mid,display_name`)",
+    split="the json's key in the root json",
 )
 
 LABEL_COLUMNS = {"mid", "display_name"}

@@ -20,8 +20,8 @@ FORMAT = Format(
     id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
     caption="`caption_1` … `caption_5`",
     label="none",
-    split="the csv's name: development is train, validation valid, evaluation test; or train, valid, test; of what no csv names, "
-    "the folder's; group: `sound_id` of `clotho_metadata_*.csv`",
+    split="the csv's name (development means train, validation valid, evaluation test); for a file in no csv, its folder's; "
+    "group: `sound_id` of `clotho_metadata_*.csv`",
 )
 
 COLUMNS = {"file_name", "caption_1"}

@@ -20,7 +20,7 @@ from soundmill.manifest import escape_path
 FORMAT = Format(
     name="esc",
     layout="ESC-10 folders (`001 - Dog bark/1-100032-A.ogg`), or ESC-50's `meta/esc50.csv` and `audio/`",
-    id="hash of the relative path; rows by `filename`, of several such files the uppermost",
+    id="hash of the relative path; rows match `filename`, the uppermost of several such files",
     caption="made from the label",
     label="the class: `category`, or the folder",
     split="folds: the highest is test",

@@ -21,9 +21,9 @@ FORMAT = Format(
     layout="any tree of recordings",
     id="`{ytid}_{start}` names, else a hash of the relative path",
     caption="`x.txt` or `x.wav.txt` beside `x.wav`; else made from the label",
-    label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits; a lone one with several folders in it, '
-    "and nothing beside these, is passed",
-    split="folders named `train`, `valid`, `test` above the classes, alone or with fewer others beside them; else dealt out",
+    label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits; a single folder that '
+    "only holds folders is skipped",
+    split="folders named `train`, `valid`, `test` above the classes, if they outnumber the folders beside them; else assigned",
 )
 # A lone first-level folder of such a name holds the corpus; it is no class.
 CONTAINERS = frozenset(

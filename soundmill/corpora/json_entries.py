@@ -130,10 +130,10 @@ TANGO = JsonEntries(
     Format(
         name="tango_json",
         layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
-        id="the file is `location`, matched by its name wherever it lies; the YouTube id and start in its name, else a hash",
-        caption="`captions`: a text, or a list of texts",
-        label="`labels`, if there are any: a list, or a text with `;`; machine ids with commas through `mid,display_name` of "
-        "AudioSet's class label csv",
+        id="the YouTube id and start in the file's name, else a hash; the file is `location`, matched by name in any folder",
+        caption="`captions`: a text or a list of texts",
+        label="`labels`, if present: a list, or a text separated by `;`; comma-separated machine ids are looked up in AudioSet's "
+        "class label csv (`mid,display_name`)",
         split="the manifest's name",
     ),
     keys=("captions", "location"),
@@ -197,11 +197,11 @@ WAVCAPS = JsonEntries(
     Format(
         name="wavcaps",
         layout='JSON with `id` and `caption`: `{"num_captions_per_audio": 1, "data": [{…}]}`, or the bare list',
-        id="the file is `id`, any extension, in its source's folder (FreeSound, BBC, SoundBible, AudioSet); "
+        id="the file is `id` with any extension, in its source's folder (FreeSound, BBC, SoundBible, AudioSet); "
         "AudioSet: `Y{ytid}.wav`",
         caption="`caption`",
         label="none",
-        split="the JSON's name; the published ones tell none",
+        split="the JSON's name; the published ones give none",
     ),
     keys=("id", "caption"),
     file=("id", "audio", "wav"),

@@ -14,9 +14,9 @@ from soundmill.corpora.tables import CorpusTables, Format
 
 FORMAT = Format(
     name="ljspeech",
-    layout="`metadata.csv` without header: id, transcript, normalised transcript, vertical bars between; `wavs/{id}.wav`",
+    layout="`metadata.csv` without header: id, transcript, normalised transcript, separated by vertical bars; `wavs/{id}.wav`",
     id="hash of the path; the file is `id` in `wavs`",
-    caption="the normalised transcript; the other one where there is none",
+    caption="the normalised transcript, else the plain one",
     label="none",
     split="none",
 )

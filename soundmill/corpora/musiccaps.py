@@ -17,7 +17,7 @@ FORMAT = Format(
     layout="a csv with `ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,…`",
     id="`ytid` and `start_s`; the file under any of AudioCaps' names",
     caption="`caption`",
-    label="`audioset_positive_labels`, through `mid,display_name` of AudioSet's class label csv, if that is there",
+    label="`audioset_positive_labels`, looked up in AudioSet's class label csv (`mid,display_name`), if present",
     split="`is_audioset_eval`: True is test, False train",
 )
 COLUMNS = {"ytid", "start_s", "caption"}

@@ -84,20 +84,20 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[R
 SPEECH_COMMANDS = SpeechCommands(
     Format(
         name="speech_commands",
-        layout="a folder for each word with files `{speaker}_nohash_{number}.wav`; `validation_list.txt`, `testing_list.txt`",
+        layout="one folder per word, with files `{speaker}_nohash_{number}.wav`; `validation_list.txt`, `testing_list.txt`",
         id="hash of the path; the lists' lines are paths",
         caption="none (made from the label)",
-        label="the word: the innermost folder; recordings in `_background_noise_` are left out, and counted",
-        split="the lists: valid and test, all others train; without lists none; group: the speaker",
+        label="the word: the innermost folder; recordings in `_background_noise_` are left out and counted",
+        split="the lists give valid and test, the rest is train; without lists none; group: the speaker",
     )
 )
 SC09 = SpeechCommands(
     Format(
         name="sc09",
-        layout="`speech_commands` of the ten digits alone",
+        layout="`speech_commands` with only the ten digits",
         id="as `speech_commands`",
         caption="none (made from the label)",
-        label="as `speech_commands`; `corpus.format: sc09` leaves its other words out, and counts them",
+        label="as `speech_commands`; `corpus.format: sc09` leaves other words out and counts them",
         split="as `speech_commands`",
     ),
     DIGITS,

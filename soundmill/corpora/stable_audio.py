@@ -18,10 +18,9 @@ from soundmill.params import parse_json
 
 FORMAT = Format(
     name="stable_audio",
-    layout='beside every recording a `.json` of the same name with `{"prompt": …}`, or `{"text": …}`, as WebDatasets have it',
-    id="hash of the path, or the YouTube id that the file's name tells; the file is the one with the json's name",
-    caption="`prompt` of the json, else its `text` (a text, or a list of texts); the whole `.txt` of the same name where there is "
-    "no json",
+    layout='beside every recording a `.json` of the same name with `{"prompt": …}`, or `{"text": …}`, as in WebDataset',
+    id="hash of the path, or the YouTube id in the file's name; the file is the one with the json's name",
+    caption="`prompt` of the json, else its `text` (a text or a list of texts); without a json, the whole `.txt` of the same name",
     label="none",
     split="folders named after splits, as in `folder`",
 )

@@ -90,9 +90,9 @@ def test_listen_to_folders_without_a_checkout(folders, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gone"], "gone: no folder, and no family with sounds here (tiny)"),
+        (["gone"], "gone: neither a folder nor a family with sounds here (there are: tiny)"),
         (["=x"], "a model '=x': expected NAME=DIR"),
-        (["a=../sounds/soft", "--scores", "b=x"], "--scores: no folder here is called b"),
+        (["a=../sounds/soft", "--scores", "b=x"], "--scores: no folder is called b"),
         (["a=../sounds/soft", "--scores", "a=x"], "x/scores.json: no such file"),
         (["a=../sounds/soft", "a=../sounds/wide"], "several models are called a"),
         (["a=../sounds/soft", "--reference", "nowhere"], "nowhere: no such folder"),

@@ -137,7 +137,7 @@ def test_an_experiment_over_embedded_recordings_needs_no_folder_and_another_asks
     assert (runs[0][0], runs[0][1]["corpus"]["format"]) == ("loops_projected_gan", "loops")
     done = soundmill("run", "experiment=esc10_tango", cwd=root)
     assert (done.returncode, len(runs)) == (1, 1)
-    assert "say where the recordings are (corpus=esc): soundmill run DIR experiment=esc10_tango" in done.stderr
+    assert "give the folder of recordings (corpus=esc): soundmill run DIR experiment=esc10_tango" in done.stderr
     assert "did you mean 'esc10_tango'?" in soundmill("run", "experiment=esc10_tangoo", cwd=root).stderr
 
 

@@ -89,9 +89,9 @@ def test_goes_from_one_to_another(home):
         (["inpaint", "long.wav", "--keep", "0.2:0.1"], "0.2:0.1 is no part of that"),
         (
             ["inpaint", "long.wav", "--keep", "soon"],
-            "--keep soon: no spans of seconds, as 0:1.2,2:end, and no text file",
+            "--keep soon: neither spans of seconds, as 0:1.2,2:end, nor a readable text file",
         ),
-        (["inpaint", "long.wav", "--keep", "long.wav"], "--keep long.wav: no spans of seconds"),
+        (["inpaint", "long.wav", "--keep", "long.wav"], "--keep long.wav: neither spans of seconds"),
         (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
         (["restyle", "none.wav"], "none.wav"),
         (["restyle", "empty.wav"], "empty.wav: too short"),
@@ -102,17 +102,17 @@ def test_goes_from_one_to_another(home):
             "the family 'waveform_unet' cannot reconstruct; it can generate and transform and interpolate",
         ),
         (["interpolate", "3", "long.wav"], "3"),
-        (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "no spans of seconds"),
+        (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),
         (
             ["restyle", "long.wav", "long-input.wav"],
-            "several results would be called long-input.wav; give these",
+            "several results would be named long-input.wav; give these",
         ),
         (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "`soundmill inpaint` keeps parts of a recording"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "resamples=0"], "resamples"),
-        (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "keep=[[0,1]]"], "--keep says what to keep"),
+        (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "keep=[[0,1]]"], "use --keep instead"),
         (["interpolate", "1", "2", "--set", "nosuch=1"], "nosuch"),
-        (["interpolate", "1", "2", "--amount", "0.5"], "--amount and --seed are of recordings"),
-        (["interpolate", "1", "2", "--seed", "0"], "--amount and --seed are of recordings"),
+        (["interpolate", "1", "2", "--amount", "0.5"], "--amount and --seed are for recordings"),
+        (["interpolate", "1", "2", "--seed", "0"], "--amount and --seed are for recordings"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(home, command, message):
@@ -128,7 +128,7 @@ def test_a_recording_is_never_overwritten(home):
     before = (home / "long.wav").read_bytes()
     for command in (["restyle", "long.wav"], ["inpaint", "long.wav", "--keep", "0:0.1"]):
         done = run(home, *command, "--output", ".")
-        assert "long.wav: a result would take its place; name another --output" in done.stderr
+        assert "long.wav: a result would overwrite it; name another --output" in done.stderr
     assert (home / "long.wav").read_bytes() == before
 
 
@@ -143,5 +143,5 @@ def test_recordings_are_decoded_anew_each_time_they_are_read(home):
 def test_spans(tmp_path):
     assert parse_spans("0:1.2, 2:end") == [(0.0, 1.2), (2.0, None)]
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(UserError, match="no span in it"):
+    with pytest.raises(UserError, match="has no span"):
         parse_spans(str(tmp_path / "empty.txt"))

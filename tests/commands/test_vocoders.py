@@ -61,7 +61,7 @@ def test_sounds_of_a_folder_of_log_mels_and_recordings(voice, tmp_path):
     (given / "notes.txt").write_text("no sound")
     said = run("vocode", given, "--checkpoint", voice, "--fast", "--output", tmp_path / "made").splitlines()
     assert said[:2] == [str(tmp_path / "made" / name) for name in ("array.wav", "stereo.wav")]
-    pattern = r"real-time factor (\S+): (\S+) s of sound in (\S+) s, (\S+) times as fast as it plays"
+    pattern = r"real-time factor (\S+): (\S+) s of sound in (\S+) s, (\S+) times real time"
     factor, sound, _, faster = map(float, re.fullmatch(pattern, said[2]).groups())
     assert sound == 0.2  # 12 frames of 256 samples, and 1,500 samples
     assert factor * faster == pytest.approx(1, rel=0.01)
@@ -103,5 +103,5 @@ def test_what_cannot_be_vocoded_is_named(voice, tmp_path):
     assert "a.wav:" in refused("vocode", given, "--checkpoint", voice, "--output", tmp_path / "made")
     assert "name another --output" in refused("vocode", given / "a.wav", "--checkpoint", voice, "--output", given)
     np.save(given / "a.npy", np.zeros((80, 3)))
-    assert "several files are called a" in refused("vocode", given, "--checkpoint", voice)
+    assert "several files are named a" in refused("vocode", given, "--checkpoint", voice)
     assert "config.json" in refused("vocode", given / "a.npy", "--checkpoint", tmp_path / "gone")

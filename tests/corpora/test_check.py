@@ -378,9 +378,9 @@ def test_a_params_yaml_that_the_scan_refuses_is_an_error_that_says_what_to_set(t
     ("arguments", "message"),
     [
         (("--missing", "esc/dog/missing.csv"), "write it elsewhere"),
-        (("--missing", "params.yaml"), "would be written over"),
-        (("--json", "esc/../params.yaml"), "would be written over"),
-        (("--format", "esc"), "leave --format and --follow-links out"),
+        (("--missing", "params.yaml"), "would be overwritten"),
+        (("--json", "esc/../params.yaml"), "would be overwritten"),
+        (("--format", "esc"), "leave out --format and --follow-links"),
     ],
 )
 def test_a_check_of_params_yaml_writes_over_nothing(tmp_path, root, arguments, message):

@@ -277,7 +277,7 @@ def test_the_command_lists_pairs_and_says_what_it_could_not_read(folder, tmp_pat
     assert [pair["score"] for pair in pairs[1:]] == [1.0, 1.0]
     for name in ("broken.wav: truncated", "empty.wav: empty", "playlist.mp3: playlist"):
         assert f"not read: {name}" in done.output
-    assert "3 pairs among 9 files; 4 are too short or too steady and compared by their bytes alone; 3 not read" in done.output
+    assert "3 pairs among 9 files; 4 are too short or too steady, and were compared only byte by byte; 3 not read" in done.output
 
 
 def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):

@@ -65,7 +65,7 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
         assert (place / "data/first.txt").exists()
     shutil.rmtree(away)  # a checkout that is gone needs nothing
     assert cache.look(tiny).objects
-    assert f"not there any more, so its outputs are not kept: {away}" in soundmill("clean", cwd=tiny).stdout
+    assert f"checkout gone, so its outputs are not kept: {away}" in soundmill("clean", cwd=tiny).stdout
 
 
 def test_nothing_is_removed_beside_work(tiny: Path) -> None:

@@ -147,8 +147,8 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--questions", "beauty"], "--questions: 'beauty' is none of quality, relevance, similarity, loopability"),
-        (["--scale", "10"], "--scale 10: 5 or 100"),
+        (["--questions", "beauty"], "--questions: 'beauty' is not one of quality, relevance, similarity, loopability"),
+        (["--scale", "10"], "--scale 10: must be 5 or 100"),
         (["--scale", "100", "--ab"], "--ab and --scale"),
         (["--per-model", "20"], "3 requests have a real sound and one of every model, 20 are wanted"),
     ],

@@ -125,7 +125,7 @@ def directory(tmp_path_factory) -> Path:
 def test_exports_what_plain_torch_plays(tmp_path, directory):
     done = soundmill("export", str(directory), "--streaming", "--output", "live.ts", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "latency 376 samples (23.5 ms at 16000 Hz), and a block: multiples of 32 (2.0 ms)" in done.stdout
+    assert "latency 376 samples (23.5 ms at 16000 Hz) plus a block, a multiple of 32 (2.0 ms)" in done.stdout
     code = """
 import sys, torch
 sys.path = [path for path in sys.path if path]  # not where Soundmill lies

@@ -121,7 +121,7 @@ def test_an_address_that_is_taken_is_named(recorded: Path) -> None:
         done = soundmill("browse", "--port", str(server.server_port), cwd=recorded)
         server.shutdown()
     assert done.returncode == 1
-    assert f"http://127.0.0.1:{server.server_port} answers already" in done.stderr
+    assert f"http://127.0.0.1:{server.server_port} is in use" in done.stderr
 
 
 SERVED = {  # what MLflow's own application has below /api/VERSION/mlflow/, or first in an address, and is not refused
