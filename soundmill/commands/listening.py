@@ -84,9 +84,7 @@ def new_test(
     scores: Scores = None,
     questions: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated: quality, relevance (to the text), similarity (to the real sound), loopability."
-        ),
+        typer.Option(help="Comma-separated: quality, relevance (to the text), similarity (to the real sound), loopability."),
     ] = "quality",
     per_model: Annotated[
         int, typer.Option(min=3, max=500, help="Number of requests; raters hear every model and the real sound for each.")
@@ -203,9 +201,7 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         made.append(material.read_folder(name, folder, reports.pop(name, None)))
         asked = {**material.asked_of(folder, captions), **asked}
     if reports:
-        raise UserError(
-            f"--scores: no folder is called {', '.join(sorted(reports))}; name one given as NAME=DIR or DIR"
-        )
+        raise UserError(f"--scores: no folder is called {', '.join(sorted(reports))}; name one given as NAME=DIR or DIR")
     if reference:
         real = material.of_folder(material.open_folder(reference))
     return material.gather(made, real, asked)
