@@ -19,7 +19,7 @@ from flows.bakeoff_table import Row, Score
 from flows.entrants import LOOKS, TIMED_STEPS, WARM_UP_STEPS
 from flows.sweep_table import Estimate
 from flows.terminal import LOG
-from soundmill import params, tracking
+from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.family import can
@@ -244,6 +244,9 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     (project / "conf" / "bakeoff.yaml").write_text(
         'title: Three families\noverrides: ["{family}.generate.count=4", "{family}.generate.codec_count=2"]\nfamilies: {}\n'
     )
+    gone = {"recording_id": "gone", "source": "gone.wav", "digest": "f" * 32, "start": None, "end": None}
+    gone |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
+    ledger.add(project, [gone])
     mine = tmp_path / "mine"
     shutil.copytree(project / "data" / "generated" / "ddpm_mel", mine)
     families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
@@ -263,6 +266,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stdout + done.stderr
     assert measured.read_bytes() == before
+    assert ledger.read(workspace / ledger.FILE) == [gone]
     table = json.loads((results / "table.json").read_text())
     rows = {row["name"]: row for row in table["rows"]}
     assert set(rows) == {"ddpm_mel", "waveform_unet", "diffusion_ae", "upsampler", "mine"}
