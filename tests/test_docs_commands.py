@@ -297,6 +297,7 @@ def check_installed(command: Command) -> None:
         raise UserError(f"{program} is not there")
 
 
+@pytest.mark.slow
 def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
