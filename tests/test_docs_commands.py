@@ -22,8 +22,6 @@ import soundfile
 import typer
 
 from flows import entrants, sweep
-from flows.bakeoff import FILE as BAKEOFF
-from flows.bakeoff import Plan
 from soundmill import commands, params
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -219,9 +217,8 @@ def check_soundmill(command: Command) -> None:
 
 
 def check_bakeoff(overrides: list[str], families: str) -> None:
-    plan = params.parse(Plan, params.read_yaml(ROOT / BAKEOFF), BAKEOFF.name)
     named = [name for name in families.split(",") if name]
-    entrants.entrants(ROOT, plan, overrides, named)
+    entrants.entrants(ROOT, entrants.read_plan(ROOT), overrides, named)
 
 
 def check_make(command: Command) -> None:
@@ -297,6 +294,7 @@ def check_installed(command: Command) -> None:
         raise UserError(f"{program} is not there")
 
 
+@pytest.mark.slow
 def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
