@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float
     assert process.poll() is None, f"{stage} ended before it was killed"
     process.kill()
     process.wait()
+    for path in Path(tempfile.gettempdir()).glob("soundmill-evaluate-*"):  # what is killed cannot remove its own
+        shutil.rmtree(path)
     for path in experiments.unreadable_locks(checkout):  # docs/orchestration.md
         path.unlink()
     for name in NO_CODE_OF_A_STAGE:

@@ -65,7 +65,10 @@ def run_on_cluster(
             while queue or running:
                 if client.status != "running":
                     raise distributed.CancelledError
-                slots = sum(client.nthreads().values())
+                try:
+                    slots = sum(client.nthreads().values())
+                except OSError:  # it went after the look at the client's status
+                    raise distributed.CancelledError from None
                 if slots:
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > WORKERLESS_SECONDS:

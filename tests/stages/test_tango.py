@@ -275,7 +275,7 @@ def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
     for path in kept:
         assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
     done = CliRunner().invoke(commands.app, ["generate", "--best-of", "3", "--checkpoint", str(trained / "model")])
-    assert "give a prompt" in done.output
+    assert "needs a prompt" in done.output
 
 
 def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):
