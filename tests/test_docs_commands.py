@@ -33,8 +33,8 @@ from tests.test_docs import DOCS, DVC
 
 # Of soundmill's own commands: those that a test can wait for, and why it does not run the others.
 QUICK = {
-    "clips export", "clips list", "compare", "corpus check", "corpus duplicates", "corpus export", "doctor", "evaluate", "experiments",
-    "families", "generate", "lineage", "listen", "reconstruct", "sync", "vocode", "weights list",
+    "clips export", "clips list", "compare", "corpus check", "corpus duplicates", "corpus export", "doctor", "evaluate",
+    "experiments", "families", "generate", "lineage", "listen", "reconstruct", "sync", "vocode", "weights list",
 }  # fmt: skip
 NOT_RUN = {
     "bakeoff": "trains every family",
