@@ -284,8 +284,9 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
         took = json.loads((results / "runs" / f"{family}-0" / "run.json").read_text())["took"]
         assert took["training"] <= took["seconds"]
         assert part["minutes"] == pytest.approx(part["steps"] * timed / 60)
-        if part["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
-            real = json.loads((workspace / "data" / ".work" / f"train-{family}" / "cost.json").read_text())
+        cost = workspace / "data" / ".work" / f"train-{family}" / "cost.json"
+        if cost.exists() and part["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
+            real = json.loads(cost.read_text())
             assert 0.2 < timed / real["seconds_per_step"] < 5  # whose looks are among its steps
         assert json.loads((workspace / f"data/metrics/train/{family}.json").read_text())["steps"] == part["steps"]
     assert rows["mine"]["scores"]["mmd"]["total"]["value"] > 0
