@@ -40,8 +40,8 @@ def assign(
 ) -> tuple[dict[str, str], Source]:
     """Split of every recording (rows of manifest.RECORDINGS) and what decided it.
 
-    Given splits hold; else the highest fold is test. Where that leaves test or valid without a recording, `test_fraction` of
-    the training part, then `valid_fraction` of what remains, becomes it, by a hash that does not depend on the order. Shares
+    Given splits hold; else the highest of several folds is test. Where that leaves test or valid without a recording, a share
+    `test_fraction` of the training part, then `valid_fraction` of the rest, becomes it, by a hash that ignores the order. Shares
     are of recordings, spread over their `labels` (recording_id → main label), and of `described` ones (that have a caption)
     where there are any: the others are no use outside training. (Test takes of all where one source alone is described.)
     Of few sources each split gets one, test before valid. Train is never empty: splits or folds that would leave it so are put
@@ -62,9 +62,9 @@ def assign(
             unit.fold = max(unit.fold or 0, row["fold"])
 
     everything = sorted(units.values(), key=lambda unit: unit.order)
-    last_fold = max((unit.fold for unit in everything if unit.fold is not None), default=None)
+    folds = {unit.fold for unit in everything if unit.fold is not None}
     given = {unit.key: unit.given for unit in everything if unit.given}
-    by_fold = {unit.key: "test" for unit in everything if last_fold is not None and unit.fold == last_fold}
+    by_fold = {unit.key: "test" for unit in everything if len(folds) > 1 and unit.fold == max(folds)}
     splits: dict[str, str] = {}
     source: Source = "hash"
     choices: list[tuple[Source, dict[str, str]]] = [("given", given), ("folds", by_fold)]

@@ -100,7 +100,7 @@ class Survey:
     def _splits(self) -> str:
         if self.splits:
             return ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
-        return f"{self.folds} folds; the highest is test" if self.folds else "none given; a stable hash will deal them out"
+        return f"{self.folds} folds; the highest is test" if self.folds > 1 else "none given; a stable hash will deal them out"
 
 
 def survey(directory: Path, follow_links: bool = False) -> Survey:

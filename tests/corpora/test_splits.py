@@ -55,6 +55,9 @@ def test_a_single_fold_is_no_test_set():
     splits, source = deal([recording(number, fold=1) for number in range(10)])
     assert source == "hash"
     assert Counter(splits.values()) == {"train": 8, "valid": 1, "test": 1}
+    splits, source = deal([recording(number, fold=1 if number else None) for number in range(10)])  # one file has none
+    assert source == "hash"
+    assert Counter(splits.values()) == {"train": 8, "valid": 1, "test": 1}
 
 
 @pytest.mark.parametrize(
