@@ -143,6 +143,18 @@ def test_the_first_piece_of_a_sound_is_done_before_the_last_is_begun(monkeypatch
     assert begun <= 7 * (size + vocoder.network.context + SPEC.hop_length) < 0.1 * 2000 * SPEC.hop_length
 
 
+def test_as_many_steps_are_taken_as_there_are(monkeypatch):
+    """More than Python nests generators, in groups that do not change what comes out."""
+    vocoder, _, _ = voices()["diffwave"]
+    log_mels = torch.randn(1, SPEC.n_mels, 2)
+    noise = NoiseParams(num_timesteps=600, beta_start=1e-4, beta_end=0.02)
+    every = replace(vocoder, noise=noise, sampling=SamplingParams(betas="trained", seed=3))
+    assert every.vocode(log_mels).isfinite().all()
+    fast = vocoder.vocode(log_mels)
+    monkeypatch.setattr(diffwave, "STEPS_AT_ONCE", 2)
+    assert torch.equal(vocoder.vocode(log_mels), fast)
+
+
 def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
     vocoder, _, _ = voices()["hifigan"]
     monkeypatch.setattr("soundmill.models.components.hifigan.vocoder.PIECE_FRAMES", 9)
