@@ -47,8 +47,15 @@ def is_one(directory: Path) -> bool:
 
 
 def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
-    """A part of what `read_config` gave, as `model`."""
-    return parse(model, config[key], f"{directory / CONFIG}: {key}")
+    """A part of what `read_config` gave, as `model`; one that does not fit this version of the code is a UserError."""
+    path = directory / CONFIG
+    try:
+        return parse(model, config[key], f"{path}: {key}")
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThe checkpoint does not fit this version of Soundmill. Train it anew, or edit {path}: remove the keys that "
+            "are unknown, and add the missing ones with the values it was trained with"
+        ) from None
 
 
 def use(model: Any, directory: Path, which: Use) -> str:
