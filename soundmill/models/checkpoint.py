@@ -68,8 +68,7 @@ def use(model: Any, directory: Path, which: Use) -> str:
     known = read_config(directory, keys=("weights",))["weights"]
     if which == "best" and "best" not in known:
         raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
-    fitting = [one for one in (str(which), "last", "best") if one in known and which in (one, known[one]["step"])]
-    name = fitting[0] if fitting else None
+    name = next((one for one in (str(which), "last", "best") if one in known and which in (one, known[one]["step"])), None)
     if name is None:
         steps = ", ".join(str(step) for step in sorted({its["step"] for its in known.values()}))
         raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")
