@@ -88,11 +88,11 @@ def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Ite
     """Blocks of the sound of `length` samples that windows [C, n] make, each with its start: crossfaded linearly over `overlap`."""
     import torch
 
-    fade = torch.linspace(0, 1, overlap + 2)[1:-1]
     made = total = torch.zeros(0)
     first = 0
     for start, part in parts:
-        weight = torch.ones(part.shape[1])
+        fade = torch.linspace(0, 1, overlap + 2, device=part.device)[1:-1]
+        weight = torch.ones(part.shape[1], device=part.device)
         if start:
             weight[:overlap] = fade
         if start + part.shape[1] < length:
@@ -101,8 +101,8 @@ def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Ite
             yield made[:, : start - first] / total[: start - first]
             made, total, first = made[:, start - first :], total[start - first :], start
         more = part.shape[1] - len(total)
-        made = torch.cat([made, torch.zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
-        total = torch.cat([total, torch.zeros(more)])
+        made = torch.cat([made, part.new_zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
+        total = torch.cat([total.to(weight), weight.new_zeros(more)])
         made += part * weight
         total += weight
     yield made / total

@@ -47,8 +47,15 @@ def is_one(directory: Path) -> bool:
 
 
 def read_part(model: type[P], config: dict[str, Any], key: str, directory: Path) -> P:
-    """A part of what `read_config` gave, as `model`."""
-    return parse(model, config[key], f"{directory / CONFIG}: {key}")
+    """A part of what `read_config` gave, as `model`; one that does not fit this version of the code is a UserError."""
+    path = directory / CONFIG
+    try:
+        return parse(model, config[key], f"{path}: {key}")
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThe checkpoint does not fit this version of Soundmill. Train it anew, or edit {path}: remove the keys that "
+            "are unknown, and add the missing ones with the values it was trained with"
+        ) from None
 
 
 def use(model: Any, directory: Path, which: Use) -> str:
@@ -61,8 +68,7 @@ def use(model: Any, directory: Path, which: Use) -> str:
     known = read_config(directory, keys=("weights",))["weights"]
     if which == "best" and "best" not in known:
         raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
-    fitting = [one for one in (str(which), "last", "best") if one in known and which in (one, known[one]["step"])]
-    name = fitting[0] if fitting else None
+    name = next((one for one in (str(which), "last", "best") if one in known and which in (one, known[one]["step"])), None)
     if name is None:
         steps = ", ".join(str(step) for step in sorted({its["step"] for its in known.values()}))
         raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")

@@ -38,9 +38,7 @@ SHOWN = 12  # of many recordings, in the picture
 TOLD_SPANS = 20  # in a sound's comment
 
 Sounds = Mapping[str, Sound]  # by name
-Work = Callable[
-    [str, Iterable[Tensor], int], Iterator[Tensor]
-]  # of a sound's name, blocks [C, n] as the model takes it, and length
+Work = Callable[[str, Iterable[Tensor], int], Iterator[Tensor]]  # of a sound's name, blocks [C, n] for the model, length
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 

@@ -31,7 +31,6 @@ class Kept:
 
     def save(self, module: TrainingModule) -> None:
         """Those of the module's step. A training that was killed saves them again, so newer ones may be there."""
-        self.directory.mkdir(exist_ok=True)
         with module.ema.applied(module.net):
             write_atomically(self.path(module.step), lambda path: weights.write(module.net.state_dict(), path))
         staying = {self.path(step) for step in self.steps(module.step, module.steps)}

@@ -129,7 +129,7 @@ def _train(
 
 
 def _train_elsewhere(module: TrainingModule, *training: Any) -> None:
-    """In another process than the first: of tensors that are handed over both have the same memory, so it takes a copy."""
+    """In another process than the first. Tensors that were sent to it share the first one's memory, so it trains a copy."""
     _train(copy.deepcopy(module), *training)
 
 

@@ -56,7 +56,8 @@ class EmaPytorchParams(StageParams):
 
     kind: Literal["ema_pytorch"]
     counts: Literal["steps", "batches"] = Field(
-        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before it"
+        "steps",  # as checkpoints did that do not say it
+        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before it",
     )
     decay: Probability = Field(description="its `beta`")
     min_decay: Probability = Field(description="its `min_value`")
@@ -80,7 +81,7 @@ class TrainingParams(StageParams):
     checkpoint_seconds: Seconds
     validate_every_steps: int | None = Field(ge=1, description="measure the held-out loss so often; null: only at the end")
     validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a trained one")
-    # With a default: checkpoints of before know neither.
+    # With defaults, since earlier checkpoints do not have these two keys.
     keep_every_steps: int | None = Field(
         None, ge=1, description="keep the averaged weights so often; null: the last and best alone"
     )

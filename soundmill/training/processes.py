@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from accelerate import Accelerator
-from accelerate.state import GradientState, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import patch_environment
 from accelerate.utils.other import get_free_port
 
@@ -80,6 +80,7 @@ def accelerated(hardware: HardwareParams, precision: str, accumulate: int) -> It
         yield accelerator
     finally:
         accelerator.end_training()
-        # What accelerate knows it keeps for a process's life; the next training may have other devices or another precision.
-        for state in (accelerator.state, PartialState(), GradientState()):
-            vars(state).clear()
+        # accelerate keeps its state for a process's life, and has no public way to forget it; the next training in this process may
+        # have other devices or another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

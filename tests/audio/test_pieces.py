@@ -51,6 +51,14 @@ def test_windows_are_cut_and_faded_as_of_the_whole(length):
     assert torch.equal(torch.cat(list(faded(iter(parts.items()), overlap, length)), 1), made / total)
 
 
+def test_windows_are_faded_on_the_device_that_they_are_on():
+    """A GPU, as a rule; `meta` is as far from the CPU."""
+    windows = ((start, torch.empty(2, 1000, device="meta")) for start in (0, 900, 1800))
+    assert [(block.device.type, block.shape[1]) for block in faded(windows, 100, 2800)] == [
+        ("meta", size) for size in (900, 900, 1000)
+    ]
+
+
 def test_what_is_done_comes_out_before_the_next_window_is_read():
     length, size, overlap, taken, given = 50_000, 1000, 100, [], 0
     cut = windows(blocks_of(torch.zeros(1, length), 64, taken), window_starts(length, size, overlap), size)

@@ -12,7 +12,7 @@ from torch import nn
 from soundmill import params
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.models import registry
+from soundmill.models import checkpoint, registry
 from soundmill.models.family import Request
 from soundmill.models.projected_gan import discriminators, generator, projectors
 from soundmill.models.projected_gan.generator import Generator, ModulatedConv
@@ -225,6 +225,16 @@ def test_a_killed_training_that_looked_through_other_nets_is_not_resumed():
     training.check_state(training.more_state())
     with pytest.raises(UserError, match=r"looked through vggish, and now there is random: put the weights back, or begin anew"):
         training.check_state({"projectors": ["vggish"]})
+
+
+def test_parameters_of_another_version_are_refused_and_it_is_said_how_to_go_on(tmp_path):
+    earlier = TRAIN.model_dump(mode="json")
+    earlier["discriminators"]["most_channels"] = 512
+    message = r"config\.json: params\.discriminators\.most_channels: unknown key.*\n.*Train it anew, or edit .*remove the keys"
+    with pytest.raises(UserError, match=message):
+        checkpoint.read_part(TrainParams, {"params": earlier}, "params", tmp_path)
+    del earlier["discriminators"]["most_channels"]
+    assert checkpoint.read_part(TrainParams, {"params": earlier}, "params", tmp_path) == TRAIN
 
 
 def test_mixed_styles_change_later_layers_alone():

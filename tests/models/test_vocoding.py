@@ -23,6 +23,11 @@ from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGan
+from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
+from soundmill.models.components.unet1d.params import UNet1dParams
+from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
+from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
 from soundmill.training.seeds import noise_at
 from tests.mels import spec_with
 from tests.models.components.test_hifigan import VOICE
@@ -99,6 +104,17 @@ def test_the_fast_steps_are_those_of_the_noise_it_was_trained_on(waves, tmp_path
 
 
 MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
+LEVELS = UNet1dParams(
+    channels=[8, 16],
+    factors=[1, 4],
+    items=[1, 1],
+    attention=[False, False],
+    text_attention=[False, False],
+    heads=1,
+    head_width=8,
+    groups=4,
+    modulation=16,
+)
 
 
 def voices() -> dict[str, tuple[Any, str, int]]:
@@ -131,6 +147,23 @@ def test_a_sound_in_pieces_is_that_in_one(kind, frames, monkeypatch):
     assert whole.std() > 1e-3
 
 
+def test_windows_of_the_diffusion_vocoder_fade_into_one_another(monkeypatch):
+    torch.manual_seed(0)
+    vocoder = DiffusionVocoder(LEVELS, DiffusionSampling(num_steps=2, seed=0), SPEC, VocoderNet(LEVELS, SPEC).eval())
+    hop, log_mels = SPEC.hop_length, torch.randn(2, SPEC.n_mels, 50)
+    monkeypatch.setattr(unet1d, "WINDOW_SECONDS", 20 * hop / SPEC.sample_rate)
+    monkeypatch.setattr(unet1d, "FADE_SECONDS", 3 * hop / SPEC.sample_rate)
+    made = torch.cat(list(vocoder.pieces(log_mels)), 2)
+    assert made.shape == (2, 1, 50 * hop)
+    assert made.std() > 0.1
+    for start, first, stop in ((0, 0, 17), (17, 20, 30), (30, 37, 50)):  # the frames of a window that no other has
+        alone = vocoder.vocode(log_mels[..., start : start + 20])
+        part = slice((first - start) * hop, (stop - start) * hop)
+        torch.testing.assert_close(made[..., first * hop : stop * hop], alone[..., part])
+    (short,) = vocoder.pieces(log_mels[..., :20])
+    assert torch.equal(short, vocoder.vocode(log_mels[..., :20]))
+
+
 def test_the_first_piece_of_a_sound_is_done_before_the_last_is_begun(monkeypatch):
     vocoder, limit, size = voices()["diffwave"]
     monkeypatch.setattr(f"soundmill.models.components.diffwave.vocoder.{limit}", size)
@@ -141,6 +174,18 @@ def test_the_first_piece_of_a_sound_is_done_before_the_last_is_begun(monkeypatch
     next(vocoder.pieces(torch.zeros(1, SPEC.n_mels, 2000)))
     begun = max(first + length for first, length, _, _, step in drawn if step == "start")
     assert begun <= 7 * (size + vocoder.network.context + SPEC.hop_length) < 0.1 * 2000 * SPEC.hop_length
+
+
+def test_as_many_steps_are_taken_as_there_are(monkeypatch):
+    """More than Python nests generators, in groups that do not change what comes out."""
+    vocoder, _, _ = voices()["diffwave"]
+    log_mels = torch.randn(1, SPEC.n_mels, 2)
+    noise = NoiseParams(num_timesteps=600, beta_start=1e-4, beta_end=0.02)
+    every = replace(vocoder, noise=noise, sampling=SamplingParams(betas="trained", seed=3))
+    assert every.vocode(log_mels).isfinite().all()
+    fast = vocoder.vocode(log_mels)
+    monkeypatch.setattr(diffwave, "STEPS_AT_ONCE", 2)
+    assert torch.equal(vocoder.vocode(log_mels), fast)
 
 
 def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):

@@ -103,6 +103,11 @@ def test_counting_batches_is_an_update_on_each_before_the_step(batches):
     assert ours.steps == literal.calls
 
 
+def test_a_checkpoint_that_does_not_say_what_it_counts_counted_steps():
+    kept = {key: value for key, value in TINY_AUDIO.model_dump().items() if key != "counts"}
+    assert params.parse(EmaPytorchParams, kept, "ema") == TINY_AUDIO.model_copy(update={"counts": "steps"})
+
+
 def test_tiny_audio_diffusion_counts_batches():
     document = params.compose(ROOT / "conf", ["model=waveform_unet", "scale=paper"])["waveform_unet"]["train"]
     assert EmaPytorchParams(**document["ema"]) == TINY_AUDIO

@@ -13,27 +13,17 @@ from soundmill.training import phases
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit as train
-from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.params import DiffusersEmaParams, OptimiserParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
+from tests.training import test_loop
 from tests.training.killing import Killed, die_before
+from tests.training.test_loop import CPU
 
 OPTIMISER = OptimiserParams(
     learning_rate=0.02, betas=[0.5, 0.9], eps=1e-8, weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
 )
 OWN_WEIGHTS = DiffusersEmaParams(kind="diffusers", decay=0.0, min_decay=0.0, update_after_step=0)
-PARAMS = TrainingParams(
-    seed=3,
-    start_from=None,
-    optimiser=OPTIMISER,
-    ema=OWN_WEIGHTS,
-    log_every_steps=3,
-    checkpoint_seconds=0.0,
-    validate_every_steps=None,
-    validate_batches=1,
-    use="last",
-    samples_every_steps=None,
-)
-CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
+PARAMS = test_loop.PARAMS.model_copy(update={"seed": 3, "optimiser": OPTIMISER, "ema": OWN_WEIGHTS})
 
 
 def test_losses_have_their_known_values():

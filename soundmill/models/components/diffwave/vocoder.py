@@ -27,6 +27,7 @@ from soundmill.training.seeds import noise_at
 # The published mels: 20·log10 of a magnitude, less 20, of the 100 dB below which is [0, 1].
 TOP_DB, RANGE_DB = 20.0, 100.0
 PIECE_SAMPLES = 1 << 16  # of a sound that are in the net at once; 30 layers of 64 channels take 64 MB for a second of 22.05 kHz
+STEPS_AT_ONCE = 200  # that are generators within one another: Python allows a thousand frames
 UPSAMPLED = 2  # frames on either side that the upsampler sees
 
 
@@ -56,14 +57,16 @@ class DiffWave:
         return torch.cat(list(self.pieces(log_mels)), 2)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same, one piece after the other, where all pieces go through a step before the first of them is done with the next:
-        each waits for no more of its neighbours than the net sees."""
+        """The same, piece by piece. A piece takes a step as soon as its neighbours, as far as the net sees, have taken the one
+        before: no step waits for the whole sound, but where there are more than `STEPS_AT_ONCE`."""
         hop = self.spec.hop_length
         betas, timesteps = schedule(self.noise, self.sampling)
         size = max(1, PIECE_SAMPLES // hop) * hop
         starts = range(0, log_mels.shape[2] * hop, size)
         blocks = (self._noise(log_mels, "start", first, min(size, starts.stop - first)) for first in starts)
-        for step in reversed(range(len(betas))):
+        for taken, step in enumerate(reversed(range(len(betas)))):
+            if taken and taken % STEPS_AT_ONCE == 0:
+                blocks = list(blocks)
             blocks = self._step(blocks, log_mels, betas, step, float(timesteps[step]), size)
         return blocks
 
@@ -81,7 +84,7 @@ class DiffWave:
                 yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise)
 
     def _prepared(self, log_mels: Tensor, first: int, count: int) -> Tensor:
-        """What the net takes of so many frames: its upsampler sees the next one on both sides."""
+        """What the net takes of so many frames, computed with those around them that its upsampler sees."""
         before = min(first, UPSAMPLED)
         around = log_mels[..., first - before : first + count + UPSAMPLED]
         prepared = self.net.prepare(conditioner(around, self.spec))

@@ -55,14 +55,12 @@ class DiffusionVocoder:
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """The same in windows that fade into one another: the net's norms are over all that it is given."""
-        hop, (length, overlap) = (
-            self.spec.hop_length,
-            (self.spec.sample_rate * seconds for seconds in (WINDOW_SECONDS, FADE_SECONDS)),
-        )
-        size, shared, frames = round(length / hop), -(-round(overlap) // hop), log_mels.shape[2]
-        starts = window_starts(frames, size, min(shared, size // 4))
+        hop, rate, frames = self.spec.hop_length, self.spec.sample_rate, log_mels.shape[2]
+        size = round(WINDOW_SECONDS * rate / hop)
+        overlap = min(-(-round(FADE_SECONDS * rate) // hop), size // 4)  # whole frames
+        starts = window_starts(frames, size, overlap)
         made = ((start * hop, self.vocode(log_mels[..., start : start + size])[:, 0]) for start in starts)
-        return (block[:, None] for block in faded(made, min(shared, size // 4) * hop, frames * hop))
+        return (block[:, None] for block in faded(made, overlap * hop, frames * hop))
 
 
 def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
