@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +99,15 @@ def _unused(root: Path, checkouts: Sequence[Path]) -> Unused:
 
 
 def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:
-    """By digest, the output that an object was, or was a file of, as far as DVC's run cache tells."""
-    runs = (params.read_yaml(path) for path in sorted((cache / "runs").glob("*/*/*")))
-    names = {out["md5"]: out["path"] for run in runs for out in run.get("outs") or []}
+    """By digest, the output that an object was, or was a file of, as far as DVC's run cache can be read."""
+    names: dict[str, str] = {}
+    for path in sorted((cache / "runs").glob("*/*/*")):
+        with suppress(UserError):  # damaged, as by a full disk: its outputs count as OTHER
+            names |= {out["md5"]: out["path"] for out in params.read_yaml(path).get("outs") or []}
     for path in objects:
         if (name := names.get(_digest(path))) and path.suffix == ".dir":
-            names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
+            with suppress(ValueError):  # the same
+                names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
     return names
 
 
