@@ -94,13 +94,18 @@ def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
                     yield f"{run.info.run_name} ({run.info.run_id})", Path(entry.path)
 
 
-def _runs(client: Any) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, max_results=10_000)
+def _runs(client: Any, page_size: int = 1000) -> Iterator[Any]:
+    """All runs, the newest first."""
+    experiments, token = [found.experiment_id for found in client.search_experiments()], None
+    while True:
+        page = client.search_runs(experiments, max_results=page_size, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _find_run(client: Any, where: Store, run_id: str) -> Any:
-    runs = _runs(client)
+    runs = list(_runs(client))
     matching = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
     if run_id and len(matching) == 1:
         return matching[0]
