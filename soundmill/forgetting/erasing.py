@@ -37,7 +37,7 @@ def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
         for path, why in list(leftovers.kept(its.root, traces if its is project else traces_of(its, listed))):
             _remove(path, why, root, outcome)
         for path in leftovers.scratch(its.root):
-            _remove(path, "scratch of a stage", root, outcome)
+            _remove(path, "a stage's scratch directory", root, outcome)
     held = project.weights_with(list(traces.pieces), traces.digests)
     versions = {(model.name, model.version): model for weights, *_ in list(held) for model in weights.registered}
     tracking.delete_versions(root, list(versions.values()))
