@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,10 @@ class Unused:
     """Objects that no checkout needs, and the checkouts whose outputs stay."""
 
     objects: list[Path]
-    outputs: dict[str, tuple[int, int]]  # number and bytes of the objects that each output once had; "other" of those not known
+    outputs: dict[str, tuple[int, int]]  # number and bytes of the objects by the output that they belonged to, else OTHER
     size: int  # bytes
     users: list[Path]
-    gone: list[Path]  # checkouts that shared the cache and are not there any more
+    gone: list[Path]  # checkouts that shared the cache and no longer exist
 
 
 def share(root: Path, owner: Path) -> None:
@@ -66,8 +66,10 @@ def look(root: Path, more: Sequence[Path] = ()) -> Unused:
 
 @contextmanager
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) -> Iterator[list[Path]]:
-    """Hold all checkouts that share the cache, and give them; UserError where a pipeline, a stage or an experiment runs in one for
-    longer than `seconds`."""
+    """Hold all checkouts that share the cache, and give them.
+
+    Waits up to `seconds` for the pipeline or stage of each, then UserError; at once where an experiment runs in a copy of one.
+    """
     known = users(root, more)
     with ExitStack() as stack:
         for place in sorted(known):  # two that did this in other orders would wait for each other
@@ -77,15 +79,15 @@ def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) 
         yield known
 
 
-def clean(root: Path, held: Sequence[Path]) -> Unused:
-    """Remove it; `held` are the checkouts that share the cache, which the caller holds."""
-    unused = _unused(root, held)
-    dvc.remove_unused(root, _others(root, held))
+def clean(root: Path, checkouts: Sequence[Path]) -> Unused:
+    """Remove what none of the checkouts that share the cache needs; the caller has them from `held`. Returns what was removed."""
+    unused = _unused(root, checkouts)
+    dvc.remove_unused(root, _others(root, checkouts))
     return unused
 
 
-def _unused(root: Path, known: Sequence[Path]) -> Unused:
-    objects = [path for path in dvc.unused(root, _others(root, known)) if path.exists()]
+def _unused(root: Path, checkouts: Sequence[Path]) -> Unused:
+    objects = [path for path in dvc.unused(root, _others(root, checkouts)) if path.exists()]
     cache = dvc.cache_directory(root)
     names = _outputs_of(cache, objects)
     outputs: dict[str, tuple[int, int]] = {}
@@ -93,16 +95,19 @@ def _unused(root: Path, known: Sequence[Path]) -> Unused:
         count, size = outputs.get(name := names.get(_digest(path), OTHER), (0, 0))
         outputs[name] = (count + 1, size + path.stat().st_size)
     gone = [place for place in _noted(cache) if not (place / "dvc.yaml").is_file()]
-    return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(known), gone)
+    return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(checkouts), gone)
 
 
 def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:
-    """By digest, the output that an object was, or was a file of, as far as DVC's run cache tells."""
-    runs = (params.read_yaml(path) for path in sorted((cache / "runs").glob("*/*/*")))
-    names = {out["md5"]: out["path"] for run in runs for out in run.get("outs") or []}
+    """By digest, the output that an object was, or was a file of, as far as DVC's run cache can be read."""
+    names: dict[str, str] = {}
+    for path in sorted((cache / "runs").glob("*/*/*")):
+        with suppress(UserError):  # damaged, as by a full disk: its outputs count as OTHER
+            names |= {out["md5"]: out["path"] for out in params.read_yaml(path).get("outs") or []}
     for path in objects:
         if (name := names.get(_digest(path))) and path.suffix == ".dir":
-            names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
+            with suppress(ValueError):  # the same
+                names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
     return names
 
 
@@ -110,8 +115,8 @@ def _digest(path: Path) -> str:
     return path.parent.name + path.name
 
 
-def _others(root: Path, known: Sequence[Path]) -> list[Path]:
-    return [place for place in known if place != root.resolve()]
+def _others(root: Path, checkouts: Sequence[Path]) -> list[Path]:
+    return [place for place in checkouts if place != root.resolve()]
 
 
 def _noted(cache: Path) -> list[Path]:

@@ -237,7 +237,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     Paths in the parameters that begin with `./` or `../` are relative to `home`.
     """
     home, root = home.resolve(), place_of(home, name)
-    params = _with_absolute_paths(params, home)
+    params = with_absolute_paths(params, home)
     dvc.check_changes(home, print)
     names = _code_files(home)
     with locks.only_one(root, 0, print):
@@ -256,9 +256,10 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     return root
 
 
-def _with_absolute_paths(value: Any, home: Path) -> Any:
+def with_absolute_paths(value: Any, home: Path) -> Any:
+    """Parameters in which paths that begin with `./` or `../`, relative to `home`, are absolute."""
     if isinstance(value, dict):
-        return {key: _with_absolute_paths(inner, home) for key, inner in value.items()}
+        return {key: with_absolute_paths(inner, home) for key, inner in value.items()}
     return str((home / value).resolve()) if isinstance(value, str) and re.match(r"\.\.?(/|$)", value) else value
 
 

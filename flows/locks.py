@@ -110,12 +110,14 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a lock file for all that one command does in a workspace, from its parameters to its results; UserError where another
-    has it: each would run with the other's parameters."""
+    """Hold a lock file while a command works in a workspace, from parameters to results; UserError where another command has it.
+
+    Between its pipelines, which hold `only_one`, the other would change its parameters.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         if not disk.try_lock(lock):
-            raise UserError(f"this is running already, and holds {path}; wait for it, or stop it")
+            raise UserError(f"this is running already, with a lock on {path}; wait for it, or stop it")
         yield
 
 

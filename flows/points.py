@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import locks
+from flows import checkout, locks
 from flows.pipeline import pipeline
 from flows.terminal import tell
 from soundmill import params as parameters
@@ -33,8 +32,8 @@ def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
     if isinstance(document, dict):
         nested = [absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
         return [override for overrides in nested for override in overrides]
-    if isinstance(document, str) and re.match(r"\.\.?(/|$)", document):
-        quoted = str((home / document).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    if isinstance(document, str) and (absolute := checkout.with_absolute_paths(document, home)) != document:
+        quoted = absolute.replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}='{quoted}'"]
     return []
 

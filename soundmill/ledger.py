@@ -91,12 +91,12 @@ def check(root: Path) -> None:
     if absent := missing(root):
         raise UserError(
             f"{root / FILE} is out of date: {sources(absent)} must not be used. `soundmill run` and `make demo` update it by "
-            "themselves; before `dvc repro`, run `soundmill forget --update`; queue experiments of before again"
+            "themselves; before `dvc repro`, run `soundmill forget --update`; queue experiments again that were queued earlier"
         )
 
 
 def sources(entries: Entries) -> str:
-    """What entries are about, for people: the first five by name."""
+    """The sources of entries, in words: the first five by name."""
     more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
     return ", ".join(str(entry.get("source")) for entry in entries[:5]) + more
 

@@ -145,7 +145,7 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert any(line.startswith("DVC's cache: ") for line in places)
     assert any(f"listen/{clip}-codec.wav: a sound named after a clip of it" in line for line in places)
     assert any("listen/renamed.wav: sounds like" in line for line in places)
-    assert "data/.work/train-ddpm_mel/0123: scratch of a stage, not looked into" in elsewhere.stderr
+    assert "data/.work/train-ddpm_mel/0123: a stage's scratch directory, not searched" in elsewhere.stderr
     assert "not by fingerprint" in elsewhere.stderr
 
     after = soundmill("forget", "--erase", cwd=graph_copy)
@@ -449,7 +449,7 @@ def test_a_server_that_does_not_answer_is_said(small, monkeypatch):
     make()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     unheard = soundmill("forget", "--check", cwd=small)
-    assert "files of runs at http://127.0.0.1:9 were not looked into" in unheard.stderr
+    assert "files of runs at http://127.0.0.1:9 were not searched" in unheard.stderr
 
 
 def test_undo_takes_a_recording_and_its_copies_back(small):
@@ -489,4 +489,4 @@ def test_a_table_that_cannot_be_read_is_said(small):
     damaged.write_bytes(b"PAR1, and no more")
     proof = forgetting.check(small)
     assert proof.found == []
-    assert "mlartifacts/1/run/artifacts/clips.parquet: a table that cannot be read, not looked into" in proof.notes
+    assert "mlartifacts/1/run/artifacts/clips.parquet: cannot be read, so it was not searched" in proof.notes

@@ -80,7 +80,7 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
         assert {node.name for node in heard.below} == set(trained.recording_id)
         assert {clip for node in heard.below for clip in node.facts["clips"]} == set(trained.index)
         assert all(node.facts["gone"] for node in heard.below)
-    assert any("data/corpus is not there" in sentence for sentence in found.gone)
+    assert any("data/corpus is missing" in sentence for sentence in found.gone)
     assert any("MLflow" in sentence for sentence in found.gone)
     (tmp_path / "data/models").mkdir(parents=True)
     (tmp_path / "kept").rename(tmp_path / "data/models/tango")

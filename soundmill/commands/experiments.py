@@ -1,18 +1,15 @@
-"""The command that lists the named experiments of conf/experiment."""
+"""The named experiments of conf/experiment, and the last scores that were recorded of each."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic import Field
 
-from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
 from soundmill.params import StageParams, compose, parse, read_yaml, section
-
-app = typer.Typer()
 
 ELSEWHERE = ("experiment.", "execution.", "corpus.path")  # parameters that may differ between two runs of one experiment
 
@@ -34,33 +31,8 @@ def read_experiments(conf: Path) -> dict[str, Experiment]:
     }
 
 
-@app.command("experiments")
-def list_experiments(project: Project = None) -> None:
-    """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
-
-    `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
-    folder. Parameters that follow count above its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
-    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
-    A new file in conf/experiment is a new experiment.
-    """
-    from rich.console import Console
-
-    root = project_root(project)
-    named = read_experiments(root / "conf")
-    scores, why = _last_scores(root)
-    console = Console(highlight=False)
-    for name, its in named.items():
-        console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
-        console.print(f"  {its.corpus}, {its.minutes:g} minutes of training", style="dim")
-        if name in scores:
-            console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
-    if why:
-        console.print(f"No scores: {why}", style="dim", soft_wrap=True)
-    console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)
-
-
-def _last_scores(root: Path) -> tuple[dict[str, str], str]:
-    """The last scores of each experiment in words, and why there are none."""
+def last_scores(root: Path, names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """The last scores of these experiments in words, by name, and why there are none."""
     from soundmill import tracking
 
     works, where = tracking.status(root)
@@ -71,7 +43,7 @@ def _last_scores(root: Path) -> tuple[dict[str, str], str]:
     except UserError as error:
         return {}, str(error)
     told = {}
-    for name in runs.keys() & read_experiments(root / "conf").keys():
+    for name in runs.keys() & set(names):
         values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(runs[name].scores.items()))
         changed = _changed(compose(root / "conf", [f"experiment={name}"]), runs[name].params)
         told[name] = f"{values} ({runs[name].name}{'; with other ' + ', '.join(changed) if changed else ''})"

@@ -193,6 +193,7 @@ def _check(root: Path, things: list[str]) -> None:
     what = ", ".join(things) or "forgotten sounds"
     if proof.found:
         remedy = "`dvc repro` rebuilds outputs; delete copies elsewhere yourself"
-        typer.echo(f"{len(proof.found)} places hold {what}; {remedy}", err=True)
+        places = f"{len(proof.found)} places hold" if len(proof.found) > 1 else "1 place holds"
+        typer.echo(f"{places} {what}; {remedy}", err=True)
         raise typer.Exit(1)
     typer.echo(f"no searched place holds {what}")

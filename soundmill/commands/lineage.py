@@ -49,7 +49,7 @@ def lineage(
     found = trace(root, thing)
     console = Console(highlight=False, markup=False)
     console.print(_line(found.thing, all))
-    for heading, nodes in (("comes from", found.comes_from), ("came of it", found.came_of_it)):
+    for heading, nodes in (("comes from", found.comes_from), ("made from it", found.came_of_it)):
         if nodes:
             tree = Tree(heading)
             _grow(tree, nodes, all)

@@ -1,4 +1,4 @@
-"""Commands about the whole pipeline: compose its parameters, run it, browse its runs, bring one back."""
+"""Commands about the whole pipeline: compose its parameters, run it, browse its runs, bring one back, list named experiments."""
 
 from __future__ import annotations
 
@@ -250,3 +250,30 @@ def params(
 
         with locks.only_one(root, LOCK_SECONDS, typer.echo):  # DVC would record a stage that runs now with the new ones
             parameters.write_yaml(document, root / "params.yaml")
+
+
+@app.command("experiments")
+def list_experiments(project: Project = None) -> None:
+    """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
+
+    `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
+    folder. Parameters that follow count above its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
+    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
+    A new file in conf/experiment is a new experiment.
+    """
+    from rich.console import Console
+
+    from soundmill.commands import experiments
+
+    root = project_root(project)
+    named = experiments.read_experiments(root / "conf")
+    scores, why = experiments.last_scores(root, named)
+    console = Console(highlight=False)
+    for name, its in named.items():
+        console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
+        console.print(f"  {its.corpus}, {its.minutes:g} minutes of training", style="dim")
+        if name in scores:
+            console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
+    if why:
+        console.print(f"No scores: {why}", style="dim", soft_wrap=True)
+    console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)

@@ -31,14 +31,13 @@ def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
     listed, outcome = in_force(root), Erased()
     if not listed.entries:
         return outcome
-    for checkout in (root, *workspaces(root)):
-        traces = traces_of(Project(checkout, is_workspace=checkout != root), listed)
-        for path, why in list(leftovers.kept(checkout, traces)):
-            _remove(path, why, root, outcome)
-        for path in leftovers.scratch(checkout):
-            _remove(path, "scratch of a stage", root, outcome)
     project, store = Project(root), tracking.store(root)
     traces = traces_of(project, listed)
+    for its in (project, *(Project(workspace, is_workspace=True) for workspace in workspaces(root))):
+        for path, why in list(leftovers.kept(its.root, traces if its is project else traces_of(its, listed))):
+            _remove(path, why, root, outcome)
+        for path in leftovers.scratch(its.root):
+            _remove(path, "a stage's scratch directory", root, outcome)
     held = project.weights_with(list(traces.pieces), traces.digests)
     versions = {(model.name, model.version): model for weights, *_ in list(held) for model in weights.registered}
     tracking.delete_versions(root, list(versions.values()))

@@ -37,7 +37,7 @@ class Traces:
     digests: frozenset[str]  # of their sound, and of whole recordings' files
     recordings: frozenset[str]  # ids, of those that are forgotten whole
     sources: frozenset[str]  # their paths in the corpus
-    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be looked into
+    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be searched
 
     @staticmethod
     def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
@@ -114,13 +114,13 @@ def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress
 
 
 def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
-    """What runs on a tracking server hold by the names of their files, a sentence each; and what was not looked into."""
+    """What runs on a tracking server hold by the names of their files, a sentence each; and what was not searched."""
     try:
         files = [(run, name) for run, name in tracking.files_of_runs(root) if name.suffix in SOUNDS and traces.in_name(name)]
     except UserError as error:
-        return [], f"files of runs at {uri} were not looked into: {error}"
+        return [], f"files of runs at {uri} were not searched: {error}"
     found = [f"{uri}, run {run}: {name}: a sound named after a clip of it; delete it there" for run, name in files]
-    return found, f"of the files of runs at {uri}, only sounds were looked for, by name"
+    return found, f"files of runs at {uri} were searched for sounds only, by name"
 
 
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:

@@ -150,12 +150,12 @@ def _fingerprint(project: Project, row: dict[str, Any], piece: Piece) -> np.ndar
         try:
             with sources.open(row["raw_path"], scratch) as path:
                 if shards.file_digest(path) != row["digest"]:
-                    raise UserError(f"{row['path']}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
+                    raise UserError(f"{row['path']}: the file has changed since it was scanned; scan it again (`dvc repro`)")
                 return words_of_file(path, piece.start, piece.end)
         except decode.DecodeError:
             return np.zeros((0, 2), np.uint32)
         except FileNotFoundError:
-            project.gone.append(f"{row['path']} is not there: copies of it are told by its digests alone")
+            project.gone.append(f"{row['path']} is missing: its copies are found only by digest")
             return np.zeros((0, 2), np.uint32)
 
 

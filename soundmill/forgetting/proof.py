@@ -25,7 +25,7 @@ ERASE = "`soundmill forget --erase` removes it"
 
 @dataclass
 class Proof:
-    """What still holds a forgotten sound, a sentence each, and what could not be looked into."""
+    """What still holds a forgotten sound, a sentence each, and what could not be searched."""
 
     found: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ def check(
 ) -> Proof:
     """Look for all that is forgotten, or for `things` alone (as `forget` takes them, or files), whether they are listed or not.
 
-    It looks into the project and its workspaces, their scratch, DVC's cache (`cache`, which the checkouts in `sharing` use), and
+    It searches the project and its workspaces, their scratch, DVC's cache (`cache`, which the checkouts in `sharing` use), and
     the files of runs and registered models in MLflow. Nothing is changed.
     """
     project, proof = Project(root), Proof()
@@ -59,7 +59,7 @@ def check(
         _in_runs(root, listed, traces, proof, progress)
         _in_cache(cache, [place for place in sharing if not place.is_relative_to(root)], traces, proof)
     unreadable = [path for its in of_all for path in its.unreadable]
-    proof.notes += [f"{shown(path, root)}: a table that cannot be read, not looked into" for path in unreadable]
+    proof.notes += [f"{shown(path, root)}: cannot be read, so it was not searched" for path in unreadable]
     proof.notes = list(dict.fromkeys(proof.notes))
     return proof
 
@@ -138,7 +138,7 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
         for path, why in leftovers.kept(project.root, traces):
             proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")
         for path in leftovers.scratch(project.root):
-            proof.notes.append(f"{prefix}{path.relative_to(project.root)}: scratch of a stage, not looked into; {ERASE}")
+            proof.notes.append(f"{prefix}{path.relative_to(project.root)}: a stage's scratch directory, not searched; {ERASE}")
     proof.notes += [f"{prefix}{sentence}" for sentence in project.gone]
     return traces
 
@@ -158,7 +158,7 @@ def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progre
 
 def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof: Proof) -> None:
     if cache is None or not cache.is_dir():
-        proof.notes.append("DVC's cache was not looked into")
+        proof.notes.append("DVC's cache does not exist, so it was not searched")
         return
     objects = leftovers.in_cache(cache, traces)
     if objects:
@@ -167,7 +167,7 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
         size = sum(path.stat().st_size for path in objects)
         needed = f", except what {', '.join(map(str, others))} may still need" if others else ""
         proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}{needed}")
-    proof.notes.append("sounds in DVC's cache are told by their names and tables, not by fingerprint; pictures are not looked into")
+    proof.notes.append("in DVC's cache, sounds were searched by name and table, not by fingerprint; pictures were not searched")
 
 
 def shown(path: Path, root: Path) -> str:

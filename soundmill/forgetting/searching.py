@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from soundmill import manifest, shards
-from soundmill.audio import fingerprint, resample
+from soundmill.audio import fingerprint
 from soundmill.corpora import duplicates, fingerprint_index, inventory, landmarks
 from soundmill.corpora.forgotten import Entry
 from soundmill.decoding import decode
@@ -23,8 +23,7 @@ Progress = Callable[[int], object]  # is told how many more bytes have a fingerp
 def words_of_file(path: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
     """Fingerprint of the seconds from `start` to `end` of a file, uint32 [frames, 2]; DecodeError where it cannot be decoded."""
     rate = fingerprint.SAMPLE_RATE
-    its_rate, blocks = decode.decode_blocks(path, decode.MAX_SECONDS)
-    wave = np.concatenate([np.zeros(0, np.float32), *resample.resample_blocks(blocks, its_rate, rate)])
+    wave = decode.read_mono(path, rate, decode.MAX_SECONDS)
     return fingerprint.fingerprint(wave[round(start * rate) : len(wave) if math.isinf(end) else round(end * rate)])
 
 

@@ -100,7 +100,7 @@ class Project:
         """By id."""
         path = self.data / "corpus" / "recordings.parquet"
         if not path.is_file():
-            self.gone.append("data/corpus is not there: what recordings there are is known from checkpoints alone (`dvc repro`)")
+            self.gone.append("data/corpus is missing: recordings are known from checkpoints only (`dvc repro` rebuilds it)")
             return {}
         return {row["recording_id"]: row for row in shards.read_rows(path, manifest.RECORDINGS)}
 
@@ -120,7 +120,7 @@ class Project:
                 table = table.drop_columns("quality").append_column("seconds", seconds)
                 tables[directory.name] = self._unstretched(directory.name, table)
         if not tables:
-            self.gone.append("data/clips is not there: what clips there are is known from checkpoints alone (`dvc repro`)")
+            self.gone.append("data/clips is missing: clips are known from checkpoints only (`dvc repro` rebuilds it)")
         return tables
 
     def _unstretched(self, variant: str, table: pa.Table) -> pa.Table:
@@ -164,7 +164,7 @@ class Project:
         try:
             return tracking.registered_models(self.root)
         except UserError as error:
-            self.gone.append(f"MLflow tells no runs and registered models: {error}")
+            self.gone.append(f"runs and registered models in MLflow are unknown: {error}")
             return []
 
     @cached_property
@@ -186,7 +186,7 @@ class Project:
             if not model.directory and model.digest not in known
         ]
         if unread:
-            self.gone.append(f"files of {', '.join(unread)} are not on this machine: what these were trained on is not known here")
+            self.gone.append(f"files of {', '.join(unread)} are not on this machine, so what they were trained on is unknown")
         return found
 
     def weights_at(self, directory: Path) -> Weights:
@@ -301,7 +301,7 @@ class Project:
         meant = params.did_you_mean(thing.removeprefix("clip:").removeprefix("recording:"), known)
         where = "data/ and its checkpoints" if known else "its checkpoints (there is no data/; `dvc repro`)"
         return UserError(
-            f"{thing}: no clip, recording, mix, checkpoint or generated sound of this project{meant} (looked in {where}). "
+            f"{thing}: no clip, recording, mix, checkpoint or generated sound of this project{meant} (searched {where}). "
             "`soundmill clips list` shows clips"
         )
 

@@ -129,7 +129,7 @@ def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
     digest = about.get("checkpoint")
     same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == digest]
     if not same:
-        project.gone.append(f"its checkpoint ({digest or 'not written down'}) is neither below data/ nor a registered model here")
+        project.gone.append(f"its checkpoint ({digest or 'not recorded'}) is neither below data/ nor a registered model here")
     return [_checkpoint(project, weights, {}, up=True) for weights in same[:1]]
 
 
@@ -195,9 +195,9 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
         name = "itself" if part == weights.directory else part.name
         table = weights.trained_on(part)
         if table is None:
-            text = "which it was loaded with" if part != weights.directory else "imported, or trained before this was written down"
+            text = "loaded with it" if part != weights.directory else "imported, or trained before this was recorded"
             project.gone.append(
-                f"{weights.name}: what {'it' if part == weights.directory else name} was trained on is not known ({text})"
+                f"{weights.name}: what {'it' if part == weights.directory else f'its {name}'} was trained on is unknown ({text})"
             )
             continue
         for earlier in (False, True):
@@ -205,7 +205,7 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
             if rows.num_rows:
                 nodes.append(_heard(project, rows, f"{name}, before it started from there" if earlier else name))
     if "started_from" in weights.config and not any(node.name.endswith("started from there") for node in nodes):
-        project.gone.append(f"{weights.name}: what the checkpoint that it started from was trained on is not known")
+        project.gone.append(f"{weights.name}: what the checkpoint that it started from was trained on is unknown")
     return nodes
 
 
@@ -224,7 +224,7 @@ def _heard(project: Project, rows: pa.Table, name: str) -> Node:
     ]
     gone = sum("gone" in node.facts for node in recordings)
     if gone:
-        project.gone.append(f"{gone} of {len(recordings)} recordings that {name} heard are not in data/corpus any more")
+        project.gone.append(f"{gone} of {len(recordings)} recordings heard by {name} are no longer in data/corpus")
     mixes = pc.count_distinct(rows["mix"]).as_py()
     counts = {"recordings": len(recordings), "clips": sum(map(len, clips.values()))} | ({"mixes": mixes} if mixes else {})
     return Node("heard by", name, counts, recordings)

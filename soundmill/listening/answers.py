@@ -46,7 +46,7 @@ class Key(StageParams):
     scale: Literal[5, 100]
     compare: bool
     seed: int
-    salt: str = ""  # drawn at random when the test was made: without it nobody rebuilds the key; "" in keys of before
+    salt: str = ""  # drawn at random when the test is made: without it nobody can rebuild the key; "" in keys made without one
     sounds: dict[str, KeyedSound]
     orders: list[list[list[str]]] = Field(min_length=1)
     models: dict[str, KeyedModel]

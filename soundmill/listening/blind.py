@@ -82,17 +82,16 @@ def write(
     plan: Plan,
     weights: Mapping[str, str] | None = None,
     progress: Callable[[int], object] = lambda count: None,
-    salt: str = "",
 ) -> tuple[Path, Path]:
     """Write `test.html`, which goes to the raters, and `key.json`, which does not, into a directory; returns both.
 
     Names, orders and noise are drawn by the seed and a salt that only the key has: a rater who guesses the seed cannot draw them
-    again. The salt is the given one, else that of the key that is there, which makes the same test again, else a random one.
+    again. The salt is that of the key that is there, which makes the same test again, else a random one.
     UserError where too few requests have a sound of every model and a real one, or no text that is asked about. `weights`: the
     digest of a model's checkpoint, by its name. `progress` counts sounds.
     """
     paths = directory / "test.html", directory / "key.json"
-    salt = salt or (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
+    salt = (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
     seed = int(shards.digest([salt, plan.seed]), 16)
     chosen = _requests(material, plan)
     treatments, anchor = _treatments(material, plan.compare)

@@ -28,7 +28,7 @@ def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
     `output` must not be there yet, and appears whole or not at all; `conf` is the project's. Returns the number of parameters.
     """
     if output.exists():
-        raise UserError(f"{output}: is there already; name a new directory")
+        raise UserError(f"{output}: already exists; name a new directory")
     net, save = _of_family(path, conf) or _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:

@@ -30,8 +30,10 @@ MOST_RUNS = 1000  # looked at for the scores they have
 
 
 def look_where_recorded(home: Path) -> str:
-    """Have this process look into the store that runs of the project were recorded in last, where no MLFLOW_TRACKING_URI says
-    another; returns what to tell of it: nothing where it is the project's own file, with runs, and there never was another."""
+    """Have this process use the store that runs of the project were last recorded in, unless MLFLOW_TRACKING_URI names one.
+
+    Returns a line about it for the user: empty where it is the project's own file, with runs, and there never was another.
+    """
     known = recorded_in(home)
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if known and not given:
@@ -41,17 +43,14 @@ def look_where_recorded(home: Path) -> str:
     sync(home, SYNC_SECONDS)
     try:
         client, _ = open_client(home)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found = (
-            "" if client.search_runs(experiments, max_results=1) else f"{uri} has no runs; MLFLOW_TRACKING_URI names another store"
-        )
+        found = "" if any(_runs(client, page_size=1)) else f"{uri} has no runs; set MLFLOW_TRACKING_URI to use another store"
     except UserError as error:
         found = str(error)
     if not known:
         return found and f"MLflow: {found}"
-    why = "which MLFLOW_TRACKING_URI names" if given else "where runs were recorded last"
-    told = [f"MLflow: looks into {uri}, {why}", *([found] if found else [])]
-    told += [f"not into {other}, where runs were recorded too (MLFLOW_TRACKING_URI={other})" for other in others]
+    why = "which MLFLOW_TRACKING_URI names" if given else "where runs were last recorded"
+    told = [f"MLflow: searching {uri}, {why}", *([found] if found else [])]
+    told += [f"not {other}, where runs were also recorded (MLFLOW_TRACKING_URI={other})" for other in others]
     return "; ".join(told)
 
 
@@ -77,7 +76,7 @@ def read_state(home: Path, run_id: str) -> RecordedState:
         for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
             files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path, place)).read_bytes()
     if not files:
-        raise UserError(f"run {run.info.run_id} kept no state (its artifacts are gone, or it was made by other means)")
+        raise UserError(f"run {run.info.run_id} kept no state (its artifacts are gone, or Soundmill did not record it)")
     return RecordedState(run.info.run_id, run.info.run_name, run.data.tags.get("git_sha", "none"), files)
 
 
@@ -94,13 +93,18 @@ def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
                     yield f"{run.info.run_name} ({run.info.run_id})", Path(entry.path)
 
 
-def _runs(client: Any) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, max_results=10_000)
+def _runs(client: Any, page_size: int = 1000) -> Iterator[Any]:
+    """All runs, the newest first."""
+    experiments, token = [found.experiment_id for found in client.search_experiments()], None
+    while True:
+        page = client.search_runs(experiments, max_results=page_size, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _find_run(client: Any, where: Store, run_id: str) -> Any:
-    runs = _runs(client)
+    runs = list(_runs(client))
     matching = [run for run in runs if run.info.run_id == run_id] or [run for run in runs if run.info.run_id.startswith(run_id)]
     if run_id and len(matching) == 1:
         return matching[0]
@@ -141,11 +145,13 @@ def open_client(home: Path) -> tuple[Any, Store]:
     """A client of the store, which is there."""
     where = store(home)
     if where.is_server and (why := unreachable(where.uri)):
-        raise UserError(f"tracking server {where.uri} is unreachable ({why}); start it, or name another store: MLFLOW_TRACKING_URI")
-    if where.uri.startswith("sqlite:///") and not Path(where.uri.removeprefix("sqlite:///")).exists():
+        raise UserError(
+            f"tracking server {where.uri} is unreachable ({why}); start it, or set MLFLOW_TRACKING_URI to use another store"
+        )
+    if where.database and not where.database.exists():
         raise UserError(
             f"{where.uri}: no runs are recorded here yet; `make demo` or `dvc repro` records some, "
-            "MLFLOW_TRACKING_URI names another store"
+            "or set MLFLOW_TRACKING_URI to use another store"
         )
     for key, value in (HTTP | QUIET).items():
         os.environ.setdefault(key, value)

@@ -14,7 +14,7 @@ from soundmill.tracking.stores import MAX_TAG
 from soundmill.tracking.uploader import sync
 
 MODEL_FOLDER = Path("artifacts/model")  # of the checkpoint, in a logged model's files
-FORGOTTEN = "forgotten"  # tag of a version that was trained on what is to be forgotten
+FORGOTTEN = "forgotten"  # tag of a version that was trained on forgotten sounds
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def delete_versions(home: Path, models: list[RegisteredModel]) -> None:
 
 
 def mark_forgotten(home: Path, models: list[RegisteredModel], add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-    """Tag versions of registered models with what they were trained on and must be forgotten, a line each, beside the lines that
-    they have; or take lines out again."""
+    """Add lines to the tag FORGOTTEN of registered versions, each about a forgotten sound they were trained on, or remove lines."""
     if not models:
         return
     client, _ = open_client(home)

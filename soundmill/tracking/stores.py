@@ -84,10 +84,10 @@ def _project(home: Path) -> Path:
 
 
 def remember(home: Path) -> None:
-    """Note where the runs of a project are recorded now, for commands in a shell that does not say it; no password is kept."""
+    """Note where the runs of a project are recorded, for shells without MLFLOW_TRACKING_URI; no password is kept."""
     uri = store(home).uri
     where = OWN if uri == store(home, OWN).uri else _without_password(uri)
-    if where != ([OWN, *recorded_in(home)])[-1]:
+    if where != [OWN, *recorded_in(home)][-1]:
         path = store(home, OWN).scratch / RECORDED_IN
         path.parent.mkdir(exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

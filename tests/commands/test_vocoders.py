@@ -45,7 +45,7 @@ def test_what_was_imported_is_the_vocoder_and_takes_nothing_s_place(voice, tmp_p
     assert all(tensor.equal(read.net.state_dict()[name]) for name, tensor in loaded.net.state_dict().items())
     assert (loaded.spec, loaded.noise, loaded.sampling, loaded.network) == (read.spec, read.noise, read.sampling, read.network)
     assert [path.name for path in voice.parent.iterdir()] == ["voice"]
-    assert "is there already; name a new directory" in refused("import", tmp_path / "weights-5.pt", "--output", voice)
+    assert "already exists; name a new directory" in refused("import", tmp_path / "weights-5.pt", "--output", voice)
     (tmp_path / "broken.pt").write_bytes(b"PK")
     assert "cannot be read as weights" in refused("import", tmp_path / "broken.pt", "--output", tmp_path / "other")
     assert not (tmp_path / "other").exists()

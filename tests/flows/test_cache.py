@@ -68,6 +68,22 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
     assert f"checkout gone, so its outputs are not kept: {away}" in soundmill("clean", cwd=tiny).stdout
 
 
+def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
+    store = tiny / ".dvc/cache"
+    tree = store / "files/md5/ab/0123456789abcdef0123456789abcd.dir"
+    runs = store / "runs/aa/aaaa"
+    for path, text in (
+        (tree, '[{"md5": "0123'),
+        (runs / "1", "outs:\n- md5: ab0123456789abcdef0123456789abcd.dir\n  path: data/generated/tiny\n"),
+        (runs / "2", "outs: [{md5: ab"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    unused = cache.look(tiny)
+    assert unused.objects == [tree]
+    assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}
+
+
 def test_nothing_is_removed_beside_work(tiny: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from flows import locks\n"

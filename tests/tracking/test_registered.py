@@ -47,7 +47,7 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     (sentence,), note = leftovers.on_server(home, "http://server", traces)
     assert sentence.startswith("http://server, run train/tiny (")
     assert "listen/dog_5-codec.wav: a sound named after a clip of it" in sentence
-    assert "only sounds were looked for, by name" in note
+    assert "were searched for sounds only, by name" in note
     (model,) = tracking.registered_models(home)
     assert (model.name, model.version, model.aliases, model.run_name) == ("soundmill-tiny", "1", ("newest",), "train/tiny")
     assert model.directory
@@ -97,7 +97,7 @@ def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_
     register(home, bring)
     shutil.rmtree(home / "data" / "models")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert first_line(home, *command) == f"MLflow: looks into {elsewhere}, where runs were recorded last"
+    assert first_line(home, *command) == f"MLflow: searching {elsewhere}, where runs were last recorded"
     (model,) = tracking.registered_models(home)  # the command has set it, for the processes that it starts too
     assert (tracking.FORGOTTEN in model.tags) == (command[0] == "forget")
 
@@ -109,21 +109,21 @@ def test_an_empty_store_and_one_beside_another_are_named_first(
     own, elsewhere = f"sqlite:///{home}/mlflow.db", f"sqlite:///{home.parent}/elsewhere.db"
     (home / "dvc.yaml").write_text("stages: {}\n")
     lineage_of = ("lineage", "recording:dog")
-    assert tracking.look_where_recorded(home) == f"MLflow: {own} has no runs; MLFLOW_TRACKING_URI names another store"
+    assert tracking.look_where_recorded(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
     register(home, bring)
     assert first_line(home, *lineage_of).startswith("recording dog")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
     with tracking.stage_run(home, "segment", {}):
         pass
     bring(home)
-    assert first_line(home, *lineage_of) == f"MLflow: looks into {elsewhere}, which MLFLOW_TRACKING_URI names"
+    assert first_line(home, *lineage_of) == f"MLflow: searching {elsewhere}, which MLFLOW_TRACKING_URI names"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with tracking.stage_run(home, "segment", {}):
         pass
     bring(home)
     assert first_line(home, *lineage_of) == (
-        f"MLflow: looks into {own}, where runs were recorded last; "
-        f"not into {elsewhere}, where runs were recorded too (MLFLOW_TRACKING_URI={elsewhere})"
+        f"MLflow: searching {own}, where runs were last recorded; "
+        f"not {elsewhere}, where runs were also recorded (MLFLOW_TRACKING_URI={elsewhere})"
     )
 
 

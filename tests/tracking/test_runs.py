@@ -12,6 +12,7 @@ import pytest
 
 from soundmill import tracking
 from soundmill.errors import UserError
+from soundmill.tracking import history
 from tests.mlflow_server import free_port
 from tests.test_provenance import git
 from tests.tracking.reading import client, files, runs
@@ -157,6 +158,15 @@ def test_a_stage_that_finds_nothing_to_do_is_no_run_unless_it_fails(home: Path, 
         run.log_metrics_tree({"files": 1})
     bring(home)
     assert (runs(home)["scan"].info.status, runs(home)["scan"].data.metrics) == ("FINISHED", {"files": 1.0})
+
+
+def test_runs_are_read_to_the_last_page(home: Path, bring: Bring) -> None:
+    for name in ("scan", "segment", "resample"):
+        with tracking.stage_run(home, name, {}):
+            pass
+    bring(home)
+    names = [run.info.run_name for run in history._runs(client(home), page_size=1)]
+    assert [name for name in names if name in ("scan", "segment", "resample")] == ["resample", "segment", "scan"]
 
 
 def test_a_run_brings_back_what_it_was_made_from(home: Path, bring: Bring, tmp_path: Path, monkeypatch) -> None:
