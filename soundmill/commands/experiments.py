@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Experiment(StageParams):
     name: str = Field(description="of the file")
     title: str
     corpus: str = Field(description="the recordings, in words")
-    minutes: float = Field(gt=0, description="of its trainings on two CPU cores, as last measured")
+    minutes: float = Field(gt=0, description="of its trainings, as last measured")
 
 
 def read_experiments(conf: Path) -> dict[str, Experiment]:
@@ -36,10 +37,10 @@ def read_experiments(conf: Path) -> dict[str, Experiment]:
 
 @app.command("experiments")
 def list_experiments(project: Project = None) -> None:
-    """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
+    """List the named experiments (conf/experiment): title, recordings, minutes of training, last scores.
 
     `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
-    folder. Parameters that follow count above its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
+    folder. Parameters that follow override its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
     A new file in conf/experiment is a new experiment.
     """
@@ -47,7 +48,7 @@ def list_experiments(project: Project = None) -> None:
 
     root = project_root(project)
     named = read_experiments(root / "conf")
-    scores, why = _last_scores(root)
+    scores, why = _last_scores(root, named)
     console = Console(highlight=False)
     for name, its in named.items():
         console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
@@ -59,8 +60,8 @@ def list_experiments(project: Project = None) -> None:
     console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)
 
 
-def _last_scores(root: Path) -> tuple[dict[str, str], str]:
-    """The last scores of each experiment in words, and why there are none."""
+def _last_scores(root: Path, named: Iterable[str]) -> tuple[dict[str, str], str]:
+    """The last scores of the named experiments in words, and why there are none."""
     from soundmill import tracking
 
     works, where = tracking.status(root)
@@ -71,7 +72,7 @@ def _last_scores(root: Path) -> tuple[dict[str, str], str]:
     except UserError as error:
         return {}, str(error)
     told = {}
-    for name in runs.keys() & read_experiments(root / "conf").keys():
+    for name in runs.keys() & named:
         values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(runs[name].scores.items()))
         changed = _changed(compose(root / "conf", [f"experiment={name}"]), runs[name].params)
         told[name] = f"{values} ({runs[name].name}{'; with other ' + ', '.join(changed) if changed else ''})"
