@@ -71,16 +71,14 @@ def main() -> None:
 
 
 def trainings(family: str, document: dict[str, Any]) -> dict[str, float]:
-    """What a family trains at these parameters, and the share of a day that each has."""
-    shares = document["families"][family].get("trainings") or {"train": 1.0}
-    trained = {
-        name: share for name, share in shares.items() if name in SECTIONS and _steps(document, SECTIONS[name].format(family=family))
-    }
+    """What a family trains at these parameters, but for a vocoder, and the share of a day that each has."""
+
+    def is_trained(name: str) -> bool:
+        return name in SECTIONS and "steps" in params.section(document, SECTIONS[name].format(family=family), "params.yaml")
+
+    shares = document["families"][family]["trainings"] or {"train": 1.0}
+    trained = {name: share for name, share in shares.items() if is_trained(name)}
     return {name: share / sum(trained.values()) for name, share in trained.items()}
-
-
-def _steps(document: dict[str, Any], section: str) -> bool:
-    return "steps" in params.section(document, section, "params.yaml")
 
 
 def items_of(section: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import subprocess
 import sys
@@ -41,25 +41,18 @@ def beside(others: int) -> Iterator[None]:
             process.wait()
 
 
-def main() -> int:
-    parser = measure.parser(__doc__)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--once", type=int, help="so many threads, in this process, and nothing beside")
     args = parser.parse_args()
-    if args.once:
-        print(json.dumps(steps_per_second(args.once, args.seconds)))
-        return 0
     print("| threads | beside none | one | two |\n|---|---|---|---|")
     for threads in (1, os.cpu_count() or 1):
         found = []
         for others in range(3):
             with beside(others):
-                command = [sys.executable, "-m", "bench.threads", "--once", str(threads), "--seconds", str(args.seconds)]
-                done = subprocess.run(command, cwd=measure.ROOT, capture_output=True, text=True, check=True)
-                found.append(json.loads(done.stdout.splitlines()[-1]))
+                found.append(measure.in_fresh_process(steps_per_second, threads, args.seconds))
         print(f"| {threads} | " + " | ".join(f"{one:.2g}" for one in found) + " |", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -213,12 +213,12 @@ def check_soundmill(command: Command) -> None:
         chosen = ["corpus=auto", *([f"model={given['model']}"] if given["model"] else [])]
         registry.check(composed(*chosen, *overrides))
     elif name == "bakeoff":
-        check_bakeoff(overrides, given["families"])
+        check_bakeoff(given["plan"], overrides, given["families"])
 
 
-def check_bakeoff(overrides: list[str], families: str) -> None:
+def check_bakeoff(plan: str, overrides: list[str], families: str) -> None:
     named = [name for name in families.split(",") if name]
-    entrants.entrants(ROOT, entrants.read_plan(ROOT), overrides, named)
+    entrants.entrants(ROOT, entrants.read_plan(ROOT, plan), overrides, named)
 
 
 def check_make(command: Command) -> None:

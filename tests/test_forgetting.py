@@ -153,8 +153,8 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert after.stdout.splitlines()[-1] == "no searched place holds forgotten sounds"
     assert not killed.exists()
     assert not list(kept.iterdir())
-    cached = {path.name for path in (graph_copy / ".dvc/cache/files/md5").rglob("*")}
-    assert cached < {path.name for path in (built_graph / ".dvc/cache/files/md5").rglob("*")} | cached
+    at_first, cached = ({path.name for path in (one / ".dvc/cache/files/md5").rglob("*")} for one in (built_graph, graph_copy))
+    assert at_first - cached
     quarantined = {
         (row["path"], row["reason"])
         for name in ("corpus", "segment/default")

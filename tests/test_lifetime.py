@@ -130,13 +130,12 @@ def kill(project: Path, dvc: subprocess.Popen[bytes], mark: dict[str, str]) -> N
     assert "written.txt" not in after
 
 
-DELAYS = [0.6, 0.0, 0.1, 1.5]  # seconds; the first is the kill of `make test`
+SLOW_KILLS = [("waiting", 0.0), ("waiting", 0.1), ("waiting", 1.5), ("bash", 0.0), ("bash", 0.3)]  # shell, seconds until the kill
 
 
-KILLS = [*(("waiting", delay) for delay in DELAYS), ("bash", 0.0), ("bash", 0.3)]
-
-
-@pytest.mark.parametrize(("shell", "delay"), [KILLS[0], *(pytest.param(*rest, marks=pytest.mark.slow) for rest in KILLS[1:])])
+@pytest.mark.parametrize(
+    ("shell", "delay"), [("waiting", 0.6), *(pytest.param(*kill, marks=pytest.mark.slow) for kill in SLOW_KILLS)]
+)
 def test_a_stage_dies_with_dvc_from_its_exec_on(project: Path, root: Path, shell: str, delay: float) -> None:
     """Under a shell that waits for the stage, which is then no child of `dvc`, and under one that becomes it."""
     executable = str(project / "shell") if shell == "waiting" else shutil.which(shell)

@@ -257,7 +257,7 @@ def list_experiments(project: Project = None) -> None:
     """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
 
     `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
-    folder. Parameters that follow count above its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
+    folder. Parameters that follow override its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
     A new file in conf/experiment is a new experiment.
     """
