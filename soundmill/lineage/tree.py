@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A thing, what it comes from, what came of it, and in sentences what of this is no longer there."""
+    """A thing, what it comes from, what came of it, and sentences about what of this is gone."""
 
     thing: Node
     comes_from: list[Node]
@@ -125,7 +125,7 @@ def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Line
 
 
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
-    """That which made a sound, by its digest: below data/, or a registered model; none where it is not there any more."""
+    """The checkpoint that made a sound, found by its digest below data/ or among registered models; none where it is gone."""
     digest = about.get("checkpoint")
     same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == digest]
     if not same:
