@@ -54,7 +54,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         raise
     cache.share(destination, home)
     if since := ledger.add(destination, ledger.in_force(home)):
-        outputs = [f"outputs: {ledger.sources(since)} was forgotten since the run was recorded; `dvc repro` there makes them anew"]
+        outputs = [f"outputs: not restored, as this was forgotten since: {ledger.sources(since)}; `dvc repro` there rebuilds them"]
     else:
         outputs = _outputs(destination)
     return missing + outputs + _outside(home, destination)

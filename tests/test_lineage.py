@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from soundmill import lineage
+from soundmill import lineage, manifest, shards
 from soundmill.errors import UserError
 from soundmill.lineage import Node
 from tests.commands.running import soundmill
@@ -116,6 +116,20 @@ def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, c
     lost = lineage.trace(tmp_path, str(sound))
     assert lost.comes_from == []
     assert any("neither below data/ nor a registered model" in sentence for sentence in lost.gone)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_checkpoint_heard_before_this_training_is_told_or_missed(tmp_path, told):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/config.json").write_text('{"family": "tiny", "started_from": "a digest"}')
+    row = {"clip_id": "dog_5", "recording_id": "dog", "source": "dog.wav", "start": 5.0, "seconds": 5.0, "digest": "d"}
+    rows = [row | {"earlier": earlier} for earlier in (False, True)[: 1 + told]]
+    shards.write_rows(rows, tmp_path / "kept" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
+    found = lineage.trace(tmp_path, str(tmp_path / "kept"))
+    assert [node.name for node in found.comes_from if node.kind == "heard by"] == ["itself", "itself, in an earlier training"][
+        : len(rows)
+    ]
+    assert any("what the checkpoint that it started from was trained on is unknown" in sentence for sentence in found.gone) != told
 
 
 def test_what_is_not_there_is_named(built_graph, catalog, tmp_path):

@@ -1,4 +1,4 @@
-"""What the graph's outputs of today do not show: scratch, earlier outputs in DVC's cache, files of runs in MLflow.
+"""What lies beside the graph's outputs: scratch, earlier outputs in DVC's cache, files of runs in MLflow.
 
 Tables hold it by the ids and digests of clips and by their recordings, texts by names, sounds by their own names. A file in the
 cache has no name but its digest; the cache's lists of directories tell the names.

@@ -176,5 +176,5 @@ def shown(path: Path, root: Path) -> str:
 
 
 def _remedy(path: str) -> str:
-    """What no stage makes anew."""
+    """How to remove a file that no stage rebuilds; empty for others."""
     return "; delete data/report/bakeoff, or run the bake-off again" if path.startswith("data/report/bakeoff/") else ""

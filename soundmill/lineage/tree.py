@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A thing, what it comes from, what came of it, and in sentences what of this is no longer there."""
+    """A thing, what it comes from, what came of it, and sentences about what of this is gone."""
 
     thing: Node
     comes_from: list[Node]
@@ -120,12 +120,12 @@ def _about_beside(path: Path) -> dict[str, Any] | None:
 def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Lineage:
     """A sound that the graph made for a test clip, below data/generated or kept by a bake-off."""
     asked = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
-    sources = [Node("clip", path.stem, {"role": "asked for what it says" if about["made_by"] == "generate" else "went in"}, asked)]
+    sources = [Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, asked)]
     return Lineage(Node("sound", str(path), about), sources + _checkpoints(project, about), [], project.gone)
 
 
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
-    """That which made a sound, by its digest: below data/, or a registered model; none where it is not there any more."""
+    """The checkpoint that made a sound, found by its digest below data/ or among registered models; none where it is gone."""
     digest = about.get("checkpoint")
     same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == digest]
     if not same:
@@ -190,7 +190,7 @@ def _trainings(weights: Weights) -> list[Node]:
 
 
 def _upstream(project: Project, weights: Weights) -> list[Node]:
-    nodes = _trainings(weights)
+    nodes, knows_start = _trainings(weights), False
     for part in weights.parts:
         name = "itself" if part == weights.directory else part.name
         table = weights.trained_on(part)
@@ -203,8 +203,9 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
         for earlier in (False, True):
             rows = table.filter(pc.equal(table["earlier"], earlier))
             if rows.num_rows:
-                nodes.append(_heard(project, rows, f"{name}, before it started from there" if earlier else name))
-    if "started_from" in weights.config and not any(node.name.endswith("started from there") for node in nodes):
+                nodes.append(_heard(project, rows, f"{name}, in an earlier training" if earlier else name))
+                knows_start |= earlier
+    if "started_from" in weights.config and not knows_start:
         project.gone.append(f"{weights.name}: what the checkpoint that it started from was trained on is unknown")
     return nodes
 

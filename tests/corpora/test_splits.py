@@ -95,8 +95,8 @@ def test_one_recording_with_a_caption_does_not_leave_the_test_empty():
     assert Counter(splits.values())["test"] == 2
 
 
-def test_a_corpus_of_many_sources_is_split_as_ever():
-    """A digest of what was assigned before few sources had a rule of their own."""
+def test_a_corpus_of_many_sources_keeps_its_splits():
+    """By a digest of them: another would move recordings between the splits of every project."""
     random_ = random.Random(0)
     rows = [recording(number, group=random_.choice([None, f"g{random_.randrange(40)}"])) for number in range(400)]
     labels = {f"r{number}": f"label {random_.randrange(12)}" for number in range(400)}

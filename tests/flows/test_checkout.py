@@ -404,6 +404,6 @@ def test_a_state_from_before_does_not_undo_forgetting(listing: Path, tracked: No
     assert (tmp_path / "before/data/first.txt").exists()
     ledger.add(listing, [DOG])
     missing = checkout.reproduce(listing, run_id, tmp_path / "after")
-    assert [line for line in missing if line.startswith("outputs: dog.wav was forgotten since the run was recorded")]
+    assert [line for line in missing if line.startswith("outputs: not restored, as this was forgotten since: dog.wav;")]
     assert forgotten_in(tmp_path / "after") == ["dog"]
     assert not (tmp_path / "after/data/first.txt").exists()
