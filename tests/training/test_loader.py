@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -305,9 +306,11 @@ def _kill_a_worker(home: Path) -> None:
 
 
 def test_a_killed_worker_is_explained(tmp_path):
-    # In a process of its own: torch's handler may raise in the midst of whatever pytest does.
+    # In a process and a temporary folder of its own: torch's handler may raise in the midst of whatever runs.
     code = f"from pathlib import Path; from tests.training.test_loader import _kill_a_worker as kill; kill(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as own:
+        variables = {**os.environ, "TMPDIR": own}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"a process that reads .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
 
