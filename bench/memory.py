@@ -19,6 +19,7 @@ from typing import Any
 from bench import measure
 from soundmill import params
 from soundmill.models import registry
+from soundmill.models.components import registry as components
 
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights"}
 LEAST = {"projected_gan": 4}  # items: its discriminators compare as many
@@ -140,7 +141,7 @@ def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable
         rehearsal = its.rehearse(document, LABELS)
         hardware = params.parse(its.train_params, document[family]["train"], family).hardware
         return lambda steps: rehearse(rehearsal.module, rehearsal.batch, hardware, steps)
-    codec = registry.codec_params(document, family)
+    codec = components.codec_params(document, family)
     module, batch = codec_training(codec, document, family)
     return lambda steps: rehearse(module, batch, codec.hardware, steps)
 

@@ -110,9 +110,10 @@ class Made:
 
 def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Made:
     from soundmill.models import catalog as catalogs
-    from soundmill.models import checkpoint, generation, registry, requests
+    from soundmill.models import generation, registry, requests
     from soundmill.models.components.text_states import states as text_states
     from soundmill.models.family import Run as HowMade
+    from soundmill.models.family import origin
     from soundmill.training.device import pick_device, use_threads
 
     model = registry.family("tango").load(checkpoint_dir)
@@ -147,7 +148,7 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         write_wav(codec[-1], wave.numpy(), rate)
     sampling = model.params.sampling.model_dump(exclude={"sampler", "num_steps"})
     about = {
-        "checkpoint": checkpoint.origin(checkpoint_dir),
+        "checkpoint": origin(checkpoint_dir),
         "device": device.type,
         "sampling": sampling,
         "seed": seed,
@@ -166,7 +167,7 @@ class Sampler:
     how: Any  # models/family.py: Run
 
     def __call__(self, run: Run) -> tuple[Any, dict[str, float]]:
-        from soundmill.models.tango.sample import sample_latents
+        from soundmill.models.tango.model import sample_latents
 
         sampling = self.how.sampling.model_copy(update={"sampler": run.sampler, "num_steps": run.steps})
         wall, cpu = time.perf_counter(), time.process_time()

@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     args = parser.parse_args()
 
-    from soundmill.models import checkpoint, generation, registry
+    from soundmill.models import generation, registry
+    from soundmill.models.family import origin
 
     model = registry.family("tango").load(args.checkpoint)
     rate = model.sample_rate
@@ -78,7 +79,7 @@ def main() -> None:
         seconds,
         [],
         prompts={family: {"text": one.text, "clips": one.clips} for family, one in asked.items()},
-        checkpoint=checkpoint.origin(args.checkpoint),
+        checkpoint=origin(args.checkpoint),
         steps=args.steps or model.params.sampling.num_steps,
         sampler=model.params.sampling.sampler,
         seed=args.seed,

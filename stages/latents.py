@@ -17,7 +17,7 @@ import torch
 from soundmill import manifest, shards, stage
 from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.errors import UserError
-from soundmill.models import registry
+from soundmill.models.components import registry
 from soundmill.models.components.contracts import Encoder, read_codec
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from soundmill import stage
-from soundmill.models import registry
+from soundmill.models.components import registry
 from soundmill.models.components.publishing import publish
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown

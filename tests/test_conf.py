@@ -12,6 +12,7 @@ from soundmill import params, text
 from soundmill.commands.experiments import read_experiments
 from soundmill.errors import UserError
 from soundmill.models import registry
+from soundmill.models.components import registry as components
 from tests.imports import EVERY_FAMILY, ROOT
 
 SINGLE = ("duplicates", "quality", "splits", "catalog", "rename", "mixup", "tagger", "evaluate")
@@ -67,7 +68,7 @@ def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     assert kinds == {family: document["vocoder"]["kind"] if family in wanted else "griffin_lim" for family in kinds}
     assert document["tango"]["train"]["sampling"]["vocoder"] == ("trained" if "tango" in wanted else "griffin_lim")
     if wanted:
-        params.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
+        params.parse(components.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
 
 
 @pytest.mark.parametrize(("model", "vocoder"), [("ddpm_mel", "audioldm"), ("diffwave", "hifigan_laptop")])
@@ -105,7 +106,7 @@ def test_what_latent_families_need_is_there(scale):
     assert set(document["text"]) == set(document["latent_families"]) == {"tango"}
     for family, wants in document["latent_families"].items():
         spec = params.parse(accepted("spectrogram"), document["spectrogram"][wants["mel"]], family)
-        autoencoder = params.parse(registry.params_of_codec(section := document[family]["autoencoder"]), section, family)
+        autoencoder = params.parse(components.params_of_codec(section := document[family]["autoencoder"]), section, family)
         assert wants["codec"] == autoencoder.kind
         latents = params.parse(accepted("latents"), document[family]["latents"], family)
         params.parse(accepted("encode_text"), document["text"][family], family)
@@ -129,9 +130,9 @@ def test_every_experiment_is_a_whole_choice_that_stages_accept(name):
     assert document["experiment"]["name"] == name
     registry.check(document)
     if document["vocoder"]:
-        params.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
+        params.parse(components.params_of_vocoder(document["vocoder"]), document["vocoder"], name)
     for family in document["latent_families"]:
-        registry.codec_params(document, family)
+        components.codec_params(document, family)
 
 
 def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups():

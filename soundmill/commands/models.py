@@ -203,8 +203,9 @@ def generate(
 
 def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
     """The chosen checkpoint directory, and the directory that relative names of text encoders start from."""
-    from soundmill.models import checkpoint as checkpoints
     from soundmill.models import registry
+    from soundmill.models.family import family_of
+    from soundmill.training.checkpoint import CONFIG
 
     if family:
         registry.family(family)
@@ -216,13 +217,13 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
         home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
     directory = checkpoint
     if directory is None and family is None:
-        trained = [path for path in (home / "data" / "models").glob("*") if (path / checkpoints.CONFIG).is_file()]
+        trained = [path for path in (home / "data" / "models").glob("*") if (path / CONFIG).is_file()]
         if not trained:
             raise UserError(f"{home / 'data' / 'models'}: no checkpoint; train one with `dvc repro` (or `make demo`)")
-        directory = max(trained, key=lambda path: (path / checkpoints.CONFIG).stat().st_mtime)
+        directory = max(trained, key=lambda path: (path / CONFIG).stat().st_mtime)
     elif directory is None:
         directory = home / "data" / "models" / family
         if not directory.is_dir():
             raise UserError(f"{directory}: no checkpoint; train one with `dvc repro train@{family}` (or `make demo`)")
-    checkpoints.read_config(directory, family)
+    family_of(directory, family)
     return directory, home

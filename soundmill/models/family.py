@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+
+from pydantic import ConfigDict
 
 from soundmill.errors import UserError
+from soundmill.stage import tree_digest
+from soundmill.training import checkpoint
+from soundmill.training.params import Use
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
-    from soundmill.models.training import Prepared
-    from soundmill.training.loader import Batch
+    from soundmill.training.loader import Batch, Joined, Order, Source
     from soundmill.training.module import TrainingModule
+    from soundmill.training.validation import HeldOut
 
 Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
 
@@ -74,6 +79,36 @@ class Model(Protocol):
 
         0 is the first, 1 the second; what is asked for beside the seed is the first's.
         """
+
+
+class FamilyConfig(checkpoint.Config):
+    """The `config.json` of a family's checkpoint, beside facts for people; a family adds what its model is rebuilt from."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    family: str  # a family makes it a Literal of its name, which is the default
+    params: Any  # and this its training's parameters
+
+
+F = TypeVar("F", bound=FamilyConfig)
+
+
+@dataclass
+class Prepared:
+    """A training as a family prepared it from its inputs."""
+
+    module: TrainingModule
+    model: Model  # whose nets the module trains
+    source: Source
+    order: Order | Joined
+    draw: Callable[[int], Tensor]  # chance of a step, as Loader takes it
+    clip_ids: Sequence[str]  # trained on
+    counts: dict[str, int]  # beside the clips: labels, mixes, captions
+    samples: Sequence[Request] | Tensor  # shown while it trains: sounds to generate, or real waves [N, C, T] to reconstruct
+    columns: int  # of the picture of samples
+    held_out: HeldOut | None  # None where the validation split has no clip
+    save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
+    mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # trained on: by id, the clips in each
 
 
 @dataclass(frozen=True)
@@ -137,3 +172,56 @@ def require(model: Model, what: Capability, name: str) -> None:
     if not can(model, what):
         able = [other for other in get_args(Capability) if can(model, other)]
         raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")
+
+
+def save(directory: Path, config: FamilyConfig, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **more: Any) -> None:
+    """Write a family's checkpoint with `facts` for people; `more` as `checkpoint.save` takes it."""
+    checkpoint.save(directory, {**config.model_dump(mode="json"), **facts}, tensors, **more)
+
+
+def read_config(directory: Path, config: type[F]) -> F:
+    """The config of a checkpoint; UserError where it is of another family, or does not fit this version."""
+    family_of(directory, config.model_fields["family"].default)
+    return checkpoint.load_config(directory, config)
+
+
+def family_of(directory: Path, expected: str | None = None) -> str:
+    """The family of a checkpoint; UserError where there is none, or it is of another family than `expected`."""
+    family = checkpoint.read(directory).get("family")
+    if not isinstance(family, str):
+        raise UserError(f"{directory / checkpoint.CONFIG}: not a Soundmill checkpoint: it names no `family`")
+    if expected is not None and family != expected:
+        raise UserError(f"{directory}: a checkpoint of family {family!r}, not {expected!r}; use `--family {family}` or retrain")
+    return family
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a directory is the checkpoint of a family, and not of a component."""
+    return (directory / checkpoint.CONFIG).is_file() and "family" in checkpoint.read(directory)
+
+
+def origin(directory: Path) -> dict[str, str]:
+    """The family of a checkpoint, and the digest that identifies it."""
+    return {"family": family_of(directory), "checkpoint": tree_digest(directory)}
+
+
+def use_weights(model: Model, directory: Path, which: Use) -> str:
+    """Give a model that was loaded from `directory` the weights of `which`; returns what it has now, in words.
+
+    A loaded model has its last weights. Weights that are not in the checkpoint are a UserError.
+    """
+    stored = checkpoint.read(directory).get("weights")
+    if not isinstance(stored, dict):
+        raise UserError(f"{directory / checkpoint.CONFIG}: `weights` is missing: not a whole checkpoint; retrain with `dvc repro`")
+    if which == "best" and "best" not in stored:
+        raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
+    name = next((one for one in (str(which), "last", "best") if one in stored and which in (one, stored[one]["step"])), None)
+    if name is None:
+        steps = ", ".join(str(step) for step in sorted({weights["step"] for weights in stored.values()}))
+        raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")
+    step = stored[name]["step"]
+    if name != "last":
+        file = checkpoint.BEST if name == "best" else checkpoint.weights_of_step(step)
+        checkpoint.load_weights(model.net, directory / file)
+    loss = f", held-out loss {stored[name]['valid_loss']:.4g}" if "valid_loss" in stored[name] else ""
+    return f"{name} weights (step {step}{loss})" if name in ("last", "best") else f"weights of step {name}{loss}"

@@ -24,7 +24,7 @@ from soundmill.audio.pieces import Sound, faded, window_starts, windows
 from soundmill.audio.resample import resample_blocks, resampled_length
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
-from soundmill.models import checkpoint, registry
+from soundmill.models import registry
 from soundmill.models.catalog import (
     choose_balanced,
     choose_by_hash,
@@ -34,7 +34,7 @@ from soundmill.models.catalog import (
     track_sounds,
     waves_of,
 )
-from soundmill.models.family import Model, Request, Run, can, require
+from soundmill.models.family import Model, Request, Run, can, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, tell_labels
 from soundmill.params import override
@@ -57,7 +57,7 @@ def run(
     use_threads(params.threads)
     kind = registry.family(family)
     trained = kind.load(model)
-    used = ", ".join([checkpoint.use(trained, model, params.use), *remarks_on(trained)])
+    used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
     print(f"{ctx.name}: {used}", flush=True)
     labels = read_labels(catalog)
     wanted = choose_balanced(labels["test"], params.count)
@@ -107,7 +107,7 @@ def run(
     if strangers:
         write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(strangers)), run_settings(lambda n: None)))
     about = {
-        **checkpoint.origin(model),
+        **origin(model),
         "made_by": "generate" if requests else "reconstruct",
         "weights": used,
         "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
@@ -325,10 +325,10 @@ def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, p
 
 def load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
     """A checkpoint's model, which can do this, with the weights that its training says to use; and what tells it from others."""
-    whose = checkpoint.origin(checkpoint_dir)
+    whose = origin(checkpoint_dir)
     model = registry.family(whose["family"]).load(checkpoint_dir)
     require(model, what, whose["family"])
-    used = ", ".join([checkpoint.use(model, checkpoint_dir, model.params.use), *remarks_on(model)])
+    used = ", ".join([use_weights(model, checkpoint_dir, model.params.use), *remarks_on(model)])
     return model, {**whose, "weights": used}
 
 

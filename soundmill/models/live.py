@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from soundmill import disk
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
-from soundmill.models import checkpoint
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
+from soundmill.models.family import is_checkpoint
 
 ABOUT = "soundmill.json"  # in an exported TorchScript file: plain facts
 PUBLISHED = ".ts"
@@ -36,7 +36,7 @@ OPSET = 18
 
 def find(path: Path) -> RaveCodec:
     """The RAVE codec in a directory that the stage `autoencoder` made, or in the checkpoint of a family over one."""
-    directory = path / "autoencoder" if checkpoint.is_one(path) else path
+    directory = path / "autoencoder" if is_checkpoint(path) else path
     if not directory.is_dir():
         raise UserError(f"{path}: no RAVE codec here; name data/rave/autoencoder, or a checkpoint of the family `rave`")
     kind = read_codec(directory).kind

@@ -1,25 +1,20 @@
-"""Families and components by name. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
+"""Families by name. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
 
-A package is imported only when it is used, and offers `FAMILY`, or the `KIND` of a vocoder or codec.
+A package is imported only when it is used, and offers its `FAMILY`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from soundmill import disk
-from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
+from soundmill.models.components import registry as components
 from soundmill.models.family import Family
-from soundmill.params import StageParams, compose, did_you_mean, parse, section
-
-if TYPE_CHECKING:
-    from torch import nn
+from soundmill.params import compose, did_you_mean, parse, section
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
@@ -32,44 +27,18 @@ FAMILIES = {
     "upsampler": "soundmill.models.upsampler",
     "waveform_unet": "soundmill.models.waveform_unet",
 }
-VOCODERS = {  # that the stage makes; Griffin-Lim needs none
-    "diffwave": "soundmill.models.components.diffwave",
-    "hifigan": "soundmill.models.components.hifigan",
-    "melgan": "soundmill.models.components.melgan",
-    "unet1d": "soundmill.models.components.unet1d.vocoder",
-}
-CODECS = {
-    "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
-    "rave": "soundmill.models.components.rave",
-    "unet1d": "soundmill.models.components.unet1d.codec",
-}
 
 
 def family(name: str) -> Family:
-    return importlib.import_module(_find(FAMILIES, name, "model family")).FAMILY
-
-
-def vocoder(kind: str) -> Kind:
-    return importlib.import_module(_find(VOCODERS, kind, "vocoder")).KIND
-
-
-def codec(kind: str) -> Kind:
-    return importlib.import_module(_find(CODECS, kind, "autoencoder")).KIND
+    if name not in FAMILIES:
+        known = list(FAMILIES)
+        raise UserError(f"no model family {name!r}{did_you_mean(name, known)} (there are: {', '.join(sorted(known))})")
+    return importlib.import_module(FAMILIES[name]).FAMILY
 
 
 def code(name: str, parameters: dict[str, Any]) -> list[str]:
     """What a family's code finds by name: its own package, and what loads the vocoder and codec that params.yaml names for it."""
-    components = parameters["families"][name]["components"]
-    vocoders = [vocoder(kind).component for kind in VOCODERS if kind == components.get("vocoder")]
-    codecs = [codec(kind) for kind in CODECS if kind == components.get("codec")]
-    parts = [part for kind in codecs for part in (kind.component, kind.sounding) if part]
-    return [FAMILIES[name], *vocoders, *parts]
-
-
-def _find(known: Mapping[str, str], name: str, what: str) -> str:
-    if name not in known:
-        raise UserError(f"no {what} {name!r}{did_you_mean(name, list(known))} (there are: {', '.join(sorted(known))})")
-    return known[name]
+    return [FAMILIES[name], *components.code(parameters["families"][name]["components"])]
 
 
 def check(document: dict[str, Any]) -> None:
@@ -119,68 +88,3 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
 def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:
-    return vocoder(_kind(section, VOCODERS)).params
-
-
-def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
-    return codec(_kind(section, CODECS)).params
-
-
-def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
-    """The vocoder of any kind that its stage published; one for other log-mels than `spec`'s (if given) is a UserError."""
-    remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
-    return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
-
-
-def load_codec(directory: Path) -> Encoder:
-    """The codec of any kind that its stage published."""
-    return codec(_kind_of(directory, "autoencoder", "`dvc repro` makes one")).load(directory)
-
-
-def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
-    """The same for a family that diffuses its latents, and its kind; one of a kind that only others take is a UserError."""
-    name = _kind_of(directory, "autoencoder", "`dvc repro` makes one")
-    kind = codec(name)
-    if not kind.sounding:
-        fitting = ", ".join(other for other in CODECS if codec(other).sounding)
-        raise UserError(
-            f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
-        )
-    return kind, kind.load(directory)
-
-
-def codec_params(document: dict[str, Any], name: str) -> Any:
-    """The section `FAMILY.autoencoder` of the content of a params.yaml, as its kind's parameters."""
-    its = section(document, f"{name}.autoencoder", "parameters")
-    return parse(codec(_kind(its, CODECS)).params, its, f"{name}.autoencoder")
-
-
-def vocoder_network(document: dict[str, Any], name: str) -> dict[str, nn.Module]:
-    """The net of the vocoder that the content of a params.yaml has for a family, freshly initialised, as `vocoder`; {}: none."""
-    if name not in document["vocoder_families"]:
-        return {}
-    its = section(document, "vocoder", "parameters")
-    kind, mel = vocoder(_kind(its, VOCODERS)), document["vocoder_families"][name]["mel"]
-    return {"vocoder": kind.network(parse(kind.params, its, "vocoder"), section(document, f"spectrogram.{mel}", "parameters"))}
-
-
-def _kind_of(directory: Path, what: str, remedy: str) -> str:
-    from soundmill.training import weights
-
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{directory}: no {what} here (config.json is missing); {remedy}")
-    config = weights.read_json(directory / "config.json", what)
-    kind = config.get("kind") if isinstance(config, dict) else None
-    if not isinstance(kind, str):
-        raise UserError(f"{directory / 'config.json'}: names no `kind` of {what}; remake it with `dvc repro`")
-    return kind
-
-
-def _kind(section: Any, known: Mapping[str, str]) -> str:
-    kind = section.get("kind") if isinstance(section, dict) else None
-    if not isinstance(kind, str):
-        raise UserError(f"params.yaml: a vocoder's or autoencoder's section needs a `kind` (there are: {', '.join(sorted(known))})")
-    return kind

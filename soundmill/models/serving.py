@@ -13,12 +13,13 @@ import numpy as np
 import soundfile
 
 from soundmill import tracking
-from soundmill.models import checkpoint, generation
+from soundmill.models import generation
+from soundmill.models.family import family_of
 
 
 def load(directory: Path) -> Path:
     """Check that this is a checkpoint; it is read anew for every call, so one served model holds no state."""
-    checkpoint.read_config(directory)
+    family_of(directory)
     return directory
 
 

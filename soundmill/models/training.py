@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from soundmill import shards
 from soundmill.audio import figures
 from soundmill.errors import UserError
-from soundmill.models import checkpoint, registry
-from soundmill.models.family import Model, Request, Run, can
+from soundmill.models import registry
+from soundmill.models.family import Model, Prepared, Run, can, origin, use_weights
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
 from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
-from soundmill.training.loader import Joined, Order, Source
-from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.trained_on import write_trained_on
-from soundmill.training.validation import HeldOut
 
 LABELS = "labels.weight"  # of a net that is conditioned on labels: a row for each
 CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
-
-
-@dataclass
-class Prepared:
-    """A training as a family prepared it from its inputs."""
-
-    module: TrainingModule
-    model: Model  # whose nets the module trains
-    source: Source
-    order: Order | Joined
-    draw: Callable[[int], Tensor]  # chance of a step, as Loader takes it
-    clip_ids: Sequence[str]  # trained on
-    counts: dict[str, int]  # beside the clips: labels, mixes, captions
-    samples: Sequence[Request] | Tensor  # shown while it trains: wanted sounds, or real waves [N, C, T] that it reconstructs
-    columns: int  # of the picture of samples
-    held_out: HeldOut | None  # None where the validation split has no clip
-    save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
-    mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # trained on: by id, the clips in each
 
 
 def run(
@@ -123,12 +100,12 @@ def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | No
             f"start_from: {where}: no such directory. To start from what this project made, keep a copy of it elsewhere: DVC "
             "removes the outputs of a stage before it runs"
         )
-    kind, whose = registry.family(family), checkpoint.origin(where)
+    kind, whose = registry.family(family), origin(where)
     if whose["family"] != family:
         raise UserError(f"start_from: {where} is a checkpoint of family {whose['family']!r}, not {family!r}")
     model = kind.load(where)
     compare(str(where), model.params.model_dump(), params.model_dump(), kind.fixed)
-    return Start(str(where), model, whose["checkpoint"], checkpoint.use(model, where, model.params.use))
+    return Start(str(where), model, whose["checkpoint"], use_weights(model, where, model.params.use))
 
 
 def begin(prepared: Prepared, start: Start, name: str) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from soundmill.audio.flac import write_wav_blocks
 from soundmill.audio.mel import MelSpec
 from soundmill.diffusion.aligned import spread_betas
 from soundmill.errors import UserError
-from soundmill.models import checkpoint, registry
+from soundmill.models import registry
+from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
 from soundmill.models.components.diffwave.params import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
+from soundmill.models.family import family_of, is_checkpoint, use_weights
 from soundmill.models.generation import make_directory
 from soundmill.training.device import pick_device
 
@@ -55,7 +57,7 @@ def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -
 
     A DiffWave in `steps`, or by the fast schedule, if wanted.
     """
-    vocoder = _of_family(directory, spec) if checkpoint.is_one(directory) else registry.load_vocoder(directory, spec)
+    vocoder = _of_family(directory, spec) if is_checkpoint(directory) else components.load_vocoder(directory, spec)
     if steps is None and not fast:
         return vocoder
     if not isinstance(vocoder, DiffWave):
@@ -70,9 +72,9 @@ def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -
 
 def _of_family(directory: Path, spec: MelSpec | None) -> Vocoder:
     """The vocoder in the checkpoint of a family."""
-    family = checkpoint.read_config(directory)["family"]
+    family = family_of(directory)
     model = registry.family(family).load(directory)
-    checkpoint.use(model, directory, model.params.use)
+    use_weights(model, directory, model.params.use)
     vocoder = getattr(model, "vocoder", None)
     if vocoder is None:
         raise UserError(f"{directory}: this checkpoint of the family {family!r} has no vocoder; name another directory")

@@ -1,122 +1,122 @@
-"""Checkpoints of a running training that survive a kill at any moment: written beside, synced, renamed; the last good one stays."""
+"""A trained model on disk: a directory of `config.json` and safetensors, rebuilt from that directory alone.
+
+Families, vocoders, codecs and the tagger are all saved and loaded here. Nothing in a checkpoint runs code.
+"""
 
 from __future__ import annotations
 
-import os
-import time
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from soundmill.disk import write_atomically
+from soundmill import disk, params
 from soundmill.errors import UserError
-from soundmill.training.curve import Curve
-from soundmill.training.loader import Loader
-from soundmill.training.module import TrainingModule
-from soundmill.training.validation import Validation
+from soundmill.params import StageParams
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class State:
-    """All that a training goes on from."""
-
-    module: TrainingModule
-    optimisers: Mapping[str, Any]
-    loader: Loader
-    curve: Curve
-    validation: Validation | None
-    scaler: Any = None  # of fp16's losses
-
-    def values(self) -> dict[str, Any]:
-        module = self.module
-        return {
-            "step": module.step,
-            "module": module.state_dict(),
-            "ema": module.ema.state_dict(),
-            "more": module.more_state(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers.values()],
-            "scaler": self.scaler and self.scaler.state_dict(),
-            "loader": self.loader.state_dict(),
-            "curve": self.curve.state_dict(),
-            "validation": self.validation and self.validation.state_dict(),
-        }
-
-    def restore(self, path: Path) -> None:
-        """Go on from what was saved as `path`."""
-        values, module = load(path), self.module
-        module.check_state(values["more"])
-        self.loader.load_state_dict(values["loader"])
-        module.load_state_dict(values["module"])
-        module.step = values["step"]
-        module.ema.load_state_dict(values["ema"])
-        module.ema.to(module.device)
-        for optimiser, state in zip(self.optimisers.values(), values["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        if self.scaler:
-            self.scaler.load_state_dict(values["scaler"])
-        self.curve.load_state_dict(values["curve"])
-        if self.validation:
-            self.validation.load_state_dict(values["validation"])
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+BEST = "best.safetensors"  # weights of the lowest held-out loss, beside the last ones
 
 
-class Timed:
-    """Saves `directory/last.ckpt` when `seconds` have passed (looked at every `every` steps), and when it is told to."""
-
-    def __init__(self, directory: Path, seconds: float, every: int):
-        self.path, self.seconds, self.every = directory / LAST, seconds, every
-        self._saved_at = time.monotonic()
-
-    def due(self, step: int, steps: int) -> bool:
-        return step % self.every == 0 and step < steps and time.monotonic() - self._saved_at >= self.seconds
-
-    def save(self, state: State) -> None:
-        save(state.values(), self.path)
-        self._saved_at = time.monotonic()
+class Config(StageParams):
+    """What a `config.json` holds: everything but the weights that a model is rebuilt from."""
 
 
-def save(values: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the one before is kept."""
-    if path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
+C = TypeVar("C", bound=Config)
+
+
+def weights_of_step(step: int) -> str:
+    """Name of the file with the weights of a step before the last."""
+    return f"step-{step}.safetensors"
+
+
+def save(
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    weights: str = WEIGHTS,
+    metadata: dict[str, str] | None = None,
+    parts: Sequence[Path] = (),
+) -> None:
+    """Write a checkpoint into a new directory; `parts` are the checkpoints it is built on, copied into it under their own names.
+
+    The config is written last: a directory that has one is complete.
+    """
+    directory.mkdir(parents=True)
+    for part in parts:
+        shutil.copytree(part, directory / part.name, copy_function=shutil.copyfile)
+    write_weights(tensors, directory / weights, metadata)
+    write_config(config, directory)
+
+
+def write_config(config: Mapping[str, Any], directory: Path, sort_keys: bool = True) -> None:
+    text = json.dumps(config, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n"
+    disk.write_atomically(directory / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save_file
+
+    contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    disk.write_atomically(path, lambda temporary: save_file(contents, temporary, metadata))
+
+
+def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` makes one") -> dict[str, Any]:
+    """Content of the `config.json` of a vocoder, an autoencoder, …; UserError where there is none or it is not readable."""
     try:
-        write_atomically(path, lambda temporary: torch.save(values, temporary))
-    except RuntimeError as error:  # what torch makes of a full disk
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: the checkpoint could not be written ({reason}); is the disk full? The last one is kept") from None
+        config = params.read_json(directory / CONFIG, "remake it with `dvc repro`")
+    except FileNotFoundError:
+        raise UserError(f"{directory}: no {what} here ({CONFIG} is missing); {remedy}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{directory / CONFIG}: not a JSON object; remake it with `dvc repro`")
+    return config
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote; runs no code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+def load_config(directory: Path, model: type[C], what: str = "checkpoint") -> C:
+    """The `config.json` in a directory as `model`; UserError names the keys that do not fit."""
+    path = directory / CONFIG
+    try:
+        return params.parse(model, read(directory, what), str(path))
+    except UserError as error:
+        if not str(error).startswith(f"{path}."):
+            raise
+        raise UserError(
+            f"{error}\nThe {what} does not fit this version of Soundmill. Train it again; or edit {path}: remove unknown keys, and "
+            "add missing ones with the values it was trained with"
+        ) from None
 
 
-def resume_point(directory: Path) -> Path | None:
-    """The newest checkpoint in `directory` that is as it was written; one that is not is named and passed over."""
-    candidates = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
-    for path in candidates:
-        try:
-            _check_sums(path)
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # what damage is taken for: zipfile, zlib, pickle and torch each raise their own
-            print(f"{path}: is not as it was written ({error}), so passed over", flush=True)
-            continue
-        if "optimizer_states" not in values:
-            return path
-        print(f"{path}: of an earlier version of Soundmill, which is needed to go on from it; passed over", flush=True)
-    if candidates:
-        print(f"{directory}: no checkpoint to resume from; training starts from its beginning", flush=True)
-    return None
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; UserError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
 
 
-def _check_sums(path: Path) -> None:
-    """Raise where a part of a checkpoint has another checksum than when it was written: torch notes them and reads over them."""
-    with zipfile.ZipFile(path) as parts:
-        damaged = parts.testzip()
-    if damaged:
-        raise ValueError(f"{damaged} is damaged")
+def load_weights(net: nn.Module, path: Path) -> nn.Module:
+    """The net with exactly the weights of a file, in evaluation mode; UserError names a tensor that does not fit."""
+    tensors = read_weights(path)
+    with must_fit(path):
+        net.load_state_dict(tensors)
+    return net.eval()
+
+
+@contextmanager
+def must_fit(path: Path) -> Iterator[None]:
+    """Report tensors of `path` whose name or shape the net does not have as a UserError."""
+    try:
+        yield
+    except (RuntimeError, KeyError) as error:
+        first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+        raise UserError(
+            f"{path}: weights of another architecture than its {CONFIG} says ({first}); remake them with `dvc repro`"
+        ) from None

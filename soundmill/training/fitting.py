@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from soundmill.errors import UserError
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
 from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
@@ -45,14 +45,14 @@ class Fitted:
         if which == "best":
             module.net.load_state_dict(self.best)
         elif which in self.kept:
-            module.net.load_state_dict(weights.read(self.kept[which]))
+            module.net.load_state_dict(checkpoint.read_weights(self.kept[which]))
 
     def save(self, directory: Path) -> None:
         """Write all weights but the last beside them."""
         if self.best:
-            weights.write(self.best, directory / weights.BEST)
+            checkpoint.write_weights(self.best, directory / checkpoint.BEST)
         for step, path in self.kept.items():
-            shutil.copyfile(path, directory / weights.of_step(step))
+            shutil.copyfile(path, directory / checkpoint.weights_of_step(step))
 
 
 def fit_averaged(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill.disk import write_atomically
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.module import TrainingModule
 
 
@@ -27,12 +26,12 @@ class Kept:
         return step % self.every == 0 and step < steps
 
     def path(self, step: int) -> Path:
-        return self.directory / weights.of_step(step)
+        return self.directory / checkpoint.weights_of_step(step)
 
     def save(self, module: TrainingModule) -> None:
         """Those of the module's step. A training that was killed saves them again, so newer ones may be there."""
         with module.ema.applied(module.net):
-            write_atomically(self.path(module.step), lambda path: weights.write(module.net.state_dict(), path))
+            checkpoint.write_weights(module.net.state_dict(), self.path(module.step))
         staying = {self.path(step) for step in self.steps(module.step, module.steps)}
         for step in range(self.every, module.step, self.every):
             if self.path(step) not in staying:

@@ -16,7 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from soundmill.errors import UserError
-from soundmill.training import checkpoint, processes
+from soundmill.training import processes
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import fast_kernels, pick_device, usable_precision, use_threads
 from soundmill.training.ema import Ema
@@ -25,6 +25,7 @@ from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
 from soundmill.training.seeds import seed_of
+from soundmill.training.state import State, Timed, resume_point
 from soundmill.training.validation import Validation
 
 Report = Callable[[dict[str, float], int], None]  # points of curves, live
@@ -67,7 +68,7 @@ def fit(
             flush=True,
         )
     scratch.mkdir(parents=True, exist_ok=True)
-    start = checkpoint.resume_point(scratch)
+    start = resume_point(scratch)
     training = module, loader, hardware, precision, scratch, start, curve, validation
     here = partial(_train, *training, progress=progress, kept=kept, sampling=sampling, report=report)
     with worker_deaths_explained():
@@ -92,10 +93,10 @@ def _train(
     """In one process of those that train together; the last four are of the first one."""
     with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
-        state = checkpoint.State(module, optimisers, loader, curve, validation, accelerator.scaler)
+        state = State(module, optimisers, loader, curve, validation, accelerator.scaler)
         if start:
             state.restore(start)
-        saver = checkpoint.Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
+        saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
         first = progress is not None
         if first:
             progress.begin(module.step, module.steps)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import disk, shards
+from soundmill import shards
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse, read_json
+from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
+from soundmill.training import checkpoint
 from soundmill.training.tagger_targets import Targets
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
@@ -93,6 +91,16 @@ class Tagger(nn.Module):
         embedding = self.embedding(patches)
         active = relu(embedding)
         return embedding, self.classifier(self.dropout(active.mean(1) + active.amax(1)))
+
+
+class TaggerConfig(checkpoint.Config):
+    """A tagger's `config.json`."""
+
+    params: TaggerParams
+    mel_spec: MelSpec
+    targets: str  # what its classes are: labels, caption words, clusters
+    labels: list[str]
+    digest: str  # of the weights
 
 
 @dataclass
@@ -285,39 +293,22 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
 def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targets, directory: Path) -> str:
     """Write model.safetensors and config.json; returns the digest of the weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = directory / "model.safetensors"
-    disk.write_atomically(weights, lambda path: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path))
-    digest = shards.file_digest(weights)
-    config = {
-        "params": params.model_dump(mode="json"),
-        "mel_spec": spec.model_dump(mode="json"),
-        "targets": targets.kind,
-        "labels": targets.classes,
-        "digest": digest,
-    }
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    disk.write_atomically(directory / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    checkpoint.write_weights(net.state_dict(), directory / checkpoint.WEIGHTS)
+    digest = shards.file_digest(directory / checkpoint.WEIGHTS)
+    config = TaggerConfig(params=params, mel_spec=spec, targets=targets.kind, labels=targets.classes, digest=digest)
+    checkpoint.write_config(config.model_dump(mode="json"), directory, sort_keys=False)
     return digest
 
 
 def load_tagger(directory: Path) -> TaggerModel:
     """Rebuild the tagger that was saved in `directory`, from its own parameters."""
-    weights, config_path = directory / "model.safetensors", directory / "config.json"
-    for path in (weights, config_path):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; train the tagger: `dvc repro tagger`")
-    config: dict[str, Any] = read_json(config_path, "train it again: `dvc repro -f tagger`")
-    try:
-        params = parse(TaggerParams, config["params"], f"{config_path}: params")
-        spec = parse(MelSpec, config["mel_spec"], f"{config_path}: mel_spec")
-        labels, kind, digest = config["labels"], config["targets"], config["digest"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{config_path}: not a tagger's config ({error}); train it again: `dvc repro -f tagger`") from None
-    if shards.file_digest(weights) != digest:
-        raise UserError(f"{weights}: not the weights that {config_path.name} speaks of; train again: `dvc repro -f tagger`")
+    config, weights = checkpoint.load_config(directory, TaggerConfig, "tagger"), directory / checkpoint.WEIGHTS
+    params, spec, labels = config.params, config.mel_spec, config.labels
     net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
-    net.load_state_dict(load_file(weights))
-    return TaggerModel(net.eval().to(memory_format=torch.channels_last), spec, params, kind, labels, digest)
+    checkpoint.load_weights(net, weights)
+    if shards.file_digest(weights) != config.digest:
+        raise UserError(f"{weights}: not the weights that {checkpoint.CONFIG} describes; train again: `dvc repro -f tagger`")
+    return TaggerModel(net.to(memory_format=torch.channels_last), spec, params, config.targets, labels, config.digest)
 
 
 def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.models import checkpoint, registry
+from soundmill.models import registry
+from soundmill.models.family import family_of
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
 from tests.imports import MODELS, components_of, families
 
@@ -60,7 +61,8 @@ def test_unknown_family_is_named_with_the_nearest():
         (None, "dvc repro"),
         ("{", "not readable as JSON"),
         ('{"family": ' + "[" * 100_000, r"config\.json: not readable as JSON: brackets within brackets"),
-        ("[]", "names no `family`"),
+        ("[]", "not a JSON object"),
+        ("{}", "names no `family`"),
         (json.dumps({"family": "tango"}), "of family 'tango', not 'ddpm_mel'"),
     ],
 )
@@ -68,4 +70,4 @@ def test_a_directory_that_is_no_such_checkpoint(tmp_path, content, message):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        checkpoint.read_config(tmp_path, "ddpm_mel")
+        family_of(tmp_path, "ddpm_mel")

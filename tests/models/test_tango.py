@@ -14,9 +14,8 @@ from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
-from soundmill.models.tango.model import Tango, build_net
+from soundmill.models.tango.model import Tango, build_net, sample_latents
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
-from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
 from soundmill.models.tango.unet import TextUNet
 from soundmill.training.loader import Arrays, Joined, Loader, Order, share

@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.resample import resample
+from soundmill.models import family
 from soundmill.models.catalog import read_weights
-from soundmill.models.checkpoint import read_config, read_part, write_config
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.family import Family, Rehearsal, Run
+from soundmill.models.family import Family, FamilyConfig, Prepared, Rehearsal, Run
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
-from soundmill.models.training import Prepared
 from soundmill.params import StageParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule
 from soundmill.training.validation import HeldOut
@@ -53,6 +52,11 @@ class Net(nn.Module):
 
     def forward(self, waves: Tensor) -> Tensor:
         return self.decoder(torch.tanh(self.encoder(waves)))
+
+
+class Config(FamilyConfig):
+    family: Literal["tiny_codec"] = "tiny_codec"
+    params: TrainParams
 
 
 @dataclass
@@ -103,14 +107,12 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 
 def save(model: TinyCodec, directory: Path, facts: dict[str, Any]) -> None:
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / "net.safetensors")
-    write_config(directory, "tiny_codec", model.params, facts)
+    family.save(directory, Config(params=model.params), model.net.state_dict(), facts)
 
 
 def load(directory: Path) -> TinyCodec:
-    params = read_part(TrainParams, read_config(directory, "tiny_codec", ("params",)), "params", directory)
-    return TinyCodec(params, weights.fill(Net(params.width), directory / "net.safetensors"))
+    params = family.read_config(directory, Config).params
+    return TinyCodec(params, checkpoint.load_weights(Net(params.width), directory / checkpoint.WEIGHTS))
 
 
 def read(document: dict[str, Any]) -> TrainParams:

@@ -21,7 +21,7 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.manifest import TRAINED_ON, TRAINED_ON_FILE
-from soundmill.models import registry
+from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders

@@ -32,7 +32,7 @@ from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.requests import match_label
 from soundmill.tracking import StageRun
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from stages.spectrogram import spectrogram_shard
 from tests.models.components.test_diffwave import FAST, NOISE, TINY
 from tests.training.killing import Killed, die_before
@@ -214,7 +214,7 @@ def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, tr
         assert said in capfd.readouterr().out
         made[use] = [path.read_bytes() for path in sorted((tmp_path / "generated").glob("*.wav"))]
     assert made["last"] == made[12] != made[8]
-    kept, last = (weights.read(tmp_path / "model" / name) for name in ("step-8.safetensors", "model.safetensors"))
+    kept, last = (checkpoint.read_weights(tmp_path / "model" / name) for name in ("step-8.safetensors", "model.safetensors"))
     assert any(not torch.equal(value, last[f"net.{name}"]) for name, value in kept.items())
     document["ddpm_mel"]["generate"]["use"] = 4
     params.write_yaml(document, tmp_path / "params.yaml")
@@ -266,7 +266,7 @@ def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["labels"] == [*LABELS, "wind"]
     assert config["started_from"]["checkpoint"] == digest
-    before, after = (weights.read(path / "model.safetensors") for path in (trained / "model", tmp_path / "model"))
+    before, after = (checkpoint.read_weights(path / "model.safetensors") for path in (trained / "model", tmp_path / "model"))
     assert len(after["net.labels.weight"]) == 4
     after["net.labels.weight"] = after["net.labels.weight"][:3]
     for name in before.keys() - {"levels", "level_labels"}:

@@ -12,7 +12,7 @@ from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.decoding import decode
-from soundmill.models import registry
+from soundmill.models.components import registry
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import build_vocoder

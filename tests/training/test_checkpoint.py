@@ -1,109 +1,113 @@
-"""Checkpoints of a running training: whole or not there, the last good one kept, no code run on load."""
+"""Checkpoints of any kind: what is saved comes back, and what does not fit is named with its remedy."""
 
 from __future__ import annotations
 
-import pickle
-import random
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from torch import nn
 
 from soundmill.errors import UserError
-from soundmill.training.checkpoint import LAST, PREVIOUS, load, resume_point, save
-from tests.lost_bits import lose_a_bit
+from soundmill.training import checkpoint
 
 
-def test_keeps_the_one_before(tmp_path):
-    for step in (1, 2, 3):
-        save({"step": step}, tmp_path / LAST)
-    assert load(tmp_path / LAST)["step"] == 3
-    assert load(tmp_path / PREVIOUS)["step"] == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
-    assert resume_point(tmp_path) == tmp_path / LAST
+class Config(checkpoint.Config):
+    kind: str
+    width: int
+    labels: list[str]
 
 
-def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
-    save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    torn = (tmp_path / LAST).read_bytes()[:700]
-    (tmp_path / LAST).write_bytes(torn)
-    assert resume_point(tmp_path) == tmp_path / PREVIOUS
-    assert LAST in capsys.readouterr().out
+CONFIG = Config(kind="linear", width=3, labels=["bell", "ä"])
 
 
-def test_no_lost_bit_is_trained_on(tmp_path, capsys):
-    checkpoint = {"weights": torch.randn(3, 400), "step": 7, "names": ["a", "b"]}
-    for _ in range(2):
-        save(checkpoint, tmp_path / LAST)
-    whole = (tmp_path / LAST).read_bytes()
-    rng, passed_over = random.Random(5), 0
-    for turn in range(300):
-        lose_a_bit(tmp_path / LAST, rng.random() if turn % 2 else 1 - 0.2 * rng.random() ** 2)  # the last part is the index
-        found = resume_point(tmp_path)
-        damaged = found == tmp_path / PREVIOUS
-        assert damaged == ("last.ckpt: is not as it was written" in capsys.readouterr().out)
-        passed_over += damaged
-        read = load(found)  # a bit of what nobody reads, as the time of writing, may be another
-        assert torch.equal(read.pop("weights"), checkpoint["weights"])
-        assert read == {"step": 7, "names": ["a", "b"]}
-        (tmp_path / LAST).write_bytes(whole)
-    assert passed_over > 200
+def save(directory: Path, net: nn.Module, **more) -> None:
+    checkpoint.save(directory, CONFIG.model_dump(mode="json"), net.state_dict(), **more)
 
 
-def test_where_both_are_damaged_it_is_said_that_training_starts_anew(tmp_path, capsys):
-    for _ in range(2):
-        save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    for name in (LAST, PREVIOUS):
-        lose_a_bit(tmp_path / name, 0.5)
-    assert resume_point(tmp_path) is None
-    said = capsys.readouterr().out
-    assert f"{LAST}: is not as it was written" in said
-    assert "training starts from its beginning" in said
+def test_what_is_saved_comes_back(tmp_path):
+    part = tmp_path / "vocoder"
+    save(part, nn.Linear(1, 1))
+    net = nn.Linear(3, 2)
+    save(tmp_path / "one", net, metadata={"format": "pt"}, parts=[part])
+    assert checkpoint.load_config(tmp_path / "one", Config) == CONFIG
+    assert (tmp_path / "one" / "config.json").read_text() == (
+        '{\n  "kind": "linear",\n  "labels": [\n    "bell",\n    "ä"\n  ],\n  "width": 3\n}\n'
+    )
+    loaded = checkpoint.load_weights(nn.Linear(3, 2), tmp_path / "one" / "model.safetensors")
+    assert not loaded.training
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.state_dict().items())
+    with safe_open(tmp_path / "one" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "one" / "vocoder" / name).read_bytes() == (part / name).read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_nothing_to_resume_from(tmp_path, capsys, content):
-    assert resume_point(tmp_path) is None
-    assert capsys.readouterr().out == ""
-    (tmp_path / LAST).write_bytes(content)
-    assert resume_point(tmp_path) is None
-    assert "training starts from its beginning" in capsys.readouterr().out
+def test_a_directory_with_a_config_is_complete(tmp_path, monkeypatch):
+    """The config is written last, each file is there whole or not at all, and nothing is overwritten."""
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path / "one", nn.Linear(3, 2))
+    assert list((tmp_path / "one").iterdir()) == []
+    with pytest.raises(FileExistsError):
+        save(tmp_path / "one", nn.Linear(3, 2))
 
 
-def test_a_failed_write_leaves_the_good_one(tmp_path):
-    save({"step": 1}, tmp_path / LAST)
-    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        save({"step": lambda: 2}, tmp_path / LAST)
-    assert load(resume_point(tmp_path))["step"] == 1
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"one: no vocoder here \(config\.json is missing\); `dvc repro` makes one"),
+        ("{", r"config\.json: not readable as JSON: .*; remake it with `dvc repro`"),
+        ("[" * 100_000, r"config\.json: not readable as JSON: brackets within brackets"),
+        ("[]", r"config\.json: not a JSON object; remake it with `dvc repro`"),
+        (
+            {"kind": "linear", "widht": 3, "labels": []},
+            r"(?s)config\.json\.width: missing.*config\.json\.widht: unknown key; did you mean 'width'.*Train it again; or edit",
+        ),
+        ({"kind": "linear", "width": "3", "labels": []}, r"(?s)config\.json\.width: .*found '3'.*The vocoder does not fit"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(tmp_path, content, message):
+    (tmp_path / "one").mkdir()
+    if content is not None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "one" / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_config(tmp_path / "one", Config, "vocoder")
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    def full(*_):
-        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed\nmore")
-
-    save({"step": 1}, tmp_path / LAST)
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="disk full"):
-        save({"step": 2}, tmp_path / LAST)
-    assert load(resume_point(tmp_path))["step"] == 1
-
-
-class _Harmful:
-    def __reduce__(self):
-        return (print, ("ran code from a checkpoint",))
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Linear(3, 4), r"model\.safetensors: weights of another architecture .*size mismatch for weight.*dvc repro"),
+        (nn.Linear(3, 2, bias=False), r"model\.safetensors: weights of another architecture .*Unexpected key.*bias"),
+        (nn.Sequential(nn.Linear(3, 2)), r'model\.safetensors: weights of another architecture .*Missing key.*"0\.weight"'),
+    ],
+)
+def test_weights_of_another_net_are_named(tmp_path, net, message):
+    save(tmp_path / "one", nn.Linear(3, 2))
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_weights(net, tmp_path / "one" / "model.safetensors")
 
 
-def test_loading_runs_no_code(tmp_path, capsys):
-    torch.save({"weights": _Harmful()}, tmp_path / LAST)
-    assert resume_point(tmp_path) is None
-    with pytest.raises(pickle.UnpicklingError):
-        load(tmp_path / LAST)
-    assert "ran code" not in capsys.readouterr().out.replace(LAST, "")
+@pytest.mark.parametrize("content", [None, b"", b"torn", b"\0" * 100])
+def test_weights_that_are_damaged_are_named(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: weights cannot be read .*remake them with `dvc repro`"):
+        checkpoint.read_weights(path)
 
 
-def test_one_of_an_earlier_version_is_passed_over_and_named(tmp_path, capsys):
-    save({"state_dict": {}, "optimizer_states": [], "global_step": 3}, tmp_path / LAST)
-    assert resume_point(tmp_path) is None
-    said = capsys.readouterr().out
-    assert f"{LAST}: of an earlier version of Soundmill, which is needed to go on from it" in said
-    assert "training starts from its beginning" in said
+def test_a_pickle_is_not_read(tmp_path):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="weights cannot be read"):
+        checkpoint.load_weights(nn.Linear(3, 2), tmp_path / "model.safetensors")

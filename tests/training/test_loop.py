@@ -14,15 +14,15 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.training import checkpoint, module
 from soundmill.training import curve as curves
-from soundmill.training import module, weights
-from soundmill.training.checkpoint import LAST, PREVIOUS
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import Sampling, fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
+from soundmill.training.state import LAST, PREVIOUS
 from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
 from tests.training.killing import Killed, die_before
@@ -233,7 +233,7 @@ def test_weights_of_some_steps_are_kept_the_newest_of_them_killed_or_not(loader,
     assert {path.name for path in (tmp_path / "whole").glob("*.safetensors")} == {"step-15.safetensors", "step-20.safetensors"}
     early, _ = _fit(loader, tmp_path / "early", until=15)
     early.ema.copy_to(early.net)
-    assert all(torch.equal(value, early.net.state_dict()[name]) for name, value in weights.read(whole.path(15)).items())
+    assert all(torch.equal(value, early.net.state_dict()[name]) for name, value in checkpoint.read_weights(whole.path(15)).items())
     unkept, _ = _fit(loader, tmp_path / "unkept")
     assert _same(trained, unkept)
 

@@ -8,11 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from soundmill import shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.params import StageParams, parse
+from soundmill.params import StageParams
+from soundmill.training import checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from soundmill.models.samples import Samples
 
 
-CONFIG, VOCODER_WEIGHTS = "config.json", "model.safetensors"
+PYTORCH = {"format": "pt"}  # metadata that other programs look for in the weights of a component
 
 
 class Vocoder(Protocol):
@@ -39,10 +41,8 @@ class Vocoder(Protocol):
         """The same in pieces [N, channels, n], so that memory does not grow with the sound."""
 
 
-class VocoderConfig(BaseModel):
-    """What the `config.json` of a vocoder of any kind says; a kind adds how its net is built."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class VocoderConfig(checkpoint.Config):
+    """The `config.json` of a vocoder; a kind adds how its net is built."""
 
     kind: str
     mel_spec: MelSpec  # of the log-mels that it takes
@@ -53,21 +53,14 @@ C = TypeVar("C", bound=VocoderConfig)
 
 
 def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict[str, Any]:
-    """Write a vocoder's directory (made anew): weights, and `config.json` with all else. Nothing more to say: {}."""
-    from soundmill.training import weights
-
-    directory.mkdir(parents=True)
-    weights.write(net.state_dict(), directory / VOCODER_WEIGHTS, {"format": "pt"})
-    weights.write_json(config.model_dump(mode="json"), directory / CONFIG)
+    """Write a vocoder into a new directory; returns its metrics, of which there are none."""
+    checkpoint.save(directory, config.model_dump(mode="json"), net.state_dict(), metadata=PYTORCH)
     return {}
 
 
 def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
-    """What a directory that `save_vocoder` wrote says; UserError where it is none, or for others than `spec`'s, if given."""
-    from soundmill.training import weights
-
-    path = directory / CONFIG
-    saved = parse(config, weights.read_json(path, "vocoder"), str(path))
+    """The config of a saved vocoder; UserError where there is none, or it is for other log-mels than `spec`'s, if given."""
+    saved = checkpoint.load_config(directory, config, "vocoder")
     if spec:
         check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
     return saved
@@ -124,22 +117,38 @@ class LatentCodec(Encoder, Protocol):
         """(channels, frames, bands) of the latent of so many frames of a sound."""
 
 
-class CodecConfig(BaseModel):
-    """What the `config.json` of a codec of any kind says, beside what is its own."""
+class CodecIdentity(checkpoint.Config):
+    """What every codec's `config.json` has."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
     kind: str
-    digest: str  # tells it from others
+    digest: str  # of weights and constants
     scaling_factor: float  # x0 = scaling_factor · latent
 
 
-def read_codec(directory: Path) -> CodecConfig:
-    """What tells the codec in a directory from others, without loading it; UserError where there is none."""
-    from soundmill.training import weights
+class CodecConfig(CodecIdentity):
+    """The `config.json` of a codec; a kind adds how its nets are built, and its constants."""
 
-    path = directory / CONFIG
-    return parse(CodecConfig, weights.read_json(path, "autoencoder"), str(path))
+    model_config = ConfigDict(extra="forbid")
+
+    source: dict[str, Any]  # how it was trained or loaded
+
+
+def save_codec(directory: Path, config: CodecConfig, net: nn.Module) -> str:
+    """Write a codec into a new directory; returns its digest, which takes the place of the config's."""
+    directory.mkdir(parents=True)
+    weights = directory / checkpoint.WEIGHTS
+    checkpoint.write_weights(net.state_dict(), weights, PYTORCH)
+    constants = config.model_dump(mode="json", exclude={"source", "digest"})
+    digest = shards.digest(constants, {checkpoint.WEIGHTS: shards.file_digest(weights)})
+    checkpoint.write_config(config.model_dump(mode="json") | {"digest": digest}, directory)
+    return digest
+
+
+def read_codec(directory: Path) -> CodecIdentity:
+    """What identifies the codec in a directory; it is not loaded. UserError where there is none."""
+    return checkpoint.load_config(directory, CodecIdentity, "autoencoder")
 
 
 @dataclass(frozen=True)

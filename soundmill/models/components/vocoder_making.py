@@ -14,11 +14,12 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
-from soundmill.models.components.contracts import VOCODER_WEIGHTS, Made
+from soundmill.models.components.contracts import Made
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.models.samples import Samples, sampling
+from soundmill.training import checkpoint
 from soundmill.training.device import pick_device
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
@@ -66,7 +67,7 @@ class Making:
         compare(str(where), there, here)
         model.net.load_state_dict(start.net.state_dict())
         print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
-        return shards.file_digest(where / VOCODER_WEIGHTS)
+        return shards.file_digest(where / checkpoint.WEIGHTS)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
         """Train `module`, by whose net `model` speaks; returns facts of it too."""

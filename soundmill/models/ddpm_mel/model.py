@@ -1,8 +1,7 @@
-"""A trained model, and how it lies on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained diffusion of mel pictures: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +12,32 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
-from soundmill.models import registry
-from soundmill.models.checkpoint import read_config, read_part, write_config
-from soundmill.models.components import vocoding
+from soundmill.diffusion.guidance import guided
+from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.samplers import sample_each
+from soundmill.models import family
+from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.ddpm_mel.params import TrainParams
-from soundmill.models.ddpm_mel.picture import PictureCodec
+from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
 from soundmill.models.ddpm_mel.residual import ResidualUNet
-from soundmill.models.ddpm_mel.sample import sample_log_mels
 from soundmill.models.ddpm_mel.unet import UNet
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
-from soundmill.training import weights
+from soundmill.training import checkpoint
+from soundmill.training.device import autocast, evaluating
+from soundmill.training.seeds import seed_of
 
 FAMILY = "ddpm_mel"
-WEIGHTS, VOCODER = "model.safetensors", "vocoder"
+VOCODER = "vocoder"
+
+
+class Config(FamilyConfig):
+    family: Literal["ddpm_mel"] = FAMILY
+    params: TrainParams
+    labels: list[str]
+    mel_spec: MelSpec
 
 
 @dataclass
@@ -79,6 +88,53 @@ class DdpmMel:
         return vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), log_mels, run.device, self.num_samples)
 
 
+def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:
+    """Log-mels [N, n_mels, frames] on the CPU for label weights [N, num_labels]; `model.net` is moved to the run's device."""
+    sampling, device = run.sampling, run.device
+    net, picture, diffusion = model.net.to(device), model.picture.cpu(), model.params.diffusion
+    first, last = sampling.guidance_interval
+
+    def denoiser(part: slice) -> Net:
+        condition = conditions[part].to(device)
+
+        def denoise(xt: Tensor, t: Tensor) -> Tensor:
+            within = first <= int(t[0]) / diffusion.num_timesteps <= last
+            scale = sampling.guidance_scale if within and model.labels else 1.0
+            if model.params.network.channels_last:
+                xt = xt.contiguous(memory_format=torch.channels_last)
+            with autocast(device, run.precision):
+                return guided(net, xt, t, (condition,), (torch.zeros_like(condition),), scale).float()
+
+        return denoise
+
+    with torch.no_grad(), evaluating(net):
+        latents = sample_each(
+            denoiser,
+            seeds,
+            picture.shape,
+            diffusion,
+            sampling,
+            device,
+            run.batch_size,
+            run.progress,
+            clip=sampling.clip,
+            first=diffusion.first_timestep,
+        )
+        pictures = picture.from_latent(latents)
+        if sampling.rescale:
+            pictures = rescaled(pictures)
+        levels = torch.stack([_draw_level(model, *item) for item in zip(conditions, seeds, strict=True)])
+        return picture.from_picture(pictures, levels)
+
+
+def _draw_level(model: DdpmMel, condition: Tensor, seed: int) -> Tensor:
+    """The level of a training clip whose labels are most like `condition`, drawn by the item's seed."""
+    likeness = model.level_labels @ condition
+    candidates = model.levels[likeness >= likeness.max() - 1e-6]
+    rng = torch.Generator().manual_seed(seed_of(seed, "level"))
+    return candidates[int(torch.randint(len(candidates), (), generator=rng))]
+
+
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
     """The net of the parameters, initialised from torch's global generator: (xt, t, label weights) → prediction."""
     network, picture = params.network, params.picture
@@ -102,29 +158,21 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `parts`, the directory that the training
-    took; `facts` are added to its config for people to read."""
-    directory.mkdir(parents=True)
-    if model.vocoder:
-        shutil.copytree(parts / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
-    tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
-    tensors |= {f"picture.{name}": value for name, value in model.picture.state_dict().items()}
-    weights.write(tensors | {"levels": model.levels, "level_labels": model.level_labels}, directory / WEIGHTS)
-    write_config(directory, FAMILY, model.params, facts, labels=model.labels, mel_spec=model.spec.model_dump(mode="json"))
+    """Write the checkpoint, with a copy of the vocoder in `parts`, the directory that the training took."""
+    config = Config(params=model.params, labels=model.labels, mel_spec=model.spec)
+    tensors = {**_nets(model.net, model.picture).state_dict(), "levels": model.levels, "level_labels": model.level_labels}
+    family.save(directory, config, tensors, facts, parts=[parts / VOCODER] if model.vocoder else [])
 
 
 def load(directory: Path) -> DdpmMel:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels"))
-    params = read_part(TrainParams, config, "params", directory)
-    spec = read_part(MelSpec, config, "mel_spec", directory)
-    labels = config["labels"]
+    config = family.read_config(directory, Config)
+    params, spec, labels = config.params, config.mel_spec, config.labels
     net, picture = build_net(params, len(labels)), PictureCodec(params.picture, spec)
-    tensors = weights.read(directory / WEIGHTS)
-    with weights.must_fit(directory / WEIGHTS):
-        net.load_state_dict(_below(tensors, "net."))
-        picture.load_state_dict(_below(tensors, "picture."))
-        levels, level_labels = tensors["levels"], tensors["level_labels"]
+    path = directory / checkpoint.WEIGHTS
+    tensors = checkpoint.read_weights(path)
+    with checkpoint.must_fit(path):
+        levels, level_labels = tensors.pop("levels"), tensors.pop("level_labels")
+        _nets(net, picture).load_state_dict(tensors)
     return DdpmMel(params, spec, labels, net.eval(), picture.eval(), levels, level_labels, load_vocoder(directory, spec))
 
 
@@ -133,5 +181,6 @@ def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
     return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
+    """Both as one, as their weights are saved."""
+    return nn.ModuleDict({"net": net, "picture": picture})

@@ -25,10 +25,9 @@ from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, label_weights
 from soundmill.models.requests import of_grid
-from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of

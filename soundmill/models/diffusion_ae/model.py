@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
-from soundmill.models.components.unet1d.prior.model import LatentPrior
+from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.diffusion_ae.params import TrainParams
 from soundmill.models.family import Run
 
 FAMILY = "diffusion_ae"
 
 
+class Config(PriorConfig):
+    family: Literal["diffusion_ae"] = FAMILY
+    params: TrainParams
+
+
 class DiffusionAE(LatentPrior):
     """Its autoencoder's decoder is a diffusion too."""
 
-    family, train_params, load_codec = FAMILY, TrainParams, staticmethod(codecs.load)
+    family, config, load_codec = FAMILY, Config, staticmethod(codecs.load)
 
     def decode(self, latents: Tensor, run: Run) -> Tensor:
         return self.codec.decode(latents, run.sampling.decoding)

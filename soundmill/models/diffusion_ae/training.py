@@ -11,8 +11,7 @@ from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.prior import training
 from soundmill.models.diffusion_ae.model import FAMILY, DiffusionAE
 from soundmill.models.diffusion_ae.params import GenerateParams, TrainParams
-from soundmill.models.family import Rehearsal
-from soundmill.models.training import Prepared
+from soundmill.models.family import Prepared, Rehearsal
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: DiffusionAE | None) -> Prepared:

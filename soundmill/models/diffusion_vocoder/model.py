@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained diffusion vocoder: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.mel import log_mel
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
 from soundmill.models.diffusion_vocoder.params import TrainParams
-from soundmill.models.family import Run
-from soundmill.training import weights
+from soundmill.models.family import FamilyConfig, Run
+from soundmill.training import checkpoint
 from soundmill.training.device import evaluating
 
 FAMILY = "diffusion_vocoder"
-WEIGHTS = "model.safetensors"
 WINDOW_SECONDS = 10.0
+
+
+class Config(FamilyConfig):
+    family: Literal["diffusion_vocoder"] = FAMILY
+    params: TrainParams
+    channels: int
 
 
 @dataclass
@@ -64,14 +69,10 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: VocodingModel, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS)
-    write_config(directory, FAMILY, model.params, facts, channels=model.channels)
+    family.save(directory, Config(params=model.params, channels=model.channels), model.net.state_dict(), facts)
 
 
 def load(directory: Path) -> VocodingModel:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "channels"))
-    params = read_part(TrainParams, config, "params", directory)
-    return VocodingModel(params, weights.fill(VocoderNet(params.network, params.mel), directory / WEIGHTS), config["channels"])
+    config = family.read_config(directory, Config)
+    net = checkpoint.load_weights(VocoderNet(config.params.network, config.params.mel), directory / checkpoint.WEIGHTS)
+    return VocodingModel(config.params, net, config.channels)

@@ -20,8 +20,7 @@ from soundmill.models.components.waves.source import Pairs, gather_waves, log_me
 from soundmill.models.diffusion_vocoder import model as models
 from soundmill.models.diffusion_vocoder.model import FAMILY, VocodingModel
 from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
-from soundmill.models.family import Rehearsal
-from soundmill.models.training import Prepared
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.validation import HeldOut
 

@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained DiffWave: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill.audio.mel import log_mel
 from soundmill.diffusion.aligned import ancestral
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
 from soundmill.models.components import vocoding
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
 from soundmill.models.diffwave.params import TrainParams
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "diffwave"
-WEIGHTS = "model.safetensors"
 WINDOW_SECONDS = 10.0
+
+
+class Config(FamilyConfig):
+    family: Literal["diffwave"] = FAMILY
+    params: TrainParams
+    sample_rate: int
+    labels: list[str]
 
 
 @dataclass
@@ -123,15 +129,11 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Vocoding | Generating, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS)
-    write_config(directory, FAMILY, model.params, facts, sample_rate=model.sample_rate, labels=list(model.labels))
+    config = Config(params=model.params, sample_rate=model.sample_rate, labels=list(model.labels))
+    family.save(directory, config, model.net.state_dict(), facts)
 
 
 def load(directory: Path) -> Vocoding | Generating:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "sample_rate", "labels"))
-    params = read_part(TrainParams, config, "params", directory)
-    net = weights.fill(build_net(params, len(config["labels"])), directory / WEIGHTS)
-    return build_model(params, net, config["sample_rate"], config["labels"])
+    config = family.read_config(directory, Config)
+    net = checkpoint.load_weights(build_net(config.params, len(config.labels)), directory / checkpoint.WEIGHTS)
+    return build_model(config.params, net, config.sample_rate, config.labels)

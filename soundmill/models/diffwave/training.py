@@ -21,10 +21,9 @@ from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_wa
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
 from soundmill.models.diffwave.params import GenerateParams, TrainParams
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_grid
-from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order, Source, crop_places
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut

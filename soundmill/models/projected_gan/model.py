@@ -1,8 +1,7 @@
-"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained projected GAN: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,35 @@ from soundmill import params as strict
 from soundmill.audio.loop import closed
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
-from soundmill.models import registry
-from soundmill.models.checkpoint import read_config, read_part, write_config
-from soundmill.models.components import vocoding
+from soundmill.models import family
+from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.models.projected_gan.generator import Generator
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "projected_gan"
-WEIGHTS, VOCODER = "model.safetensors", "vocoder"
+VOCODER = "vocoder"
 EMBEDDERS = ("vggish", "tagger")  # projectors whose networks judge sounds too
 MEAN_OF = 4096  # latents whose styles' mean truncation goes to
 CONTEXT = 32  # frames of the loop's end before it, and of its beginning after it, that the vocoder hears too
 FADE_SECONDS = 0.02  # of the sound before the loop, into which its end fades
+
+
+class Config(FamilyConfig):
+    family: Literal["projected_gan"] = FAMILY
+    params: TrainParams
+    mel_spec: MelSpec
+    labels: list[str]
+    num_samples: int
+    projectors: list[str]
+    trained_against: list[str]
 
 
 @dataclass
@@ -149,32 +157,27 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), with a copy of the vocoder in `parts`, the directory that the training
-    took; `facts` are added to its config for people to read."""
-    directory.mkdir(parents=True)
-    if model.vocoder:
-        shutil.copytree(parts / VOCODER, directory / VOCODER, copy_function=shutil.copyfile)
-    tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
-    weights.write(tensors | {f"picture.{name}": value for name, value in model.picture.state_dict().items()}, directory / WEIGHTS)
-    about = {"labels": list(model.labels), "num_samples": model.num_samples}
-    about |= {"projectors": list(model.projectors), "trained_against": list(model.trained_against)}
-    write_config(directory, FAMILY, model.params, facts, mel_spec=model.spec.model_dump(mode="json"), **about)
+    """Write the checkpoint, with a copy of the vocoder in `parts`, the directory that the training took."""
+    config = Config(
+        params=model.params,
+        mel_spec=model.spec,
+        labels=list(model.labels),
+        num_samples=model.num_samples,
+        projectors=list(model.projectors),
+        trained_against=list(model.trained_against),
+    )
+    vocoder = [parts / VOCODER] if model.vocoder else []
+    family.save(directory, config, _nets(model.net, model.picture).state_dict(), facts, parts=vocoder)
 
 
 def load(directory: Path) -> ProjectedGan:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "mel_spec", "labels", "num_samples", "projectors", "trained_against"))
-    params, spec = read_part(TrainParams, config, "params", directory), read_part(MelSpec, config, "mel_spec", directory)
-    net = build_net(params, len(config["labels"]))
-    picture = LoopPicture(spec, config["num_samples"], params.generator.frames, params.fit)
-    tensors = weights.read(directory / WEIGHTS)
-    with weights.must_fit(directory / WEIGHTS):
-        net.load_state_dict(_below(tensors, "net."))
-        picture.load_state_dict(_below(tensors, "picture."))
+    config = family.read_config(directory, Config)
+    params, spec = config.params, config.mel_spec
+    net = build_net(params, len(config.labels))
+    picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
+    checkpoint.load_weights(_nets(net, picture), directory / checkpoint.WEIGHTS)
     vocoder = load_vocoder(directory, spec)
-    return ProjectedGan(
-        params, spec, config["labels"], net.eval(), picture, config["projectors"], config["trained_against"], vocoder
-    )
+    return ProjectedGan(params, spec, config.labels, net, picture, config.projectors, config.trained_against, vocoder)
 
 
 def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
@@ -182,5 +185,6 @@ def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
     return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
+    """Both as one, as their weights are saved."""
+    return nn.ModuleDict({"net": net, "picture": picture})

@@ -18,7 +18,7 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.projected_gan import model as models
 from soundmill.models.projected_gan.discriminators import Discriminators, discriminator_loss, generator_loss
@@ -28,7 +28,6 @@ from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
 from soundmill.models.projected_gan.projectors import Chosen, choose
 from soundmill.models.requests import of_grid
-from soundmill.models.training import Prepared
 from soundmill.training.loader import Batch, Order, Source
 from soundmill.training.phases import Phase, PhasedModule, Turn
 from soundmill.training.starting import compare

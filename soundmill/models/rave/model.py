@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,22 @@ from soundmill import params as strict
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.editing import parse_edits
 from soundmill.models.components.rave.params import RaveParams
-from soundmill.models.components.unet1d.prior.model import LatentPrior
+from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.family import Request, Run
 from soundmill.models.rave.params import TrainParams
 
 FAMILY = "rave"
 
 
+class Config(PriorConfig):
+    family: Literal["rave"] = FAMILY
+    params: TrainParams
+
+
 class Rave(LatentPrior):
     """The codec makes sound of latents in one pass."""
 
-    family, train_params, load_codec = FAMILY, TrainParams, staticmethod(codecs.load)
+    family, config, load_codec = FAMILY, Config, staticmethod(codecs.load)
 
     def decode(self, latents: Tensor, run: Run) -> Tensor:
         return self.codec.decode(latents, run.sampling.seed)

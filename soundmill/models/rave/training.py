@@ -7,11 +7,10 @@ from typing import Any
 
 from soundmill import params as strict
 from soundmill.models.components.unet1d.prior import training
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.rave import model as models
 from soundmill.models.rave.model import FAMILY, Rave
 from soundmill.models.rave.params import GenerateParams, TrainParams
-from soundmill.models.training import Prepared
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Rave | None) -> Prepared:

@@ -1,36 +1,46 @@
-"""A trained model of this family on disk: weights in safetensors, everything else in JSON; nothing in it runs code.
+"""A trained TANGO: what it can do, and its checkpoint.
 
-Autoencoder and vocoder lie within, whole. The text encoder does not (a gigabyte and more): it is loaded by its name, and must
-have the same digest.
+The checkpoint contains those of its autoencoder and vocoder. The text encoder is too large for that (a gigabyte and more): it is
+loaded by name, and must have the same digest.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from soundmill import params as strict
+from soundmill.diffusion.guidance import guided
+from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.samplers import sample_each
 from soundmill.errors import UserError
-from soundmill.models import registry
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
+from soundmill.models.components import registry
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.tango.params import TrainParams
-from soundmill.models.tango.sample import sample_latents
 from soundmill.models.tango.unet import TextUNet
-from soundmill.training import weights
+from soundmill.training import checkpoint
+from soundmill.training.device import autocast, evaluating
 
 FAMILY = "tango"
 WEIGHTS, AUTOENCODER, VOCODER = "unet.safetensors", "autoencoder", "vocoder"
+
+
+class Config(FamilyConfig):
+    family: Literal["tango"] = FAMILY
+    params: TrainParams
+    frames: int
+    text: TextConfig
 
 
 @dataclass
@@ -95,6 +105,30 @@ class Tango:
         return states, text_states.null_of(self.params.null_text, empty)
 
 
+def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
+    """x0 [N, channels, frames, bands] on the CPU for texts [tokens, width]; `null` are those of no text. `model.net` is moved."""
+    sampling, device = run.sampling, run.device
+    net = model.net.to(device)
+
+    def denoiser(part: slice) -> Net:
+        values, mask = text_states.pad([*states[part], null])  # to one length, as guidance's single pass needs
+        values, mask = values.float().to(device), mask.to(device)
+        condition = values[:-1], mask[:-1]
+        unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
+
+        def denoise(xt: Tensor, t: Tensor) -> Tensor:
+            with autocast(device, run.precision):
+                return guided(net, xt, t, condition, unconditional, sampling.guidance_scale).float()
+
+        return denoise
+
+    rule = {"spacing": sampling.spacing, "variance": sampling.variance}
+    with torch.no_grad(), evaluating(net):
+        return sample_each(
+            denoiser, seeds, model.latent_shape, model.params.diffusion, sampling, device, run.batch_size, run.progress, **rule
+        )
+
+
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUNet:
     """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
     channels, *sides = latent_shape
@@ -117,24 +151,19 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew), with copies of what sound is made with, out of the directories that the
-    training took; `facts` are for people."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS)
-    for part in (inputs / AUTOENCODER, parts / VOCODER) if model.vocoder else (inputs / AUTOENCODER,):
-        shutil.copytree(part, directory / part.name, copy_function=shutil.copyfile)
-    write_config(directory, FAMILY, model.params, facts, frames=model.frames, text=model.text.model_dump(mode="json"))
+    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, which the training took."""
+    config = Config(params=model.params, frames=model.frames, text=model.text)
+    components = [inputs / AUTOENCODER, *([parts / VOCODER] if model.vocoder else [])]
+    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
 
 
 def load(directory: Path) -> Tango:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "frames", "text"))
-    params = read_part(TrainParams, config, "params", directory)
-    text = read_part(TextConfig, config, "text", directory)
+    config = family.read_config(directory, Config)
     kind, autoencoder = registry.load_latent_codec(directory / AUTOENCODER)
-    net = build_net(params, autoencoder.latent_shape(config["frames"]))
-    vocoder = load_vocoder(params, directory, autoencoder)
-    return Tango(params, weights.fill(net, directory / WEIGHTS), kind, autoencoder, config["frames"], text, vocoder)
+    net = build_net(config.params, autoencoder.latent_shape(config.frames))
+    vocoder = load_vocoder(config.params, directory, autoencoder)
+    checkpoint.load_weights(net, directory / WEIGHTS)
+    return Tango(config.params, net, kind, autoencoder, config.frames, config.text, vocoder)
 
 
 def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:

@@ -18,19 +18,18 @@ from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
-from soundmill.models import registry
 from soundmill.models.catalog import choose_by_hash, no_training_clip
+from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import LatentsAbout, gather_posteriors, iterate_index, read_about
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.requests import of_captions
 from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import GenerateParams, TrainParams
-from soundmill.models.training import Prepared
 from soundmill.training.loader import Arrays, Batch, Joined, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of

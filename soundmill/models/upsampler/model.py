@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained upsampler: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.diffusion import velocity
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.upsampler.params import TrainParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 FAMILY = "upsampler"
 WEIGHTS = "unet.safetensors"
+
+
+class Config(FamilyConfig):
+    family: Literal["upsampler"] = FAMILY
+    params: TrainParams
+    sample_rate: int
+    channels: int
 
 
 @dataclass
@@ -84,15 +91,11 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Upsampler, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS)
-    write_config(directory, FAMILY, model.params, facts, sample_rate=model.sample_rate, channels=model.channels)
+    config = Config(params=model.params, sample_rate=model.sample_rate, channels=model.channels)
+    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS)
 
 
 def load(directory: Path) -> Upsampler:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "sample_rate", "channels"))
-    params = read_part(TrainParams, config, "params", directory)
-    net = weights.fill(build_net(params, config["channels"]), directory / WEIGHTS)
-    return Upsampler(params, net, config["sample_rate"], config["channels"])
+    config = family.read_config(directory, Config)
+    net = checkpoint.load_weights(build_net(config.params, config.channels), directory / WEIGHTS)
+    return Upsampler(config.params, net, config.sample_rate, config.channels)

@@ -15,8 +15,7 @@ from soundmill import params as strict
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.family import Rehearsal
-from soundmill.models.training import Prepared
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.upsampler import model as models
 from soundmill.models.upsampler.model import FAMILY, Upsampler, without_upper_band
 from soundmill.models.upsampler.params import GenerateParams, TrainParams

@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, everything else in JSON; nothing in it runs code."""
+"""A trained waveform U-Net: what it can do, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ from soundmill import params as strict
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.objectives import Net
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 FAMILY = "waveform_unet"
 WEIGHTS = "unet.safetensors"
+
+
+class Config(FamilyConfig):
+    family: Literal["waveform_unet"] = FAMILY
+    params: TrainParams
+    sample_rate: int
+    channels: int
+    labels: list[str]
+    text: TextConfig | None
 
 
 @dataclass
@@ -142,18 +151,12 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: WaveformUNet, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint into `directory` (made anew); `facts` are for people."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS)
-    about = {"sample_rate": model.sample_rate, "channels": model.channels, "labels": list(model.labels)}
-    text = model.text.model_dump(mode="json") if model.text else None
-    write_config(directory, FAMILY, model.params, facts, **about, text=text)
+    about = {"sample_rate": model.sample_rate, "channels": model.channels, "labels": list(model.labels), "text": model.text}
+    family.save(directory, Config(params=model.params, **about), model.net.state_dict(), facts, weights=WEIGHTS)
 
 
 def load(directory: Path) -> WaveformUNet:
-    """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-    config = read_config(directory, FAMILY, ("params", "sample_rate", "channels", "labels", "text"))
-    params = read_part(TrainParams, config, "params", directory)
-    net = weights.fill(build_net(params, config["channels"], len(config["labels"])), directory / WEIGHTS)
-    text = read_part(TextConfig, config, "text", directory) if params.condition == "caption" else None
-    return WaveformUNet(params, net, config["sample_rate"], config["channels"], config["labels"], text)
+    config = family.read_config(directory, Config)
+    net = build_net(config.params, config.channels, len(config.labels))
+    checkpoint.load_weights(net, directory / WEIGHTS)
+    return WaveformUNet(config.params, net, config.sample_rate, config.channels, config.labels, config.text)

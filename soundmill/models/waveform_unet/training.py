@@ -20,10 +20,9 @@ from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_captions, of_grid
-from soundmill.models.training import Prepared
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
 from soundmill.models.waveform_unet.params import GenerateParams, TrainParams

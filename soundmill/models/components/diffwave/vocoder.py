@@ -18,10 +18,10 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
-from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.seeds import noise_at
 
 # The published mels: 20·log10 of a magnitude, less 20, of the 100 dB below which is [0, 1].
@@ -129,5 +129,5 @@ def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, 
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
-    net = weights.fill(DiffWaveNet(saved.network, saved.mel_spec), directory / VOCODER_WEIGHTS)
+    net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

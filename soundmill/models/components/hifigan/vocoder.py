@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import pieces
 from soundmill.models.components.contracts import (
-    VOCODER_WEIGHTS,
     VocoderConfig,
     check_vocoder_spec,
     read_vocoder,
     save_vocoder,
 )
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
@@ -115,4 +114,4 @@ def load(directory: Path, spec: MelSpec | None) -> HifiGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
-    return HifiGan(saved.network, saved.mel_spec, weights.fill(net, directory / VOCODER_WEIGHTS))
+    return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

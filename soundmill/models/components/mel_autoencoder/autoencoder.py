@@ -13,18 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from soundmill import params as strict
-from soundmill import shards
 from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 KIND = "mel_autoencoder"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONSTANTS = ("mean", "deviation", "scaling_factor", "residual")
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any]) -> Any:
@@ -51,20 +49,15 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
     )
 
 
-class AutoencoderConfig(BaseModel):
-    """What `config.json` says: how the net is built, what it was made for, and what goes in and comes out of it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class AutoencoderConfig(CodecConfig):
+    """How the net is built, the log-mels it is for, and how they are standardised."""
 
     kind: Literal["mel_autoencoder"]
     network: AutoencoderNetParams
     mel_spec: MelSpec
     mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
     deviation: float
-    scaling_factor: float  # x0 = scaling_factor · latent
     residual: list[float]  # deviation, band by band, of real log-mels from rebuilt ones
-    source: dict[str, Any]  # `kind`: train | load, and what came of it
-    digest: str  # of weights and constants
 
 
 @dataclass
@@ -164,32 +157,16 @@ def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
 
 
 def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
-    """Write the directory (made anew); returns the digest that tells this autoencoder from others. `source`: plain values."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
-    values = {
-        "kind": KIND,
-        "network": model.network.model_dump(mode="json"),
-        "mel_spec": model.spec.model_dump(mode="json"),
-        "mean": model.mean,
-        "deviation": model.deviation,
-        "scaling_factor": model.scaling_factor,
-        "residual": model.residual,
-    }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
-    weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
+    """As contracts.py says; returns the autoencoder's digest. `source`: plain values."""
+    constants = {name: getattr(model, name) for name in CONSTANTS}
+    config = AutoencoderConfig(kind=KIND, network=model.network, mel_spec=model.spec, source=source, digest="", **constants)
+    model.digest = save_codec(directory, config, model.net)
     return model.digest
-
-
-def config(directory: Path) -> AutoencoderConfig:
-    """What a directory that `save` wrote says of itself; UserError where it is none."""
-    path = directory / CONFIG
-    return strict.parse(AutoencoderConfig, weights.read_json(path, "autoencoder"), str(path))
 
 
 def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
-    saved = config(directory)
-    net = weights.fill(build_autoencoder(saved.network), directory / WEIGHTS)
-    constants = {name: getattr(saved, name) for name in ("mean", "deviation", "scaling_factor", "residual", "digest")}
-    return Autoencoder(saved.network, saved.mel_spec, net, **constants)
+    saved = checkpoint.load_config(directory, AutoencoderConfig, "autoencoder")
+    net = checkpoint.load_weights(build_autoencoder(saved.network), directory / checkpoint.WEIGHTS)
+    constants = {name: getattr(saved, name) for name in CONSTANTS}
+    return Autoencoder(saved.network, saved.mel_spec, net, digest=saved.digest, **constants)

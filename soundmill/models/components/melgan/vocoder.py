@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import pieces
-from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
@@ -62,4 +62,4 @@ def load(directory: Path, spec: MelSpec | None) -> MelGan:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, MelGanConfig, spec)
     net = MelGanNet(saved.network, saved.mel_spec.n_mels)
-    return MelGan(saved.network, saved.mel_spec, weights.fill(net, directory / VOCODER_WEIGHTS))
+    return MelGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

@@ -13,26 +13,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from soundmill import params as strict
-from soundmill import shards
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.rave.editing import Edit, edited
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import NetworkParams, RaveParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 KIND = "rave"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONSTANTS = ("sample_rate", "phase", "fidelity", "rank", "scaling_factor")
 
 
-class RaveConfig(BaseModel):
-    """What `config.json` says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
+class RaveConfig(CodecConfig):
     kind: Literal["rave"]
     network: NetworkParams
     sample_rate: int
@@ -40,8 +34,6 @@ class RaveConfig(BaseModel):
     fidelity: float
     rank: int  # of the components, those that are kept
     scaling_factor: float = 1.0  # of codecs that have one: its components are of unit deviation as they are
-    source: dict[str, Any]  # what came of its training
-    digest: str  # of weights and constants
 
 
 @dataclass
@@ -132,23 +124,15 @@ def network(params: RaveParams, spec: dict[str, Any]) -> RaveNet:
 
 
 def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write the directory (made anew); returns the digest that tells this codec from others. `source`: plain values."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
-    values = {
-        "kind": KIND,
-        "network": model.network.model_dump(mode="json"),
-        **{name: getattr(model, name) for name in ("sample_rate", "phase", "fidelity", "rank", "scaling_factor")},
-    }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
-    weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
+    """As contracts.py says; returns the codec's digest. `source`: plain values."""
+    constants = {name: getattr(model, name) for name in CONSTANTS}
+    config = RaveConfig(kind=KIND, network=model.network, source=source, digest="", **constants)
+    model.digest = save_codec(directory, config, model.net)
     return {"digest": model.digest}
 
 
 def load(directory: Path) -> RaveCodec:
     """The codec that `save` wrote; weights of another architecture are a UserError."""
-    path = directory / CONFIG
-    saved = strict.parse(RaveConfig, weights.read_json(path, "autoencoder"), str(path))
-    net = weights.fill(RaveNet(saved.network), directory / WEIGHTS)
-    constants = {name: getattr(saved, name) for name in ("sample_rate", "phase", "fidelity", "rank", "scaling_factor", "digest")}
-    return RaveCodec(saved.network, net=net, **constants)
+    saved = checkpoint.load_config(directory, RaveConfig, "autoencoder")
+    net = checkpoint.load_weights(RaveNet(saved.network), directory / checkpoint.WEIGHTS)
+    return RaveCodec(saved.network, net=net, digest=saved.digest, **{name: getattr(saved, name) for name in CONSTANTS})

@@ -24,6 +24,7 @@ from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.rave.training import RaveModule, phase_of, told_before
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
+from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Order
@@ -106,7 +107,7 @@ def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     net.load_state_dict(there.net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return shards.file_digest(where / codecs.WEIGHTS)
+    return shards.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()

@@ -8,40 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from soundmill import params as strict
-from soundmill import shards
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.params import SamplingParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 KIND = "unet1d"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CERTAIN = -30.0  # ln variance of a posterior: the encoder gives one latent
 
 
-class DiffusionCodecConfig(BaseModel):
-    """What `config.json` says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    kind: str
+class DiffusionCodecConfig(CodecConfig):
+    kind: Literal["unet1d"]
     params: AutoencoderParams
     mel_spec: MelSpec
     channels: int
-    scaling_factor: float  # x0 = scaling_factor · latent
-    source: dict[str, Any]  # what came of its training
-    digest: str  # of weights and constants
 
 
 @dataclass
@@ -122,24 +112,15 @@ def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) 
 
 
 def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write the directory (made anew); returns the digest that tells this autoencoder from others. `source`: plain values."""
-    directory.mkdir(parents=True)
-    weights.write(model.net.state_dict(), directory / WEIGHTS, {"format": "pt"})
-    values = {
-        "kind": KIND,
-        "params": model.params.model_dump(mode="json"),
-        "mel_spec": model.spec.model_dump(mode="json"),
-        "channels": model.channels,
-        "scaling_factor": model.scaling_factor,
-    }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
-    weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
+    """As contracts.py says; returns the autoencoder's digest. `source`: plain values."""
+    built = {"params": model.params, "mel_spec": model.spec, "channels": model.channels}
+    config = DiffusionCodecConfig(kind=KIND, scaling_factor=model.scaling_factor, source=source, digest="", **built)
+    model.digest = save_codec(directory, config, model.net)
     return {"digest": model.digest}
 
 
 def load(directory: Path) -> DiffusionCodec:
     """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
-    path = directory / CONFIG
-    saved = strict.parse(DiffusionCodecConfig, weights.read_json(path, "autoencoder"), str(path))
-    net = weights.fill(AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / WEIGHTS)
+    saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
+    net = checkpoint.load_weights(AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS)
     return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.scaling_factor, saved.digest)

@@ -24,6 +24,7 @@ from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
+from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
@@ -100,7 +101,7 @@ def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str,
     compare(str(where), known | {"mel_spec": there.spec.model_dump()}, here | {"mel_spec": spec})
     module.start_from(there.net.state_dict(), params.weights.start_from)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return shards.file_digest(where / codecs.WEIGHTS)
+    return shards.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()

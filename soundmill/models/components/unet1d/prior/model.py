@@ -1,8 +1,7 @@
-"""A diffusion over a codec's latents; on disk its codec is within. Weights in safetensors, all else in JSON: nothing runs code."""
+"""A diffusion over a codec's latents; its checkpoint contains the codec's."""
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from torch import Tensor
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import guided
 from soundmill.errors import UserError
-from soundmill.models.checkpoint import read_config, read_part, write_config
+from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
-from soundmill.models.family import Request, Run
+from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
-from soundmill.training import weights
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
@@ -43,12 +42,18 @@ class WaveCodec(Protocol):
     def encode(self, waves: Tensor) -> Tensor: ...
 
 
+class PriorConfig(FamilyConfig):
+    params: PriorTrainParams
+    frames: int
+    labels: list[str]
+
+
 @dataclass
 class LatentPrior(ABC):
     """A `Model` (models/family.py); `net` carries the averaged weights. A family says whose latents these are."""
 
     family: ClassVar[str]
-    train_params: ClassVar[type[PriorTrainParams]]
+    config: ClassVar[type[PriorConfig]]
     load_codec: ClassVar[Callable[[Path], Any]]
 
     params: PriorTrainParams
@@ -116,16 +121,13 @@ class LatentPrior(ABC):
         return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
 
     def save(self, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
-        """Write the checkpoint into `directory` (made anew), with a copy of the codec in `inputs`; `facts` are for people."""
-        directory.mkdir(parents=True)
-        weights.write(self.net.state_dict(), directory / WEIGHTS)
-        shutil.copytree(inputs / AUTOENCODER, directory / AUTOENCODER, copy_function=shutil.copyfile)
-        write_config(directory, self.family, self.params, facts, frames=self.frames, labels=list(self.labels))
+        """Write the checkpoint, with a copy of the codec in `inputs`."""
+        config = self.config(params=self.params, frames=self.frames, labels=list(self.labels))
+        family.save(directory, config, self.net.state_dict(), facts, weights=WEIGHTS, parts=[inputs / AUTOENCODER])
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Rebuild a model from its directory alone; one that does not fit this code is a UserError that says where."""
-        config = read_config(directory, cls.family, ("params", "frames", "labels"))
-        params, codec = read_part(cls.train_params, config, "params", directory), cls.load_codec(directory / AUTOENCODER)
-        net = cls.build_net(params, codec.latent_channels, config["frames"], len(config["labels"]))
-        return cls(params, weights.fill(net, directory / WEIGHTS), codec, config["frames"], config["labels"])
+        config, codec = family.read_config(directory, cls.config), cls.load_codec(directory / AUTOENCODER)
+        net = cls.build_net(config.params, codec.latent_channels, config.frames, len(config.labels))
+        checkpoint.load_weights(net, directory / WEIGHTS)
+        return cls(config.params, net, codec, config.frames, config.labels)

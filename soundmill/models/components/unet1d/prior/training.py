@@ -18,10 +18,9 @@ from soundmill.models.components.latents.store import gather_posteriors, read_ab
 from soundmill.models.components.unet1d.prior.model import AUTOENCODER, LatentPrior
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.family import Rehearsal
+from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_grid
-from soundmill.models.training import Prepared
 from soundmill.training.loader import Arrays, Batch, Order, Source
 from soundmill.training.validation import HeldOut
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import faded, window_starts
 from soundmill.diffusion import velocity
-from soundmill.models.components.contracts import VOCODER_WEIGHTS, VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
-from soundmill.training import weights
+from soundmill.training import checkpoint
 
 KIND = "unet1d"
 WINDOW_SECONDS, FADE_SECONDS = 10.0, 0.1  # of a longer sound
@@ -76,5 +76,5 @@ def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> di
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
     """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
-    net = weights.fill(VocoderNet(saved.network, saved.mel_spec), directory / VOCODER_WEIGHTS)
+    net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)

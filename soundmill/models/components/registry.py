@@ -1,0 +1,113 @@
+"""Vocoders and codecs by kind. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
+
+A package is imported only when it is used, and offers its `KIND`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
+from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
+from soundmill.params import StageParams, did_you_mean, parse, section
+from soundmill.training import checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VOCODERS = {  # that the stage `vocoder` makes; Griffin-Lim needs none
+    "diffwave": "soundmill.models.components.diffwave",
+    "hifigan": "soundmill.models.components.hifigan",
+    "melgan": "soundmill.models.components.melgan",
+    "unet1d": "soundmill.models.components.unet1d.vocoder",
+}
+CODECS = {
+    "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
+    "rave": "soundmill.models.components.rave",
+    "unet1d": "soundmill.models.components.unet1d.codec",
+}
+
+
+def vocoder(kind: str) -> Kind:
+    return importlib.import_module(_find(VOCODERS, kind, "vocoder")).KIND
+
+
+def codec(kind: str) -> Kind:
+    return importlib.import_module(_find(CODECS, kind, "autoencoder")).KIND
+
+
+def _find(packages: Mapping[str, str], kind: str, what: str) -> str:
+    if kind not in packages:
+        raise UserError(f"no {what} {kind!r}{did_you_mean(kind, list(packages))} (there are: {', '.join(sorted(packages))})")
+    return packages[kind]
+
+
+def code(components: dict[str, Any]) -> list[str]:
+    """Modules that load a family's vocoder and codec, by its `components` in params.yaml."""
+    vocoders = [vocoder(kind).component for kind in VOCODERS if kind == components.get("vocoder")]
+    codecs = [codec(kind) for kind in CODECS if kind == components.get("codec")]
+    return [*vocoders, *(part for kind in codecs for part in (kind.component, kind.sounding) if part)]
+
+
+def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:
+    return vocoder(_kind(section, VOCODERS)).params
+
+
+def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
+    return codec(_kind(section, CODECS)).params
+
+
+def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
+    """The vocoder of any kind that its stage wrote; one for other log-mels than `spec`'s (if given) is a UserError."""
+    remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
+    return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
+
+
+def load_codec(directory: Path) -> Encoder:
+    """The codec of any kind that its stage wrote."""
+    return codec(_kind_of(directory, "autoencoder")).load(directory)
+
+
+def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
+    """The codec of a family that diffuses its latents, and its kind; a kind without a `sounding` is a UserError."""
+    name = _kind_of(directory, "autoencoder")
+    kind = codec(name)
+    if not kind.sounding:
+        fitting = ", ".join(other for other in CODECS if codec(other).sounding)
+        raise UserError(
+            f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
+        )
+    return kind, kind.load(directory)
+
+
+def codec_params(document: dict[str, Any], family: str) -> Any:
+    """The section `FAMILY.autoencoder` of the content of a params.yaml, as its kind's parameters."""
+    values = section(document, f"{family}.autoencoder", "parameters")
+    return parse(params_of_codec(values), values, f"{family}.autoencoder")
+
+
+def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:
+    """The net of a family's vocoder by the content of a params.yaml, freshly initialised, as `vocoder`; {}: it has none."""
+    if family not in document["vocoder_families"]:
+        return {}
+    values, mel = section(document, "vocoder", "parameters"), document["vocoder_families"][family]["mel"]
+    kind = vocoder(_kind(values, VOCODERS))
+    return {"vocoder": kind.network(parse(kind.params, values, "vocoder"), section(document, f"spectrogram.{mel}", "parameters"))}
+
+
+def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:
+    kind = checkpoint.read(directory, what, remedy).get("kind")
+    if not isinstance(kind, str):
+        raise UserError(f"{directory / checkpoint.CONFIG}: names no `kind` of {what}; remake it with `dvc repro`")
+    return kind
+
+
+def _kind(section: Any, kinds: Mapping[str, str]) -> str:
+    kind = section.get("kind") if isinstance(section, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"params.yaml: a vocoder's or autoencoder's section needs a `kind` (there are: {', '.join(sorted(kinds))})")
+    return kind
