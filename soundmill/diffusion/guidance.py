@@ -7,23 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from soundmill.diffusion.objectives import Net
+
 Condition = tuple[Tensor, ...]  # each [B, …]: label weights, or text states and their mask
 
 
-def guided(net: Callable[..., Tensor], xt: Tensor, t: Tensor, condition: Condition, null: Condition, scale: float) -> Tensor:
-    """u + scale·(c − u) of the conditional answer c = net(xt, t, *condition) and the unconditional u; xt [B, …], t [B].
+def guided(net: Callable[..., Tensor], condition: Condition, null: Condition, scale: float) -> Net:
+    """(xt [B, …], t [B]) → u + scale·(c − u) of the conditional answer c = net(xt, t, *condition) and the unconditional u.
 
     `null` has the shapes of `condition`. A scale of 1 is the conditional answer itself, and so is an item whose condition is the
-    null one: these are computed once.
+    null one: these are computed once. Which items those are is read here, once for all steps: it waits for a GPU.
     """
     if scale == 1:
-        return net(xt, t, *condition)
-    differing = [(its != nothing).reshape(len(xt), -1).any(1) for its, nothing in zip(condition, null, strict=True)]
+        return lambda xt, t: net(xt, t, *condition)
+    differing = [(given != nothing).reshape(len(given), -1).any(1) for given, nothing in zip(condition, null, strict=True)]
     items = torch.stack(differing).any(0).nonzero()[:, 0]
-    whole = len(items) == len(xt)
-    again = [part if whole else part[items] for part in (xt, t, *null)]
-    answers = net(*[torch.cat(parts) for parts in zip((xt, t, *condition), again, strict=True)])
-    conditional, unconditional = answers[: len(xt)], answers[len(xt) :]
-    if whole:
-        return unconditional + scale * (conditional - unconditional)
-    return conditional.index_copy(0, items, unconditional + scale * (conditional[items] - unconditional))
+    count = len(condition[0])
+    whole = len(items) == count
+    both = [torch.cat([given, nothing if whole else nothing[items]]) for given, nothing in zip(condition, null, strict=True)]
+
+    def answer(xt: Tensor, t: Tensor) -> Tensor:
+        again = (xt, t) if whole else (xt[items], t[items])
+        answers = net(*[torch.cat(parts) for parts in zip((xt, t), again, strict=True)], *both)
+        conditional, unconditional = answers[:count], answers[count:]
+        if whole:
+            return unconditional + scale * (conditional - unconditional)
+        return conditional.index_copy(0, items, unconditional + scale * (conditional[items] - unconditional))
+
+    return answer

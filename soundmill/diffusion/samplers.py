@@ -48,10 +48,10 @@ def sample(
     scheduler = _scheduler(sampler, table[visited[::-1]], variance)
     scheduler.set_timesteps(num_steps, device=noise.device)
     extra = {"generator": rngs} if sampler == "ddpm" else {}
-    xt = noise.float()
+    xt, levels = noise.float(), table.to(noise.device)
     for step, t in enumerate(visited):
         times = torch.full((len(xt),), t, device=xt.device)
-        alpha, sigma = alpha_sigma(table, times, xt.ndim)
+        alpha, sigma = alpha_sigma(levels, times, xt.ndim)
         x0 = to_x0(objective, net(xt, times).float(), xt, alpha, sigma)
         if clip is not None:
             x0 = x0.clamp(-clip, clip)

@@ -26,6 +26,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.family import is_checkpoint
+from soundmill.models.generation import through_windows
 
 ABOUT = "soundmill.json"  # in an exported TorchScript file: plain facts
 PUBLISHED = ".ts"
@@ -150,6 +151,10 @@ class Trained:
         """Waves [N, 1, T] of a sound from sample `start` on, as long as they were; latents lie where the whole sound's do."""
         before = start % self.codec.samples_per_latent
         return self.codec.through(nn.functional.pad(waves, (before, 0)), self.parsed, self.seed)[..., before:]
+
+    def stream(self, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+        """Blocks [1, n] of a whole sound, as long as it was, in windows."""
+        return through_windows(self.through, blocks, length, self)
 
 
 @dataclass

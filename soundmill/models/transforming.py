@@ -200,8 +200,7 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
     make_directory(output)
 
     def work(name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        stream = isinstance(source, live.Published)
-        for made in source.stream(blocks, length) if stream else through_windows(source.through, blocks, length, source):
+        for made in source.stream(blocks, length):
             if not torch.isfinite(made).all():
                 raise UserError(f"{name}: what the model makes of it is not finite; move latents less far, or take another model")
             yield made

@@ -297,6 +297,7 @@ class Loader:
         self.source, self.order, self.draw = source, order, draw
         self.steps, self.workers, self.pinned = steps, workers, pinned
         self.step = 0  # of the next batch
+        self.rank, self.world_size = 0, 1  # of this process, and number of those that train together
 
     def __len__(self) -> int:
         return self.steps
@@ -318,7 +319,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         source = DataLoader(
             _Reader(self.source),
-            sampler=self._plan(*_rank()),
+            sampler=self._plan(),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=self.workers,
@@ -341,11 +342,12 @@ class Loader:
                     time.sleep(1.0)
                 raise _worker_death(error) from None
 
-    def _plan(self, rank: int, world_size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        if self.order.batch_size % world_size:
-            raise UserError(f"a batch of {self.order.batch_size} cannot be shared evenly by {world_size} processes")
+    def _plan(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        if self.order.batch_size % self.world_size:
+            raise UserError(f"a batch of {self.order.batch_size} cannot be shared evenly by {self.world_size} processes")
         for step in range(self.step, self.steps):
-            yield step, share(self.order.batch(step), rank, world_size), share(self.draw(step).numpy(), rank, world_size)
+            whole = self.order.batch(step), self.draw(step).numpy()
+            yield step, *(share(values, self.rank, self.world_size) for values in whole)
 
 
 class _Reader(Dataset):
@@ -364,15 +366,6 @@ class _Reader(Dataset):
 
 def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
     return batch
-
-
-def _rank() -> tuple[int, int]:
-    """Rank of this process and number of processes that train together."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def _start_worker(parent: int, worker: int) -> None:

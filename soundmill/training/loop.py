@@ -93,6 +93,7 @@ def _train(
     """In one process of those that train together; the last four are of the first one."""
     with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
+        loader.rank, loader.world_size = module.rank, module.world_size
         state = State(module, optimisers, loader, curve, validation, accelerator.scaler)
         if start:
             state.restore(start)

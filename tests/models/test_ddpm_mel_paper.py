@@ -10,7 +10,7 @@ from torch import Tensor
 from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
 from soundmill.diffusion import samplers, schedules
-from soundmill.models.ddpm_mel.model import DdpmMel
+from soundmill.models.ddpm_mel.model import DdpmMel, sample_log_mels
 from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
 from soundmill.models.family import Run
@@ -146,6 +146,31 @@ def test_more_steps_than_timesteps_trained_on_are_refused(paper):
     document = {**paper["ddpm_mel"]["train"], "sampling": {**paper["ddpm_mel"]["train"]["sampling"], "num_steps": 1000}}
     with pytest.raises(params.UserError, match="999 timesteps trained on"):
         params.parse(TrainParams, document, "ddpm_mel.train")
+
+
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("sampler", ["ddpm", "unipc"])
+def test_guidance_is_given_at_the_timesteps_of_its_interval_alone(train, spec, sampler, first):
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, xt: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            seen.append((int(t[0]), len(xt)))
+            return torch.zeros_like(xt)
+
+    sampling = train.sampling.model_copy(
+        update={"sampler": sampler, "num_steps": 7, "guidance_scale": 3.0, "guidance_interval": [0.2, 0.6]}
+    )
+    diffusion = train.diffusion.model_copy(update={"first_timestep": first})
+    settings = train.model_copy(update={"sampling": sampling, "diffusion": diffusion})
+    picture = PictureCodec(train.picture, spec)
+    model = DdpmMel(settings, spec, ["bell"], Net(), picture, torch.zeros(1), torch.ones(1, 1))
+    sample_log_mels(model, torch.ones(3, 1), [0, 1, 2], Run(sampling, torch.device("cpu"), "32", 2, ROOT, ROOT))
+    guided = {t for t, count in seen if 0.2 <= t / diffusion.num_timesteps <= 0.6}
+    assert 0 < len(guided) < 7
+    assert [count for _, count in seen] == [
+        part * (2 if t in guided else 1) for part, (t, _) in zip([2] * 7 + [1] * 7, seen, strict=True)
+    ]
 
 
 def test_a_vocoder_is_given_log_mels_not_the_stretched_picture(train, spec, wave):

@@ -14,7 +14,7 @@ from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.samplers import sample_each
+from soundmill.diffusion.samplers import sample_each, timesteps
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
@@ -96,14 +96,18 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
 
     def denoiser(part: slice) -> Net:
         condition = conditions[part].to(device)
+        null = torch.zeros_like(condition)
+        outside = guided(net, (condition,), (null,), 1.0)
+        inside = guided(net, (condition,), (null,), sampling.guidance_scale) if model.labels else outside
+        # The timesteps that `sample` visits, in its order: to read them from `t` would wait for a GPU at each step.
+        visited = iter(timesteps(diffusion.num_timesteps, sampling.num_steps, "trailing", diffusion.first_timestep))
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
-            within = first <= int(t[0]) / diffusion.num_timesteps <= last
-            scale = sampling.guidance_scale if within and model.labels else 1.0
+            answer = inside if first <= next(visited) / diffusion.num_timesteps <= last else outside
             if model.params.network.channels_last:
                 xt = xt.contiguous(memory_format=torch.channels_last)
             with autocast(device, run.precision):
-                return guided(net, xt, t, (condition,), (torch.zeros_like(condition),), scale).float()
+                return answer(xt, t).float()
 
         return denoise
 
@@ -119,6 +123,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
             run.progress,
             clip=sampling.clip,
             first=diffusion.first_timestep,
+            spacing="trailing",
         )
         pictures = picture.from_latent(latents)
         if sampling.rescale:

@@ -109,7 +109,7 @@ class DdpmModule(TrainingModule):
     def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
         self.model = model
-        self.table = alpha_bar(params.diffusion)
+        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
         self.picture = model.picture
 
     def loss(self, step: int, batch: Batch) -> Tensor:

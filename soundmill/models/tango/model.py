@@ -116,9 +116,11 @@ def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray,
         condition = values[:-1], mask[:-1]
         unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
 
+        answer = guided(net, condition, unconditional, sampling.guidance_scale)
+
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
             with autocast(device, run.precision):
-                return guided(net, xt, t, condition, unconditional, sampling.guidance_scale).float()
+                return answer(xt, t).float()
 
         return denoise
 

@@ -102,7 +102,7 @@ class TangoModule(TrainingModule):
     def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, batch_size: int, steps: int):
         super().__init__(net, params, steps, params.accumulate)
         self.scaling_factor, self.batch_size = scaling_factor, batch_size
-        self.table = alpha_bar(params.diffusion)
+        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,15 +107,19 @@ class WaveformUNet:
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(requests), run.batch_size):
                 items = slice(start, start + run.batch_size)
-                denoise = partial(self._denoise, *self._conditions(requests[items], run), run)
+                denoise = self._denoiser(*self._conditions(requests[items], run), run)
                 made.append(work(denoise, requests[items], None if waves is None else waves[items]).cpu())
                 run.progress(len(made[-1]))
         return torch.cat(made)
 
-    def _denoise(self, condition: Condition, null: Condition, run: Run, xt: Tensor, level: Tensor) -> Tensor:
-        scale = run.sampling.guidance_scale if condition else 1.0
-        with autocast(run.device, run.precision):
-            return guided(self.net, xt, level, condition, null, scale).float()
+    def _denoiser(self, condition: Condition, null: Condition, run: Run) -> Net:
+        answer = guided(self.net, condition, null, run.sampling.guidance_scale if condition else 1.0)
+
+        def denoise(xt: Tensor, level: Tensor) -> Tensor:
+            with autocast(run.device, run.precision):
+                return answer(xt, level).float()
+
+        return denoise
 
     def _conditions(self, requests: Sequence[Request], run: Run) -> tuple[Condition, Condition]:
         """Of each request, and what stands for none, as the net takes them."""

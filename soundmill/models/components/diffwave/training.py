@@ -24,7 +24,8 @@ class DiffWaveModule(TrainingModule):
 
     def __init__(self, params: TrainingParams, net: DiffWaveNet, noise: NoiseParams, steps: int, spec: MelSpec | None = None):
         super().__init__(net, params, steps)
-        self.spec, self.table = spec, alpha_bar_of(noise)
+        self.spec = spec
+        self.register_buffer("table", alpha_bar_of(noise), persistent=False)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         if self.spec:

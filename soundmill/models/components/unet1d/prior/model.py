@@ -14,6 +14,7 @@ from torch import Tensor
 
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import guided
+from soundmill.diffusion.objectives import Net
 from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
@@ -93,9 +94,11 @@ class LatentPrior(ABC):
                 condition = (torch.stack(known).to(run.device),) if self.condition == "labels" else ()
                 null = tuple(torch.zeros_like(one) for one in condition)
 
-                def denoise(xt: Tensor, level: Tensor, condition: Any = condition, null: Any = null) -> Tensor:
+                answer = guided(net, condition, null, scale)
+
+                def denoise(xt: Tensor, level: Tensor, answer: Net = answer) -> Tensor:
                     with autocast(run.device, run.precision):
-                        return guided(net, xt, level, condition, null, scale).float()
+                        return answer(xt, level).float()
 
                 noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
                 made.append(self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run).cpu())
