@@ -173,6 +173,11 @@ def load(model: type[P], path: Path, name: str) -> P:
     return parse(model, section(read_yaml(path), name, str(path)), f"{path}: {name}")
 
 
+def parse_section(document: dict[str, Any], name: str, model: type[P]) -> P:
+    """The section at a dotted name of the content of a params.yaml, validated as `load` does."""
+    return parse(model, section(document, name, "params.yaml"), f"params.yaml: {name}")
+
+
 def parse(model: type[P], values: Any, where: str) -> P:
     """Validate plain values as `model`; a mistake raises UserError that names each key."""
     try:

@@ -41,7 +41,7 @@ def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing
     from soundmill.training.loop import rehearse
 
     its = registry.family(family)
-    train: FamilyTrainParams = read(document, f"{family}.train", its.train_params)
+    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", its.train_params)
     rehearsal = its.rehearse(document, num_labels)
     batch = min(rehearse(rehearsal.module, rehearsal.batch, train.hardware, TIMED_STEPS))
     return Timing(batch, rehearsal.clips, rehearsal.module.accumulate, rehearsal.passes)
@@ -69,19 +69,14 @@ def seconds(timing: Timing, family: str, document: dict[str, Any], num_clips: in
     By a family's sections in the content of a params.yaml. What other stages make for it (latents, text states) is not in it.
     """
     its = registry.family(family)
-    train: FamilyTrainParams = read(document, f"{family}.train", its.train_params)
-    generate: FamilyGenerateParams = read(document, f"{family}.generate", its.generate_params)
+    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", its.train_params)
+    generate: FamilyGenerateParams = strict.parse_section(document, f"{family}.generate", its.generate_params)
     batches = train.steps * timing.accumulate if train.steps else math.ceil(train.epochs * num_clips / timing.clips)
     sounds = min(generate.count or num_clips, num_clips)
     forward = timing.seconds / 3  # backward costs about twice the forward pass
     looks = 1 + batches // (train.validate_every_steps * timing.accumulate) if train.validate_every_steps else 1
     held_out = looks * train.validate_batches * forward
     return batches * timing.seconds + held_out + sounds * (timing.passes * forward / train.items + SOUND_SECONDS)
-
-
-def read(document: dict[str, Any], name: str, model: type[strict.P]) -> strict.P:
-    """A section of the content of a params.yaml."""
-    return strict.parse(model, strict.section(document, name, "params.yaml"), f"params.yaml: {name}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def vocoder_note(document: dict[str, Any]) -> str | None:
         return None
     return (
         f"note: {' and '.join(keeping)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
-        "for `tango`'s log-mels; `vocoder=diffwave_laptop` and `diffusion_laptop` train one for any"
+        "for `tango`'s log-mels; docs/parameters.md#vocoders lists those that are trained for any"
     )
 
 

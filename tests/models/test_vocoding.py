@@ -118,18 +118,19 @@ LEVELS = UNet1dParams(
 
 
 def voices() -> dict[str, tuple[Any, str, int]]:
-    """Vocoders, and where their modules say how much they take at once."""
+    """Vocoders, and the constants that limit how much they take at once."""
     torch.manual_seed(0)
     deep = NetworkParams(layers=6, channels=8, dilation_cycle=5)
+    sampling = SamplingParams(betas=vocoding.FAST, seed=3)
     net = DiffWaveNet(deep, SPEC)
     torch.nn.init.normal_(net.last.weight, std=0.1)
     loud = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval()
     for weight in loud.parameters():  # as it is initialised, it is all but silent
         torch.nn.init.normal_(weight, std=0.1)
     return {
-        "diffwave": (DiffWave(deep, NOISE, SamplingParams(betas=vocoding.FAST, seed=3), SPEC, net), "PIECE_SAMPLES", 2000),
-        "hifigan": (HifiGan(VOICE, SPEC, loud), "PIECE_FRAMES", 9),
-        "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "PIECE_FRAMES", 9),
+        "diffwave": (DiffWave(deep, NOISE, sampling, SPEC, net), "diffwave.vocoder.PIECE_SAMPLES", 2000),
+        "hifigan": (HifiGan(VOICE, SPEC, loud), "frame_vocoder.PIECE_FRAMES", 9),
+        "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "frame_vocoder.PIECE_FRAMES", 9),
     }
 
 
@@ -139,7 +140,7 @@ def test_a_sound_in_pieces_is_that_in_one(kind, frames, monkeypatch):
     vocoder, limit, size = voices()[kind]
     log_mels = torch.randn(2, SPEC.n_mels, frames, generator=torch.Generator().manual_seed(1)) - 3
     whole = vocoder.vocode(log_mels)
-    monkeypatch.setattr(f"soundmill.models.components.{kind}.vocoder.{limit}", size)
+    monkeypatch.setattr(f"soundmill.models.components.{limit}", size)
     parts = list(vocoder.pieces(log_mels))
     assert len(parts) == -(-frames // (size // SPEC.hop_length if kind == "diffwave" else size))
     torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-5, rtol=0)
@@ -166,7 +167,7 @@ def test_windows_of_the_diffusion_vocoder_fade_into_one_another(monkeypatch):
 
 def test_the_first_piece_of_a_sound_is_done_before_the_last_is_begun(monkeypatch):
     vocoder, limit, size = voices()["diffwave"]
-    monkeypatch.setattr(f"soundmill.models.components.diffwave.vocoder.{limit}", size)
+    monkeypatch.setattr(f"soundmill.models.components.{limit}", size)
     drawn = []
     monkeypatch.setattr(
         "soundmill.models.components.diffwave.vocoder.noise_at", lambda *given: drawn.append(given) or noise_at(*given)
@@ -190,7 +191,7 @@ def test_as_many_steps_are_taken_as_there_are(monkeypatch):
 
 def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
     vocoder, _, _ = voices()["hifigan"]
-    monkeypatch.setattr("soundmill.models.components.hifigan.vocoder.PIECE_FRAMES", 9)
+    monkeypatch.setattr("soundmill.models.components.frame_vocoder.PIECE_FRAMES", 9)
     log_mels = torch.randn(SPEC.n_mels, 60)
     wanted = vocoder.vocode(log_mels[None])[0, 0, :9000]
     loud = replace(vocoder, net=lambda given: 3 / wanted.abs().max() * vocoder.net(given))

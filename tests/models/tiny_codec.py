@@ -116,7 +116,7 @@ def load(directory: Path) -> TinyCodec:
 
 
 def read(document: dict[str, Any]) -> TrainParams:
-    return strict.parse(TrainParams, strict.section(document, "tiny_codec.train", "parameters"), "tiny_codec.train")
+    return strict.parse_section(document, "tiny_codec.train", TrainParams)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:

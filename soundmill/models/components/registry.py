@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
-from soundmill.params import StageParams, did_you_mean, parse, section
+from soundmill.params import StageParams, did_you_mean, parse_section, section
 from soundmill.training import checkpoint
 
 if TYPE_CHECKING:
@@ -86,17 +86,17 @@ def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
 
 def codec_params(document: dict[str, Any], family: str) -> Any:
     """The section `FAMILY.autoencoder` of the content of a params.yaml, as its kind's parameters."""
-    values = section(document, f"{family}.autoencoder", "parameters")
-    return parse(params_of_codec(values), values, f"{family}.autoencoder")
+    name = f"{family}.autoencoder"
+    return parse_section(document, name, params_of_codec(section(document, name, "params.yaml")))
 
 
 def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:
     """The net of a family's vocoder by the content of a params.yaml, freshly initialised, as `vocoder`; {}: it has none."""
     if family not in document["vocoder_families"]:
         return {}
-    values, mel = section(document, "vocoder", "parameters"), document["vocoder_families"][family]["mel"]
-    kind = vocoder(_kind(values, VOCODERS))
-    return {"vocoder": kind.network(parse(kind.params, values, "vocoder"), section(document, f"spectrogram.{mel}", "parameters"))}
+    kind = vocoder(_kind(section(document, "vocoder", "params.yaml"), VOCODERS))
+    spec = section(document, f"spectrogram.{document['vocoder_families'][family]['mel']}", "params.yaml")
+    return {"vocoder": kind.network(parse_section(document, "vocoder", kind.params), spec)}
 
 
 def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:

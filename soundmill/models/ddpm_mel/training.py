@@ -203,10 +203,9 @@ def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> T
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
-    generate = strict.parse(GenerateParams, strict.section(document, f"{FAMILY}.generate", "parameters"), f"{FAMILY}.generate")
-    name = f"spectrogram.{FAMILY}"
-    spec = strict.parse(mel.SpectrogramParams, strict.section(document, name, "parameters"), name).spec
+    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
+    generate = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams)
+    spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     picture = PictureCodec(params.picture, spec)
     labels = [str(number) for number in range(num_labels)] if params.conditional else []
     net = models.build_net(params, len(labels))

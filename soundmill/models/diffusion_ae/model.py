@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,14 +34,11 @@ class DiffusionAE(LatentPrior):
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """As models/family.py says; without labels, each of which adds an embedding."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, autoencoder = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.autoencoder", AutoencoderParams)
-    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["channels"]
-    spec = strict.section(document, f"spectrogram.{FAMILY}", "parameters")
-    frames = strict.section(document, f"{FAMILY}.latents", "parameters")["num_samples"] // autoencoder.samples_per_latent
+    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]
+    spec = strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
+    frames = strict.section(document, f"{FAMILY}.latents", "params.yaml")["num_samples"] // autoencoder.samples_per_latent
     net = DiffusionAE.build_net(params, autoencoder.encoder.latent_channels, frames, num_labels=0)
     return {"unet": net, "autoencoder": codecs.network(autoencoder, spec, channels)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says; a sound takes the passes of its latents, and as many of the decoder as they, which is larger."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, sampling = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams).sampling
     autoencoder = read(f"{FAMILY}.autoencoder", AutoencoderParams)
     frames = read(f"{FAMILY}.latents", LatentsParams).num_samples // autoencoder.samples_per_latent

@@ -64,7 +64,7 @@ class VocodingModel:
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """As models/family.py says."""
-    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"net": VocoderNet(params.network, params.mel)}
 
 

@@ -57,12 +57,9 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     length = params.crop_frames * params.mel.hop_length
 
     def batch(step: int) -> Batch:

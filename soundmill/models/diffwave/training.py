@@ -104,12 +104,9 @@ def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: S
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     rate, mels = clips["sample_rate"], params.condition == "mel"
     length, labels = params.crop_samples(rate), num_labels if params.condition == "label" else 0
     module = DiffWaveModule(params, models.build_net(params, labels), params.noise, steps=1, spec=params.mel if mels else None)

@@ -172,12 +172,9 @@ def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says; projectors whose weights are not there are timed with random ones."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
-    seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["clip_seconds"]
+    seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["clip_seconds"]
     labels = num_labels if params.conditional else 0
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
     stand_in = params.discriminators.model_copy(update={"missing": "random"})

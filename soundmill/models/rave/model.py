@@ -50,12 +50,10 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 def read(document: dict[str, Any]) -> tuple[TrainParams, RaveParams, int]:
     """The training's parameters, the codec's, and the number of latents of a sound."""
-    train, autoencoder, latents = (
-        strict.section(document, f"{FAMILY}.{name}", "parameters") for name in ("train", "autoencoder", "latents")
-    )
-    codec = strict.parse(RaveParams, autoencoder, f"{FAMILY}.autoencoder")
-    frames = latents["num_samples"] // codec.network.samples_per_latent
-    return strict.parse(TrainParams, train, f"{FAMILY}.train"), codec, frames
+    train = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
+    codec = strict.parse_section(document, f"{FAMILY}.autoencoder", RaveParams)
+    latents = strict.section(document, f"{FAMILY}.latents", "params.yaml")
+    return train, codec, latents["num_samples"] // codec.network.samples_per_latent
 
 
 def load(directory: Path) -> Rave:

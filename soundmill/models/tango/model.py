@@ -145,8 +145,8 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """As models/family.py says; the text encoder's size is not known without its files."""
-    train = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
-    autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "parameters")
+    train = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
+    autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
     vae = registry.codec(autoencoder.kind).network(autoencoder, spec)
     parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": vae}
     return parts | registry.vocoder_network(document, FAMILY)

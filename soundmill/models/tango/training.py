@@ -223,10 +223,7 @@ def _source(
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.items

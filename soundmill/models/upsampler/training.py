@@ -72,12 +72,9 @@ def _places(params: TrainParams, step: int) -> Tensor:
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")
+    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
 
     def batch(step: int) -> Batch:
         shape = params.batch_size, clips["channels"], params.num_samples

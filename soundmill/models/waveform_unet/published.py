@@ -55,7 +55,7 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
     All but its net is as the content of a params.yaml has it. Tensors and plain values are read of the file and nothing else; what
     is no such file, or of another net, is a UserError.
     """
-    params = strict.parse(TrainParams, strict.section(document, f"{FAMILY}.train", "parameters"), f"{FAMILY}.train")
+    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     found = weights.read_checkpoint(path, remedy=REMEDY)
     state = found.get("state_dict") if isinstance(found, dict) else None
     if not isinstance(state, dict):

@@ -146,12 +146,9 @@ def _captions(catalog: Path) -> Mapping[str, list[str]]:
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """As models/family.py says."""
-
-    def read(name: str, model: type[strict.P]) -> strict.P:
-        return strict.parse(model, strict.section(document, name, "parameters"), name)
-
+    read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
-    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "parameters")["channels"]
+    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]
     labels = num_labels if params.condition == "label" else 0
     module = WaveformModule(params, models.build_net(params, channels, labels), steps=1)
 

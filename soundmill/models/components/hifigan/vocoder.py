@@ -6,26 +6,21 @@ On disk it is a directory: `model.safetensors` in transformers' own names, and `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
-from soundmill.audio.pieces import pieces
 from soundmill.models.components.contracts import (
     VocoderConfig,
     check_vocoder_spec,
     read_vocoder,
     save_vocoder,
 )
+from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.training import checkpoint
-
-PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
 
 class HifiGanConfig(VocoderConfig):
@@ -33,27 +28,13 @@ class HifiGanConfig(VocoderConfig):
     network: NetworkParams
 
 
-@dataclass
-class HifiGan:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32, without norms of weights."""
+class HifiGan(FrameVocoder):
+    """A `Vocoder` (components/contracts.py)."""
 
     network: NetworkParams
-    spec: MelSpec
-    net: nn.Module
 
-    def to(self, device: torch.device | str) -> HifiGan:
-        self.net.to(device)
-        return self
-
-    def vocode(self, log_mels: Tensor) -> Tensor:
-        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
-        return torch.cat(list(self.pieces(log_mels)), 2)
-
-    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same, piece by piece, each from as many more frames as the net sees."""
-        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
-            with torch.no_grad():
-                yield piece.inner(synthesise(self.net, piece.values, self.spec.hop_length)[:, None], self.spec.hop_length)
+    def synthesise(self, log_mels: Tensor) -> Tensor:
+        return synthesise(self.net, log_mels, self.spec.hop_length)
 
 
 def network(params: HifiGanParams, spec: dict[str, Any]) -> Any:

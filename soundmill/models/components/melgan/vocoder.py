@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from soundmill.audio.mel import MelSpec
-from soundmill.audio.pieces import pieces
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
 from soundmill.training import checkpoint
-
-PIECE_FRAMES = 1024  # of a sound that are in the net at once
 
 
 class MelGanConfig(VocoderConfig):
@@ -25,27 +20,10 @@ class MelGanConfig(VocoderConfig):
     network: NetworkParams
 
 
-@dataclass
-class MelGan:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32, without norms of weights."""
+class MelGan(FrameVocoder):
+    """A `Vocoder` (components/contracts.py)."""
 
     network: NetworkParams
-    spec: MelSpec
-    net: nn.Module
-
-    def to(self, device: torch.device | str) -> MelGan:
-        self.net.to(device)
-        return self
-
-    def vocode(self, log_mels: Tensor) -> Tensor:
-        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]."""
-        return torch.cat(list(self.pieces(log_mels)), 2)
-
-    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same, piece by piece, each from as many more frames as the net sees."""
-        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
-            with torch.no_grad():
-                yield piece.inner(self.net(piece.values)[:, None], self.spec.hop_length)
 
 
 def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:

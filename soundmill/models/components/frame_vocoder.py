@@ -1,0 +1,42 @@
+"""Vocoders whose net makes the samples of a frame from that frame and some on either side, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from soundmill.audio.mel import MelSpec
+from soundmill.audio.pieces import pieces
+
+PIECE_FRAMES = 1024  # of a sound that are in the net at once
+
+
+@dataclass
+class FrameVocoder:
+    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32, without weight norms."""
+
+    network: Any  # sizes of the net; `context` is the number of frames on either side that it sees
+    spec: MelSpec
+    net: nn.Module
+
+    def to(self, device: torch.device | str) -> Self:
+        self.net.to(device)
+        return self
+
+    def synthesise(self, log_mels: Tensor) -> Tensor:
+        """Waves [N, frames · hop_length] of log-mels [N, n_mels, frames]."""
+        return self.net(log_mels)
+
+    def vocode(self, log_mels: Tensor) -> Tensor:
+        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
+        return torch.cat(list(self.pieces(log_mels)), 2)
+
+    def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """The same, piece by piece, each from as many more frames as the net sees."""
+        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
+            with torch.no_grad():
+                yield piece.inner(self.synthesise(piece.values)[:, None], self.spec.hop_length)
