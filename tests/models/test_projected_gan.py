@@ -12,13 +12,15 @@ from torch import nn
 from soundmill import params
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.models import checkpoint, registry
+from soundmill.models import family, registry
 from soundmill.models.family import Request
 from soundmill.models.projected_gan import discriminators, generator, projectors
 from soundmill.models.projected_gan.generator import Generator, ModulatedConv
+from soundmill.models.projected_gan.model import Config
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
 from soundmill.models.projected_gan.training import ProjectedGanModule
+from soundmill.training import checkpoint
 from soundmill.training.loader import Batch
 from soundmill.training.tagger import Tagger
 from soundmill.training.vggish import Vggish
@@ -228,13 +230,16 @@ def test_a_killed_training_that_looked_through_other_nets_is_not_resumed():
 
 
 def test_parameters_of_another_version_are_refused_and_it_is_said_how_to_go_on(tmp_path):
-    earlier = TRAIN.model_dump(mode="json")
-    earlier["discriminators"]["most_channels"] = 512
-    message = r"config\.json: params\.discriminators\.most_channels: unknown key.*\n.*Train it anew, or edit .*remove the keys"
+    about = {"labels": [], "num_samples": 16, "projectors": ["none"], "trained_against": []}
+    config = Config(params=TRAIN, mel_spec=TANGO, **about).model_dump(mode="json") | {"steps": 1}
+    config["params"]["discriminators"]["most_channels"] = 512
+    checkpoint.write_config(config, tmp_path)
+    message = r"config\.json\.params\.discriminators\.most_channels: unknown key.*\n.*Train it again; or edit .*remove unknown keys"
     with pytest.raises(UserError, match=message):
-        checkpoint.read_part(TrainParams, {"params": earlier}, "params", tmp_path)
-    del earlier["discriminators"]["most_channels"]
-    assert checkpoint.read_part(TrainParams, {"params": earlier}, "params", tmp_path) == TRAIN
+        family.read_config(tmp_path, Config)
+    del config["params"]["discriminators"]["most_channels"]
+    checkpoint.write_config(config, tmp_path)
+    assert family.read_config(tmp_path, Config).params == TRAIN
 
 
 def test_mixed_styles_change_later_layers_alone():

@@ -166,7 +166,7 @@ class Made:
 class Kind:
     """What the package of a vocoder or codec offers as `KIND`. Its modules are named, not imported, as a family's are.
 
-    What it saves has a `config.json` with its `kind`, a codec's with all of `CodecConfig`.
+    What it saves has a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
     """
 
     params: type[StageParams]  # with a `kind`

@@ -19,6 +19,7 @@ from soundmill.training import checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
+VOCODER = "vocoder"  # directory of a family's own
 VOCODERS = {  # that the stage `vocoder` makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
@@ -65,6 +66,11 @@ def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
     """The vocoder of any kind that its stage wrote; one for other log-mels than `spec`'s (if given) is a UserError."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
     return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
+
+
+def vocoder_in(directory: Path, spec: MelSpec) -> Vocoder | None:
+    """The vocoder within a checkpoint, or within what a training was given; None where there is none."""
+    return load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
 def load_codec(directory: Path) -> Encoder:

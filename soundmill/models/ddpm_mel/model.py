@@ -30,7 +30,6 @@ from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "ddpm_mel"
-VOCODER = "vocoder"
 
 
 class Config(FamilyConfig):
@@ -166,7 +165,7 @@ def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) ->
     """Write the checkpoint, with a copy of the vocoder in `parts`, the directory that the training took."""
     config = Config(params=model.params, labels=model.labels, mel_spec=model.spec)
     tensors = {**_nets(model.net, model.picture).state_dict(), "levels": model.levels, "level_labels": model.level_labels}
-    family.save(directory, config, tensors, facts, parts=[parts / VOCODER] if model.vocoder else [])
+    family.save(directory, config, tensors, facts, parts=[parts / registry.VOCODER] if model.vocoder else [])
 
 
 def load(directory: Path) -> DdpmMel:
@@ -178,12 +177,16 @@ def load(directory: Path) -> DdpmMel:
     with checkpoint.must_fit(path):
         levels, level_labels = tensors.pop("levels"), tensors.pop("level_labels")
         _nets(net, picture).load_state_dict(tensors)
-    return DdpmMel(params, spec, labels, net.eval(), picture.eval(), levels, level_labels, load_vocoder(directory, spec))
-
-
-def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
-    """The vocoder in `directory`, None where there is none; one for other log-mels than `spec`'s is a UserError."""
-    return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
+    return DdpmMel(
+        params,
+        spec,
+        labels,
+        net.eval(),
+        picture.eval(),
+        levels,
+        level_labels,
+        registry.vocoder_in(directory, spec),
+    )
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:

@@ -20,6 +20,7 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models.catalog import choose_by_hash, no_training_clip
+from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
@@ -160,7 +161,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     level_labels = clips.label_weights
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
-    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, models.load_vocoder(parts, spec))
+    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, registry.vocoder_in(parts, spec))
     module = DdpmModule(params, model, params.steps or order.steps(params.epochs))
     return Prepared(
         module,

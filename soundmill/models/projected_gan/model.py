@@ -29,7 +29,6 @@ from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "projected_gan"
-VOCODER = "vocoder"
 EMBEDDERS = ("vggish", "tagger")  # projectors whose networks judge sounds too
 MEAN_OF = 4096  # latents whose styles' mean truncation goes to
 CONTEXT = 32  # frames of the loop's end before it, and of its beginning after it, that the vocoder hears too
@@ -166,7 +165,7 @@ def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any
         projectors=list(model.projectors),
         trained_against=list(model.trained_against),
     )
-    vocoder = [parts / VOCODER] if model.vocoder else []
+    vocoder = [parts / registry.VOCODER] if model.vocoder else []
     family.save(directory, config, _nets(model.net, model.picture).state_dict(), facts, parts=vocoder)
 
 
@@ -176,13 +175,8 @@ def load(directory: Path) -> ProjectedGan:
     net = build_net(params, len(config.labels))
     picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
     checkpoint.load_weights(_nets(net, picture), directory / checkpoint.WEIGHTS)
-    vocoder = load_vocoder(directory, spec)
+    vocoder = registry.vocoder_in(directory, spec)
     return ProjectedGan(params, spec, config.labels, net, picture, config.projectors, config.trained_against, vocoder)
-
-
-def load_vocoder(directory: Path, spec: MelSpec) -> Vocoder | None:
-    """The vocoder in `directory`, None where there is none; one for other log-mels than `spec`'s is a UserError."""
-    return registry.load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:

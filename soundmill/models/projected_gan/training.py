@@ -17,6 +17,7 @@ from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
@@ -123,7 +124,7 @@ def prepare(
     net = models.build_net(params, len(labels))
     chosen = choose(params.discriminators, tagger, params.seed, say=lambda text: print(f"{ctx.name}: {text}", flush=True))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
-    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, models.load_vocoder(parts, spec))
+    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
     order = Order(params.seed, splits["train"], params.batch_size)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     return Prepared(

@@ -33,7 +33,7 @@ from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 FAMILY = "tango"
-WEIGHTS, AUTOENCODER, VOCODER = "unet.safetensors", "autoencoder", "vocoder"
+WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
 
 
 class Config(FamilyConfig):
@@ -155,7 +155,7 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, which the training took."""
     config = Config(params=model.params, frames=model.frames, text=model.text)
-    components = [inputs / AUTOENCODER, *([parts / VOCODER] if model.vocoder else [])]
+    components = [inputs / AUTOENCODER, *([parts / registry.VOCODER] if model.vocoder else [])]
     family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
 
 
@@ -176,4 +176,4 @@ def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec)
         raise UserError(
             "latents of waves need no vocoder: leave `vocoder=` out, or take those of log-mels (`latents=mel_autoencoder`)"
         )
-    return registry.load_vocoder(directory / VOCODER, autoencoder.spec)
+    return registry.load_vocoder(directory / registry.VOCODER, autoencoder.spec)
