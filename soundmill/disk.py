@@ -75,7 +75,7 @@ def is_device(path: Path) -> bool:
     return open_already is not None or (path.exists() and not (path.is_file() or path.is_dir()))
 
 
-def distrust(path: Path) -> None:
+def break_cache_link(path: Path) -> None:
     """Touch a damaged file or the files of a folder, and let them be written to.
 
     They may be links to DVC's cache, which would hand them out again: it trusts what nobody may write to, and else size and time.

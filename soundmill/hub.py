@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.errors import UserError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,14 +33,9 @@ def find(
     return directory, revision
 
 
-def digest(directory: Path, files: Sequence[str], digests: Path | None = None) -> str:
-    """Of names and contents of the files that match the patterns; `digests` is a cache, as shards.file_digests takes it."""
-    paths = sorted({path for pattern in files for path in directory.glob(pattern)})
-    contents = list(shards.file_digests([bytes(path) for path in paths], digests))
-    for value in contents:
-        if isinstance(value, OSError):
-            raise value
-    return shards.digest([[path.relative_to(directory).as_posix(), value] for path, value in zip(paths, contents, strict=True)])
+def digest(directory: Path, files: Sequence[str], cache: Path | None = None) -> str:
+    """Digest of the names and contents of the files that match the patterns; `cache` as in hashing.file_digests."""
+    return hashing.files_digest(directory, sorted({path for pattern in files for path in directory.glob(pattern)}), cache)
 
 
 def _fetch(name: str, revision: str | None, files: Sequence[str], lacks: Callable[[Path], str | None], remedies: str) -> Path:

@@ -27,7 +27,7 @@ RECORDINGS = pa.schema(
         ("path", pa.string()),
         ("raw_path", pa.binary()),
         ("size", pa.int64()),
-        ("digest", pa.string()),  # shards.file_digest of the file
+        ("digest", pa.string()),  # hashing.file_digest of the file
         ("shard", pa.int32()),
         ("start_time", pa.float64()),  # seconds into the YouTube video; 0 elsewhere
         ("labels", pa.list_(pa.string())),  # hold for the whole recording

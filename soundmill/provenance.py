@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from soundmill import hashing
 
 MAX_UNTRACKED_FILE = 1_000_000  # bytes; what is bigger is named, not kept
 MAX_DIFF = 50_000_000
@@ -30,7 +31,7 @@ class State:
 
     @property
     def lock_digest(self) -> str:
-        return hashlib.blake2b(self.lock, digest_size=16).hexdigest() if self.lock else ""
+        return hashing.bytes_digest(self.lock) if self.lock else ""
 
 
 def capture(root: Path) -> State:
@@ -40,16 +41,8 @@ def capture(root: Path) -> State:
     diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
     tracked = _git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
-    identity = digest_of(sha, params, _read(root / "dvc.yaml"), tracked)
+    identity = hashing.digest(sha, params, _read(root / "dvc.yaml"), tracked)
     return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
-
-
-def digest_of(*parts: str | bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "big") + raw)
-    return digest.hexdigest()
 
 
 def git_directories(root: Path) -> tuple[Path | None, Path | None]:

@@ -31,7 +31,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import disk, ledger, lifetime, manifest, params, shards
+from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
 from soundmill.errors import UserError, report_failure
 
 Input = Annotated[Path, "input"]
@@ -54,7 +54,7 @@ class Context:
     home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
     scratch: Path  # what a killed run with these parameters, inputs and code resumes from
     kept: Path  # for the next run with these parameters and this code
-    digests: Path  # cache of file digests, as shards.file_digests takes it
+    digests: Path  # cache of file digests, as hashing.file_digests takes it
     workers: int
     cluster: str | None  # address of the Dask scheduler whose workers do the work
     found_by_name: tuple[str, ...]  # modules and packages, as `main` takes them
@@ -73,7 +73,7 @@ class Context:
 
     def report_damaged(self, where: Path, names: Sequence[str]) -> None:
         """Report kept files that changed since they were written and are made anew; the run's metrics count them."""
-        shards.say_damaged(f"{self.name}: {where}", names)
+        shards.report_damaged(f"{self.name}: {where}", names)
         self.damaged.extend(names)
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
@@ -227,8 +227,9 @@ def _main(
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
         digests = root / WORK / "digests.sqlite"
-        scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
-        kept = work / "kept" / shards.digest(made_from)
+        contents = {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
+        scratch = work / hashing.digest(made_from, contents)
+        kept = work / "kept" / hashing.digest(made_from)
         staging = scratch / "outputs"
         shutil.rmtree(staging, ignore_errors=True)
         staged = {port: staging / port / path.name for port, path in finals.items()}
@@ -309,28 +310,6 @@ def _show(ctx: Context, shown: dict[Path, Path]) -> None:
             text.parent.mkdir(exist_ok=True)
             text.write_text("\n".join([f"{final} was not made{whole}.", *failed, ""]), encoding="utf-8")
         publish(staged, final)
-
-
-def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
-    """Digest of a file's content, or of a directory's names and contents; `cache` as in shards.file_digests.
-
-    `.gitignore` is DVC's, where outputs lie within the directory: no content.
-    """
-    if path.is_file():
-        names = [""]
-    else:
-        names = sorted(
-            os.path.relpath(os.path.join(where, name), path)
-            for where, _, files in os.walk(path)
-            for name in files
-            if name != ".gitignore"
-        )
-    # DVC links them to its cache and unlinks them again, and so do we.
-    contents = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers, linked=True))
-    for value in contents:
-        if isinstance(value, OSError):
-            raise value
-    return shards.digest([list(pair) for pair in zip(names, contents, strict=True)])
 
 
 def publish(staged: Path, final: Path) -> None:

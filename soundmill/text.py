@@ -39,7 +39,7 @@ def find(name: str, revision: str | None, home: Path, digests: Path | None = Non
     """The encoder called `name`: a directory (relative: from `home`), else an id of the hub at commit `revision`.
 
     A model of the hub is taken from its cache, or downloaded. One that is not to be had is a UserError that says what to do.
-    `digests` is a cache of file digests, as shards.file_digests takes it.
+    `digests` is a cache of file digests, as hashing.file_digests takes it.
     """
     directory, revision = hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
     return Encoder(directory, name, revision, hub.digest(directory, FILES, digests), pretrained=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import soundfile
 from pydantic import Field
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 
@@ -37,7 +37,7 @@ def run(
         ids, path = sorted(rows["clip_id"].to_pylist()), paths.get(shards.shard_name(shard))
         if path is None:
             raise UserError(f"{clips}: shard {shard} of {catalog} is not there; remake both: `dvc repro`")
-        jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), shards.digest(shards.signature(path), ids)))
+        jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), hashing.digest(hashing.signature(path), ids)))
     _, named = ctx.make_shards(name_clips, jobs, "named")
     audio = audiocaps / "audio"
     audio.mkdir(parents=True)

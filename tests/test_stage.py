@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import shards, stage
+from soundmill import hashing, shards, stage
 from tests.flows.tiny import DVC
 from tests.lost_bits import lose_a_bit
 
@@ -21,7 +21,7 @@ STAGE = '''
 import os, signal, sys, time
 from pathlib import Path
 from pydantic import Field
-from soundmill import shards, stage
+from soundmill import hashing, shards, stage
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 import pyarrow as pa
@@ -295,11 +295,11 @@ def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
 
 def test_the_digest_of_a_directory_is_of_names_and_contents_and_not_of_what_dvc_puts_there(tmp_path):
     (tmp_path / "a").write_text("one")
-    digest = stage.tree_digest(tmp_path)
+    digest = hashing.tree_digest(tmp_path)
     (tmp_path / ".gitignore").write_text("/below")
-    assert stage.tree_digest(tmp_path) == digest
+    assert hashing.tree_digest(tmp_path) == digest
     (tmp_path / "a").rename(tmp_path / "b")
-    assert stage.tree_digest(tmp_path) != digest
+    assert hashing.tree_digest(tmp_path) != digest
 
 
 def test_how_far_a_stage_is_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.errors import UserError
+from soundmill.hashing import tree_digest
 from soundmill.params import P, StageParams, parse
-from soundmill.stage import tree_digest
 from soundmill.training.params import Use
 
 CONFIG = "config.json"

@@ -6,7 +6,7 @@ from, beside the stage's parameters and code. A shard function that takes part w
     def resample_shard(cuts, root, params, output, previous):
         with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
             for recording in cuts:
-                key = shards.digest(recording)
+                key = hashing.digest(recording)
                 if not writer.copy(key):                # its rows and its part of the report, as they were made the last time
                     with writer.item(key) as report:
                         writer.write(row)               # any number of times
@@ -20,18 +20,6 @@ A whole shard is known by its job's key in the same way: where the last one has 
 """
 
 from soundmill.shards.code import code_identity
-from soundmill.shards.digests import (
-    bytes_digest,
-    digest,
-    file_digest,
-    is_whole,
-    opened_digest,
-    seal,
-    signature,
-    table_digest,
-    unseal,
-)
-from soundmill.shards.file_cache import cached_value, file_digests
 from soundmill.shards.items import ItemWriter
 from soundmill.shards.jobs import Job
 from soundmill.shards.parquet import (
@@ -46,9 +34,10 @@ from soundmill.shards.parquet import (
     shard_name,
     shard_of,
     shard_paths,
+    table_digest,
     write_rows,
 )
-from soundmill.shards.reports import Report, read_items, report_path, say_damaged, write_report
+from soundmill.shards.reports import Report, read_items, report_damaged, report_path, write_report
 from soundmill.shards.run import map_shards
 
 __all__ = [
@@ -58,30 +47,20 @@ __all__ = [
     "Report",
     "ShardWriter",
     "by_shard",
-    "bytes_digest",
-    "cached_value",
     "code_identity",
     "common_metadata",
-    "digest",
-    "file_digest",
-    "file_digests",
-    "is_whole",
     "map_shards",
     "open_parquet",
-    "opened_digest",
     "read_items",
     "read_rows",
     "read_table",
     "read_tables",
+    "report_damaged",
     "report_path",
-    "say_damaged",
-    "seal",
     "shard_name",
     "shard_of",
     "shard_paths",
-    "signature",
     "table_digest",
-    "unseal",
     "write_report",
     "write_rows",
 ]

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
-from soundmill.shards.digests import digest, file_digest
+from soundmill.hashing import files_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("soundmill", "stages", "flows")
@@ -135,8 +135,8 @@ def room_name(path: Path) -> str:
 
 
 def room_digest(room: Path) -> str:
-    """Digest of all its files' names and contents, as DVC looks at them."""
-    return digest([[str(path.relative_to(room)), file_digest(path)] for path in sorted(_files(room))])
+    """Digest of the names and contents of its files, without those that DVC ignores."""
+    return files_digest(room, sorted(_files(room)))
 
 
 def package_versions(modules: Iterable[str]) -> dict[str, str]:

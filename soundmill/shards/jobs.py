@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
-from soundmill.shards import digests
+from soundmill import disk, hashing
 from soundmill.shards.reports import Report, read_report, report_path, write_report
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of whatever process runs a job
@@ -63,7 +62,7 @@ def remove_attempts(directory: Path) -> None:
 def _previous(shard: Path) -> Path | None:
     """The shard of the last run, if it is the one that its report speaks of."""
     try:
-        return shard if read_report(shard).signature == digests.signature(shard) else None
+        return shard if read_report(shard).signature == hashing.signature(shard) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -13,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.shards import digests
 
 ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reach one clip
 TABLE_ROWS_PER_GROUP = 8_192  # of plain rows: what a writer holds at once
@@ -26,7 +25,7 @@ _AS_THEY_ARE = {"audio.bytes", "fingerprint", "keys", "probes"}
 def shard_of(key: str | bytes, count: int) -> int:
     """The shard of a recording: a stable hash, so adding recordings moves none of the others."""
     raw = key.encode() if isinstance(key, str) else key
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big") % count
+    return hashing.uint64(raw) % count
 
 
 def shard_name(index: int) -> str:
@@ -215,7 +214,20 @@ def by_shard(table: pa.Table) -> dict[int, pa.Table]:
     present, starts = np.unique(numbers, return_index=True)
     # Copied: a slice is sent with its whole table. Not by `take`: that imports all that Arrow can compute, in 50 ms.
     parts = (table.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(numbers)]))
-    return {shard: pa.ipc.open_stream(digests.stream(part)).read_all() for shard, part in zip(present.tolist(), parts, strict=True)}
+    return {shard: pa.ipc.open_stream(_ipc_stream(part)).read_all() for shard, part in zip(present.tolist(), parts, strict=True)}
+
+
+def table_digest(table: pa.Table) -> str:
+    """Digest of a table's rows and types. Equal tables may have different ones if their nulls are encoded differently."""
+    return hashing.bytes_digest(_ipc_stream(table))
+
+
+def _ipc_stream(table: pa.Table) -> pa.Buffer:
+    """A table in Arrow's streaming format."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return sink.getvalue()
 
 
 def _check(path: Path, schema: pa.Schema, wanted: pa.Schema) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
-from soundmill.shards import digests
+from soundmill import disk, hashing
 
 ALL = "reports.json"  # what all reports say but for their items, which only who makes the shard again wants to know
 
@@ -52,13 +51,13 @@ def report_path(shard: Path) -> Path:
 
 def write_report(shard: Path, report: Report, key: str | None = None) -> None:
     """Put the report of a finished shard, and what the shard is known by, beside it."""
-    finished = Finished(key, digests.signature(shard), digests.content_digest(shard), report)
-    report_path(shard).write_bytes(digests.seal(vars(finished) | {"report": vars(report)}))
+    finished = Finished(key, hashing.signature(shard), hashing.tree_digest(shard), report)
+    report_path(shard).write_bytes(hashing.dump_checksummed(vars(finished) | {"report": vars(report)}))
 
 
 def read_report(shard: Path) -> Finished:
     """OSError, ValueError, KeyError or TypeError where there is none, or none that can be trusted."""
-    values = digests.unseal(report_path(shard).read_bytes())
+    values = hashing.load_checksummed(report_path(shard).read_bytes())
     return Finished(values["key"], values["signature"], values["digest"], Report(**values["report"]))
 
 
@@ -70,7 +69,7 @@ def read_items(shard: Path) -> list[Any]:
 def read_reports(directory: Path) -> dict[str, Finished]:
     """Of the last run, of every shard. To open thousands of files takes longer than what is in them."""
     try:
-        rows = digests.unseal((directory / ALL).read_bytes())
+        rows = hashing.load_checksummed((directory / ALL).read_bytes())
         return {name: Finished(key, signature, value, Report(**report)) for name, (key, signature, value, report) in rows.items()}
     except (OSError, ValueError, TypeError):
         return {}
@@ -89,10 +88,10 @@ def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
         if shard.key and not shard.report.quarantine
     }
     if rows:
-        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(digests.seal(rows)))
+        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(hashing.dump_checksummed(rows)))
 
 
-def say_damaged(where: str | Path, names: Sequence[str]) -> None:
+def report_damaged(where: str | Path, names: Sequence[str]) -> None:
     """Tell the person of kept files that are made anew, if any."""
     if names:
         listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")

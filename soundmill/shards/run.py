@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
-from soundmill import disk
+from soundmill import disk, hashing
 from soundmill.errors import UserError
-from soundmill.shards import digests, reports
+from soundmill.shards import reports
 from soundmill.shards.dask import run_on_cluster
 from soundmill.shards.jobs import ONE_THREAD, Job, remove_attempts, run_job
 from soundmill.shards.reports import Finished, Report
@@ -83,7 +83,7 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
     for job in jobs:
         finished = known.get(job.name)
         try:
-            signature = digests.signature(directory / job.name)
+            signature = hashing.signature(directory / job.name)
             if finished is None or (finished.key, finished.signature) != (job.key, signature):
                 finished = reports.read_report(directory / job.name)
             if finished.signature == signature:
@@ -93,11 +93,11 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
         except (ValueError, KeyError, TypeError):  # a report that cannot be trusted
             total.damaged.append(job.name)
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
-        intact = pool.map(lambda name: digests.is_whole(directory / name, whole[name].digest), whole)
+        intact = pool.map(lambda name: hashing.is_intact(directory / name, whole[name].digest), whole)
         torn = [name for name, right in zip(whole, intact, strict=True) if not right]
     for name in torn:
         del whole[name]
-        disk.distrust(directory / name)
+        disk.break_cache_link(directory / name)
         reports.report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
     total.damaged.extend(torn)
     return whole

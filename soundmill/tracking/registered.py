@@ -23,7 +23,7 @@ class RegisteredModel:
 
     name: str
     version: str
-    digest: str  # `model_digest` of the checkpoint
+    digest: str  # hashing.model_digest of the checkpoint
     directory: Path | None  # the checkpoint; None where the files are on a server, or gone
     aliases: tuple[str, ...]
     tags: dict[str, str]  # scores among them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from soundmill import provenance
+from soundmill import hashing, provenance
 from soundmill.errors import report_failure
 from soundmill.tracking import journal, uploader
 from soundmill.tracking.stores import (
@@ -105,13 +104,12 @@ class StageRun:
         """
         if not self._journal or os.environ.get(TRIAL):
             return
-        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape), "digest": model_digest(directory)}
-        registered = registered_as(name)
-        self._send_file(Path(directory), "", "model", {"op": "model", "name": name, "registered": registered, **example})
+        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape)}
+        identity = {"registered": registered_as(name), "digest": hashing.model_digest(directory)}
+        self._send_file(directory, "", "model", {"op": "model", "name": name, **identity, **example})
 
     def log_model_scores(self, digest: str, name: str, scores: dict[str, float]) -> None:
-        """Scores of a model, which go to the versions in the registry that have its weights, of this `model_digest`; the best one
-        becomes `@best`."""
+        """Add scores to the registered versions of a model with this hashing.model_digest; the best version becomes `@best`."""
         self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
@@ -205,16 +203,6 @@ def _of_stage(name: str, metrics: dict[str, Any]) -> dict[str, float]:
 
 def registered_as(name: str) -> str:
     return f"soundmill-{name}"
-
-
-def model_digest(directory: Path) -> str:
-    """SHA-256 of a checkpoint directory's files and their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in Path(directory).rglob("*") if path.is_file() and path.name != ".gitignore"):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(directory)} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def metrics_name(path: Path) -> str:
@@ -351,7 +339,7 @@ def _shared_parent(state: provenance.State) -> dict[str, Any]:
     """The run that stages of the same code and parameters share when no flow made one."""
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
-    identity = provenance.digest_of(state.identity, experiment or "")
+    identity = hashing.digest(state.identity, experiment or "")
     kind = "experiment" if experiment else "repro"
     tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
     return {"id": identity, "shared": {"name": name, "tags": tags, "params": _params_of(state)}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from soundmill import hashing
 
 TRIAL = "SOUNDMILL_TRIAL"  # set where a training is a rehearsal: its model is not registered
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of a run's journal; not MLFLOW_RUN_ID, which mlflow itself consumes
@@ -62,7 +63,7 @@ class Store:
     @property
     def journals(self) -> Path:
         """The journals of runs that are not in this store to their end, a directory each; another store has others."""
-        name = "journals" if self.database else f"journals-{hashlib.blake2b(self.uri.encode(), digest_size=6).hexdigest()}"
+        name = "journals" if self.database else f"journals-{hashing.short_digest(self.uri.encode())}"
         return self.scratch / name
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import disk, shards
+from soundmill import disk, hashing
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams, parse, read_json
@@ -287,7 +287,7 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "model.safetensors"
     disk.write_atomically(weights, lambda path: save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path))
-    digest = shards.file_digest(weights)
+    digest = hashing.file_digest(weights)
     config = {
         "params": params.model_dump(mode="json"),
         "mel_spec": spec.model_dump(mode="json"),
@@ -313,7 +313,7 @@ def load_tagger(directory: Path) -> TaggerModel:
         labels, kind, digest = config["labels"], config["targets"], config["digest"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{config_path}: not a tagger's config ({error}); train it again: `dvc repro -f tagger`") from None
-    if shards.file_digest(weights) != digest:
+    if hashing.file_digest(weights) != digest:
         raise UserError(f"{weights}: not the weights that {config_path.name} speaks of; train again: `dvc repro -f tagger`")
     net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
     net.load_state_dict(load_file(weights))

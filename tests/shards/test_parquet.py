@@ -74,3 +74,13 @@ def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
     assert result[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
     assert len(pickle.dumps(result[0])) < len(pickle.dumps(table)) / 3
     assert shards.by_shard(table.slice(0, 0)) == {}
+
+
+def test_a_table_is_known_by_its_rows():
+    table = pa.table({"name": ["a", None, "c"] * 50, "shard": pa.array([0, 1, 2] * 50, pa.int32())})
+    split = pa.concat_tables([table.slice(0, 70), table.slice(70)])
+    assert shards.table_digest(split) == shards.table_digest(table)
+    assert len({shards.table_digest(part) for part in shards.by_shard(split).values()}) == 3
+    for column in ("name", "shard"):
+        changed = table.set_column(table.schema.get_field_index(column), column, table[column].take(pa.array([1, *range(1, 150)])))
+        assert shards.table_digest(changed) != shards.table_digest(table)

@@ -16,8 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from soundmill import hashing
 from soundmill import params as strict
-from soundmill import shards
 from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
@@ -176,7 +176,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
         "scaling_factor": model.scaling_factor,
         "residual": model.residual,
     }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
+    model.digest = hashing.digest(values, {WEIGHTS: hashing.file_digest(directory / WEIGHTS)})
     weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
     return model.digest
 

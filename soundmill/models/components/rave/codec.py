@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from soundmill import hashing
 from soundmill import params as strict
-from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.models.components.rave.editing import Edit, edited
 from soundmill.models.components.rave.network import RaveNet
@@ -140,7 +140,7 @@ def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str,
         "network": model.network.model_dump(mode="json"),
         **{name: getattr(model, name) for name in ("sample_rate", "phase", "fidelity", "rank", "scaling_factor")},
     }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
+    model.digest = hashing.digest(values, {WEIGHTS: hashing.file_digest(directory / WEIGHTS)})
     weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
     return {"digest": model.digest}
 

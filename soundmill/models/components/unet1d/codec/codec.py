@@ -15,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from soundmill import hashing
 from soundmill import params as strict
-from soundmill import shards
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
@@ -132,7 +132,7 @@ def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict
         "channels": model.channels,
         "scaling_factor": model.scaling_factor,
     }
-    model.digest = shards.digest(values, {WEIGHTS: shards.file_digest(directory / WEIGHTS)})
+    model.digest = hashing.digest(values, {WEIGHTS: hashing.file_digest(directory / WEIGHTS)})
     weights.write_json(values | {"source": source, "digest": model.digest}, directory / CONFIG)
     return {"digest": model.digest}
 
