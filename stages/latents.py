@@ -110,7 +110,7 @@ def encode_shard(
     }
     with shards.ItemWriter(output, schema, previous) as writer:
         new = [place for place, key in keys.items() if key not in writer]
-        encoded = _encode(shards.read_rows(audio, SOUND, wanted=new), encoding, audio)
+        encoded = _encode(shards.read_rows(audio, SOUND, rows=new), encoding, audio)
         for place, key in keys.items():
             if not writer.copy(key):
                 num_samples, posterior = next(encoded)

@@ -82,7 +82,7 @@ def name_clips(source: Path, wanted: set[str], output: Path, previous: Path | No
         report.items.append([key])
     if len(report.items) < len(wanted):
         raise UserError(f"{source}: {len(wanted) - len(report.items)} clips of the catalog are not in it; remake both: `dvc repro`")
-    for row in shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest", "audio"], wanted=new):
+    for row in shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest", "audio"], rows=new):
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16", always_2d=True)
         path = output / f"{row['clip_id']}.wav"
         with wave.open(str(path), "wb") as file:  # soundfile's bytes, in a seventh of its time

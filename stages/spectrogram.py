@@ -40,7 +40,7 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
         keys = [f"{row['clip_id']} {row['digest']}" for row in shards.read_rows(audio, SOUND, columns=["clip_id", "digest"])]
-        new = shards.read_rows(audio, SOUND, SOUND.names, wanted=[row for row, key in enumerate(keys) if key not in writer])
+        new = shards.read_rows(audio, SOUND, SOUND.names, rows=[row for row, key in enumerate(keys) if key not in writer])
         for key in keys:
             if not writer.copy(key):
                 row = next(new)

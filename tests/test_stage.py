@@ -136,7 +136,7 @@ def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project)
     assert re.fullmatch(r"copy: the picture could not be made: ValueError: x+… \(copy_stage\.py, line \d+\)", line)
     assert len(line) < 400
     assert (project / "out/note").read_text() == "done"
-    assert (project / "out/picture.png").read_text() == f"out/picture.png was not made.\n{line}\n"
+    assert (project / "out/picture.png").read_text() == f"out/picture.png was not written.\n{line}\n"
 
 
 def test_same_bytes_with_one_worker_and_again(project):
@@ -283,7 +283,7 @@ def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
     (project / "words").write_text("one two bad three ")
     said = repro()
     assert outputs(project) == fresh
-    assert "1 damaged, so made anew (shard-00001.parquet)" in said
+    assert "1 damaged and rebuilt (shard-00001.parquet)" in said
 
 
 def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):

@@ -1,22 +1,22 @@
-"""The one unit of work: a Parquet shard. Read it, write it, map over many: in parallel, resumable, redoing only what changed.
+"""The unit of work: a Parquet shard. Reading, writing and mapping over shards: in parallel, resumable, redoing only what changed.
 
-**How work is reused.** A shard is made of items (a recording, a clip, a mix), each known by a key: text that says all it is made
-from, beside the stage's parameters and code. A shard function that takes part writes through `ItemWriter`:
+**How work is reused.** A shard consists of items (a recording, a clip, a mix). Each has a key, a digest of everything it is made
+from except the stage's parameters and code. A shard function that reuses items writes through `ItemWriter`:
 
     def resample_shard(cuts, root, params, output, previous):
         with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
             for recording in cuts:
                 key = hashing.digest(recording)
-                if not writer.copy(key):                # its rows and its part of the report, as they were made the last time
+                if not writer.copy(key):                # copies its rows and its part of the report from the previous shard
                     with writer.item(key) as report:
                         writer.write(row)               # any number of times
                         report.count("clips")
         return writer.report
 
-`previous` is the shard of the same name that was finished last under the same parameters and code, or None. The file has the bytes
-that it would have without one. `key in writer` tells beforehand what will be copied, where items are better made in batches.
+`previous` is the last finished shard of this name under the same parameters and code, or None; the written bytes do not depend on
+it. If items are made in batches, `key in writer` tells which ones will be copied.
 
-A whole shard is known by its job's key in the same way: where the last one has it, the function is not called at all.
+A whole shard is reused in the same way: if the last one has the key of its job, the function is not called.
 """
 
 from soundmill.shards.code import code_identity

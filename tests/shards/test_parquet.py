@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_wrong_schema_names_file_and_column(tmp_path):
     shards.write_rows([{"name": "x", "data": b""}], tmp_path / "a.parquet", SCHEMA)
     other = pa.schema([("name", pa.int64())])
-    with pytest.raises(UserError, match=r"a\.parquet: column 'name' should be int64, found string"):
+    with pytest.raises(UserError, match=r"a\.parquet: column 'name' must be int64, found string"):
         list(shards.read_rows(tmp_path / "a.parquet", other))
     with pytest.raises(UserError, match="no shards"):
         shards.shard_paths(tmp_path / "absent")
@@ -59,9 +59,9 @@ def test_wrong_schema_names_file_and_column(tmp_path):
 
 def test_only_wanted_rows_are_read(tmp_path):
     shards.write_rows([{"name": str(n), "data": b"x"} for n in range(200)], tmp_path / "a.parquet", SCHEMA)
-    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], wanted=[199, 3, 64, 3])
+    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], rows=[199, 3, 64, 3])
     assert [row["name"] for row in rows] == ["3", "64", "199"]
-    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, wanted=[])) == []
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, rows=[])) == []
 
 
 def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():

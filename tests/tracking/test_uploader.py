@@ -156,7 +156,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
         run = stage.__enter__()
         run.log_metrics_tree({"loss": 0.5})
     here = uploader.Uploader(tracking.store(home))
-    assert here.bring() == ""
+    assert here.send() == ""
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING", "train": "RUNNING"}
     assert runs(home)["train"].data.metrics == {"loss": 0.5}  # live
     run.log_figure(home / "nowhere.png", "lost.png")  # which says so
@@ -185,7 +185,7 @@ def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(
         write(*arguments)
 
     monkeypatch.setattr(here.runs, "write", meanwhile)
-    here.bring()
+    here.send()
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING"}
     bring(home)
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "FINISHED", "train": "FINISHED"}
@@ -229,12 +229,12 @@ def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Br
     kill_itself(CHILD, home)
     with tracking.stage_run(home, "living", {}):
         here = uploader.Uploader(tracking.store(home))
-        here.bring()
+        here.send()
         found = runs(home)
         assert found["living"].info.status == "RUNNING"
     killed = found["killed"]
     assert (killed.info.status, killed.data.metrics) == ("KILLED", {"loss": 1.0})
-    assert "died without a word" in killed.data.tags["end_reason"]
+    assert "the process died" in killed.data.tags["end_reason"]
 
 
 PIPELINE = """
@@ -256,8 +256,8 @@ with tracking.pipeline_run(home) as run:
 def test_a_killed_pipeline_took_as_long_as_its_stages(home: Path, bring: Bring) -> None:
     kill_itself(PIPELINE, home)
     here = uploader.Uploader(tracking.store(home))
-    here.bring()
-    here.bring()  # the pipeline, after its stage
+    here.send()
+    here.send()  # the pipeline, after its stage
     found = runs(home)
     stage = found.pop("train/x")
     (pipeline,) = found.values()
