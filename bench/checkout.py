@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.measure import ROOT, WORKERS, children, in_fresh_process
 from flows import dvc
-from soundmill import params, shards
+from soundmill import hashing, params
 from soundmill.errors import UserError
 
 DATA_STAGES = ("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram")
@@ -66,7 +66,7 @@ class Checkout:
         """Digest of every data file that the stages wrote."""
         top = self.root / "data"
         files = [path for path in top.rglob("*") if path.is_file() and not path.relative_to(top).parts[0].startswith(".")]
-        return {str(path.relative_to(top)): shards.file_digest(path) for path in sorted(files)}
+        return {str(path.relative_to(top)): hashing.file_digest(path) for path in sorted(files)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import measure
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio.resample import resample
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
@@ -34,7 +34,7 @@ def in_noise(decibels: float) -> Damage:
     """White noise, so many decibels softer than the sound is on average over its loudest second."""
 
     def damage(wave: np.ndarray, name: str) -> np.ndarray:
-        random = np.random.default_rng(int(shards.digest("noise", name), 16))
+        random = np.random.default_rng(int(hashing.digest("noise", name), 16))
         seconds = [np.mean(np.square(part)) for part in np.array_split(wave, SECONDS)]
         level = np.sqrt(max(seconds)) * 10 ** (-decibels / 20)
         return wave + (level * random.standard_normal(len(wave))).astype(np.float32)
@@ -66,7 +66,7 @@ def silent(wave: np.ndarray, _: str) -> np.ndarray:
 
 
 def only_noise(wave: np.ndarray, name: str) -> np.ndarray:
-    random = np.random.default_rng(int(shards.digest("alone", name), 16))
+    random = np.random.default_rng(int(hashing.digest("alone", name), 16))
     return (0.1 * random.standard_normal(len(wave))).astype(np.float32)
 
 

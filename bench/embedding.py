@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import measure, recordings, references
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
-from soundmill import pretrained, shards
+from soundmill import hashing, pretrained
 from soundmill.audio.flac import encode_flac
 from soundmill.decoding.decode import read_mono
 from soundmill.evaluation import features
@@ -41,7 +41,7 @@ class Bench(features.Judge):
 
     @property
     def weights(self) -> str:
-        return pretrained.digest(self.path)
+        return pretrained.sha256(self.path)
 
     def unavailable(self) -> None:
         return None
@@ -129,7 +129,7 @@ def embed(name: str, net: Path, source: Path) -> tuple[float, float]:
     with measure.workplace(source.parent) as place:
         notes = Path(place) / "notes"
         notes.mkdir()
-        sounds = [features.file(path.stem, path, shards.file_digest(path)) for path in sorted(source.iterdir())]
+        sounds = [features.file(path.stem, path, hashing.file_digest(path)) for path in sorted(source.iterdir())]
         features.embed_all([Bench(name, path=net, notes=notes)], sounds, Path(place) / "cache", WORKERS)
         end = time.monotonic()
         ready, cpu = zip(*(json.loads(path.read_text()) for path in notes.iterdir()), strict=True)

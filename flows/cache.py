@@ -92,7 +92,7 @@ def _unused(root: Path, checkouts: Sequence[Path]) -> Unused:
     names = _outputs_of(cache, objects)
     outputs: dict[str, tuple[int, int]] = {}
     for path in objects:
-        count, size = outputs.get(name := names.get(_digest(path), OTHER), (0, 0))
+        count, size = outputs.get(name := names.get(_object_md5(path), OTHER), (0, 0))
         outputs[name] = (count + 1, size + path.stat().st_size)
     gone = [place for place in _noted(cache) if not (place / "dvc.yaml").is_file()]
     return Unused(objects, dict(sorted(outputs.items())), sum(size for _, size in outputs.values()), list(checkouts), gone)
@@ -105,13 +105,13 @@ def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:
         with suppress(UserError):  # damaged, as by a full disk: its outputs count as OTHER
             names |= {out["md5"]: out["path"] for out in params.read_yaml(path).get("outs") or []}
     for path in objects:
-        if (name := names.get(_digest(path))) and path.suffix == ".dir":
+        if (name := names.get(_object_md5(path))) and path.suffix == ".dir":
             with suppress(ValueError):  # the same
                 names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
     return names
 
 
-def _digest(path: Path) -> str:
+def _object_md5(path: Path) -> str:
     return path.parent.name + path.name
 
 

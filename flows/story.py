@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.scores import by_baseline
 from flows.sweep_table import metrics_in
-from soundmill import tracking
+from soundmill import hashing, tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
 
@@ -73,7 +73,7 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
             values = {key: value for key, value in ranked(scores[name]).items() if key not in unranked}
-            run.log_model_scores(tracking.model_digest(root / MODELS / name), name, values)
+            run.log_model_scores(hashing.model_digest(root / MODELS / name), name, values)
         for path in sorted((root / REPORT / name).glob("*")):
             if path.name == "index.html":
                 run.log_file(path, "", page_of(name))

@@ -1,4 +1,4 @@
-"""Find a clip, play it, and trace it back to its recording and offset."""
+"""Find clips, play them, and trace them to their recording and offset."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ class Tables:
 
 
 def find(tables: Tables, *, split: str | None = None, label: str | None = None, text: str | None = None) -> list[dict[str, Any]]:
-    """Catalog rows that match all of: split, label (exact), text (in a caption, the id or the source path; case ignored)."""
+    """Catalog rows that match split, label (exact) and text (in a caption, the id or the source path; case ignored)."""
     if not tables.catalog.exists():
         raise UserError(f"{tables.catalog}: no clips prepared yet; run `dvc repro` (or `make demo`)")
     rows = shards.read_table(tables.catalog, manifest.CATALOG).to_pylist()
     if split is not None and split not in manifest.SPLITS:
-        raise UserError(f"--split {split}: one of {', '.join(manifest.SPLITS)}")
+        raise UserError(f"--split {split}: must be one of {', '.join(manifest.SPLITS)}")
     if label is not None:
-        known = sorted({name for row in rows for name in row["labels"]})
-        if label not in known:
-            raise UserError(
-                f"--label {label}: no clip has it{params.did_you_mean(label, known)}; known: {', '.join(known) or 'none'}"
-            )
+        labels = sorted({name for row in rows for name in row["labels"]})
+        if label not in labels:
+            listed = ", ".join(labels) or "none"
+            raise UserError(f"--label {label}: no clip has it{params.did_you_mean(label, labels)}; labels: {listed}")
     needle = text.casefold() if text else ""
 
     def matches(row: dict[str, Any]) -> bool:
@@ -42,19 +41,19 @@ def find(tables: Tables, *, split: str | None = None, label: str | None = None, 
 
 
 def get(tables: Tables, clip_id: str) -> dict[str, Any]:
-    """The catalog row of one clip with its audio (FLAC bytes), digest and level beside it."""
+    """The catalog row of one clip, with its audio (FLAC bytes), digest and level."""
     rows = {row["clip_id"]: row for row in find(tables)}
     if clip_id not in rows:
         raise UserError(f"no clip {clip_id!r}{params.did_you_mean(clip_id, list(rows))}; `soundmill clips list` shows all")
     return {**rows[clip_id], **next(with_audio(tables, {clip_id}))}
 
 
-def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of manifest.CLIPS for the wanted ids of the catalog, in shard order; only row groups that hold one are read."""
+def with_audio(tables: Tables, clip_ids: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of manifest.CLIPS for these ids of the catalog, in shard order; other row groups are not read."""
     catalog = shards.read_table(tables.catalog, manifest.CATALOG, ["clip_id", "shard"])
     by_shard: dict[int, set[str]] = {}
     for clip_id, shard in zip(catalog["clip_id"].to_pylist(), catalog["shard"].to_pylist(), strict=True):
-        if clip_id in wanted:
+        if clip_id in clip_ids:
             by_shard.setdefault(shard, set()).add(clip_id)
     for shard, ids in sorted(by_shard.items()):
         path = tables.clips / shards.shard_name(shard)
@@ -64,29 +63,29 @@ def with_audio(tables: Tables, wanted: set[str]) -> Iterator[dict[str, Any]]:
             numbers = {row["clip_id"]: number for number, row in enumerate(rows) if row["clip_id"] in ids}
         if missing := sorted(ids - numbers.keys()):
             raise UserError(f"{path}: clip {missing[0]!r} is in the catalog but not in the shard; run `dvc repro`")
-        yield from shards.read_rows(path, manifest.CLIPS, wanted=numbers.values())
+        yield from shards.read_rows(path, manifest.CLIPS, rows=numbers.values())
 
 
 def check_rate(row: dict[str, Any], sample_rate: int) -> None:
-    """UserError where a clip (a row of manifest.CLIPS) was made at another rate than params.yaml says by now."""
+    """UserError if the rate of a clip (a row of manifest.CLIPS) differs from the one in params.yaml."""
     from soundmill.audio import flac
 
     rate = flac.flac_rate(row["audio"]["bytes"])
     if rate != sample_rate:
         raise UserError(
-            f"clip {row['clip_id']!r} has {rate} Hz, params.yaml says {sample_rate} (`clips`); make the clips anew: "
-            "`dvc repro`, or take the parameter back"
+            f"clip {row['clip_id']!r} has {rate} Hz, but `clips` in params.yaml says {sample_rate}; rebuild the clips with "
+            "`dvc repro`, or restore the parameter"
         )
 
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:
-    """Write clips as `{clip_id}.wav` (16-bit PCM) for any player; returns the paths in the order of the shards."""
+    """Write clips as `{clip_id}.wav` (16-bit PCM); returns the paths in the order of the shards."""
     from soundmill.audio import flac
 
     written = []
     for row in with_audio(tables, set(clip_ids)):
         check_rate(row, sample_rate)
-        if not written:  # of clips at another rate no directory is left
+        if not written:  # not before the rate is checked
             directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{manifest.check_clip_id(row['clip_id'])}.wav"
         flac.write_wav(path, flac.decode_flac(row["audio"]["bytes"]), sample_rate)

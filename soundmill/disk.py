@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and synced to the disk; locks between processes."""
+"""Atomic file writes, synced to disk, and locks between processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_files_below(directory: Path) -> None:
-    """Flush the file system that holds `directory`: of thousands of small files, one by one takes minutes."""
+    """Flush the file system of `directory`: syncing thousands of small files one by one takes minutes."""
     import ctypes
 
     handle = os.open(directory, os.O_RDONLY)
@@ -37,7 +37,7 @@ def sync_files_below(directory: Path) -> None:
 
 
 def start_sync(path: Path) -> None:
-    """Let the kernel begin to write a file to the disk, and do not wait: whoever flushes all later finds less left."""
+    """Start writing a file to disk without waiting, so that a later sync has less to do."""
     import ctypes
 
     SYNC_FILE_RANGE_WRITE = 2
@@ -47,14 +47,14 @@ def start_sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
-    """Let `write(temporary)` make a file, then put it in place: readers see the old file or the new one, never a part.
+    """Write a file with `write(temporary)`, then move it into place: readers see the old file or the new one, never a part.
 
-    What is no file (`/dev/stdout`, a FIFO) is written to as it is.
+    A device or FIFO (`/dev/stdout`) is written to directly.
     """
     if is_device(path):
         return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # ranks of a training may write the same file at once
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several ranks may write one file
     try:
         result = write(temporary)
         sync_file(temporary)
@@ -63,22 +63,22 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # errors of an open file have no name
+            error.filename = str(path)  # errors of an open file lack it
         raise
     sync_directory(path.parent)
     return result
 
 
 def is_device(path: Path) -> bool:
-    """Whether a path to write to is something else than a file, or one of the system's names for what is open already."""
-    open_already = re.fullmatch(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", os.path.abspath(path))
-    return open_already is not None or (path.exists() and not (path.is_file() or path.is_dir()))
+    """Whether a path is not a regular file or directory, or is a name for an open file descriptor."""
+    descriptor = re.fullmatch(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+", os.path.abspath(path))
+    return descriptor is not None or (path.exists() and not (path.is_file() or path.is_dir()))
 
 
-def distrust(path: Path) -> None:
-    """Touch a damaged file or the files of a folder, and let them be written to.
+def break_cache_link(path: Path) -> None:
+    """Make DVC check a damaged file, or the files of a directory, again: new modification time, writable.
 
-    They may be links to DVC's cache, which would hand them out again: it trusts what nobody may write to, and else size and time.
+    They may be hard links to DVC's cache, which would restore them: it trusts read-only files, and others by size and time.
     """
     for file in path.iterdir() if path.is_dir() else [path]:
         with suppress(OSError):
@@ -87,7 +87,7 @@ def distrust(path: Path) -> None:
 
 
 def try_lock(file: IO | int, shared: bool = False) -> bool:
-    """Lock an opened file or directory until it is closed; False where another process holds a lock that excludes this one."""
+    """Lock an open file or directory until it is closed; False if another process holds a conflicting lock."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -96,7 +96,7 @@ def try_lock(file: IO | int, shared: bool = False) -> bool:
 
 
 def lock(file: IO | int, shared: bool = False) -> None:
-    """As `try_lock`, waiting for the other process."""
+    """Like `try_lock`, but waits for the lock."""
     fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
@@ -106,7 +106,7 @@ def unlock(file: IO | int) -> None:
 
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a directory while a file in it is read, changed and written: one process after the other, so that no change is lost."""
+    """Lock a directory while a file in it is read, changed and written, so that no concurrent change is lost."""
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Figures that draw any text literally, without markup."""
+"""Matplotlib figures that draw any text literally, without markup."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import matplotlib
 from matplotlib import figure
 from matplotlib.text import Text
 
-LONGEST_TITLE = 28  # letters of a label or caption above a picture
+LONGEST_TITLE = 28  # characters of a label or caption above a picture
 
 
 class Figure(figure.Figure):
-    """matplotlib's, but `$` is not mathematics, and a letter that the font lacks is a box without a warning.
+    """Matplotlib's figure without math mode: `$` is drawn as it is, and a missing glyph becomes a box without a warning.
 
-    So tick labels of a logarithmic axis, which are mathematics, must be given as plain text.
+    Tick labels of a logarithmic axis use math mode, so they must be set as plain text.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -28,14 +28,14 @@ class Figure(figure.Figure):
 
 
 def shorten(text: str, most: int = LONGEST_TITLE) -> str:
-    """One line of `most` letters at most, of which every one can be drawn."""
+    """The text on one line of at most `most` characters, all of them printable."""
     line = " ".join(text[: 100 * most].split())
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def svg(drawn: Figure, salt: str) -> str:
-    """The figure as SVG text, equal bytes every time; `salt` keeps the ids within apart from those of other figures on a page."""
+    """The figure as SVG text, always with the same bytes; `salt` makes its ids unique among the figures of a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "path"}):
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""The error for users: its message names the key, path or id at fault and the remedy, and is shown without a traceback."""
+"""Errors for users: the message names the key, path or id at fault and the remedy, and is shown without a traceback."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST_REASON = 300  # letters: a message may quote a whole caption
+LONGEST_REASON = 300  # characters; a message may quote a whole caption
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says what and how."""
+    """Something that the user can fix; the message says what and how."""
 
 
 def reason(error: BaseException) -> str:
-    """An error's message in one line; of one that is not a UserError also its type and where it was raised."""
+    """An error's message on one line; if it is not a UserError, with its type and the line that raised it."""
     message = " ".join(str(error).split())
     message = message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
     if isinstance(error, UserError):
@@ -28,9 +28,9 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def report_failure(what: str) -> Iterator[list[str]]:
-    """Report any failure of the block in one line instead of raising: for pictures and pages, without which the work is whole.
+    """Print any failure of the block on one line instead of raising it, for optional pictures and pages.
 
-    The list that it yields has the line afterwards.
+    The line is also in the yielded list afterwards.
     """
     failures: list[str] = []
     try:

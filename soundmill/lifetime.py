@@ -1,6 +1,6 @@
-"""Child processes end with their parent, however it ends: an orphan could write beside a rerun, or keep a port.
+"""Child processes end with their parent, however it ends: an orphan could write while the stage is rerun, or keep a port.
 
-Stages ask for it before they import anything, so nothing heavy is imported here.
+Stages call this before other imports, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.2
-LOCKS = Path(".dvc/tmp/rwlock")  # where DVC notes, for every path that a stage works on, which `dvc` runs it
+LOCKS = Path(".dvc/tmp/rwlock")  # where DVC records which `dvc` process holds each path
 
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies. (To be exact: when the thread of it that started this one ends.)"""
+    """Have the kernel kill this process when its parent dies (precisely: when the thread that started it ends)."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call above
+    if os.getppid() != parent:  # it died before prctl was called
         os._exit(1)
 
 
 def with_this_process() -> Callable[[], None]:
-    """`preexec_fn` of a child process that must not outlive this one."""
+    """A `preexec_fn` for a child process that must not outlive this one."""
     return partial(die_with_parent, os.getpid())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A stage and the `dvc` that runs it. There may be a shell between them, which lives on when `dvc` is killed.
+# A stage and the `dvc` process that runs it. A shell between them survives when `dvc` is killed.
 
-_line: list[int] | None = None  # from this process's parent up to `dvc`
+_ancestors: list[int] | None = None  # pids, from this process's parent up to `dvc`
 
 
 def die_with_dvc() -> None:
-    """End this process when the `dvc` that started it is killed, or has been; one that was started by hand outlives its shell."""
-    global _line
-    if "DVC_ROOT" not in os.environ or _line is not None:
+    """End this process when the `dvc` that started it is killed, or was; a stage started by hand outlives its shell."""
+    global _ancestors
+    if "DVC_ROOT" not in os.environ or _ancestors is not None:
         return
     parent = os.getppid()
     die_with_parent(parent)
     running = {info["pid"] for root in (Path.cwd(), Path(os.environ["DVC_ROOT"])) for info in dvc_locks(root)}
-    line = [parent]
-    while line[-1] not in running:
-        if line[-1] <= 1:
-            sys.exit("the `dvc` that started this stage was killed; run it again. (Started by hand? Then unset DVC_ROOT)")
-        line.append(_parent(line[-1]))
-    _line = line
+    ancestors = [parent]
+    while ancestors[-1] not in running:
+        if ancestors[-1] <= 1:
+            sys.exit("the `dvc` that started this stage was killed; run it again (if you started it by hand, unset DVC_ROOT)")
+        ancestors.append(_parent(ancestors[-1]))
+    _ancestors = ancestors
     die_if_dvc_did()
     threading.Thread(target=_watch, daemon=True).start()
 
 
 def dvc_locks(root: Path) -> list[dict[str, Any]]:
-    """`pid` and `cmd` of every `dvc` that runs stages of the project at `root`, as often as it holds paths; some may be dead."""
+    """`pid` and `cmd` of each `dvc` that runs stages of the project at `root`, once per path that it holds; some may be dead."""
     for _ in range(25):
         try:
             document = json.loads((root / LOCKS).read_text(encoding="utf-8"))
         except OSError:
             return []
-        except ValueError:  # another `dvc` rewrites it, in place
+        except ValueError:  # another `dvc` is rewriting it in place
             time.sleep(0.02)
         else:
             write, read = document.get("write") or {}, document.get("read") or {}
@@ -77,8 +77,8 @@ def dvc_locks(root: Path) -> list[dict[str, Any]]:
 
 
 def die_if_dvc_did() -> None:
-    """End this process now if the `dvc` that started it was killed: before an output is put in place."""
-    if _line and not _stands(_line):
+    """End this process now if the `dvc` that started it was killed; called before an output is published."""
+    if _ancestors and not _alive(_ancestors):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -88,8 +88,8 @@ def _watch() -> None:
         die_if_dvc_did()
 
 
-def _stands(line: list[int]) -> bool:
-    return os.getppid() == line[0] and all(_parent(child) == parent for child, parent in pairwise(line))
+def _alive(ancestors: list[int]) -> bool:
+    return os.getppid() == ancestors[0] and all(_parent(child) == parent for child, parent in pairwise(ancestors))
 
 
 def _parent(pid: int) -> int:

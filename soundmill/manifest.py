@@ -1,4 +1,4 @@
-"""Arrow schemas of every table on disk, and the AudioCaps/TANGO JSON lines that other tools read."""
+"""Arrow schemas of all tables on disk, and the AudioCaps/TANGO JSON lines that other tools read."""
 
 from __future__ import annotations
 
@@ -16,41 +16,40 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
-# beside the sounds of a family: which made them, whether they are its reconstructions, and the embedders it was trained against
-TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; of a sound there, what it was made of
-ABOUT_SOUNDS = "about.json"
+TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there
+ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
 
-# One row per usable recording. `path` is for people (escaped), `raw_path` opens the file; both relative to the corpus.
+# One row per usable recording. `path` is for display (escaped), `raw_path` opens the file; both are relative to the corpus.
 RECORDINGS = pa.schema(
     [
-        ("recording_id", pa.string()),  # YouTube id where there is one and it is unique, else a hash of the relative path
+        ("recording_id", pa.string()),  # YouTube id if there is a unique one, otherwise a hash of the relative path
         ("path", pa.string()),
         ("raw_path", pa.binary()),
         ("size", pa.int64()),
-        ("digest", pa.string()),  # shards.file_digest of the file
+        ("digest", pa.string()),  # hashing.file_digest of the file
         ("shard", pa.int32()),
-        ("start_time", pa.float64()),  # seconds into the YouTube video; 0 elsewhere
-        ("labels", pa.list_(pa.string())),  # hold for the whole recording
-        ("fold", pa.int32()),  # null where the corpus has none
-        ("split", pa.string()),  # null where the corpus gives none
-        ("group", pa.string()),  # recordings of one source (one video, one Freesound original) never part; null: its own
-        ("corpus", pa.string()),  # name of its part in a union, else of the corpus's format
-        ("weight", pa.float64()),  # how often a clip of it is drawn in one epoch of training, on average
+        ("start_time", pa.float64()),  # seconds into the YouTube video, otherwise 0
+        ("labels", pa.list_(pa.string())),  # of the whole recording
+        ("fold", pa.int32()),  # null if the corpus has none
+        ("split", pa.string()),  # null if the corpus defines none
+        ("group", pa.string()),  # recordings of one source (a video, a Freesound original) stay in one split; null: no other
+        ("corpus", pa.string()),  # name of its part in a union, otherwise the corpus format
+        ("weight", pa.float64()),  # mean number of draws of each of its clips per training epoch
     ]
 )
 
-# One row per caption. `start_time` null: the caption holds for the whole recording.
+# One row per caption. `start_time` null: the caption describes the whole recording.
 CAPTIONS = pa.schema(
     [
         ("recording_id", pa.string()),
         ("start_time", pa.float64()),
         ("caption", pa.string()),
-        ("labels", pa.list_(pa.string())),  # of this window; empty: the recording's hold
-        ("origin", pa.string()),  # file and line or key it was read from, for reports
+        ("labels", pa.list_(pa.string())),  # of this window; empty: the labels of the recording
+        ("origin", pa.string()),  # file and line or key that it was read from, for reports
     ]
 )
 
-# One row per cut, in samples of the rate of its clips. `num_samples` are of the recording; `pad_samples` of silence follow.
+# One row per cut, in samples at the rate of the clips: `num_samples` of the recording, then `pad_samples` of silence.
 SEGMENTS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -63,11 +62,11 @@ SEGMENTS = pa.schema(
         ("start_sample", pa.int64()),
         ("num_samples", pa.int64()),
         ("pad_samples", pa.int64()),
-        ("recording_samples", pa.int64()),  # of the whole recording, as planned: the decoder is held to it
+        ("recording_samples", pa.int64()),  # of the whole recording; the decoder must return as many
     ]
 )
 
-# One row per loop: whole bars of a recording, stretched, and how their tempo was found. These shards are a corpus of their own.
+# One row per loop: whole bars of a recording, time-stretched, and how their tempo was found. These shards are a corpus.
 LOOPS = pa.schema(
     [
         ("recording_id", pa.string()),
@@ -75,26 +74,26 @@ LOOPS = pa.schema(
         ("path", pa.string()),
         ("bpm", pa.float64()),  # of the recording
         ("found_by", pa.string()),  # name | length | onsets
-        ("named_bpm", pa.float64()),  # what its name says, be it wrong; null: nothing
-        ("start", pa.float64()),  # of the first bar, in seconds of the recording
+        ("named_bpm", pa.float64()),  # according to its name, right or wrong; null: none
+        ("start", pa.float64()),  # of the first bar, in seconds into the recording
         ("bars", pa.int64()),
-        ("stretch", pa.float64()),  # how many times as long as it was
-        ("confidence", pa.float64()),  # strength of the pulse at this tempo, 1 where every beat sounds like the one before
+        ("stretch", pa.float64()),  # new length / original length
+        ("confidence", pa.float64()),  # strength of the pulse at this tempo; 1 if all beats sound the same
         ("digest", pa.string()),
     ]
 )
 
-# What is measured of a clip in the pass that decodes it (soundmill/audio/quality.py).
+# Measured while a clip is decoded (soundmill/audio/quality.py).
 QUALITY = pa.struct(
     [
         ("seconds", pa.float64()),  # of the recording, without padding
-        ("peak", pa.float64()),  # of full scale; above 1 where the recording had to be attenuated
+        ("peak", pa.float64()),  # of full scale; above 1 if the recording had to be attenuated
         ("level_db", pa.float64()),  # A-weighted pressure level, highest window; null for digital silence
-        ("silence_ratio", pa.float64()),  # share of windows below the threshold of silence
-        ("clipping_ratio", pa.float64()),  # share of samples in runs at the recording's ceiling
+        ("silence_ratio", pa.float64()),  # fraction of windows below the silence threshold
+        ("clipping_ratio", pa.float64()),  # fraction of samples in runs at the recording's maximum
         ("dc_offset", pa.float64()),  # mean of full scale
-        ("bandwidth_hz", pa.float64()),  # where the spectrum ends
-        ("channel_correlation", pa.float64()),  # lowest over the recording's channels against the first; null for mono
+        ("bandwidth_hz", pa.float64()),  # upper end of the spectrum
+        ("channel_correlation", pa.float64()),  # lowest correlation of a channel of the recording with the first; null for mono
     ]
 )
 
@@ -104,26 +103,26 @@ CLIPS = pa.schema(
         ("audio", AUDIO),
         ("source", pa.string()),
         ("start", pa.float64()),
-        ("digest", pa.string()),  # of the file, the cut and the samples
+        ("digest", pa.string()),  # of file, cut and samples
         ("recording_id", pa.string()),
         ("num_samples", pa.int64()),
         ("quality", QUALITY),
     ]
 )
 
-# One row per clip: what the rules say of it.
+# One row per clip: the result of the quality rules.
 VERDICTS = pa.schema(
     [
         ("clip_id", pa.string()),
         ("source", pa.string()),
         ("start", pa.float64()),
         ("quality", QUALITY),
-        ("rejected", pa.string()),  # the rule it breaks; null: it is kept
+        ("rejected", pa.string()),  # the rule that it breaks; null: kept
         ("detail", pa.string()),  # measured value and limit
     ]
 )
 
-# What a clip is recognised by; `fingerprint` is little-endian uint32 [frames, 2] (soundmill/audio/fingerprint.py).
+# One row per clip; `fingerprint` is little-endian uint32 [frames, 2] (soundmill/audio/fingerprint.py).
 FINGERPRINTS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -132,22 +131,22 @@ FINGERPRINTS = pa.schema(
         ("seconds", pa.float64()),
         ("digest", pa.string()),
         ("fingerprint", pa.binary()),
-        ("keys", pa.binary()),  # by which others find it, and those it is looked up by: pairs of uint32, the key and its frame
+        ("keys", pa.binary()),  # index keys, and (`probes`) the keys of its look-ups: pairs of uint32, key and frame
         ("probes", pa.binary()),
     ]
 )
 
-# Pairs of clips of the variant `default` that are the same sound, or cut from one video.
+# Pairs of clips of the variant `default` with the same sound, or from the same second of a video.
 DUPLICATES = pa.schema(
     [
         ("a", pa.string()),  # clip ids, a < b
         ("b", pa.string()),
-        ("score", pa.float64()),  # share of the shorter clip's fingerprint that is in the other, 1 for the same video second
+        ("score", pa.float64()),  # fraction of the shorter clip's fingerprint found in the other; 1 for `video`
         ("kind", pa.string()),  # sound | video
     ]
 )
 
-# One row per clip: what it is called, says and belongs to. Everything after `catalog` joins on `clip_id`.
+# One row per clip in use. Everything after `catalog` joins on `clip_id`.
 CATALOG = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -162,14 +161,14 @@ CATALOG = pa.schema(
         ("labels", pa.list_(pa.string())),
         ("corpus", pa.string()),
         ("weight", pa.float64()),
-        ("group", pa.string()),  # of recordings that never part: a YouTube video, a Freesound original; null: the recording alone
+        ("group", pa.string()),  # as in RECORDINGS
     ]
 )
 
-# In the metadata of a CATALOG: a JSON list of the clips that are left out for their labels (`catalog.only`) alone.
+# In the metadata of a CATALOG: a JSON list of the clips that only `catalog.only` leaves out.
 LEFT_OUT = b"left_out"
 
-# One row per recording: its split in every variant of clips, and what of it is left out as a copy of what another split has.
+# One row per recording: its split in all variants, and the stretches left out because another split has a copy of them.
 RECORDING_SPLITS = pa.schema(
     [
         ("recording_id", pa.string()),
@@ -205,8 +204,8 @@ SPECTROGRAMS = pa.schema(
     ]
 )
 
-# One row per distinct caption, "" among them. `states` is float16 [num_tokens, width] row by row; which encoder's they are is in
-# the schema's metadata (soundmill/text.py).
+# One row per distinct caption, including "". `states` is float16 [num_tokens, width] row by row; the schema's metadata names the
+# encoder (soundmill/text.py).
 TEXT_STATES = pa.schema(
     [
         ("digest", pa.string()),  # of encoder and caption
@@ -217,8 +216,8 @@ TEXT_STATES = pa.schema(
     ]
 )
 
-# What a family's autoencoder makes of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and
-# ln(variance) of the latent. Whose they are is in the schema's metadata (soundmill/models/components/mel_autoencoder/latents.py).
+# Latents of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and ln(variance). The schema's
+# metadata names the autoencoder (soundmill/models/components/mel_autoencoder/latents.py).
 LATENTS = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -234,18 +233,18 @@ LATENTS = pa.schema(
     ]
 )
 
-# In the directory of a checkpoint, autoencoder, vocoder or tagger: one row per clip that its weights were trained on, alone or in a
-# mix. So it is known wherever the directory is copied to, and when `data/` is another by then.
+# One row per clip that weights were trained on, alone or in a mix. It is in the directory of the checkpoint, autoencoder, vocoder
+# or tagger, so that a copy has it, and it stays valid when `data/` changes.
 TRAINED_ON = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("recording_id", pa.string()),  # this and the following as in CATALOG; null where the catalog did not have the clip
+        ("recording_id", pa.string()),  # this and the following as in CATALOG; null if the catalog lacks the clip
         ("source", pa.string()),
         ("start", pa.float64()),
         ("seconds", pa.float64()),
         ("digest", pa.string()),
-        ("mix", pa.string()),  # the mix that it was heard in; null: alone
-        ("earlier", pa.bool_()),  # in a training that this one started from
+        ("mix", pa.string()),  # the mix that contains it; null: alone
+        ("earlier", pa.bool_()),  # in an earlier training, from which this one started
     ]
 )
 TRAINED_ON_FILE = "trained_on.parquet"
@@ -254,7 +253,7 @@ QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail
 
 
 def escape_path(raw: bytes) -> str:
-    """A relative path for people and tables: UTF-8, with undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
+    """A relative path as displayable text: UTF-8, undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
     text = raw.decode("utf-8", "surrogateescape")
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
@@ -273,7 +272,7 @@ def escape_path(raw: bytes) -> str:
 
 
 def unescape_path(path: str) -> bytes:
-    """What `escape_path` was given."""
+    """The inverse of `escape_path`."""
     parts = re.split(r"(\\\\|\\x[0-9a-f]{2})", path)
     return b"".join(
         b"\\" if part == "\\\\" else bytes.fromhex(part[2:]) if number % 2 else part.encode() for number, part in enumerate(parts)
@@ -284,14 +283,16 @@ CLIP_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 
 def check_clip_id(clip_id: str) -> str:
-    """Return the id if it can safely be a file name; ids come from manifests and must never climb out of a directory."""
+    """Return the id if it is a safe file name, otherwise raise UserError: ids of foreign manifests must not leave a directory."""
     if not CLIP_ID.fullmatch(clip_id):
-        raise UserError(f"clip id {clip_id!r} cannot be a file name: letters, digits, `_`, `-`, `.`, at most 128, no leading `.`")
+        raise UserError(
+            f"clip id {clip_id!r} is not a safe file name: use letters, digits, `_`, `-`, `.`, at most 128, no leading `.`"
+        )
     return clip_id
 
 
 def clip_name(stem: str, start_time: float) -> str:
-    """AudioCaps name of the clip of `stem` that starts at `start_time` seconds: `{stem}_{seconds}`, milliseconds if any."""
+    """AudioCaps name of the clip of `stem` at `start_time` seconds: `{stem}_{seconds}`, with milliseconds only if not zero."""
     milliseconds = round(start_time * 1000)
     whole, rest = divmod(milliseconds, 1000)
     return f"{stem}_{whole}" if rest == 0 else f"{stem}_{whole}.{rest:03d}".rstrip("0")
@@ -302,7 +303,7 @@ _VIDEO_AND_START = re.compile(rf"({VIDEO_ID.pattern})(?:_\d+(?:\.\d+)?)?")
 
 
 def naming_stem(recording_id: str) -> str:
-    """What a recording's clips are named after: its YouTube id where it has one (`{ytid}`, `{ytid}_{start}`), else its id."""
+    """The stem of its clips' names: the YouTube id if the recording id has one (`{ytid}`, `{ytid}_{start}`), otherwise the id."""
     match = _VIDEO_AND_START.fullmatch(recording_id)
     return match[1] if match else recording_id
 
@@ -310,7 +311,7 @@ def naming_stem(recording_id: str) -> str:
 def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:
     """The groups of these rows (`recording_id`, `group`) that are YouTube videos.
 
-    A group may be anything that must not part. It is a video where it looks like one and a recording is called after it.
+    A group is taken for a video if it has the form of a YouTube id and a recording is named after it.
     """
     groups = {row["group"] for row in recordings if row["group"] and naming_stem(row["recording_id"]) == row["group"]}
     return {group for group in groups if VIDEO_ID.fullmatch(group)}
@@ -320,12 +321,12 @@ TANGO_KEYS = ("dataset", "location", "captions")
 
 
 def write_tango_json(rows: Iterable[dict[str, str]], path: Path) -> int:
-    """Write JSON lines as TANGO's loader reads them (`dataset`, `location`, `captions`); returns the number of rows."""
+    """Write the JSON lines of TANGO's loader (`dataset`, `location`, `captions`); returns the number of rows."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             if tuple(row) != TANGO_KEYS or not all(isinstance(value, str) and value for value in row.values()):
-                raise UserError(f"{path}: a row must be {TANGO_KEYS}, all non-empty text; got {row!r}")
+                raise UserError(f"{path}: a row must have {TANGO_KEYS}, all non-empty text; found {row!r}")
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count

@@ -1,4 +1,4 @@
-"""Strict typed parameters: every knob is in `params.yaml`, and a wrong key, type or range is an error that names it."""
+"""Strict typed parameters: all are in `params.yaml`, and a wrong key, type or range is an error that names it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from soundmill import disk
 from soundmill.errors import UserError
 
-MAX_DEPTH = 100  # of YAML's collections within each other: parameters have six
+MAX_DEPTH = 100  # of nested YAML collections; parameters need six
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hertz = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,17 +32,17 @@ class StageParams(BaseModel):
 
 
 class ExecutionParams(StageParams):
-    """Workers; nothing here may change a byte of any output, so no stage lists it under `params:`."""
+    """Workers. Nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
-    dask: str | None = Field(description="address of a Dask scheduler, whose workers then do the work of data stages")
+    dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
 
 
 P = TypeVar("P", bound=BaseModel)
 
 
 def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
-    """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` as Hydra takes them."""
+    """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -53,50 +53,51 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        check_choices(conf, overrides)
+        _check_choices(conf, overrides)
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         choices = [override for override in overrides if (conf / override.partition("=")[0]).is_dir()]
         if unknown and choices != overrides:
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
-            section(groups | compose(conf, choices), unknown[1], str(conf))  # says what may have been meant
+            section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
-    check_vocoder(document, overrides)
+    _check_vocoder(document, overrides)
     return document
 
 
-def check_choices(conf: Path, overrides: list[str]) -> None:
-    """UserError where an override chooses what its group below `conf` does not have, with the nearest name."""
+def _check_choices(conf: Path, overrides: list[str]) -> None:
+    """UserError, with the nearest name, if an override selects an option that its group below `conf` lacks."""
     for override in overrides:
         group, _, choice = override.partition("=")
-        known = sorted(path.stem for path in (conf / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
-        if known and re.fullmatch(r"\w+", choice) and choice not in known:
-            raise UserError(f"no {group} {choice!r} in {conf / group}{did_you_mean(choice, known)} (there are: {', '.join(known)})")
+        options = sorted(path.stem for path in (conf / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
+        if options and re.fullmatch(r"\w+", choice) and choice not in options:
+            listed = ", ".join(options)
+            raise UserError(f"no {group} {choice!r} in {conf / group}{did_you_mean(choice, options)} (options: {listed})")
 
 
-def check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
-    """UserError where a vocoder is chosen that no family takes: all would keep Griffin-Lim, or what they are."""
-    chosen = next((one for one in overrides if one.startswith("vocoder=")), None)  # not by `scale=`, which is for every family
-    if chosen and document["vocoder"] and not document["vocoder_families"]:
+def _check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
+    """UserError if a vocoder is selected that no family uses; it would be ignored silently."""
+    selected = next((text for text in overrides if text.startswith("vocoder=")), None)  # `scale=` sets it for every family
+    if selected and document["vocoder"] and not document["vocoder_families"]:
         raise UserError(
-            f"{chosen}: not for model={','.join(document['families'])}; leave it out, choose another of conf/vocoder/, or add to "
-            "model= a family that takes it (docs/parameters.md#vocoders)"
+            f"{selected}: no family of model={','.join(document['families'])} uses it; leave it out, select another of "
+            "conf/vocoder/, or add a family that uses it to model= (docs/parameters.md#vocoders)"
         )
 
 
 class TooDeepError(ValueError):
-    """Brackets nest deeper than Python's parser can follow."""
+    """JSON nested deeper than Python's parser can follow."""
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """The value of a JSON text from outside; ValueError if it is not JSON, TooDeepError (a ValueError) if it nests too deep."""
+    """The value of untrusted JSON text; ValueError if it is not JSON, TooDeepError (a ValueError) if it is nested too deeply."""
     try:
         return json.loads(text, **options)
     except RecursionError:
-        raise TooDeepError("brackets within brackets, too deep to be read") from None
+        raise TooDeepError("nested too deeply") from None
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """The value of a JSON file; a UserError that names it and the remedy where it is none."""
+    """The value of a JSON file; if it is not JSON, a UserError that names the file and the remedy."""
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -104,9 +105,9 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML 1.2 text (`1e-4` is a number there, a string in YAML 1.1); YAMLError where it is none, or nests too deep.
+    """The value of YAML 1.2 text (`1e-4` is a number, in YAML 1.1 a string); YAMLError if it is not YAML or nested too deeply.
 
-    The parser in C would end the whole process there, so depth is looked at first.
+    The depth is checked first, because the parser in C would crash the process.
     """
     from ruamel.yaml import YAML, YAMLError
     from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -115,12 +116,12 @@ def parse_yaml(text: str | bytes) -> Any:
     for event in YAML(typ="safe").parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise YAMLError(f"more than {MAX_DEPTH} collections within each other")
+            raise YAMLError(f"collections nested deeper than {MAX_DEPTH}")
     return YAML(typ="safe").load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, as `parse_yaml` does."""
+    """Read a YAML mapping with `parse_yaml`; UserError if there is none."""
     from ruamel.yaml import YAMLError
 
     try:
@@ -135,13 +136,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
-    """Write a mapping as YAML, whole or not at all."""
+    """Write a mapping as YAML, atomically."""
     text = yaml_text(document)
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def yaml_text(document: dict[str, Any]) -> str:
-    """A mapping as `read_yaml` reads it."""
+    """A mapping as YAML text."""
     from ruamel.yaml import YAML
 
     yaml, text = YAML(), StringIO()
@@ -156,15 +157,16 @@ def section(document: dict[str, Any], name: str, where: str) -> Any:
     done: list[str] = []
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            known = list(value) if isinstance(value, dict) else []
-            raise UserError(f"{where}: section {'.'.join([*done, key])!r} is missing{did_you_mean(key, known)}")
+            keys = list(value) if isinstance(value, dict) else []
+            raise UserError(f"{where}: section {'.'.join([*done, key])!r} is missing{did_you_mean(key, keys)}")
         value = value[key]
         done.append(key)
     return value
 
 
-def did_you_mean(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(key), [str(k) for k in known], n=1)
+def did_you_mean(key: str, options: list[str]) -> str:
+    """`; did you mean 'option'?` for the nearest option, empty if none is near."""
+    close = difflib.get_close_matches(str(key), [str(option) for option in options], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -179,7 +181,7 @@ def parse_section(document: dict[str, Any], name: str, model: type[P]) -> P:
 
 
 def parse(model: type[P], values: Any, where: str) -> P:
-    """Validate plain values as `model`; a mistake raises UserError that names each key."""
+    """Validate plain values as `model`; a UserError names each invalid key."""
     try:
         return model.model_validate(values)
     except ValidationError as invalid:
@@ -189,7 +191,7 @@ def parse(model: type[P], values: Any, where: str) -> P:
             if problem["type"] == "extra_forbidden":
                 text = f"unknown key{did_you_mean(str(problem['loc'][-1]), _fields_at(model, problem['loc'][:-1]))}"
             elif problem["type"] == "missing":
-                text = "missing; every knob must be set, there are no hidden defaults"
+                text = "missing; every parameter must be set, there are no hidden defaults"
             else:
                 text = f"{problem['msg']} (found {problem['input']!r})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
@@ -197,7 +199,7 @@ def parse(model: type[P], values: Any, where: str) -> P:
 
 
 def override(params: P, settings: Sequence[str], where: str) -> P:
-    """The parameters with `settings` (`num_steps=50`, `name.key=value`, values as in YAML) in place of some."""
+    """The parameters with some replaced by `settings` (`num_steps=50`, `name.key=value`, values in YAML)."""
     from ruamel.yaml import YAML, YAMLError
 
     values = params.model_dump(mode="json")
@@ -206,18 +208,20 @@ def override(params: P, settings: Sequence[str], where: str) -> P:
         try:
             value = YAML(typ="safe").load(text)
         except YAMLError:
-            raise UserError(f"{where}.{name}: {text!r} is no value") from None
+            raise UserError(f"{where}.{name}: {text!r} is not a YAML value") from None
         *parents, key = name.split(".")
         inner = section(values, ".".join(parents), where) if parents else values
         if not equals or not isinstance(inner, dict) or key not in inner:
-            known = list(inner) if isinstance(inner, dict) else []
-            raise UserError(f"{where}: cannot set {setting!r}{did_you_mean(key, known)} (KEY=VALUE of: {', '.join(known)})")
+            keys = list(inner) if isinstance(inner, dict) else []
+            raise UserError(
+                f"{where}: cannot set {setting!r}{did_you_mean(key, keys)} (expected KEY=VALUE, keys: {', '.join(keys)})"
+            )
         inner[key] = value
     return parse(type(params), values, where)
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Field names of the (possibly nested) model at an error location, as far as plain nesting goes."""
+    """Field names of the (possibly nested) model at an error location; none inside lists and unions."""
     current: Any = model
     for part in loc:
         field = getattr(current, "model_fields", {}).get(part)

@@ -1,4 +1,4 @@
-"""Published weights of embedders: each file's source, digest and licence, and how it is fetched. None is used unverified."""
+"""Published weights of embedders: source, checksum and licence of each file, and its download. Unverified files are never used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from soundmill import disk
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 
-VARIABLE = "SOUNDMILL_WEIGHTS"  # the directory of all of them; else the user's cache
-BLOCK = 1 << 16  # bytes read at once: what a broken connection loses of what came
+VARIABLE = "SOUNDMILL_WEIGHTS"  # their directory; default: the user's cache
+BLOCK = 1 << 16  # bytes read at once: a broken connection loses at most these
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file. `sha256` decides whether a file is this one; `md5` is there where the publisher tells it himself."""
+    """One published file, identified by its `sha256`; `md5` is the checksum that its publisher gives, if any."""
 
     file: str
     url: str
@@ -74,153 +74,156 @@ REGISTRY = {
 
 
 def entry(name: str) -> Weights:
-    """What is known of the weights of that name; an unknown one raises UserError."""
+    """The registry's entry; UserError for an unknown name."""
     if name not in REGISTRY:
-        raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(REGISTRY))}; there are {', '.join(REGISTRY)}")
+        raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(REGISTRY))}; known: {', '.join(REGISTRY)}")
     return REGISTRY[name]
 
 
 def directory() -> Path:
-    """Where weights are looked for, and fetched to: `$SOUNDMILL_WEIGHTS`, else the user's cache."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named)
+    """Where weights are stored: `$SOUNDMILL_WEIGHTS`, or the user's cache."""
+    configured = os.environ.get(VARIABLE)
+    if configured:
+        return Path(configured)
     import pooch
 
     return Path(pooch.os_cache("soundmill"))
 
 
 def unavailable(name: str) -> str | None:
-    """Why these weights cannot be used here, what to do and what works without them; None: a file of that name is there."""
-    wanted, place = entry(name), directory()
-    if (place / wanted.file).is_file():
+    """Why these weights cannot be used, what to do about it and which embedders work without them; None if the file exists."""
+    weights, place = entry(name), directory()
+    if (place / weights.file).is_file():
         return None
-    where = f"the directory ${VARIABLE}, {place}" if os.environ.get(VARIABLE) else f"{place} (${VARIABLE} names another directory)"
+    where = f"the directory ${VARIABLE}, {place}" if os.environ.get(VARIABLE) else f"{place} (${VARIABLE} sets another directory)"
     others = [other for other in REGISTRY if (place / REGISTRY[other].file).is_file()]
     return (
-        f"{wanted.file} is not in {where}; run `soundmill weights fetch {name}`, or put the file there, "
-        f"{wanted.num_bytes:,} bytes from {wanted.url}. Without it there are still {' and '.join(['tagger', *others])}"
+        f"{weights.file} is not in {where}; run `soundmill weights fetch {name}`, or put the file there "
+        f"({weights.num_bytes:,} bytes, from {weights.url}). Available without it: {', '.join(['tagger', *others])}"
     )
 
 
 def path(name: str) -> Path:
-    """The file of these weights, its content verified; missing or another file raises UserError."""
+    """The verified file of these weights; UserError if it is missing or its SHA-256 differs."""
     reason = unavailable(name)
     if reason:
         raise UserError(f"{name}: {reason}")
     file = directory() / entry(name).file
-    _check_digest(file, "sha256", digest(file), entry(name).sha256, f"fetch it again: `soundmill weights fetch {name}`")
+    _check(file, "sha256", sha256(file), entry(name).sha256, f"download it again: `soundmill weights fetch {name}`")
     return file
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, computed once per process as long as the file does not change."""
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read once per process unless its size or time changes."""
     status = path.stat()
-    return _digest(str(path), status.st_mtime_ns, status.st_size)
+    return _sha256(str(path), status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _digest(path: str, modified: int, size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: str, modified: int, size: int) -> str:
+    return _checksum(Path(path), "sha256")
 
 
-def _check_digest(path: Path, algorithm: str, computed: str, wanted: str, remedy: str) -> None:
-    if computed != wanted:
-        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {computed}, wanted {wanted}); {remedy}")
+def _checksum(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _check(path: Path, algorithm: str, actual: str, expected: str, remedy: str) -> None:
+    if actual != expected:
+        raise UserError(f"{path}: not the published weights ({algorithm} is {actual}, expected {expected}); {remedy}")
 
 
 def verify(name: str) -> Path:
-    """`path`, with all digests that are known of the file, computed anew."""
-    _digest.cache_clear()
+    """Like `path`, but reads the file again and checks the publisher's checksum, too."""
+    _sha256.cache_clear()
     file = path(name)
-    _check_publisher(file, entry(name), f"fetch it again: `soundmill weights fetch {name}`")
+    _check_publisher(file, entry(name), f"download it again: `soundmill weights fetch {name}`")
     return file
 
 
-def _check_publisher(path: Path, wanted: Weights, remedy: str) -> None:
-    if wanted.md5 is not None:
-        with path.open("rb") as file:
-            _check_digest(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), wanted.md5, remedy)
+def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
+    if weights.md5 is not None:
+        _check(path, "md5", _checksum(path, "md5"), weights.md5, remedy)
 
 
 def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
-    """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` verified, or not at all.
+    """Download weights, or copy them from the directory `mirror`, into `directory()`; only a verified file appears there.
 
-    What a broken download left is continued by the next. `progress`: what pooch takes as a progress bar. UserError says what went
-    wrong: no connection, another file, no room, no such file in the mirror.
+    An interrupted download is resumed by the next call. `progress` is passed to pooch. UserError if the connection fails, the file
+    differs, the disk is full, or the mirror lacks the file.
     """
-    wanted = entry(name)
-    target = directory() / wanted.file
-    if target.is_file() and digest(target) == wanted.sha256:
+    weights = entry(name)
+    target = directory() / weights.file
+    if target.is_file() and sha256(target) == weights.sha256:
         return target
-    if mirror is not None and not (mirror / wanted.file).is_file():
-        raise UserError(f"{mirror / wanted.file}: no such file; a mirror is a directory with {wanted.file} in it")
-    part = target.with_name(f".{wanted.file}.partial")
+    if mirror is not None and not (mirror / weights.file).is_file():
+        raise UserError(f"{mirror / weights.file}: no such file; `--from` must be a directory that contains {weights.file}")
+    part = target.with_name(f".{weights.file}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(part) as file:
+        with _exclusively(part) as file:
             if mirror is None:
-                _download(wanted, file, progress)
+                _download(weights, file, progress)
             else:
-                _copy(wanted, mirror, file)
+                _copy(weights, mirror, file)
             disk.sync_file(part)
-            remedy = "what came is thrown away; fetch again, or get the file elsewhere and use `--from DIRECTORY`"
+            remedy = "the download is deleted; try again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
-                _check_digest(part, "sha256", digest(part), wanted.sha256, remedy)
-                _check_publisher(part, wanted, remedy)
+                _check(part, "sha256", sha256(part), weights.sha256, remedy)
+                _check_publisher(part, weights, remedy)
             except UserError:
                 part.unlink()
                 raise
             os.replace(part, target)
             disk.sync_directory(target.parent)
     except OSError as error:  # of the disk, and of requests
-        came = part.stat().st_size if part.is_file() else 0
+        received = part.stat().st_size if part.is_file() else 0
         raise UserError(
-            f"{name}: {wanted.file} could not be fetched from {mirror or wanted.url} ({' '.join(str(error).split())[:300]}); "
-            f"{came:,} of {wanted.num_bytes:,} bytes are here, and the next `soundmill weights fetch {name}` goes on from there. "
-            f"Without a connection, put the file into {target.parent}, or name a directory that has it by `--from`"
+            f"{name}: cannot fetch {weights.file} from {mirror or weights.url} ({' '.join(str(error).split())[:300]}); "
+            f"{received:,} of {weights.num_bytes:,} bytes are kept, and the next `soundmill weights fetch {name}` resumes there. "
+            f"Without a connection, put the file into {target.parent}, or use `--from` with a directory that contains it"
         ) from None
     return target
 
 
 @contextlib.contextmanager
-def _alone(part: Path) -> Iterator[BinaryIO]:
-    """The unfinished file, to append to; nobody else may at the same time."""
+def _exclusively(part: Path) -> Iterator[BinaryIO]:
+    """The partial file, opened to append; UserError if another process has it open."""
     with part.open("ab") as file:
-        try:  # the other may have put it in place meanwhile
-            alone = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
+        try:  # the other process may have moved it into place in the meantime
+            locked = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
         except FileNotFoundError:
-            alone = False
-        if not alone:
-            raise UserError(f"{part}: another process is fetching this file; wait for it")
+            locked = False
+        if not locked:
+            raise UserError(f"{part}: another process is downloading this file; wait for it to finish")
         yield file
 
 
-def _download(wanted: Weights, file: BinaryIO, progress: Any) -> None:
+def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
     import pooch
 
     start = file.tell()
-    if start > wanted.num_bytes:
+    if start > weights.num_bytes:
         start = file.truncate(0)
-    if start == wanted.num_bytes:
+    if start == weights.num_bytes:
         return
 
-    def begin_anew(response: Any, **_: Any) -> None:
-        if response.status_code == 200:  # not 206: the server sends all of it
+    def restart(response: Any, **_: Any) -> None:
+        if response.status_code == 200:  # not 206: the server sends the whole file
             file.truncate(0)
 
     get = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=BLOCK,
         headers={"Range": f"bytes={start}-", "Accept-Encoding": "identity"},
-        hooks={"response": begin_anew},
+        hooks={"response": restart},
     )
-    get(wanted.url, file, None)
+    get(weights.url, file, None)
 
 
-def _copy(wanted: Weights, mirror: Path, file: BinaryIO) -> None:
+def _copy(weights: Weights, mirror: Path, file: BinaryIO) -> None:
     file.truncate(0)
-    with (mirror / wanted.file).open("rb") as original:
+    with (mirror / weights.file).open("rb") as original:
         shutil.copyfileobj(original, file, BLOCK)
         file.flush()

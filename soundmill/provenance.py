@@ -1,8 +1,7 @@
-"""What a run was made from: git commit, uncommitted changes, parameters and dvc.lock, as text that can be kept and put back."""
+"""The state of the project that a run used: git commit, uncommitted changes, parameters and dvc.lock."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -10,53 +9,47 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_UNTRACKED_FILE = 1_000_000  # bytes; what is bigger is named, not kept
+from soundmill import hashing
+
+MAX_UNTRACKED_FILE = 1_000_000  # bytes; larger files are named, not stored
 MAX_DIFF = 50_000_000
-# What a repro itself rewrites: two states that differ in nothing else are the same state.
+# Rewritten by `dvc repro` itself, so no difference between states.
 REWRITTEN = (":(exclude)dvc.lock", ":(exclude)data", ":(exclude,glob)**/.gitignore")
 
 
 @dataclass(frozen=True)
 class State:
-    """The project at one moment. `sha` is empty outside git; `diff` is what `git apply --binary` puts back."""
+    """The project at one moment. `sha` is empty outside git; `git apply --binary` restores `diff`."""
 
     sha: str
     diff: bytes
-    left_out: tuple[str, ...]  # untracked files (or the whole diff) too big to keep, by name
-    dirty: bool  # whether code or parameters are not what `sha` says; what a repro itself rewrites does not count
+    left_out: tuple[str, ...]  # names of untracked files (or the whole diff) that are too big to store
+    dirty: bool  # whether code or parameters differ from `sha`
     params: bytes
     lock: bytes
-    identity: str  # equal for two stages of one repro, different once code or parameters change
+    identity: str  # equal for all stages of one repro; changes with code and parameters
 
     @property
     def lock_digest(self) -> str:
-        return hashlib.blake2b(self.lock, digest_size=16).hexdigest() if self.lock else ""
+        return hashing.bytes_digest(self.lock) if self.lock else ""
 
 
 def capture(root: Path) -> State:
-    """The state of the project at `root`; works outside git too (no sha, no diff)."""
+    """The state of the project at `root`; outside git without sha and diff."""
     params, lock = _read(root / "params.yaml"), _read(root / "dvc.lock")
     sha = _git(root, "rev-parse", "HEAD").decode().strip()
     diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
     tracked = _git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
-    identity = digest_of(sha, params, _read(root / "dvc.yaml"), tracked)
+    identity = hashing.digest(sha, params, _read(root / "dvc.yaml"), tracked)
     return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
 
 
-def digest_of(*parts: str | bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "big") + raw)
-    return digest.hexdigest()
-
-
 def git_directories(root: Path) -> tuple[Path | None, Path | None]:
-    """Git's directory of this working tree, and the one it shares with others; None outside git."""
+    """Git's directory of this working tree, and the one shared by all working trees; None outside git."""
     for directory in [root, *root.parents]:
         own = directory / ".git"
-        if own.is_file():  # a further working tree: it says where
+        if own.is_file():  # a linked working tree: the file names its directory
             own = directory / _read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
         if own.is_dir():
             return own, own / (_read(own / "commondir").decode("utf-8", "replace").strip() or ".")
@@ -64,33 +57,33 @@ def git_directories(root: Path) -> tuple[Path | None, Path | None]:
 
 
 def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
-    """Changes against HEAD, new files included; git's own index is left as it is."""
+    """Changes against HEAD, new files included; git's index stays as it is."""
     top = Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))
-    keep, left_out = [], []
+    kept, left_out = [], []
     for raw in _git(root, "ls-files", "--others", "--exclude-standard", "--full-name", "-z").split(b"\0"):
         if raw:
             name = os.fsdecode(raw)
             path = top / name
             small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_UNTRACKED_FILE
-            (keep if small else left_out).append(name)
+            (kept if small else left_out).append(name)
     index = os.fsdecode(_git(root, "rev-parse", "--path-format=absolute", "--git-path", "index").rstrip(b"\n"))
     with tempfile.TemporaryDirectory(prefix="soundmill-index-") as scratch:
         copy = Path(scratch) / "index"
         if Path(index).exists():
             shutil.copyfile(index, copy)
         extra = {"GIT_INDEX_FILE": str(copy)}
-        if keep:
-            names = b"\0".join(os.fsencode(name) for name in keep)
+        if kept:
+            names = b"\0".join(os.fsencode(name) for name in kept)
             arguments = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
             _git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
         diff = _git(top, "diff", "--binary", "HEAD", extra=extra)
     if len(diff) > MAX_DIFF:
-        return b"", (*left_out, f"the uncommitted diff itself ({len(diff):,} bytes)")
+        return b"", (*left_out, f"the uncommitted diff ({len(diff):,} bytes)")
     return diff, tuple(left_out)
 
 
 def _git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
-    """Output of a git command, empty when it fails (no git, no repository, no commit)."""
+    """Output of a git command; empty if it fails (no git, no repository, no commit)."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
     try:
         done = subprocess.run(

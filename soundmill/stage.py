@@ -1,13 +1,12 @@
-"""The stage contract: typed arguments and parameters in, whole outputs, a metrics file and quarantine out, resumable scratch.
+"""The stage contract: typed paths and parameters in; atomic outputs, metrics and quarantine out; resumable scratch.
 
 A stage module ends with `stage.main(run, section="clips")`, where
 
     def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output) -> dict[str, Any]
 
-(an output that only shows the others, a picture or a page, is `Shown`: nothing that goes wrong with it loses them).
-Its command line follows from the signature: `python -m stages.segment --corpus data/corpus --segments FILE`,
-and takes `--metrics` (JSON), `--quarantine` (Parquet), `--family` (whose `<family>.<section>` is read), `--variant`, `--name` and
-`--params` beside them.
+An output that only displays the others, a picture or a page, is `Shown`: its failure does not fail the stage. The command line
+follows from the signature, `python -m stages.segment --corpus data/corpus --segments FILE`, with `--metrics` (JSON), `--quarantine`
+(Parquet), `--family` (selects the section `<family>.<section>`), `--variant`, `--name` and `--params`.
 """
 
 from __future__ import annotations
@@ -31,49 +30,49 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import disk, ledger, lifetime, manifest, params, shards
+from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
 from soundmill.errors import UserError, report_failure
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
-Shown = Annotated[Path, "shown"]  # an output that only shows the others: it is made after them, by Context.show
+Shown = Annotated[Path, "shown"]  # an output that only displays others; made after them, by Context.show
 
 WORK = Path("data/.work")  # below the project root; not an output, never in DVC
-COST = "cost.json"  # in a stage's directory there: what its last run took
-PROGRESS_SECONDS = 30.0  # between lines that tell how far a stage is
+COST = "cost.json"  # in a stage's directory there: the cost of its last run
+PROGRESS_SECONDS = 30.0  # between progress lines
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp/--queue` puts its copies of the project
 
 
 @dataclass
 class Context:
-    """A stage's context beside its parameters and paths; nothing in it changes a byte of the outputs."""
+    """What a stage gets besides parameters and paths; nothing here changes a byte of its outputs."""
 
     name: str  # `segment`, `train/ddpm_mel`, `spectrogram/tagger`
     family: str | None
-    root: Path  # the project: where params.yaml lies
-    home: Path  # the same, or the checkout that a `dvc exp run --temp` copy was made from: relative outside paths start here
-    scratch: Path  # what a killed run with these parameters, inputs and code resumes from
-    kept: Path  # for the next run with these parameters and this code
-    digests: Path  # cache of file digests, as shards.file_digests takes it
+    root: Path  # the project: the directory of params.yaml
+    home: Path  # `root`, or the checkout that `dvc exp run --temp` copied; base of relative paths outside the project
+    scratch: Path  # a killed run with these parameters, inputs and code resumes from here
+    kept: Path  # shards for the next run with these parameters and this code
+    digests: Path  # cache of hashing.file_digests
     workers: int
-    cluster: str | None  # address of the Dask scheduler whose workers do the work
-    found_by_name: tuple[str, ...]  # modules and packages, as `main` takes them
+    cluster: str | None  # address of the Dask scheduler whose workers run the shards
+    found_by_name: tuple[str, ...]  # modules and packages, see `code_by_name` of `main`
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)  # kept files, by name, that were not as they had been written
+    damaged: list[str] = field(default_factory=list)  # names of kept files that had changed since they were written
     shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
-    cost: dict[str, float] = field(default_factory=dict)  # what it took, for the run and COST: `seconds_per_step`
+    cost: dict[str, float] = field(default_factory=dict)  # for the tracked run and COST, such as `seconds_per_step`
 
     def show(self, what: str, make: Callable[[], object]) -> None:
-        """Make pictures, pages and sounds after all outputs and metrics are written.
+        """Call `make` for pictures, pages and sounds after all outputs and metrics are written; outputs are readable by then.
 
-        Where `make` fails a line says so, and the stage ends well. Outputs can still be read where they were written.
+        A failure is printed and does not fail the stage.
         """
         self.shows.append((what, make))
 
     def report_damaged(self, where: Path, names: Sequence[str]) -> None:
-        """Report kept files that changed since they were written and are made anew; the run's metrics count them."""
-        shards.say_damaged(f"{self.name}: {where}", names)
+        """Report kept files that were damaged and are rebuilt; the run's metrics count them."""
+        shards.report_damaged(f"{self.name}: {where}", names)
         self.damaged.extend(names)
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
@@ -82,7 +81,7 @@ class Context:
 
     @contextmanager
     def progress(self, total: int, label: str, unit: str = "clip") -> Iterator[Callable[[int], None]]:
-        """`with ctx.progress(n, "resample") as tick: tick(1)`: a bar on a terminal, elsewhere a line every half minute."""
+        """`with ctx.progress(n, "resample") as tick: tick(1)`: a bar on a terminal, otherwise a line every half minute."""
         if not sys.stderr.isatty():
             yield _progress_lines(total, label, unit)
             return
@@ -94,20 +93,20 @@ class Context:
     def map_shards(
         self, function: Callable[..., shards.Report], jobs: list[shards.Job], output: Path, unit: str = "clip"
     ) -> shards.Report:
-        """Map over shards and make the directory `output` of them; rejected items go to this stage's quarantine."""
-        report, made = self.make_shards(function, jobs, output.name, unit)
+        """Map over shards and write them to the directory `output`; rejected items go to this stage's quarantine."""
+        report, directory = self.make_shards(function, jobs, output.name, unit)
         output.mkdir(parents=True, exist_ok=True)
         for job in jobs:
-            # Linked, not moved: if we are killed here, the rerun still finds every finished shard.
-            os.link(made / job.name, output / job.name)
+            # Linked, not moved: after a kill here, the rerun still finds every finished shard.
+            os.link(directory / job.name, output / job.name)
         return report
 
     def make_shards(
         self, function: Callable[..., shards.Report], jobs: list[shards.Job], name: str, unit: str = "clip"
     ) -> tuple[shards.Report, Path]:
-        """The same, without an output: for the stage to make something else of the shards, which lie in the directory returned.
+        """`map_shards` without an output: returns the directory of the shards, for the stage to process further.
 
-        It is kept for the next run where the jobs have keys, and gone at the end of this one where they have none.
+        It is kept for the next run if the jobs have keys, and otherwise removed at the end of this one.
         """
         directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
@@ -120,7 +119,7 @@ class Context:
 
 
 def project_home(root: Path) -> Path:
-    """The person's checkout: `root` itself, or the one whose `dvc exp run --temp` made this copy."""
+    """The user's checkout: `root`, or the one that `dvc exp run --temp` copied to `root`."""
     parts = root.resolve().parts
     for index in range(len(parts) - len(EXPERIMENTS.parts), 0, -1):
         if parts[index : index + len(EXPERIMENTS.parts)] == EXPERIMENTS.parts:
@@ -136,12 +135,11 @@ def main(
     code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None = None,
     always_runs: bool = False,
 ) -> None:
-    """Run a stage from the command line; ends the process with status 1 and a message (no traceback) when it fails.
+    """Run a stage from the command line; on failure, exit with status 1 and a message without a traceback.
 
-    The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` where families or
-    kinds differ. `code_by_name(family, section, parameters)` are the modules and packages that `run` finds by name, which no import
-    statement tells.
-    Of a stage that runs in every `dvc repro`, a run is recorded once it calls `ctx.tracking.begin()`, when there is work to do.
+    The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` if families or kinds differ.
+    `code_by_name(family, section, parameters)` lists the modules and packages that `run` finds by name instead of importing them.
+    With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.begin()`.
     """
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
@@ -150,18 +148,18 @@ def main(
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; finished work is kept, run it again to go on")
+        sys.exit(f"{name}: interrupted; run it again to continue: finished work is kept")
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            where = Path(error.filename or WORK.parent).resolve()  # errors of an open file have no name
-            sys.exit(f"{name}: no space left for {where}; make room and run again: finished work is kept")
+            where = Path(error.filename or WORK.parent).resolve()  # errors of an open file lack it
+            sys.exit(f"{name}: no space left for {where}; free some and run again: finished work is kept")
         where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{name}: {error.strerror or error}{where}; mend it and run again: finished work is kept")
+        sys.exit(f"{name}: {error.strerror or error}{where}; fix it and run again: finished work is kept")
     except Exception as error:
         log = Path(WORK) / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a fault of Soundmill's; where it happened is in {log}")
+        sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a bug in Soundmill; the traceback is in {log}")
 
 
 def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
@@ -178,7 +176,7 @@ def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
 
 
 def _by_name(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """The stage's `run` as other processes import it: in `python -m stages.x` the module is called `__main__`."""
+    """The stage's `run` from its importable module: in `python -m stages.x`, its module is `__main__`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return getattr(importlib.import_module(spec.name), run.__name__) if run.__module__ == "__main__" and spec else run
 
@@ -220,29 +218,30 @@ def _main(
     finals = {port: getattr(args, port) for port, kind in ports.items() if kind != "input"}
     for port, path in inputs.items():
         if not path.exists():
-            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; `dvc repro` makes it")
+            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")
     found_by_name = tuple(code_by_name(args.family, values_as_read, document)) if code_by_name else ()
     code = shards.code_identity(run.__module__, *found_by_name)
-    made_from = {"name": name, "params": values.model_dump(mode="json"), "code": code}
+    identity = {"name": name, "params": values.model_dump(mode="json"), "code": code}
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
         digests = root / WORK / "digests.sqlite"
-        scratch = work / shards.digest(made_from, {port: tree_digest(path, digests, workers) for port, path in inputs.items()})
-        kept = work / "kept" / shards.digest(made_from)
+        contents = {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
+        scratch = work / hashing.digest(identity, contents)
+        kept = work / "kept" / hashing.digest(identity)
         staging = scratch / "outputs"
         shutil.rmtree(staging, ignore_errors=True)
         staged = {port: staging / port / path.name for port, path in finals.items()}
         for path in staged.values():
             path.parent.mkdir(parents=True)
 
-        made_with = values.model_dump(mode="json")
-        with tracking.stage_run(project_home(root), name, made_with, root, args.family, begin=not always_runs) as tracked:
+        recorded = values.model_dump(mode="json")
+        with tracking.stage_run(project_home(root), name, recorded, root, args.family, begin=not always_runs) as tracked:
             home = project_home(root)
             ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
-            begun = time.monotonic()
+            started = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)
             ctx.cost |= {
-                "seconds": time.monotonic() - begun,
+                "seconds": time.monotonic() - started,
                 "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
             lifetime.die_if_dvc_did()
@@ -255,11 +254,11 @@ def _main(
                 rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
                 disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
                 metrics = {**metrics, "quarantined": len(rows)}
-                _say_quarantined(name, rows, args.quarantine)
+                _print_quarantined(name, rows, args.quarantine)
             if args.metrics:
                 text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
                 disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            # Of the run, not of its outcome: the metrics file has the bytes of a run from nothing.
+            # For the tracked run only: the metrics file has the same bytes as after a run without kept shards.
             damaged = {"damaged": len(ctx.damaged)} if ctx.damaged else {}
             tracked.log_metrics_tree({**metrics, **damaged, "cost": ctx.cost})
             disk.write_atomically(work / COST, lambda path: path.write_text(json.dumps(ctx.cost), encoding="utf-8"))
@@ -268,7 +267,7 @@ def _main(
 
 
 def _remove_stale(work: Path, kept: Path) -> None:
-    """Remove what killed runs left, and what was kept for other parameters or code."""
+    """Remove the scratch of killed runs, and shards kept for other parameters or code."""
     for directory in [*work.iterdir(), *(work / "kept").glob("*")]:
         if directory.is_dir() and directory not in (kept, kept.parent):
             shutil.rmtree(directory)
@@ -280,9 +279,9 @@ def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: l
     for port, kind in ports.items():
         optional = signature.parameters[port].default is not inspect.Parameter.empty
         parser.add_argument(f"--{port.replace('_', '-')}", dest=port, type=Path, required=not optional, help=f"{kind} path")
-    parser.add_argument("--name", help="its name in tracking and scratch (default: the section, and the family)")
-    parser.add_argument("--variant", help="the subsection of the stage's section to read, where it has several")
-    parser.add_argument("--family", help="model family; `<family>.<section>` of the parameters is read where there is one")
+    parser.add_argument("--name", help="name in tracking and scratch (default: the section, and the family)")
+    parser.add_argument("--variant", help="subsection of the stage's section to read, if it has several")
+    parser.add_argument("--family", help="model family; reads `<family>.<section>` of the parameters if it exists")
     parser.add_argument("--metrics", type=Path, help="where to write the metrics JSON")
     parser.add_argument("--quarantine", type=Path, help="where to write the table of rejected material")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
@@ -296,47 +295,25 @@ def _has_family_section(document: dict[str, Any], path: Path, family: str, secti
 
 
 def _show(ctx: Context, shown: dict[Path, Path]) -> None:
-    """Make and publish (staged → final) pictures and pages; a text file says why one could not be made."""
+    """Make and publish (staged → final) pictures and pages; if one fails, a text file in its place says why."""
     failed: list[str] = []
     for what, make in ctx.shows:
         with report_failure(f"{ctx.name}: {what}") as failures:
             make()
         failed += failures
     for staged, final in shown.items():
-        whole = " whole" if staged.exists() else ""
-        if not whole or (failed and staged.is_dir()):
+        partly = "completely " if staged.exists() else ""
+        if not partly or (failed and staged.is_dir()):
             text = staged if staged.suffix else staged / "failed.txt"
             text.parent.mkdir(exist_ok=True)
-            text.write_text("\n".join([f"{final} was not made{whole}.", *failed, ""]), encoding="utf-8")
+            text.write_text("\n".join([f"{final} was not {partly}written.", *failed, ""]), encoding="utf-8")
         publish(staged, final)
-
-
-def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
-    """Digest of a file's content, or of a directory's names and contents; `cache` as in shards.file_digests.
-
-    `.gitignore` is DVC's, where outputs lie within the directory: no content.
-    """
-    if path.is_file():
-        names = [""]
-    else:
-        names = sorted(
-            os.path.relpath(os.path.join(where, name), path)
-            for where, _, files in os.walk(path)
-            for name in files
-            if name != ".gitignore"
-        )
-    # DVC links them to its cache and unlinks them again, and so do we.
-    contents = list(shards.file_digests([os.fsencode(path / name) for name in names], cache, workers, linked=True))
-    for value in contents:
-        if isinstance(value, OSError):
-            raise value
-    return shards.digest([list(pair) for pair in zip(names, contents, strict=True)])
 
 
 def publish(staged: Path, final: Path) -> None:
     """Move a finished output into place, synced to disk.
 
-    What stood there may be linked to DVC's cache: it is unlinked, never written through.
+    The previous output may be a hard link to DVC's cache: it is unlinked, never written to.
     """
     if staged.is_dir():
         disk.sync_files_below(staged)
@@ -351,19 +328,19 @@ def publish(staged: Path, final: Path) -> None:
     disk.sync_directory(final.parent)
 
 
-def _say_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
+def _print_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
     for row in rows[:20]:
         print(f"{name}: quarantined {row['path']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else ""))
     if rows:
-        print(f"{name}: {len(rows)} quarantined in all; see {table}")
+        print(f"{name}: {len(rows)} quarantined in total; see {table}")
 
 
 @contextmanager
 def _only_one(work: Path) -> Iterator[None]:
-    """Hold the stage's lock: a run that is still alive elsewhere must not share our scratch."""
+    """Hold the stage's lock, so that no concurrent run shares its scratch."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
-        for _ in range(20):  # a parent killed a moment ago takes its workers with it within milliseconds
+        for _ in range(20):  # workers of a killed run die within milliseconds
             if disk.try_lock(lock):
                 break
             time.sleep(0.25)

@@ -1,6 +1,6 @@
-"""Captions as hidden states of a text encoder: a model of the Hugging Face hub, one in a directory, or one with random weights.
+"""Hidden states of captions from a text encoder: a model of the Hugging Face hub, of a directory, or with random weights.
 
-Weights come from safetensors only, and no code that comes with a model is run.
+Weights are read from safetensors only, and code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from soundmill.errors import UserError
 SCRATCH = "byt5-scratch"
 ENCODER_KEY = b"text_encoder"  # in the schema metadata of every shard of states
 
-FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a model: configuration, tokenizer, weights
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a model: configuration, tokenizer and weights
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder in a directory of this machine, with its digest."""
+    """A text encoder in a local directory, with its digest."""
 
     directory: Path
     name: str
@@ -36,19 +36,19 @@ class Encoder:
 
 
 def find(name: str, revision: str | None, home: Path, digests: Path | None = None) -> Encoder:
-    """The encoder called `name`: a directory (relative: from `home`), else an id of the hub at commit `revision`.
+    """The encoder called `name`: a directory (relative to `home`), or an id of the hub at commit `revision`.
 
-    A model of the hub is taken from its cache, or downloaded. One that is not to be had is a UserError that says what to do.
-    `digests` is a cache of file digests, as shards.file_digests takes it.
+    A model of the hub comes from its local cache or is downloaded; UserError, with the remedies, if neither works. `digests` is the
+    cache of hashing.file_digests.
     """
     directory, revision = hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
     return Encoder(directory, name, revision, hub.digest(directory, FILES, digests), pretrained=True)
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:
-    """Write a T5 encoder over bytes with random weights into `directory`: it has learnt nothing, captions only differ.
+    """Write a byte-level T5 encoder with random weights into `directory`: untrained, so its states only tell captions apart.
 
-    It needs no files, and says the same of the same caption for the same seed.
+    It needs no files, and the same seed gives the same states.
     """
     import torch
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
@@ -80,13 +80,13 @@ class States(NamedTuple):
 
 
 class TextEncoder:
-    """A tokenizer and the encoder's net, in float32 on the CPU.
+    """A tokenizer and the encoder's network, in float32 on the CPU.
 
-    Captions are encoded one at a time: padding to the length of others and the others themselves would change last bits.
+    Captions are encoded one at a time: padding and batch size would change last bits.
     """
 
     def __init__(self, directory: Path, max_tokens: int):
-        """Load the model in `directory`; a caption of more than `max_tokens` tokens is cut there."""
+        """Load the model in `directory`; captions are truncated to `max_tokens` tokens."""
         import torch
         from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
@@ -96,7 +96,7 @@ class TextEncoder:
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(directory, **local)
-            # Of a model with a decoder, such as T5, the class for text encoding is the encoder alone.
+            # For a model with a decoder, such as T5, the class for text encoding is the encoder only.
             kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
             net, loading = kind.from_pretrained(
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -105,15 +105,15 @@ class TextEncoder:
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{directory}: cannot be loaded as a text encoder ({type(error).__name__}: {reason})") from None
-        random = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
-        if random:
+        missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))  # the pooler is not used
+        if missing:
             raise UserError(
-                f"{directory}: its weights lack {len(random)} of the net's, the first {random[0]!r}; they would be random. "
-                "Its files do not belong together: get it anew"
+                f"{directory}: its weights lack {len(missing)} of the network's tensors, which would be random "
+                f"(first: {missing[0]!r}). Its files do not belong together; download the model again"
             )
         longest = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_tokens)
         if max_tokens > longest:
-            raise UserError(f"{directory}: this encoder reads {longest} tokens at most, max_tokens is {max_tokens}; lower it")
+            raise UserError(f"{directory}: this encoder reads at most {longest} tokens, but max_tokens is {max_tokens}; lower it")
         self.net, self.max_tokens = net.eval(), max_tokens
 
     def __call__(self, caption: str) -> States:
@@ -121,7 +121,7 @@ class TextEncoder:
 
         tokens = self.tokenizer(caption, verbose=False)["input_ids"]
         if not tokens:
-            raise UserError(f"this text encoder's tokenizer makes no token of {caption!r}; take another encoder")
+            raise UserError(f"this text encoder's tokenizer returns no tokens for {caption!r}; use another encoder")
         truncated = len(tokens) > self.max_tokens
         if truncated:
             tokens = self.tokenizer(caption, truncation=True, max_length=self.max_tokens)["input_ids"]
@@ -130,13 +130,13 @@ class TextEncoder:
             states = self.net(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
         values = states.numpy().astype("<f2")
         if not np.isfinite(values).all():
-            raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; take another encoder")
+            raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; use another encoder")
         return States(values, truncated)
 
 
 @lru_cache(maxsize=1)
 def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
-    """The encoder's net, once in every process, with one thread: others would give other last bits."""
+    """The encoder, loaded once per process; with one thread, because more would change last bits."""
     import torch
 
     torch.set_num_threads(1)
@@ -145,8 +145,8 @@ def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
 
 def _remedies(name: str) -> str:
     return (
-        f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to that (`encoder: ../models/{Path(name).name}`), "
-        f"or set `encoder: {SCRATCH}`, random weights that need no files, to go on without what it knows"
+        f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to it (`encoder: ../models/{Path(name).name}`), "
+        f"or set `encoder: {SCRATCH}` (random weights, which need no files)"
     )
 
 
@@ -154,12 +154,12 @@ def _missing_files(directory: Path) -> str | None:
     if not (directory / "config.json").is_file():
         return "config.json"
     if not any(directory.glob("*.safetensors")):
-        return "*.safetensors (weights in other formats can run code, and are not read)"
+        return "*.safetensors (weights in other formats can run code and are not read)"
     return None
 
 
 def _be_quiet() -> None:
-    """Switch off progress bars and transformers' warnings; what matters of them is checked and an error."""
+    """Switch off transformers' progress bars and warnings; the ones that matter are checked and raised as errors."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from soundmill import manifest, shards, stage, text
+from soundmill import hashing, manifest, shards, stage, text
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -66,7 +66,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
             shards.shard_name(index),
             (by_shard[index], encoder, about),
             len(by_shard[index]),
-            shards.digest(encoder.digest, about, by_shard[index]),
+            hashing.digest(encoder.digest, about, by_shard[index]),
         )
         for index in sorted(by_shard)
     ]
@@ -96,7 +96,7 @@ def encode_shard(
     schema = manifest.TEXT_STATES.with_metadata({text.ENCODER_KEY: json.dumps(about, sort_keys=True).encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
         for caption in captions:
-            digest = shards.digest(encoder.digest, max_tokens, caption)
+            digest = hashing.digest(encoder.digest, max_tokens, caption)
             if not writer.copy(digest):
                 values, truncated = text.load(encoder, max_tokens)(caption)
                 with writer.item(digest) as report:

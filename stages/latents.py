@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.errors import UserError
 from soundmill.models.components import registry
@@ -50,7 +50,7 @@ def run(
     for path in shards.shard_paths(audio):
         ids = shards.read_table(path, SOUND, ["clip_id"])["clip_id"].to_pylist()
         mine = {clip_id: known.pop(clip_id) for clip_id in ids if clip_id in known}
-        key = shards.digest(shards.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
+        key = hashing.digest(hashing.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
         jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine), key))
     if known:
         raise UserError(f"{audio}: {len(known)} clips of the catalog are missing, the first {min(known)!r}; remake it: `dvc repro`")
@@ -104,13 +104,13 @@ def encode_shard(
         previous = None  # of another autoencoder: none of its rows would be taken, but an empty shard as it is
     rows = [(row["clip_id"], row["digest"]) for row in shards.read_rows(audio, SOUND, ["clip_id", "digest"])]
     keys = {
-        place: shards.digest(*encoding.made_by, digest, known[clip_id])
+        place: hashing.digest(*encoding.made_by, digest, known[clip_id])
         for place, (clip_id, digest) in enumerate(rows)
         if clip_id in known
     }
     with shards.ItemWriter(output, schema, previous) as writer:
         new = [place for place, key in keys.items() if key not in writer]
-        encoded = _encode(shards.read_rows(audio, SOUND, wanted=new), encoding, audio)
+        encoded = _encode(shards.read_rows(audio, SOUND, rows=new), encoding, audio)
         for place, key in keys.items():
             if not writer.copy(key):
                 num_samples, posterior = next(encoded)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio import figures, flac, segment, tempo
 from soundmill.audio.resample import resample
 from soundmill.corpora import forgotten as lists
@@ -125,7 +125,7 @@ def loops_shard(
 
     torch.set_num_threads(1)  # others give other last bits
     with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
-        rows = [(row, shards.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
+        rows = [(row, hashing.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
         places = (
             sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
             for row, key in rows
@@ -180,7 +180,7 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
         "bars": found.bars,
         "stretch": round(ratio, 6),
         "confidence": round(found.confidence, 4),
-        "digest": shards.bytes_digest(data),
+        "digest": hashing.bytes_digest(data),
     }
 
 
@@ -204,7 +204,7 @@ def _write_tables(corpus: Path, loops: Path, recordings: pa.Table) -> list[dict[
 
 def _draw(loops: Path, picture: Path) -> None:
     rows = [row for path in shards.shard_paths(loops / "audio") for row in shards.read_rows(path, manifest.LOOPS, ["path", "bpm"])]
-    chosen = {row["path"] for row in sorted(rows, key=lambda row: shards.digest(row["path"]))[:SHOWN]}
+    chosen = {row["path"] for row in sorted(rows, key=lambda row: hashing.digest(row["path"]))[:SHOWN]}
     shown = []
     for path in shards.shard_paths(loops / "audio"):
         for row in shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names):

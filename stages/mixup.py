@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
 from soundmill.audio.pairing import Candidate, plan_pairs
 from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
@@ -54,7 +54,7 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
             shards.shard_name(index),
             (by_shard[index], params.pairing),
             len(by_shard[index]),
-            shards.digest([_key(plan) for plan in by_shard[index]]),
+            hashing.digest([_key(plan) for plan in by_shard[index]]),
         )
         for index in sorted(by_shard) or [0]
     ]
@@ -96,7 +96,7 @@ def _plan(
     for row in (first, second):
         if row["clip_id"] not in places:
             raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is not there; remake both: `dvc repro`")
-    clip_id = "mix_" + shards.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
+    clip_id = "mix_" + hashing.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
     captions = [row["captions"][_choice(params.seed, clip_id, row["clip_id"], len(row["captions"]))] for row in (first, second)]
     caption = join_captions(*captions)
     labels = sorted({*first["labels"], *second["labels"]})
@@ -108,12 +108,12 @@ def _plan(
         "first": first["clip_id"],
         "second": second["clip_id"],
         "places": [tuple(place_first), tuple(place_second)],
-        "digest": shards.digest(params.model_dump(mode="json"), digest_first, digest_second, caption, labels),
+        "digest": hashing.digest(params.model_dump(mode="json"), digest_first, digest_second, caption, labels),
     }
 
 
 def _choice(seed: int, clip_id: str, part: str, count: int) -> int:
-    return int(shards.digest(seed, clip_id, part), 16) % count
+    return int(hashing.digest(seed, clip_id, part), 16) % count
 
 
 def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous: Path | None = None) -> shards.Report:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import soundfile
 from pydantic import Field
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 
@@ -37,7 +37,7 @@ def run(
         ids, path = sorted(rows["clip_id"].to_pylist()), paths.get(shards.shard_name(shard))
         if path is None:
             raise UserError(f"{clips}: shard {shard} of {catalog} is not there; remake both: `dvc repro`")
-        jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), shards.digest(shards.signature(path), ids)))
+        jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), hashing.digest(hashing.signature(path), ids)))
     _, named = ctx.make_shards(name_clips, jobs, "named")
     audio = audiocaps / "audio"
     audio.mkdir(parents=True)
@@ -82,7 +82,7 @@ def name_clips(source: Path, wanted: set[str], output: Path, previous: Path | No
         report.items.append([key])
     if len(report.items) < len(wanted):
         raise UserError(f"{source}: {len(wanted) - len(report.items)} clips of the catalog are not in it; remake both: `dvc repro`")
-    for row in shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest", "audio"], wanted=new):
+    for row in shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest", "audio"], rows=new):
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16", always_2d=True)
         path = output / f"{row['clip_id']}.wav"
         with wave.open(str(path), "wb") as file:  # soundfile's bytes, in a seventh of its time

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio import flac, loudness, resample
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
@@ -84,7 +84,7 @@ def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: P
 def _key(cuts: list[dict[str, Any]]) -> str:
     first = cuts[0]
     ranges = [[cut["clip_id"], cut["start"], cut["start_sample"], cut["num_samples"], cut["pad_samples"]] for cut in cuts]
-    return shards.digest(
+    return hashing.digest(
         first["raw_path"], first["source"], first["digest"], first["recording_id"], first["recording_samples"], ranges
     )
 
@@ -127,7 +127,7 @@ def _write_recording(
                     "source": cut["source"],
                     "start": cut["start"],
                     # With the samples: what is made of a clip must be made again when another decoder reads the file otherwise.
-                    "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
+                    "digest": hashing.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
                     "recording_id": cut["recording_id"],
                     "num_samples": wave.shape[1],
                     "quality": quality,

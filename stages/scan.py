@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, manifest, shards, stage
+from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora import inventory, registry, union
 from soundmill.corpora.forgotten import Forgotten
@@ -26,18 +26,18 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
     """
     left_out = lists.read(forgotten)
     sources = [_take(directory, params, left_out, ctx) for directory in directories(params, ctx.home)]
-    kept = ctx.kept / shards.digest([_facts(source.inventory, ctx) for source in sources], left_out.identity())
+    kept = ctx.kept / hashing.digest([_facts(source.inventory, ctx) for source in sources], left_out.identity())
     corpus.mkdir(parents=True)
     try:
-        outcome = shards.unseal((kept / "outcome.json").read_bytes())
-        damaged = [name for name in TABLES if not shards.is_whole(kept / name, outcome["tables"][name])]
+        outcome = hashing.load_checksummed((kept / "outcome.json").read_bytes())
+        damaged = [name for name in TABLES if not hashing.is_intact(kept / name, outcome["tables"][name])]
     except OSError:
         outcome, damaged = None, []
     except ValueError:
         outcome, damaged = None, ["outcome.json"]
     if damaged:
         outcome = None
-        disk.distrust(kept)
+        disk.break_cache_link(kept)
         ctx.report_damaged(kept, damaged)
     if outcome:
         for name in TABLES:
@@ -55,7 +55,7 @@ def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
     """All that the tables are made from."""
     audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
     names = sorted(files.metadata)
-    digests = shards.file_digests([files.metadata[name] for name in names], ctx.digests, ctx.workers)
+    digests = hashing.file_digests([files.metadata[name] for name in names], ctx.digests, ctx.workers)
     metadata = [[os.fsdecode(name), str(value)] for name, value in zip(names, digests, strict=True)]
     return [audio, metadata, files.rejected, files.ignored, files.num_files, list(files.remarks.values())]
 
@@ -66,7 +66,7 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     kept.mkdir(parents=True)
     for name in TABLES:
         os.link(corpus / name, kept / name)
-    sealed = shards.seal({**outcome, "tables": {name: shards.file_digest(kept / name) for name in TABLES}})
+    sealed = hashing.dump_checksummed({**outcome, "tables": {name: hashing.file_digest(kept / name) for name in TABLES}})
     disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
 
 

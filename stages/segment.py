@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio import segment
 from soundmill.audio.resample import resampled_length
 from soundmill.corpora import forgotten as lists
@@ -36,7 +36,7 @@ def run(
     jobs = []
     for shard, rows in shards.by_shard(recordings.sort_by("raw_path")).items():
         stretches = left_out.stretches(rows.select(["recording_id", "digest"]).to_pylist()) if left_out.entries else {}
-        key = shards.digest(shards.table_digest(rows.select(KEY)), stretches)
+        key = hashing.digest(shards.table_digest(rows.select(KEY)), stretches)
         jobs.append(shards.Job(shards.shard_name(shard), (rows, sources, params, stretches), rows.num_rows, key))
     report, plans = ctx.make_shards(plan_shard, jobs, "plans", unit="recording")
     reasons = Counter(row["reason"] for row in report.quarantine)
@@ -97,7 +97,7 @@ KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # o
 
 
 def _key(recording: dict[str, Any], stretches: list[Stretch]) -> str:
-    return shards.digest(*(recording[name] for name in KEY), stretches)
+    return hashing.digest(*(recording[name] for name in KEY), stretches)
 
 
 def _plan(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, flac_rate
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
@@ -24,9 +24,9 @@ def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Out
     spec_json = params.spec.model_dump_json()
     jobs = []
     for path in shards.shard_paths(audio):
-        facts = shards.signature(path)
+        facts = hashing.signature(path)
         # The weight is the size: opening thousands of shards for their numbers of clips takes half a second.
-        jobs.append(shards.Job(path.name, (path, spec_json), path.stat().st_size, shards.digest(facts)))
+        jobs.append(shards.Job(path.name, (path, spec_json), path.stat().st_size, hashing.digest(facts)))
     report = ctx.map_shards(spectrogram_shard, jobs, spectrograms, unit="B")
     return {"clips": report.counts.get("clips", 0), "frames": report.counts.get("frames", 0), "bands": params.n_mels}
 
@@ -40,7 +40,7 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
         keys = [f"{row['clip_id']} {row['digest']}" for row in shards.read_rows(audio, SOUND, columns=["clip_id", "digest"])]
-        new = shards.read_rows(audio, SOUND, SOUND.names, wanted=[row for row, key in enumerate(keys) if key not in writer])
+        new = shards.read_rows(audio, SOUND, SOUND.names, rows=[row for row, key in enumerate(keys) if key not in writer])
         for key in keys:
             if not writer.copy(key):
                 row = next(new)
@@ -52,7 +52,7 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
                             "log_mel": values.tobytes(),
                             "num_mels": values.shape[0],
                             "num_frames": values.shape[1],
-                            "digest": shards.digest(spec_json, row["digest"]),
+                            "digest": hashing.digest(spec_json, row["digest"]),
                         }
                     )
                     report.count("clips")

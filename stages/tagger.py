@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
@@ -44,7 +44,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
         print(
             f"tagger: too few clips have labels; it learns {len(targets.classes)} {targets.kind} instead, and its scores mean that"
         )
-    ctx.tracking.log_dataset("training clips", shards.file_digest(catalog), len(usable["train"]), catalog, "training")
+    ctx.tracking.log_dataset("training clips", hashing.file_digest(catalog), len(usable["train"]), catalog, "training")
     with ctx.progress(num_steps(params, len(usable["train"])), ctx.name, "step") as tick:
         net, curve = train_tagger(params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick)
     digest = save_tagger(net, params, spec, targets, tagger)
@@ -89,7 +89,7 @@ def _statistics(values: np.ndarray) -> np.ndarray:
 
 def _at_most(params: TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows by clip id; of more than `max_clips` those with the smallest hash, so a larger corpus keeps most of a choice."""
-    kept = sorted(rows, key=lambda row: shards.digest(params.seed, row["clip_id"]))[: params.max_clips]
+    kept = sorted(rows, key=lambda row: hashing.digest(params.seed, row["clip_id"]))[: params.max_clips]
     return sorted(kept, key=lambda row: row["clip_id"])
 
 

@@ -73,7 +73,7 @@ def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
 
 @pytest.mark.parametrize(("model", "vocoder"), [("ddpm_mel", "audioldm"), ("diffwave", "hifigan_laptop")])
 def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
-    with pytest.raises(UserError, match=f"^vocoder={vocoder}: not for model={model}; leave it out, choose another"):
+    with pytest.raises(UserError, match=f"^vocoder={vocoder}: no family of model={model} uses it; leave it out, select another"):
         params.compose(ROOT / "conf", [f"model={model}", f"vocoder={vocoder}"])
 
 

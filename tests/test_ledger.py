@@ -38,7 +38,7 @@ def test_entries_are_added_once(project):
     assert ledger.add(project, [DOG, CAT]) == [DOG, CAT]
     assert ledger.add(project, [CAT, COW, COW]) == [COW]
     assert names(project) == ["dog", "cat", "cow"]
-    assert (project / ledger.FILE).read_text().startswith("# What this project must not use")
+    assert (project / ledger.FILE).read_text().startswith("# What no stage may use")
 
 
 def test_a_stretch_and_another_sound_of_one_id_are_entries_of_their_own(project):
@@ -59,7 +59,7 @@ def test_what_another_branch_or_an_edit_takes_out_is_in_force_and_comes_back(pro
         ledger.write([], project / ledger.FILE)
     assert names(project) == []
     assert ledger.missing(project) == [DOG]
-    with pytest.raises(UserError, match=r"out of date: dog\.wav must not be used"):
+    with pytest.raises(UserError, match=r"out of date: it lacks dog\.wav"):
         ledger.check(project)
     assert ledger.update(project) == [DOG]
     assert names(project) == ["dog"]

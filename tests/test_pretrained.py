@@ -97,24 +97,24 @@ def test_a_download_is_verified_and_not_repeated(place, server):
 def test_a_broken_download_is_no_file_and_is_continued(place, server):
     server.breaks = 2
     part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
-    begins = [0]
+    starts = [0]
     for _ in range(2):
-        with pytest.raises(UserError, match=r"bytes are here, and the next `.*` goes on from there") as error:
+        with pytest.raises(UserError, match=r"bytes are kept, and the next `.*` resumes there") as error:
             fetch()
         assert names(place) == [part.name]
-        assert part.stat().st_size > begins[-1] + 500_000
-        begins.append(part.stat().st_size)
-        assert f"{begins[-1]:,} of 3,000,000 bytes" in str(error.value)
+        assert part.stat().st_size > starts[-1] + 500_000
+        starts.append(part.stat().st_size)
+        assert f"{starts[-1]:,} of 3,000,000 bytes" in str(error.value)
         with pytest.raises(UserError, match="is not in the directory"):
             pretrained.path("panns_cnn14_16k")
     assert fetch().read_bytes() == CONTENT
-    assert server.requested == [f"bytes={begin}-" for begin in begins]
+    assert server.requested == [f"bytes={start}-" for start in starts]
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 
 def test_a_server_that_begins_anew_is_followed(place, server):
     server.breaks, server.ranges = 1, False
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(UserError, match="cannot fetch"):
         fetch()
     assert fetch().read_bytes() == CONTENT
 
@@ -134,7 +134,7 @@ def test_what_a_kill_left_is_used(place, server):
 
 def test_another_file_is_thrown_away(place, server):
     server.content = bytes(len(CONTENT))
-    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* thrown away"):
+    with pytest.raises(UserError, match=r"not the published weights .sha256 is .* deleted"):
         fetch()
     assert names(place) == []
     server.content = CONTENT
@@ -144,7 +144,7 @@ def test_another_file_is_thrown_away(place, server):
 def test_the_publishers_own_digest_counts_too(place, monkeypatch):
     known = pretrained.REGISTRY["panns_cnn14_16k"]
     monkeypatch.setitem(pretrained.REGISTRY, "panns_cnn14_16k", dataclasses.replace(known, md5="0" * 32))
-    with pytest.raises(UserError, match=r"md5 .* wanted 000"):
+    with pytest.raises(UserError, match=r"md5 is .* expected 000"):
         fetch()
     assert names(place) == []
 
@@ -153,7 +153,9 @@ def test_a_damaged_file_is_refused_and_replaced(place):
     path = fetch()
     path.write_bytes(CONTENT[:-1] + b"x")
     for use in (pretrained.path, pretrained.verify):
-        with pytest.raises(UserError, match=r"not the weights .* fetch it again: `soundmill weights fetch panns_cnn14_16k`"):
+        with pytest.raises(
+            UserError, match=r"not the published weights .* download it again: `soundmill weights fetch panns_cnn14_16k`"
+        ):
             use("panns_cnn14_16k")
     assert fetch().read_bytes() == CONTENT
 
@@ -165,7 +167,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
         fetch(mirror)
     assert not list(place.glob(".*.partial"))
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="not the weights"):
+    with pytest.raises(UserError, match="not the published weights"):
         fetch(mirror)
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
     assert fetch(mirror).read_bytes() == CONTENT
@@ -175,8 +177,8 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
     with (
-        pretrained._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
-        pytest.raises(UserError, match="another process is fetching"),
+        pretrained._exclusively(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
+        pytest.raises(UserError, match="another process is downloading"),
     ):
         fetch()
 
@@ -185,19 +187,17 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
     port = server.server_port
     reason = embedders.unavailable("panns_cnn14_16k")
     assert f"Cnn14_16k_mAP=0.438.pth is not in the directory $SOUNDMILL_WEIGHTS, {place}" in reason
-    assert f"3,000,000 bytes from http://127.0.0.1:{port}/file.pth" in reason
-    assert reason.endswith("Without it there are still tagger")
+    assert f"3,000,000 bytes, from http://127.0.0.1:{port}/file.pth" in reason
+    assert reason.endswith("Available without it: tagger")
     place.mkdir()
     (place / "yamnet.tflite").write_bytes(b"another network")
-    assert embedders.unavailable("panns_cnn14_16k").endswith("Without it there are still tagger and yamnet")
+    assert embedders.unavailable("panns_cnn14_16k").endswith("Available without it: tagger, yamnet")
     assert embedders.unavailable("yamnet") is None  # whether it is the right one shows when it is loaded
-    with pytest.raises(UserError, match=r"yamnet\.tflite: not the weights this project scores with"):
+    with pytest.raises(UserError, match=r"yamnet\.tflite: not the published weights"):
         embedders.load("yamnet", place)
     server.shutdown()
     server.server_close()
-    with pytest.raises(
-        UserError, match=r"could not be fetched .* 0 of 3,000,000 bytes are here.*Without a connection, put the file"
-    ):
+    with pytest.raises(UserError, match=r"cannot fetch .* 0 of 3,000,000 bytes are kept.*Without a connection, put the file"):
         fetch()
 
 
@@ -205,7 +205,7 @@ def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypat
     monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert pretrained.directory() == tmp_path / "soundmill"
-    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in pretrained.unavailable("vggish")
+    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS sets another directory)" in pretrained.unavailable("vggish")
 
 
 def test_unknown_weights_are_refused():
@@ -232,7 +232,7 @@ def test_the_command(place, server):
     server.breaks = 1
     failed = soundmill("fetch", "panns_cnn14_16k")
     assert failed.exit_code == 1
-    assert "goes on from there" in failed.stderr
+    assert "resumes there" in failed.stderr
     assert soundmill("fetch", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
     assert "ok  panns_cnn14_16k" in soundmill("list").stdout
     assert soundmill("path", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
@@ -240,5 +240,5 @@ def test_the_command(place, server):
     (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
     failed = soundmill("verify")
     assert failed.exit_code == 1
-    assert "not the weights" in failed.stderr
+    assert "not the published weights" in failed.stderr
     assert soundmill("path", "vggish").exit_code == 1

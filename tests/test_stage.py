@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import shards, stage
+from soundmill import hashing, shards, stage
 from tests.flows.tiny import DVC
 from tests.lost_bits import lose_a_bit
 
@@ -21,7 +21,7 @@ STAGE = '''
 import os, signal, sys, time
 from pathlib import Path
 from pydantic import Field
-from soundmill import shards, stage
+from soundmill import hashing, shards, stage
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 import pyarrow as pa
@@ -136,7 +136,7 @@ def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project)
     assert re.fullmatch(r"copy: the picture could not be made: ValueError: x+… \(copy_stage\.py, line \d+\)", line)
     assert len(line) < 400
     assert (project / "out/note").read_text() == "done"
-    assert (project / "out/picture.png").read_text() == f"out/picture.png was not made.\n{line}\n"
+    assert (project / "out/picture.png").read_text() == f"out/picture.png was not written.\n{line}\n"
 
 
 def test_same_bytes_with_one_worker_and_again(project):
@@ -283,7 +283,7 @@ def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
     (project / "words").write_text("one two bad three ")
     said = repro()
     assert outputs(project) == fresh
-    assert "1 damaged, so made anew (shard-00001.parquet)" in said
+    assert "1 damaged and rebuilt (shard-00001.parquet)" in said
 
 
 def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
@@ -295,11 +295,11 @@ def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
 
 def test_the_digest_of_a_directory_is_of_names_and_contents_and_not_of_what_dvc_puts_there(tmp_path):
     (tmp_path / "a").write_text("one")
-    digest = stage.tree_digest(tmp_path)
+    digest = hashing.tree_digest(tmp_path)
     (tmp_path / ".gitignore").write_text("/below")
-    assert stage.tree_digest(tmp_path) == digest
+    assert hashing.tree_digest(tmp_path) == digest
     (tmp_path / "a").rename(tmp_path / "b")
-    assert stage.tree_digest(tmp_path) != digest
+    assert hashing.tree_digest(tmp_path) != digest
 
 
 def test_how_far_a_stage_is_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):

@@ -98,7 +98,7 @@ def test_padding_and_neighbours_move_only_last_bits(minilm):
 
 
 def test_more_tokens_than_the_encoder_reads_are_refused(minilm, shared):
-    with pytest.raises(UserError, match="512 tokens at most, max_tokens is 513"):
+    with pytest.raises(UserError, match="at most 512 tokens, but max_tokens is 513"):
         text.TextEncoder(shared / MINILM, 513)
 
 
@@ -163,7 +163,7 @@ def test_weights_that_are_missing_or_torn_are_no_random_ones(scratch, tmp_path):
     save_file(
         {name: value for name, value in weights.items() if name != removed}, directory / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(UserError, match="lack 1 of the net's"):
+    with pytest.raises(UserError, match="lack 1 of the network's"):
         text.TextEncoder(directory, 32)
     (directory / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match="cannot be loaded"):

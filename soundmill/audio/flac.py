@@ -11,6 +11,9 @@ import numpy as np
 import soundfile
 
 from soundmill import disk
+from soundmill.errors import UserError
+
+MAX_WAV_BYTES = 2**32 - 1  # a RIFF file counts its bytes in 32 bits
 
 
 def to_pcm16(wave: np.ndarray) -> np.ndarray:
@@ -72,7 +75,7 @@ def write_wav(
 
 
 def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int, comment: str | None = None) -> None:
-    """The same of float32 blocks [C, n], one after another: the sound never lies in memory whole."""
+    """`write_wav` of float32 blocks [C, n], one after another, so the whole sound is never in memory; UserError above 4 GiB."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
         if comment is not None:
@@ -82,7 +85,12 @@ def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int,
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(header)
-            size = sum(file.write(to_pcm16(block.T).astype("<i2").tobytes()) for block in blocks)
+            for block in blocks:
+                file.write(to_pcm16(block.T).astype("<i2").tobytes())
+                if file.tell() > MAX_WAV_BYTES:
+                    limit = MAX_WAV_BYTES / (2 * channels * sample_rate)
+                    raise UserError(f"{path}: a WAV file holds {limit:,.0f} s of this sound at most (4 GiB); make it shorter")
+            size = file.tell() - len(header)
             file.seek(4)
             file.write(struct.pack("<I", len(header) + size - 8))
             file.seek(len(header) - 4)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from soundmill import hashing
 
 # How far the search for a partner of another kind goes before one of the same kind will do.
 RECORDINGS_TRIED = 256
@@ -72,4 +73,4 @@ def _partner(
 
 
 def _hash(seed: int, role: str, key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{role}\0{key}".encode(), digest_size=8).digest(), "big")
+    return hashing.uint64(f"{seed}\0{role}\0{key}".encode())

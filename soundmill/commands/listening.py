@@ -100,7 +100,7 @@ def new_test(
     Besides the models' sounds it has real ones, and deliberately bad ones and repeats that check the raters. Give every rater the
     page and their own number, starting at 1: it selects an order, and the orders are balanced. Keep the key to yourself.
     """
-    from soundmill import tracking
+    from soundmill import hashing
     from soundmill.listening import blind
 
     asked = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
@@ -114,7 +114,7 @@ def new_test(
     plan = blind.Plan(asked, per_model, seed, 100 if scale == "100" else 5, ab)
     models_dir = project_root(project) / "data" / "models" if any(model.family for model in material.models) else None
     checkpoints = {model.name: models_dir / model.family for model in material.models if model.family}
-    weights = {name: tracking.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
+    weights = {name: hashing.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
     with progress_bar(None, "listening test", "sound") as tick:
         page, key = blind.write(output, material, plan, weights, tick)
     typer.echo(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB), each with their own number, starting at 1")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.corpora import sources
 from soundmill.corpora.audioldm import ClassNames
 from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, split_of, splits_of_folders
@@ -210,7 +210,7 @@ def _read_table(
 
 def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
     what = f"recordings of at most {sources.MAX_BYTES} bytes"
-    return shards.cached_value(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
+    return hashing.cached_value(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
 
 
 def _with_names_twice(inventory: Inventory, names: list[bytes]) -> set[bytes]:

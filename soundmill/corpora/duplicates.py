@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import disk, manifest, shards
+from soundmill import disk, hashing, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.corpora import inventory, sources
 from soundmill.corpora.fingerprint_index import NEIGHBOURS, THRESHOLD, Index
@@ -56,7 +56,7 @@ def find(
     prints = scratch / "fingerprints"
     shutil.rmtree(prints, ignore_errors=True)  # links that a killed run left
     sources = shards.shard_paths(clips)
-    jobs = [shards.Job(path.name, (path,), path.stat().st_size, shards.digest(shards.signature(path))) for path in sources]
+    jobs = [shards.Job(path.name, (path,), path.stat().st_size, hashing.digest(hashing.signature(path))) for path in sources]
     map_shards(fingerprint_shard, jobs, prints, unit="B")
     names = _names([prints / job.name for job in jobs])
     pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)
@@ -139,7 +139,7 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
 
     with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
         plain = list(shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"]))
-        keys = [shards.digest(row) for row in plain]
+        keys = [hashing.digest(row) for row in plain]
         wanted = [number for number, key in enumerate(keys) if key not in writer]
         audio = shards.read_rows(source, manifest.CLIPS, ["audio"], wanted)
         for row, key in zip(plain, keys, strict=True):

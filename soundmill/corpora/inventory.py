@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.decoding import decode
 from soundmill.decoding.containers.layout import HEAD_BYTES
 from soundmill.decoding.containers.sniffing import is_text
@@ -86,7 +86,7 @@ class Inventory:
     opened: set[bytes] = field(default_factory=set)  # metadata files that were read, whole or from their beginning
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
-    cache: Path | None = None  # of digests, as in shards.file_digests
+    cache: Path | None = None  # of digests, as in hashing.file_digests
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
         """Note what is odd about a metadata file, or the corpus (an empty name), and was read all the same."""
@@ -149,7 +149,7 @@ def take(
     a directory once. A link to a directory that is scanned anyway or lies above the corpus is quarantined, as are dangling links,
     FIFOs, sockets and devices. Dot files, known metadata and texts of other extensions than MEDIA are no recordings: they are
     counted as ignored. A large file whose header says that it is no use, or longer than `max_seconds`, is quarantined before its
-    digest is made. `cache` as in shards.file_digests.
+    digest is made. `cache` as in hashing.file_digests.
     """
     inventory = Inventory(root, digests=digests, cache=cache)
     top = os.fsencode(root)
@@ -180,7 +180,7 @@ def take(
             return error
         return None
 
-    digests = shards.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
+    digests = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
     for (raw_path, size), result in zip(candidates, digests, strict=True):
         progress(1)
         if isinstance(result, OSError):

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soundmill import params, shards
+from soundmill import hashing, params
 from soundmill.corpora.inventory import AudioFile
 from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
@@ -127,7 +127,7 @@ class Sources:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(open_regular(stack.enter_context(self.open(raw_path, scratch))))
-                actual = shards.opened_digest(file)
+                actual = hashing.opened_digest(file)
             except DecodeError as error:
                 actual = str(error)
             if actual != digest:
@@ -336,7 +336,7 @@ def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
         try:
             for data in itertools.islice(read_cells(file, group), end - len(cells)):
                 try:
-                    cells.append([check_cell(data).size, shards.bytes_digest(data)])
+                    cells.append([check_cell(data).size, hashing.bytes_digest(data)])
                 except DecodeError as error:
                     cells.append([error.reason, error.detail])
         except DecodeError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from soundmill import shards
+from soundmill import hashing
 
 PROTECTED = ("test", "valid", "train")  # of a source with recordings in several splits, the first of these that occurs
 
@@ -52,7 +52,7 @@ def assign(
     for row in recordings:
         key = key_of[row["recording_id"]] = row["group"] or row["recording_id"]
         if (unit := units.get(key)) is None:
-            unit = units[key] = _Unit(key, order=shards.digest(seed, key))
+            unit = units[key] = _Unit(key, order=hashing.digest(seed, key))
         unit.size += 1
         unit.described |= row["recording_id"] in described
         unit.stratum = unit.stratum or labels.get(row["recording_id"], "")

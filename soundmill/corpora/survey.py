@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.corpora import check, splits
 from soundmill.corpora.sources import Sources
 
@@ -150,7 +150,7 @@ def slug(directory: Path) -> str:
     """A name for the workspace of a corpus: readable, and another one for another directory of the same name."""
     path = os.fsencode(directory.resolve())
     readable = re.sub(rb"[^A-Za-z0-9]+", b"-", os.path.basename(path)).strip(b"-").lower().decode() or "corpus"
-    return f"{readable[:40]}-{shards.digest(path)[:6]}"
+    return f"{readable[:40]}-{hashing.digest(path)[:6]}"
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from soundmill import shards
+from soundmill import hashing, shards
 from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
@@ -163,7 +162,7 @@ class CorpusTables:
 
 def id_of_path(raw_path: bytes) -> str:
     """The id of a recording that has none of its own: 12 hex digits of its path's hash."""
-    return hashlib.blake2b(raw_path, digest_size=6).hexdigest()
+    return hashing.short_digest(raw_path)
 
 
 def _clean(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import disk, shards
+from soundmill import disk, hashing, shards
 from soundmill.evaluation.wave_facts import WaveFacts
 
 EMBEDDINGS = pa.schema(
@@ -91,7 +91,7 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
                     )
             if writer.num_rows:
                 disk.sync_file(path)
-                os.replace(path, directory / f"{shards.file_digest(path)}.parquet")
+                os.replace(path, directory / f"{hashing.file_digest(path)}.parquet")
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def drop_damaged(directory: Path, workers: int) -> list[str]:
     Parquet itself would notice only a part of such damage.
     """
     paths = sorted(directory.glob("*.parquet"))
-    digests = shards.file_digests([bytes(path) for path in paths], workers=workers)
+    digests = hashing.file_digests([bytes(path) for path in paths], workers=workers)
     # One that is gone was removed by another run.
     damaged = [path for path, digest in zip(paths, digests, strict=True) if digest != path.stem and path.exists()]
     for path in damaged:

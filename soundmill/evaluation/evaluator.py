@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import disk, shards
+from soundmill import disk, hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import comparison, features, folders, memorisation, scorer
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
@@ -84,7 +84,7 @@ def evaluate(
         roles = [folder.sounds for folder in (*sides.values(), trained)]
         memorised = memorisation.search_for_copies(setup, *roles)
         memorised.publish(metrics)
-        metrics["files"]["training"] = list_digest(trained)
+        metrics["files"]["training"] = features.list_digest({sound.clip_id: sound.key for sound in trained.sounds})
         library.damaged += memorised.damaged
     if library.damaged:
         metrics["counts"]["damaged"] = len(library.damaged)
@@ -113,7 +113,7 @@ def _comparisons(
 
 
 def _halves(members: Members, seed: int) -> tuple[Members, Members]:
-    ids = sorted(members.ids, key=lambda clip_id: shards.digest("halves", seed, clip_id))
+    ids = hashing.hash_order(members.ids, "halves", seed)
     return members.only(ids[: len(ids) // 2]), members.only(ids[len(ids) // 2 :])
 
 
@@ -177,10 +177,6 @@ def user_cache() -> Path:
     import pooch
 
     return Path(pooch.os_cache("soundmill")) / "embeddings"
-
-
-def list_digest(folder: folders.Folder) -> str:
-    return shards.digest([[sound.clip_id, sound.key] for sound in folder.sounds])
 
 
 def _rounded(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from soundmill import manifest, shards
+from soundmill import hashing, manifest, shards
 from soundmill.audio import flac
 from soundmill.audio import resample as resampling
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
@@ -47,7 +47,7 @@ class Judge:
     def directory(self, cache: Path) -> Path:
         """Where its embeddings lie: one directory for each embedder, weights, options, front end and resampler."""
         made_by = [self.name, self.weights, list(self.options), self.through, QUALITY, _front_ends(), LAYOUT]
-        return cache / f"{self.name}-{shards.digest(made_by)[:16]}"
+        return cache / f"{self.name}-{hashing.digest(made_by)[:16]}"
 
     @property
     def weights(self) -> str:
@@ -70,7 +70,7 @@ def _front_ends() -> str:
     rooms = [Path(module.__file__).parent for module in (embedders, decode)]
     sources = [*(path for room in rooms for path in room.rglob("*.py")), Path(resampling.__file__)]
     versions = [[name, version(name)] for name in ("soundfile", "soxr", "imageio-ffmpeg")]
-    return shards.digest([[path.name, shards.file_digest(path)] for path in sorted(sources)], versions)
+    return hashing.digest([[path.name, hashing.file_digest(path)] for path in sorted(sources)], versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,11 @@ class Sound:
     seed: int = 0
 
 
+def list_digest(keys: Mapping[str, str]) -> str:
+    """Digest of a list of sounds: their ids and keys, in the order of the ids."""
+    return hashing.digest(sorted(map(list, keys.items())))
+
+
 def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Sound:
     """A sound in a file of its own, whose bytes have this digest."""
     raw = bytes(path)
@@ -96,18 +101,18 @@ def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Soun
 
 def clip(clip_id: str, shard: Path, shard_digest: str) -> Sound:
     """A clip of a shard of such bytes."""
-    return Sound(clip_id, shards.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
+    return Sound(clip_id, hashing.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
 
 
 def silence(facts: Facts) -> Sound:
     """As long as a sound; all silence of one length is one sound."""
-    key = shards.digest("silence", facts.wave.num_samples, facts.sample_rate)
+    key = hashing.digest("silence", facts.wave.num_samples, facts.sample_rate)
     return Sound("silence", key, made_up="silence", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate)
 
 
 def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     """As long as a sound, and another for each id and seed."""
-    key = shards.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
+    key = hashing.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
     return Sound(clip_id, key, made_up="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
@@ -115,7 +120,7 @@ def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
     """Digital silence, or Gaussian white noise that depends on the seed and the clip id alone."""
     if kind == "silence":
         return np.zeros(num_samples, np.float32)
-    random = np.random.default_rng(int(shards.digest("noise", seed, clip_id), 16))
+    random = np.random.default_rng(int(hashing.digest("noise", seed, clip_id), 16))
     return np.clip(random.standard_normal(num_samples) * NOISE_LEVEL, -1, 1).astype(np.float32)
 
 
@@ -235,12 +240,12 @@ def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
     The directory is that of sounds too, which `embed_all` has looked through.
     """
     directory = judge.directory(cache)
-    keys = {clip_id: shards.digest("text", text) for clip_id, text in sorted(texts.items())}
+    keys = {clip_id: hashing.digest("text", text) for clip_id, text in sorted(texts.items())}
     have = Embedded(directory, set(keys.values()))
     missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in have})
     if missing:
         rows = [
-            Embedding(shards.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+            Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
             for text, row in zip(missing, judge.load().embed_texts(missing), strict=True)
         ]
         add(directory, rows)
@@ -345,7 +350,7 @@ def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Rep
 def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
     """The file of a sound, which must have the bytes that it is known by."""
     with decode.open_regular(sound.path) as opened:
-        digest = shards.opened_digest(opened)
+        digest = hashing.opened_digest(opened)
         if digest != sound.key:
             raise decode.DecodeError("changed", "while it was being scored; run it again")
         opened.seek(0)

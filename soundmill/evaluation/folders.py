@@ -33,7 +33,7 @@ class Folder:
 
 
 def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
-    """Everything below `root` that may be a sound; `digests` as in shards.file_digests.
+    """Everything below `root` that may be a sound; `digests` as in hashing.file_digests.
 
     Metadata, dot files and links to folders that were seen already are not scored, and named in `remarks`, as are links out of the
     folder, which are followed. Two files of one id raise UserError naming all such.

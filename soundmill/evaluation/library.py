@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
@@ -105,9 +105,8 @@ class Library:
         )
 
     def digest(self, members: Members) -> str:
-        """Of the list of sounds: ids, and digests of their contents."""
         sounds = self.sounds[members.role]
-        return shards.digest([[clip_id, sounds[name].key] for clip_id, name in sorted(members.ids.items())])
+        return features.list_digest({clip_id: sounds[name].key for clip_id, name in members.ids.items()})
 
 
 def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members) -> Library:
@@ -117,9 +116,7 @@ def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], refe
     """
     judges, seed = setup.judges, setup.protocol.seed
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
-    ranked = sorted(reference.ids.values(), key=lambda clip_id: (shards.digest("baselines", seed, clip_id), clip_id))[
-        :BASELINE_SOUNDS
-    ]
+    ranked = hashing.hash_order(reference.ids.values(), "baselines", seed)[:BASELINE_SOUNDS]
     total = sum(map(len, sounds.values())) + len(features.MADE_UP) * len(ranked)
     with setup.progress(total * len(judges), "embed", "clip") as tick:
         wanted = [sound for of in sounds.values() for sound in of.values()]
@@ -136,12 +133,12 @@ def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], refe
 
 def in_files(files: Mapping[str, Path]) -> dict[str, features.Sound]:
     """The files (id → path) as sounds."""
-    return {clip_id: features.file(clip_id, path, shards.file_digest(path)) for clip_id, path in sorted(files.items())}
+    return {clip_id: features.file(clip_id, path, hashing.file_digest(path)) for clip_id, path in sorted(files.items())}
 
 
 def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, features.Sound]:
     """The clips (shard → ids) as sounds."""
-    digests = {shard: shards.file_digest(shard) for shard in sorted(clips)}
+    digests = {shard: hashing.file_digest(shard) for shard in sorted(clips)}
     return {name: features.clip(name, shard, digest) for shard, digest in digests.items() for name in sorted(clips[shard])}
 
 

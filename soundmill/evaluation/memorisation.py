@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import fingerprint
 from soundmill.corpora import fingerprint_index, landmarks
 from soundmill.errors import UserError
@@ -55,7 +55,7 @@ class FingerprintJudge(features.Judge):
 
     @property
     def weights(self) -> str:
-        return shards.file_digest(fingerprint.__file__)
+        return hashing.file_digest(fingerprint.__file__)
 
     def load(self) -> Fingerprinter:
         return Fingerprinter()
@@ -221,7 +221,7 @@ def _stacked(rows: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndar
 def _copies(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
     """(score, training clip) of the most that a sound shares with one, where that reaches the threshold of duplicates."""
     roles = {"sound": sounds, "training": training}
-    named = {shards.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
+    named = {hashing.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
     names = pa.chunked_array([pa.array(list(named), pa.string())])
     owners = pa.chunked_array([pa.array([role for role, _ in named.values()], pa.string())])
     copies: dict[str, tuple[float, str]] = {}

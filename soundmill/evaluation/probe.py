@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 
@@ -67,7 +67,7 @@ def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:
     label_of = dict(zip(reversed(groups), reversed(labels), strict=True))
     fold_of: dict[str, int] = {}
     dealt = 0
-    for group in sorted(label_of, key=lambda name: (label_of[name], shards.digest("fold", seed, name), name)):
+    for group in sorted(label_of, key=lambda name: (label_of[name], hashing.digest("fold", seed, name), name)):
         fold_of[group] = dealt % FOLDS
         dealt += 1
     return [fold_of[group] for group in groups]

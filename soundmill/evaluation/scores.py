@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import bootstrap, coverage, frechet, inception, kernels
 from soundmill.evaluation.bootstrap import Influence
@@ -366,7 +366,7 @@ def bounded(metric: str, sides: Sequence[Side], what: str, seed: int) -> tuple[l
     fitting = [clip_id for clip_id in lengths if lengths[clip_id] <= MOST_ROWS]
     if not fitting:
         raise UserError(f"every {what} clip has more than {MOST_ROWS} embeddings, too many to be compared pair by pair; cut them")
-    ranked = sorted(fitting, key=lambda clip_id: (shards.digest("pairs", seed, clip_id), clip_id))
+    ranked = hashing.hash_order(fitting, "pairs", seed)
     rows = np.cumsum([lengths[clip_id] for clip_id in ranked])
     kept = ranked[: int(np.searchsorted(rows, MOST_ROWS, side="right"))]
     warning = (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
 from soundmill.evaluation.features import MADE_UP
@@ -72,7 +72,7 @@ def choose_sets(
         _check_ids("codec", codec, set(clips), "the catalog")
 
     def rank(role: str, ids: Iterable[str]) -> list[str]:
-        return sorted(ids, key=lambda clip_id: (shards.digest(role, seed, clip_id), clip_id))
+        return hashing.hash_order(ids, role, seed)
 
     train = [clip for clip in catalog if clip.split == "train"]
     partners, partner_ids = _partners([clips[clip_id] for clip_id in generated], train, rank)
@@ -158,7 +158,7 @@ def _probe_clips(
 def training_clips(catalog: Sequence[Clip], limit: int, seed: int) -> set[str]:
     """Clips of the training split, `limit` at most, chosen by the seed."""
     ids = [clip.clip_id for clip in catalog if clip.split == "train"]
-    return set(sorted(ids, key=lambda clip_id: (shards.digest("training", seed, clip_id), clip_id))[:limit])
+    return set(hashing.hash_order(ids, "training", seed)[:limit])
 
 
 def comparisons(sets: Sets, library: Library, reconstructed: bool) -> Comparisons:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import hashing
 
 SILENT_PEAK = 10 ** (-60 / 20)  # a sound that never rises above −60 dBFS
 FULL_SCALE = 0.999
@@ -33,7 +33,7 @@ def wave_facts(wave: np.ndarray) -> WaveFacts:
         num_samples=len(wave),
         silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
         clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
-        digest=shards.digest(to_pcm16(wave).tobytes()),
+        digest=hashing.digest(to_pcm16(wave).tobytes()),
     )
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from soundmill import shards
+from soundmill import hashing, shards
 from soundmill.exports.target import Clip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
 
 FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # that stay in a folder's name, beside letters, marks and digits of any script
@@ -129,7 +129,7 @@ class Folder(Files):
         if len(clip.captions) > 1:
             raise NotExpressible(f"{len(clip.captions)} captions where the format has one text")
         if self._label_of.setdefault(folder.casefold(), label) != label:  # on some systems `Dog` and `dog` are one folder
-            folder = f"{folder} {shards.digest(label)[:8]}"
+            folder = f"{folder} {hashing.digest(label)[:8]}"
         return f"{clip.split}/{folder}/{clip.clip_id}.wav"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import ledger, shards, tracking
+from soundmill import hashing, ledger, tracking
 from soundmill.corpora import forgotten
 from soundmill.corpora.forgotten import Clip, Entry, Forgotten
 from soundmill.corpora.sources import Sources
@@ -149,7 +149,7 @@ def _fingerprint(project: Project, row: dict[str, Any], piece: Piece) -> np.ndar
     with tempfile.TemporaryDirectory(prefix="soundmill-forget-") as scratch:
         try:
             with sources.open(row["raw_path"], scratch) as path:
-                if shards.file_digest(path) != row["digest"]:
+                if hashing.file_digest(path) != row["digest"]:
                     raise UserError(f"{row['path']}: the file has changed since it was scanned; scan it again (`dvc repro`)")
                 return words_of_file(path, piece.start, piece.end)
         except decode.DecodeError:

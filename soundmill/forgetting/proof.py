@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import ledger, shards, tracking
+from soundmill import hashing, ledger, tracking
 from soundmill.corpora.forgotten import Entry, Forgotten
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -97,7 +97,7 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
         words = encoded(words_of_file(path))
     except decode.DecodeError as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from None
-    digest = shards.file_digest(path)
+    digest = hashing.file_digest(path)
     values = {"recording_id": digest, "source": thing, "digest": digest, "start": None, "end": None, "clips": []}
     return [Entry(**values, fingerprint=words, copy_of=None, reason="asked for")]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import manifest, params, shards, tracking
+from soundmill import hashing, manifest, params, shards, tracking
 from soundmill.errors import UserError
 
 OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
@@ -191,7 +191,7 @@ class Project:
 
     def weights_at(self, directory: Path) -> Weights:
         """A directory of weights, with the registered versions that are the same."""
-        digest = tracking.model_digest(directory) if self.registered else ""
+        digest = hashing.model_digest(directory) if self.registered else ""
         name = directory.resolve().relative_to(self.root.resolve()) if self._is_inside(directory) else directory
         return Weights(str(name), directory, [model for model in self.registered if model.digest == digest])
 
@@ -284,7 +284,7 @@ class Project:
 
     def _recordings_called(self, name: str, tables: list[pa.Table]) -> list[Piece]:
         file = Path(name)
-        digest = shards.file_digest(file) if file.is_file() else None
+        digest = hashing.file_digest(file) if file.is_file() else None
         for row in self.recordings.values():
             if name in (row["recording_id"], row["path"]) or digest == row["digest"]:
                 return [Piece(row["recording_id"], row["path"])]

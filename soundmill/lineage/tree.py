@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soundmill import manifest, params, stage
+from soundmill import hashing, manifest, params
 from soundmill.errors import UserError
 from soundmill.lineage.project import Held, Piece, Project, Weights
 
@@ -127,7 +127,7 @@ def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Line
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
     """The checkpoint that made a sound, found by its digest below data/ or among registered models; none where it is gone."""
     digest = about.get("checkpoint")
-    same = [weights for weights in project.weights if stage.tree_digest(weights.directory) == digest]
+    same = [weights for weights in project.weights if hashing.tree_digest(weights.directory) == digest]
     if not same:
         project.gone.append(f"its checkpoint ({digest or 'not recorded'}) is neither below data/ nor a registered model here")
     return [_checkpoint(project, weights, {}, up=True) for weights in same[:1]]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from soundmill import disk, page, shards
+from soundmill import disk, hashing, page
 from soundmill.audio.flac import encode_flac
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
@@ -92,7 +92,7 @@ def write(
     """
     paths = directory / "test.html", directory / "key.json"
     salt = (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
-    seed = int(shards.digest([salt, plan.seed]), 16)
+    seed = int(hashing.digest([salt, plan.seed]), 16)
     chosen = _requests(material, plan)
     treatments, anchor = _treatments(material, plan.compare)
     orders = design.orders(treatments, anchor, len(chosen), seed)
@@ -112,7 +112,7 @@ def write(
         "references": _references(sounds, len(chosen)) if "similarity" in plan.questions else {},
         **_volume_check(plan.seed),
     }
-    test = shards.digest(content)[:12]
+    test = hashing.digest(content)[:12]
     key = Key(
         format=1,
         test=test,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import manifest, params, shards
+from soundmill import hashing, manifest, params, shards
 from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.errors import UserError
 
@@ -25,7 +25,7 @@ def choose_balanced(clip_labels: dict[str, list[str]], count: int | None) -> lis
 
 def choose_by_hash(clip_ids: Sequence[str], count: int) -> list[str]:
     """Of more than `count` clips those with the smallest hash, so a larger corpus keeps most of a choice; sorted."""
-    return sorted(sorted(clip_ids, key=shards.digest)[:count])
+    return sorted(hashing.hash_order(clip_ids)[:count])
 
 
 def track_sounds(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:

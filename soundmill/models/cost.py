@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from soundmill import hashing
 from soundmill import params as strict
-from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
@@ -51,7 +51,7 @@ def timing_key(family: str, document: dict[str, Any], num_labels: int) -> str:
     """Digest of all that decides a Timing: parameters, code, versions of packages, processors and GPUs."""
     train = {name: value for name, value in document[family]["train"].items() if name not in ("steps", "epochs")}
     sections = {name: document[name] for name in ("clips", "families", "spectrogram", "vocoder")}
-    return shards.digest(
+    return hashing.digest(
         {**document[family], "train": train},
         sections,
         num_labels,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 from pydantic import ConfigDict
 
 from soundmill.errors import UserError
-from soundmill.stage import tree_digest
+from soundmill.hashing import tree_digest
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from soundmill import params
 from soundmill.errors import UserError
+from soundmill.hashing import file_digest
 from soundmill.models import registry
 from soundmill.models.components.diffwave import published as diffwave
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.generation import make_directory
-from soundmill.shards import file_digest
 from soundmill.stage import publish
 
 Read = tuple[nn.Module, Callable[[Path], object]]  # a net, and what writes it into a directory

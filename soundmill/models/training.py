@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -50,7 +50,7 @@ def run(
     contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
     print(f"{ctx.name}: {contents}, {parameters:,} parameters, {steps} steps of {order.batch_size * module.accumulate}", flush=True)
     columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
-    ctx.tracking.log_dataset("training clips", shards.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
+    ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
     draw = partial(draw_samples, family, prepared, params, ctx)
     fitted = fit_averaged(

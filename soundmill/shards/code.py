@@ -1,8 +1,8 @@
-"""The identity of code: the rooms and package versions that a stage's outputs depend on, beside its parameters and inputs.
+"""The identity of code: the rooms and package versions that a stage's outputs depend on.
 
-A room is the directory or file of code that stands for itself in the graph: `deps` in dvc.yaml name the rooms that a stage runs
-(tests/test_dvc_yaml.py compares). Which ones those are is read from the code's own import statements. What a stage keeps, and what
-a killed run resumes from, is keyed on the content of these rooms and on the versions of what they import, and on nothing else.
+A room is a directory or file of code that is one dependency in the graph: `deps` in dvc.yaml list the rooms that a stage runs, and
+tests/test_dvc_yaml.py compares them with the code's import statements, which are read here. Kept shards and the scratch of killed
+runs are keyed on the content of these rooms and on the versions of the packages that they import.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
-from soundmill.shards.digests import digest, file_digest
+from soundmill.hashing import files_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("soundmill", "stages", "flows")
-HOUSES = ("soundmill", "soundmill/models", "soundmill/models/components", "stages")  # whose files and directories are rooms
-# What no output depends on: the version's number; `lifetime` ends a stage with its parent; `ledger` refuses an old list of what is
-# forgotten; tracking records what a stage does; the registries find families and components by name.
+HOUSES = ("soundmill", "soundmill/models", "soundmill/models/components", "stages")  # each file and directory in these is a room
+# Code that no output depends on: the version number; `lifetime` ends a stage with its parent; `ledger` refuses an outdated list of
+# forgotten recordings; tracking records runs; the registries find families and components by name.
 NO_ROOMS = (
     "soundmill/__init__.py",
     "soundmill/ledger.py",
@@ -34,30 +34,30 @@ NO_ROOMS = (
     "soundmill/models/registry.py",
     "soundmill/models/components/registry.py",
 )
-# Python's and editors' own files are no code; .dvcignore names the same.
+# Files of Python and editors, which are not code; .dvcignore has the same.
 IGNORED = ("__pycache__", "*.pyc", "*~", ".#*", "#*#", "*.swp", "*.swo", ".idea", ".vscode", ".ipynb_checkpoints", ".DS_Store")
 
 
-@cache  # a process goes on with the code that it has loaded
+@cache  # a process keeps running the code that it has loaded
 def code_identity(*names: str) -> dict[str, str]:
-    """Room → digest and package → version of all that running these modules, and whole packages, of the project can use.
+    """Room → digest and package → version of everything that these modules and packages of the project can run.
 
-    Python's version is in it too, and ffmpeg's where decoding is among the rooms: lossy formats decode bit-equal for one version.
+    Python's version is included, and ffmpeg's if decoding is among the rooms: lossy decoding is bit-equal only within one version.
     """
     files = running(names)
     rooms = {room_name(path): room_of(path) for path in sorted(files)}
     identity = {name: room_digest(room) for name, room in rooms.items()} | {"Python": platform.python_version()}
-    if "soundmill/decoding" in rooms:  # imported by name: an import statement would have every stage depend on decoding
+    if "soundmill/decoding" in rooms:  # by name: with an import statement, every stage would depend on decoding
         identity["ffmpeg"] = importlib.import_module("soundmill.decoding.ffmpeg").installed_version()
     return identity | package_versions(name for path in files for name in imports(path))
 
 
 def running(names: Iterable[str]) -> set[Path]:
-    """The project's files that running these modules, and all modules of these packages, can import, themselves included.
+    """The project's files that these modules, and all modules of these packages, can import, themselves included.
 
-    Of a package that is only on the way to one of its modules, `__init__` is run but none of its functions is called.
+    A package that is imported only to reach one of its modules runs its `__init__`, but none of the functions there.
     """
-    called: dict[Path, bool] = {}  # whether the file's functions count
+    called: dict[Path, bool] = {}  # file → whether imports inside its functions count
     todo = [(path, True) for name in names for path in _sources(name)]
     while todo:
         path, functions = todo.pop()
@@ -74,13 +74,13 @@ def running(names: Iterable[str]) -> set[Path]:
 
 
 def imports(path: Path, in_functions: bool = True) -> frozenset[str]:
-    """Every module that a file imports, at the top or (`in_functions`) inside functions, but not for type checking only."""
+    """Modules that a file imports at the top or (`in_functions`) inside functions, except for type checking only."""
     return _imports(path)[in_functions]
 
 
 @cache
 def _imports(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """At the top; and everywhere."""
+    """Imports at the top; imports everywhere."""
     top: set[str] = set()
     everywhere: set[str] = set()
 
@@ -88,8 +88,8 @@ def _imports(path: Path) -> tuple[frozenset[str], frozenset[str]]:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             return
         if isinstance(node, ast.Import | ast.ImportFrom):
-            for each in names:
-                each.update(_modules(node, path))
+            for target in names:
+                target.update(_modules(node, path))
         elif not isinstance(node, ast.expr):
             inside = (everywhere,) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else names
             for child in ast.iter_child_nodes(node):
@@ -103,16 +103,16 @@ def _modules(node: ast.Import | ast.ImportFrom, path: Path) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif node.level:
-        raise ValueError(f"{path}, line {node.lineno}: a relative import; say the whole name")
+        raise ValueError(f"{path}, line {node.lineno}: a relative import; use the full name")
     else:
         for alias in node.names:
-            whole = f"{node.module}.{alias.name}"
-            yield whole if module_path(whole) else node.module
+            full = f"{node.module}.{alias.name}"
+            yield full if module_path(full) else node.module
 
 
 @cache
 def module_path(name: str) -> Path | None:
-    """The file of one of the project's modules, None for anything else."""
+    """The file of a module of the project; None for other modules."""
     if name.split(".")[0] in PACKAGES:
         base = ROOT.joinpath(*name.split("."))
         for candidate in (base.with_suffix(".py"), base / "__init__.py"):
@@ -122,7 +122,7 @@ def module_path(name: str) -> Path | None:
 
 
 def room_of(path: Path) -> Path:
-    """The room of a file of the project; a file that lies elsewhere is a room."""
+    """The room of a file of the project; a file outside the houses is its own room."""
     for house in sorted(HOUSES, key=len, reverse=True):
         if path.is_relative_to(ROOT / house):
             return ROOT / house / path.relative_to(ROOT / house).parts[0]
@@ -130,24 +130,24 @@ def room_of(path: Path) -> Path:
 
 
 def room_name(path: Path) -> str:
-    """As dvc.yaml names the room of a file."""
+    """The name of a file's room in dvc.yaml."""
     room = room_of(path)
     return str(room.relative_to(ROOT)) if room.is_relative_to(ROOT) else room.name
 
 
 def room_digest(room: Path) -> str:
-    """Digest of all its files' names and contents, as DVC looks at them."""
-    return digest([[str(path.relative_to(room)), file_digest(path)] for path in sorted(_files(room))])
+    """Digest of the names and contents of its files, without those that DVC ignores."""
+    return files_digest(room, sorted(_files(room)))
 
 
 def package_versions(modules: Iterable[str]) -> dict[str, str]:
-    """Distribution → version of those of other people that the modules are of; of what is not installed, nothing."""
+    """Distribution → version of the installed third-party packages that contain these modules."""
     tops = {name.split(".")[0] for name in modules}.difference(PACKAGES, sys.stdlib_module_names)
-    of_these = re.compile(rf"^({'|'.join(map(re.escape, sorted(tops)))})[/.]", re.MULTILINE)
+    pattern = re.compile(rf"^({'|'.join(map(re.escape, sorted(tops)))})[/.]", re.MULTILINE)
     versions: dict[str, str] = {}
-    for distribution in distributions():  # `packages_distributions` takes five times as long
-        if tops and of_these.search(distribution.read_text("RECORD") or ""):
-            versions.setdefault(distribution.name, distribution.version)  # the first on the path is what is imported
+    for distribution in distributions():  # `packages_distributions` is five times slower
+        if tops and pattern.search(distribution.read_text("RECORD") or ""):
+            versions.setdefault(distribution.name, distribution.version)  # the first on the path is imported
     return dict(sorted(versions.items()))
 
 

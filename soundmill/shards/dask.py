@@ -1,4 +1,4 @@
-"""Mapping over shards by the workers of a Dask cluster."""
+"""Mapping over shards on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from soundmill.shards.jobs import ONE_THREAD, Job, attempts, run_job
 from soundmill.shards.reports import Report
 
 CONNECT_SECONDS = 5.0
-WORKERLESS_SECONDS = 30.0  # a cluster may be starting, or replacing what died
-DEATHS = 3  # workers that died of one shard: no fourth
+WORKERLESS_SECONDS = 30.0  # a cluster may be starting, or replacing dead workers
+DEATHS = 3  # workers that died on one shard; then the map fails
 
 
 @dataclass(frozen=True)
 class _Site:
-    """What a cluster's worker must have in common with the process that sent it work."""
+    """What a worker must share with the process that sends it jobs."""
 
-    start: Path  # relative paths start here
-    token: str  # name of a file beside the shards: who sees it sees the same disk
+    start: Path  # working directory, for relative paths
+    token: str  # name of a file next to the shards, which only a worker with the same file system sees
     modules: tuple[str, ...]
     code: dict[str, str]
 
@@ -45,15 +45,15 @@ def run_on_cluster(
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors are reported below, without tracebacks
-    start = f"start some where this directory and this environment are: `dask worker {address} --nworkers N --nthreads 1`"
+    start = f"start some that share this directory and environment: `dask worker {address} --nworkers N --nthreads 1`"
     try:
-        asyncio.run(_reach(address))  # a Client that finds nobody goes on trying behind our back
+        asyncio.run(_reach(address))  # a Client that cannot connect keeps trying in the background
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    # MemoryError: another server's greeting, taken for a length. TypeError: tls without certificates.
+    # MemoryError: another server's greeting, read as a length. TypeError: tls without certificates.
     except (OSError, ValueError, MemoryError, TypeError) as error:
         raise UserError(
             f"execution.dask: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), or set "
-            "execution.dask to null, and DASK_SCHEDULER_ADDRESS to nothing, to work with processes of this machine"
+            "execution.dask to null and unset DASK_SCHEDULER_ADDRESS, to use local processes"
         ) from None
     directory = directory.resolve()
     with client, client.as_current(), tempfile.NamedTemporaryFile(dir=directory, prefix=".site-") as token:
@@ -67,7 +67,7 @@ def run_on_cluster(
                     raise distributed.CancelledError
                 try:
                     slots = sum(client.nthreads().values())
-                except OSError:  # it went after the look at the client's status
+                except OSError:  # it stopped after the check of the client's status
                     raise distributed.CancelledError from None
                 if slots:
                     last_seen = time.monotonic()
@@ -83,24 +83,24 @@ def run_on_cluster(
                     distributed.wait(futures, timeout=1.0, return_when="FIRST_COMPLETED") if futures else time.sleep(0.5)
                 for key in [key for key, (future, _) in running.items() if future.done()]:
                     future, job = running.pop(key)
-                    # The result itself, None, is not fetched: it may have died with its worker, when the shard is there.
+                    # The result, None, is not fetched: it may be lost with its worker although the shard is finished.
                     if future.status == "finished":
                         progress(job.weight)
                     elif future.status == "lost" or isinstance(future.exception(), distributed.KilledWorker):
-                        queue.append(job)  # it stood in line at workers that others killed; of its own deaths there is a count
+                        queue.append(job)  # another job may have killed its worker; DEATHS counts its own kills
                     else:
                         raise future.exception()
         except (ImportError, RuntimeError) as error:
-            absent = error if isinstance(error, ImportError) else error.__cause__  # the scheduler unpacks tasks too
-            if not isinstance(absent, ImportError):
+            cause = error if isinstance(error, ImportError) else error.__cause__  # the scheduler unpickles tasks, too
+            if not isinstance(cause, ImportError):
                 raise
             raise UserError(
-                f"execution.dask: the scheduler or a worker at {address} cannot import {absent.name}; start the scheduler in this "
+                f"execution.dask: the scheduler or a worker at {address} cannot import {cause.name}; start the scheduler in this "
                 f"environment (`dask scheduler`), and the workers: `dask worker {address} --nworkers N --nthreads 1`"
             ) from None
         except (distributed.CancelledError, distributed.comm.CommClosedError):
             raise UserError(
-                f"execution.dask: the scheduler at {address} is gone; finished shards are kept: start it, and run again"
+                f"execution.dask: the scheduler at {address} is gone; start it and run again: finished shards are kept"
             ) from None
         finally:
             if client.status == "running":
@@ -121,20 +121,20 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
     worker = distributed.get_worker()
     if worker.state.nthreads != 1 or any(os.environ.get(name) != "1" for name in ONE_THREAD):
         raise UserError(
-            f"worker {worker.address}: has several threads, and with them results have other last bits; start it by "
-            f"`dask worker` with --nthreads 1 (and with its nanny, which sets {', '.join(ONE_THREAD)} to 1)"
+            f"worker {worker.address}: has several threads, which change the last bits of results; start it with "
+            f"`dask worker --nthreads 1` (and with its nanny, which sets {', '.join(ONE_THREAD)} to 1)"
         )
     if not (directory / site.token).exists():
-        raise UserError(f"worker {worker.address}: does not see {directory} as it is here; workers need a file system in common")
+        raise UserError(f"worker {worker.address}: does not see {directory}; workers need a shared file system")
     own = code_identity(*site.modules)
     differing = [name for name in site.code if name in own and own[name] != site.code[name]]
     if differing:
         names = ", ".join(f"{name} {own[name]}, not {site.code[name]}" for name in differing[:5])
-        raise UserError(f"worker {worker.address}: has other software ({names}); restart it in this checkout's environment")
+        raise UserError(f"worker {worker.address}: runs other software ({names}); restart it in this checkout's environment")
     if len(attempts(directory, job)) >= DEATHS:
         raise UserError(
-            f"{job.name}: {DEATHS} workers died while they worked on this shard (out of memory?); the others are kept. "
-            "Give workers more memory, or take its recordings out"
+            f"{job.name}: {DEATHS} workers died on this shard (out of memory?); the other shards are kept. "
+            "Give workers more memory, or remove its recordings"
         )
     with chdir(site.start):
         run_job(function, job, directory)

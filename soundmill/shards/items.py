@@ -1,4 +1,4 @@
-"""Reuse by row: a shard written item by item, where the last run's shard has an item of the same key its rows are copied."""
+"""Reuse by row: a shard is written item by item, and items with the same key are copied from the last run's shard."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from soundmill.shards.reports import Report, read_items
 
 
 class ItemWriter:
-    """Write a shard item by item; what `previous`, the shard's last state, has of the same key is copied. See soundmill.shards.
+    """Write a shard item by item, copying items from `previous`, the last state of the shard. See soundmill.shards.
 
-    An item that was rejected is not reused but looked at again: its file may have been unreadable for a moment only.
-    Where nothing changed at all, `path` becomes a link to `previous`.
+    A rejected item is not reused but tried again: its file may have been unreadable only for a moment.
+    If nothing changed, `path` becomes a hard link to `previous`.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, previous: Path | None = None):
         self.report = Report()
         self._path, self._previous = path, previous
-        self._known = {key: place for key, *place in read_items(previous)} if previous else {}
+        self._reusable = {key: place for key, *place in read_items(previous)} if previous else {}
         self._writer = parquet.ShardWriter(path, schema)
         self._file = parquet.open_parquet(previous) if previous else None
-        self._group: tuple[int, pa.Table] | None = None  # the last one read
-        self._start = self._stop = 0  # rows of `previous` that come next, not yet copied
+        self._group: tuple[int, pa.Table] | None = None  # the last row group read
+        self._start = self._stop = 0  # rows of `previous` to copy next
 
     def __contains__(self, key: str) -> bool:
-        return key in self._known
+        return key in self._reusable
 
     @property
     def num_rows(self) -> int:
         return self._writer.num_rows + self._stop - self._start
 
     def copy(self, key: str) -> bool:
-        """Take over an item's rows and report; False where there is nothing to take."""
-        if key not in self._known:
+        """Copy an item's rows and report from `previous`; False if it has no such item."""
+        if key not in self._reusable:
             return False
-        start, count, counts, details = self._known[key]
+        start, count, counts, details = self._reusable[key]
         first = self.num_rows
         if count and start != self._stop:
             self._catch_up()
@@ -52,7 +52,7 @@ class ItemWriter:
 
     @contextmanager
     def item(self, key: str) -> Iterator[Report]:
-        """Make an item: `write` its rows inside, and use the report that this yields."""
+        """Make an item: `write` its rows inside the block, and use the yielded report."""
         self._catch_up()
         first, report = self.num_rows, Report()
         yield report
@@ -67,7 +67,7 @@ class ItemWriter:
             self.report.items.append([key, first, self.num_rows - first, report.counts, report.details])
 
     def _catch_up(self) -> None:
-        """Copy the rows that wait to be."""
+        """Copy the pending rows."""
         first = 0
         for group in range(self._file.num_row_groups if self._start < self._stop else 0):
             size = self._file.metadata.row_group(group).num_rows
@@ -83,13 +83,13 @@ class ItemWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        whole = (
+        unchanged = (
             self._file is not None and (self._writer.num_rows, self._start) == (0, 0) and self._stop == self._file.metadata.num_rows
         )
-        if kind is None and not whole:
+        if kind is None and not unchanged:
             self._catch_up()
         if self._file is not None:
             self._file.close()
-        self._writer.__exit__(InterruptedError if kind is None and whole else kind, *rest)
-        if kind is None and whole:
+        self._writer.__exit__(InterruptedError if kind is None and unchanged else kind, *rest)
+        if kind is None and unchanged:
             os.link(self._previous, self._path)

@@ -1,4 +1,4 @@
-"""A job, the work on one shard: its identity, and running it in any process."""
+"""A job, the work on one shard: its identity, and how to run it in any process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
-from soundmill.shards import digests
+from soundmill import disk, hashing
 from soundmill.shards.reports import Report, read_report, report_path, write_report
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of whatever process runs a job
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # in every process that runs a job
 _ATTEMPT = ".attempt-"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard's work: `function(*args, output)` writes the file (or folder) `output` and returns a Report.
+    """The work on one shard: `function(*job.args, output)` writes the file (or directory) `output` and returns a Report.
 
-    `name` is the output's file name, `weight` how much work it is, in what the progress bar counts (items, bytes). `key` tells all
-    that the shard is made from, beside the stage's parameters and code: content by digest or `signature`, never by name alone.
+    `name` is the output's file name; `weight` is the amount of work in the units of the progress bar (items, bytes). `key` covers
+    everything that the shard is made from except the stage's parameters and code: content by digest or `signature`, not by name.
     """
 
     name: str
@@ -35,13 +34,13 @@ class Job:
 def run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
     """Make `directory / job.name` and its report."""
     options = {"previous": _previous(directory / job.name)} if job.key else {}
-    # In a folder of its own: two attempts at one shard (a worker that was thought dead) never write to one file.
+    # In a separate directory: two attempts at one shard (a worker taken for dead) never write to the same file.
     attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))
     try:
         output, final = attempt / job.name, directory / job.name
         report = function(*job.args, output, **options)
         write_report(output, report, job.key)
-        # The shard first: a report that is not of the file beside it is taken for none, after a power cut too.
+        # The shard first: a report that does not match the file next to it is ignored, also after a power cut.
         _put(output, final)
         os.replace(report_path(output), report_path(final))
         if final.is_file():
@@ -51,7 +50,7 @@ def run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
 
 
 def attempts(directory: Path, job: Job | None = None) -> list[Path]:
-    """What killed workers left, of one job or of all."""
+    """Directories that killed workers left, of one job or of all."""
     return list(directory.glob(f"{job.name if job else '*'}{_ATTEMPT}*"))
 
 
@@ -61,17 +60,17 @@ def remove_attempts(directory: Path) -> None:
 
 
 def _previous(shard: Path) -> Path | None:
-    """The shard of the last run, if it is the one that its report speaks of."""
+    """The shard of the last run, if its report matches it."""
     try:
-        return shard if read_report(shard).signature == digests.signature(shard) else None
+        return shard if read_report(shard).signature == hashing.signature(shard) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _put(source: Path, target: Path) -> None:
-    """Move a file or folder into place, over what stands there."""
+    """Move a file or directory into place, replacing what is there."""
     if source.is_dir() and target.is_dir():
         shutil.rmtree(target)
     os.replace(source, target)
-    if source.is_file():  # both were names of one file, as of a shard in which nothing changed: then it does nothing
+    if source.is_file():  # os.replace does nothing if both are links to one file, as for an unchanged shard
         source.unlink()

@@ -1,8 +1,7 @@
-"""Shards and tables as Parquet files: which shard, and writing and reading them in bounded memory."""
+"""Shards and tables as Parquet files: assigning rows to shards, and writing and reading in bounded memory."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -13,20 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.shards import digests
 
-ROWS_PER_GROUP = 64  # of rows that carry sound: what a reader must hold to reach one clip
-TABLE_ROWS_PER_GROUP = 8_192  # of plain rows: what a writer holds at once
+ROWS_PER_GROUP = 64  # of rows with audio: a reader must load these to reach one clip
+TABLE_ROWS_PER_GROUP = 8_192  # of other rows: a writer holds these at once
 
-# FLAC cannot be made smaller. Fingerprints can, by a third; they are all read in every run, in half the time if they are not.
-_AS_THEY_ARE = {"audio.bytes", "fingerprint", "keys", "probes"}
+# FLAC does not compress. Fingerprints would shrink by a third, but every run reads all of them, twice as fast uncompressed.
+_UNCOMPRESSED = {"audio.bytes", "fingerprint", "keys", "probes"}
 
 
 def shard_of(key: str | bytes, count: int) -> int:
-    """The shard of a recording: a stable hash, so adding recordings moves none of the others."""
+    """The shard of a recording, by a stable hash: adding recordings moves no others."""
     raw = key.encode() if isinstance(key, str) else key
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big") % count
+    return hashing.uint64(raw) % count
 
 
 def shard_name(index: int) -> str:
@@ -34,29 +33,29 @@ def shard_name(index: int) -> str:
 
 
 def shard_paths(directory: Path) -> list[Path]:
-    """The shards below a directory in stable order; none is an error."""
+    """The shards below a directory in a stable order; UserError if there are none."""
     paths = sorted(directory.rglob("*.parquet"))
     if not paths:
-        raise UserError(f"{directory}: no shards (*.parquet) here; run the stage that makes them: `dvc repro`")
+        raise UserError(f"{directory}: contains no shards (*.parquet); run the stage that writes them: `dvc repro`")
     return paths
 
 
 def common_metadata(directory: Path, key: bytes) -> bytes:
-    """The value of a key in the schema metadata of all shards below a directory; UserError where one lacks it, or two differ."""
+    """The value of a key in the schema metadata of all shards below a directory; UserError if one lacks it or two differ."""
     first, *others = shard_paths(directory)
     values = {path: (pq.read_schema(path).metadata or {}).get(key) for path in (first, *others)}
     for path, value in values.items():
         if value is None:
-            raise UserError(f"{path}: no {key.decode()} in its metadata; remake {directory}: `dvc repro`")
+            raise UserError(f"{path}: no {key.decode()} in its metadata; rebuild {directory} with `dvc repro`")
         if value != values[first]:
             raise UserError(
-                f"{path}: another {key.decode()} in its metadata than in {first.name}'s; remake {directory}: `dvc repro`"
+                f"{path}: its metadata has another {key.decode()} than {first.name}; rebuild {directory} with `dvc repro`"
             )
     return values[first]
 
 
 def _column_options(schema: pa.Schema) -> dict[str, Any]:
-    """Storage of columns: bytes never as a dictionary, and those of _AS_THEY_ARE not compressed."""
+    """Storage of columns: bytes never as a dictionary, and those of _UNCOMPRESSED not compressed."""
     dictionary, compression = [], {}
 
     def add(path: str, kind: pa.DataType) -> None:
@@ -66,21 +65,21 @@ def _column_options(schema: pa.Schema) -> dict[str, Any]:
         elif pa.types.is_list(kind):
             add(f"{path}.list.element", kind.value_type)
         else:
-            compression[path] = "none" if path in _AS_THEY_ARE else "zstd"
+            compression[path] = "none" if path in _UNCOMPRESSED else "zstd"
             if not pa.types.is_binary(kind):
                 dictionary.append(path)
 
     for column in schema:
         add(column.name, column.type)
-    level = {path: 1 for path, name in compression.items() if name == "zstd"}  # 3: half as fast to write, for 1 % less of a log-mel
+    level = {path: 1 for path, name in compression.items() if name == "zstd"}  # 3 writes half as fast and saves 1 % on log-mels
     return {"compression": compression, "compression_level": level, "use_dictionary": dictionary}
 
 
 class ShardWriter:
-    """Write rows of one schema to one Parquet file, in bounded memory; appears whole or not at all.
+    """Write rows of one schema to one Parquet file, atomically and in bounded memory.
 
-    The bytes depend on the rows alone: fixed compression, row groups and no timestamps. Nobody waits for the disk here: what a
-    stage wrote is flushed at once when it is published.
+    The bytes depend only on the rows: compression and row groups are fixed, and there are no timestamps. The file is not synced
+    here; a stage syncs all its outputs when it publishes them.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, rows_per_group: int | None = None):
@@ -89,7 +88,7 @@ class ShardWriter:
         self.rows_per_group = rows_per_group or (ROWS_PER_GROUP if has_sound else TABLE_ROWS_PER_GROUP)
         self.num_rows = 0
         self._rows: list[dict[str, Any]] = []
-        self._tables: list[pa.Table] = []  # before the rows
+        self._tables: list[pa.Table] = []  # they precede `_rows`
         self._pending = 0  # rows in both
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.name}.partial")
@@ -100,7 +99,7 @@ class ShardWriter:
         self._count(1)
 
     def write_table(self, table: pa.Table) -> None:
-        """Write many rows at once; the file is the same as if they had come one by one."""
+        """Write many rows; the file is the same as with `write` for each."""
         table = table.select(self.schema.names).cast(self.schema)
         while table.num_rows:
             part = table.slice(0, self.rows_per_group - self._pending)
@@ -123,7 +122,7 @@ class ShardWriter:
     def _flush(self) -> None:
         self._gather()
         if self._tables:
-            # One chunk: Parquet's pages would end where chunks do, and with them the bytes depend on how the rows came.
+            # One chunk: Parquet's pages end where chunks do, so the bytes would depend on how the rows arrived.
             self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=self.rows_per_group)
             self._tables, self._pending = [], 0
 
@@ -149,19 +148,19 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) ->
 
 
 def open_parquet(path: Path | str) -> pq.ParquetFile:
-    """A shard or table to read from. Arrow's reading ahead, made for object storage, takes as long as all else of a small file."""
+    """Open a shard or table. Without Arrow's pre-buffering, which is for object storage, small files open twice as fast."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
 def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Read a small table whole, checking that its columns are the schema's."""
-    with open_parquet(path) as file:  # `pq.read_table` takes twice as long: of a small table, most of it for finding out what it is
+    """Read a small table, checking its columns against the schema."""
+    with open_parquet(path) as file:  # `pq.read_table` takes twice as long for a small table
         _check(path, file.schema_arrow, schema)
-        return file.read(columns, use_threads=False)  # of a small one, waking threads takes as long as reading
+        return file.read(columns, use_threads=False)  # for a small table, starting threads takes as long as reading
 
 
 def read_tables(paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None, rows_at_once: int) -> Iterator[list[pa.Table]]:
-    """`read_table` of every path, in order, as many together as have some `rows_at_once`, for whoever takes long over each."""
+    """`read_table` of every path, in order, in batches of tables with about `rows_at_once` rows in all."""
     tables: list[pa.Table] = []
     rows = 0
     for path in paths:
@@ -175,26 +174,26 @@ def read_tables(paths: Iterable[Path], schema: pa.Schema, columns: list[str] | N
 
 
 def read_rows(
-    path: Path, schema: pa.Schema, columns: list[str] | None = None, wanted: Iterable[int] | None = None
+    path: Path, schema: pa.Schema, columns: list[str] | None = None, rows: Iterable[int] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one shard as mappings, a row group at a time, so memory stays bounded.
+    """Rows of one shard as mappings, one row group at a time, so memory stays bounded.
 
-    `wanted`: the numbers of the rows to read, where not all are; row groups that have none of them are not touched.
+    `rows` are the numbers of the rows to read (None: all); row groups without any of them are not read.
     """
-    chosen = None if wanted is None else sorted(set(wanted))
-    for table in _row_groups(path, schema, columns, chosen):
+    selected = None if rows is None else sorted(set(rows))
+    for table in _row_groups(path, schema, columns, selected):
         yield from table.to_pylist()
 
 
-def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, chosen: list[int] | None) -> Iterator[pa.Table]:
-    """The row groups, of the rows that are `chosen` (None: all); a damaged file raises UserError."""
+def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, selected: list[int] | None) -> Iterator[pa.Table]:
+    """The row groups, reduced to the `selected` rows (None: all); UserError if the file is damaged."""
     try:
         with open_parquet(path) as file:
             _check(path, file.schema_arrow, schema)
             first = 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
-                inside = None if chosen is None else [row - first for row in chosen if first <= row < first + size]
+                inside = None if selected is None else [row - first for row in selected if first <= row < first + size]
                 if inside is None or inside:
                     table = file.read_row_group(group, columns=columns, use_threads=False)
                     yield table if inside is None else table.take(inside)
@@ -202,24 +201,37 @@ def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, chosen
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); remake it: `dvc repro`") from None
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); rebuild it with `dvc repro`") from None
 
 
 def by_shard(table: pa.Table) -> dict[int, pa.Table]:
-    """The rows of every shard (column `shard`), in their order, the shards in theirs; each a table of its own, light to send."""
+    """Shard number → its rows (column `shard`), in order; each table is a copy, so that pickling it sends no other rows."""
     numbers = table["shard"].to_numpy()
     if (np.diff(numbers) < 0).any():
         table = table.take(np.argsort(numbers, kind="stable"))
         numbers = table["shard"].to_numpy()
     table = table.combine_chunks()
     present, starts = np.unique(numbers, return_index=True)
-    # Copied: a slice is sent with its whole table. Not by `take`: that imports all that Arrow can compute, in 50 ms.
+    # Copied because a pickled slice contains its whole table; not with `take`, which imports pyarrow.compute (50 ms).
     parts = (table.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(numbers)]))
-    return {shard: pa.ipc.open_stream(digests.stream(part)).read_all() for shard, part in zip(present.tolist(), parts, strict=True)}
+    return {shard: pa.ipc.open_stream(_ipc_stream(part)).read_all() for shard, part in zip(present.tolist(), parts, strict=True)}
 
 
-def _check(path: Path, schema: pa.Schema, wanted: pa.Schema) -> None:
-    for column in wanted:
+def table_digest(table: pa.Table) -> str:
+    """Digest of a table's rows and types. Equal tables may have different ones if their nulls are encoded differently."""
+    return hashing.bytes_digest(_ipc_stream(table))
+
+
+def _ipc_stream(table: pa.Table) -> pa.Buffer:
+    """A table in Arrow's streaming format."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return sink.getvalue()
+
+
+def _check(path: Path, schema: pa.Schema, expected: pa.Schema) -> None:
+    for column in expected:
         if column.name not in schema.names or schema.field(column.name).type != column.type:
-            have = schema.field(column.name).type if column.name in schema.names else "no such column"
-            raise UserError(f"{path}: column {column.name!r} should be {column.type}, found {have}; remake it with `dvc repro`")
+            found = schema.field(column.name).type if column.name in schema.names else "no such column"
+            raise UserError(f"{path}: column {column.name!r} must be {column.type}, found {found}; rebuild it with `dvc repro`")

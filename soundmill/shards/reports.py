@@ -1,4 +1,4 @@
-"""Reports of work on shards, kept beside the finished shards."""
+"""Reports about finished shards, stored next to them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
-from soundmill.shards import digests
+from soundmill import disk, hashing
 
-ALL = "reports.json"  # what all reports say but for their items, which only who makes the shard again wants to know
+ALL = "reports.json"  # all reports, without their items, which are needed only to rebuild a shard
 
 
 @dataclass
 class Report:
-    """What the work on one shard says of itself: counts to be added up, rejected material, anything small in `details`."""
+    """The report of the work on one shard: counts to be summed, rejected material, and anything small in `details`."""
 
     counts: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     details: list[Any] = field(default_factory=list)  # JSON values
-    items: list[Any] = field(default_factory=list)  # JSON values: what the next run needs to know to reuse this shard; not added up
-    damaged: list[str] = field(default_factory=list, compare=False)  # kept shards, by name, that were not as they had been written
+    items: list[Any] = field(default_factory=list)  # JSON values that the next run needs to reuse the shard; not summed
+    damaged: list[str] = field(
+        default_factory=list, compare=False
+    )  # names of kept shards whose content had changed since they were written
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -38,7 +39,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Finished:
-    """What is kept of a finished shard: the key of its job, signature and digest of the file, and its report."""
+    """A finished shard: the key of its job, the signature and digest of the file, and its report."""
 
     key: str | None
     signature: Any
@@ -51,33 +52,33 @@ def report_path(shard: Path) -> Path:
 
 
 def write_report(shard: Path, report: Report, key: str | None = None) -> None:
-    """Put the report of a finished shard, and what the shard is known by, beside it."""
-    finished = Finished(key, digests.signature(shard), digests.content_digest(shard), report)
-    report_path(shard).write_bytes(digests.seal(vars(finished) | {"report": vars(report)}))
+    """Write the report of a finished shard, with its key, signature and digest, next to it."""
+    finished = Finished(key, hashing.signature(shard), hashing.tree_digest(shard), report)
+    report_path(shard).write_bytes(hashing.dump_checksummed(vars(finished) | {"report": vars(report)}))
 
 
 def read_report(shard: Path) -> Finished:
-    """OSError, ValueError, KeyError or TypeError where there is none, or none that can be trusted."""
-    values = digests.unseal(report_path(shard).read_bytes())
+    """The report of a shard; OSError, ValueError, KeyError or TypeError if it is missing or damaged."""
+    values = hashing.load_checksummed(report_path(shard).read_bytes())
     return Finished(values["key"], values["signature"], values["digest"], Report(**values["report"]))
 
 
 def read_items(shard: Path) -> list[Any]:
-    """The items that a finished shard's report names; of `ItemWriter`: [key, first row, number of rows, counts, details]."""
+    """The items of a finished shard's report; `ItemWriter` writes [key, first row, number of rows, counts, details]."""
     return read_report(shard).report.items
 
 
 def read_reports(directory: Path) -> dict[str, Finished]:
-    """Of the last run, of every shard. To open thousands of files takes longer than what is in them."""
+    """Shard name → the last run's record, from one file: opening thousands of files takes longer than reading them."""
     try:
-        rows = digests.unseal((directory / ALL).read_bytes())
+        rows = hashing.load_checksummed((directory / ALL).read_bytes())
         return {name: Finished(key, signature, value, Report(**report)) for name, (key, signature, value, report) in rows.items()}
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
-    """Note those that the next run may take as they are: with a key, and nothing rejected."""
+    """Record the shards that the next run may reuse unchanged: those with a key and nothing rejected."""
     rows = {
         name: [
             shard.key,
@@ -89,11 +90,11 @@ def write_reports(directory: Path, finished: dict[str, Finished]) -> None:
         if shard.key and not shard.report.quarantine
     }
     if rows:
-        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(digests.seal(rows)))
+        disk.write_atomically(directory / ALL, lambda path: path.write_bytes(hashing.dump_checksummed(rows)))
 
 
-def say_damaged(where: str | Path, names: Sequence[str]) -> None:
-    """Tell the person of kept files that are made anew, if any."""
+def report_damaged(where: str | Path, names: Sequence[str]) -> None:
+    """Print which kept files were damaged and are rebuilt, if any."""
     if names:
         listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        print(f"{where}: {len(names)} damaged, so made anew ({listed}); look after the disk", flush=True)
+        print(f"{where}: {len(names)} damaged and rebuilt ({listed}); check the disk", flush=True)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
-from soundmill import disk
+from soundmill import disk, hashing
 from soundmill.errors import UserError
-from soundmill.shards import digests, reports
+from soundmill.shards import reports
 from soundmill.shards.dask import run_on_cluster
 from soundmill.shards.jobs import ONE_THREAD, Job, remove_attempts, run_job
 from soundmill.shards.reports import Finished, Report
@@ -34,16 +34,16 @@ def map_shards(
 ) -> Report:
     """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
 
-    The work is done by `workers` processes here, or by the workers of the Dask `cluster` at that address, which must see the same
-    files and have the same code: the function's, and that of the modules `code`, which it finds by name. A finished shard stays in
-    `directory` with its report beside it: a killed run resumes with what is missing. Reports are added in the order of `jobs`,
-    whatever order they end in. The function must be importable (top level).
+    The jobs run in `workers` local processes, or on the workers of the Dask `cluster` at that address, which must see the same
+    files and have the same code, including the modules `code` that the function finds by name. A finished shard stays in
+    `directory` with its report: a killed run resumes with the missing ones. Reports are summed in the order of `jobs`. The function
+    must be importable (top level).
 
-    The shards of jobs with keys are for the next run too: one that lies there under the same key stays as it is, and where the key
-    is another the function is called with `previous`, what lies there, or None. Whoever gives the directory answers for it that
-    parameters and code are the same. A shard that something was rejected from is made again in any case (see ItemWriter).
+    Shards of jobs with keys are kept for the next run: a shard with the same key is reused, and otherwise the function is called
+    with `previous`, the existing shard or None. The caller must use another directory for other parameters or code. A shard with
+    rejected items is always made again (see ItemWriter).
 
-    What lies there is read and held to its digest before it is used; what is damaged is made from nothing, and named in the report.
+    Existing shards are checked against their digests before use; damaged ones are rebuilt and listed in the report.
     """
     directory.mkdir(parents=True, exist_ok=True)
     remove_attempts(directory)
@@ -52,13 +52,13 @@ def map_shards(
     finished = {job.name: before[job.name] for job in jobs if job.name in before and _is_done(job, before[job.name])}
     todo = [job for job in jobs if job.name not in finished]
     progress(sum(job.weight for job in jobs) - sum(job.weight for job in todo))
-    todo.sort(key=lambda job: -job.weight)  # what takes longest first, so that workers end at about the same time
+    todo.sort(key=lambda job: -job.weight)  # the longest first, so that workers finish at about the same time
     if todo and cluster:
         run_on_cluster(function, todo, directory, cluster, code, progress)
     elif todo:
         _run_here(function, todo, directory, workers, progress)
     remove_attempts(directory)
-    _remove_strangers(directory, jobs)
+    _remove_obsolete(directory, jobs)
     for job in todo:
         finished[job.name] = reports.read_report(directory / job.name)
     reports.write_reports(directory, {job.name: finished[job.name] for job in jobs})
@@ -67,40 +67,40 @@ def map_shards(
     return total
 
 
-def _remove_strangers(directory: Path, jobs: list[Job]) -> None:
-    """Drop the shards that were kept for jobs which there are no more."""
-    known = {reports.ALL} | {job.name for job in jobs} | {reports.report_path(Path(job.name)).name for job in jobs}
+def _remove_obsolete(directory: Path, jobs: list[Job]) -> None:
+    """Remove shards kept for jobs that no longer exist."""
+    current = {reports.ALL} | {job.name for job in jobs} | {reports.report_path(Path(job.name)).name for job in jobs}
     for name in os.listdir(directory) if jobs and jobs[0].key else ():
-        if name not in known:
+        if name not in current:
             path = directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Report) -> dict[str, Finished]:
-    """The shards that lie there as they were written; what is damaged is dropped, and named in `total`."""
-    known = reports.read_reports(directory)
-    whole: dict[str, Finished] = {}
+    """The intact shards in the directory; damaged ones are dropped and listed in `total`."""
+    recorded = reports.read_reports(directory)
+    intact: dict[str, Finished] = {}
     for job in jobs:
-        finished = known.get(job.name)
+        finished = recorded.get(job.name)
         try:
-            signature = digests.signature(directory / job.name)
+            signature = hashing.signature(directory / job.name)
             if finished is None or (finished.key, finished.signature) != (job.key, signature):
                 finished = reports.read_report(directory / job.name)
             if finished.signature == signature:
-                whole[job.name] = finished
+                intact[job.name] = finished
         except OSError:
             continue
-        except (ValueError, KeyError, TypeError):  # a report that cannot be trusted
+        except (ValueError, KeyError, TypeError):  # a damaged report
             total.damaged.append(job.name)
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
-        intact = pool.map(lambda name: digests.is_whole(directory / name, whole[name].digest), whole)
-        torn = [name for name, right in zip(whole, intact, strict=True) if not right]
-    for name in torn:
-        del whole[name]
-        disk.distrust(directory / name)
-        reports.report_path(directory / name).unlink(missing_ok=True)  # so nothing is taken from it
-    total.damaged.extend(torn)
-    return whole
+        checks = pool.map(lambda name: hashing.is_intact(directory / name, intact[name].digest), intact)
+        damaged = [name for name, is_intact in zip(intact, checks, strict=True) if not is_intact]
+    for name in damaged:
+        del intact[name]
+        disk.break_cache_link(directory / name)
+        reports.report_path(directory / name).unlink(missing_ok=True)  # so that no item of it is reused
+    total.damaged.extend(damaged)
+    return intact
 
 
 def _is_done(job: Job, finished: Finished) -> bool:
@@ -110,7 +110,7 @@ def _is_done(job: Job, finished: Finished) -> bool:
 def _run_here(
     function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
 ) -> None:
-    # A pool even for one worker: libraries give other last bits on other thread counts, so every worker has one thread.
+    # A pool even for one worker: the number of threads changes the last bits of results, so every worker has one thread.
     running: dict[Future[None], Job] = {}
     try:
         with _pool(function.__module__, min(workers, len(jobs))) as pool:
@@ -127,8 +127,8 @@ def _run_here(
     except BrokenProcessPool:
         names = ", ".join(job.name for job in running.values()) or "none"
         raise UserError(
-            f"a worker process died (out of memory, or killed) while working on one of: {names}. Finished shards are kept: "
-            "run it again, with a smaller `execution.workers` if memory was short"
+            f"a worker process died (killed, or out of memory) on one of: {names}. Finished shards are kept; "
+            "run it again, with fewer `execution.workers` if memory was short"
         ) from None
 
 
@@ -143,17 +143,17 @@ def _collect(running: dict[Future[None], Job], progress: Callable[[int], None]) 
 def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each, forked from a server that has imported `module`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module, "pandas"])  # which Arrow imports at the first list that it is given
+    context.set_forkserver_preload([module, "pandas"])  # Arrow imports it on first use of a list
     before = dict(os.environ)
-    os.environ.update(ONE_THREAD)  # libraries read it when the server loads them
-    # A worker runs the program's main module anew, as every forkserver's does; that it is imported already is meant.
+    os.environ.update(ONE_THREAD)  # libraries read these when the server loads them
+    # A forkserver's worker runs the main module again; runpy warns that it is already imported.
     os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"
     try:
         forkserver.ensure_running()
     finally:
         os.environ.clear()
         os.environ.update(before)
-    # The server keeps the environment that it started with, while another map may follow a change of it.
+    # The server keeps its first environment, but the environment may change between maps.
     with ProcessPoolExecutor(workers, context, _start_worker, (before | ONE_THREAD,)) as pool:
         yield pool
 
@@ -161,11 +161,11 @@ def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
 def _start_worker(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process says that it was interrupted
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process reports the interrupt
     threading.Thread(target=_die_with_mapper, daemon=True).start()
 
 
 def _die_with_mapper() -> None:
-    """End this worker when the process that maps dies, however it dies: no orphan may write beside a rerun."""
+    """End this worker when the mapping process dies, so that no orphan writes during a rerun."""
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""What came out of every run, in MLflow; the only package that imports mlflow.
+"""Recording runs in MLflow; the only package that imports mlflow.
 
-A stage never waits for MLflow and never fails of it: it appends what it says to a journal on disk (journal.py), and a second
-process, the uploader, brings the journals of a store to MLflow, in order and exactly once: live where MLflow answers, later where
-it did not. A run whose process died without a word is ended as KILLED; a parent ends after all the runs below it.
+A stage never waits for MLflow and never fails because of it: it appends events to a journal on disk (journal.py), and a second
+process, the uploader, sends the journals of a store to MLflow, in order and exactly once, as soon as MLflow answers. If the process
+of a run dies, the run ends as KILLED; a parent ends after all runs below it.
 """
 
 from soundmill.tracking.browsing import scores_page
@@ -20,7 +20,6 @@ from soundmill.tracking.runs import (
     StageRun,
     corpus_name,
     metrics_name,
-    model_digest,
     pipeline_run,
     result_run,
     stage_run,
@@ -68,7 +67,6 @@ __all__ = [
     "look_where_recorded",
     "mark_forgotten",
     "metrics_name",
-    "model_digest",
     "numbers",
     "pipeline_run",
     "read_state",

@@ -1,4 +1,4 @@
-"""`python -m soundmill.tracking HOME`: the uploader of the project at HOME, as a process of its own."""
+"""`python -m soundmill.tracking HOME`: the uploader process of the project at HOME."""
 
 import logging
 import os

@@ -1,8 +1,8 @@
-"""MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, and nothing that acts on a visitor's word.
+"""MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, without anything that runs commands.
 
-MLflow also serves an assistant, which starts agents that have a shell on this machine for whoever reaches the port, and jobs,
-judges, gateways and webhooks, which call programs or other servers. None of it is needed to look at runs: it is refused here.
-`mlflow server --app-name soundmill` finds this by the entry point `mlflow.app` (MLflow's plug-ins).
+MLflow also serves an assistant, which starts agents with a shell on this machine for anyone who reaches the port, and jobs, LLM
+judges, gateways and webhooks, which call programs or other servers. Viewing runs needs none of these, so they are refused.
+`mlflow server --app-name soundmill` finds this application by its entry point `mlflow.app`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-REFUSED = (  # what follows /api/VERSION/mlflow/ in the address, or stands first in it
+REFUSED = (  # path components after /api/VERSION/mlflow/, or at the start
     "assistant",
     "demo",
     "gateway",
@@ -29,7 +29,7 @@ REFUSED = (  # what follows /api/VERSION/mlflow/ in the address, or stands first
     "webhooks",
 )
 _REFUSED = re.compile(rf"/+(?:(?:ajax-)?api/+[\d.]+/+(?:mlflow/+)?)?(?:{'|'.join(REFUSED)})(?:/.*)?", re.DOTALL)
-# The page opens the assistant's panel by itself where the address is this machine's, whatever the server answers.
+# On a local address, the page opens the assistant's panel by itself, even if the server refuses it.
 SHUT = """<script>
 localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
 localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
@@ -37,7 +37,7 @@ localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
 
 
 def is_refused(path: str) -> bool:
-    """Whether nothing is served at this path, decoded and without the query."""
+    """Whether requests for this path (decoded, without the query) are refused."""
     return bool(_REFUSED.fullmatch(path))
 
 
@@ -48,7 +48,7 @@ def create_app() -> FastAPI:
     from mlflow.server import app as pages
     from mlflow.server.fastapi_app import create_fastapi_app
 
-    os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)  # else /gateway-proxy, which every page asks, calls the server it names
+    os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)  # otherwise /gateway-proxy, which every page requests, calls this server
     first = (Path(pages.static_folder) / "index.html").read_text(encoding="utf-8").replace("<head>", f"<head>{SHUT}", 1)
     pages.view_functions["serve"] = lambda: first
     app = create_fastapi_app(pages)
@@ -58,7 +58,7 @@ def create_app() -> FastAPI:
         path = request.scope["path"]
         if not is_refused(path):
             return await call_next(request)
-        message = f"{path}: `soundmill browse` shows runs, and serves no assistants, jobs or gateways"
+        message = f"{path}: `soundmill browse` serves no assistants, jobs or gateways"
         return JSONResponse({"error_code": "PERMISSION_DENIED", "message": message}, status_code=403)
 
     return app

@@ -1,7 +1,7 @@
 """The first page of the browser: MLflow's list of runs, with scores as columns and the best first.
 
-MLflow keeps such a view as a tag of the experiment, in a format of its own since 3.15 that no document fixes; only this module
-writes it, and tests/tracking/test_browsing.py opens it.
+MLflow stores such a view as a tag of the experiment, in an undocumented format (3.15); only this module writes it, and
+tests/tracking/test_browsing.py opens it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from soundmill.tracking.stores import experiment, store
 
 VIEW = "soundmill-scores"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-TRAINING = "workflowType=machine_learning"  # or MLflow shows its pages for chats beside
+TRAINING = "workflowType=machine_learning"  # otherwise MLflow also shows its pages for chats
 ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
 
 
 def scores_page(home: Path, port: int) -> str:
-    """Address of the list of runs by score; writes the view, and a link to the best report above it.
+    """Address of the list of runs by score; also writes this view, and a link to the best report above it.
 
-    Where no run is recorded, that of MLflow itself.
+    Without recorded runs, the address of MLflow.
     """
     where = store(home)
     base = where.uri if where.is_server else f"http://127.0.0.1:{port}"
@@ -39,7 +39,7 @@ def scores_page(home: Path, port: int) -> str:
     first = rank_by(client, existing, scores)
     client.set_experiment_tag(existing.experiment_id, VIEW_TAG, view(first, scores))
     scored = [run for run in runs if run.data.tags.get("kind") == "pipeline" and first in run.data.metrics]
-    if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a text of somebody's own stays
+    if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a note that the user wrote stays
         best = min(scored, key=lambda run: run.data.metrics[first])
         family = best.data.tags["family"].partition(" ")[0]
         run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
@@ -59,7 +59,7 @@ def view(first: str | None, scores: list[str]) -> str:
         "attributes.`Created`",
     ]
     state = {
-        "searchFilter": "tags.kind != 'stage'",  # MLflow folds stages below their pipeline only in a list by date
+        "searchFilter": "tags.kind != 'stage'",  # MLflow nests stages below their pipeline only in a list by date
         "orderByKey": f"metrics.`{first}`" if first else "attributes.start_time",
         "orderByAsc": bool(first),
         "startTime": "ALL",

@@ -1,4 +1,4 @@
-"""Reading back what earlier runs kept."""
+"""Reading states and scores of earlier runs."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from soundmill.tracking.uploader import sync
 
 SYNC_SECONDS = 60.0
 SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
-MOST_RUNS = 1000  # looked at for the scores they have
+MOST_RUNS = 1000  # searched for scores
 
 
 def look_where_recorded(home: Path) -> str:
-    """Have this process use the store that runs of the project were last recorded in, unless MLFLOW_TRACKING_URI names one.
+    """Make this process use the store that last recorded runs of the project, unless MLFLOW_TRACKING_URI names one.
 
-    Returns a line about it for the user: empty where it is the project's own file, with runs, and there never was another.
+    Returns a line about it for the user; empty if it is the project's own file, contains runs, and is the only store so far.
     """
-    known = recorded_in(home)
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if known and not given:
-        os.environ["MLFLOW_TRACKING_URI"] = known[-1]
+    recorded = recorded_in(home)
+    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    if recorded and not configured:
+        os.environ["MLFLOW_TRACKING_URI"] = recorded[-1]
     uri = store(home).uri
-    others = [other for name in known if (other := store(home, name).uri) != uri]
+    others = [other for name in recorded if (other := store(home, name).uri) != uri]
     sync(home, SYNC_SECONDS)
     try:
         client, _ = open_client(home)
-        found = "" if any(_runs(client, page_size=1)) else f"{uri} has no runs; set MLFLOW_TRACKING_URI to use another store"
+        problem = "" if any(_runs(client, page_size=1)) else f"{uri} has no runs; set MLFLOW_TRACKING_URI to use another store"
     except UserError as error:
-        found = str(error)
-    if not known:
-        return found and f"MLflow: {found}"
-    why = "which MLFLOW_TRACKING_URI names" if given else "where runs were last recorded"
-    told = [f"MLflow: searching {uri}, {why}", *([found] if found else [])]
-    told += [f"not {other}, where runs were also recorded (MLFLOW_TRACKING_URI={other})" for other in others]
-    return "; ".join(told)
+        problem = str(error)
+    if not recorded:
+        return problem and f"MLflow: {problem}"
+    why = "which MLFLOW_TRACKING_URI names" if configured else "where runs were last recorded"
+    lines = [f"MLflow: searching {uri}, {why}", *([problem] if problem else [])]
+    lines += [f"not {other}, where runs were also recorded (MLFLOW_TRACKING_URI={other})" for other in others]
+    return "; ".join(lines)
 
 
 @dataclass(frozen=True)
 class RecordedState:
-    """What a run kept of the project: see `provenance.State`."""
+    """The state of the project that a run recorded; see `provenance.State`."""
 
     run_id: str
     name: str
@@ -65,23 +65,23 @@ class RecordedState:
 
 
 def read_state(home: Path, run_id: str) -> RecordedState:
-    """The state a run was made from; of a stage's run, its pipeline's. `run_id` may be its first characters."""
+    """The state that a run used; for a stage's run, the state of its pipeline. `run_id` may be abbreviated."""
     sync(home, SYNC_SECONDS)
     client, where = open_client(home)
     run = _find_run(client, where, run_id)
     parent = run.data.tags.get("mlflow.parentRunId") if run.data.tags.get("kind") == "stage" else None
     run = client.get_run(parent) if parent else run
     files = {}
-    with tempfile.TemporaryDirectory(prefix="soundmill-state-") as place:  # MLflow would leave one for each file
+    with tempfile.TemporaryDirectory(prefix="soundmill-state-") as place:  # by default, MLflow leaves a directory for each file
         for entry in client.list_artifacts(run.info.run_id, STATE_FOLDER):
             files[Path(entry.path).name] = Path(client.download_artifacts(run.info.run_id, entry.path, place)).read_bytes()
     if not files:
-        raise UserError(f"run {run.info.run_id} kept no state (its artifacts are gone, or Soundmill did not record it)")
+        raise UserError(f"run {run.info.run_id} has no recorded state (its artifacts are deleted, or Soundmill did not record it)")
     return RecordedState(run.info.run_id, run.info.run_name, run.data.tags.get("git_sha", "none"), files)
 
 
 def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
-    """(run by name and id, path) of all files that runs have in the store; UserError where no store answers."""
+    """(name and id of the run, path) of all files of runs in the store; UserError if it does not answer."""
     client, _ = open_client(home)
     for run in _runs(client):
         folders: list[str | None] = [None]
@@ -94,7 +94,7 @@ def files_of_runs(home: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _runs(client: Any, page_size: int = 1000) -> Iterator[Any]:
-    """All runs, the newest first."""
+    """All runs, newest first."""
     experiments, token = [found.experiment_id for found in client.search_experiments()], None
     while True:
         page = client.search_runs(experiments, max_results=page_size, page_token=token)
@@ -109,13 +109,13 @@ def _find_run(client: Any, where: Store, run_id: str) -> Any:
     if run_id and len(matching) == 1:
         return matching[0]
     top = [run for run in runs if "mlflow.parentRunId" not in run.data.tags][:5]
-    known = "".join(f"\n  {run.info.run_id}  {run.info.run_name}" for run in top) or " none yet"
-    raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{known}")
+    listed = "".join(f"\n  {run.info.run_id}  {run.info.run_name}" for run in top) or " none yet"
+    raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{listed}")
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run with scores, and the parameters that it was made with (of a stage's run, its pipeline's)."""
+    """A run with scores, and its parameters (for a stage's run, those of its pipeline)."""
 
     name: str
     scores: dict[str, float]
@@ -125,11 +125,11 @@ class ScoredRun:
 def last_scores(home: Path) -> dict[str, ScoredRun]:
     """The newest scored run of each experiment of conf/experiment, by its name (`experiment.name` of params.yaml).
 
-    UserError where no store answers.
+    UserError if the store does not answer.
     """
     client, _ = open_client(home)
     existing = client.get_experiment_by_name(experiment())
-    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS) if existing else []  # the newest first
+    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS) if existing else []  # newest first
     by_id = {run.info.run_id: run for run in runs}
     found: dict[str, ScoredRun] = {}
     for run in runs:
@@ -142,7 +142,7 @@ def last_scores(home: Path) -> dict[str, ScoredRun]:
 
 
 def open_client(home: Path) -> tuple[Any, Store]:
-    """A client of the store, which is there."""
+    """A client of the store; UserError if it does not exist or answer."""
     where = store(home)
     if where.is_server and (why := unreachable(where.uri)):
         raise UserError(
@@ -150,7 +150,7 @@ def open_client(home: Path) -> tuple[Any, Store]:
         )
     if where.database and not where.database.exists():
         raise UserError(
-            f"{where.uri}: no runs are recorded here yet; `make demo` or `dvc repro` records some, "
+            f"{where.uri}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to use another store"
         )
     for key, value in (HTTP | QUIET).items():

@@ -1,6 +1,6 @@
-"""A run on disk: a directory with `events.jsonl`, which its process appends to and holds a lock on, and the files that it names.
+"""The journal of a run: a directory with `events.jsonl`, which the run's process appends to and locks, and the files it names.
 
-The uploader (uploader.py) reads it and notes in `position.json` how far it is in MLflow; the directory goes when all of it is.
+The uploader (uploader.py) reads it, stores its progress in `position.json`, and removes the directory when MLflow has everything.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from soundmill import disk
 from soundmill.tracking.stores import MAX_METRICS, say
 
 EVENTS = "events.jsonl"
-COPY_LIMIT = 16 * 2**20  # bytes; what is bigger is linked
+COPY_LIMIT = 16 * 2**20  # bytes; larger files are linked
 
 
 class Writer:
-    """The journal of a run of this process: its lines are with the kernel when a method returns, so a kill loses none."""
+    """The journal of a run of this process. When a method returns, the kernel has its line, so a kill loses none."""
 
     def __init__(self, journals: Path, opening: dict[str, Any]):
         self.id = f"{time.time_ns()}-{secrets.token_hex(4)}"
         self.folder = journals / self.id
-        begun = journals / f".{self.id}"
-        begun.mkdir(parents=True)
-        self._file = (begun / EVENTS).open("ab", buffering=0)
+        hidden = journals / f".{self.id}"
+        hidden.mkdir(parents=True)
+        self._file = (hidden / EVENTS).open("ab", buffering=0)
         disk.lock(self._file)
         self._files = 0
         self.closed = threading.Event()
         self._file.write(_line({"op": "open", **opening, "time": now()}))
-        begun.rename(self.folder)  # nobody sees it before it is locked and begun
+        hidden.rename(self.folder)  # visible only when it is locked and has its first line
 
     def send(self, event: dict[str, Any]) -> None:
         try:
             self._file.write(_line(event))
         except OSError as error:
-            say(f"tracking: {self.folder}: {error.strerror}: this is not recorded: {event['op']}")
+            say(f"tracking: {self.folder}: {error.strerror}: {event['op']} is not recorded")
 
     def send_file(self, path: Path, event: dict[str, Any], name: str) -> None:
-        """A file or directory as it is now, linked or copied: the stage may move or remake it."""
+        """Record a snapshot of a file or directory, linked or copied: the stage may move or rewrite it later."""
         target = self._place(name)
         try:
             if path.is_dir():
@@ -81,7 +81,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a journal is in MLflow: its runs there, and the bytes of `events.jsonl` that need not be sent again."""
+    """How much of a journal MLflow has: its runs there, and the bytes of `events.jsonl` already sent."""
 
     offset: int = 0
     run_id: str = ""
@@ -90,7 +90,7 @@ class Position:
 
 
 class Reader:
-    """A journal, as the uploader reads it."""
+    """A journal, read by the uploader."""
 
     def __init__(self, folder: Path):
         self.folder, self.id = folder, folder.name
@@ -102,18 +102,18 @@ class Reader:
     def parent_id(self) -> str:
         return (self.opening.get("parent") or {}).get("id", "")
 
-    def last_sign(self) -> int:
-        """When the last line came, in milliseconds since 1970."""
+    def last_written(self) -> int:
+        """Time of the last line, in milliseconds since 1970."""
         return (self.folder / EVENTS).stat().st_mtime_ns // 1_000_000
 
     def batches(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """What is not in MLflow yet, and where each batch ends: neighbouring metrics of a run together, everything else alone."""
+        """The events not yet sent, with the offset after each batch: consecutive metrics of a run together, others alone."""
         batch: list[dict[str, Any]] = []
         last: tuple[str, str | None] = ("", None)
         size, offset = 0, self.position.offset
         with (self.folder / EVENTS).open("rb") as file:
             file.seek(offset)
-            while (line := file.readline()).endswith(b"\n"):  # a line without an end was cut, or is being written
+            while (line := file.readline()).endswith(b"\n"):  # an incomplete line was cut off, or is being written
                 event = _event(line)
                 kind = event["op"], event.get("on")
                 if batch and not (kind == last and kind[0] == "metrics" and size + len(event["values"]) <= MAX_METRICS):
@@ -127,17 +127,17 @@ class Reader:
             yield batch, offset
 
     def advance(self, **values: Any) -> None:
-        """Note that this much is in MLflow, and drop files that nobody needs any more."""
+        """Record the new position."""
         self.position = Position(**vars(self.position) | values)
         disk.write_atomically(self.folder / "position.json", lambda path: path.write_text(json.dumps(vars(self.position))))
 
     def remove(self) -> None:
-        gone = self.folder.rename(self.folder.with_name(f".{self.id}"))  # at once: half a journal would be brought again
-        shutil.rmtree(gone)
+        hidden = self.folder.rename(self.folder.with_name(f".{self.id}"))  # atomic: half a journal would be sent again
+        shutil.rmtree(hidden)
 
 
 def read_position(folder: Path) -> Position:
-    """How far a journal is in MLflow; from the beginning where nothing can be read, which does no harm."""
+    """How much of a journal MLflow has; if unreadable, nothing: sending events again changes nothing."""
     try:
         return Position(**json.loads((folder / "position.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -145,26 +145,26 @@ def read_position(folder: Path) -> Position:
 
 
 def folders(journals: Path) -> list[Path]:
-    """All journals of a store, the oldest first."""
+    """All journals of a store, oldest first."""
     return sorted(path for path in journals.glob("[0-9]*-*") if path.is_dir())
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether a journal's process lives: it holds the lock. Where not, no line will come any more."""
+    """Whether a journal's process is alive and holds its lock; if not, the journal is complete."""
     with suppress(FileNotFoundError), (folder / EVENTS).open("rb") as file:
         return not disk.try_lock(file, shared=True)
     return False
 
 
 def written(folder: Path) -> int | None:
-    """Bytes of a journal's events so far, while its process lives; None when it has ended, or is in MLflow by now."""
+    """Bytes of a journal's events so far; None if its process has ended, or the journal is gone because it was sent."""
     with suppress(FileNotFoundError):
         return (folder / EVENTS).stat().st_size if is_alive(folder) else None
     return None
 
 
 def is_behind(folder: Path, size: int | None) -> bool:
-    """Whether MLflow lacks something of what `written` said; of a run that has ended, that is anything of it."""
+    """Whether MLflow lacks any of the `size` bytes that `written` returned (None: any of the journal)."""
     return folder.exists() and (size is None or read_position(folder).offset < size)
 
 
@@ -182,7 +182,7 @@ def _line(event: dict[str, Any]) -> bytes:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    """The event of a line; a full disk or a power cut may have left half of one."""
+    """The event of a line, which a full disk or a power cut may have cut off."""
     try:
         return json.loads(line)
     except ValueError:
@@ -190,7 +190,7 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """A snapshot; big files (checkpoints, which are made whole and never written again) are linked rather than copied."""
+    """A snapshot; large files (checkpoints, which are never modified) are linked instead of copied."""
     if os.path.getsize(source) <= COPY_LIMIT:
         shutil.copyfile(source, target)
         return

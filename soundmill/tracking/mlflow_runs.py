@@ -1,4 +1,4 @@
-"""What journals say, written to MLflow so that writing it again changes nothing."""
+"""Writes the events of journals to MLflow; writing an event again changes nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from soundmill.tracking.stores import INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, Store
 
-NOTE = "mlflow.note.content"  # the text on top of the page of a run or an experiment
-EXPERIMENT_NOTE = "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` goes back to one."
+NOTE = "mlflow.note.content"  # the description on the page of a run or an experiment
+EXPERIMENT_NOTE = "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` restores one."
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # the web page opens with runs, not with chat traces
     NOTE: EXPERIMENT_NOTE,
@@ -20,7 +20,7 @@ PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.y
 
 
 class Runs:
-    """The runs of a store. MLflow keeps equal points of a metric once, and params, tags and files under their names."""
+    """The runs of a store. MLflow stores equal points of a metric once, and params, tags and files by name."""
 
     def __init__(self, where: Store):
         from mlflow import MlflowClient
@@ -30,32 +30,32 @@ class Runs:
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment of this name; it is made where there is none."""
+        """Id of the experiment of this name, which is created if missing."""
         if name in self._experiments:
             return self._experiments[name]
-        known, artifacts = self.client.get_experiment_by_name(name), self.where.artifacts
-        if known and artifacts and Path(known.artifact_location.removeprefix("file://")) != Path(artifacts):
-            # The project was moved: MLflow keeps absolute paths, and would write to where it once was.
-            self.client.rename_experiment(known.experiment_id, f"{name} before the move from {known.artifact_location}")
-            known = None
-        made = known.experiment_id if known else self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
-        self._experiments[name] = made
-        return made
+        existing, artifacts = self.client.get_experiment_by_name(name), self.where.artifacts
+        if existing and artifacts and Path(existing.artifact_location.removeprefix("file://")) != Path(artifacts):
+            # The project was moved: MLflow stores absolute paths and would write to the old place.
+            self.client.rename_experiment(existing.experiment_id, f"{name} before the move from {existing.artifact_location}")
+            existing = None
+        created = existing.experiment_id if existing else self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
+        self._experiments[name] = created
+        return created
 
     def find(self, experiment: str, journal: str) -> Any:
-        """The run of a journal; None where there is none."""
+        """The run of a journal, or None."""
         found = self.client.search_runs([experiment], f"tags.{JOURNAL} = '{journal}'", max_results=1)
         return found[0] if found else None
 
     def find_or_create(self, experiment: str, journal: str, opening: dict[str, Any], parent: str = "") -> str:
-        """Id of a journal's run, which is open."""
+        """Id of a journal's run, which is created if missing."""
         if run := self.find(experiment, journal):
             return run.info.run_id
         tags = {**opening["tags"], JOURNAL: journal} | ({"mlflow.parentRunId": parent} if parent else {})
         return self.client.create_run(experiment, opening.get("time"), tags, opening["name"]).info.run_id
 
     def exists(self, run_id: str) -> bool:
-        """Whether a run is there; raises what the client raises where MLflow does not answer."""
+        """Whether a run exists; raises the client's error if MLflow does not answer."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -66,7 +66,7 @@ class Runs:
             return False
 
     def reopen(self, run_id: str) -> None:
-        """Let a run that several stages share go on."""
+        """Set a run that several stages share to RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
         if "end_reason" in self.client.get_run(run_id).data.tags:
             self.client.delete_tag(run_id, "end_reason")
@@ -77,19 +77,19 @@ class Runs:
         self.client.set_terminated(run_id, status, moment)
 
     def last_end_below(self, experiment: str, run_id: str) -> int:
-        """When the last of the runs below it ended, in milliseconds since 1970; 0 where none did."""
+        """End of the last run below it, in milliseconds since 1970; 0 if none has ended."""
         below = f"tags.`mlflow.parentRunId` = '{run_id}'"
         found = self.client.search_runs([experiment], below, max_results=1, order_by=["attributes.end_time DESC"])
         return found[0].info.end_time or 0 if found else 0
 
     def note_incomplete(self, run_id: str, what: str) -> None:
-        """Add to what a run's tag `incomplete` names."""
+        """Add `what` to the tag `incomplete` of a run."""
         named = self.client.get_run(run_id).data.tags.get(INCOMPLETE, "")
         if what not in (names := list(filter(None, named.split(", ")))):
             self.client.set_tag(run_id, INCOMPLETE, ", ".join([*names, what])[:MAX_TAG])
 
     def write(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        """Several metrics, or one event of another kind; its file lies below `folder`."""
+        """Write several metrics, or one event of another kind, with its file below `folder`."""
         getattr(self, f"_{events[0]['op']}")(run_id, events, folder)
 
     def _open(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
@@ -117,9 +117,9 @@ class Runs:
         from mlflow.entities import RunTag
 
         values = dict(events[0]["values"])
-        if note := values.get(NOTE):  # it may link to the run's own files
-            its_experiment = self.client.get_run(run_id).info.experiment_id
-            values[NOTE] = note.replace("{run_id}", run_id).replace("{experiment_id}", its_experiment)
+        if note := values.get(NOTE):  # it may link to files of the run
+            experiment_id = self.client.get_run(run_id).info.experiment_id
+            values[NOTE] = note.replace("{run_id}", run_id).replace("{experiment_id}", experiment_id)
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def _file(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
@@ -147,7 +147,7 @@ class Runs:
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
     def _model(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        """Log and register a model, unless an earlier try of this run has."""
+        """Log and register a model, unless an earlier attempt did."""
         import mlflow
         import numpy
         import pandas
@@ -163,10 +163,10 @@ class Runs:
         if not versions:
             package = Path(__file__).resolve().parents[1]
             mlflow.set_tracking_uri(self.where.uri)
-            # A model is stored with the active experiment, not with its run's.
+            # MLflow stores a model in the active experiment, not in that of its run.
             mlflow.set_experiment(experiment_id=run.info.experiment_id)
-            for half in self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
-                self.client.delete_logged_model(half.model_id)  # the uploader was killed while it logged this
+            for partial in self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+                self.client.delete_logged_model(partial.model_id)  # the uploader was killed while logging it
             outputs = Schema([TensorSpec(numpy.dtype(event["dtype"]), (-1, *event["shape"][1:]))])
             Model.log(
                 artifact_path=None,
@@ -186,11 +186,11 @@ class Runs:
         self.client.set_registered_model_alias(event["registered"], "newest", str(versions[0].version))
 
     def _scored(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        """Tag the versions of a registered model that have these weights with their scores; the best of all is `best`."""
+        """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`."""
         (event,) = events
         name, values = event["registered"], event["values"]
-        its_experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
-        first = rank_by(self.client, its_experiment, sorted(values))
+        experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
+        first = rank_by(self.client, experiment, sorted(values))
         versions = self.client.search_model_versions(f"name = '{name}'")
         for version in versions:
             if version.tags.get("digest") == event["digest"]:
@@ -203,14 +203,14 @@ class Runs:
             self.client.set_registered_model_alias(name, "best", str(best.version))
 
 
-def rank_by(client: Any, its_experiment: Any, scores: list[str]) -> str | None:
-    """The score that ranks an experiment's runs, which its tag names; where that is not set, the first FAD from now on.
+def rank_by(client: Any, experiment: Any, scores: list[str]) -> str | None:
+    """The score that ranks an experiment's runs. Its tag names it; if not set, the tag is set to the first FAD.
 
-    Sets of few clips have no FAD: then it is the first MMD, for this time.
+    Without a FAD, as for few clips, it is the first MMD, and the tag is not set.
     """
-    name = its_experiment.tags.get(PRIMARY)
+    name = experiment.tags.get(PRIMARY)
     if not name and (name := next((score for score in scores if score.startswith("fad_")), None)):
-        client.set_experiment_tag(its_experiment.experiment_id, PRIMARY, name)
+        client.set_experiment_tag(experiment.experiment_id, PRIMARY, name)
     return name or next((score for score in scores if score.startswith("mmd_")), None)
 
 

@@ -1,4 +1,4 @@
-"""The versions of registered models: where their files lie, the run that made each, and marking them."""
+"""Versions of registered models: their files, their runs, and tags."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from soundmill.tracking.runs import registered_as
 from soundmill.tracking.stores import MAX_TAG
 from soundmill.tracking.uploader import sync
 
-MODEL_FOLDER = Path("artifacts/model")  # of the checkpoint, in a logged model's files
-FORGOTTEN = "forgotten"  # tag of a version that was trained on forgotten sounds
+MODEL_FOLDER = Path("artifacts/model")  # the checkpoint within the files of a logged model
+FORGOTTEN = "forgotten"  # tag of a version trained on forgotten sounds
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """One version of a registered model, and what its run says of it."""
+    """One version of a registered model, with facts of its run."""
 
     name: str
     version: str
-    digest: str  # `model_digest` of the checkpoint
-    directory: Path | None  # the checkpoint; None where the files are on a server, or gone
+    digest: str  # hashing.model_digest of the checkpoint
+    directory: Path | None  # the checkpoint; None if the files are on a server, or deleted
     aliases: tuple[str, ...]
-    tags: dict[str, str]  # scores among them
+    tags: dict[str, str]  # including scores
     run_id: str
-    run_name: str  # "" where the run is gone
-    pipeline: str  # the run that it was part of; "" where there is none
+    run_name: str  # "" if the run is deleted
+    pipeline: str  # the parent run; "" if none
     commit: str
 
 
 def registered_models(home: Path) -> list[RegisteredModel]:
-    """Every version of the project's registered models, the newest first; UserError where no store answers."""
+    """All versions of the project's registered models, newest first; UserError if the store does not answer."""
     from mlflow.exceptions import MlflowException
 
     sync(home, SYNC_SECONDS)
     client, _ = open_client(home)
-    found = []
+    versions = []
     for model in client.search_registered_models(f"name LIKE '{registered_as('%')}'"):
         aliases: dict[str, list[str]] = {}
         for alias, version in model.aliases.items():
             aliases.setdefault(str(version), []).append(alias)
         for version in client.search_model_versions(f"name = '{model.name}'"):
             run: dict[str, str] = {}
-            with suppress(MlflowException):  # the run may be deleted; its model stays
+            with suppress(MlflowException):  # the run may be deleted
                 if version.run_id:
-                    its = client.get_run(version.run_id)
-                    run = its.data.tags | {"name": its.info.run_name}
-            found.append(
+                    recorded = client.get_run(version.run_id)
+                    run = recorded.data.tags | {"name": recorded.info.run_name}
+            versions.append(
                 RegisteredModel(
                     model.name,
                     str(version.version),
@@ -64,7 +64,7 @@ def registered_models(home: Path) -> list[RegisteredModel]:
                     run.get("commit", version.tags.get("git_sha", "")),
                 )
             )
-    return sorted(found, key=lambda model: (model.name, -int(model.version)))
+    return sorted(versions, key=lambda model: (model.name, -int(model.version)))
 
 
 def _directory(client: Any, version: Any) -> Path | None:
@@ -79,7 +79,7 @@ def _directory(client: Any, version: Any) -> Path | None:
 
 
 def delete_versions(home: Path, models: list[RegisteredModel]) -> None:
-    """Delete versions of registered models; their files stay where they are."""
+    """Delete versions of registered models, but not their files."""
     if not models:
         return
     client, _ = open_client(home)
@@ -88,13 +88,13 @@ def delete_versions(home: Path, models: list[RegisteredModel]) -> None:
 
 
 def mark_forgotten(home: Path, models: list[RegisteredModel], add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-    """Add lines to the tag FORGOTTEN of registered versions, each about a forgotten sound they were trained on, or remove lines."""
+    """Add lines to the tag FORGOTTEN of versions, each about a forgotten sound that they were trained on, or remove lines."""
     if not models:
         return
     client, _ = open_client(home)
     for model in models:
-        known = model.tags.get(FORGOTTEN, "").splitlines()
-        if lines := [line for line in dict.fromkeys([*known, *add]) if line not in remove]:
+        current = model.tags.get(FORGOTTEN, "").splitlines()
+        if lines := [line for line in dict.fromkeys([*current, *add]) if line not in remove]:
             client.set_model_version_tag(model.name, model.version, FORGOTTEN, "\n".join(lines)[:MAX_TAG])
-        elif known:
+        elif current:
             client.delete_model_version_tag(model.name, model.version, FORGOTTEN)

@@ -1,8 +1,7 @@
-"""A stage's or flow's handle on its run: its methods write to the run's journal and never fail."""
+"""Recording a run from a stage or flow: methods write to the run's journal and never fail."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from soundmill import provenance
+from soundmill import hashing, provenance
 from soundmill.errors import report_failure
 from soundmill.tracking import journal, uploader
 from soundmill.tracking.stores import (
@@ -34,48 +33,48 @@ RESTART_SECONDS = 30.0
 
 
 class StageRun:
-    """One run, as a stage sees it: no method waits for MLflow and none raises.
+    """One run; no method waits for MLflow or raises.
 
-    Made by `stage_run` and `pipeline_run`; `StageRun()` records nothing.
+    `stage_run` and `pipeline_run` create it; `StageRun()` records nothing.
     """
 
     def __init__(self, open: Callable[[], None] | None = None, stage: str = ""):
         self._journal: journal.Writer | None = None
         self._open, self._stage = open, stage
-        self._fills_parent = False  # a pipeline fills its own run, by `mirror`
+        self._fills_parent = False  # not if a pipeline does so, with `mirror`
         self._outcome = ("FINISHED", "")
 
     def begin(self) -> None:
-        """Open this run, where `stage_run` left it closed (`begin=False`); what is logged before is dropped."""
+        """Start recording, if `stage_run` did not (`begin=False`); anything logged before is dropped."""
         if self._open:
             open, self._open = self._open, None
             try:
                 open()
             except OSError as error:
-                say(f"tracking: {error}: going on without it; metrics files are kept")
+                say(f"tracking: {error}: this run is not recorded; its metrics files are kept")
 
     @property
     def id(self) -> str | None:
-        """Id of this run's journal, the tag `journal` of its run in MLflow; None when tracking is off."""
+        """Id of this run's journal, which is its tag `journal` in MLflow; None if tracking is off."""
         return self._journal.id if self._journal else None
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Nested parameters, under dotted keys."""
+        """Log nested parameters, by dotted keys."""
         self._send({"op": "params", "values": _texts(params)})
 
     def log_metrics_tree(self, metrics: dict[str, Any]) -> None:
-        """Nested metrics, under dotted keys; numbers become metrics, and the whole tree is kept as `metrics.json`."""
+        """Log nested metrics: numbers as metrics with dotted keys, and everything as the file `metrics.json`."""
         self._send({"op": "metrics", "values": numbers(metrics), "time": journal.now()})
         if self._fills_parent:
             self._send({"op": "metrics", "values": _of_stage(self._stage, metrics), "time": journal.now(), "on": "parent"})
         self._send_content(json.dumps(metrics, indent=2, sort_keys=True, default=str) + "\n", "metrics.json")
 
     def log_curve(self, values: dict[str, float], step: int) -> None:
-        """One point of each learning curve."""
+        """Log one point of each learning curve."""
         self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": journal.now()})
 
     def log_figure(self, figure: Any, name: str) -> None:
-        """A matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` where the name has no ending)."""
+        """Log a matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` if the name has no suffix)."""
         target = Path("figures") / (name if Path(name).suffix else f"{name}.png")
         if isinstance(figure, str | os.PathLike):
             self._send_file(Path(figure), str(target.parent), target.name)
@@ -86,39 +85,37 @@ class StageRun:
                 self._send_content(picture.getvalue(), target.name, str(target.parent))
 
     def log_file(self, path: Path, folder: str = "", name: str = "") -> None:
-        """A file, or a directory with all in it, as it is now, under its own name or another; later changes are not recorded."""
+        """Log a snapshot of a file or directory, by its own name or another."""
         self._send_file(Path(path), folder, name or Path(path).name)
 
     def log_dataset(
         self, name: str, digest: str, rows: int, source: str | Path, context: str = "", columns: dict[str, str] | None = None
     ) -> None:
-        """The data this run read: `digest` of the table, its number of rows, where it lies, and what for (`training`, …)."""
+        """Log the data that this run read: digest of the table, number of rows, path, and purpose (`training`, …)."""
         dataset = {"name": name, "digest": digest[:36], "rows": int(rows), "source": str(source), "columns": columns or {}}
         for run in ("stage", "parent"):
             self._send({"op": "dataset", **dataset, "context": context, "on": run})
 
     def log_model(self, directory: Path, name: str, inputs: dict[str, list[Any]], outputs: Any) -> None:
-        """A trained model (a directory of safetensors and JSON, never pickles) with its signature, into the registry.
+        """Register a trained model (a directory of safetensors and JSON, never pickles) with its signature.
 
-        `inputs` are example columns of what `soundmill/models/serving.py` takes, `outputs` an example array it gives
-        ([N, ...]; the first axis is free).
+        `inputs` are example columns for `soundmill/models/serving.py`, `outputs` an example of its result ([N, ...], N is free).
         """
         if not self._journal or os.environ.get(TRIAL):
             return
-        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape), "digest": model_digest(directory)}
-        registered = registered_as(name)
-        self._send_file(Path(directory), "", "model", {"op": "model", "name": name, "registered": registered, **example})
+        example = {"inputs": inputs, "dtype": str(outputs.dtype), "shape": list(outputs.shape)}
+        identity = {"registered": registered_as(name), "digest": hashing.model_digest(directory)}
+        self._send_file(directory, "", "model", {"op": "model", "name": name, **identity, **example})
 
     def log_model_scores(self, digest: str, name: str, scores: dict[str, float]) -> None:
-        """Scores of a model, which go to the versions in the registry that have its weights, of this `model_digest`; the best one
-        becomes `@best`."""
+        """Add scores to the registered versions of a model with this hashing.model_digest; the best version becomes `@best`."""
         self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})
 
     def describe(self, markdown: str) -> None:
-        """The text shown on top of the run's page."""
+        """Set the description on the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def _send(self, operation: dict[str, Any]) -> None:
@@ -141,47 +138,47 @@ class StageRun:
 
 
 class PipelineRun(StageRun):
-    """The parent run of one pipeline: its stages' runs are nested below it."""
+    """The parent run of a pipeline, above the runs of its stages."""
 
     home = Path()
 
     def fail(self, reason: str) -> None:
-        """Let this run end as FAILED, with the reason."""
+        """Make this run end as FAILED, with the reason."""
         self._outcome = ("FAILED", reason)
 
     def browser(self, port: int) -> str:
-        """Address of MLflow's web page: its server, or what `make browse` serves at this port."""
+        """Address of MLflow's web page: its server, or `make browse` at this port."""
         where = store(self.home)
         return where.uri if where.is_server else f"http://127.0.0.1:{port}"
 
     def page(self, port: int) -> str | None:
-        """Where MLflow's web page shows this run, for a person, while it is recorded; None until MLflow has it."""
+        """Address of this run's page in MLflow while it is recorded; None until MLflow has the run."""
         if not self._journal:
             return None
         position = journal.read_position(self._journal.folder)
         if not position.run_id:
             return None
-        # The page itself opens on chat traces otherwise.
+        # Otherwise the page opens with chat traces.
         return f"{self.browser(port)}/#/experiments/{position.experiment_id}/runs/{position.run_id}?workflowType=machine_learning"
 
     @property
     def not_recorded(self) -> list[str]:
-        """What MLflow does not have yet, and why, in words; empty where it takes what comes."""
+        """Lines about runs that MLflow does not have yet, and why; empty if it answers."""
         count, trouble = uploader.waiting(self.home) if self._journal else (0, "")
         if not trouble:
             return []
         runs = "1 run" if count == 1 else f"{count} runs"
-        return [f"Not in MLflow yet: {runs} ({trouble}). Nothing is lost: the next run, or `soundmill sync`, brings them there."]
+        return [f"Not in MLflow yet: {runs} ({trouble}). Nothing is lost: the next run, or `soundmill sync`, sends them."]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the stages' processes need to find this run."""
+        """Environment variables by which the stages' processes find this run."""
         return {PARENT: self.id} if self.id else {}
 
     def mirror(self, root: Path, metrics: list[Path]) -> None:
-        """Record the state the project at `root` is in now: params, dvc.lock, git, and these metrics files.
+        """Record the current state of the project at `root`: params, dvc.lock, git, and these metrics files.
 
-        DVC skips stages that are up to date, so their results come from the files.
+        DVC skips stages that are up to date, so their results are read from the files.
         """
         if not self._journal:
             return
@@ -191,7 +188,7 @@ class PipelineRun(StageRun):
             try:
                 tree = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                say(f"tracking: {path} is not readable as JSON ({error}); left out")
+                say(f"tracking: {path} is not readable as JSON ({error}); not recorded")
                 continue
             if isinstance(tree, dict):
                 self._send({"op": "metrics", "values": _of_stage(name, tree), "time": journal.now()})
@@ -199,22 +196,12 @@ class PipelineRun(StageRun):
 
 
 def _of_stage(name: str, metrics: dict[str, Any]) -> dict[str, float]:
-    """A stage's metrics as its parent has them: the outermost alone, listed after the scores; its own run and file have all."""
+    """The metrics of a stage for its parent run: only the outermost ones, named so that they sort after the scores."""
     return numbers({f"stages/{name}/{key}": value for key, value in metrics.items() if not isinstance(value, dict)})
 
 
 def registered_as(name: str) -> str:
     return f"soundmill-{name}"
-
-
-def model_digest(directory: Path) -> str:
-    """SHA-256 of a checkpoint directory's files and their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in Path(directory).rglob("*") if path.is_file() and path.name != ".gitignore"):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(directory)} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def metrics_name(path: Path) -> str:
@@ -228,10 +215,10 @@ def metrics_name(path: Path) -> str:
 def stage_run(
     home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None, begin: bool = True
 ) -> Iterator[StageRun]:
-    """Record one stage, nested in the pipeline's run, or in the one that the stages of a plain `dvc repro` share.
+    """Record one stage, below the pipeline's run, or below the run that the stages of a plain `dvc repro` share.
 
-    `home` anchors the store; `root` is where the code, params.yaml and dvc.lock lie (the same, but under `dvc exp run --temp`).
-    With `begin=False`, nothing is recorded unless the stage calls `begin`, or fails.
+    `home` has the store, `root` the code, params.yaml and dvc.lock; they differ only under `dvc exp run --temp`.
+    With `begin=False`, nothing is recorded unless the stage calls `begin` or fails.
     """
     root = root or home
 
@@ -262,10 +249,10 @@ def pipeline_run(
     tags: dict[str, Any] | None = None,
     first: Sequence[str] = (),
 ) -> Iterator[PipelineRun]:
-    """Record one invocation of the pipeline; hand `environment` to the stages' processes, call `mirror` at the end.
+    """Record one invocation of the pipeline; pass `environment` to the stages' processes, and call `mirror` at the end.
 
-    Without a name it is called by what it is: `ddpm_mel · my-sounds · 7f3a2c`, by families, corpus and commit. It is nested in
-    the run that the environment names, if it does: that of a sweep. `first` are parameters to list before the others.
+    The default name consists of families, corpus and commit: `ddpm_mel · my-sounds · 7f3a2c`. The run is below the one that the
+    environment names, if any: that of a sweep. The parameters `first` are listed before the others.
     """
     from soundmill import params
 
@@ -276,11 +263,11 @@ def pipeline_run(
         document, state = params.read_yaml(root / "params.yaml"), provenance.capture(root)
         families, corpus = ", ".join(document.get("families") or ["pipeline"]), corpus_name(document)
         what = {"family": families, "corpus": corpus, "mlflow.source.name": "flows/pipeline.py"}
-        called = name or f"{families} · {corpus} · {_commit(state)}"
+        title = name or f"{families} · {corpus} · {_commit(state)}"
         parent = {"id": parent_id} if parent_id else None
         listed = _texts(document)
         listed = {key: listed[key] for key in first if key in listed} | listed
-        _begin(run, home, called, {"kind": "pipeline", **what, **(tags or {})}, parent, listed)
+        _begin(run, home, title, {"kind": "pipeline", **what, **(tags or {})}, parent, listed)
         run._send_state(state)
 
     run = PipelineRun(None if is_off() else open)
@@ -292,7 +279,7 @@ def pipeline_run(
 
 @contextmanager
 def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: StageRun | None = None) -> Iterator[StageRun]:
-    """Record a result that no stage makes, such as that of a listening test, below another run of its kind or alone."""
+    """Record a result that is not from a stage, such as that of a listening test; optionally below another run."""
 
     def open() -> None:
         above = {"id": parent.id} if parent and parent.id else None
@@ -313,7 +300,7 @@ def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: A
 
 
 def _restart_uploader(home: Path, closed: threading.Event) -> None:
-    """While a run is open, start another uploader where the one that was there has died: the run is shown as it goes on."""
+    """While a run is active, restart the uploader if it has died, so that MLflow shows the run live."""
     while not closed.wait(RESTART_SECONDS):
         with suppress(OSError):
             uploader.start(home)
@@ -322,14 +309,14 @@ def _restart_uploader(home: Path, closed: threading.Event) -> None:
 def _given_parent() -> str | None:
     parent_id = os.environ.get(PARENT)
     if parent_id and not journal.is_id(parent_id):
-        say(f"tracking: {PARENT}={parent_id}: not the id of a run's journal; this run stands alone")
+        say(f"tracking: {PARENT}={parent_id}: not the id of a journal; this run has no parent")
         return None
     return parent_id
 
 
 @contextmanager
 def _ended(run: StageRun, home: Path) -> Iterator[None]:
-    """End the run as what happens inside; a failure is recorded in any case."""
+    """End the run with the outcome of the block; a failure is always recorded."""
     try:
         yield
     except BaseException as error:
@@ -344,14 +331,14 @@ def _ended(run: StageRun, home: Path) -> Iterator[None]:
             run._send({"op": "end", "status": status, "reason": reason[:MAX_TAG], "time": journal.now()})
             run._journal.close()
             with suppress(OSError):
-                uploader.start(home)  # where the one that was there is killed
+                uploader.start(home)  # in case it was killed
 
 
 def _shared_parent(state: provenance.State) -> dict[str, Any]:
-    """The run that stages of the same code and parameters share when no flow made one."""
+    """The run that stages with the same code and parameters share if no flow created one."""
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
-    identity = provenance.digest_of(state.identity, experiment or "")
+    identity = hashing.digest(state.identity, experiment or "")
     kind = "experiment" if experiment else "repro"
     tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
     return {"id": identity, "shared": {"name": name, "tags": tags, "params": _params_of(state)}}
@@ -374,7 +361,7 @@ def _texts(params: dict[str, Any]) -> dict[str, str]:
 
 
 def corpus_name(document: dict[str, Any]) -> str:
-    """What params.yaml's corpus is called: its directory, its parts, or what is embedded."""
+    """The name of the corpus in params.yaml: its directory, its parts, or the embedded corpora."""
     corpus = document.get("corpus") or {}
     names = [Path(corpus["path"]).name] if corpus.get("path") else list(corpus.get("parts") or corpus.get("embedded") or [])
     return "+".join(names) or "no corpus"

@@ -1,4 +1,4 @@
-"""A model of the registry, served from code: nothing is unpickled."""
+"""Serving a registered model from code; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def serve(load: Any, predict: Any) -> None:
-    """What a models-from-code script calls: `load(directory)` gives a model, `predict(model, rows)` an array."""
+    """For a models-from-code script: `load(directory)` returns a model, `predict(model, rows)` an array."""
     import mlflow
     from mlflow.pyfunc import PythonModel
 

@@ -1,8 +1,7 @@
-"""Where runs are recorded, whether that can be reached, and the names and limits that runs share."""
+"""Where runs are recorded, whether that is reachable, and names and limits that all runs share."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -11,18 +10,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-TRIAL = "SOUNDMILL_TRIAL"  # set where a training is a rehearsal: its model is not registered
-PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of a run's journal; not MLFLOW_RUN_ID, which mlflow itself consumes
+from soundmill import hashing
+
+TRIAL = "SOUNDMILL_TRIAL"  # set for rehearsals: their models are not registered
+PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of the parent's journal; not MLFLOW_RUN_ID, which mlflow reads
 SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
 EXPERIMENT = "soundmill"
-WORKSPACES = "workspaces"  # checkouts below this directory record into the project they were made from
+WORKSPACES = "workspaces"  # checkouts below this directory record into their project
 
 OWN = "sqlite:///mlflow.db"  # below the project's root
-RECORDED_IN = "recorded_in.txt"  # in the project's state: the stores of its runs, the latest last, once one is not its own file
+RECORDED_IN = "recorded_in.txt"  # lists the stores of the project's runs, latest last, if any is not its own file
 
 PROBE_SECONDS = 3.0
-# MLflow's own are 120 s and 7 retries with growing pauses: 248 s a call when the server is gone. The uploader tries again itself,
-# after it has looked what arrived: a request that is sent twice by the way could make two runs.
+# MLflow's defaults, 120 s and 7 retries, take 248 s per call if the server is down. The uploader itself tries again, after checking
+# what has arrived: a request repeated by MLflow could create two runs.
 HTTP = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -37,18 +38,18 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_PARAM, MAX_TAG = 1000, 100, 250, 6000, 8000  # MLflow's limits, per call and per value
-STATE_FOLDER = "state"  # artifacts of a parent run that `read_state` brings back
+STATE_FOLDER = "state"  # artifacts of a parent run, for `read_state`
 JOURNAL = "journal"  # tag of every run: the id of its journal
-INCOMPLETE = "incomplete"  # tag of a run: what MLflow refused of it, or the runs below it that have this tag
+INCOMPLETE = "incomplete"  # tag of a run: events that MLflow rejected, or runs below it with this tag
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where runs are recorded: the SQLite file at the project's root, or what MLFLOW_TRACKING_URI names."""
+    """Where runs are recorded: the SQLite file at the project's root, or MLFLOW_TRACKING_URI."""
 
     uri: str
     artifacts: str | None  # None: the server decides
-    scratch: Path  # beside the database where that is a file
+    scratch: Path  # next to the database, if that is a file
 
     @property
     def is_server(self) -> bool:
@@ -56,18 +57,18 @@ class Store:
 
     @property
     def database(self) -> Path | None:
-        """The SQLite file, where it is one."""
+        """The SQLite file, or None for another store."""
         return Path(self.uri.removeprefix("sqlite:///").partition("?")[0]) if self.uri.startswith("sqlite:///") else None
 
     @property
     def journals(self) -> Path:
-        """The journals of runs that are not in this store to their end, a directory each; another store has others."""
-        name = "journals" if self.database else f"journals-{hashlib.blake2b(self.uri.encode(), digest_size=6).hexdigest()}"
+        """Directory of the journals of runs that this store does not completely have yet; one per store."""
+        name = "journals" if self.database else f"journals-{hashing.short_digest(self.uri.encode())}"
         return self.scratch / name
 
 
 def store(home: Path, uri: str | None = None) -> Store:
-    """The tracking store of the project at `home`, or what another URI names there."""
+    """The tracking store of the project at `home`; `uri` overrides MLFLOW_TRACKING_URI."""
     home = _project(home)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN
     if uri.startswith("sqlite:///"):
@@ -84,7 +85,7 @@ def _project(home: Path) -> Path:
 
 
 def remember(home: Path) -> None:
-    """Note where the runs of a project are recorded, for shells without MLFLOW_TRACKING_URI; no password is kept."""
+    """Record the store of a project's runs, for shells without MLFLOW_TRACKING_URI; passwords are removed."""
     uri = store(home).uri
     where = OWN if uri == store(home, OWN).uri else _without_password(uri)
     if where != [OWN, *recorded_in(home)][-1]:
@@ -95,7 +96,7 @@ def remember(home: Path) -> None:
 
 
 def recorded_in(home: Path) -> list[str]:
-    """Where runs of a project were recorded, the latest last; nothing where that was its own file alone."""
+    """The stores of a project's runs, latest last; empty if there was only its own file."""
     path = store(home, OWN).scratch / RECORDED_IN
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return list(dict.fromkeys(reversed(lines)))[::-1]
@@ -107,7 +108,7 @@ def _without_password(uri: str) -> str:
 
 
 def experiment() -> str:
-    """Name of the experiment that runs are recorded in."""
+    """Name of the MLflow experiment."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
@@ -116,7 +117,7 @@ def is_off() -> bool:
 
 
 def unreachable(uri: str) -> str | None:
-    """Why the tracking server does not answer within PROBE_SECONDS; None when it does."""
+    """Why the tracking server does not answer within PROBE_SECONDS; None if it does."""
     import urllib.error
     import urllib.request
 
@@ -124,13 +125,13 @@ def unreachable(uri: str) -> str | None:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):
             return None
     except urllib.error.HTTPError:
-        return None  # somebody is there, behind a login perhaps: MLflow has the credentials
+        return None  # it answers, perhaps asking for a login: MLflow has the credentials
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def status(home: Path) -> tuple[bool, str]:
-    """Whether tracking works, and where it goes, in words; quick, and without importing mlflow."""
+    """Whether tracking works, and a description of the store; quick, without importing mlflow."""
     if is_off():
         return False, f"off ({SWITCH}={os.environ[SWITCH]})"
     where = store(home)
@@ -141,19 +142,19 @@ def status(home: Path) -> tuple[bool, str]:
         folder = where.database if where.database.exists() else where.database.parent
         if not os.access(folder, os.W_OK):
             return False, f"{folder} is not writable"
-        return True, f"{where.uri}" + ("" if where.database.exists() else " (made by the first run)")
+        return True, f"{where.uri}" + ("" if where.database.exists() else " (created by the first run)")
     return True, where.uri
 
 
 def browser_command(home: Path, port: int) -> list[str]:
-    """The command that shows the runs in a web browser, on this machine only."""
+    """The command that serves the runs to a web browser, on this machine only."""
     where = store(home)
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", "--host", "127.0.0.1", "--port", str(port)]
     return [*command, "--backend-store-uri", where.uri, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested mapping under dotted keys that MLflow accepts; lists are leaves."""
+    """Leaves of a nested mapping, by dotted keys that MLflow accepts; lists are leaves."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = re.sub(r"[^\w\-. /:]", "_", f"{prefix}{key}")
@@ -165,7 +166,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def numbers(tree: dict[str, Any]) -> dict[str, float]:
-    """The numeric leaves of a nested mapping, under dotted keys."""
+    """The numeric leaves of a nested mapping, by dotted keys."""
     flat = {}
     for key, value in flatten(tree).items():
         number = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value

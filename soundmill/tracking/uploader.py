@@ -1,6 +1,6 @@
-"""Brings the journals of a store to MLflow: one process a store, while runs are recorded and until all of them is there.
+"""Sends the journals of a store to MLflow: one process per store, until MLflow has everything.
 
-It may be killed at any moment. What it did last is done again, and done again changes nothing (mlflow_runs.py).
+It may be killed at any moment: its last action is repeated, which changes nothing (mlflow_runs.py).
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from soundmill.tracking import journal
 from soundmill.tracking.stores import HTTP, QUIET, Store, store, unreachable
 
 POLL_SECONDS = 0.5
-# From one stage to the next DVC takes a second, and longer where it hashes large outputs; importing mlflow takes three.
+# Between stages DVC takes a second, or longer to hash large outputs; importing mlflow takes three.
 IDLE_SECONDS = 15.0
-TRY_SECONDS = 60.0  # once no run is written any more and MLflow does not answer; the next run tries again
+TRY_SECONDS = 60.0  # after the last run, while MLflow does not answer; the next run tries again
 LONGEST_PAUSE = 10.0
 OLD_SECONDS = 60.0
-TRIES = 3  # of an event that MLflow refuses while it answers
-DIED = "the process died without a word (killed, or out of memory)"
+TRIES = 3  # per event that MLflow rejects
+DIED = "the process died (killed, or out of memory)"
 TROUBLE, LOCK, LOG = "trouble.txt", "uploader.lock", "uploader.log"
 
 
 class Uploader:
-    """One look after another at the journals of a store; what each brings is complete on its own."""
+    """Sends new events from the journals of a store, one pass at a time."""
 
     def __init__(self, where: Store):
         from soundmill.tracking.mlflow_runs import Runs
 
         self.where, self.runs = where, Runs(where)
-        self._known: dict[Path, journal.Reader] = {}
+        self._readers: dict[Path, journal.Reader] = {}
 
-    def bring(self) -> str:
-        """Send all that is new; returns why MLflow did not take it, where it did not."""
-        self._look()
+    def send(self) -> str:
+        """Send all new events; returns the error if that failed, otherwise an empty text."""
+        self._find_journals()
         trouble = ""
-        for reader in list(self._known.values()):
+        for reader in list(self._readers.values()):
             try:
-                self._bring(reader)
-            except Exception as error:  # whatever MLflow, its database or the network raise: it is tried again
+                self._send(reader)
+            except Exception as error:  # anything that MLflow, its database or the network raise: tried again later
                 trouble = reason(error)
                 if self.where.is_server and unreachable(self.where.uri):
                     break
         return trouble
 
-    def _look(self) -> None:
-        there = journal.folders(self.where.journals)
-        self._known = {folder: self._known.get(folder) or journal.Reader(folder) for folder in there}
+    def _find_journals(self) -> None:
+        folders = journal.folders(self.where.journals)
+        self._readers = {folder: self._readers.get(folder) or journal.Reader(folder) for folder in folders}
 
-    def _bring(self, reader: journal.Reader) -> None:
-        """One journal as far as it is written."""
-        alive = journal.is_alive(reader.folder)  # asked first: where it does not, nothing comes after what is read now
+    def _send(self, reader: journal.Reader) -> None:
+        """Send what is written of one journal."""
+        alive = journal.is_alive(reader.folder)  # checked first: if not, no line follows those read below
         if "name" not in reader.opening:
-            print(f"{reader.folder}: its first line is damaged; removed", flush=True)
+            print(f"{reader.folder}: the first line is damaged; the journal is removed", flush=True)
             reader.remove()
             return
         self._open(reader)
@@ -77,15 +77,15 @@ class Uploader:
                     shutil.rmtree((reader.folder / event["path"]).parent, ignore_errors=True)
         if not end and alive:
             return
-        self._look()  # runs below this one may have begun since
-        if not any(other.parent_id == reader.id for other in self._known.values()):
-            end = end or {"status": "KILLED", "reason": DIED, "time": self._last_sign(reader)}
+        self._find_journals()  # runs below this one may have started since
+        if not any(other.parent_id == reader.id for other in self._readers.values()):
+            end = end or {"status": "KILLED", "reason": DIED, "time": self._last_activity(reader)}
             self._end(reader, end)
             reader.remove()
-            del self._known[reader.folder]
+            del self._readers[reader.folder]
 
     def _open(self, reader: journal.Reader) -> None:
-        """Find or make the run, below its parent."""
+        """Find or create the run, below its parent."""
         if reader.position.run_id:
             return
         experiment = self.runs.experiment(reader.opening["experiment"])
@@ -94,10 +94,10 @@ class Uploader:
         reader.advance(run_id=run_id, experiment_id=experiment, parent_run_id=parent)
 
     def _parent(self, reader: journal.Reader, experiment: str) -> str:
-        """MLflow's id of a run's parent, which is open; empty where it has none, or MLflow has not."""
+        """MLflow's id of a run's open parent; empty if it has none, or MLflow does not have it."""
         if not reader.parent_id:
             return ""
-        above = self._known.get(reader.folder.with_name(reader.parent_id))
+        above = self._readers.get(reader.folder.with_name(reader.parent_id))
         if above:
             self._open(above)
             return above.position.run_id
@@ -110,55 +110,55 @@ class Uploader:
         return run.info.run_id if run else ""
 
     def _write(self, reader: journal.Reader, events: list[dict[str, Any]]) -> None:
-        """Write a batch; what MLflow refuses again and again while it answers is named in the runs' tags and left out."""
+        """Write a batch. Events that MLflow keeps rejecting are left out, and a tag of the runs names them."""
         position = reader.position
         run_id = position.parent_run_id if events[0].get("on") == "parent" else position.run_id
         if not run_id or ("path" in events[0] and not (reader.folder / events[0]["path"]).exists()):
-            return  # sent already: the file goes after that
+            return  # already sent: the file is removed after that
         for attempt in range(1, TRIES + 1):
             try:
                 return self.runs.write(run_id, events, reader.folder)
             except Exception as error:
                 if not self.runs.exists(run_id):
-                    return  # somebody has deleted it
+                    return  # the user has deleted the run
                 if attempt < TRIES:
                     time.sleep(POLL_SECONDS)
                     continue
-                print(f"{reader.opening['name']}: {events[0]['op']} was refused: {reason(error)}", flush=True)
+                print(f"{reader.opening['name']}: {events[0]['op']} was rejected: {reason(error)}", flush=True)
         what = f"{events[0]['op']} {Path(events[0].get('path', '')).name}".strip()
         self.runs.note_incomplete(position.run_id, what)
         if position.parent_run_id:
             self.runs.note_incomplete(position.parent_run_id, reader.opening["name"])
 
-    def _last_sign(self, reader: journal.Reader) -> int:
-        """When a run that died was last heard of, it or those below it."""
-        return max(reader.last_sign(), self.runs.last_end_below(reader.position.experiment_id, reader.position.run_id))
+    def _last_activity(self, reader: journal.Reader) -> int:
+        """When a dead run, or a run below it, was last active."""
+        return max(reader.last_written(), self.runs.last_end_below(reader.position.experiment_id, reader.position.run_id))
 
     def _end(self, reader: journal.Reader, end: dict[str, Any]) -> None:
         position, status, why, moment = reader.position, end["status"], end["reason"], end["time"]
         if self.runs.exists(position.run_id):
             self.runs.end(position.run_id, status, why, moment)
         shared = "shared" in (reader.opening["parent"] or {})
-        others = [other for other in self._known.values() if other.parent_id == reader.parent_id and other is not reader]
+        others = [other for other in self._readers.values() if other.parent_id == reader.parent_id and other is not reader]
         if shared and not others and self.runs.exists(position.parent_run_id):
             stage = reader.opening["name"]
             self.runs.end(position.parent_run_id, status, f"{stage}: {why}" if why else "", moment)
 
 
 class Replaced(Exception):
-    """The database is another file than the one that this process has open."""
+    """The database file was replaced while this process had it open."""
 
 
 def upload(where: Store, idle_seconds: float = IDLE_SECONDS, try_seconds: float = TRY_SECONDS) -> None:
-    """Bring all journals to MLflow, and end when none was there for `idle_seconds`; where another process does it, do nothing.
+    """Send all journals to MLflow until there was none for `idle_seconds`; does nothing if another process does this.
 
-    Where MLflow does not answer it is tried again as long as runs are written, and `try_seconds` longer.
+    While MLflow does not answer, it is tried again as long as runs are active, and `try_seconds` longer.
     """
-    while journal.folders(where.journals):  # one that began while this ended found the lock taken: looked for once more
+    while journal.folders(where.journals):  # again for a run that started while this process ended and held the lock
         with (where.journals / LOCK).open("a") as file:
             if not disk.try_lock(file):
                 return
-            for path in where.journals.glob(".*"):  # of a process that was killed when it began or removed one
+            for path in where.journals.glob(".*"):  # left by a process killed while it created or removed a journal
                 if path.is_dir() and path.stat().st_mtime < time.time() - OLD_SECONDS:
                     shutil.rmtree(path)
             if _upload(where, idle_seconds, try_seconds):
@@ -166,7 +166,7 @@ def upload(where: Store, idle_seconds: float = IDLE_SECONDS, try_seconds: float 
 
 
 def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
-    """As `upload`; returns why some journals are left, where they are."""
+    """`upload` with the lock held; returns the error if journals are left, otherwise an empty text."""
     uploader, database, trouble = None, None, ""
     last_use = last_hope = time.monotonic()
     pause = POLL_SECONDS
@@ -178,7 +178,7 @@ def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
                 uploader, database = Uploader(where), _identity(where.database)
             elif database != _identity(where.database):
                 raise Replaced
-            trouble = uploader.bring()
+            trouble = uploader.send()
         except Replaced:
             raise
         except Exception as error:
@@ -208,14 +208,14 @@ def _identity(database: Path | None) -> tuple[int, int] | None:
 
 
 def start(home: Path) -> None:
-    """Start the uploader of the project at `home` where none runs; nobody waits for it, and it outlives this process."""
+    """Start the uploader of the project at `home` unless one runs; it outlives this process."""
     where = store(home)
     if not journal.folders(where.journals):
         return
     with (where.journals / LOCK).open("a") as file:
         if not disk.try_lock(file):
             return
-    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier one
+    (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
     environment = {**HTTP, **QUIET, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("MLFLOW_RUN_ID", None)
     package = str(Path(__file__).resolve().parents[2])
@@ -230,32 +230,32 @@ def start(home: Path) -> None:
             env=environment,
             start_new_session=True,
         )
-    threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie if we outlive it
+    threading.Thread(target=process.wait, daemon=True).start()  # reaps it if this process lives longer
 
 
 def waiting(home: Path) -> tuple[int, str]:
-    """How many runs are not in MLflow as far as they are written, and why, where an uploader has met trouble."""
+    """Number of runs that are not completely in MLflow, and the uploader's error, if any."""
     journals = store(home).journals
     return _behind(journals, {folder: journal.written(folder) for folder in journal.folders(journals)})
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
-    """Wait until all that is written by now is in MLflow, at most so long or until it does not answer.
+    """Wait until MLflow has everything written so far, for at most `seconds`, or until it does not answer.
 
-    Returns how many runs are not, and why.
+    Returns the number of runs that are not completely sent, and why.
     """
     journals = store(home).journals
-    (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier time
-    wanted = {folder: journal.written(folder) for folder in journal.folders(journals)}
-    give_up = time.monotonic() + seconds
-    while (state := _behind(journals, wanted))[0] and not state[1] and time.monotonic() < give_up:
+    (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
+    sizes = {folder: journal.written(folder) for folder in journal.folders(journals)}
+    deadline = time.monotonic() + seconds
+    while (state := _behind(journals, sizes))[0] and not state[1] and time.monotonic() < deadline:
         start(home)
         time.sleep(0.1)
     return state
 
 
-def _behind(journals: Path, wanted: dict[Path, int | None]) -> tuple[int, str]:
-    left = sum(journal.is_behind(folder, size) for folder, size in wanted.items())
+def _behind(journals: Path, sizes: dict[Path, int | None]) -> tuple[int, str]:
+    left = sum(journal.is_behind(folder, size) for folder, size in sizes.items())
     why = ""
     with suppress(FileNotFoundError):
         why = (journals / TROUBLE).read_text(encoding="utf-8")

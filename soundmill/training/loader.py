@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from soundmill import disk, lifetime, shards
+from soundmill import disk, hashing, lifetime, shards
 from soundmill.errors import UserError
 from soundmill.training.seeds import seed_of
 
@@ -110,11 +110,11 @@ def gather(
         if again != stored or target.stat().st_size != end:
             raise UserError(f"{what} {ids[0]!r} or one beside it was remade while they were read; run it again")
 
-    begin = f"{path.name}-{shards.digest(stored)}-"
+    begin = f"{path.name}-{hashing.digest(stored)}-"
     for copied in sorted(path.parent.glob(f"{begin}*.f16")):
-        if copied.name == f"{begin}{shards.file_digest(copied)}.f16":
+        if copied.name == f"{begin}{hashing.file_digest(copied)}.f16":
             break
-        shards.say_damaged(path.parent, [copied.name])
+        shards.report_damaged(path.parent, [copied.name])
         copied.unlink()
     else:
         new = path.with_name(f"{begin}{os.getpid()}")
@@ -124,7 +124,7 @@ def gather(
             if error.errno != errno.ENOSPC:
                 raise
             raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for what it reads") from None
-        copied = path.with_name(f"{begin}{shards.file_digest(new)}.f16")
+        copied = path.with_name(f"{begin}{hashing.file_digest(new)}.f16")
         os.replace(new, copied)
     return Arrays(copied, list(ids), np.array(shapes, np.int64), offsets)
 
@@ -165,7 +165,7 @@ class Order:
     @cached_property
     def digest(self) -> str:
         """Of all that the order follows from."""
-        return shards.digest(self.seed, self.batch_size, list(self._weights.items()))
+        return hashing.digest(self.seed, self.batch_size, list(self._weights.items()))
 
     def epoch(self, epoch: int) -> np.ndarray:
         """All items of one epoch, shuffled."""
@@ -234,7 +234,7 @@ class Joined:
 
     @cached_property
     def digest(self) -> str:
-        return shards.digest(self.first.digest, self.second.digest, self.devices)
+        return hashing.digest(self.first.digest, self.second.digest, self.devices)
 
     def beginning(self, step: int) -> tuple[int, int]:
         return self.first.beginning(step)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
+
+from soundmill import hashing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,8 +14,7 @@ BLOCK = 4096  # samples of a sound whose noise is drawn together
 
 def seed_of(*key: Any) -> int:
     """A 63-bit seed from plain values: equal on every machine, unrelated for neighbouring keys."""
-    digest = hashlib.blake2b("\0".join(str(part) for part in key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return hashing.uint64("\0".join(str(part) for part in key).encode()) >> 1
 
 
 def noise_at(first: int, length: int, channels: int, *key: Any) -> Tensor:

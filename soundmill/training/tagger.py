@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
@@ -294,7 +294,7 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
     """Write model.safetensors and config.json; returns the digest of the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint.write_weights(net.state_dict(), directory / checkpoint.WEIGHTS)
-    digest = shards.file_digest(directory / checkpoint.WEIGHTS)
+    digest = hashing.file_digest(directory / checkpoint.WEIGHTS)
     config = TaggerConfig(params=params, mel_spec=spec, targets=targets.kind, labels=targets.classes, digest=digest)
     checkpoint.write_config(config.model_dump(mode="json"), directory, sort_keys=False)
     return digest
@@ -306,7 +306,7 @@ def load_tagger(directory: Path) -> TaggerModel:
     params, spec, labels = config.params, config.mel_spec, config.labels
     net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
     checkpoint.load_weights(net, weights)
-    if shards.file_digest(weights) != config.digest:
+    if hashing.file_digest(weights) != config.digest:
         raise UserError(f"{weights}: not the weights that {checkpoint.CONFIG} describes; train again: `dvc repro -f tagger`")
     return TaggerModel(net.to(memory_format=torch.channels_last), spec, params, config.targets, labels, config.digest)
 

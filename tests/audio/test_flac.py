@@ -72,6 +72,16 @@ def test_a_wav_written_in_blocks_is_the_same_file(tmp_path, comment):
     assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 
 
+def test_a_wav_that_is_too_long_for_the_format_is_an_error_that_names_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(flac, "MAX_WAV_BYTES", 100_000)
+    block = np.zeros((2, 1000), np.float32)
+    with pytest.raises(UserError, match=r"long\.wav: a WAV file holds 2 s of this sound at most"):
+        flac.write_wav_blocks(tmp_path / "long.wav", (block for _ in range(25)), 16_000, 2)
+    assert list(tmp_path.iterdir()) == []
+    flac.write_wav_blocks(tmp_path / "short.wav", (block for _ in range(24)), 16_000, 2)
+    assert len(soundfile.read(tmp_path / "short.wav")[0]) == 24_000
+
+
 def test_a_full_disk_is_told_by_its_own_error_and_a_failure_midway_leaves_nothing(tmp_path):
     (tmp_path / f".x.wav.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):

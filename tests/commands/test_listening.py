@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from soundmill import manifest, shards, tracking
+from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.listening import answers
 from tests.commands.running import soundmill
@@ -71,7 +71,7 @@ def test_a_test_of_a_family_knows_its_checkpoint_and_its_scores(project):
     assert "listening-test/key.json  for you alone" in done.stdout
     key = answers.read_key(project / "listening-test" / "key.json")
     tiny = key.models["tiny"]
-    assert (tiny.family, tiny.weights) == ("tiny", tracking.model_digest(checkpoint))
+    assert (tiny.family, tiny.weights) == ("tiny", hashing.model_digest(checkpoint))
     assert (tiny.scores, tiny.of) == ({"kl_yamnet": 1.5}, {"beep_1": {"kl_yamnet": 0.25}})
     assert "a beep & more" in (project / "listening-test" / "test.html").read_text(encoding="utf-8")
 

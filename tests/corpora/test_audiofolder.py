@@ -11,7 +11,7 @@ import pytest
 
 from soundmill.corpora import inventory, registry, sources
 from soundmill.errors import UserError
-from soundmill.shards import file_cache
+from soundmill.hashing import file_cache
 from tests.corpora.tiny import AUDIO, captions, cell, detected, put, recordings, scan, sound, write, write_table
 
 

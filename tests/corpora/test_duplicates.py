@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from soundmill import manifest, shards
+from soundmill import hashing, manifest, shards
 from soundmill.audio import fingerprint, flac, resample
 from soundmill.commands import app
 from soundmill.corpora import duplicates, fingerprint_index, landmarks, partitions
@@ -300,7 +300,7 @@ def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dic
         "audio": {"bytes": flac.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
         "source": recording_id,
         "start": start,
-        "digest": shards.digest(clip_id, wave.tobytes()),
+        "digest": hashing.digest(clip_id, wave.tobytes()),
         "recording_id": recording_id,
         "num_samples": len(wave),
         "quality": None,

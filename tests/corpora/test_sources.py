@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import params, shards
+from soundmill import hashing, params, shards
 from soundmill.corpora import sources
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
@@ -94,7 +94,7 @@ def test_recordings_are_digested_like_files(tmp_path):
     assert second.name == b"t.parquet#1"
     assert values == {"text": "one", "year": 1}
     with Sources({b"": bytes(tmp_path)}).open(sources.embedded_path(b"t.parquet", 0), tmp_path) as path:
-        assert shards.file_digest(path) == first.digest
+        assert hashing.file_digest(path) == first.digest
 
 
 def test_cells_without_usable_bytes_are_named_and_the_others_stay(tmp_path, monkeypatch):

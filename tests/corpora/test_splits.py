@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.corpora.splits import assign, join, warnings
 
 
@@ -103,7 +103,7 @@ def test_a_corpus_of_many_sources_keeps_its_splits():
     described = {f"r{number}" for number in range(400) if random_.random() < 0.7}
     dealt = [deal(rows, labels, which, valid, test, seed) for seed in range(5) for which, valid, test in (
         ((), 0.1, 0.1), (described, 0.1, 0.1), ((), 0.05, 0.3), (described, 0.0, 0.2))]  # fmt: skip
-    assert shards.digest([sorted(splits.items()) for splits, _ in dealt]) == "8dc73beebcab6ad595b747ef82d8e67b"
+    assert hashing.digest([sorted(splits.items()) for splits, _ in dealt]) == "8dc73beebcab6ad595b747ef82d8e67b"
 
 
 def test_what_is_wrong_with_splits_is_told_with_the_remedy():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.evaluation import cache
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests.lost_bits import lose_a_bit
@@ -44,7 +44,7 @@ def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(write_and_read, range(24)))
-    assert [path.stem for path in tmp_path.iterdir()] == [shards.file_digest(path) for path in tmp_path.iterdir()]
+    assert [path.stem for path in tmp_path.iterdir()] == [hashing.file_digest(path) for path in tmp_path.iterdir()]
     assert len(list(tmp_path.iterdir())) == 1  # the same rows have the same bytes
 
 

@@ -360,7 +360,7 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
         path = tmp_path / "weights" / pretrained.REGISTRY[name].file
         state = net.state_dict()
         torch.save(state if name == "vggish" else {"model": state}, path)
-        entry = replace(pretrained.REGISTRY[name], sha256=pretrained.digest(path), num_bytes=path.stat().st_size, md5=None)
+        entry = replace(pretrained.REGISTRY[name], sha256=pretrained.sha256(path), num_bytes=path.stat().st_size, md5=None)
         monkeypatch.setitem(pretrained.REGISTRY, name, entry)
 
     names = [f"{index}.wav" for index in range(4)]

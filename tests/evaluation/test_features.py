@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import manifest, shards
+from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import features
@@ -48,7 +48,7 @@ def judge(shared, monkeypatch):
 
 
 def sound(path, name: str | None = None) -> features.Sound:
-    return features.file(name or path.stem, path, shards.file_digest(path))
+    return features.file(name or path.stem, path, hashing.file_digest(path))
 
 
 def embedded(judge, sounds, cache, workers: int = 1) -> SimpleNamespace:
@@ -106,7 +106,7 @@ def test_each_of_several_files_of_the_same_bytes_is_named(judge, tmp_path):
     others = [tmp_path / "a.wav", tmp_path / "b.wav"]  # and of these one is not named twice
     for path in others:
         path.write_bytes(b"RIFF\0")
-    sounds = [features.file(path.stem, path, shards.file_digest(path)) for path in paths + others]
+    sounds = [features.file(path.stem, path, hashing.file_digest(path)) for path in paths + others]
     with pytest.raises(UserError, match="8 sounds cannot be scored") as error:
         features.embed_all([judge], sounds, tmp_path / "cache", 1)
     assert all(str(error.value).count(f"{path}: cannot be scored") == 1 for path in paths + others)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import fingerprint
 from soundmill.audio.flac import write_wav
 from soundmill.decoding import decode
@@ -28,7 +28,7 @@ def melody(seed: int, seconds: float = 4.0) -> np.ndarray:
 
 def view(directory: Path, rows: dict[str, np.ndarray]) -> features.View:
     """Embeddings as they lie in a cache, the key of each its content."""
-    keys = {name: shards.digest(frames.tobytes()) for name, frames in sorted(rows.items())}
+    keys = {name: hashing.digest(frames.tobytes()) for name, frames in sorted(rows.items())}
     wave = WaveFacts(RATE, False, False, "")
     embeddings = {key: cache.Embedding(key, wave, RATE, rows[name], np.zeros(0)) for name, key in keys.items()}
     cache.add(directory, embeddings.values())
@@ -103,7 +103,7 @@ def test_fingerprints_survive_being_kept(tmp_path):
     path = tmp_path / "a.wav"
     write_wav(path, melody(1), RATE)
     judge = memorisation.FingerprintJudge("fingerprint")
-    sound = features.file("a", path, shards.file_digest(path))
+    sound = features.file("a", path, hashing.file_digest(path))
     features.embed_all([judge], [sound], tmp_path / "cache", 1)
     kept = dict(features.view(judge, [sound], tmp_path / "cache").frames())["a"]
     wave = decode.read_mono(path, RATE, features.MAX_SECONDS)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.evaluation import features, waveforms
 from soundmill.evaluation.waveforms import fit, log_spectral_distance, multi_resolution_stft
 
@@ -75,7 +75,7 @@ def test_pairs_of_files(tmp_path):
     for name, wave in (("original", original), ("made", made), ("short", made[:, :11_025]), ("silent", 0 * original)):
         soundfile.write(tmp_path / f"{name}.wav", wave.T, 22_050, subtype="FLOAT")
         path = tmp_path / f"{name}.wav"
-        sounds[name] = features.file(name, path, shards.file_digest(path))
+        sounds[name] = features.file(name, path, hashing.file_digest(path))
     ids = ("whole", "cut", "silent")
     pairs = waveforms.Pairs(
         ids,

@@ -60,7 +60,7 @@ def test_unknown_family_is_named_with_the_nearest():
     [
         (None, "dvc repro"),
         ("{", "not readable as JSON"),
-        ('{"family": ' + "[" * 100_000, r"config\.json: not readable as JSON: brackets within brackets"),
+        ('{"family": ' + "[" * 100_000, r"config\.json: not readable as JSON: nested too deeply"),
         ("[]", "not a JSON object"),
         ("{}", "names no `family`"),
         (json.dumps({"family": "tango"}), "of family 'tango', not 'ddpm_mel'"),

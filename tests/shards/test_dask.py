@@ -65,7 +65,7 @@ def test_a_shard_that_kills_three_workers_is_named_and_the_rest_resumes(two_work
     work = tmp_path / "work"
     work.mkdir()
     (work / "die-2").touch()
-    with pytest.raises(UserError, match=r"shard-00002\.parquet: 3 workers died while they worked on this shard"):
+    with pytest.raises(UserError, match=r"shard-00002\.parquet: 3 workers died on this shard"):
         shards.map_shards(square, jobs(5), work, workers=1, cluster=two_workers)
     assert (work / "deaths").read_text() == "2\n" * 3
     (work / "die-2").unlink()
@@ -89,7 +89,7 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
             if len(list(work.glob("*.report.json"))) >= 3 and cluster.processes[0].poll() is None:
                 os.killpg(cluster.processes[0].pid, signal.SIGKILL)
 
-        with pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ is gone; finished shards are kept"):
+        with pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+ is gone; start it and run again"):
             shards.map_shards(square, jobs(20), work, workers=1, cluster=cluster.address, progress=kill_after_three)
     finally:
         cluster.stop()
@@ -102,5 +102,5 @@ def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch)
     codec, identity = "soundmill.models.components.mel_autoencoder", dask.code_identity
     for name, message in (("Python", r"3\.\d+\.\d+"), (codec.replace(".", "/"), r"\w+")):
         monkeypatch.setattr(dask, "code_identity", lambda *modules, name=name: identity(*modules) | {name: "2.7"})
-        with pytest.raises(UserError, match=rf"worker tcp://.*: has other software \({name} {message}, not 2\.7\); restart it"):
+        with pytest.raises(UserError, match=rf"worker tcp://.*: runs other software \({name} {message}, not 2\.7\); restart it"):
             shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers, code=[codec])

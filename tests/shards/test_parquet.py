@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_wrong_schema_names_file_and_column(tmp_path):
     shards.write_rows([{"name": "x", "data": b""}], tmp_path / "a.parquet", SCHEMA)
     other = pa.schema([("name", pa.int64())])
-    with pytest.raises(UserError, match=r"a\.parquet: column 'name' should be int64, found string"):
+    with pytest.raises(UserError, match=r"a\.parquet: column 'name' must be int64, found string"):
         list(shards.read_rows(tmp_path / "a.parquet", other))
     with pytest.raises(UserError, match="no shards"):
         shards.shard_paths(tmp_path / "absent")
@@ -59,9 +59,9 @@ def test_wrong_schema_names_file_and_column(tmp_path):
 
 def test_only_wanted_rows_are_read(tmp_path):
     shards.write_rows([{"name": str(n), "data": b"x"} for n in range(200)], tmp_path / "a.parquet", SCHEMA)
-    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], wanted=[199, 3, 64, 3])
+    rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], rows=[199, 3, 64, 3])
     assert [row["name"] for row in rows] == ["3", "64", "199"]
-    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, wanted=[])) == []
+    assert list(shards.read_rows(tmp_path / "a.parquet", SCHEMA, rows=[])) == []
 
 
 def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
@@ -74,3 +74,13 @@ def test_rows_of_a_shard_keep_their_order_and_weigh_no_more_than_they_are():
     assert result[2]["name"].to_pylist() == [f"{part}{row}" for part in "abc" * 500 for row in (0, 2)]
     assert len(pickle.dumps(result[0])) < len(pickle.dumps(table)) / 3
     assert shards.by_shard(table.slice(0, 0)) == {}
+
+
+def test_a_table_is_known_by_its_rows():
+    table = pa.table({"name": ["a", None, "c"] * 50, "shard": pa.array([0, 1, 2] * 50, pa.int32())})
+    split = pa.concat_tables([table.slice(0, 70), table.slice(70)])
+    assert shards.table_digest(split) == shards.table_digest(table)
+    assert len({shards.table_digest(part) for part in shards.by_shard(split).values()}) == 3
+    for column in ("name", "shard"):
+        changed = table.set_column(table.schema.get_field_index(column), column, table[column].take(pa.array([1, *range(1, 150)])))
+        assert shards.table_digest(changed) != shards.table_digest(table)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import shards
+from soundmill import hashing, shards
 from soundmill.errors import UserError
 from tests.lost_bits import lose_a_bit
 from tests.shards.work import SCHEMA, contents
@@ -34,7 +34,7 @@ def lines(words: list[str], output: Path, previous: Path | None = None) -> shard
 
 
 def keyed(words: list[list[str]]) -> list[shards.Job]:
-    return [shards.Job(shards.shard_name(index), (some,), len(some), shards.digest(some)) for index, some in enumerate(words)]
+    return [shards.Job(shards.shard_name(index), (some,), len(some), hashing.digest(some)) for index, some in enumerate(words)]
 
 
 def folder_of(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
@@ -124,7 +124,7 @@ def test_kept_shards_with_a_lost_bit_are_made_from_nothing_and_named(tmp_path, w
 
 def test_a_folder_with_a_lost_bit_is_made_from_nothing_and_named(tmp_path):
     def make(*words: str) -> tuple[list[str], dict[str, bytes]]:
-        job = shards.Job("names", (list(words),), key=shards.digest(words))
+        job = shards.Job("names", (list(words),), key=hashing.digest(words))
         damaged = shards.map_shards(folder_of, [job], tmp_path / "kept", workers=1).damaged
         return damaged, {path.name: path.read_bytes() for path in (tmp_path / "kept" / "names").iterdir()}
 

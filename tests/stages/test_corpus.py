@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import manifest, shards
+from soundmill import hashing, manifest
 from stages import corpus
 from tests.stages.handling import (
     CORPUS,
@@ -49,7 +49,7 @@ def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, e
     recordings, captions = table("data/corpus/recordings.parquet"), table("data/corpus/captions.parquet")
     for row in recordings:
         path = Path("data/corpus/audio") / os.fsdecode(row["raw_path"])
-        assert shards.file_digest(path) == row["digest"]
+        assert hashing.file_digest(path) == row["digest"]
         assert path.stat().st_size == row["size"]
     split_of = {row["recording_id"]: row["split"] for row in recordings}
     for split in ("valid", "test"):

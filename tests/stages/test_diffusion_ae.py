@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from soundmill import manifest, params, shards, stage
+from soundmill import hashing, manifest, params, shards, stage
 from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import SpectrogramParams
@@ -161,7 +161,7 @@ def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, c
     start = f"diffusion_ae.autoencoder.weights.start_from={homes[0] / 'autoencoder'}"
     assert make_autoencoder(homes[1], composed(start))["steps"] == 4
     config = json.loads((homes[1] / "autoencoder/config.json").read_text())
-    assert config["source"]["started_from"] == shards.file_digest(homes[0] / "autoencoder/model.safetensors")
+    assert config["source"]["started_from"] == hashing.file_digest(homes[0] / "autoencoder/model.safetensors")
     with pytest.raises(SystemExit, match=r"encoder\.blocks is 1 there and 2 here; make them agree"):
         make_autoencoder(homes[1], composed(start, "diffusion_ae.autoencoder.encoder.blocks=2"))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, encode_flac
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.audio.mel import SpectrogramParams, num_frames
@@ -45,7 +45,7 @@ def write_corpus(data: Path, *, labels: bool = True, captions: bool = True, coun
         shard = shards.shard_of(recording, SHARDS)
         audio = {"bytes": encode_flac(wave, 16_000), "path": f"{clip_id}.flac"}
         place = {"clip_id": clip_id, "recording_id": recording, "source": f"{recording}.wav", "start": float(index % 2)}
-        by_shard[shard].append({**place, "audio": audio, "digest": shards.digest(index), "num_samples": len(wave)})
+        by_shard[shard].append({**place, "audio": audio, "digest": hashing.digest(index), "num_samples": len(wave)})
         split = {7: "valid", 8: "valid", 9: "test"}.get(index // 2, "train")
         texts = [f"A {KINDS[kind]} is heard", f"The sound of {KINDS[kind]}"] if captions and index != 4 else []
         catalog.append({**place, "shard": shard, "split": split, "captions": texts, "labels": [KINDS[kind]] if labels else []})

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from soundmill import manifest, params, shards, stage, text
+from soundmill import hashing, manifest, params, shards, stage, text
 from soundmill.evaluation import family, family_report
 from soundmill.models import registry
 from soundmill.models.catalog import waves_of
@@ -216,7 +216,7 @@ def test_a_codec_starts_from_another(tmp_path):
     start = f"rave.autoencoder.weights.start_from={home / 'autoencoder'}"
     make_codec(other, composed(start, "rave.autoencoder.weights.steps=1", "rave.autoencoder.weights.phase_1_steps=1"))
     config = json.loads((other / "autoencoder/config.json").read_text())
-    assert config["source"]["started_from"] == shards.file_digest(home / "autoencoder/model.safetensors")
+    assert config["source"]["started_from"] == hashing.file_digest(home / "autoencoder/model.safetensors")
     first, second = weights_of(home), weights_of(other)
     assert (
         max((first[name] - second[name]).abs().max() for name in first if name.startswith("decoder.")) < 5e-3

@@ -113,7 +113,7 @@ def test_rename_does_not_hand_on_a_named_wav_with_a_lost_bit(small, capsys):
     assert tree(small / "data/audiocaps") != first
     call_rename()
     assert tree(small / "data/audiocaps") == first
-    assert "1 damaged, so made anew" in capsys.readouterr().out
+    assert "1 damaged and rebuilt" in capsys.readouterr().out
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):
@@ -123,7 +123,7 @@ def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys
     shards.write_rows([], small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
     shards.write_rows([], small / "data/clips" / shards.shard_name(1), manifest.CLIPS)
     assert "no clip at all" in refusal(capsys)
-    with pytest.raises(Exception, match="cannot be a file name"):
+    with pytest.raises(Exception, match="is not a safe file name"):
         shards.write_rows([clip("../x", "bbbbbbbbbbb", 0.0)], small / "evil.parquet", manifest.CLIPS)
         rename.name_clips(small / "evil.parquet", {"../x"}, small / "out")
 

@@ -74,7 +74,7 @@ def test_scan_does_not_hand_on_tables_with_a_lost_bit(project, capsys, name):
     capsys.readouterr()
     assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus") == metrics
     assert tree(project / "data" / "corpus") == before
-    assert f"1 damaged, so made anew ({name})" in capsys.readouterr().out
+    assert f"1 damaged and rebuilt ({name})" in capsys.readouterr().out
     call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
     assert "damaged" not in capsys.readouterr().out
 

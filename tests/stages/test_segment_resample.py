@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from soundmill import manifest, shards
+from soundmill import hashing, manifest, shards
 from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
@@ -82,7 +82,7 @@ def inventory(project: Path, audio: Path, count: int = 4) -> None:
                 "path": manifest.escape_path(name),
                 "raw_path": name,
                 "size": os.lstat(path).st_size,
-                "digest": shards.file_digest(path),
+                "digest": hashing.file_digest(path),
                 "shard": shards.shard_of(name, count),
                 "start_time": 0.0,
                 "labels": [],
@@ -109,7 +109,7 @@ def reasons_of(project: Path, stage: str) -> dict[str, str]:
 def fingerprints(project: Path) -> dict[str, str]:
     kept = ["segments.parquet", "clips/**/*", "quarantine/*", "metrics/*"]
     paths = sorted({path for pattern in kept for path in (project / "data").glob(pattern) if path.is_file()})
-    return {str(path.relative_to(project)): shards.file_digest(path) for path in paths}
+    return {str(path.relative_to(project)): hashing.file_digest(path) for path in paths}
 
 
 def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
@@ -427,7 +427,7 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
                 "recording_id": f"r{index}",
                 "path": "x",
                 "raw_path": raw,
-                "digest": shards.file_digest(file),
+                "digest": hashing.file_digest(file),
                 "shard": 0,
                 "start_time": 0.0,
             }
@@ -518,7 +518,7 @@ def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
 def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     soundfile.write(tmp_path / "a.wav", noise(1.0, 16_000), 16_000)
     params = ClipPlan.model_validate(PLAN)
-    cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), planned)
+    cut = plan("a.wav", hashing.file_digest(tmp_path / "a.wav"), planned)
     table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
     report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
     rows = list(shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS))
@@ -536,7 +536,7 @@ def test_float_samples_of_another_scale_are_brought_back_and_impossible_ones_nam
     wave = noise(2.0, 16_000) * np.float32(factor)
     wave[1000] += np.float32(spike)
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
-    cut = plan("a.wav", shards.file_digest(tmp_path / "a.wav"), len(wave))
+    cut = plan("a.wav", hashing.file_digest(tmp_path / "a.wav"), len(wave))
     params = ClipPlan.model_validate(PLAN)
     table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
     report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")

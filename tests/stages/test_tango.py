@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import stages.generate
 import stages.train
-from soundmill import commands, manifest, params, shards, stage
+from soundmill import commands, hashing, manifest, params, shards
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
@@ -164,7 +164,7 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
     trained_sampling = json.loads((trained / "model" / "config.json").read_text())["params"]["sampling"]
     assert said.pop("weights").startswith("last weights (step 4, held-out loss ")
     assert said == {
-        "family": "tango", "checkpoint": stage.tree_digest(trained / "model"), "prompt": "a bell", "seed": 5, "number": 3,
+        "family": "tango", "checkpoint": hashing.tree_digest(trained / "model"), "prompt": "a bell", "seed": 5, "number": 3,
         "sampling": {**trained_sampling, "num_steps": 3, "guidance_scale": 2.0},
     }  # fmt: skip
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")

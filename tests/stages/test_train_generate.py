@@ -21,7 +21,7 @@ import torch
 
 import stages.generate
 import stages.train
-from soundmill import manifest, params, shards, stage
+from soundmill import hashing, manifest, params, shards
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.evaluation import folders
@@ -256,7 +256,7 @@ def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further
         die_before(patch, 1)
         with pytest.raises(Killed):
             further(optimiser=still)
-    digest = stage.tree_digest(trained / "model")
+    digest = hashing.tree_digest(trained / "model")
     (directory,) = tmp_path.glob("data/.work/train-ddpm_mel/*/training*")
     assert directory.name == f"training-{digest}"  # another checkpoint there is another training
 
@@ -531,7 +531,7 @@ def test_sounds_on_demand(tmp_path, trained):
         "family": "ddpm_mel", "checkpoint": None, "prompt": "dog bark", "seed": 1, "number": 2,
         "sampling": {**trained_sampling, "num_steps": 3, "guidance_scale": 1.5},
     }  # fmt: skip
-    assert said["checkpoint"] == stage.tree_digest(trained / "model")
+    assert said["checkpoint"] == hashing.tree_digest(trained / "model")
     assert (tmp_path / "a" / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     again = generation.generate_sounds(trained / "model", ["dog bark"], 2, 1, tmp_path / "b", tmp_path, GUIDED)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]

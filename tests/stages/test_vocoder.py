@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import manifest, params, shards
+from soundmill import hashing, manifest, params, shards
 from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
@@ -166,7 +166,7 @@ def test_training_starts_from_another(tmp_path, data, root):
     again = make(tmp_path / "again", data, root, 1, start_from=tmp_path / "first/vocoder", rate=1e-9)
     assert again["valid_l1_db"] == pytest.approx(first["valid_l1_db"], rel=1e-3)
     source = json.loads((tmp_path / "again/vocoder/config.json").read_text())["source"]
-    assert source["started_from"] == shards.file_digest(tmp_path / "first/vocoder/model.safetensors")
+    assert source["started_from"] == hashing.file_digest(tmp_path / "first/vocoder/model.safetensors")
     with pytest.raises(SystemExit, match=r"network\.channels is 32 there and 16 here; make them agree"):
         make(tmp_path / "more", data, root, 1, {**TINY, "channels": 16}, start_from=tmp_path / "first/vocoder")
 

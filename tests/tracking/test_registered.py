@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundmill import lineage, manifest, shards, tracking
+from soundmill import hashing, lineage, manifest, shards, tracking
 from soundmill.forgetting import leftovers
 from soundmill.tracking import stores
 from tests.commands.running import soundmill
@@ -51,7 +51,7 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     (model,) = tracking.registered_models(home)
     assert (model.name, model.version, model.aliases, model.run_name) == ("soundmill-tiny", "1", ("newest",), "train/tiny")
     assert model.directory
-    assert tracking.model_digest(model.directory) == model.digest == tracking.model_digest(directory)
+    assert hashing.model_digest(model.directory) == model.digest == hashing.model_digest(directory)
 
     found = lineage.trace(home, "recording:dog")
     (checkpoint,) = found.came_of_it

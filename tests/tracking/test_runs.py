@@ -99,7 +99,7 @@ def test_an_unwritable_store_stops_no_stage(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/file/mlflow.db")
     with tracking.stage_run(home, "segment", {}) as run:
         run.log_metrics_tree({"clips": 1})
-    assert "going on without it; metrics files are kept" in capsys.readouterr().err
+    assert "this run is not recorded; its metrics files are kept" in capsys.readouterr().err
 
 
 def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring) -> None:

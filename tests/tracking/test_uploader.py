@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from soundmill import tracking
+from soundmill import hashing, tracking
 from soundmill.tracking import journal, uploader
 from tests.mlflow_server import Server
 from tests.processes import marked, new_mark, wait_for
@@ -107,12 +107,12 @@ def test_what_was_sent_is_sent_again_without_harm(
     mlflow.create_model_version("soundmill-tiny", version.source, tags={"digest": "of other weights", "fad_vggish": "2.5"})
     for fad, best in ((3.0, "2"), (2.0, "1")):
         with tracking.pipeline_run(home, "scored") as run:
-            run.log_model_scores(tracking.model_digest(tmp_path / "files" / "model"), "tiny", {"fad_vggish": fad, "kl_tagger": 0.5})
+            run.log_model_scores(hashing.model_digest(tmp_path / "files" / "model"), "tiny", {"fad_vggish": fad, "kl_tagger": 0.5})
         bring(home)
         assert mlflow.get_model_version("soundmill-tiny", "1").tags["fad_vggish"] == f"{fad:g}"
         assert str(mlflow.get_model_version_by_alias("soundmill-tiny", "best").version) == best
     with tracking.result_run(home, "a listening test", "listening-test", {}) as run:
-        run.log_model_scores(tracking.model_digest(tmp_path / "files" / "model"), "tiny", {"mos_quality": 4.25})
+        run.log_model_scores(hashing.model_digest(tmp_path / "files" / "model"), "tiny", {"mos_quality": 4.25})
     bring(home)
     tags = mlflow.get_model_version("soundmill-tiny", "1").tags
     assert (tags["mos_quality"], tags["fad_vggish"]) == ("4.25", "2")  # ears beside the other scores, which still choose the best
@@ -156,7 +156,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
         run = stage.__enter__()
         run.log_metrics_tree({"loss": 0.5})
     here = uploader.Uploader(tracking.store(home))
-    assert here.bring() == ""
+    assert here.send() == ""
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING", "train": "RUNNING"}
     assert runs(home)["train"].data.metrics == {"loss": 0.5}  # live
     run.log_figure(home / "nowhere.png", "lost.png")  # which says so
@@ -185,7 +185,7 @@ def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(
         write(*arguments)
 
     monkeypatch.setattr(here.runs, "write", meanwhile)
-    here.bring()
+    here.send()
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING"}
     bring(home)
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "FINISHED", "train": "FINISHED"}
@@ -208,7 +208,7 @@ def test_an_uploader_that_died_is_replaced_while_a_run_is_open(home: Path, monke
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from soundmill import tracking
+from soundmill import hashing, tracking
 
 with tracking.stage_run(Path(sys.argv[1]), "killed", {}) as run:
     run.log_curve({"loss": 1.0}, 1)
@@ -229,18 +229,18 @@ def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Br
     kill_itself(CHILD, home)
     with tracking.stage_run(home, "living", {}):
         here = uploader.Uploader(tracking.store(home))
-        here.bring()
+        here.send()
         found = runs(home)
         assert found["living"].info.status == "RUNNING"
     killed = found["killed"]
     assert (killed.info.status, killed.data.metrics) == ("KILLED", {"loss": 1.0})
-    assert "died without a word" in killed.data.tags["end_reason"]
+    assert "the process died" in killed.data.tags["end_reason"]
 
 
 PIPELINE = """
 import os, signal, sys, time
 from pathlib import Path
-from soundmill import tracking
+from soundmill import hashing, tracking
 
 home = Path(sys.argv[1])
 with tracking.pipeline_run(home) as run:
@@ -256,8 +256,8 @@ with tracking.pipeline_run(home) as run:
 def test_a_killed_pipeline_took_as_long_as_its_stages(home: Path, bring: Bring) -> None:
     kill_itself(PIPELINE, home)
     here = uploader.Uploader(tracking.store(home))
-    here.bring()
-    here.bring()  # the pipeline, after its stage
+    here.send()
+    here.send()  # the pipeline, after its stage
     found = runs(home)
     stage = found.pop("train/x")
     (pipeline,) = found.values()

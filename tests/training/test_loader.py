@@ -109,7 +109,7 @@ def test_a_flat_file_with_a_lost_bit_is_copied_anew_and_told(tmp_path, capsys):
         lose_a_bit(first, place)
         assert gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path == first
         assert first.read_bytes() == whole
-        assert f"1 damaged, so made anew ({first.name})" in capsys.readouterr().out
+        assert f"1 damaged and rebuilt ({first.name})" in capsys.readouterr().out
     gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     assert capsys.readouterr().out == ""
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from soundmill import hub, pretrained, shards
+from soundmill import hashing, hub, pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.params import did_you_mean
@@ -59,7 +59,7 @@ def digest(name: str, tagger: Path | None) -> str:
 
         return _digest_of_files(clap.weights(), clap.FILES)
     if name == "tagger":
-        return shards.file_digest(tagger / "model.safetensors")
+        return hashing.file_digest(tagger / "model.safetensors")
     raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
 
 

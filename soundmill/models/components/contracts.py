@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import ConfigDict
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.params import StageParams
@@ -141,7 +141,7 @@ def save_codec(directory: Path, config: CodecConfig, net: nn.Module) -> str:
     weights = directory / checkpoint.WEIGHTS
     checkpoint.write_weights(net.state_dict(), weights, PYTORCH)
     constants = config.model_dump(mode="json", exclude={"source", "digest"})
-    digest = shards.digest(constants, {checkpoint.WEIGHTS: shards.file_digest(weights)})
+    digest = hashing.digest(constants, {checkpoint.WEIGHTS: hashing.file_digest(weights)})
     checkpoint.write_config(config.model_dump(mode="json") | {"digest": digest}, directory)
     return digest
 

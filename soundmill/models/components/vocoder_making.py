@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
@@ -67,7 +67,7 @@ class Making:
         compare(str(where), there, here)
         model.net.load_state_dict(start.net.state_dict())
         print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
-        return shards.file_digest(where / checkpoint.WEIGHTS)
+        return hashing.file_digest(where / checkpoint.WEIGHTS)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
         """Train `module`, by whose net `model` speaks; returns facts of it too."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import Made
@@ -107,7 +107,7 @@ def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     net.load_state_dict(there.net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return shards.file_digest(where / checkpoint.WEIGHTS)
+    return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import shards
+from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
@@ -101,7 +101,7 @@ def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str,
     compare(str(where), known | {"mel_spec": there.spec.model_dump()}, here | {"mel_spec": spec})
     module.start_from(there.net.state_dict(), params.weights.start_from)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return shards.file_digest(where / checkpoint.WEIGHTS)
+    return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()

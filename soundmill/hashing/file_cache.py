@@ -1,0 +1,124 @@
+"""A cache of file digests in SQLite; an entry is valid while `stat` shows no change."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
+
+from soundmill.hashing import digests
+
+_BATCH = 500  # paths
+_SETTLED_NS = 2_000_000_000  # a file that changed less long ago may change again without a new time
+_TABLE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, state TEXT, value TEXT, checksum TEXT) WITHOUT ROWID"
+
+
+def file_digests(
+    paths: Sequence[bytes],
+    cache: Path | None = None,
+    workers: int = 1,
+    linked: bool = False,
+    check: Callable[[bytes], Exception | None] = lambda path: None,
+) -> Iterator[str | Exception]:
+    """`file_digest` of every file, in order; the OSError of one that cannot be read. `check` is called before a file is read; an
+    error that it returns takes the place of the digest.
+
+    With a `cache` (an SQLite file), only files whose `stat` changed are read: size, inode, device, mtime, and ctime, which no
+    program can set. A digest is not cached if the file changed in the last two seconds. ctime does not count for `linked` files,
+    which are replaced and never written to: every hard link added or removed changes it.
+    """
+    with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
+            names = [os.path.abspath(path) for path in batch]
+            cached = _look_up(store, names) if store else {}
+            values = [_cached_digest(path, cached.get(name), linked) for path, name in zip(batch, names, strict=True)]
+            # Hashing releases the GIL.
+            values = [
+                pool.submit(_read_digest, path, linked, check) if value is None else check(path) or value
+                for path, value in zip(batch, values, strict=True)
+            ]
+            new = []
+            for name, value in zip(names, values, strict=True):
+                if isinstance(value, Future):
+                    value, state = value.result()
+                    if state:
+                        new.append((name, state, value))
+                yield value
+            if store and new:
+                _insert(store, new)
+
+
+def cached_value(path: bytes, name: str, make: Callable[[], str], cache: Path | None = None) -> str:
+    """`make()`, a text that depends on a file; with a `cache`, kept as `name` while `stat` shows no change (see file_digests)."""
+    if cache is None:
+        return make()
+    row = os.path.abspath(path) + b"\0" + name.encode()
+    with closing(_open_cache(cache)) as store:
+        state, changed = _state(path)
+        cached = _look_up(store, [row]).get(row)
+        if cached and cached[0] == state:
+            return cached[1]
+        text = make()
+        if time.time_ns() - changed > _SETTLED_NS and _state(path)[0] == state:
+            _insert(store, [(row, state, text)])
+        return text
+
+
+def _open_cache(path: Path) -> sqlite3.Connection:
+    try:
+        store = sqlite3.connect(path, timeout=60)
+        store.execute(_TABLE)
+        if store.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError
+    except sqlite3.Error:  # damaged by a crash, or no space left: start with an empty one
+        path.unlink(missing_ok=True)
+        store = sqlite3.connect(":memory:")
+        store.execute(_TABLE)
+    return store
+
+
+def _look_up(store: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
+    """path → (state, value). Rows with a wrong checksum are left out: SQLite does not notice a lost bit in a value."""
+    query = f"SELECT path, state, value, checksum FROM files WHERE path IN ({','.join('?' * len(names))})"
+    try:
+        rows = store.execute(query, names).fetchall()
+        return {path: (state, value) for path, state, value, checksum in rows if checksum == digests.digest(path, state, value)}
+    except (sqlite3.Error, TypeError):  # TypeError: damage may turn text into a type that has no digest
+        return {}
+
+
+def _insert(store: sqlite3.Connection, rows: Iterable[tuple[bytes, str, str]]) -> None:
+    with suppress(sqlite3.Error), store:  # a full disk or a damaged cache costs only time
+        store.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [(*row, digests.digest(*row)) for row in rows])
+
+
+def _cached_digest(path: bytes, cached: tuple[str, str] | None, linked: bool) -> str | OSError | None:
+    try:
+        return cached[1] if cached and cached[0] == _state(path, linked)[0] else None
+    except OSError as error:
+        return error
+
+
+def _read_digest(path: bytes, linked: bool, check: Callable[[bytes], Exception | None]) -> tuple[str | Exception, str | None]:
+    """Digest of a file, and its state if the digest may be cached."""
+    try:
+        if problem := check(path):
+            return problem, None
+        state, changed = _state(path, linked)
+        value = digests.file_digest(path)
+        return value, state if time.time_ns() - changed > _SETTLED_NS and _state(path, linked)[0] == state else None
+    except OSError as error:
+        return error, None
+
+
+def _state(path: bytes, linked: bool = False) -> tuple[str, int]:
+    """What distinguishes one state of a file from another, and when it last changed (ns since the epoch)."""
+    status = os.stat(path)
+    changed = status.st_mtime_ns if linked else max(status.st_mtime_ns, status.st_ctime_ns)
+    times = status.st_mtime_ns if linked else f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_size} {times} {status.st_dev} {status.st_ino}", changed
