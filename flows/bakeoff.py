@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import bakeoff_page, bakeoff_runs, bakeoff_table, checkout, killed, locks, publishing
+from flows import bakeoff_page, bakeoff_runs, bakeoff_table, checkout, crashed_runs, locks, publishing
+from flows.bakeoff_models import Model, Name, choose_models, in_a_line, read_plan
 from flows.bakeoff_table import Row
-from flows.entrants import Entrant, Name, entrants, in_a_line, read_plan
 from flows.pipeline import BROWSER_PORT, run_to_end
-from flows.points import below, listed, numbers
 from flows.scores import shown
+from flows.sweep_points import listed, nested_under, numbers
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.errors import UserError, report_failure
@@ -54,10 +54,10 @@ def bakeoff(
     try:
         _check(home, extra)
         chosen = read_plan(home, plan)
-        taking, rows = entrants(home, chosen, overrides, families)
-        with locks.alone(home / RESULTS / "lock"):
-            killed.end_last(home / RESULTS / "flow.run")
-            return _bakeoff(home, chosen.title, minutes, taking, rows, seeds, extra)
+        models, rows = choose_models(home, chosen, overrides, families)
+        with locks.exclusive_lock(home / RESULTS / "lock"):
+            crashed_runs.end_last(home / RESULTS / "flow.run")
+            return _bakeoff(home, chosen.title, minutes, models, rows, seeds, extra)
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"bakeoff: {error}")
@@ -75,34 +75,34 @@ def _check(home: Path, extra: Mapping[str, Path]) -> None:
 
 
 def _bakeoff(
-    home: Path, title: str, minutes: float, taking: list[Entrant], cannot: list[Row], seeds: list[int], extra: dict[str, Path]
+    home: Path, title: str, minutes: float, models: list[Model], excluded: list[Row], seeds: list[int], extra: dict[str, Path]
 ) -> State[Any]:
     results = home / RESULTS
-    workspace = checkout.workspace(home, "bakeoff", taking[0].document(home, {}, seeds[0]))
-    tell(f"bakeoff: {len(taking)} families for {minutes:g} minutes each, {len(seeds)} seeds, in {shown(workspace, home)}")
+    workspace = checkout.workspace(home, "bakeoff", models[0].document(home, {}, seeds[0]))
+    tell(f"bakeoff: {len(models)} families for {minutes:g} minutes each, {len(seeds)} seeds, in {shown(workspace, home)}")
     rows: list[Row] = []
     with tracking.pipeline_run(home, "bakeoff", root=workspace, tags={"kind": "bakeoff"}) as record:
-        for number, entrant in enumerate(taking, start=1):
-            tell(f"\n== {number}/{len(taking)}: {entrant.family}")
+        for number, model in enumerate(models, start=1):
+            tell(f"\n== {number}/{len(models)}: {model.family}")
             try:
-                with below(record.environment):
-                    rows.append(bakeoff_runs.row(workspace, home, results, entrant, minutes, seeds))
+                with nested_under(record.environment):
+                    rows.append(bakeoff_runs.row(workspace, home, results, model, minutes, seeds))
             except Exception as error:  # a family costs its row only
-                get_run_logger().exception(entrant.family)
-                rows.append(Row(entrant.family, why_not=in_a_line(error)))
+                get_run_logger().exception(model.family)
+                rows.append(Row(model.family, why_not=in_a_line(error)))
             if rows[-1].why_not:
-                tell(f"== {entrant.family}: no score: {rows[-1].why_not}")
+                tell(f"== {model.family}: no score: {rows[-1].why_not}")
         begun = time.monotonic()
-        variant, rows = _apart(rows, {entrant.family: entrant.variant for entrant in taking})
+        variant, rows = _apart(rows, {model.family: model.variant for model in models})
         scored = [row.name for row in rows if not row.why_not]
         _clear(results / "runs", {f"{name}-{seed}" for name in scored for seed in seeds})
-        together = [entrant.family for entrant in taking if entrant.family in scored and entrant.variant == variant]
+        together = [model.family for model in models if model.family in scored and model.variant == variant]
         judged = _judge(workspace, results, together, variant, seeds[0], extra)
         notes = _notes(minutes, seeds, rows, judged)
         seconds, training = bakeoff_runs.took(results, rows, seeds)
         whole = seconds + time.monotonic() - begun
         notes.append(f"It took {whole / 60:.3g} minutes in all, {training / 60:.3g} of them in trainings.")
-        rows += [*judged.rows, *cannot]
+        rows += [*judged.rows, *excluded]
         _write(results, title, rows, judged.differences, notes)
         (results / bakeoff_page.NAME).unlink(missing_ok=True)  # of other rows
         with report_failure("the page to listen to"):
@@ -116,8 +116,8 @@ def _bakeoff(
                 record.log_file(file)
         if (results / publishing.FIGURE).exists():
             record.log_figure(results / publishing.FIGURE, publishing.FIGURE)
-        failed = [row for row in rows if row.why_not and row.name in {entrant.family for entrant in taking}]
-        message = f"{len(failed)} of {len(taking)} families have no score: {', '.join(row.name for row in failed)}"
+        failed = [row for row in rows if row.why_not and row.name in {model.family for model in models}]
+        message = f"{len(failed)} of {len(models)} families have no score: {', '.join(row.name for row in failed)}"
         if failed:
             record.fail(message)
         page = record.page(BROWSER_PORT)
@@ -176,7 +176,7 @@ def _apart(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str, list[
 
 def _judge(workspace: Path, results: Path, scored: Sequence[str], variant: str, seed: int, extra: dict[str, Path]) -> Judged:
     """Of the first seed's sounds of these families, against the real clips that their own scores have."""
-    from soundmill.evaluation import contest
+    from soundmill.evaluation import pairwise
 
     lonely = [Row(name, "a folder", why_not="nothing to compare it with") for name in extra]
     if not scored:
@@ -185,7 +185,7 @@ def _judge(workspace: Path, results: Path, scored: Sequence[str], variant: str, 
     first = json.loads((runs[scored[0]] / "run.json").read_text(encoding="utf-8"))["scores"]
     embedder = bakeoff_runs.chosen_embedder(first)
     try:
-        found = contest.judge(
+        found = pairwise.compare(
             {name: its / "generated" for name, its in runs.items()},
             extra,
             workspace / "data" / "clips" / variant,

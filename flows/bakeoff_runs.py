@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import bakeoff_table, dvc
+from flows.bakeoff_models import TIMED_STEPS, Model
 from flows.bakeoff_table import Part, Row
-from flows.entrants import TIMED_STEPS, Entrant
-from flows.points import below, through
+from flows.sweep_points import nested_under, run_pipeline
 from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill.errors import UserError
@@ -23,15 +23,15 @@ from soundmill.errors import UserError
 AFTER = ("evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 
 
-def row(workspace: Path, home: Path, results: Path, entrant: Entrant, minutes: float, seeds: Sequence[int]) -> Row:
+def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> Row:
     """Time its steps, where that is not done yet; then train, generate and score it with every seed."""
-    family, kind = entrant.family, _kind(entrant.family)
+    family, kind = model.family, _kind(model.family)
     try:
-        measured = measure(workspace, home, results, entrant)
+        measured = measure(workspace, home, results, model)
     except UserError as error:
         return Row(family, kind, why_not=str(error))
     steps = {
-        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in entrant.shares.items()
+        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in model.shares.items()
     }
     parts = [Part(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
     tell(f"== {family}: " + ", ".join(f"{part.stage} {part.steps:,} steps in {part.minutes:.3g} minutes" for part in parts))
@@ -40,7 +40,7 @@ def row(workspace: Path, home: Path, results: Path, entrant: Entrant, minutes: f
     for seed in seeds:
         its = results / "runs" / f"{family}-{seed}"
         try:
-            of_seeds.append(_run(workspace, entrant.document(home, steps, seed), family, seed, list(steps), its))
+            of_seeds.append(_run(workspace, model.document(home, steps, seed), family, seed, list(steps), its))
         except UserError as error:
             return Row(family, kind, str(error), parts=parts, peak_memory_bytes=peak)
     first = of_seeds[0]
@@ -57,22 +57,22 @@ def row(workspace: Path, home: Path, results: Path, entrant: Entrant, minutes: f
     )
 
 
-def measure(workspace: Path, home: Path, results: Path, entrant: Entrant) -> dict[str, dict[str, float]]:
+def measure(workspace: Path, home: Path, results: Path, model: Model) -> dict[str, dict[str, float]]:
     """By training `seconds_per_step` and `peak_memory_bytes`, of a few steps; kept, so that a rerun has the same steps."""
-    document = entrant.document(home, dict.fromkeys(entrant.shares, TIMED_STEPS), 0, timed=True)
+    document = model.document(home, dict.fromkeys(model.shares, TIMED_STEPS), 0, timed=True)
     read = {name: content for name, content in document.items() if name not in AFTER}
-    read[entrant.family] = {name: content for name, content in read[entrant.family].items() if name != "generate"}
-    path = results / "measured" / f"{entrant.family}.json"
+    read[model.family] = {name: content for name, content in read[model.family].items() if name != "generate"}
+    path = results / "measured" / f"{model.family}.json"
     with suppress(OSError, ValueError, KeyError):
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["params"] == read:
             return known["measured"]
     begun, measured = time.monotonic(), {}
-    with below({tracking.TRIAL: "1"}):
-        for stage in entrant.shares:
-            name, cost = f"{stage}@{entrant.family}", _cost(workspace, stage, entrant.family)
+    with nested_under({tracking.TRIAL: "1"}):
+        for stage in model.shares:
+            name, cost = f"{stage}@{model.family}", _cost(workspace, stage, model.family)
             cost.unlink(missing_ok=True)
-            if why := through(workspace, document, [name], f"bakeoff: {entrant.family}, timing {stage}"):
+            if why := run_pipeline(workspace, document, [name], f"bakeoff: {model.family}, timing {stage}"):
                 raise UserError(why)
             if "seconds_per_step" not in _read(cost):  # DVC had this training in its cache, or it was killed and went on
                 dvc.repro(workspace, name, tell, force=True)
@@ -97,7 +97,7 @@ def _run(workspace: Path, document: dict[str, Any], family: str, seed: int, stag
     for cost in costs.values():
         cost.unlink(missing_ok=True)
     begun = time.monotonic()
-    if why := through(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
+    if why := run_pipeline(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
         raise UserError(why)
     speed = _read(costs["generate"]).get("seconds_per_second") or before.get("seconds_per_second")
     if speed is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import locks
-from soundmill import experiments, lifetime, params
+from soundmill import dvc_recovery, lifetime, params
 from soundmill.errors import UserError
 
 KEPT_LINES = 40  # of a failing stage
@@ -191,7 +191,7 @@ def _signal_name(number: int) -> str:
 
 def check_changes(root: Path, say: locks.Say) -> None:
     """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
-    left = experiments.leftovers(root)
+    left = dvc_recovery.leftovers(root)
     if any(leftover.changes_missing for leftover in left):
         raise UserError("\n".join([*map(str, left), "Nothing was run: it would have gone without them."]))
     for leftover in left:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.terminal import duration
-from soundmill import disk, experiments, lifetime
+from soundmill import disk, dvc_recovery, lifetime
 from soundmill.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -64,7 +64,7 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
 
 def remove_unreadable(root: Path, say: Say) -> None:
     """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
-    for path in experiments.unreadable_locks(root):
+    for path in dvc_recovery.unreadable_locks(root):
         if running := holders(root) or dvc_in(root):
             raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
         path.replace(path.with_name("rwlock.unreadable"))
@@ -109,7 +109,7 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a lock file while a command works in a workspace, from parameters to results; UserError where another command has it.
 
     Between its pipelines, which hold `only_one`, the other would change its parameters.

@@ -26,8 +26,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import dvc, killed, lockfile, locks, server, story
-from flows.scores import markdown, read_scores, shown, summary
+from flows import crashed_runs, dvc, lockfile, locks, server, summary
+from flows.scores import closing_lines, markdown, read_scores, shown
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
 from soundmill.errors import UserError, report_failure
@@ -100,7 +100,7 @@ def pipeline(
     root = (project or Path.cwd()).resolve()
     try:
         with locks.only_one(root, wait_minutes * 60, _say):
-            killed.end_last(root / ".dvc" / "tmp" / "pipeline.run")
+            crashed_runs.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
             if added := ledger.update(root):
                 _say(f"{ledger.FILE} was out of date; added: {ledger.sources(added)}")
@@ -130,7 +130,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
     width = max(len(stage.name) for stage in chosen)
     tags = {"prefect_flow_run": runtime.flow_run.id or ""}
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names its points
-    with tracking.pipeline_run(root, name, tags=tags, first=list(story.changed_parameters(root))) as run:
+    with tracking.pipeline_run(root, name, tags=tags, first=list(summary.changed_parameters(root))) as run:
         extra = run.environment
         failure = None
         for number, stage in enumerate(chosen, start=1):
@@ -156,8 +156,8 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
         scores = read_scores(root)
         whole = scores if not failure else {}
         with report_failure("the page of this run in MLflow"):
-            run.describe(f"{story.markdown(root, whole)}\n\n{describe(chosen, done, failure)}")
-            story.record(run, root, whole)
+            run.describe(f"{summary.markdown(root, whole)}\n\n{describe(chosen, done, failure)}")
+            summary.record(run, root, whole)
         run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
         if failure:
@@ -178,7 +178,7 @@ def _pipeline(root: Path, wanted: list[str], force: bool, retries: int, wait_sec
             _say(line)
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
-    for line in summary(root, scores, page):
+    for line in closing_lines(root, scores, page):
         tell(line)
     tell(f"Log      {shown(root / LOG, root)}\nDone in {duration(time.monotonic() - started)}.")
     for line in run.not_recorded:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from flows import dvc, lockfile
-from flows.scores import read_scores, summary
+from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
-from soundmill import experiments, ledger
+from soundmill import dvc_recovery, ledger
 from soundmill.errors import UserError
 from soundmill.params import read_yaml
 
@@ -20,7 +20,7 @@ def up_to_date(root: Path, stages: list[str]) -> bool:
     False where it cannot tell, where changes were set aside, and where forgotten.yaml is out of date: the pipeline says what is
     wrong.
     """
-    if not (root / "dvc.lock").exists() or lockfile.fault_of(root / "dvc.lock") or experiments.leftovers(root):
+    if not (root / "dvc.lock").exists() or lockfile.fault_of(root / "dvc.lock") or dvc_recovery.leftovers(root):
         return False
     try:
         return not ledger.missing(root) and not dvc.changed(root, stages)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not args.force and up_to_date(root, args.stages):
         tell("Nothing has changed since the last run.")
-        for line in summary(root, read_scores(root)):
+        for line in closing_lines(root, read_scores(root)):
             tell(line)
         return 0
     try:

@@ -65,7 +65,7 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, "|" + "---|" * len(table[0]), *body])
 
 
-def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:
+def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:
     """The last lines on the terminal: scores, where the sounds lie, how to look at the run (its `page`) and to train the others."""
     lines = [""]
     table = rows(scores)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, dvc, killed, locks, publishing, sweep_figure, sweep_table
+from flows import checkout, crashed_runs, dvc, locks, publishing, sweep_figure, sweep_table
 from flows.pipeline import BROWSER_PORT, run_to_end
-from flows.points import absolute_paths, below, listed, numbers, through
 from flows.scores import read_scores
+from flows.sweep_points import absolute_paths, listed, nested_under, numbers, run_pipeline
 from flows.sweep_table import Outcome, Row
 from flows.terminal import tell
 from soundmill import params as parameters
@@ -154,8 +154,8 @@ def sweep(
     try:
         wanted = read(home, name)
         runs = plan(home, wanted, overrides, points, seeds)
-        with locks.alone(home / RESULTS / name / "lock"):
-            killed.end_last(home / RESULTS / name / "flow.run")
+        with locks.exclusive_lock(home / RESULTS / name / "lock"):
+            crashed_runs.end_last(home / RESULTS / name / "flow.run")
             return _sweep(home, name, wanted, runs)
     except UserError as error:
         get_run_logger().error(str(error))
@@ -175,7 +175,7 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
             own = " ".join(override for override in run.overrides if override not in wanted.overrides)
             tell(f"\n== {name} {number}/{len(runs)}: {run} ({own})")
             begun = time.monotonic()
-            with below(record.environment):
+            with nested_under(record.environment):
                 finished = _run(workspace, name, wanted, run)
             reasons = [outcome.failure for outcome in finished if outcome.failure]
             tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - begun:.0f} s")
@@ -210,7 +210,7 @@ def _sweep(home: Path, name: str, wanted: Sweep, runs: list[Run]) -> State[Any]:
 
 def _run(workspace: Path, name: str, wanted: Sweep, run: Run) -> list[Outcome]:
     """Bring the workspace to a run's parameters and through the pipeline; its rows, or one that says why there are none."""
-    if failure := through(workspace, run.document, [TARGET], f"{name}: {run}"):
+    if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
         return [Outcome(run.point, run.seed, failure=failure)]
     scores = read_scores(workspace)
     return [row for family in run.document["families"] for row in _rows_of(run, wanted, family, scores.get(family))]

@@ -26,7 +26,7 @@ ALLOWED = {
     "soundmill.drawing": (),
     "soundmill.provenance": (),
     "soundmill.ledger": ("soundmill.disk", "soundmill.errors", "soundmill.params", "soundmill.provenance"),
-    "soundmill.experiments": ("soundmill.disk", "soundmill.provenance"),
+    "soundmill.dvc_recovery": ("soundmill.disk", "soundmill.provenance"),
     "soundmill.tracking": ("soundmill.disk", "soundmill.errors", "soundmill.params", "soundmill.provenance"),
     "soundmill.stage": (
         "soundmill.disk",
@@ -147,7 +147,7 @@ ALLOWED = {
         "soundmill.disk",
         "soundmill.errors",
         "soundmill.drawing",
-        "soundmill.experiments",
+        "soundmill.dvc_recovery",
         "soundmill.ledger",
         "soundmill.lifetime",
         "soundmill.params",
@@ -156,7 +156,7 @@ ALLOWED = {
         "soundmill.page",
         "soundmill.listening",
         "soundmill.models.registry",
-        "soundmill.evaluation.contest",
+        "soundmill.evaluation.pairwise",
         "soundmill.pretrained",
     ),
 }

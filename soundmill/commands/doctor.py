@@ -161,9 +161,9 @@ def _dvc_lock(root: Path) -> Finding:
 
 
 def _changes(root: Path) -> Finding:
-    from soundmill import experiments
+    from soundmill import dvc_recovery
 
-    left = experiments.leftovers(root)
+    left = dvc_recovery.leftovers(root)
     if not left:
         return Finding("changes", "ok", "none set aside by a killed `dvc exp run`")
     remedy = "; then ".join(leftover.remedy for leftover in left)

@@ -132,7 +132,7 @@ def run(
 
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
     name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
-    with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
+    with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
         status = checkout.run_pipeline(workspace)

@@ -49,9 +49,9 @@ def _is_checkout(directory: Path) -> bool:
 
 def warn_of_leftovers(root: Path) -> None:
     """Warn if a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
-    from soundmill import experiments
+    from soundmill import dvc_recovery
 
-    for leftover in experiments.leftovers(root):
+    for leftover in dvc_recovery.leftovers(root):
         typer.secho(str(leftover), fg="yellow", err=True)
 
 

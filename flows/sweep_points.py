@@ -15,7 +15,7 @@ from flows.terminal import tell
 from soundmill import params as parameters
 
 
-def through(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
+def run_pipeline(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
     """Bring a workspace to these parameters and through the pipeline; returns why that failed, in a line."""
     with locks.only_one(workspace, 0, tell):  # DVC would record a stage that runs now with the new ones
         parameters.write_yaml(document, workspace / "params.yaml")
@@ -39,7 +39,7 @@ def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
 
 
 @contextmanager
-def below(variables: dict[str, str]) -> Iterator[None]:
+def nested_under(variables: dict[str, str]) -> Iterator[None]:
     """Runs that are opened inside are nested below the run that these variables name."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from flows.bakeoff_table import Row
-from flows.points import absolute_paths
+from flows.sweep_points import absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
@@ -36,7 +36,7 @@ class Plan(StageParams):
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Model:
     """A family that takes part: its parameters but for steps and seed, and what share of the minutes each training gets."""
 
     family: str
@@ -100,7 +100,7 @@ def read_plan(home: Path, name: str = "") -> Plan:
     return Plan(title=one.title, overrides=[*every.overrides, *one.overrides], families=families)
 
 
-def entrants(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Entrant], list[Row]]:
+def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
     """Who takes part, and rows of those that cannot. An override in `extra` of one family's section is for it alone.
 
     UserError where a family is not known, or an override is wrong for all.
@@ -112,7 +112,7 @@ def entrants(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[st
     if chosen := [override for override in extra if override.startswith("model=")]:
         raise UserError(f"{chosen[0]}: each family takes part with its own; for a few of them say FAMILIES=A,B (--families A,B)")
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]  # a family may name its own
-    taking, cannot = [], []
+    models, excluded = [], []
     for family in [name for name in known if not families or name in families]:
         others = {name for name in known if name != family}
         mine = [override for override in extra if others.isdisjoint(override.lstrip("+~").partition("=")[0].split("."))]
@@ -124,15 +124,15 @@ def entrants(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[st
             if its.get("trainings") is None:
                 raise UserError("makes no sound from a request")
             shares = _shares(document, family, its["trainings"])
-            entrant = Entrant(family, overrides + absolute_paths(document, home), shares, its["clips"])
-            entrant.document(home, dict.fromkeys(shares, TIMED_STEPS), 0)
+            model = Model(family, overrides + absolute_paths(document, home), shares, its["clips"])
+            model.document(home, dict.fromkeys(shares, TIMED_STEPS), 0)
         except Exception as error:  # of one family's parameters: the others go on
-            cannot.append(Row(family, why_not=in_a_line(error)))
+            excluded.append(Row(family, why_not=in_a_line(error)))
             continue
-        taking.append(entrant)
-    if not taking:
-        raise UserError("no family can take part:" + "".join(f"\n  {row.name}: {row.why_not}" for row in cannot))
-    return taking, cannot
+        models.append(model)
+    if not models:
+        raise UserError("no family can take part:" + "".join(f"\n  {row.name}: {row.why_not}" for row in excluded))
+    return models, excluded
 
 
 def _shares(document: dict[str, Any], family: str, trainings: dict[str, float]) -> dict[str, float]:
