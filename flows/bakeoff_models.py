@@ -1,4 +1,4 @@
-"""Who takes part in a bake-off, with which parameters, and what share of the minutes each training gets."""
+"""The models of a bake-off: their parameters, and each training's share of the minutes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from flows.bakeoff_table import Row
+from flows.bakeoff_rows import ModelRow
 from flows.sweep_points import absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
@@ -19,11 +19,11 @@ from soundmill.params import StageParams, did_you_mean
 FILE = Path("conf/bakeoff.yaml")
 FILES = Path("conf/bakeoff")
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights", "vocoder": "vocoder.weights"}
-CORPUS = "synthetic"  # where none is named
-TIMED_STEPS = 15  # of each training, to tell how many fit into its minutes
-LOOKS = 20  # at the held-out loss in each training, at most; they come on top of its minutes, and none among the timed steps
-WARM_UP_STEPS = 3  # the first of these are not counted (soundmill/training/curve.py)
-SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps|kl\.steps)$")  # what is a share of a training's steps
+CORPUS = "synthetic"  # by default
+TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
+MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
+WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
+SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps|kl\.steps)$")  # parameters that scale with a training's steps
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 
 
@@ -31,23 +31,23 @@ class Plan(StageParams):
     """conf/bakeoff.yaml, or a file of conf/bakeoff."""
 
     title: str
-    overrides: list[str] = Field(description="of every family, as after `soundmill params`; `{family}` stands for its name")
-    families: dict[Name, list[str]] = Field(description="overrides of one family")
+    overrides: list[str] = Field(description="for every family, as in `soundmill params`; `{family}` stands for its name")
+    families: dict[Name, list[str]] = Field(description="overrides for one family")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A family that takes part: its parameters but for steps and seed, and what share of the minutes each training gets."""
+    """A family in a bake-off: its overrides except steps and seed, and each training's share of the minutes."""
 
     family: str
     overrides: list[str]
     shares: dict[str, float]
-    variant: str = "default"  # of clips, that it is scored against
+    variant: str = "default"  # of the clips that it is scored against
 
     def document(self, home: Path, steps: dict[str, int], seed: int, timed: bool = False) -> dict[str, Any]:
-        """The content of params.yaml; parts of a training that are counted in steps keep their share.
+        """The content of params.yaml with these steps per training; schedules counted in steps are scaled with them.
 
-        `timed`: their share of the steps that are counted, and as few samples as can be.
+        `timed`: schedules are scaled to the steps after the warm-up, and the sample grid is as small as possible.
         """
         uncounted = WARM_UP_STEPS if timed else 0
         composed = parameters.compose(home / "conf", self.overrides)
@@ -58,13 +58,13 @@ class Model:
             own += [
                 f"{section}.steps={count}",
                 f"{section}.seed={seed}",
-                f"{section}.validate_every_steps={max(TIMED_STEPS, count // LOOKS)}",
+                f"{section}.validate_every_steps={max(TIMED_STEPS, count // MAX_VALIDATIONS)}",
             ]
             if "epochs" in values:
                 own.append(f"{section}.epochs=null")
-            if timed and "grid" in values:  # else the pictures of samples take longer than the steps
+            if timed and "grid" in values:  # drawing samples would take longer than the steps
                 own += [f"{section}.grid.columns=1", f"{section}.grid.rows=1"]
-            if values["steps"]:  # else what it was meant for is counted in epochs
+            if values["steps"]:  # null if the training is counted in epochs
                 share = (count - uncounted) / values["steps"]
                 own += [
                     f"{section}.{key}={max(1, uncounted + round(value * share))}"
@@ -74,60 +74,64 @@ class Model:
         return parameters.compose(home / "conf", [*self.overrides, *own])
 
 
-def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{above}{key}", value
+            yield f"{prefix}{key}", value
 
 
 def read_plan(home: Path, name: str = "") -> Plan:
-    """What conf/bakeoff.yaml says of every bake-off, and above it what conf/bakeoff/NAME.yaml says of one."""
+    """The plan of conf/bakeoff.yaml; with a name, combined with conf/bakeoff/NAME.yaml, which takes precedence."""
 
     def read(path: Path) -> Plan:
         return parameters.parse(Plan, parameters.read_yaml(path), str(path))
 
-    every, known = read(home / FILE), sorted(path.stem for path in (home / FILES).glob("*.yaml"))
+    shared, names = read(home / FILE), sorted(path.stem for path in (home / FILES).glob("*.yaml"))
     if not name:
-        return every
-    if name not in known:
-        raise UserError(f"no bake-off {name!r} in {home / FILES}{did_you_mean(name, known)} (there are: {', '.join(known)})")
-    one = read(home / FILES / f"{name}.yaml")
+        return shared
+    if name not in names:
+        raise UserError(f"no bake-off {name!r} in {home / FILES}{did_you_mean(name, names)} (there are: {', '.join(names)})")
+    named = read(home / FILES / f"{name}.yaml")
     families = {
-        family: [*every.families.get(family, []), *one.families.get(family, [])] for family in every.families | one.families
+        family: [*shared.families.get(family, []), *named.families.get(family, [])] for family in shared.families | named.families
     }
-    return Plan(title=one.title, overrides=[*every.overrides, *one.overrides], families=families)
+    return Plan(title=named.title, overrides=[*shared.overrides, *named.overrides], families=families)
 
 
-def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
-    """Who takes part, and rows of those that cannot. An override in `extra` of one family's section is for it alone.
+def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[ModelRow]]:
+    """The models that can take part, and rows with reasons for the others.
 
-    UserError where a family is not known, or an override is wrong for all.
+    An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
     """
-    known = sorted(path.stem for path in (home / "conf" / "model").glob("*.yaml"))
+    all_families = sorted(path.stem for path in (home / "conf" / "model").glob("*.yaml"))
     for name in families:
-        if name not in known:
-            raise UserError(f"no family {name!r}{did_you_mean(name, known)} (families: {', '.join(known)})")
+        if name not in all_families:
+            raise UserError(f"no family {name!r}{did_you_mean(name, all_families)} (families: {', '.join(all_families)})")
     if chosen := [override for override in extra if override.startswith("model=")]:
-        raise UserError(f"{chosen[0]}: each family takes part with its own; for a few of them say FAMILIES=A,B (--families A,B)")
-    corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]  # a family may name its own
+        raise UserError(
+            f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
+        )
+    corpus = (
+        [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
+    )  # a family's defaults may name another one
     models, excluded = [], []
-    for family in [name for name in known if not families or name in families]:
-        others = {name for name in known if name != family}
-        mine = [override for override in extra if others.isdisjoint(override.lstrip("+~").partition("=")[0].split("."))]
-        given = [override.replace("{family}", family) for override in plan.overrides]
-        overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *given, *mine]
+    for family in [name for name in all_families if not families or name in families]:
+        others = {name for name in all_families if name != family}
+        own = [override for override in extra if others.isdisjoint(override.lstrip("+~").partition("=")[0].split("."))]
+        shared = [override.replace("{family}", family) for override in plan.overrides]
+        overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *shared, *own]
         try:
             document = parameters.compose(home / "conf", overrides)
-            its = document["families"][family]
-            if its.get("trainings") is None:
-                raise UserError("makes no sound from a request")
-            shares = _shares(document, family, its["trainings"])
-            model = Model(family, overrides + absolute_paths(document, home), shares, its["clips"])
+            section = document["families"][family]
+            if section.get("trainings") is None:
+                raise UserError("does not generate sound from a request")
+            shares = _shares(document, family, section["trainings"])
+            model = Model(family, overrides + absolute_paths(document, home), shares, section["clips"])
             model.document(home, dict.fromkeys(shares, TIMED_STEPS), 0)
-        except Exception as error:  # of one family's parameters: the others go on
-            excluded.append(Row(family, why_not=in_a_line(error)))
+        except Exception as error:  # a mistake in one family's parameters must not stop the others
+            excluded.append(ModelRow(family, why_not=in_a_line(error)))
             continue
         models.append(model)
     if not models:
@@ -136,10 +140,10 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
 
 
 def _shares(document: dict[str, Any], family: str, trainings: dict[str, float]) -> dict[str, float]:
-    """What share of the minutes each training gets; parts that are loaded or absent leave theirs to the others."""
+    """Each training's share of the minutes; components that are loaded or absent leave theirs to the others."""
     shares = {stage: share for stage, share in trainings.items() if share > 0 and _is_trained(document, family, stage)}
     if not shares:
-        raise UserError("nothing of it is trained here")
+        raise UserError("all its components are loaded: nothing to train")
     return {stage: share / sum(shares.values()) for stage, share in shares.items()}
 
 
@@ -151,5 +155,5 @@ def _is_trained(document: dict[str, Any], family: str, stage: str) -> bool:
 
 
 def in_a_line(error: Exception) -> str:
-    """What an error says, with its kind where it is nobody's own words."""
+    """An error's message in one line, with its type unless it is a UserError."""
     return " ".join(str(error).split()) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

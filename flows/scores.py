@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.sweep_table import metrics_in
+from flows.results_table import metrics_in
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.params import read_yaml
@@ -79,7 +79,7 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
             lines.append("  ".join(cells).rstrip())
         lines += [
             "  fad, mmd, kl: lower is better; label_accuracy: higher. Beside it the same score of real clips, the codec, silence",
-            *(["  † ranks no models; the report says why"] if any("†" in row[2] for row in table) else []),
+            *(["  † not ranked; the report says why"] if any("†" in row[2] for row in table) else []),
             *_unlike(scores),
             "",
         ]

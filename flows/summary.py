@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.results_table import metrics_in
 from flows.scores import by_baseline
-from flows.sweep_table import metrics_in
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
