@@ -120,17 +120,14 @@ def killed(prepared: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_doctor_and_the_next_command_tell_the_way_back(killed: Path, tmp_path: Path) -> None:
+def test_doctor_gives_the_remedy_and_commands_that_run_no_stage_do_not_look(killed: Path) -> None:
     remedy = "`git restore --source='stash@{0}' -- .dvcignore first.py 'new file.txt'`, then"
-    assert remedy in soundmill(killed, "weights", "list").stderr
-    assert remedy in soundmill(tmp_path, "clips", "list", "--project", str(killed)).stderr
-    assert soundmill(killed, "clips", "list", "--project", str(killed)).stderr.count(remedy) == 1
+    assert "stash" not in soundmill(killed, "weights", "list").stderr
     finding = doctor._changes(killed)
     assert finding.state == "lacking"
     assert remedy in finding.remedy
     follow(killed, finding.remedy)
     assert doctor._changes(killed).state == "ok"
-    assert "stash" not in soundmill(killed, "weights", "list").stderr
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Literal
 
 import typer
 
-from soundmill.commands.project import Project, checkout
+from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -34,7 +34,7 @@ class Finding:
 def doctor(project: Project = None) -> None:
     """Check this machine (ffmpeg, GPU, weights, disk, tracking server), with a remedy for each thing that is missing."""
     lacking = False
-    for finding in examine(checkout(project)):
+    for finding in examine(project_root(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
         typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.detail}")
         if finding.remedy:

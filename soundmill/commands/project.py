@@ -20,39 +20,15 @@ Split = Annotated[str | None, typer.Option(help="Only this split: train, valid o
 
 
 def project_root(project: Path | None) -> Path:
-    """The checkout that the command works on, with its params.yaml and dvc.yaml."""
-    root = checkout(project)
-    if project and root != nearest_checkout():  # the nearest one was checked before the command began
-        warn_of_leftovers(root)
-    return root
-
-
-def checkout(project: Path | None) -> Path:
     """The checkout at `project`, else the nearest one upwards from here; UserError if there is none."""
-    root = (project.resolve() if _is_checkout(project) else None) if project else nearest_checkout()
+    here = Path.cwd()
+    candidates = [project.resolve()] if project else [here, *here.parents]
+    root = next((path for path in candidates if (path / "dvc.yaml").is_file() and (path / "params.yaml").is_file()), None)
     if root is None:
         raise UserError(
-            f"{project or Path.cwd()}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); "
-            "cd into one or give --project DIR"
+            f"{project or here}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); cd into one or give --project DIR"
         )
     return root
-
-
-def nearest_checkout() -> Path | None:
-    here = Path.cwd()
-    return next((directory for directory in (here, *here.parents) if _is_checkout(directory)), None)
-
-
-def _is_checkout(directory: Path) -> bool:
-    return (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file()
-
-
-def warn_of_leftovers(root: Path) -> None:
-    """Warn if a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
-    from soundmill import dvc_recovery
-
-    for leftover in dvc_recovery.leftovers(root):
-        typer.secho(str(leftover), fg="yellow", err=True)
 
 
 def tell_store(root: Path) -> None:
