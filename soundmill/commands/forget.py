@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root, tell_store
+from soundmill.commands.project import Project, progress_bar, project_root, use_recorded_store
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -70,7 +70,7 @@ def forget(
     if not (names or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
     if not (undo or update):
-        tell_store(root)
+        use_recorded_store(root)
     if check:
         _check(root, names)
     elif erase:

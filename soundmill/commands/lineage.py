@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root, tell_store, writable_file
+from soundmill.commands.project import Project, project_root, use_recorded_store, writable_file
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -45,7 +45,7 @@ def lineage(
     from soundmill.lineage import trace
 
     root = project_root(project)
-    tell_store(root)
+    use_recorded_store(root)
     found = trace(root, thing)
     console = Console(highlight=False, markup=False)
     console.print(_line(found.thing, all))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root
+from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -256,10 +256,10 @@ def params(
 def list_experiments(project: Project = None) -> None:
     """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
 
-    `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
-    folder. Parameters that follow override its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
-    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
-    A new file in conf/experiment is a new experiment.
+    `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
+    folder. Later parameters override those of the experiment: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
+    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
+    Each file in conf/experiment is an experiment.
     """
     from rich.console import Console
 
@@ -267,13 +267,14 @@ def list_experiments(project: Project = None) -> None:
 
     root = project_root(project)
     named = experiments.read_experiments(root / "conf")
+    use_recorded_store(root)
     scores, why = experiments.last_scores(root, named)
     console = Console(highlight=False)
-    for name, its in named.items():
-        console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
-        console.print(f"  {its.corpus}, {its.minutes:g} minutes of training", style="dim")
+    for name, experiment in named.items():
+        console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
+        console.print(f"  {experiment.corpus}, {experiment.minutes:g} minutes of training", style="dim")
         if name in scores:
             console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
     if why:
         console.print(f"No scores: {why}", style="dim", soft_wrap=True)
-    console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)
+    console.print("`soundmill run [DIR] experiment=NAME` repeats one; see `soundmill experiments --help`.", soft_wrap=True)
