@@ -1,4 +1,4 @@
-"""The `soundmill` command: everything around the pipeline that `dvc repro` does not do. One file per group of commands."""
+"""The `soundmill` command, one file per group of commands."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ LOW_DISK_GB = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `lacking` stops the pipeline, `optional` only narrows what it can do."""
+    """One line of the report; `lacking` stops the pipeline, `optional` limits what it can do."""
 
     name: str
     state: Literal["ok", "optional", "lacking"]

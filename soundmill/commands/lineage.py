@@ -1,4 +1,4 @@
-"""The command that traces where a sound comes from and what was made from it."""
+"""The command that traces a sound's origin and what was made from it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FIRST = 5  # of a list, without --all
-LONGEST = 80  # letters of one fact, without --all
+FIRST = 5  # items of a list that are shown without --all
+LONGEST = 80  # characters of one fact without --all
 
 
 @app.command()
