@@ -1,4 +1,4 @@
-"""A `dvc exp run` that is killed, or finds the disk full: what it leaves is told, and the commands that are told bring it back."""
+"""A `dvc exp run` that is killed or fills the disk: its leftovers are reported, with commands that restore the changes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_wherever_it_is_killed_the_changes_are_there_or_their_way_back_is_told(p
         found = dvc_recovery.leftovers(root)
         missing = [leftover for leftover in found if leftover.changes_missing]
         if not gone:  # what DVC was about to put into params.yaml may be
-            assert all(" aside: params.yaml of " in leftover.what for leftover in missing), (number, found)
+            assert all(" aside: params.yaml are in " in leftover.what for leftover in missing), (number, found)
         else:
             assert missing, number
             away += 1
@@ -238,7 +238,7 @@ def test_locks_that_were_left_are_named(prepared: Path, tmp_path: Path) -> None:
     assert "JSON structure is corrupted" in failed.stderr
     index, rwlock = dvc_recovery.leftovers(root)
     assert "merge conflicts" in index.what
-    assert "DVC stops at it" in rwlock.what
+    assert "DVC fails on it" in rwlock.what
     follow(root, index.remedy + rwlock.remedy)
     assert dvc_recovery.leftovers(root) == []
 

@@ -238,7 +238,12 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         assert text.index("label_accuracy_tagger_high") < text.index("stages/corpus/recordings")  # and scores before counts
         chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
         shows(
-            chrome, "Trained on synthetic (60 recordings): 124 clips", "95 % interval", "silence", "2,000 steps", "Not as in conf/"
+            chrome,
+            "Trained on synthetic (60 recordings): 124 clips",
+            "95 % interval",
+            "silence",
+            "2,000 steps",
+            "Changed from conf/",
         )
         chrome.save_screenshot(tmp_path / "story.png")
         head = [cell.text for cell in chrome.find_elements(By.CSS_SELECTOR, "table th")]
