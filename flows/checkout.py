@@ -102,7 +102,7 @@ def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[st
         elif mode == "160000":
             refused.append(f"{name!r} is a submodule")
         elif ".dvc" in name.split("/")[:-1] and not re.fullmatch(r"\.dvc/(config|\.gitignore|plots/.+)", name):
-            refused.append(f"{name!r} is a file of DVC's own, for one machine")
+            refused.append(f"{name!r} is one of DVC's own files, which are specific to a machine")
         elif name.startswith(tuple(f"{restored}/" for restored in RESTORED)):
             refused.append(f"{name!r} is in the place of a restored file")
     _refuse(refused, state)
