@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 # Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-bench fuzz attack browse run bakeoff server schedule params lint bench bench-scale constraints clean-venv
+.PHONY: help demo test test-all test-bench fuzz attack browse run bakeoff server schedule params docs lint bench bench-scale constraints clean-venv
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,6 +51,9 @@ schedule: $(VENV)/.installed  ## run the pipeline every night (needs `make serve
 
 params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params
+
+docs: $(VENV)/.test  ## fill in the generated columns of docs/architecture.md
+	@$(BIN)/python -m tests.architecture_page
 
 lint: $(VENV)/.test  ## format and check the code
 	@$(BIN)/ruff format soundmill stages flows bench tests

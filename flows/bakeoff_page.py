@@ -1,55 +1,52 @@
-"""The page of a bake-off: verdict, table and figure, and below them every sound beside the real one."""
+"""The page of a bake-off: verdict, table and figure, then every sound next to the real one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows import bakeoff_table
-from flows.bakeoff_table import Difference, Row
-from flows.publishing import FIGURE
+from flows.bakeoff_rows import ModelRow
+from flows.publishing import FIGURE, PAGE
+from flows.results_table import ResultsTable
 
-NAME = "index.html"
-MEGABYTES = 40.0
+MEGABYTES = 40.0  # at most, for all sounds
 
 
 def write(
-    results: Path,
+    directory: Path,
     workspace: Path,
     variant: str,
-    title: str,
-    rows: Sequence[Row],
-    differences: Sequence[Difference],
-    notes: Sequence[str],
+    results: ResultsTable,
+    rows: Sequence[ModelRow],
     seed: int,
     extra: Mapping[str, Path],
 ) -> None:
-    """`results/index.html`, from the sounds of a seed that are kept in `results/runs`; nothing where no family has a score.
+    """Write `index.html` with the sounds of one seed, which are in `runs`; nothing if no family has a score.
 
-    `variant` is that of the real clips beside them.
+    `rows` are those of families; `variant` is the clip variant of the real sounds.
     """
     from soundmill import clips, page
     from soundmill.listening import material, side_by_side
 
-    runs = {row.name: results / "runs" / f"{row.name}-{seed}" for row in rows if row.parts and not row.why_not}
-    models = [material.read_family(name, its / "generated", its / "codec", its / "report") for name, its in runs.items()]
-    models += [material.read_folder(name, material.open_folder(directory)) for name, directory in extra.items()]
+    runs = {row.name: directory / "runs" / f"{row.name}-{seed}" for row in rows if row.trainings and not row.why_not}
+    models = [material.read_family(name, run / "generated", run / "codec", run / "report") for name, run in runs.items()]
+    models += [material.read_folder(name, material.open_folder(folder)) for name, folder in extra.items()]
     if not runs:
         return
     tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
-    real, asked = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
-    lines, compared = bakeoff_table.table(rows), bakeoff_table.differences_table(differences)
+    real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
+    table, differences = results.table(), results.differences
     figure = []
-    if (results / FIGURE).exists():
-        picture = page.data_uri("image/png", (results / FIGURE).read_bytes())
+    if (directory / FIGURE).exists():
+        picture = page.data_uri("image/png", (directory / FIGURE).read_bytes())
         figure = [page.heading("Quality against speed"), page.panel(page.image(picture, "FAD against speed"), kind="paper")]
     above = [
-        page.panel(page.block("p", "", bakeoff_table.verdict(rows, differences)), kind="verdict"),
-        page.heading("Scores", "the best on top; 95 % intervals"),
-        page.panel(page.table(list(lines.columns), lines.values.tolist())),
+        page.panel(page.block("p", "", results.verdict), kind="verdict"),
+        page.heading("Scores", "best first; 95 % intervals"),
+        page.panel(page.table(list(table.columns), table.values.tolist())),
         *figure,
-        page.heading("Which differences are real"),
-        page.panel(page.table(list(compared.columns), compared.values.tolist()), page.listing(notes)),
+        page.heading("Which differences are significant"),
+        page.panel(page.table(list(differences.columns), differences.values.tolist()), page.listing(results.notes)),
         page.heading("Listen"),
     ]
-    side_by_side.write(results / NAME, material.gather(models, real, asked), MEGABYTES, title=title, above=above)
+    side_by_side.write(directory / PAGE, material.gather(models, real, requests), MEGABYTES, title=results.title, above=above)

@@ -1,4 +1,4 @@
-"""One family's part of a bake-off: its steps are timed, then it trains, generates and is scored with every seed."""
+"""One family of a bake-off: times its steps, then trains, generates and scores it with every seed."""
 
 from __future__ import annotations
 
@@ -12,99 +12,99 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows import bakeoff_table, dvc
-from flows.bakeoff_table import Part, Row
-from flows.entrants import TIMED_STEPS, Entrant
-from flows.points import below, through
+from flows import bakeoff_rows, dvc
+from flows.bakeoff_models import TIMED_STEPS, Model
+from flows.bakeoff_rows import ModelRow, Training
+from flows.sweep_points import nested_under, run_pipeline
 from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill.errors import UserError
 
-AFTER = ("evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
+IRRELEVANT = ("evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 
 
-def row(workspace: Path, home: Path, results: Path, entrant: Entrant, minutes: float, seeds: Sequence[int]) -> Row:
-    """Time its steps, where that is not done yet; then train, generate and score it with every seed."""
-    family, kind = entrant.family, _kind(entrant.family)
+def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> ModelRow:
+    """Time a model's steps unless that is done; then train, generate and score it with every seed."""
+    family, kind = model.family, _kind(model.family)
     try:
-        measured = measure(workspace, home, results, entrant)
+        measured = measure(workspace, home, results, model)
     except UserError as error:
-        return Row(family, kind, why_not=str(error))
+        return ModelRow(family, kind=kind, why_not=str(error))
     steps = {
-        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in entrant.shares.items()
+        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in model.shares.items()
     }
-    parts = [Part(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
-    tell(f"== {family}: " + ", ".join(f"{part.stage} {part.steps:,} steps in {part.minutes:.3g} minutes" for part in parts))
+    trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
+    tell(f"== {family}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
     peak = max(facts["peak_memory_bytes"] for facts in measured.values())
-    of_seeds = []
+    runs = {}
     for seed in seeds:
-        its = results / "runs" / f"{family}-{seed}"
+        directory = results / "runs" / f"{family}-{seed}"
         try:
-            of_seeds.append(_run(workspace, entrant.document(home, steps, seed), family, seed, list(steps), its))
+            runs[seed] = _run(workspace, model.document(home, steps, seed), family, seed, list(steps), directory)
         except UserError as error:
-            return Row(family, kind, str(error), parts=parts, peak_memory_bytes=peak)
-    first = of_seeds[0]
-    embedder = chosen_embedder(first["scores"])
-    return Row(
+            return ModelRow(family, kind=kind, why_not=str(error), trainings=trainings, peak_memory_bytes=peak)
+    first = runs[seeds[0]]
+    return ModelRow(
         family,
-        kind,
-        None,
-        sum(first["parameters"].values()),
-        [replace(part, slope=bakeoff_table.slope(first["held_out"][part.stage])) for part in parts],
-        peak,
-        first["seconds_per_second"],
-        bakeoff_table.scores_of([one["scores"] for one in of_seeds], embedder),
+        bakeoff_rows.scores_under(chosen_embedder(first["scores"]), {seed: run["scores"] for seed, run in runs.items()}),
+        kind=kind,
+        parameters=sum(first["parameters"].values()),
+        trainings=[replace(one, slope=bakeoff_rows.slope(first["held_out"][one.stage])) for one in trainings],
+        peak_memory_bytes=peak,
+        seconds_per_second=first["seconds_per_second"],
     )
 
 
-def measure(workspace: Path, home: Path, results: Path, entrant: Entrant) -> dict[str, dict[str, float]]:
-    """By training `seconds_per_step` and `peak_memory_bytes`, of a few steps; kept, so that a rerun has the same steps."""
-    document = entrant.document(home, dict.fromkeys(entrant.shares, TIMED_STEPS), 0, timed=True)
-    read = {name: content for name, content in document.items() if name not in AFTER}
-    read[entrant.family] = {name: content for name, content in read[entrant.family].items() if name != "generate"}
-    path = results / "measured" / f"{entrant.family}.json"
+def measure(workspace: Path, home: Path, results: Path, model: Model) -> dict[str, dict[str, float]]:
+    """`seconds_per_step` and `peak_memory_bytes` of each training, from a few steps; kept, so that a rerun trains as many."""
+    document = model.document(home, dict.fromkeys(model.shares, TIMED_STEPS), 0, timed=True)
+    read = {name: content for name, content in document.items() if name not in IRRELEVANT}
+    read[model.family] = {name: content for name, content in read[model.family].items() if name != "generate"}
+    path = results / "measured" / f"{model.family}.json"
     with suppress(OSError, ValueError, KeyError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["params"] == read:
-            return known["measured"]
-    begun, measured = time.monotonic(), {}
-    with below({tracking.TRIAL: "1"}):
-        for stage in entrant.shares:
-            name, cost = f"{stage}@{entrant.family}", _cost(workspace, stage, entrant.family)
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["params"] == read:
+            return kept["measured"]
+    start, measured = time.monotonic(), {}
+    with nested_under({tracking.TRIAL: "1"}):
+        for stage in model.shares:
+            name, cost = f"{stage}@{model.family}", _cost(workspace, stage, model.family)
             cost.unlink(missing_ok=True)
-            if why := through(workspace, document, [name], f"bakeoff: {entrant.family}, timing {stage}"):
+            if why := run_pipeline(workspace, document, [name], f"bakeoff: {model.family}, timing {stage}"):
                 raise UserError(why)
-            if "seconds_per_step" not in _read(cost):  # DVC had this training in its cache, or it was killed and went on
+            if "seconds_per_step" not in _read(cost):  # the training came from DVC's cache, or was resumed
                 dvc.repro(workspace, name, tell, force=True)
             measured[stage] = _read(cost)
             if "seconds_per_step" not in measured[stage]:
-                raise UserError(f"{name}: the time of a step could not be measured")
-    kept = {"params": read, "measured": measured, "seconds": time.monotonic() - begun}
+                raise UserError(f"{name}: a step could not be timed")
+    kept = {"params": read, "measured": measured, "seconds": time.monotonic() - start}
     disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return measured
 
 
-def _run(workspace: Path, document: dict[str, Any], family: str, seed: int, stages: Sequence[str], its: Path) -> dict[str, Any]:
-    """Train, generate and score with one seed; what that came to is kept with the sounds, for when the workspace has another's.
+def _run(
+    workspace: Path, document: dict[str, Any], family: str, seed: int, stages: Sequence[str], directory: Path
+) -> dict[str, Any]:
+    """Train, generate and score with one seed; results and sounds are copied to `directory`, as the next seed replaces them.
 
-    What was taken from DVC's cache took the time that it did when it was made.
+    For results from DVC's cache, the recorded times are those of the run that made them.
     """
-    before = _read(its / "run.json")
-    read = {name: content for name, content in document.items() if name not in AFTER}
+    before = _read(directory / "run.json")
+    read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
         before = {}
     costs = {stage: _cost(workspace, stage, family) for stage in (*stages, "generate")}
     for cost in costs.values():
         cost.unlink(missing_ok=True)
-    begun = time.monotonic()
-    if why := through(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
+    start = time.monotonic()
+    if why := run_pipeline(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
         raise UserError(why)
     speed = _read(costs["generate"]).get("seconds_per_second") or before.get("seconds_per_second")
     if speed is None:
         dvc.repro(workspace, f"generate@{family}", tell, force=True)
         speed = _read(costs["generate"]).get("seconds_per_second")
     training = sum(_read(costs[stage]).get("seconds", 0.0) for stage in stages)
-    took = {"seconds": time.monotonic() - begun, "training": training}
+    took = {"seconds": time.monotonic() - start, "training": training}
     data = workspace / "data"
     kept = {
         "params": read,
@@ -115,13 +115,13 @@ def _run(workspace: Path, document: dict[str, Any], family: str, seed: int, stag
         "took": max(before.get("took", took), took, key=lambda one: one["training"]),
     }
     for name in ("generated", "codec"):
-        shutil.rmtree(its / name, ignore_errors=True)
+        shutil.rmtree(directory / name, ignore_errors=True)
         if (data / name / family).is_dir():
-            shutil.copytree(data / name / family, its / name)
-    (its / "report").mkdir(parents=True, exist_ok=True)
+            shutil.copytree(data / name / family, directory / name)
+    (directory / "report").mkdir(parents=True, exist_ok=True)
     for name in ("scores.json", "sounds.csv"):
-        shutil.copyfile(data / "report" / family / name, its / "report" / name)
-    disk.write_atomically(its / "run.json", lambda path: path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
+        shutil.copyfile(data / "report" / family / name, directory / "report" / name)
+    disk.write_atomically(directory / "run.json", lambda path: path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return kept
 
 
@@ -130,27 +130,27 @@ def _cost(workspace: Path, stage: str, family: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; nothing where there is none."""
+    """The content of a JSON file; empty if it is missing or damaged."""
     with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     return {}
 
 
 def _held_out(curve: Path) -> list[tuple[int, float]]:
-    """(step, loss) of every look at the held-out clips."""
+    """(step, loss) of every evaluation of the held-out clips."""
     with curve.open(encoding="utf-8", newline="") as file:
         return [(int(point["step"]), float(point["loss/valid"])) for point in csv.DictReader(file) if point.get("loss/valid")]
 
 
-def took(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[float, float]:
-    """Seconds of timing, training, generating and scoring these rows, and of training alone; of each when it was done."""
+def took(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int]) -> tuple[float, float]:
+    """Seconds for timing, training, generating and scoring these rows, and for training alone, as recorded when each was done."""
     runs = [_read(results / "runs" / f"{row.name}-{seed}" / "run.json").get("took", {}) for row in rows for seed in seeds]
     timing = sum(_read(results / "measured" / f"{row.name}.json").get("seconds", 0.0) for row in rows)
     return timing + sum(one.get("seconds", 0.0) for one in runs), sum(one.get("training", 0.0) for one in runs)
 
 
 def chosen_embedder(metrics: dict[str, Any]) -> str:
-    """The one by which rows are compared: of those that could be used the first that is not trained on this corpus."""
+    """The embedder that rows are compared by: the first available one that is not trained on this corpus."""
     usable = [name for name, facts in metrics["embedders"].items() if isinstance(facts, dict)]
     return min(usable, key=lambda name: (name == "tagger", usable.index(name)))
 

@@ -1,6 +1,6 @@
-"""The checkouts that share DVC's cache, and removing from it what none of them needs.
+"""The checkouts that share DVC's cache, and removal of objects that none of them needs.
 
-`dvc gc --workspace` looks at one checkout alone: in a workspace it removes the outputs of the project and of all other workspaces.
+`dvc gc --workspace` considers one checkout only: in a workspace it removes the outputs of the project and of all other workspaces.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flows import dvc, locks
 from soundmill import disk, params, tracking
 from soundmill.errors import UserError
 
-USERS = "checkouts.txt"  # in the cache: paths of the checkouts that share it, a line each
+USERS = "checkouts.txt"  # in the cache: a path per line of the checkouts that share it
 OTHER = "other outputs"
 
 
@@ -24,28 +24,26 @@ class Unused:
     """Objects that no checkout needs, and the checkouts whose outputs stay."""
 
     objects: list[Path]
-    outputs: dict[str, tuple[int, int]]  # number and bytes of the objects by the output that they belonged to, else OTHER
+    outputs: dict[str, tuple[int, int]]  # number and bytes of the objects by their output, or OTHER
     size: int  # bytes
     users: list[Path]
     gone: list[Path]  # checkouts that shared the cache and no longer exist
 
 
 def share(root: Path, owner: Path) -> None:
-    """Let the checkout at `root` use the cache of the one at `owner`, and note both in the cache's list of users."""
+    """Let the checkout at `root` use the cache of the one at `owner`, and add both to the cache's list of users."""
     dvc.share_cache(root, owner)
     cache = dvc.cache_directory(owner)
     with disk.exclusive(cache):
-        known = _noted(cache)
-        listed = [*known, *(path for path in (owner.resolve(), root.resolve()) if path not in known)]
-        text = "".join(f"{path}\n" for path in listed)
+        paths = dict.fromkeys([*_noted(cache), owner.resolve(), root.resolve()])
+        text = "".join(f"{path}\n" for path in paths)
         disk.write_atomically(cache / USERS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
-    """Checkouts that use the cache of the one at `root`: itself, the one that the cache lies in, those noted, all their workspaces,
-    and `more`.
+    """Checkouts that use the cache of the one at `root`: itself, the owner of the cache, listed ones, their workspaces, and `more`.
 
-    UserError where one of `more` does not use it.
+    UserError if one of `more` does not use it.
     """
     cache = dvc.cache_directory(root)
     owners = [cache.parents[1]] if (cache.parent.name, cache.name) == (".dvc", "cache") else []
@@ -60,27 +58,27 @@ def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
 
 
 def look(root: Path, more: Sequence[Path] = ()) -> Unused:
-    """What no checkout that shares the cache needs now; nothing is changed."""
+    """The objects that no checkout that shares the cache needs; nothing is changed."""
     return _unused(root, users(root, more))
 
 
 @contextmanager
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) -> Iterator[list[Path]]:
-    """Hold all checkouts that share the cache, and give them.
+    """Hold all checkouts that share the cache, and yield them.
 
-    Waits up to `seconds` for the pipeline or stage of each, then UserError; at once where an experiment runs in a copy of one.
+    Waits up to `seconds` for a pipeline or stage in each, then UserError; immediately if an experiment runs in a copy of one.
     """
-    known = users(root, more)
+    checkouts = users(root, more)
     with ExitStack() as stack:
-        for place in sorted(known):  # two that did this in other orders would wait for each other
+        for place in sorted(checkouts):  # one order for all, or two commands could wait for each other
             stack.enter_context(locks.only_one(place, seconds, say))
             if running := locks.dvc_in(place):  # an experiment in a copy of the project holds no lock here
                 raise UserError(f"{place} is in use by {running[0]}; wait for it, or stop it")
-        yield known
+        yield checkouts
 
 
 def clean(root: Path, checkouts: Sequence[Path]) -> Unused:
-    """Remove what none of the checkouts that share the cache needs; the caller has them from `held`. Returns what was removed."""
+    """Remove and return the objects that none of `checkouts`, which come from `held`, needs."""
     unused = _unused(root, checkouts)
     dvc.remove_unused(root, _others(root, checkouts))
     return unused
@@ -99,14 +97,14 @@ def _unused(root: Path, checkouts: Sequence[Path]) -> Unused:
 
 
 def _outputs_of(cache: Path, objects: Sequence[Path]) -> dict[str, str]:
-    """By digest, the output that an object was, or was a file of, as far as DVC's run cache can be read."""
+    """Digest → the output that the object was, or was a file of, as far as DVC's run cache is readable."""
     names: dict[str, str] = {}
     for path in sorted((cache / "runs").glob("*/*/*")):
-        with suppress(UserError):  # damaged, as by a full disk: its outputs count as OTHER
+        with suppress(UserError):  # if it is damaged, its outputs count as OTHER
             names |= {out["md5"]: out["path"] for out in params.read_yaml(path).get("outs") or []}
     for path in objects:
         if (name := names.get(_object_md5(path))) and path.suffix == ".dir":
-            with suppress(ValueError):  # the same
+            with suppress(ValueError):
                 names |= {entry["md5"]: name for entry in json.loads(path.read_bytes()) if entry["md5"] not in names}
     return names
 

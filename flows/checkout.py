@@ -1,4 +1,4 @@
-"""Separate checkouts: the state a recorded run was made from, and a person's own data beside the demo's."""
+"""Separate checkouts: the state that a recorded run started from, and workspaces for a user's own data."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from flows import cache, dvc, lockfile, locks
-from soundmill import experiments, ledger, lifetime, pretrained, tracking
+from soundmill import dvc_recovery, ledger, lifetime, pretrained, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import read_yaml
 
-OWN = ("data/", "dvc.lock", "params.yaml", ledger.FILE)  # of every checkout: never copied from another
-PUT_BACK = ("params.yaml", "dvc.lock")  # of a run's state, beside the code
-UNAPPLIED = "uncommitted.diff"  # in a checkout, where git could not apply it
-COPIED = Path(".dvc/tmp/copied.txt")  # what a workspace got from the project, to remove what the project no longer has
+NOT_COPIED = ("data/", "dvc.lock", "params.yaml", ledger.FILE)  # each checkout has its own
+RESTORED = ("params.yaml", "dvc.lock")  # of a run's state, besides the code
+UNAPPLIED = "uncommitted.diff"  # in a checkout if git could not apply it
+COPIED = Path(".dvc/tmp/copied.txt")  # names copied from the project, to remove files that the project no longer has
 
 
 def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
-    """Bring back the state run `run_id` was made from, in a new checkout at `destination`; returns what is missing, in words.
+    """Restore the state that run `run_id` started from in a new checkout at `destination`; returns what is missing, as text.
 
-    Code at the recorded commit with the uncommitted changes, params.yaml, dvc.lock, and every output that the cache of
-    `home` still has; no outputs where something was forgotten since. A stage's run stands for its pipeline. Raises UserError when
-    the run, its state or its commit is not there, or `destination` is; and, with nothing left behind, when anything recorded would
-    write outside `destination`.
+    That is the code at the recorded commit with the uncommitted changes, params.yaml, dvc.lock, and every output that the cache of
+    `home` still has; no outputs if something was forgotten since. The run of a stage stands for its pipeline. UserError if the run,
+    its state or its commit is missing, if `destination` is not empty, or if anything recorded would write outside `destination`,
+    which is then removed.
     """
     home, destination = home.resolve(), destination.resolve()
     state = tracking.read_state(home, run_id)
     if destination.exists() and any(destination.iterdir()):
-        raise UserError(f"{destination} is not empty; remove it, or say `--into` somewhere else")
+        raise UserError(f"{destination} is not empty; remove it, or choose another directory with --into")
     if state.sha == "none":
         raise UserError(
-            f"run {state.run_id} was recorded outside git: its code is not known, only params.yaml and dvc.lock are kept"
+            f"run {state.run_id} was recorded outside git: its code is unknown; only its params.yaml and dvc.lock are kept"
         )
     _clone(home, destination, state.sha, state.run_id)
     try:
@@ -44,10 +44,10 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         names = _recorded_files(destination, state)
         _write_files(destination, missing, state)
         if not (destination / ".dvc").is_dir():
-            return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be brought back"]
+            return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be restored"]
         missing += _take_settings(home, destination)
         if (destination / "dvc.lock").exists() and (fault := lockfile.fault_of(destination / "dvc.lock")):
-            return [*missing, f"dvc.lock: broken when the run was recorded ({fault}): outputs cannot be brought back"]
+            return [*missing, f"dvc.lock: damaged when the run was recorded ({fault}): outputs cannot be restored"]
         _check_outputs(destination, names, state)
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
@@ -61,20 +61,20 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
 
 
 def _clone(home: Path, destination: Path, sha: str, run_id: str) -> None:
-    """A clone with the commit in its index; no file is written yet."""
+    """Make a clone with the commit in its index, without writing files."""
     if not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", sha) or not _git(home, "cat-file", "-e", f"{sha}^{{commit}}"):
         raise UserError(f"commit {sha!r} of run {run_id} is not in {home}; fetch it there first (`git fetch --all`)")
     if not _git(home, "clone", "--quiet", "--no-checkout", str(home), str(destination)):
-        raise UserError(f"git could not clone {home} to {destination}; is there room, and may you write there?")
-    # The commit may be on no branch any more: a clone brings branches only.
+        raise UserError(f"git could not clone {home} to {destination}; check free space and permissions")
+    # A clone has only branches, and the commit may no longer be on one.
     steps = [("fetch", "--quiet", str(home), sha), ("update-ref", "--no-deref", "HEAD", sha), ("read-tree", "HEAD")]
     if not all(_git(destination, *step) for step in steps):
         shutil.rmtree(destination, ignore_errors=True)
-        raise UserError(f"git could not check out {sha} in {destination}; `git fsck` in {home} says what is wrong with it")
+        raise UserError(f"git could not check out {sha} in {destination}; `git fsck` in {home} shows what is wrong")
 
 
 def _apply(destination: Path, state: tracking.RecordedState) -> list[str]:
-    """The uncommitted changes, into the index too."""
+    """Apply the uncommitted changes to the index; returns what is missing."""
     diff = state.files.get("uncommitted.diff", b"")
     if not diff.strip():
         return []
@@ -88,9 +88,9 @@ def _apply(destination: Path, state: tracking.RecordedState) -> list[str]:
 
 
 def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[str]:
-    """Names of the files in the index, each fit to be written below `destination`; else UserError names those that are not.
+    """Names of the files in the index; UserError names those that are not safe to write in `destination`.
 
-    Git itself takes no name into an index that is absolute, goes up, or is `.git`.
+    Git itself rejects names that are absolute, contain `..`, or are `.git`.
     """
     listed = _git_output(destination, "ls-files", "--stage", "-z").stdout.split(b"\0")
     names, refused = [], []
@@ -102,9 +102,9 @@ def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[st
         elif mode == "160000":
             refused.append(f"{name!r} is a submodule")
         elif ".dvc" in name.split("/")[:-1] and not re.fullmatch(r"\.dvc/(config|\.gitignore|plots/.+)", name):
-            refused.append(f"{name!r} is one of DVC's own files on a machine")
-        elif name.startswith(tuple(f"{put_back}/" for put_back in PUT_BACK)):
-            refused.append(f"{name!r} lies where a file is put back")
+            refused.append(f"{name!r} is one of DVC's own files, which are specific to a machine")
+        elif name.startswith(tuple(f"{restored}/" for restored in RESTORED)):
+            refused.append(f"{name!r} is in the place of a restored file")
     _refuse(refused, state)
     return names
 
@@ -113,45 +113,45 @@ def _refuse(reasons: list[str], state: tracking.RecordedState) -> None:
     if reasons:
         more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
         raise UserError(
-            f"run {state.run_id} is not brought back, for what it recorded could write outside of the checkout:\n"
+            f"run {state.run_id} is not restored, because what it recorded could write outside the checkout:\n"
             + "\n".join(f"  {reason}" for reason in reasons[:10])
-            + f"{more}\nNothing was kept. Its state/ (`make browse`) has the changes to read and to apply by hand, "
+            + f"{more}\nNothing was kept. Its state/ (`make browse`) has the changes; read them and apply them by hand "
             f"in `git worktree add DIR {state.sha}`"
         )
 
 
 def _write_files(destination: Path, missing: list[str], state: tracking.RecordedState) -> None:
-    """All of the index as files, then what is kept beside git; what was uncommitted is so again. Adds to `missing`."""
+    """Write the index and the files kept outside git; what was uncommitted is uncommitted again. Adds to `missing`."""
     _must(destination, "checkout-index", "--all", "--force")
     _must(destination, "read-tree", "HEAD")
     if missing:
         (destination / UNAPPLIED).write_bytes(state.files["uncommitted.diff"])
-    for name in PUT_BACK:
+    for name in RESTORED:
         if state.files.get(name):
             (destination / name).write_bytes(state.files[name])
         else:
-            missing.append(f"{name}: there was none when the run was recorded")
+            missing.append(f"{name}: did not exist when the run was recorded")
     missing += [
-        f"{name}: not in git at the time, and too big to be kept"
+        f"{name}: was not in git, and too big to be kept"
         for name in state.files.get("not_kept.txt", b"").decode("utf-8", "replace").splitlines()
     ]
 
 
 def _take_settings(home: Path, destination: Path) -> list[str]:
-    """DVC's settings of `home`, not the recorded ones: they name directories of this machine, which DVC writes to."""
-    ours, recorded = _read(home / ".dvc" / "config"), _read(destination / ".dvc" / "config")
-    (destination / ".dvc" / "config").write_bytes(ours)
-    return [] if ours == recorded else [f".dvc/config: was another one; that of {home} is in its place"]
+    """Use DVC's settings of `home`, not the recorded ones, which name directories that DVC writes to."""
+    current, recorded = _read(home / ".dvc" / "config"), _read(destination / ".dvc" / "config")
+    (destination / ".dvc" / "config").write_bytes(current)
+    return [] if current == recorded else [f".dvc/config: differed; replaced by that of {home}"]
 
 
 def _check_outputs(destination: Path, names: list[str], state: tracking.RecordedState) -> None:
-    """UserError unless all that DVC would write here, by any file of its own, lies below `destination`."""
+    """UserError unless everything that DVC would write lies in `destination`."""
     refused = []
     for name in [*(name for name in names if name.endswith((".dvc", "/dvc.lock"))), "dvc.lock"]:
         document = read_yaml(destination / name) if (destination / name).is_file() else {}
         refused += [f"{name}: relpath {path!r} {why}" for path in _named(document, "relpath") if (why := _leaves(path))]
         if name.endswith(".dvc") and document.get("deps") and document.get("frozen") is not True:
-            refused.append(f"{name}: imports from elsewhere; `frozen: true` in it would make it a plain file")
+            refused.append(f"{name}: imports from elsewhere; with `frozen: true` it would not")
     lock = read_yaml(destination / "dvc.lock") if (destination / "dvc.lock").is_file() else {}
     written = [("dvc.lock", out["path"]) for entry in (lock.get("stages") or {}).values() for out in entry.get("outs") or []]
     _refuse(refused + [f"{name}: output {path!r} {why}" for name, path in written if (why := _leaves(path))], state)
@@ -163,7 +163,7 @@ def _named(document: Any, key: str) -> list[Any]:
     values, todo, seen = [], [document], set()
     while todo:
         node = todo.pop()
-        if id(node) not in seen:  # YAML can have circles
+        if id(node) not in seen:  # YAML can contain itself
             seen.add(id(node))
             values += [value for name, value in node.items() if name == key] if isinstance(node, dict) else []
             todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
@@ -171,42 +171,42 @@ def _named(document: Any, key: str) -> list[Any]:
 
 
 def _leaves(path: Any) -> str:
-    """Why an output must not be written at `path`; empty where it may."""
+    """Why an output must not be written at `path`; empty if it may."""
     if not isinstance(path, str) or "://" in path:
-        return "is no path in the checkout"
+        return "is not a path in the checkout"
     parts = os.path.normpath(path).split("/")
     if os.path.isabs(path) or parts[0] == ".." or parts == ["."]:
         return "is absolute" if os.path.isabs(path) else "leaves the checkout" if parts != ["."] else "is the checkout itself"
-    if {".git", ".dvc"} & set(parts) or parts[-1] in (*PUT_BACK, "dvc.yaml", ".gitignore", ".dvcignore"):
+    if {".git", ".dvc"} & set(parts) or parts[-1] in (*RESTORED, "dvc.yaml", ".gitignore", ".dvcignore"):
         return "is a file of git's or DVC's own"
     return ""
 
 
 def _outputs(destination: Path) -> list[str]:
-    """Check out what the cache has; returns the stages whose results dvc.lock does not bring back, in words."""
+    """Check out what the cache has; returns the stages whose results could not be restored, as text."""
     absent = dvc.checkout(destination)
     changed = dvc.changed(destination)
     missing = []
     for stage in dvc.stages(destination):
         reasons = changed.get(stage.name, [])
-        whole = not any(path in absent for path in dvc.outputs_of(destination, stage.name))
-        if reasons and not (reasons == ["always changed"] and whole):
+        complete = not any(path in absent for path in dvc.outputs_of(destination, stage.name))
+        if reasons and not (reasons == ["always changed"] and complete):
             missing.append(
-                f"stage {stage.name}: dvc.lock and the cache do not give its results; "
-                f"`dvc repro {stage.name}` there takes them from the run cache, or makes them again"
+                f"stage {stage.name}: dvc.lock and the cache do not have its results; "
+                f"`dvc repro {stage.name}` there takes them from the run cache, or rebuilds them"
             )
     return missing
 
 
 def _outside(home: Path, destination: Path) -> list[str]:
-    """What the run needed that neither git nor DVC keeps."""
+    """What the run needed that neither git nor DVC keeps, as text."""
     document = read_yaml(destination / "params.yaml")
     missing = []
     corpus = document.get("corpus")
     path = corpus.get("path") if isinstance(corpus, dict) else None
     if isinstance(path, str) and path and not (destination / path).exists():
-        seen = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
-        missing.append(f"corpus.path {path}: not there{seen}; it is needed to scan the recordings again, not for what is cached")
+        found = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
+        missing.append(f"corpus.path {path}: does not exist{found}; needed to scan the recordings again, not for cached outputs")
     evaluate = document.get("evaluate")
     embedders = evaluate.get("embedders") if isinstance(evaluate, dict) else None
     for name in embedders if isinstance(embedders, list) else []:
@@ -214,27 +214,29 @@ def _outside(home: Path, destination: Path) -> list[str]:
             missing.append(f"weights: {reason}; needed to score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:
-        missing.append("packages: constraints.txt was another one; to run stages again, `make` a .venv there")
+        missing.append("packages: constraints.txt differs; to run stages again, make a .venv there with `make demo`")
     return missing
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A person's own data
+# Workspaces
 
 
 def place_of(home: Path, name: str) -> Path:
-    """Where a workspace of the project at `home` lies; UserError where the name will not do."""
+    """The path of a workspace of the project at `home`; UserError if the name is invalid."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UserError(f"workspace name {name!r}: letters, digits, `.`, `_` and `-`, at most 100; say another with --name")
+        raise UserError(
+            f"workspace name {name!r}: must be letters, digits, `.`, `_` and `-`, at most 100; choose another with --name"
+        )
     return home.resolve() / tracking.WORKSPACES / name
 
 
 def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
-    """A checkout `workspaces/<name>` with today's code (uncommitted changes too) and these parameters; returns its path.
+    """Make a checkout `workspaces/<name>` with the current code (uncommitted changes too) and these parameters; returns its path.
 
-    It has its own outputs, dvc.lock and forgotten.yaml (the project's binds it as well), shares the cache, and records into the
-    store of `home`. Used again when it exists: code and parameters are renewed and the outputs stay, so only what changed runs.
-    Paths in the parameters that begin with `./` or `../` are relative to `home`.
+    It has its own outputs, dvc.lock and forgotten.yaml (the project's applies too), shares the cache, and records into the store of
+    `home`. If it exists, code and parameters are updated and outputs kept, so that only what changed runs. Paths in the parameters
+    that begin with `./` or `../` are relative to `home`.
     """
     home, root = home.resolve(), place_of(home, name)
     params = with_absolute_paths(params, home)
@@ -257,7 +259,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
 
 
 def with_absolute_paths(value: Any, home: Path) -> Any:
-    """Parameters in which paths that begin with `./` or `../`, relative to `home`, are absolute."""
+    """Parameters with paths that begin with `./` or `../`, which are relative to `home`, made absolute."""
     if isinstance(value, dict):
         return {key: with_absolute_paths(inner, home) for key, inner in value.items()}
     return str((home / value).resolve()) if isinstance(value, str) and re.match(r"\.\.?(/|$)", value) else value
@@ -272,19 +274,19 @@ def run_pipeline(root: Path) -> int:
 
 
 def _code_files(home: Path) -> list[str]:
-    """Tracked and new files of the project, without what every checkout has of its own."""
+    """Tracked and new files of the project, except NOT_COPIED."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, cwd=home, capture_output=True, env=experiments.without_outer_git())
+    done = subprocess.run(command, cwd=home, capture_output=True, env=dvc_recovery.without_outer_git())
     if done.returncode:
         raise UserError(f"{home} is not a git checkout; clone the project with git to use workspaces")
     names = [os.fsdecode(raw) for raw in done.stdout.split(b"\0") if raw]
-    return sorted({name for name in names if not name.startswith(OWN) and os.path.lexists(home / name)})
+    return sorted({name for name in names if not name.startswith(NOT_COPIED) and os.path.lexists(home / name)})
 
 
 def _copy_code(home: Path, root: Path, names: list[str]) -> None:
     for name in names:
         source, target = home / name, root / name
-        if source.is_dir():  # another repository inside this one: not code of the project
+        if source.is_dir():  # a nested repository is not code of the project
             continue
         if source.is_symlink() or not target.is_file() or target.is_symlink() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +294,7 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
     record = root / COPIED
     before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
-    for name in {name for name in before if not name.startswith(OWN)} - set(names):
+    for name in {name for name in before if not name.startswith(NOT_COPIED)} - set(names):
         (root / name).unlink(missing_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape")
@@ -310,7 +312,7 @@ def _git(where: Path, *arguments: str) -> bool:
 
 
 def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=experiments.without_outer_git())
+    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=dvc_recovery.without_outer_git())
 
 
 def _read(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The only caller of `dvc`: the graph in order, one stage at a time, the queue, the cache."""
+"""The only module that runs `dvc`: the sorted graph, single stages, the queue, the cache."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import locks
-from soundmill import experiments, lifetime, params
+from soundmill import dvc_recovery, lifetime, params
 from soundmill.errors import UserError
 
-KEPT_LINES = 40  # of a failing stage
-STOP_SECONDS = 20.0  # a stage that is interrupted keeps what it has finished
+KEPT_LINES = 40  # the last lines of a failing stage that are shown
+STOP_SECONDS = 20.0  # for an interrupted stage to keep its finished work
 DATA_METRICS = "data/metrics/"
 
 
 class StageFailed(UserError):
-    """A stage ended badly. `lines` are its own last words, `passing` whether another try may help."""
+    """A stage failed. `lines` are its last lines; `passing` is whether a retry may help."""
 
     def __init__(self, stage: str, lines: list[str], passing: bool):
         self.stage, self.lines, self.passing = stage, lines, passing
@@ -36,31 +36,31 @@ class StageFailed(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the graph, and every stage it needs (all the way up)."""
+    """One stage of the graph, and all its direct and indirect dependencies."""
 
     name: str
     needs: frozenset[str]
 
 
 def executable() -> str:
-    """The `dvc` that belongs to this Python (usable without activating the environment), else the one on PATH."""
+    """The `dvc` next to this Python, so that the environment need not be activated; else the one on PATH."""
     beside = Path(sys.executable).parent / "dvc"
     program = str(beside) if beside.exists() else shutil.which("dvc")
     if not program:
-        raise UserError("dvc is not installed beside this Python; install the project: `make demo` does, or `pip install -e .`")
+        raise UserError("dvc is not installed next to this Python; install the project with `make demo` or `pip install -e .`")
     return program
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """For a child: `python` in dvc.yaml is this Python, output comes line by line, nothing is sent home."""
+    """Environment of a child: `python` in dvc.yaml is this Python, output is unbuffered, analytics are off."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    weights = os.environ.get("SOUNDMILL_WEIGHTS")  # may be relative, and a workspace is elsewhere
+    weights = os.environ.get("SOUNDMILL_WEIGHTS")  # made absolute, as children run in other directories
     weights_at = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
     return {**os.environ, **weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
 def stages(root: Path) -> list[Stage]:
-    """Every stage of the graph, each after all it needs; ties in the order of dvc.yaml."""
+    """All stages of the graph in topological order; ties in the order of dvc.yaml."""
     order: list[str] = []
     above: dict[str, set[str]] = {}
     for line in _dvc(root, "dag", "--dot").splitlines():
@@ -82,32 +82,32 @@ def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """Of the whole graph, or of `stages` and all they need: those that `dvc status` finds changed themselves, and how.
+    """Of the whole graph, or of `stages` and their dependencies: those that `dvc status` finds changed, and how.
 
-    What lies below them may change when they have run.
+    Stages that depend on these may change once they have run.
     """
     return json.loads(_dvc(root, "status", "--json", *(["--with-deps", *stages] if stages else [])) or "{}")
 
 
 def metrics_of(root: Path, names: set[str]) -> list[Path]:
-    """The metrics files that dvc.lock says these stages wrote, where they are there."""
+    """The existing metrics files that these stages wrote, according to dvc.lock."""
     entries = _read_lock(root).get("stages", {})
     paths = {out["path"] for name in names for out in entries.get(name, {}).get("outs", [])}
     return [root / path for path in sorted(paths) if path.startswith(DATA_METRICS) and (root / path).is_file()]
 
 
 def outputs_of(root: Path, name: str) -> list[str]:
-    """Paths that dvc.lock says a stage wrote; empty when it never ran."""
+    """Paths that a stage wrote, according to dvc.lock; empty if it never ran."""
     return [out["path"] for out in _read_lock(root).get("stages", {}).get(name, {}).get("outs", [])]
 
 
 def outputs(root: Path) -> list[str]:
-    """Paths that stages and .dvc files write, as DVC resolves them: from `root`, and absolute where they lie outside."""
+    """Paths that stages and .dvc files write, as DVC resolves them: relative to `root`, absolute if outside."""
     paths = []
     for line in _dvc(root, "dag", "--outs", "--dot").strip().split("\n")[1:-1]:
         node = re.fullmatch(r'"([^"]*)"( -> "[^"]*")?;', line)
-        if not node:  # DVC does not escape them
-            raise UserError(f"{root}/dvc.yaml: an output has a quote or a line break in its name: {line!r}; give it another one")
+        if not node:  # DVC does not escape names
+            raise UserError(f"{root}/dvc.yaml: the name of an output has a quote or a line break: {line!r}; rename it")
         paths += [] if node[2] else [node[1]]
     return paths
 
@@ -116,11 +116,11 @@ def _read_lock(root: Path) -> dict[str, Any]:
     return params.read_yaml(root / "dvc.lock") if (root / "dvc.lock").exists() else {}
 
 
-Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: done before with the same inputs, its outputs brought back
+Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: outputs restored from an earlier run with the same inputs
 
 
 def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
-    """Run one stage if it changed. `say` gets each line as it comes; raises StageFailed with the stage's own last lines."""
+    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines."""
     locks.remove_unreadable(root, say)
     command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
     lines: deque[str] = deque(maxlen=400)
@@ -141,7 +141,7 @@ def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: di
 
 
 def queue(root: Path, name: str, overrides: list[str]) -> str:
-    """Put an experiment with these Hydra overrides into DVC's queue; returns its name, numbered where that is taken."""
+    """Put an experiment with these Hydra overrides into DVC's queue; returns its name, numbered if it exists already."""
     taken = set(_dvc(root, "exp", "list", "--name-only").split())
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     free = next(other for other in itertools.chain([name], numbered) if other not in taken)
@@ -162,7 +162,7 @@ def _is_noise(line: str) -> bool:
 
 
 def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
-    """What a person should read: the stage's own words if it ran, else DVC's."""
+    """The error to show: the stage's own lines if it ran, else DVC's."""
     text = "\n".join(lines)
     exited = re.search(r"^ERROR: failed to reproduce .*exited with (-?\d+)$", text, re.MULTILINE)
     busy = "is busy, it is being blocked by" in text or "Unable to acquire lock" in text
@@ -173,7 +173,7 @@ def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
         killed = status < 0 or status > 128
         if killed:
             own.append(
-                f"killed by {_signal_name(-status if status < 0 else status - 128)}; if memory was short, lower execution.workers"
+                f"killed by {_signal_name(-status if status < 0 else status - 128)}; if memory ran out, lower execution.workers"
             )
         return StageFailed(stage, own[-KEPT_LINES:] or [f"no message; its command exited with {status}"], passing=killed)
     own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") or not _is_noise(line)]
@@ -190,17 +190,17 @@ def _signal_name(number: int) -> str:
 
 
 def check_changes(root: Path, say: locks.Say) -> None:
-    """UserError where a `dvc exp run` has set uncommitted changes aside: what runs now would run without them."""
-    left = experiments.leftovers(root)
+    """UserError if a killed `dvc exp run` has set uncommitted changes aside, so that a run would lack them."""
+    left = dvc_recovery.leftovers(root)
     if any(leftover.changes_missing for leftover in left):
-        raise UserError("\n".join([*map(str, left), "Nothing was run: it would have gone without them."]))
+        raise UserError("\n".join([*map(str, left), "Nothing was run, as it would have been without these changes."]))
     for leftover in left:
         say(str(leftover))
 
 
 @contextmanager
 def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The process, whose standard output gives all its lines as they come; it is interrupted where it has not ended at last."""
+    """A process with its output as a pipe; it is interrupted if it still runs at the end."""
     process = subprocess.Popen(
         command,
         cwd=root,
@@ -239,7 +239,7 @@ def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> su
 
 
 def _dvc(root: Path, *arguments: str) -> str:
-    """Output of a short dvc command; its own message becomes the error."""
+    """Output of a short dvc command; UserError with its message if it fails."""
     done = _run(root, *arguments)
     if done.returncode:
         words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
@@ -252,7 +252,7 @@ def _dvc(root: Path, *arguments: str) -> str:
 
 
 def share_cache(root: Path, owner: Path) -> None:
-    """Let the checkout at `root` use the cache of the one at `owner`, for itself alone (config.local)."""
+    """Let the checkout at `root` use the cache of the one at `owner` (in config.local, which git ignores)."""
     path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
     _dvc(root, "cache", "dir", "--local", str(path))
@@ -264,7 +264,7 @@ def cache_directory(root: Path) -> Path:
 
 
 def unused(root: Path, others: Sequence[Path]) -> list[Path]:
-    """Objects of the cache that neither this checkout's files nor those of `others` name."""
+    """Objects of the cache that neither this checkout nor `others` use."""
     lines = _dvc(root, *_collect_garbage(others), "--dry").splitlines()
     return sorted(Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing "))
 
@@ -279,7 +279,7 @@ def _collect_garbage(others: Sequence[Path]) -> list[str]:
 
 
 def checkout(root: Path) -> list[str]:
-    """Bring back what dvc.lock names from the cache; returns the paths that are not in it."""
+    """Restore the outputs in dvc.lock from the cache; returns the paths that the cache lacks."""
     done = _run(root, "checkout", "--force", "--relink")
     lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
     if done.returncode == 0:

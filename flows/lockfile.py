@@ -1,4 +1,4 @@
-"""A dvc.lock that stays whole: DVC rewrites it in place, so a full disk cuts it."""
+"""Keeps dvc.lock intact: DVC rewrites it in place, so a full disk truncates it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from pathlib import Path
 from soundmill import disk, params
 from soundmill.errors import UserError
 
-LAST_WHOLE = Path(".dvc/tmp/dvc.lock.good")
+LAST_INTACT = Path(".dvc/tmp/dvc.lock.good")
 
 
-def keep_whole(root: Path) -> str | None:
-    """Keep a copy of dvc.lock while it is whole, and put it back when it is not (DVC rewrites it in place: a full disk cuts it).
-
-    Returns what was mended, in words, or None.
-    """
-    lock, good = root / "dvc.lock", root / LAST_WHOLE
+def keep_intact(root: Path) -> str | None:
+    """Copy dvc.lock while it is intact, and restore it if it is not; returns a message if it was repaired, or None."""
+    lock, good = root / "dvc.lock", root / LAST_INTACT
     if not lock.exists():
         return None
     fault = fault_of(lock)
@@ -28,38 +25,38 @@ def keep_whole(root: Path) -> str | None:
     shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.broken")
     if good.exists() and fault_of(good) is None:
         disk.write_atomically(lock, lambda path: path.write_bytes(good.read_bytes()))
-        return f"dvc.lock was broken ({fault}): the last whole one is back; later stages come from the run cache or run again"
+        return f"dvc.lock was damaged ({fault}): restored the last intact one; later stages come from the run cache or run again"
     lock.unlink()
-    return f"dvc.lock was broken ({fault}), and no whole copy is kept: it is made anew, from the run cache where that has it"
+    return f"dvc.lock was damaged ({fault}), and there is no intact copy: it is rebuilt, from the run cache where possible"
 
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with a dvc.lock, or None: it must parse, and every entry must have its command and whole hashes."""
+    """What is wrong with a dvc.lock, or None: it must parse, and every entry needs a command and complete hashes."""
     try:
         document = params.read_yaml(path)
     except UserError as error:
         return str(error).splitlines()[0]
     if not path.read_bytes().endswith(b"\n"):
-        return "its last line is cut"
+        return "its last line is truncated"
     if document.get("schema") != "2.0":
         return "no `schema: '2.0'`"
     entries = document.get("stages") or {}
     if not isinstance(entries, dict):
-        return "`stages` is no mapping"
+        return "`stages` is not a mapping"
     for name, entry in entries.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
             return f"stage {name} has no command"
         listed = [entry.get("deps") or [], entry.get("outs") or []]
         if not all(isinstance(items, list) for items in listed):
-            return f"stage {name} has no list of what it reads or writes"
+            return f"stage {name} has no list of dependencies or outputs"
         for item in [item for items in listed for item in items]:
             if not isinstance(item, dict) or not isinstance(item.get("path"), str):
                 return f"stage {name} has an entry without a path"
             if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
-                return f"stage {name}: the hash of {item['path']} is cut"
+                return f"stage {name}: the hash of {item['path']} is truncated"
             if "md5" not in item and item.get("hash", "md5") == "md5":
                 return f"stage {name}: {item['path']} has no hash"
     return None

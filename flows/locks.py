@@ -1,4 +1,4 @@
-"""Who holds a project: DVC's locks, of the repository and of the paths that a stage works on, and the pipeline's own."""
+"""The locks of a project: DVC's, on the repository and on the paths that a stage uses, and the pipeline's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.terminal import duration
-from soundmill import disk, experiments, lifetime
+from soundmill import disk, dvc_recovery, lifetime
 from soundmill.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -31,13 +31,13 @@ class Holder:
 
 
 def holders(root: Path) -> list[Holder]:
-    """Who runs DVC in this project right now, by its two locks: of the repository, and of the paths a stage works on."""
+    """The processes that run DVC in this project now, by its locks on the repository and on paths."""
     running = {}
     temporary = root / ".dvc" / "tmp"
     written = _mtime(root / lifetime.LOCKS)
     for info in lifetime.dvc_locks(root):
         started = _started(info["pid"])
-        if started is not None and started <= written + 1:  # a process born later only has the number of a dead one
+        if started is not None and started <= written + 1:  # a process that started later has only inherited the number
             running[info["pid"]] = Holder(info["pid"], info["cmd"])
     if _is_locked(temporary / "lock"):
         pid = _number_in(temporary / "lock")
@@ -46,7 +46,7 @@ def holders(root: Path) -> list[Holder]:
 
 
 def wait_until_free(root: Path, seconds: float, say: Say) -> None:
-    """Wait up to `seconds` for others to finish with DVC in this project; says who they are, and UserError if they do not."""
+    """Wait up to `seconds` until no other process runs DVC in this project, and report which do; then UserError."""
     deadline = time.monotonic() + seconds
     reported: list[Holder] = []
     while busy := holders(root):
@@ -63,16 +63,16 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
 
 
 def remove_unreadable(root: Path, say: Say) -> None:
-    """Move DVC's locks of paths away that a killed `dvc` left unreadable, while no `dvc` runs here."""
-    for path in experiments.unreadable_locks(root):
+    """Move away locks on paths that a killed `dvc` left unreadable; UserError while `dvc` runs here."""
+    for path in dvc_recovery.unreadable_locks(root):
         if running := holders(root) or dvc_in(root):
-            raise UserError(f"{path} is unreadable, and {running[0]} runs; when it has ended, run again")
+            raise UserError(f"{path} is unreadable, and {running[0]} is running; run again when it has ended")
         path.replace(path.with_name("rwlock.unreadable"))
-        say(f"{path.relative_to(root)} was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it")
+        say(f"{path.relative_to(root)} was unreadable because `dvc` was killed: moved to rwlock.unreadable next to it")
 
 
 def dvc_in(root: Path) -> list[Holder]:
-    """Living `dvc` processes in this checkout, whatever its locks say."""
+    """Running `dvc` processes in this checkout, whether or not they hold a lock."""
     holders = []
     for entry in Path("/proc").glob("[0-9]*"):
         words = _command_line(int(entry.name))
@@ -86,7 +86,7 @@ def dvc_in(root: Path) -> list[Holder]:
 def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
     """Hold the project for one pipeline, or one command that changes its parameters or lists.
 
-    Others wait up to `seconds` for it, then UserError says who has it.
+    Waits up to `seconds` for another holder, then raises UserError naming it.
     """
     path = root / ".dvc" / "tmp" / "pipeline.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,15 +109,15 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock file while a command works in a workspace, from parameters to results; UserError where another command has it.
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file while a command works in a workspace, from parameters to results; UserError if another command holds it.
 
-    Between its pipelines, which hold `only_one`, the other would change its parameters.
+    `only_one` is held during each pipeline only; between pipelines, another command could change the parameters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         if not disk.try_lock(lock):
-            raise UserError(f"this is running already, with a lock on {path}; wait for it, or stop it")
+            raise UserError(f"already running, with a lock on {path}; wait for it, or stop it")
         yield
 
 
@@ -144,9 +144,9 @@ def _mtime(path: Path) -> float:
 
 
 def _started(pid: int) -> float | None:
-    """When a living process began, in seconds since 1970; None when there is none.
+    """When a running process started, in seconds since 1970; None if it does not run.
 
-    One that has ended and that nobody asks after, as in a container without an init, is none.
+    Zombies, as in a container without init, count as ended.
     """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The scores of all families as a person reads them: a table with baselines, where the sounds lie, how to look at the run."""
+"""The scores of all families as text: a table with baselines, the paths of sounds and reports, the address of the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.sweep_table import metrics_in
+from flows.results_table import metrics_in
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.params import read_yaml
@@ -22,12 +22,12 @@ def read_scores(root: Path) -> dict[str, dict[str, Any]]:
         try:
             scores[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            tell(f"{path}: not readable as JSON ({error}); run `dvc repro` to make it again")
+            tell(f"{path}: not readable as JSON ({error}); `dvc repro` rebuilds it")
     return scores
 
 
 def by_baseline(name: str) -> tuple[int, str]:
-    """Sorts baselines: real sounds first."""
+    """Sort key of baselines: real sounds first."""
     order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]
     return order.index(name) if name in order else len(order), name
 
@@ -48,13 +48,13 @@ def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _unlike(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A line where families were scored by different protocols."""
+def _protocol_warning(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A line if families were scored by different protocols."""
     protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
     if len(set(protocols.values())) < 2:
         return []
     listed = ", ".join(f"{family} by {protocol}" for family, protocol in protocols.items())
-    return [f"  These scores do not compare: {listed}; `dvc repro` scores all by the newest"]
+    return [f"  These scores are not comparable: {listed}; `dvc repro` scores all by the newest protocol"]
 
 
 def markdown(scores: dict[str, dict[str, Any]]) -> str:
@@ -65,8 +65,8 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, "|" + "---|" * len(table[0]), *body])
 
 
-def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:
-    """The last lines on the terminal: scores, where the sounds lie, how to look at the run (its `page`) and to train the others."""
+def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:
+    """The last lines on the terminal: scores, paths of sounds and reports, the run's `page` in MLflow, other families to train."""
     lines = [""]
     table = rows(scores)
     if len(table) > 1:
@@ -78,9 +78,9 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = No
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [
-            "  fad, mmd, kl: lower is better; label_accuracy: higher. Beside it the same score of real clips, the codec, silence",
-            *(["  † ranks no models; the report says why"] if any("†" in row[2] for row in table) else []),
-            *_unlike(scores),
+            "  fad, mmd, kl: lower is better; label_accuracy: higher. Next to it: the same of real clips, the codec, silence",
+            *(["  † not ranked; the report says why"] if any("†" in row[2] for row in table) else []),
+            *_protocol_warning(scores),
             "",
         ]
     for family in scores:
@@ -92,17 +92,17 @@ def summary(root: Path, scores: dict[str, dict[str, Any]], page: str | None = No
             lines.append(f"Report   {shown(report, root)} (open it in a web browser: the sounds next to real ones)")
     lines.append(f"Runs     make browse, then {page}" if page else "Runs     make browse")
     others = sorted({path.stem for path in (root / "conf" / "model").glob("*.yaml")} - _families(root))
-    if others and root.parent.name != tracking.WORKSPACES:  # a sweep or bake-off chooses for itself
+    if others and root.parent.name != tracking.WORKSPACES:  # a sweep or bake-off chooses its families
         lines.append(f"More     make run MODEL=NAME, one of {', '.join(others)}")
     return lines
 
 
 def _families(root: Path) -> set[str]:
-    """Those of params.yaml."""
+    """The families of params.yaml."""
     return set(read_yaml(root / "params.yaml").get("families") or {})
 
 
 def shown(path: Path, root: Path) -> Path:
-    """As a person would type it from the project, also when the pipeline runs in one of its workspaces."""
+    """The path relative to the project, also if `root` is one of its workspaces."""
     home = root.parents[1] if root.parent.name == tracking.WORKSPACES else root
     return path.relative_to(home)

@@ -1,4 +1,4 @@
-"""The Prefect server: which one the settings name, and one for a single flow where they name none."""
+"""The Prefect server: the one that the settings name, or else one for a single flow."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from soundmill.errors import UserError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-START_SECONDS = 600.0  # a busy machine with cold files took more than two minutes
+START_SECONDS = 600.0  # a busy machine with a cold file cache took more than two minutes
 STOP_SECONDS = 5.0
 
 
 def address() -> str | None:
-    """The server that Prefect's settings name, in the environment or in a profile; None: each run starts one of its own."""
+    """The server that Prefect's settings name, in the environment or in a profile; None: each run starts one."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     if not Path(os.environ["PREFECT_HOME"], "profiles.toml").exists():
         return None
-    from prefect.settings import PREFECT_API_URL  # takes seconds
+    from prefect.settings import PREFECT_API_URL  # importing it takes seconds
 
     return PREFECT_API_URL.value()
 
@@ -43,7 +43,7 @@ def check(url: str) -> None:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
             return
     except urllib.error.HTTPError:
-        return  # it wants a login: Prefect's client has it (PREFECT_API_AUTH_STRING)
+        return  # it needs a login, which Prefect's client sends (PREFECT_API_AUTH_STRING)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
@@ -51,10 +51,10 @@ def check(url: str) -> None:
 
 @contextmanager
 def own_server() -> Iterator[None]:
-    """Start a server on a free port of this machine, wait until it answers, and have this process use it.
+    """Start a server on a free local port, wait until it answers, and have this process use it.
 
-    Prefect's own temporary server outlives a flow that is killed with -9; this one ends with the thread that started it, so call it
-    from the main one.
+    Prefect's temporary server outlives a flow killed with -9. This one ends with the thread that starts it, so call it from the
+    main one.
     """
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
@@ -79,21 +79,20 @@ def own_server() -> Iterator[None]:
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:  # it waits for connections that this process still has
+        except subprocess.TimeoutExpired:  # it waits for open connections of this process
             process.kill()
             process.wait()
 
 
 def _send_log() -> None:
-    """Have Prefect send the lines of log that it holds back: at the end of this process, it would try for minutes to reach a server
-    that is gone."""
+    """Have Prefect send its buffered log lines; at exit it would try for minutes to reach a server that is gone."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             handler.flush()
 
 
 def app() -> FastAPI:
-    """What uvicorn serves: without the services of a lasting server, which would work on the database of `make server` too."""
+    """What uvicorn serves: a server without background services, which would also process the database of `make server`."""
     from prefect.server.api.server import create_app
 
     return create_app(ephemeral=True, final=True)
@@ -102,13 +101,13 @@ def app() -> FastAPI:
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     import httpx
 
-    give_up = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < give_up:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success and process.poll() is None:
                 return
         time.sleep(0.1)
     raise UserError(
-        f"Prefect's server did not start ({'no answer' if process.poll() is None else f'it ended with {process.poll()}'}); "
+        f"Prefect's server did not start ({'no answer' if process.poll() is None else f'exit status {process.poll()}'}); "
         "start one with `make server`, and set PREFECT_API_URL"
     )

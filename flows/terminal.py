@@ -1,4 +1,4 @@
-"""What a person sees of a running pipeline: one line a stage, with a bar where there is a terminal; every line goes to a file."""
+"""The output of a running pipeline: one line per stage, with a progress bar on a terminal; all lines go to a log file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-LOG = Path("data/pipeline.log")  # of the last pipeline that had something to do
-LONG_SECONDS = 60  # a stage that says it takes longer is announced where there is no bar
+LOG = Path("data/pipeline.log")  # of the last pipeline that ran stages
+LONG_SECONDS = 60  # without a bar, the expected time of longer stages is printed
 
-# What stages print of how far they are: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
+# Progress as stages print it: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
 SHARE = re.compile(r": (\d+)%$")
 STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) min (\d+) s left$")
 WARNING = re.compile(r"^[\w/@-]+: warning: ")
@@ -38,14 +38,14 @@ class Screen:
     def __init__(self, log: TextIO):
         self.log = log
         self._bar: tuple[Progress, TaskID] | None = None
-        self._head = ""  # of a line that is not ended yet
+        self._head = ""  # of the unfinished line
         self._announced = False
-        self._begun = 0.0
+        self._start = 0.0
 
     @contextmanager
     def stage(self, head: str) -> Iterator[None]:
-        """While a stage works; `ended` completes its line."""
-        self._head, self._announced, self._begun = head, False, time.monotonic()
+        """Show a stage while it works; `ended` completes its line."""
+        self._head, self._announced, self._start = head, False, time.monotonic()
         self.write(head.rstrip())
         if not sys.stdout.isatty():
             print(head, end="  ", flush=True)
@@ -73,13 +73,13 @@ class Screen:
         self._head = ""
 
     def line(self, line: str) -> None:
-        """Something a stage printed: it goes to the log, and what it says of progress to the bar."""
+        """Process a line that a stage printed: write it to the log, and show progress and warnings."""
         if WARNING.match(line):
             self.notice(line)
             return
         self.write(f"    {line}")
         if resumed := RESUMED.search(line):
-            self._aside(resumed[1])
+            self._remark(resumed[1])
         done, left = progress(line)
         if done is None:
             return
@@ -87,19 +87,19 @@ class Screen:
             bar, task = self._bar
             bar.update(task, total=1.0, completed=done, left=f"{duration(left)} left" if left is not None else "")
         elif not self._announced and left is not None and left > LONG_SECONDS:
-            # All of it, as the stage's last word will say: what began it counts too.
-            self._aside(f"takes about {duration(time.monotonic() - self._begun + left)}")
+            # With the time so far, as the line will show the stage's whole duration.
+            self._remark(f"takes about {duration(time.monotonic() - self._start + left)}")
             self._announced = True
 
-    def _aside(self, what: str) -> None:
-        """A few words within the stage's line; above it where there is a bar."""
+    def _remark(self, what: str) -> None:
+        """Print a few words in the stage's line, or above the bar."""
         if self._bar:
             self._bar[0].console.print(f"{self._head.rstrip()}  {what}", markup=False, highlight=False)
         else:
             print(f"{what} …", end="  ", flush=True)
 
     def notice(self, line: str) -> None:
-        """Something that a person should read now."""
+        """Show and log a line that needs attention."""
         self.write(line)
         if self._bar:
             self._bar[0].console.print(line, markup=False, highlight=False)
@@ -107,13 +107,13 @@ class Screen:
             tell(f"\n{line}" if self._head else line)
 
     def write(self, line: str) -> None:
-        with suppress(OSError):  # a full disk stops the stage, which says so
+        with suppress(OSError):  # if the disk is full, the stage fails and reports it
             self.log.write(line + "\n")
             self.log.flush()
 
 
 def progress(line: str) -> tuple[float | None, int | None]:
-    """Share done and seconds left, as far as a stage's line says them."""
+    """The completed share and the seconds left, where a stage's line has them."""
     if step := STEP.search(line):
         return int(step[1]) / int(step[2]), 60 * int(step[3]) + int(step[4])
     if share := SHARE.search(line):

@@ -1,8 +1,8 @@
-"""The stages of dvc.yaml, each a program: `python -m stages.NAME`."""
+"""The stages of dvc.yaml, one program each: `python -m stages.NAME`."""
 
 import sys
 
 from soundmill import lifetime
 
-if sys.argv[0] == "-m":  # Python still looks for NAME: before it and what it needs are imported
+if sys.argv[0] == "-m":  # Python has not imported the stage yet, which takes seconds
     lifetime.die_with_dvc()

@@ -1,4 +1,4 @@
-"""The autoencoder of a latent family, of any kind: trained on the corpus's training clips, or loaded."""
+"""Train the autoencoder of a latent family on the corpus's training clips, or load it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from soundmill.stage import Context, Input, Output, Shown
 def run(
     params: StageParams, ctx: Context, clips: Input, mels: Input, catalog: Input, autoencoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
-    """Write the autoencoder, its curve (no point if it was loaded) and a picture of clips beside what it makes of them."""
-    made = registry.codec(params.kind).make(params, ctx, clips, mels, catalog)
-    return publish(made, params, ctx, catalog, autoencoder, curves, grid)
+    """Write the autoencoder, its curve (empty if it was loaded) and a picture of clips beside their reconstructions."""
+    codec = registry.codec(params.kind).make(params, ctx, clips, mels, catalog)
+    return publish(codec, params, ctx, catalog, autoencoder, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

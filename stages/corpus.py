@@ -1,6 +1,6 @@
-"""Make an embedded corpus: synthesised recordings with their metadata, and the tables the pipeline reads.
+"""Synthesise an embedded corpus: recordings with metadata, and the tables that the pipeline reads.
 
-`synthetic` has events under AudioCaps names and captions, `loops` has loops whose tempo is known.
+`synthetic` has sound events with AudioCaps names and captions; `loops` has loops of known tempo.
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ class CorpusParams(StageParams):
     external: list[str] = Field(max_length=0)
     shards: int = Field(ge=1, le=4096)
     recordings: int = Field(ge=synthetic.MIN_RECORDINGS, le=10_000)
-    valid_fraction: float = Field(
-        ge=0, lt=1, description="share of the recordings that is held out for validation; of events at least 4"
-    )
-    test_fraction: float = Field(ge=0, lt=1, description="and for the test")
+    valid_fraction: float = Field(ge=0, lt=1, description="share of the recordings held out for validation; of events at least 4")
+    test_fraction: float = Field(ge=0, lt=1, description="share held out for the test")
     window_seconds: Seconds | None = Field(
-        ge=1, description="one caption per window, the segment stage's clip_seconds; of loops null"
+        ge=1, description="one caption per window, equal to the segment stage's clip_seconds; null for loops"
     )
     min_seconds: Seconds | None
     seed: Seed
@@ -50,9 +48,9 @@ class CorpusParams(StageParams):
 
 
 def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
-    """Render every planned recording, write its metadata, and read that back by an adapter like anybody's corpus.
+    """Render every planned recording, write metadata, and read both with a corpus adapter, as for an external corpus.
 
-    What is `forgotten` is rendered too, for its digest tells it, and then removed.
+    Forgotten recordings are rendered too, as their digest identifies them, and then removed.
     """
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
@@ -94,18 +92,18 @@ Planned = list[synthetic.Recording] | list[loop_corpus.Loop]
 
 
 def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
-    """The recordings, and the work of making each."""
+    """The recordings, and a job to render each."""
     fractions = params.valid_fraction, params.test_fraction
     if params.format == "loops":
         loops = loop_corpus.plan(params.recordings, *fractions, params.seed)
         return loops, [shards.Job(loop.name, (loop, params.seed)) for loop in loops]
     planned = synthetic.plan(params.recordings, *fractions, params.window_seconds, params.min_seconds, params.seed)
-    given = params.seed, params.window_seconds, params.min_seconds
-    return planned, [shards.Job(recording.name, (recording, *given)) for recording in planned]
+    options = params.seed, params.window_seconds, params.min_seconds
+    return planned, [shards.Job(recording.name, (recording, *options)) for recording in planned]
 
 
 def _remove_others(audio: Path, planned: Planned, names: set[str]) -> Planned:
-    """Remove the files that are not among `names`; returns the recordings that stay."""
+    """Remove the files that are not in `names`; returns the remaining recordings."""
     for recording in planned:
         if recording.name not in names:
             (audio / recording.name).unlink()

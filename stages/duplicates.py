@@ -1,4 +1,4 @@
-"""Find duplicates, by sound and by video, among the clips of the variant `default`."""
+"""Find duplicates among the clips of the variant `default`, by sound and by video."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from soundmill.params import Probability, StageParams
 
 
 class DuplicatesParams(StageParams):
-    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be in the other")
+    threshold: Probability = Field(gt=0, description="share of the shorter clip that must occur in the other")
 
 
 def run(
     params: DuplicatesParams, ctx: stage.Context, corpus: stage.Input, clips: stage.Input, duplicates: stage.Output
 ) -> dict[str, Any]:
-    """Write all pairs of clips, of two recordings each, that are the same sound or of one video second."""
+    """Write all pairs of clips of different recordings that have the same sound, or the same second of a video."""
     columns = ["recording_id", "group", "start_time", "corpus"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     scratch = ctx.scratch / "duplicates"

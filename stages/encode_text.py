@@ -1,4 +1,4 @@
-"""Hidden states of every distinct caption, of clips and mixes, by a frozen text encoder: once, so that no training runs it."""
+"""Encode every distinct caption of clips and mixes with a frozen text encoder, once, so that no training runs it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from soundmill import hashing, manifest, shards, stage, text
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
-NULL = ""  # what guidance calls unconditional: always encoded
+NULL = ""  # the unconditional caption of classifier-free guidance, always encoded
 
 
 class ScratchParams(StageParams):
-    """Sizes of the encoder with random weights."""
+    """Sizes of `byt5-scratch`, an encoder with random weights."""
 
     width: int = Field(ge=8)
     layers: int = Field(ge=1)
@@ -28,27 +28,27 @@ class ScratchParams(StageParams):
     @model_validator(mode="after")
     def _heads_fit(self) -> ScratchParams:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be split among {self.heads} heads")
+            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
         return self
 
 
 class EncodeTextParams(StageParams):
-    clips: str = Field(min_length=1, description="the variant of clips whose captions are encoded, beside those of mixes")
+    clips: str = Field(min_length=1, description="clip variant; its captions and those of mixes are encoded")
     encoder: str = Field(min_length=1, description="id on the Hugging Face hub, a directory, or `byt5-scratch`")
-    revision: str | None = Field(description="of the hub: the commit, 40 hex digits")
-    max_tokens: int = Field(ge=1, le=4096, description="longer captions are cut there, and counted")
-    scratch: ScratchParams = Field(description="of `byt5-scratch`")
+    revision: str | None = Field(description="commit on the hub, 40 hex digits")
+    max_tokens: int = Field(ge=1, le=4096, description="longer captions are truncated and counted")
+    scratch: ScratchParams = Field(description="sizes of `byt5-scratch`")
 
 
 def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, states: Output) -> dict[str, Any]:
-    """Write the states of every distinct caption, and of the empty one, in shards by the caption's hash; computes only new ones."""
+    """Write the states of every distinct caption and the empty one, sharded by hash; only new captions are computed."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["shard", "captions"]).to_pylist()
     captions = {NULL, *(caption for row in rows for caption in row["captions"]), *_captions_of_mixes(mixes)}
     if params.encoder == text.SCRATCH:
         encoder = text.make_scratch(ctx.scratch / "encoder", **params.scratch.model_dump())
         print(
-            f"{ctx.name}: WARNING: {text.SCRATCH} has random weights: it tells captions apart but knows nothing of what they mean, "
-            "and no model that is trained on it will understand a new one. Set `encoder` to a pretrained one",
+            f"{ctx.name}: WARNING: {text.SCRATCH} has random weights: it distinguishes captions but not their meaning, and models "
+            "trained on it will not understand new captions. Set `encoder` to a pretrained one",
             flush=True,
         )
     else:
@@ -58,7 +58,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     by_shard: dict[int, list[str]] = defaultdict(list)
     for caption in sorted(captions):
         by_shard[shards.shard_of(caption, count)].append(caption)
-    # Whoever encodes a prompt later needs the same encoder: random weights are made again from their sizes and seed.
+    # Encoding a prompt later needs the same encoder; random weights are rebuilt from their sizes and seed.
     scratch = None if encoder.pretrained else params.scratch.model_dump()
     about = {**encoder.identity(), "max_tokens": params.max_tokens, "scratch": scratch}
     jobs = [
@@ -73,7 +73,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     report = ctx.map_shards(encode_shard, jobs, states, unit="caption")
     truncated = report.counts.get("truncated", 0)
     if truncated:
-        print(f"{ctx.name}: {truncated} of {len(captions)} captions are longer than {params.max_tokens} tokens and were cut there")
+        print(f"{ctx.name}: {truncated} of {len(captions)} captions were truncated to {params.max_tokens} tokens")
     return {
         "captions": len(captions),
         "tokens": report.counts["tokens"],
@@ -91,7 +91,7 @@ def _captions_of_mixes(mixes: Path) -> Iterator[str]:
 def encode_shard(
     captions: list[str], encoder: text.Encoder, about: dict[str, Any], output: Path, previous: Path | None = None
 ) -> shards.Report:
-    """Write the states of one shard's captions; `about`, which encoder's they are, goes with them."""
+    """Write the states of one shard's captions; `about` identifies the encoder in the shard's metadata."""
     max_tokens = about["max_tokens"]
     schema = manifest.TEXT_STATES.with_metadata({text.ENCODER_KEY: json.dumps(about, sort_keys=True).encode()})
     with shards.ItemWriter(output, schema, previous) as writer:

@@ -1,4 +1,4 @@
-"""Generate sounds for test clips with a trained family, and send real clips through its representation and back."""
+"""Generate sounds for test clips with a trained family, and reconstruct real clips with its codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundmill.stage import Context, Input, Output
 def run(
     params: StageParams, ctx: Context, model: Input, clips: Input, catalog: Input, generated: Output, codec: Output
 ) -> dict[str, Any]:
-    """Rebuild `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and codec round trips."""
+    """Load `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and reconstructions."""
     return generation.run(ctx.family, params, ctx, model, clips, catalog, generated, codec)
 
 

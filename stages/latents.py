@@ -1,4 +1,4 @@
-"""Latents of clips or of mixes by a family's codec, of any kind: once, so that no training runs it; one shard for each of audio."""
+"""Encode clips or mixes with a family's codec, once, so that no training runs it; one shard per audio shard."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device
 
-# What is read of a shard, of clips or of mixes.
+# Columns of clips or mixes that this stage reads.
 SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(
     params: LatentsParams, ctx: Context, audio: Input, autoencoder: Input, latents: Output, catalog: Input = None
 ) -> dict[str, Any]:
-    """Write the posterior of every clip of the catalog; without a catalog, of every mix, with its caption."""
+    """Write the posterior of every clip of the catalog; without a catalog, of every mix."""
     if params.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("latents.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+        raise UserError("latents.accelerator is `gpu`, but torch finds none; set it to `cpu` or `auto`")
     if catalog is not None:
         rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "captions"]).to_pylist()
     else:
@@ -42,20 +42,22 @@ def run(
             for path in shards.shard_paths(audio)
             for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "caption", "first", "second"])
         ]
-    known = {row["clip_id"]: row for row in rows}
+    remaining = {row["clip_id"]: row for row in rows}
     codec = read_codec(autoencoder)
     about = LatentsAbout(autoencoder=codec.digest, scaling_factor=codec.scaling_factor, num_samples=params.num_samples)
     encoding = Encoding(autoencoder, about, params.accelerator, params.batch_size, params.precision)
     jobs = []
     for path in shards.shard_paths(audio):
         ids = shards.read_table(path, SOUND, ["clip_id"])["clip_id"].to_pylist()
-        mine = {clip_id: known.pop(clip_id) for clip_id in ids if clip_id in known}
-        key = hashing.digest(hashing.signature(path), encoding.made_by, about.model_dump(mode="json"), mine)
-        jobs.append(shards.Job(path.name, (path, mine, encoding), len(mine), key))
-    if known:
-        raise UserError(f"{audio}: {len(known)} clips of the catalog are missing, the first {min(known)!r}; remake it: `dvc repro`")
+        described = {clip_id: remaining.pop(clip_id) for clip_id in ids if clip_id in remaining}
+        key = hashing.digest(hashing.signature(path), encoding.made_by, about.model_dump(mode="json"), described)
+        jobs.append(shards.Job(path.name, (path, described, encoding), len(described), key))
+    if remaining:
+        raise UserError(
+            f"{audio}: {len(remaining)} clips of the catalog are missing, first {min(remaining)!r}; `dvc repro` rebuilds it"
+        )
     if pick_device(params.accelerator).type != "cpu":
-        ctx = replace(ctx, workers=1)  # one process fills a GPU; each of several would hold the net and its batches there
+        ctx = replace(ctx, workers=1)  # one process fills a GPU; several would each hold the network and batches
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}
     if report.details:
@@ -65,7 +67,7 @@ def run(
 
 @dataclass(frozen=True)
 class Encoding:
-    """By what, and how, clips are encoded; plain values, for other processes."""
+    """How clips are encoded; plain values that other processes can unpickle."""
 
     autoencoder: Path
     about: LatentsAbout
@@ -75,12 +77,12 @@ class Encoding:
 
     @property
     def at_once(self) -> int:
-        """Clips in a batch. A CPU takes one at a time, since neighbours would move last bits."""
+        """Clips per batch: one on a CPU, where other clips in the batch would change the last bits."""
         return 1 if pick_device(self.accelerator).type == "cpu" else self.batch_size
 
     @property
     def made_by(self) -> list[Any]:
-        """What a clip's posterior depends on, beside its wave."""
+        """What a clip's posterior depends on besides its wave."""
         return [self.about.autoencoder, self.about.num_samples, pick_device(self.accelerator).type, self.applied_precision]
 
     @property
@@ -90,23 +92,23 @@ class Encoding:
 
 @lru_cache(maxsize=1)
 def _load(directory: Path, digest: str, accelerator: str) -> Encoder:
-    """Once in every process, with one thread: others would give other last bits. `digest`: another one may come to lie there."""
+    """Once per process, with one thread, as more would change the last bits; `digest` makes a changed codec load anew."""
     torch.set_num_threads(1)
     return registry.load_codec(directory).to(pick_device(accelerator))
 
 
 def encode_shard(
-    audio: Path, known: dict[str, dict[str, Any]], encoding: Encoding, output: Path, previous: Path | None = None
+    audio: Path, described: dict[str, dict[str, Any]], encoding: Encoding, output: Path, previous: Path | None = None
 ) -> shards.Report:
-    """Write the posteriors of those clips of one shard that are `known`: by id, what the catalog says of them."""
+    """Write the posteriors of one shard's clips that are in `described`: catalog rows by clip id."""
     schema = manifest.LATENTS.with_metadata({ABOUT_KEY: encoding.about.model_dump_json().encode()})
     if previous and pq.read_schema(previous).metadata != schema.metadata:
-        previous = None  # of another autoencoder: none of its rows would be taken, but an empty shard as it is
+        previous = None  # of another autoencoder: its rows differ, and an empty shard must not be reused either
     rows = [(row["clip_id"], row["digest"]) for row in shards.read_rows(audio, SOUND, ["clip_id", "digest"])]
     keys = {
-        place: hashing.digest(*encoding.made_by, digest, known[clip_id])
+        place: hashing.digest(*encoding.made_by, digest, described[clip_id])
         for place, (clip_id, digest) in enumerate(rows)
-        if clip_id in known
+        if clip_id in described
     }
     with shards.ItemWriter(output, schema, previous) as writer:
         new = [place for place, key in keys.items() if key not in writer]
@@ -114,7 +116,7 @@ def encode_shard(
         for place, key in keys.items():
             if not writer.copy(key):
                 num_samples, posterior = next(encoded)
-                row = known[rows[place][0]]
+                row = described[rows[place][0]]
                 with writer.item(key) as report:
                     shape = dict(zip(("channels", "frames", "bands"), posterior.shape[1:], strict=True))
                     writer.write({**row, **shape, "posterior": posterior.tobytes(), "digest": key})
@@ -127,48 +129,48 @@ def encode_shard(
 
 
 def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, audio: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """The length of each row's wave, and mean and ln variance of its latent, float16 [2, channels, frames, bands].
+    """The length of each row's wave, and mean and log variance of its latent, float16 [2, channels, frames, bands].
 
-    The last batch is filled up with silence.
+    The last batch is padded with silence.
     """
     device, num_samples = pick_device(encoding.accelerator), encoding.about.num_samples
-    while some := list(islice(rows, encoding.at_once)):
+    while batch := list(islice(rows, encoding.at_once)):
         encoder = _load(encoding.autoencoder, encoding.about.autoencoder, encoding.accelerator)
-        waves = [_wave(row, encoder, num_samples, audio) for row in some]
+        waves = [_wave(row, encoder, num_samples, audio) for row in batch]
         filler = [np.zeros_like(waves[0])] * (encoding.at_once - len(waves))
         with autocast(device, encoding.applied_precision):
             posteriors = encoder.posterior([*waves, *filler], num_samples)
         posteriors = posteriors.cpu().numpy().astype("<f2")
-        for row, wave, posterior in zip(some, waves, posteriors, strict=False):
+        for row, wave, posterior in zip(batch, waves, posteriors, strict=False):
             if not np.isfinite(posterior).all():
-                raise UserError(f"the latent of clip {row['clip_id']!r} does not fit into float16; train another autoencoder")
+                raise UserError(f"the latent of clip {row['clip_id']!r} overflows float16; train another autoencoder")
             yield wave.shape[1], posterior
 
 
 def _wave(row: dict[str, Any], encoder: Encoder, num_samples: int, audio: Path) -> np.ndarray:
-    """A row's wave [channels, T] as the codec takes it."""
+    """A row's wave [channels, T] with the codec's channels."""
     data, name = row["audio"]["bytes"], f"{audio}: clip {row['clip_id']!r}"
     wave = decode_flac(data)
     if encoder.channels == 1:
         wave = wave.mean(0, keepdims=True)
     if (flac_rate(data), len(wave)) != (encoder.sample_rate, encoder.channels):
         raise UserError(
-            f"{name} has {len(wave)} channels at {flac_rate(data)} Hz, the autoencoder takes {encoder.channels} at "
-            f"{encoder.sample_rate}: give the family clips of that form"
+            f"{name} has {len(wave)} channels at {flac_rate(data)} Hz, the autoencoder needs {encoder.channels} at "
+            f"{encoder.sample_rate}; choose a clip variant of that form"
         )
     if wave.shape[1] > num_samples:
-        raise UserError(f"{name} has {wave.shape[1]} samples; raise latents.num_samples, now {num_samples}, or make clips shorter")
+        raise UserError(f"{name} has {wave.shape[1]} samples; raise latents.num_samples (now {num_samples}) or shorten the clips")
     return wave
 
 
 def _moments(posterior: np.ndarray) -> list[float]:
-    """Number, sum and sum of squares of a draw's values."""
+    """Count, sum and expected sum of squares of the values drawn from a posterior."""
     mean, log_variance = posterior.astype(np.float64)
     return [mean.size, float(mean.sum()), float((np.square(mean) + np.exp(log_variance)).sum())]
 
 
 def scaled_deviation(moments: list[list[float]], scaling_factor: float) -> float:
-    """Standard deviation of all training latents as the diffusion knows them: it should be 1."""
+    """Standard deviation of all training latents as scaled for diffusion; it should be 1."""
     count, total, squares = np.sum(moments, axis=0)
     return float(scaling_factor * np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
 

@@ -18,17 +18,17 @@ from soundmill.errors import UserError
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
-MIXES_AT_ONCE = 256  # what a worker holds of the clips' (compressed) sound; more reads each row group less often
+MIXES_AT_ONCE = 256  # limits the compressed clips in a worker's memory; larger batches read each row group less often
 FULL_SCALE = 32767 / 32768
 
 
 class MixupParams(StageParams):
-    pairing: Literal["pressure", "random", "none"]  # random: the two halves count equally, whatever their levels
+    pairing: Literal["pressure", "random", "none"]  # random: both clips have equal weight, whatever their levels
     ratio: float = Field(ge=0, le=100, description="mixes per captioned training clip")
     partner: Literal["any", "other"] = Field(
-        description="other: a clip of other labels (captions, without labels), if there is one"
+        description="other: prefer a clip with different labels (or captions, if it has no labels)"
     )
-    clips: str = Field(min_length=1, description="the variant of clips; of several channels their mean is mixed")
+    clips: str = Field(min_length=1, description="clip variant; channels are averaged")
     seed: Seed
 
 
@@ -37,18 +37,18 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
     training = [row for row in rows if row["split"] == "train"]
     captioned = {row["clip_id"]: row for row in training if row["captions"]}
-    wanted = 0 if params.pairing == "none" else int(params.ratio * len(captioned) + 0.5)
-    pairs = plan_pairs([_candidate(row, params.partner) for row in captioned.values()], wanted, params.seed)
+    num_mixes = 0 if params.pairing == "none" else int(params.ratio * len(captioned) + 0.5)
+    pairs = plan_pairs([_candidate(row, params.partner) for row in captioned.values()], num_mixes, params.seed)
     places = _places(clips) if pairs else {}
     plans = [_plan(params, captioned[first.clip_id], captioned[second.clip_id], places, clips) for first, second in pairs]
     if len({plan["clip_id"] for plan in plans}) < len(plans):
-        raise UserError("params.yaml: mixup.seed: two mixes got the same id; take another seed")
+        raise UserError("params.yaml: mixup.seed: two mixes have the same id; choose another seed")
 
     count = 1 + max((row["shard"] for row in rows), default=0)
     by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for plan in sorted(plans, key=lambda plan: plan["clip_id"]):
         by_shard[shards.shard_of(plan["clip_id"], count)].append(plan)
-    # Without a single mix there is one empty shard, so whoever reads the directory needs no special case.
+    # If there are no mixes, write one empty shard, so that readers of the directory need no special case.
     jobs = [
         shards.Job(
             shards.shard_name(index),
@@ -59,13 +59,13 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
         for index in sorted(by_shard) or [0]
     ]
     report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
-    if len(pairs) < wanted:
-        print(f"mixup: {len(pairs)} of {wanted} mixes: there are no more pairs of different recordings to mix")
+    if len(pairs) < num_mixes:
+        print(f"mixup: {len(pairs)} of {num_mixes} mixes: there are no more pairs of different recordings")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
         print(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
     return {
         "mixes": len(pairs),
-        "missing_mixes": wanted - len(pairs),
+        "missing_mixes": num_mixes - len(pairs),
         "training_clips": len(training),
         "without_caption": len(training) - len(captioned),
         "scaled_down": report.counts.get("scaled_down", 0),
@@ -79,7 +79,7 @@ def _candidate(row: dict[str, Any], partner: str) -> Candidate:
 
 
 def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
-    """Where each clip lies: shard, row group, digest of the row."""
+    """The location of each clip: shard, row group, digest of the row."""
     places = {}
     for path in shards.shard_paths(clips):
         with shards.open_parquet(path) as file:
@@ -92,10 +92,10 @@ def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
 def _plan(
     params: MixupParams, first: dict[str, Any], second: dict[str, Any], places: dict[str, tuple[str, int, str]], clips: Path
 ) -> dict[str, Any]:
-    """All that is known of a mix before its sound is read."""
+    """Everything about a mix except its sound."""
     for row in (first, second):
         if row["clip_id"] not in places:
-            raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is not there; remake both: `dvc repro`")
+            raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is missing; `dvc repro` rebuilds both")
     clip_id = "mix_" + hashing.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
     captions = [row["captions"][_choice(params.seed, clip_id, row["clip_id"], len(row["captions"]))] for row in (first, second)]
     caption = join_captions(*captions)
@@ -120,9 +120,9 @@ def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous:
     """Write the mixes of one shard."""
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
-            some = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}
-            sounds = dict(_read_sounds([plan for key, plan in some.items() if key not in writer]))
-            for key, plan in some.items():
+            batch = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}
+            sounds = dict(_read_sounds([plan for key, plan in batch.items() if key not in writer]))
+            for key, plan in batch.items():
                 if not writer.copy(key):
                     with writer.item(key) as report:
                         writer.write(_mix(plan, sounds, pairing, report))
@@ -141,7 +141,7 @@ def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, report: s
     ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
     mixed = mix(first, second, ratio)
     peak = float(np.abs(mixed).max(initial=0))
-    if peak > FULL_SCALE:  # clipping would add what neither clip has; a mix that fits keeps its level
+    if peak > FULL_SCALE:  # avoid clipping; a mix that fits keeps its level
         mixed *= np.float32(FULL_SCALE / peak)
         report.count("scaled_down")
     report.count("silent", int(peak == 0))
@@ -153,18 +153,18 @@ def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, report: s
 
 
 def _read_sounds(plans: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
-    """FLAC bytes of every clip that the plans need; each row group that holds one is read once."""
-    wanted: dict[tuple[str, int], set[str]] = defaultdict(set)
+    """FLAC bytes of every clip in the plans; each row group is read once."""
+    clips_at: dict[tuple[str, int], set[str]] = defaultdict(set)
     for plan in plans:
         for role, place in zip(("first", "second"), plan["places"], strict=True):
-            wanted[place].add(plan[role])
-    for path in sorted({path for path, _ in wanted}):
+            clips_at[place].add(plan[role])
+    for path in sorted({path for path, _ in clips_at}):
         with shards.open_parquet(path) as file:
-            for group in sorted(group for name, group in wanted if name == path):
+            for group in sorted(group for name, group in clips_at if name == path):
                 table = file.read_row_group(group, columns=["clip_id", "audio"], use_threads=False)
                 for row in range(table.num_rows):
                     clip_id = table["clip_id"][row].as_py()
-                    if clip_id in wanted[path, group]:
+                    if clip_id in clips_at[path, group]:
                         yield clip_id, table["audio"][row].as_py()["bytes"]
 
 

@@ -1,4 +1,4 @@
-"""Apply the quality rules to every clip, and write a page with the refused clips and the duplicates."""
+"""Apply the quality rules to every clip, and write a page of rejected clips and duplicates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
 
 class Rules(StageParams):
-    """Limits of what was measured at decoding; null: the rule is off. In this order: the first that is broken is the reason."""
+    """Limits of the values measured at decoding; null: the rule is off. The first broken rule is a clip's reason."""
 
     min_seconds: Seconds | None
     min_level_db: Decibels | None  # A-weighted, of the loudest window; digital silence is below every limit
@@ -32,8 +32,8 @@ class Rules(StageParams):
 
 
 class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule, and pairs of duplicates")
-    megabytes: float = Field(ge=0, le=500, description="of sound in the page, at most")
+    examples: int = Field(ge=0, le=200, description="clips shown for each rule, and pairs of duplicates")
+    megabytes: float = Field(ge=0, le=500, description="maximum size of the sounds on the page")
 
 
 class QualityParams(StageParams):
@@ -50,9 +50,9 @@ def run(
     verdicts: stage.Output,
     report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write a verdict on every clip and the page; clips that break a rule go to quarantine.
+    """Write a verdict on every clip and the page; clips that break a rule are quarantined.
 
-    `duplicates` are pairs of clips of the variant `default`: the page has those of which both are names of clips here.
+    `duplicates` are pairs of clips of the variant `default`; the page shows those whose ids this variant has too.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
@@ -86,8 +86,8 @@ def _check_left(survey: Survey, rejected: int) -> None:
         limit = max(survey.limits, key=lambda limit: broken[limit.name])
         median = survey.spread()[limit.measure].get("p50", "none")
         raise UserError(
-            f"every one of the {len(survey)} clips breaks a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
-            f"{limit.value:g} (median of {limit.measure}: {median}); loosen it in params.yaml, or switch it off with null"
+            f"all {len(survey)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
+            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or switch it off with null"
         )
 
 

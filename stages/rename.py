@@ -1,4 +1,4 @@
-"""Lay the clips of one variant out as TANGO reads them: WAVs under AudioCaps names and JSON lines of their captions."""
+"""Write the clips of one variant as TANGO reads them: WAV files with AudioCaps names, and JSON lines of captions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROWS_AT_ONCE = 4096
 
 
 class RenameParams(StageParams):
-    clips: str = Field(min_length=1, description="the variant of clips")
+    clips: str = Field(min_length=1, description="clip variant")
     dataset: str = Field(min_length=1)
-    location: str = Field(min_length=1, description="what stands before the file names in the JSON lines")
+    location: str = Field(min_length=1, description="path prefix of the file names in the JSON lines")
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     for shard, rows in shards.by_shard(table).items():
         ids, path = sorted(rows["clip_id"].to_pylist()), paths.get(shards.shard_name(shard))
         if path is None:
-            raise UserError(f"{clips}: shard {shard} of {catalog} is not there; remake both: `dvc repro`")
+            raise UserError(f"{clips}: shard {shard} of {catalog} is missing; `dvc repro` rebuilds both")
         jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), hashing.digest(hashing.signature(path), ids)))
     _, named = ctx.make_shards(name_clips, jobs, "named")
     audio = audiocaps / "audio"
@@ -44,7 +44,7 @@ def run(
     for job in jobs:
         with os.scandir(named / job.name) as files:
             for wav in files:
-                # Linked, not moved: if we are killed here, the rerun still finds every finished folder.
+                # Linked, not moved: after a kill, the next run still finds every finished folder.
                 os.link(wav.path, audio / wav.name)
     return {
         "clips": table.num_rows,
@@ -65,27 +65,27 @@ def _write_json(params: RenameParams, table: pa.Table, split: str, path: Path) -
     )
 
 
-def name_clips(source: Path, wanted: set[str], output: Path, previous: Path | None = None) -> shards.Report:
-    """Write the wanted clips of one shard as WAV files of the same samples, in the new folder `output`."""
+def name_clips(source: Path, ids: set[str], output: Path, previous: Path | None = None) -> shards.Report:
+    """Write the clips `ids` of one shard as WAV files with the same samples, in the new folder `output`."""
     report = shards.Report()
-    known = {key for (key,) in shards.read_items(previous)} if previous else set()
+    previous_keys = {key for (key,) in shards.read_items(previous)} if previous else set()
     output.mkdir()
     new = []
     for number, row in enumerate(shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest"])):
         name, key = f"{manifest.check_clip_id(row['clip_id'])}.wav", f"{row['clip_id']} {row['digest']}"
-        if row["clip_id"] not in wanted:
+        if row["clip_id"] not in ids:
             continue
-        if key in known:
+        if key in previous_keys:
             os.link(previous / name, output / name)
         else:
             new.append(number)
         report.items.append([key])
-    if len(report.items) < len(wanted):
-        raise UserError(f"{source}: {len(wanted) - len(report.items)} clips of the catalog are not in it; remake both: `dvc repro`")
+    if len(report.items) < len(ids):
+        raise UserError(f"{source}: lacks {len(ids) - len(report.items)} clips of the catalog; `dvc repro` rebuilds both")
     for row in shards.read_rows(source, manifest.CLIPS, ["clip_id", "digest", "audio"], rows=new):
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16", always_2d=True)
         path = output / f"{row['clip_id']}.wav"
-        with wave.open(str(path), "wb") as file:  # soundfile's bytes, in a seventh of its time
+        with wave.open(str(path), "wb") as file:  # the same bytes as soundfile writes, seven times faster
             file.setparams((samples.shape[1], 2, rate, len(samples), "NONE", ""))
             file.writeframesraw(samples.astype("<i2", copy=False).tobytes())
     return report

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of clips under one named mel spec; one shard for each shard of clips."""
+"""Log-mel spectrograms of clips under one named mel spec; one shard per shard of clips."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 
-# What is read of a shard of clips.
+# Columns of clips that this stage reads.
 SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:
-    """Write a spectrogram for every clip of `audio`, a directory of shards of clips; there may be none."""
+    """Write a spectrogram for every clip of `audio`, a directory of clip shards, which may be empty."""
     spec_json = params.spec.model_dump_json()
     jobs = []
     for path in shards.shard_paths(audio):
         facts = hashing.signature(path)
-        # The weight is the size: opening thousands of shards for their numbers of clips takes half a second.
+        # Weighted by size: opening thousands of shards to count their clips would take half a second.
         jobs.append(shards.Job(path.name, (path, spec_json), path.stat().st_size, hashing.digest(facts)))
     report = ctx.map_shards(spectrogram_shard, jobs, spectrograms, unit="B")
     return {"clips": report.counts.get("clips", 0), "frames": report.counts.get("frames", 0), "bands": params.n_mels}
 
 
 def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path | None = None) -> shards.Report:
-    """Write the log-mels of one shard of audio; the shard carries its spec."""
+    """Write the log-mels of one shard, with the spec in its metadata."""
     import torch
 
-    torch.set_num_threads(1)  # others give other last bits
+    torch.set_num_threads(1)  # more would change the last bits
     spec = MelSpec.model_validate_json(spec_json)
     schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec_json.encode()})
     with shards.ItemWriter(output, schema, previous) as writer:
@@ -65,8 +65,8 @@ def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
     wave, sample_rate = decode_mono(row["audio"]["bytes"]), flac_rate(row["audio"]["bytes"])
     if sample_rate != spec.sample_rate:
         raise UserError(
-            f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec wants {spec.sample_rate}; "
-            "set its sample_rate to that of its clips"
+            f"{audio}: clip {row['clip_id']!r} has {sample_rate} Hz, the mel spec {spec.sample_rate}; "
+            "set the spec's sample_rate to that of its clips"
         )
     return np.ascontiguousarray(log_mel(wave, spec).astype("<f2"))
 

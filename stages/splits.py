@@ -1,4 +1,4 @@
-"""Assign recordings to train, valid and test, without duplicates across splits; once for all variants of clips."""
+"""Assign recordings to train, valid and test, without duplicates across splits; once for all clip variants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from soundmill.params import Probability, Seed, StageParams
 class SplitsParams(StageParams):
     valid_fraction: Probability
     test_fraction: Probability
-    duplicates: Literal["fail", "drop"] = Field(description="what becomes of the same sound in two of the corpus's own splits")
+    duplicates: Literal["fail", "drop"] = Field(description="what to do if two of the corpus's own splits have the same sound")
     seed: Seed
 
     @model_validator(mode="after")
@@ -38,10 +38,10 @@ def run(
     duplicates: stage.Input,
     splits: stage.Output,
 ) -> dict[str, Any]:
-    """Write the split of every recording, and which stretches of it are copies of what another split has.
+    """Write the split of every recording, and the stretches of it that copy sounds of another split.
 
-    Shares are of the recordings that have a clip of the variant `default` which `quality` keeps. Recordings that `duplicates`
-    joins share a split; where the corpus's own splits part them, the run fails or drops one of the two, as the parameters say.
+    Fractions are of the recordings with a clip of the variant `default` that `quality` keeps. Duplicates share a split; if the
+    corpus's own splits separate them, the run fails or drops one of the two, as `duplicates` in the parameters says.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
     table = catalog.describe(corpus, clips, quality, "{label}").clips
@@ -59,8 +59,8 @@ def run(
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
         print(
-            f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
-            f"aside, and splits are by {decided_by}"
+            f"{ctx.name}: the given splits are ignored: they leave nothing to train on, or assign everything to train although "
+            f"there are folds; splits are by {decided_by}"
         )
     used = (row for row in table.select(["clip_id", "split", "labels"]).to_pylist() if row["clip_id"] not in left_out)
     for line in assignment.warnings(((row["split"], row["labels"] or ()) for row in used), params.test_fraction, sources):
@@ -78,8 +78,8 @@ def run(
 def _assign(
     params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
 ) -> tuple[dict[str, str], assignment.Source, int]:
-    """Split of every recording with a clip, assigned so that pairs share a split unless the corpus's own splits part them; what
-    decided it; and the number of sources, none of which is parted."""
+    """The split of every recording with a clip, where duplicates share one unless the corpus's own splits separate them; what
+    decided it; and the number of sources, each of which is in one split."""
     usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     main: dict[str, str] = {}
     for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
@@ -103,7 +103,7 @@ def _leave_out(
     pairs: list[tuple[int, int]],
     decided_by: assignment.Source,
 ) -> dict[str, str]:
-    """Clips to drop (id → recording) because another split has the same sound; without leave to drop them, a UserError."""
+    """Clips to drop (id → recording) because another split has the same sound; UserError if `params.duplicates` is `fail`."""
     stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)
     ids, owners, sources = (table[name].to_pylist() for name in ("clip_id", "recording_id", "source"))
     if stays_of and params.duplicates == "fail":
@@ -113,7 +113,7 @@ def _leave_out(
         )
         raise UserError(
             f"{len(stays_of)} clips are the same sound or video as one in another of the corpus's own splits ({decided_by}), "
-            f"first: {first}. Mend the corpus, or let `splits.duplicates: drop` leave out the copies in training and validation"
+            f"first: {first}. Correct the corpus, or set `splits.duplicates: drop` to leave out copies in training and validation"
         )
     for copy, stays in stays_of.items():
         what = f"{ids[copy]} ({split[copy]}) is the same sound or video as {ids[stays]} ({split[stays]})"

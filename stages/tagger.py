@@ -25,7 +25,7 @@ from soundmill.training.trained_on import write_trained_on
 
 
 def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger: Output, curves: Output) -> dict[str, Any]:
-    """Write the trained tagger and its learning curve; the metrics say what it learnt to tell apart, and how well."""
+    """Write the trained tagger and its learning curve; the metrics have its classes and accuracy."""
     spec = read_spec(mels)
     rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
     splits = {split: _at_most(params, [row for row in rows if row["split"] == split]) for split in manifest.SPLITS}
@@ -36,13 +36,15 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
     log_mels = {clip_id: values for clip_id, values in iterate_log_mels(mels) if clip_id in ids}
     missing = sorted(ids - set(log_mels))
     if missing:
-        raise UserError(f"{mels}: no spectrogram of {len(missing)} clips of the catalog, the first {missing[0]!r}; remake both")
+        raise UserError(
+            f"{mels}: no spectrogram of {len(missing)} clips of the catalog, first {missing[0]!r}; `dvc repro` rebuilds both"
+        )
 
     targets = choose_targets(params, chosen, [row["clip_id"] for row in splits["train"]], log_mels)
     usable = {split: [row["clip_id"] for row in part if row["clip_id"] in targets.of_clip] for split, part in splits.items()}
     if targets.kind != "labels":
         print(
-            f"tagger: too few clips have labels; it learns {len(targets.classes)} {targets.kind} instead, and its scores mean that"
+            f"tagger: too few clips have labels; its classes, and its scores, are of {len(targets.classes)} {targets.kind} instead"
         )
     ctx.tracking.log_dataset("training clips", hashing.file_digest(catalog), len(usable["train"]), catalog, "training")
     with ctx.progress(num_steps(params, len(usable["train"])), ctx.name, "step") as tick:
@@ -66,7 +68,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
 def choose_targets(
     params: TaggerParams, rows: Sequence[dict[str, Any]], training: Sequence[str], log_mels: dict[str, np.ndarray]
 ) -> Targets:
-    """Labels where at least half of the training clips have one, else words of captions likewise, else clusters of the sound."""
+    """Labels if at least half of the training clips have one; else caption words, under the same rule; else clusters of sounds."""
     targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
     if targets is None or _share(targets, training) < 0.5:
         captions = {row["clip_id"]: row["captions"] for row in rows}
@@ -82,13 +84,13 @@ def _share(targets: Targets, training: Sequence[str]) -> float:
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
-    """Mean and deviation over time of every band."""
+    """Mean and standard deviation over time of every band."""
     wide = values.astype(np.float64)
     return np.concatenate([wide.mean(1), wide.std(1)])
 
 
 def _at_most(params: TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows by clip id; of more than `max_clips` those with the smallest hash, so a larger corpus keeps most of a choice."""
+    """At most `max_clips` rows, ordered by clip id: those with the smallest hashes, so a growing corpus changes few of them."""
     kept = sorted(rows, key=lambda row: hashing.digest(params.seed, row["clip_id"]))[: params.max_clips]
     return sorted(kept, key=lambda row: row["clip_id"])
 

@@ -1,4 +1,4 @@
-"""Train one model family on the training split, by the family's own package."""
+"""Train one model family on the training split, with the code of the family's package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     curves: Output,
     grid: Shown,
 ) -> dict[str, Any]:
-    """Train `--family` on its inputs, the training split of them; writes the checkpoint, its curve (CSV) and samples (PNG)."""
+    """Train `--family` on the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
     return training.run(ctx.family, params, ctx, inputs, parts, tagger, catalog, model, curves, grid)
 
 

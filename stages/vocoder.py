@@ -1,4 +1,4 @@
-"""The vocoder of a family that makes log-mels, of any kind: trained on the corpus's training clips, or loaded."""
+"""Train the vocoder of a family that generates log-mels on the corpus's training clips, or load it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from soundmill.stage import Context, Input, Output, Shown
 def run(
     params: StageParams, ctx: Context, clips: Input, mels: Input, catalog: Input, vocoder: Output, curves: Output, grid: Shown
 ) -> dict[str, Any]:
-    """Write the vocoder, its curve (no point if it was loaded) and a picture of clips as it makes them."""
-    made = registry.vocoder(params.kind).make(params, ctx, clips, mels, catalog)
-    return publish(made, params, ctx, catalog, vocoder, curves, grid)
+    """Write the vocoder, its curve (empty if it was loaded) and a picture of clips beside its output."""
+    trained = registry.vocoder(params.kind).make(params, ctx, clips, mels, catalog)
+    return publish(trained, params, ctx, catalog, vocoder, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import experiments, params
+from soundmill import dvc_recovery, params
 from tests.checkouts import BIN, dvc
 from tests.corpora.tiny import sound
 
@@ -75,7 +75,7 @@ def test_random_kills_leave_the_same_bytes(graph_copy):
                 continue
             if process.returncode == 0:
                 break
-            for path in experiments.unreadable_locks(checkout):  # a kill of dvc's own: docs/orchestration.md tells this remedy
+            for path in dvc_recovery.unreadable_locks(checkout):  # a kill of dvc's own: docs/orchestration.md tells this remedy
                 path.unlink()
                 remedied += 1
             refused += 1  # for a moment, DVC may take the one that was killed for alive

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 import typer
 
-from flows import entrants, sweep
+from flows import bakeoff_models, sweep
 from soundmill import commands, params
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -77,7 +77,7 @@ OF_COMMAND = {
     "lineage": {"FILE": "lineage.json"},
     "listen": {"DIR": "data/generated/ddpm_mel"},
 }
-NO_WEIGHTS = "these sounds cannot be embedded without weights that are not here"
+NO_WEIGHTS = "these sounds excluded be embedded without weights that are not here"
 PROGRAMS = ("soundmill", "make", "dvc", "python")
 OTHERS = ("dask", "mlflow", "prefect")  # which are installed with the project; their own options are theirs
 SHELL = ("cp", "export", "ls", "sed")
@@ -218,7 +218,7 @@ def check_soundmill(command: Command) -> None:
 
 def check_bakeoff(plan: str, overrides: list[str], families: str) -> None:
     named = [name for name in families.split(",") if name]
-    entrants.entrants(ROOT, entrants.read_plan(ROOT, plan), overrides, named)
+    bakeoff_models.choose_models(ROOT, bakeoff_models.read_plan(ROOT, plan), overrides, named)
 
 
 def check_make(command: Command) -> None:

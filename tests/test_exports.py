@@ -397,5 +397,5 @@ def test_an_export_into_the_corpus_or_the_pipelines_own_data_is_refused(tmp_path
     if place == "project/elsewhere":
         check_apart(tmp_path / place, root)
     else:
-        with pytest.raises(UserError, match="which the pipeline reads or writes; name a directory elsewhere"):
+        with pytest.raises(UserError, match="which the pipeline reads or writes; choose a directory elsewhere"):
             check_apart(tmp_path / place, root)

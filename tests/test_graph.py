@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from mlflow import MlflowClient
 
-from soundmill import experiments, manifest, params, tracking
+from soundmill import dvc_recovery, manifest, params, tracking
 from tests import chromium
 from tests.checkouts import BIN, dvc
 from tests.commands.running import soundmill
@@ -73,7 +73,7 @@ def run_killed(checkout: Path, stage: str, scratch: str, sign: str, delay: float
     process.wait()
     for path in Path(tempfile.gettempdir()).glob("soundmill-evaluate-*"):  # what is killed cannot remove its own
         shutil.rmtree(path)
-    for path in experiments.unreadable_locks(checkout):  # docs/orchestration.md
+    for path in dvc_recovery.unreadable_locks(checkout):  # docs/orchestration.md
         path.unlink()
     for name in NO_CODE_OF_A_STAGE:
         edit(checkout, name)

@@ -1,4 +1,4 @@
-"""The `soundmill` command: everything around the pipeline that `dvc repro` does not do. One file per group of commands."""
+"""The `soundmill` command, one file per group of commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from soundmill.commands import (
     vocoders,
     weights,
 )
-from soundmill.commands.project import nearest_checkout, warn_of_leftovers
 from soundmill.errors import UserError
 
 FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -57,10 +56,3 @@ for group in (doctor, pipeline, models, recordings, vocoders, scores, lineage, f
 app.add_typer(clips.app, name="clips")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(weights.app, name="weights")
-
-
-@app.callback()
-def before_every_command(context: typer.Context) -> None:
-    root = nearest_checkout()
-    if root and context.invoked_subcommand != "doctor":  # which lists them itself
-        warn_of_leftovers(root)

@@ -40,7 +40,7 @@ def list_clips(
 
 @app.command("show")
 def show_clip(clip_id: str, variant: Clips = "default", project: Project = None) -> None:
-    """Show everything known about one clip, including the recording and the second it was cut from."""
+    """Show a clip's facts, including the recording and the second that it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
 

@@ -44,15 +44,15 @@ def check_corpus(
 
     from soundmill.corpora import check
 
-    named = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
-    if named and (format != "auto" or follow_links):
-        raise UserError(f"{path}: sets corpus.format and corpus.follow_links itself; leave out --format and --follow-links")
-    if named and path.resolve() in [written.resolve() for written in (json, missing) if written]:
-        raise UserError(f"{path}: would be overwritten; name another file")
+    from_params = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
+    if from_params and (format != "auto" or follow_links):
+        raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
+    if from_params and path.resolve() in [output.resolve() for output in (json, missing) if output]:
+        raise UserError(f"{path}: would be overwritten; choose another file")
     if missing:
-        check.check_outside(missing, [place.root for place in check.directories_of(path)] if named else [path])
+        check.check_outside(missing, [place.root for place in check.directories_of(path)] if from_params else [path])
     with progress_bar(None, "headers", "recording") as tick:
-        if named:
+        if from_params:
             report = check.check_params(path, headers, tick)
         else:
             report = check.check(path, format, headers, tick, follow_links)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import typer
 
-from soundmill.commands.project import Project, checkout
+from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -22,7 +22,7 @@ LOW_DISK_GB = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `lacking` stops the pipeline, `optional` only narrows what it can do."""
+    """One line of the report; `lacking` stops the pipeline, `optional` limits what it can do."""
 
     name: str
     state: Literal["ok", "optional", "lacking"]
@@ -34,7 +34,7 @@ class Finding:
 def doctor(project: Project = None) -> None:
     """Check this machine (ffmpeg, GPU, weights, disk, tracking server), with a remedy for each thing that is missing."""
     lacking = False
-    for finding in examine(checkout(project)):
+    for finding in examine(project_root(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
         typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.detail}")
         if finding.remedy:
@@ -161,9 +161,9 @@ def _dvc_lock(root: Path) -> Finding:
 
 
 def _changes(root: Path) -> Finding:
-    from soundmill import experiments
+    from soundmill import dvc_recovery
 
-    left = experiments.leftovers(root)
+    left = dvc_recovery.leftovers(root)
     if not left:
         return Finding("changes", "ok", "none set aside by a killed `dvc exp run`")
     remedy = "; then ".join(leftover.remedy for leftover in left)

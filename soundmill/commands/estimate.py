@@ -1,5 +1,6 @@
-"""Estimates training time on this machine from a few steps in a separate process: torch takes a gigabyte, and a flow runs for hours
-beside it. Timed once per set of parameters, code and processors."""
+"""Estimate training time on this machine from a few steps, timed once per set of parameters, code and processors.
+
+The steps run in a separate process, because torch takes a gigabyte of memory and the flow runs for hours after it."""
 
 from __future__ import annotations
 
@@ -17,16 +18,16 @@ from soundmill.models import cost
 
 
 def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
-    """Training time in seconds of the families in `document` (a params.yaml), run in `root`; `clips`: how many each family has."""
+    """Training time in seconds of the families in `document` (a params.yaml); `clips` is each family's number of clips."""
     return sum(cost.seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
 
 
 def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) -> cost.Timing:
     import pooch
 
-    kept = Path(pooch.os_cache("soundmill")) / "timings" / f"{cost.timing_key(family, document, num_labels)}.json"
+    path = Path(pooch.os_cache("soundmill")) / "timings" / f"{cost.timing_key(family, document, num_labels)}.json"
     with suppress(OSError, ValueError, TypeError):  # missing or damaged: time again
-        return cost.Timing(**json.loads(kept.read_text(encoding="utf-8")))
+        return cost.Timing(**json.loads(path.read_text(encoding="utf-8")))
     done = subprocess.run(
         [sys.executable, "-m", cost.__name__],
         input=json.dumps({"family": family, "document": document, "num_labels": num_labels}),
@@ -36,8 +37,8 @@ def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) 
         preexec_fn=lifetime.with_this_process(),
     )
     if done.returncode:
-        raise UserError(f"{family}: a few of its steps could not be timed: {done.stderr.strip()}")
+        raise UserError(f"{family}: its training steps could not be timed: {done.stderr.strip()}")
     timing = cost.Timing(**json.loads(done.stdout))
-    with suppress(OSError):  # without the file the next estimate only takes half a minute longer
-        disk.write_atomically(kept, lambda path: path.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
+    with suppress(OSError):  # without the file, the next estimate takes half a minute longer
+        disk.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
     return timing

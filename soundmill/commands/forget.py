@@ -1,4 +1,4 @@
-"""The commands that make a project forget recordings and clips, prove that it has, and free unneeded space in DVC's cache."""
+"""Commands that forget recordings and clips, check that nothing holds them, and free space in DVC's cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root, tell_store
+from soundmill.commands.project import Project, progress_bar, project_root, use_recorded_store
 from soundmill.errors import UserError
 
 app = typer.Typer()
 
-FIRST = 10  # of a list
-looking = partial(progress_bar, None, "look for copies", "B")
+FIRST = 10  # items of a list that are shown
+search_progress = partial(progress_bar, None, "look for copies", "B")
 WaitMinutes = Annotated[float, typer.Option(min=0, help="How long to wait while a pipeline, a stage or another command runs here.")]
 
 
@@ -70,7 +70,7 @@ def forget(
     if not (names or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
     if not (undo or update):
-        tell_store(root)
+        use_recorded_store(root)
     if check:
         _check(root, names)
     elif erase:
@@ -92,7 +92,7 @@ def clean(
     checkouts: Annotated[
         list[Path] | None, typer.Argument(help="Other checkouts that share this cache, if the command does not list them.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only show it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it, instead of only showing it.")] = False,
     project: Project = None,
 ) -> None:
     """Free disk space: remove from DVC's cache what no checkout or workspace that shares it needs.
@@ -104,8 +104,8 @@ def clean(
 
     root = project_root(project)
     if yes:
-        with cache.held(root, 0, _say, checkouts or []) as known:
-            unused = cache.clean(root, known)
+        with cache.held(root, 0, _say, checkouts or []) as held:
+            unused = cache.clean(root, held)
     else:
         unused = cache.look(root, checkouts or [])
     for place in unused.users:
@@ -125,8 +125,8 @@ def _say(line: str) -> None:
 def _forget(root: Path, things: list[str], reason: str) -> None:
     from soundmill import forgetting
 
-    with looking() as looked_at:
-        outcome = forgetting.forget(root, things, reason, looked_at)
+    with search_progress() as progress:
+        outcome = forgetting.forget(root, things, reason, progress)
     for entry in outcome.known:
         typer.echo(f"already forgotten: {entry} ({entry.reason})")
     for entry in outcome.added:
@@ -170,8 +170,8 @@ def _erase(root: Path, checkouts: Sequence[Path]) -> None:
 
     unused = cache.clean(root, checkouts)
     typer.echo(f"removed from DVC's cache: {len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB, which no checkout needs")
-    with looking() as looked_at:
-        outcome = forgetting.erase(root, looked_at)
+    with search_progress() as progress:
+        outcome = forgetting.erase(root, progress)
     for sentence in outcome.removed:
         typer.echo(f"removed {sentence}")
     for sentence in outcome.left:
@@ -184,8 +184,8 @@ def _check(root: Path, things: list[str]) -> None:
 
     has_cache = (root / ".dvc/config").is_file()
     directory, sharing = (dvc.cache_directory(root), cache.users(root)) if has_cache else (None, [])
-    with looking() as looked_at:
-        proof = forgetting.check(root, things, directory, sharing, looked_at)
+    with search_progress() as progress:
+        proof = forgetting.check(root, things, directory, sharing, progress)
     for sentence in proof.found:
         typer.echo(sentence)
     for note in proof.notes:

@@ -1,4 +1,4 @@
-"""The command that traces where a sound comes from and what was made from it."""
+"""The command that traces a sound's origin and what was made from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root, tell_store, writable_file
+from soundmill.commands.project import Project, project_root, use_recorded_store, writable_file
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FIRST = 5  # of a list, without --all
-LONGEST = 80  # letters of one fact, without --all
+FIRST = 5  # items of a list that are shown without --all
+LONGEST = 80  # characters of one fact without --all
 
 
 @app.command()
@@ -45,7 +45,7 @@ def lineage(
     from soundmill.lineage import trace
 
     root = project_root(project)
-    tell_store(root)
+    use_recorded_store(root)
     found = trace(root, thing)
     console = Console(highlight=False, markup=False)
     console.print(_line(found.thing, all))

@@ -103,15 +103,15 @@ def new_test(
     from soundmill import hashing
     from soundmill.listening import blind
 
-    asked = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
-    if unknown := [name for name in asked if name not in blind.QUESTIONS]:
+    chosen = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
+    if unknown := [name for name in chosen if name not in blind.QUESTIONS]:
         raise UserError(f"--questions: {unknown[0]!r} is not one of {', '.join(blind.QUESTIONS)}")
     if scale not in ("5", "100"):
         raise UserError(f"--scale {scale}: must be 5 or 100")
     if ab and scale == "100":
         raise UserError("--ab and --scale 100 exclude each other: --ab compares two sounds, --scale rates one")
     material = gather(models, reference, captions, scores or [], project)
-    plan = blind.Plan(asked, per_model, seed, 100 if scale == "100" else 5, ab)
+    plan = blind.Plan(chosen, per_model, seed, 100 if scale == "100" else 5, ab)
     models_dir = project_root(project) / "data" / "models" if any(model.family for model in material.models) else None
     checkpoints = {model.name: models_dir / model.family for model in material.models if model.family}
     weights = {name: hashing.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
@@ -135,8 +135,8 @@ def score_test(
     from soundmill.evaluation import evaluator
     from soundmill.listening import answers, results, scoring
 
-    its_key = answers.read_key(key)
-    result = scoring.score(its_key, answers.read_all(files, its_key))
+    test_key = answers.read_key(key)
+    result = scoring.score(test_key, answers.read_all(files, test_key))
     if json:
         evaluator.write_json(result, json)
     try:
@@ -146,25 +146,25 @@ def score_test(
             raise
         home = None
     if home:
-        _record(home, its_key, result)
+        _record(home, test_key, result)
     results.show(result)
 
 
 def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
-    """Log to MLflow: a run for the test and a nested one per model, with its ratings beside its other scores."""
+    """Log to MLflow: a run for the test and a nested one per model, with its ratings next to its other scores."""
     from soundmill import tracking
     from soundmill.listening import results
 
     name = f"listening test {key.test}"
     with tracking.result_run(home, name, "listening-test", {"listening_test": key.test}) as run:
         run.log_metrics_tree({**result, "counts": {outcome: len(raters) for outcome, raters in result["raters"].items()}})
-        for model, known in key.models.items() if result["questions"] else ():
-            tags = {"listening_test": key.test, "family": known.family or model}
+        for model, facts in key.models.items() if result["questions"] else ():
+            tags = {"listening_test": key.test, "family": facts.family or model}
             values = results.scores_of(key, result, model)
-            with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run) as below:
-                below.log_metrics_tree({**known.scores, **values})
-                if known.weights:
-                    below.log_model_scores(known.weights, known.family, values)
+            with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run) as nested:
+                nested.log_metrics_tree({**facts.scores, **values})
+                if facts.weights:
+                    nested.log_model_scores(facts.weights, facts.family, values)
         if run.id:
             typer.echo(f"recorded in MLflow: {name}; `make browse` shows it")
 
@@ -180,31 +180,31 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
             raise
         root = None
     reports = dict(_named(text, "--scores") for text in scores)
-    made: list[Model] = []
-    asked: dict[str, Asked] = {}
+    found: list[Model] = []
+    requests: dict[str, Asked] = {}
     real: Sounds = {}
     for text in models:
         if root and _is_family(root, text):
             data = root / "data"
-            made.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
-            clips, of = material.real_clips(_clips_of(root, text), made[-1].sounds.keys())
-            real, asked = {**clips, **real}, {**asked, **of}  # of a request, the catalog knows most
+            found.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
+            clips, described = material.real_clips(_clips_of(root, text), found[-1].sounds.keys())
+            real, requests = {**clips, **real}, {**requests, **described}  # the catalog has the most about a request
             continue
         name, directory = _named(text, "a model") if "=" in text else (Path(text).resolve().name, Path(text))
         if not directory.is_dir():
-            known = _families(root)
+            families = _families(root)
             raise UserError(
-                f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(known) or 'none'}); "
+                f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(families) or 'none'}); "
                 "give NAME=DIR, or make sounds with `dvc repro`"
             )
         folder = material.open_folder(directory)
-        made.append(material.read_folder(name, folder, reports.pop(name, None)))
-        asked = {**material.asked_of(folder, captions), **asked}
+        found.append(material.read_folder(name, folder, reports.pop(name, None)))
+        requests = {**material.asked_of(folder, captions), **requests}
     if reports:
-        raise UserError(f"--scores: no folder is called {', '.join(sorted(reports))}; name one given as NAME=DIR or DIR")
+        raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use a name given as NAME=DIR or DIR")
     if reference:
         real = material.of_folder(material.open_folder(reference))
-    return material.gather(made, real, asked)
+    return material.gather(found, real, requests)
 
 
 def _named(text: str, what: str) -> tuple[str, Path]:
@@ -223,7 +223,7 @@ def _families(root: Path | None) -> list[str]:
 
 
 def _clips_of(root: Path, family: str):
-    """The clips that a family is measured against; the default ones if params.yaml no longer has the family."""
+    """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
     from soundmill import clips, params
 
     families = params.read_yaml(root / "params.yaml").get("families") or {}

@@ -109,17 +109,17 @@ def export(
     codec = live.find(checkpoint)
     path = output or Path(f"{checkpoint.resolve().name}{live.PUBLISHED if streaming else '.onnx'}")
     if codec.phase == 1:
-        typer.echo("its training ended in phase 1, without a discriminator: it sounds smoother than after phase 2")
+        typer.echo("this codec was trained in phase 1 only, without a discriminator: it sounds duller than after phase 2")
     if not streaming:
         for name, sizes in live.export_onnx(path, codec).items():
             typer.echo(f"{name}: {' × '.join(map(str, sizes))}")
         typer.echo(path)
         return
     facts = live.export_streaming(path, codec)
-    late, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
+    latency, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
     typer.echo(
-        f"latency {late} samples ({late * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
+        f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
     )
     typer.echo(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
     typer.echo(path)
@@ -189,9 +189,9 @@ def generate(
         if bpm is not None and stretcher == "atempo":
             typer.echo("note: this ffmpeg has no rubberband; loops are stretched by atempo, which blurs beats", err=True)
         looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
-    sampled = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
+    sampling = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     try:
-        paths = generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampled, choose, looped)
+        paths = generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampling, choose, looped)
     except NoLabel as error:
         chosen = {"--family": family, "--checkpoint": checkpoint, "--project": project}
         options = [str(word) for option, value in chosen.items() if value for word in (option, value)]
@@ -202,7 +202,7 @@ def generate(
 
 
 def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:
-    """The chosen checkpoint directory, and the directory that relative names of text encoders start from."""
+    """The chosen checkpoint directory, and the directory that paths of text encoders are relative to."""
     from soundmill.models import registry
     from soundmill.models.family import family_of
     from soundmill.training.checkpoint import CONFIG
@@ -214,7 +214,7 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
     except UserError:
         if checkpoint is None:
             raise
-        home = checkpoint  # it may lie anywhere; only a text encoder in a relative directory is looked for in the checkout
+        home = checkpoint  # outside a checkout, paths of text encoders are relative to the checkpoint
     directory = checkpoint
     if directory is None and family is None:
         trained = [path for path in (home / "data" / "models").glob("*") if (path / CONFIG).is_file()]

@@ -1,4 +1,4 @@
-"""Commands about the whole pipeline: compose its parameters, run it, browse its runs, bring one back, list named experiments."""
+"""Commands about the whole pipeline: compose parameters, run it, browse and reproduce runs, list named experiments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root
+from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -17,8 +17,8 @@ Corpus = Annotated[
     str | None,
     typer.Argument(help="Folder of recordings; captions, class folders and splits are detected (default: the embedded corpus)."),
 ]
-LOCK_SECONDS = 10.0  # for another command; a pipeline takes longer, and is named
-SYNC_SECONDS = 20.0  # at most, to have the last runs in the list
+LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
+SYNC_SECONDS = 20.0  # at most, to upload the last runs first
 
 
 @app.command()
@@ -47,7 +47,7 @@ def browse(
     if not tracking.store(home).is_server:
         if not tracking.unreachable(address):
             raise UserError(f"{address} is in use, perhaps by another `soundmill browse`; choose another --port")
-        # Else a job runner and five consumers come along that nothing here uses.
+        # Otherwise MLflow starts a job runner and five consumers that nothing here uses.
         variables = {
             "PYTHONWARNINGS": "ignore",
             **os.environ,
@@ -68,11 +68,11 @@ def browse(
         if server:
             raise typer.Exit(server.wait())
     except KeyboardInterrupt:
-        pass  # how it is meant to be stopped
+        pass  # Ctrl-C is the usual way to stop it
     finally:
         if server:
             with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)  # with the server's own child, which listens
+                os.killpg(server.pid, signal.SIGTERM)  # and its child, which listens
 
 
 @app.command()
@@ -115,7 +115,7 @@ def run(
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
     chosen = [*([f"model={model}"] if model else []), *changes]
     document = parameters.compose(root / "conf", chosen)
-    if folder and not document["corpus"]["external"]:  # else an experiment, or an override, has chosen the format
+    if folder and not document["corpus"]["external"]:  # otherwise an experiment or an override sets the format
         document = parameters.compose(root / "conf", ["corpus=auto", *chosen])
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
@@ -132,7 +132,9 @@ def run(
 
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
     name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
-    with locks.alone(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):  # else one would run with another's parameters
+    with locks.exclusive_lock(
+        checkout.place_of(root, name) / ".dvc/tmp/run.lock"
+    ):  # a second run would change the parameters of the first
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
         status = checkout.run_pipeline(workspace)
@@ -175,14 +177,14 @@ def bakeoff(
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
     options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds, "--plan", plan]
-    named = (one.partition("=") for one in extra or [])
-    options += [f"--extra={name}{equals}{place and Path(place).absolute()}" for name, equals, place in named]
+    folders = (one.partition("=") for one in extra or [])
+    options += [f"--extra={name}{equals}{place and Path(place).absolute()}" for name, equals, place in folders]
     command = [sys.executable, "-m", "flows.bakeoff", *chosen, *changes, *options]
     raise typer.Exit(subprocess.run(command, cwd=root, preexec_fn=lifetime.with_this_process()).returncode)
 
 
 def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The folder of recordings, if given, and the parameters to change: the first of these may be in the folder's place."""
+    """The folder of recordings, if given, and the parameters to change, the first of which may take the folder's place."""
     if corpus and "=" in corpus and not Path(corpus).is_dir():
         return None, [corpus, *(overrides or [])]
     return Path(corpus) if corpus else None, overrides or []
@@ -202,7 +204,8 @@ def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds
     document["corpus"]["path"] = str(corpus.resolve())
     if training_seconds is None:
         clips = {
-            name: contents.num_clips(document["clips"][its["clips"]]["clip_seconds"]) for name, its in document["families"].items()
+            name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
+            for name, family in document["families"].items()
         }
         training_seconds = estimate.training_seconds(root, document, clips, len(contents.labels))
     for line in contents.describe(document, training_seconds):
@@ -215,7 +218,7 @@ def reproduce(
     into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
     project: Project = None,
 ) -> None:
-    """Restore the state that a recorded run was made from, in a separate checkout, and list what is missing."""
+    """Restore the state that a recorded run started from in a separate checkout, and list what is missing."""
     from flows import checkout
 
     root = project_root(project)
@@ -248,7 +251,7 @@ def params(
     else:
         from flows import locks
 
-        with locks.only_one(root, LOCK_SECONDS, typer.echo):  # DVC would record a stage that runs now with the new ones
+        with locks.only_one(root, LOCK_SECONDS, typer.echo):  # DVC would record a running stage with the new parameters
             parameters.write_yaml(document, root / "params.yaml")
 
 
@@ -256,10 +259,10 @@ def params(
 def list_experiments(project: Project = None) -> None:
     """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
 
-    `soundmill run experiment=NAME` repeats one over embedded recordings, `soundmill run DIR experiment=NAME` over those in a
-    folder. Parameters that follow override its own: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
-    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` takes it too.
-    A new file in conf/experiment is a new experiment.
+    `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
+    folder. Later parameters override those of the experiment: `soundmill run DIR experiment=esc10_tango tango.train.steps=1000`.
+    `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
+    Each file in conf/experiment is an experiment.
     """
     from rich.console import Console
 
@@ -267,13 +270,14 @@ def list_experiments(project: Project = None) -> None:
 
     root = project_root(project)
     named = experiments.read_experiments(root / "conf")
+    use_recorded_store(root)
     scores, why = experiments.last_scores(root, named)
     console = Console(highlight=False)
-    for name, its in named.items():
-        console.print(f"[bold]{name}[/bold]: {its.title}", soft_wrap=True)
-        console.print(f"  {its.corpus}, {its.minutes:g} minutes of training", style="dim")
+    for name, experiment in named.items():
+        console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
+        console.print(f"  {experiment.corpus}, {experiment.minutes:g} minutes of training", style="dim")
         if name in scores:
             console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
     if why:
         console.print(f"No scores: {why}", style="dim", soft_wrap=True)
-    console.print("`soundmill run [DIR] experiment=NAME` repeats one; `soundmill experiments --help` says more.", soft_wrap=True)
+    console.print("`soundmill run [DIR] experiment=NAME` repeats one; see `soundmill experiments --help`.", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Shared by the commands: the checkout that they work on, its tables, where files may be written, progress bars."""
+"""Shared by the commands: the checkout, its tables and store, output files, progress bars."""
 
 from __future__ import annotations
 
@@ -14,49 +14,27 @@ import typer
 from soundmill import disk
 from soundmill.errors import UserError
 
-Project = Annotated[Path | None, typer.Option(help="The Soundmill checkout (default: the nearest one, from here upwards).")]
+Project = Annotated[
+    Path | None, typer.Option(help="The Soundmill checkout (default: this directory, or the nearest one above it).")
+]
 Clips = Annotated[str, typer.Option("--clips", help="Clip variant, a section of `clips` in params.yaml.")]
 Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
 
 
 def project_root(project: Path | None) -> Path:
-    """The checkout that the command works on, with its params.yaml and dvc.yaml."""
-    root = checkout(project)
-    if project and root != nearest_checkout():  # the nearest one was checked before the command began
-        warn_of_leftovers(root)
-    return root
-
-
-def checkout(project: Path | None) -> Path:
-    """The checkout at `project`, else the nearest one upwards from here; UserError if there is none."""
-    root = (project.resolve() if _is_checkout(project) else None) if project else nearest_checkout()
+    """The checkout at `project`, by default this directory or the nearest one above it; UserError if there is none."""
+    here = Path.cwd()
+    candidates = [project.resolve()] if project else [here, *here.parents]
+    root = next((path for path in candidates if (path / "dvc.yaml").is_file() and (path / "params.yaml").is_file()), None)
     if root is None:
         raise UserError(
-            f"{project or Path.cwd()}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); "
-            "cd into one or give --project DIR"
+            f"{project or here}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); cd into one or give --project DIR"
         )
     return root
 
 
-def nearest_checkout() -> Path | None:
-    here = Path.cwd()
-    return next((directory for directory in (here, *here.parents) if _is_checkout(directory)), None)
-
-
-def _is_checkout(directory: Path) -> bool:
-    return (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file()
-
-
-def warn_of_leftovers(root: Path) -> None:
-    """Warn if a killed `dvc exp run` has set uncommitted changes aside: the command goes on without them."""
-    from soundmill import experiments
-
-    for leftover in experiments.leftovers(root):
-        typer.secho(str(leftover), fg="yellow", err=True)
-
-
-def tell_store(root: Path) -> None:
-    """Use the store in which runs and models were recorded, and print it unless it is the project's own file."""
+def use_recorded_store(root: Path) -> None:
+    """Use the store that runs were last recorded in; print which, unless it is the project's own mlflow.db."""
     from soundmill import tracking
 
     if line := tracking.look_where_recorded(root):
@@ -77,35 +55,32 @@ def sample_rate_of(root: Path, variant: str) -> int:
 
 
 def writable_file(path: Path | None) -> Path | None:
-    """Check before the work starts that this file can be written when it ends."""
-    if path is None:
-        return None
-
-    if disk.is_device(path):
+    """Check before the work starts that this file can be written at the end."""
+    if path is None or disk.is_device(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}; name a file that can be written") from None
+        raise typer.BadParameter(f"{path}: {error.strerror}; choose a file that can be written") from None
     if path.is_dir():
-        raise typer.BadParameter(f"{path}: is a directory; name a file")
+        raise typer.BadParameter(f"{path}: is a directory; choose a file")
     return path
 
 
 def check_apart(directory: Path, root: Path) -> None:
-    """UserError if the pipeline would read an export as recordings, or remove it."""
+    """UserError if an export would lie where the pipeline reads recordings or writes outputs."""
     from soundmill import lineage
 
     for path in [*lineage.Project(root).corpora, root / "data"]:
         if directory.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{directory}: is in {path}, which the pipeline reads or writes; name a directory elsewhere")
+            raise UserError(f"{directory}: is in {path}, which the pipeline reads or writes; choose a directory elsewhere")
 
 
 @contextmanager
 def progress_bar(total: int | None, label: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """A progress bar on a terminal, unless the work is short; bytes (`B`) in thousands, millions, …"""
+    """A progress bar on a terminal, unless the work is short; bytes (`B`) as kB, MB, …"""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", delay=0.5, disable=not sys.stderr.isatty()) as bar:

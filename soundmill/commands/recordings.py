@@ -112,8 +112,8 @@ def restyle(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    asked = transforming.Asked(prompt or [], seed)
-    _say(transforming.restyle(directory, _read(files, output), asked, output, home, [*(settings or []), f"amount={amount}"]))
+    request = transforming.Asked(prompt or [], seed)
+    _say(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
 
 
 @app.command()
@@ -146,8 +146,8 @@ def inpaint(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    asked = transforming.Asked(prompt or [], seed)
-    _say(transforming.inpaint(directory, _read(files, output), spans, asked, output, home, settings or []))
+    request = transforming.Asked(prompt or [], seed)
+    _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
 
 
 @app.command()
@@ -209,8 +209,8 @@ def interpolate(
 
 def parse_spans(text: str) -> Spans:
     """`0:1.2,2:end`, or the lines of a file with a start and an end, as seconds."""
-    given = [one.strip() for one in text.split(",")]
-    if not all(re.fullmatch(SPAN, one) for one in given):
+    spans = [span.strip() for span in text.split(",")]
+    if not all(re.fullmatch(SPAN, span) for span in spans):
         try:
             lines = Path(text).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -218,10 +218,10 @@ def parse_spans(text: str) -> Spans:
                 f"--keep {text[:100]}: neither spans of seconds, as 0:1.2,2:end, nor a readable text file "
                 f"({getattr(error, 'strerror', None) or type(error).__name__})"
             ) from None
-        given = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
-    if not given:
+        spans = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
+    if not spans:
         raise UserError(f"{text}: has no span; write a start and an end in seconds on each line")
-    return [_span(one, text) for one in given]
+    return [_span(span, text) for span in spans]
 
 
 def _span(text: str, where: str) -> tuple[float, float | None]:
@@ -232,7 +232,7 @@ def _span(text: str, where: str) -> tuple[float, float | None]:
 
 
 def _read(files: list[Path], output: Path) -> dict[str, Sound]:
-    """Recordings by the name of their results; overwriting one of them, or another's result, is a UserError."""
+    """Recordings by the stem of their results; UserError if a result would overwrite a recording or another result."""
     results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
     repeated = sorted({path.name for path in results if results.count(path) > 1})
     if repeated:
@@ -242,14 +242,14 @@ def _read(files: list[Path], output: Path) -> dict[str, Sound]:
 
 
 def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
-    taken = {path.resolve() for path in results}
+    outputs = {path.resolve() for path in results}
     for path in files:
-        if path.resolve() in taken:
-            raise UserError(f"{path}: a result would overwrite it; name another --output")
+        if path.resolve() in outputs:
+            raise UserError(f"{path}: a result would overwrite it; choose another --output")
 
 
 def _sound(path: Path) -> Sound:
-    """A recording, decoded once to its end, so that damage is reported before anything is written."""
+    """A recording, decoded once completely, so that damage is reported before anything is written."""
     from soundmill.audio.pieces import Sound
     from soundmill.decoding import decode
 

@@ -16,7 +16,7 @@ Protocol = Annotated[
     str | None,
     typer.Option(help="audioldm_eval-16k (as TANGO and AudioLDM), fadtk-vggish, google-fad, project, or a .yaml file."),
 ]
-Judges = Annotated[
+Embedders = Annotated[
     list[str] | None,
     typer.Option(
         "--embedder",
@@ -37,8 +37,8 @@ def evaluate(
     generated: Annotated[Path, typer.Argument(help="Folder of generated sounds, in any format, with subfolders.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare with.")],
     protocol: Protocol = None,
-    embedder: Judges = None,
-    training: Annotated[Path | None, typer.Option(help="Folder of training sounds: look for copies of them.")] = None,
+    embedder: Embedders = None,
+    training: Annotated[Path | None, typer.Option(help="Folder of training sounds, to search for copies.")] = None,
     captions: Annotated[
         Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
     ] = None,
@@ -62,8 +62,8 @@ def evaluate(
     """Score any folder of generated sounds against a folder of real ones: FAD, FD, KL, IS, KID and more, by named protocols.
 
     A sound's id is its path without suffix: `rain/7.wav` is `rain/7`. If both folders hold the same ids, the sounds are pairs and
-    paired metrics (KL) are measured; if they share no id, these are left out; partial overlap is an error that names what is
-    missing. A file that cannot be decoded stops the run: no subset is ever scored.
+    paired metrics (KL) are measured; if they share no id, these are left out; if only some ids match,
+    the error names the missing ones. A file that cannot be decoded stops the run: no subset is ever scored.
 
     Every score has baselines: the same measurement of silence, white noise and real sounds. If silence or noise scores as well as
     real sound, the metric is marked unfit and ranks no models. A second run, or another metric, reuses the embeddings.
@@ -95,7 +95,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="Folder of the other model's sounds, with the same ids.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare both with.")],
     protocol: Protocol = None,
-    embedder: Judges = None,
+    embedder: Embedders = None,
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
     unpaired: Unpaired = False,
     seed: ScoreSeed = None,

@@ -1,4 +1,4 @@
-"""The command that runs a vocoder on its own, from log-mels to sounds."""
+"""The command that converts log-mels to sounds with a vocoder."""
 
 from __future__ import annotations
 
@@ -48,11 +48,13 @@ def vocode(
 
     if path.is_dir() and any(path.rglob("*.parquet")):
         vocoder = vocoding.load(checkpoint, log_mels.read_spec(path), steps, fast)
-        given = (vocoding.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path))
+        log_mels_read = (
+            vocoding.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path)
+        )
     else:
         vocoder = vocoding.load(checkpoint, None, steps, fast)
-        given = (_log_mel(file, vocoder.spec) for file in _files(path, output))
-    paths, timing = vocoding.write_sounds(vocoder, given, output)
+        log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))
+    paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output)
     for written in paths:
         typer.echo(written)
     typer.echo(
@@ -62,20 +64,20 @@ def vocode(
 
 
 def _files(path: Path, output: Path) -> list[Path]:
-    """The chosen log-mels and recordings, each with its own result."""
+    """The chosen log-mels and recordings; UserError if results would overwrite them or each other."""
     from soundmill.corpora.inventory import MEDIA
 
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
         if not files:
-            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; name another folder, or a file")
+            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; give another folder, or a file")
     stems = [file.stem for file in files]
     for file in files:
         if stems.count(file.stem) > 1:
-            raise UserError(f"{path}: several files are named {file.stem}, so their results would be too; rename one")
+            raise UserError(f"{path}: several files are named {file.stem}, and so would be their results; rename one")
         if (output / f"{file.stem}.wav").resolve() == file.resolve():
-            raise UserError(f"{file}: its result would overwrite it; name another --output")
+            raise UserError(f"{file}: its result would overwrite it; choose another --output")
     return files
 
 

@@ -92,7 +92,7 @@ def test_listen_to_folders_without_a_checkout(folders, tmp_path):
     [
         (["gone"], "gone: neither a folder nor a family with sounds here (there are: tiny)"),
         (["=x"], "a model '=x': expected NAME=DIR"),
-        (["a=../sounds/soft", "--scores", "b=x"], "--scores: no folder is called b"),
+        (["a=../sounds/soft", "--scores", "b=x"], "--scores: no folder is named b"),
         (["a=../sounds/soft", "--scores", "a=x"], "x/scores.json: no such file"),
         (["a=../sounds/soft", "a=../sounds/wide"], "several models are called a"),
         (["a=../sounds/soft", "--reference", "nowhere"], "nowhere: no such folder"),

@@ -56,10 +56,10 @@ def test_run_asks_for_recordings_or_a_model(root):
 
 def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
     place = checkout / "workspaces/tango"
-    with locks.alone(place / ".dvc/tmp/run.lock"):
+    with locks.exclusive_lock(place / ".dvc/tmp/run.lock"):
         done = soundmill("run", "--model", "tango", cwd=checkout)
     assert done.returncode == 1
-    assert "this is running already" in done.stderr
+    assert "already running" in done.stderr
     assert not (place / "params.yaml").exists()
 
 

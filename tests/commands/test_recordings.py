@@ -128,7 +128,7 @@ def test_a_recording_is_never_overwritten(home):
     before = (home / "long.wav").read_bytes()
     for command in (["restyle", "long.wav"], ["inpaint", "long.wav", "--keep", "0:0.1"]):
         done = run(home, *command, "--output", ".")
-        assert "long.wav: a result would overwrite it; name another --output" in done.stderr
+        assert "long.wav: a result would overwrite it; choose another --output" in done.stderr
     assert (home / "long.wav").read_bytes() == before
 
 

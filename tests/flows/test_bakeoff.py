@@ -14,10 +14,10 @@ from typing import get_args, get_type_hints
 import pytest
 import soundfile
 
-from flows import bakeoff, bakeoff_runs, entrants, locks
-from flows.bakeoff_table import Row, Score
-from flows.entrants import LOOKS, TIMED_STEPS, WARM_UP_STEPS
-from flows.sweep_table import Estimate
+from flows import bakeoff, bakeoff_models, bakeoff_runs, locks
+from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
+from flows.bakeoff_rows import ModelRow
+from flows.results_table import Estimate, MetricResult
 from flows.terminal import LOG
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
@@ -46,31 +46,35 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
         assert (shares is not None) == any(can(kind, "generate") for kind in get_args(model) or [model]), family
         if shares:
             assert sum(shares.values()) == pytest.approx(1)
-            assert shares.keys() <= entrants.SECTIONS.keys()
+            assert shares.keys() <= bakeoff_models.SECTIONS.keys()
 
 
-def the_plan() -> entrants.Plan:
-    return entrants.read_plan(ROOT)
+def the_plan() -> bakeoff_models.Plan:
+    return bakeoff_models.read_plan(ROOT)
 
 
 def test_who_takes_part_and_what_is_for_whom() -> None:
     plan = the_plan()
-    taking, cannot = bakeoff.entrants(ROOT, plan, ["ddpm_mel.train.batch_size=5", "corpus.recordings=20"], [])
-    assert {entrant.family for entrant in taking} | {row.name for row in cannot} == set(registry.FAMILIES)
-    assert {row.name: row.why_not for row in cannot}["upsampler"] == "makes no sound from a request"
-    documents = {entrant.family: entrant.document(ROOT, dict.fromkeys(entrant.shares, 50), 7) for entrant in taking}
+    models, excluded = bakeoff.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5", "corpus.recordings=20"], [])
+    assert {model.family for model in models} | {row.name for row in excluded} == set(registry.FAMILIES)
+    assert {row.name: row.why_not for row in excluded}["upsampler"] == "does not generate sound from a request"
+    documents = {model.family: model.document(ROOT, dict.fromkeys(model.shares, 50), 7) for model in models}
     assert documents["ddpm_mel"]["ddpm_mel"]["train"]["batch_size"] == 5
     for family, document in documents.items():
         assert document["corpus"]["recordings"] == 20
         assert (document[family]["generate"]["count"], document[family]["generate"]["seed"]) == (100, 7)
         assert (document[family]["train"]["steps"], document[family]["train"]["seed"]) == (50, 7)
     assert documents["tango"]["tango"]["autoencoder"]["weights"]["steps"] == 50
-    entrant = next(entrant for entrant in taking if entrant.family == "ddpm_mel")
-    for steps, looks_every in ((TIMED_STEPS, TIMED_STEPS), (100, TIMED_STEPS), (1000, 1000 // LOOKS)):  # none among timed steps
-        assert entrant.document(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
+    model = next(model for model in models if model.family == "ddpm_mel")
+    for steps, looks_every in (
+        (TIMED_STEPS, TIMED_STEPS),
+        (100, TIMED_STEPS),
+        (1000, 1000 // MAX_VALIDATIONS),
+    ):  # none among timed steps
+        assert model.document(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
     weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
     assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 17)
-    timed = next(entrant for entrant in taking if entrant.family == "rave").document(
+    timed = next(model for model in models if model.family == "rave").document(
         ROOT, {"autoencoder": TIMED_STEPS, "train": TIMED_STEPS}, 0, timed=True
     )
     assert (timed["rave"]["train"]["grid"], documents["rave"]["rave"]["train"]["grid"]["rows"]) == ({"columns": 1, "rows": 1}, 3)
@@ -79,22 +83,23 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
     assert WARM_UP_STEPS == curve.WARM_UP_STEPS
     assert {document["corpus"]["embedded"][0] for document in documents.values()} == {"synthetic"}  # the same for all
     with pytest.raises(UserError, match="did you mean 'tango'"):
-        bakeoff.entrants(ROOT, plan, [], ["tanga"])
+        bakeoff.choose_models(ROOT, plan, [], ["tanga"])
     with pytest.raises(UserError, match="no family can take part"):
-        bakeoff.entrants(ROOT, plan, [], ["upsampler"])
+        bakeoff.choose_models(ROOT, plan, [], ["upsampler"])
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
     extra = ["families.tango.trainings.autoencoder=0.45", "spectrogram.tango.n_fft=512", "tango=laptop"]
-    taking, cannot = entrants.entrants(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
-    assert cannot == []
-    assert {entrant.family: entrant.shares for entrant in taking}["tango"] == {"autoencoder": 0.5, "train": 0.5}
+    models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
+    assert excluded == []
+    assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
 
 
 def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
-    plan = entrants.read_plan(ROOT, "one_shots")
-    taking, _ = entrants.entrants(ROOT, plan, ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"])
-    documents = {one.family: one.document(ROOT, dict.fromkeys(one.shares, 9), 0) for one in taking}
+    plan = bakeoff_models.read_plan(ROOT, "one_shots")
+    overrides, families = ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"]
+    models, _ = bakeoff_models.choose_models(ROOT, plan, overrides, families)
+    documents = {one.family: one.document(ROOT, dict.fromkeys(one.shares, 9), 0) for one in models}
     assert {document["clips"]["default"]["clip_seconds"] for document in documents.values()} == {1.024}
     autoencoder, latents = (
         documents["diffusion_ae"]["diffusion_ae"]["autoencoder"],
@@ -103,10 +108,11 @@ def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
     assert (autoencoder["decoding"]["num_steps"], latents["num_samples"]) == (10, 16384)
     assert "diffusion_ae" not in documents["rave"]
     assert "ddpm_mel" not in documents["rave"]["spectrogram"]
-    threads = entrants.entrants(ROOT, entrants.read_plan(ROOT, "esc10"), [], ["tango"])[0][0].document(ROOT, {}, 0)["tango"]
+    (tango,), _ = bakeoff_models.choose_models(ROOT, bakeoff_models.read_plan(ROOT, "esc10"), [], ["tango"])
+    threads = tango.document(ROOT, {}, 0)["tango"]
     assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]
     with pytest.raises(UserError, match=r"no bake-off 'one_shot' in .*; did you mean 'one_shots'"):
-        entrants.read_plan(ROOT, "one_shot")
+        bakeoff_models.read_plan(ROOT, "one_shot")
 
 
 def test_trainings_are_counted_that_there_are() -> None:
@@ -114,8 +120,8 @@ def test_trainings_are_counted_that_there_are() -> None:
     plan = the_plan()
 
     def shares(*extra: str) -> dict[str, float]:
-        (tango,), cannot = entrants.entrants(ROOT, plan, extra, ["tango"])
-        assert cannot == []
+        (tango,), excluded = bakeoff_models.choose_models(ROOT, plan, extra, ["tango"])
+        assert excluded == []
         document = tango.document(ROOT, dict.fromkeys(tango.shares, 9), 0)
         assert (document["tango"]["train"]["steps"], document["tango"]["train"]["epochs"]) == (9, None)
         if "vocoder" in tango.shares:
@@ -126,17 +132,17 @@ def test_trainings_are_counted_that_there_are() -> None:
     assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.3, "vocoder": 0.25, "train": 0.45})
     assert shares("scale=paper") == {"train": 1.0}
     assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.4, "train": 0.6})
-    taking, cannot = entrants.entrants(ROOT, plan, ["scale=paper"], [])
-    assert {"ddpm_mel", "rave"} <= {entrant.family for entrant in taking}
-    broken, cannot = entrants.entrants(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
-    assert [entrant.family for entrant in broken] == ["ddpm_mel"]
-    assert {row.name: row.why_not for row in cannot} == {"rave": "KeyError: 'stew'"}
+    models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
+    assert {"ddpm_mel", "rave"} <= {model.family for model in models}
+    broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
+    assert [model.family for model in broken] == ["ddpm_mel"]
+    assert {row.name: row.why_not for row in excluded} == {"rave": "KeyError: 'stew'"}
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
     """A workspace whose pipeline and stages write what they took, where `ran` has them."""
-    its = SimpleNamespace(path=tmp_path, ran=set(), through=[], forced=[], speed=2.0)
+    its = SimpleNamespace(path=tmp_path, ran=set(), pipelines=[], forced=[], speed=2.0)
 
     def cost(stage: str) -> None:
         path = tmp_path / "data" / ".work" / stage.replace("@", "-") / "cost.json"
@@ -144,8 +150,8 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
         facts = {"seconds_per_step": 0.5, "peak_memory_bytes": 1e9, "seconds": 8.0, "seconds_per_second": its.speed}
         path.write_text(json.dumps(facts))
 
-    def through(place, document, stages, name):
-        its.through.append(*stages)
+    def run_pipeline(place, document, stages, name):
+        its.pipelines.append(*stages)
         for stage in its.ran:
             cost(stage)
         for name, content in {
@@ -163,7 +169,7 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
         its.forced.append(stage)
         cost(stage)
 
-    monkeypatch.setattr(bakeoff_runs, "through", through)
+    monkeypatch.setattr(bakeoff_runs, "run_pipeline", run_pipeline)
     monkeypatch.setattr(bakeoff_runs.dvc, "repro", repro)
     return its
 
@@ -172,8 +178,8 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     results = tmp_path / "results"
 
     def measure(*more: str) -> dict[str, dict[str, float]]:
-        (entrant,), _ = entrants.entrants(ROOT, the_plan(), more, ["rave"])
-        return bakeoff_runs.measure(tmp_path, ROOT, results, entrant)
+        (model,), _ = bakeoff_models.choose_models(ROOT, the_plan(), more, ["rave"])
+        return bakeoff_runs.measure(tmp_path, ROOT, results, model)
 
     found = measure()
     assert workspace.forced == ["autoencoder@rave", "train@rave"]
@@ -184,7 +190,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     workspace.ran = {"autoencoder@rave", "train@rave"}
     measure("rave.train.batch_size=3")
     assert workspace.forced == []
-    assert len(workspace.through) == 4
+    assert len(workspace.pipelines) == 4
 
 
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
@@ -221,18 +227,18 @@ def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
 
 
 def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
-    rows = [Row(name, scores={"fad": Score(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
+    rows = [ModelRow(name, {"fad": MetricResult(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
     variants = {"ddpm_mel": "default", "projected_gan": "one_bar"}
-    variant, (first, second) = bakeoff._apart(rows, variants)
+    variant, (first, second) = bakeoff._same_variant(rows, variants)
     assert (variant, first) == ("default", rows[0])
     assert second.scores["fad"].unranked == "measured against clips of `one_bar`, the others of `default`"
-    assert bakeoff._apart(rows[1:], variants) == ("one_bar", rows[1:])
+    assert bakeoff._same_variant(rows[1:], variants) == ("one_bar", rows[1:])
 
 
 def test_sounds_of_earlier_corpora_are_removed(tmp_path) -> None:
     for name in ("tiny-0", "tiny-1", "gone-0"):
         (tmp_path / name / "generated").mkdir(parents=True)
-    bakeoff._clear(tmp_path, {"tiny-0"})
+    bakeoff._remove_others(tmp_path, {"tiny-0"})
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-0"]
 
 
@@ -271,28 +277,28 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     rows = {row["name"]: row for row in table["rows"]}
     assert set(rows) == {"ddpm_mel", "waveform_unet", "diffusion_ae", "upsampler", "mine"}
     assert "none at all" in rows["diffusion_ae"]["why_not"]
-    assert rows["upsampler"]["why_not"] == "makes no sound from a request"
+    assert rows["upsampler"]["why_not"] == "does not generate sound from a request"
     for family in ("ddpm_mel", "waveform_unet"):
         row = rows[family]
         assert row["why_not"] is None
         assert row["scores"]["mmd"]["total"]["low"] < row["scores"]["mmd"]["total"]["high"]
         assert row["seconds_per_second"] > 0
         assert row["peak_memory_bytes"] > 2**27
-        (part,) = row["parts"]
-        assert part["minutes"] == pytest.approx(0.02, rel=0.5)
+        (training,) = row["trainings"]
+        assert training["minutes"] == pytest.approx(0.02, rel=0.5)
         timed = json.loads((results / "measured" / f"{family}.json").read_text())["measured"]["train"]["seconds_per_step"]
         took = json.loads((results / "runs" / f"{family}-0" / "run.json").read_text())["took"]
         assert took["training"] <= took["seconds"]
-        assert part["minutes"] == pytest.approx(part["steps"] * timed / 60)
+        assert training["minutes"] == pytest.approx(training["steps"] * timed / 60)
         cost = workspace / "data" / ".work" / f"train-{family}" / "cost.json"
         assert cost.exists() == (family == "waveform_unet")  # the other was trained before the kill
-        if cost.exists() and part["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
+        if cost.exists() and training["steps"] > 5 * WARM_UP_STEPS:  # on a busy machine there are fewer, of which no pace is told
             real = json.loads(cost.read_text())
             assert 0.2 < timed / real["seconds_per_step"] < 5  # whose looks are among its steps
-        assert json.loads((workspace / f"data/metrics/train/{family}.json").read_text())["steps"] == part["steps"]
+        assert json.loads((workspace / f"data/metrics/train/{family}.json").read_text())["steps"] == training["steps"]
     assert rows["mine"]["scores"]["mmd"]["total"]["value"] > 0
     assert {(one["metric"], one["a"], one["b"]) for one in table["differences"]} >= {("mmd", "ddpm_mel", "waveform_unet")}
-    assert table["verdict"].startswith("For quality take ")
+    assert table["verdict"].startswith("For quality choose ")
     assert done.stdout.rstrip().endswith(table["verdict"])
     assert (results / "figure.png").read_bytes().startswith(b"\x89PNG")
     page = (results / "index.html").read_text()

@@ -41,7 +41,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: 
 
     back = tmp_path / "back"
     (missing,) = checkout.reproduce(tiny, run_id, back)  # its dvc.lock is that of the moment when the last stage began
-    assert missing.startswith("stage evaluate@tiny: dvc.lock and the cache do not give its results")
+    assert missing.startswith("stage evaluate@tiny: dvc.lock and the cache do not have its results")
     assert (back / "data/first.txt").read_text() == "7 "
     again = dvc_command(back, "repro", "evaluate@tiny")
     assert "Stage 'evaluate@tiny' is cached - skipping run" in again.stdout
@@ -58,7 +58,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: 
     shutil.rmtree(tiny / ".dvc" / "cache")
     document = params.read_yaml(tiny / "params.yaml")
     missing = checkout.reproduce(tiny, stage_id, tmp_path / "again")  # a stage's run stands for its pipeline's
-    assert [line for line in missing if line.startswith("stage first: dvc.lock and the cache do not give its results")]
+    assert [line for line in missing if line.startswith("stage first: dvc.lock and the cache do not have its results")]
     assert document["first"]["number"] == 8
 
 
@@ -221,7 +221,7 @@ def test_a_recorded_link_is_refused(recorded: Recorded, tmp_path: Path, name: st
         (new_file("link", "../outside", "120000") + new_file("link/new", "x\n"), "link"),
         (new_file(".dvc/config.local", "[core]\n    site_cache_dir = ../../outside\n"), "'.dvc/config.local' is one of DVC's own"),
         (new_file("part/.dvc/config", "[core]\n"), "'part/.dvc/config' is one of DVC's own"),
-        (new_file("dvc.lock/x", "x\n"), "'dvc.lock/x' lies where a file is put back"),
+        (new_file("dvc.lock/x", "x\n"), "'dvc.lock/x' is in the place of a restored file"),
     ],
 )
 def test_a_diff_that_leaves_the_checkout_is_refused(recorded: Recorded, tmp_path: Path, diff: str, says: str) -> None:
@@ -276,8 +276,8 @@ def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_pa
     recorded.record_commit()
     recorded.write(params_yaml="corpus: {path: [1]}\nevaluate: {embedders: [[1]]}\n")
     missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
-    assert [line for line in missing if line.startswith(".dvc/config: was another one")]
-    assert [line for line in missing if line.startswith("stage bad: dvc.lock and the cache do not give its results")]
+    assert [line for line in missing if line.startswith(".dvc/config: differed")]
+    assert [line for line in missing if line.startswith("stage bad: dvc.lock and the cache do not have its results")]
     assert [path.name for path in recorded.outside.iterdir()] == ["victim"]
     assert (tmp_path / "back/.dvc/config").read_bytes() == (recorded.project / ".dvc/config").read_bytes()
 
@@ -285,7 +285,7 @@ def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_pa
 def test_a_broken_lock_that_was_recorded_is_named(recorded: Recorded, tmp_path: Path) -> None:
     recorded.write(dvc_lock="schema: '2.0'\nstages: {bad: {cmd: x, outs: 5}}\n")
     missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
-    assert "dvc.lock: broken when the run was recorded" in missing[-1]
+    assert "dvc.lock: damaged when the run was recorded" in missing[-1]
     assert (tmp_path / "back/first.py").exists()
 
 
@@ -322,7 +322,7 @@ def test_what_lies_outside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (back / "params.yaml").write_text("corpus: {path: ../sounds}\nevaluate: {embedders: [tagger, yamnet]}\n")
     (back / "constraints.txt").write_text("numpy==1\n")
     corpus, weights, packages = checkout._outside(home, back)
-    assert "corpus.path ../sounds: not there" in corpus
+    assert "corpus.path ../sounds: does not exist" in corpus
     assert "give its absolute path" in corpus
     assert "yamnet.tflite" in weights
     assert "constraints.txt" in packages

@@ -1,4 +1,4 @@
-"""A dvc.lock that is cut is noticed and mended."""
+"""A truncated dvc.lock is detected and repaired."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ stages:
         (GOOD, None),
         ("schema: '2.0'\n", None),
         (GOOD[: GOOD.index("cdef.dir")], "not readable as YAML"),
-        (GOOD.replace("abcdef.dir", "ab"), "the hash of data/first is cut"),
+        (GOOD.replace("abcdef.dir", "ab"), "the hash of data/first is truncated"),
         (GOOD.replace(", md5: 0123456789abcdef0123456789abcdef.dir, size: 3, nfiles: 1", ""), "data/first has no hash"),
         (GOOD.replace("    cmd: python first.py\n", ""), "no command"),
         ("", "expected sections"),
-        (GOOD[:-1], "last line is cut"),
+        (GOOD[:-1], "last line is truncated"),
         (GOOD.replace("schema: '2.0'", "schema: '2"), "not readable"),
     ],
 )
@@ -43,13 +43,13 @@ def test_a_cut_lock_file_is_noticed(tmp_path: Path, text: str, fault: str | None
 def test_the_last_whole_lock_file_comes_back(tmp_path: Path) -> None:
     (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
     lock = tmp_path / "dvc.lock"
-    assert lockfile.keep_whole(tmp_path) is None  # none yet
+    assert lockfile.keep_intact(tmp_path) is None  # none yet
     lock.write_text(GOOD)
-    assert lockfile.keep_whole(tmp_path) is None
+    assert lockfile.keep_intact(tmp_path) is None
     lock.write_text(GOOD[:150])
-    assert "the last whole one is back" in str(lockfile.keep_whole(tmp_path))
+    assert "restored the last intact one" in str(lockfile.keep_intact(tmp_path))
     assert lock.read_text() == GOOD
-    (tmp_path / lockfile.LAST_WHOLE).unlink()
+    (tmp_path / lockfile.LAST_INTACT).unlink()
     lock.write_text(GOOD[:150])
-    assert "made anew" in str(lockfile.keep_whole(tmp_path))
+    assert "it is rebuilt" in str(lockfile.keep_intact(tmp_path))
     assert not lock.exists()

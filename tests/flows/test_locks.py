@@ -73,7 +73,7 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     refused = dvc_command(tiny, "repro", "first")
     assert "Unable to read RWLock-file" in refused.stderr
     (finding,) = (found for found in doctor.examine(tiny) if found.name == "changes")
-    assert (finding.state, finding.remedy) == ("lacking", f"when no dvc runs here: `rm '{lock}'`")
+    assert (finding.state, finding.remedy) == ("lacking", f"while no dvc runs here: `rm '{lock}'`")
 
     other = subprocess.Popen(["dvc", "60"], executable="/bin/sleep", cwd=tiny)
     try:
@@ -85,7 +85,7 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     said: list[str] = []
     assert dvc.repro(tiny, "first", said.append) == "ran"
     assert said == [
-        ".dvc/tmp/rwlock was unreadable, left so by a `dvc` that was killed: moved to rwlock.unreadable beside it",
+        ".dvc/tmp/rwlock was unreadable because `dvc` was killed: moved to rwlock.unreadable next to it",
         "working on 1",
     ]
     assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]

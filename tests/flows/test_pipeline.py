@@ -108,7 +108,7 @@ def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 1
     assert "first          up to date" in done.stdout
-    assert "stage evaluate@tiny failed; its own last lines:" in done.stdout
+    assert "stage evaluate@tiny failed; its last lines:" in done.stdout
     assert "evaluate: the number is wrong; give another one" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     failed, parent, *_ = runs(tiny)

@@ -7,8 +7,9 @@ import io
 
 import pytest
 
-from flows import sweep, sweep_figure, sweep_table
-from flows.sweep_table import Estimate, Outcome
+from flows import publishing, sweep_figure, sweep_table
+from flows.results_table import Estimate, ResultsTable
+from flows.sweep_table import Outcome, SweepRow
 
 PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
 
@@ -27,7 +28,7 @@ def scored(fad: float, accuracy: float = 0.5, clips: int = 80, files: str = "a")
     }
 
 
-def rows_of(*outcomes: Outcome, **paper: str | None) -> list[sweep_table.Row]:
+def rows_of(*outcomes: Outcome, **paper: str | None) -> list[SweepRow]:
     return sweep_table.make_rows(outcomes, PAPER, paper.get("protocol") or "another", paper.get("files"))
 
 
@@ -51,7 +52,7 @@ def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_
     difference = rows[1].scores["fad_yamnet"].difference
     assert (difference.value, difference.low, difference.high) == pytest.approx((3.0, 3.0, 3.0))
     assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["+3 (+3 … +3)"]
-    assert sweep_table.table(rows)["seeds"][0] == "0 1 2"
+    assert table(rows).table()["seeds"][0] == "0 1 2"
 
 
 def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
@@ -63,10 +64,14 @@ def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
     )
     assert rows[1].scores["fad_yamnet"].total.value == 15.5
     assert rows[1].scores["fad_yamnet"].difference == Estimate(1.0)
-    record = sweep_table.table(rows).iloc[0]
+    record = table(rows).table().iloc[0]
     assert record["failed"] == "seed 1: stage train@tango failed: it ran out of memory"
     assert record["fad_yamnet"] == "10"  # no interval over clips in a table of intervals over seeds
-    assert "it ran out of memory" in sweep_table.markdown("Mixup", rows, "table 4")
+    assert "it ran out of memory" in table(rows, "table 4").markdown()
+
+
+def table(rows: list[SweepRow], source: str | None = None) -> ResultsTable:
+    return sweep_table.results("Mixup", rows, source)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
 def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(protocol, files, comparable):
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), protocol=protocol, files=files)
     assert rows[0].comparable is comparable
-    text = sweep_table.markdown("Mixup", rows, "Ghosal et al. 2023, table 4")
+    text = table(rows, "Ghosal et al. 2023, table 4").markdown()
     assert ("FD 24.52, KL 1.37, FAD 1.59 (other data)" in text) is not comparable
     assert "FD 24.52, KL 1.37, FAD 1.59" in text
     assert "FAD 2.08 (other data)" in text  # what we have no row for is never ours to compare
@@ -100,11 +105,11 @@ def test_a_metric_that_ranks_no_models_has_no_difference_and_says_why():
     rows = rows_of(*outcomes)
     assert rows[1].scores["fad_yamnet"].difference is None
     assert rows[1].scores["label_accuracy_yamnet"].difference == Estimate(0.0, 0.0, 0.0)
-    assert sweep_table.table(rows)["fad_yamnet"][0].endswith("†")
+    assert table(rows).table()["fad_yamnet"][0].endswith("†")
     assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["–"]
-    assert f"- † fad_yamnet ranks no models: {reason}." in sweep_table.markdown("Mixup", rows, None)
+    assert f"- † fad_yamnet is not ranked: {reason}." in table(rows).markdown()
     assert reason in sweep_table.csv_text(rows)
-    assert any("ranks no models" in axes.get_xlabel() for axes in sweep_figure.draw("Mixup", rows).axes)
+    assert any("not ranked" in axes.get_xlabel() for axes in sweep_figure.draw("Mixup", rows).axes)
 
 
 def test_scores_of_an_older_protocol_do_not_compare():
@@ -113,7 +118,7 @@ def test_scores_of_an_older_protocol_do_not_compare():
     assert rows[0].scores == {}
     assert rows[0].failures == {0: "scored by soundmill-1, which does not compare with soundmill-2: score it again"}
     assert rows[1].scores["fad_yamnet"].difference is None
-    assert "scored by soundmill-1, which does not compare" in sweep_table.markdown("Mixup", rows, None)
+    assert "scored by soundmill-1, which does not compare" in table(rows).markdown()
 
 
 def test_a_withheld_score_is_no_number():
@@ -125,7 +130,7 @@ def test_rows_of_different_size_are_warned_of():
     alike = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
     other = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
     assert [line for line in other if line not in alike] == [
-        "Rows rest on different numbers of clips: Fréchet distances of fewer clips are biased upward."
+        "Rows have different numbers of clips: Fréchet distances of fewer clips are biased upward."
     ]
 
 
@@ -159,12 +164,13 @@ def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
 
     (tmp_path / "figure.png").write_bytes(b"of fewer rows")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    sweep._write(tmp_path, "Mixup", rows_of(Outcome("one", 0, scored(10.0))), None)
+    rows = rows_of(Outcome("one", 0, scored(10.0)))
+    publishing.write(tmp_path, table(rows), lambda: sweep_figure.draw("Mixup", rows))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.json", "table.md"]
     assert f"{tmp_path / 'figure.png'} could not be made: ValueError: no picture" in capsys.readouterr().err
 
 
 def test_nothing_done_is_a_table_too():
     rows = sweep_table.make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
-    assert "seed 0: why" in sweep_table.markdown("Mixup", rows, None)
+    assert "seed 0: why" in table(rows).markdown()
     sweep_figure.draw("Mixup", rows).canvas.draw()

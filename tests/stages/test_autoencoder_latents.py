@@ -369,13 +369,13 @@ def test_clips_of_another_rate_are_refused(project):
         rows = list(shards.read_rows(path, manifest.CLIPS))
         rows = [{**row, "audio": {"bytes": encode_flac(sound(0), 22_050), "path": ""}} for row in rows]
         shards.write_rows(rows, path, manifest.CLIPS)
-    with pytest.raises(SystemExit, match="'clip0' has 1 channels at 22050 Hz, the autoencoder takes 1 at 16000"):
+    with pytest.raises(SystemExit, match="'clip0' has 1 channels at 22050 Hz, the autoencoder needs 1 at 16000"):
         make_latents(project)
 
 
 def test_a_clip_that_is_not_there_is_named(project):
     write_clips([f"other{number}" for number in range(6)], project / "data/sounds")
-    with pytest.raises(SystemExit, match="6 clips of the catalog are missing, the first 'clip0'"):
+    with pytest.raises(SystemExit, match="6 clips of the catalog are missing, first 'clip0'"):
         make_latents(project)
 
 

@@ -232,7 +232,7 @@ def test_another_rate_is_named(project):
     document = read_yaml(project / "params.yaml")
     document["spectrogram"]["tagger"]["sample_rate"] = 22_050
     write_yaml(document, project / "params.yaml")
-    with pytest.raises(SystemExit, match=r"16000 Hz, the mel spec wants 22050"):
+    with pytest.raises(SystemExit, match=r"16000 Hz, the mel spec 22050"):
         make(project, "spectrogram")
 
 

@@ -24,7 +24,7 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flows import story
+from flows import summary
 from soundmill import params, tracking
 from soundmill.tracking import browser_app
 from tests.chromium import browser
@@ -77,17 +77,17 @@ def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.Monk
             path = home / "data" / "metrics" / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
-        if not (home / story.REPORT).exists():
-            make_report(home / story.REPORT / "ddpm_mel")
-        with tracking.pipeline_run(home, first=list(story.changed_parameters(home))) as run:
+        if not (home / summary.REPORT).exists():
+            make_report(home / summary.REPORT / "ddpm_mel")
+        with tracking.pipeline_run(home, first=list(summary.changed_parameters(home))) as run:
             monkeypatch.setenv(tracking.PARENT, run.id)
             with tracking.stage_run(home, "train/ddpm_mel", document["ddpm_mel"]["train"], family="ddpm_mel") as stage:
                 for step in range(0, 100, 10):
                     stage.log_curve({"loss": fad / (step + 1)}, step)
-                stage.log_figure(home / story.REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
+                stage.log_figure(home / summary.REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
             monkeypatch.delenv(tracking.PARENT)
-            run.describe(story.markdown(home, {"ddpm_mel": scores(fad)}))
-            story.record(run, home, {"ddpm_mel": scores(fad)})
+            run.describe(summary.markdown(home, {"ddpm_mel": scores(fad)}))
+            summary.record(run, home, {"ddpm_mel": scores(fad)})
             run.mirror(home, sorted((home / "data" / "metrics").rglob("*.json")))
     bring(home)
     return home
@@ -238,7 +238,12 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         assert text.index("label_accuracy_tagger_high") < text.index("stages/corpus/recordings")  # and scores before counts
         chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
         shows(
-            chrome, "Trained on synthetic (60 recordings): 124 clips", "95 % interval", "silence", "2,000 steps", "Not as in conf/"
+            chrome,
+            "Trained on synthetic (60 recordings): 124 clips",
+            "95 % interval",
+            "silence",
+            "2,000 steps",
+            "Changed from conf/",
         )
         chrome.save_screenshot(tmp_path / "story.png")
         head = [cell.text for cell in chrome.find_elements(By.CSS_SELECTOR, "table th")]

@@ -1,4 +1,4 @@
-"""One set of parameters after another through the pipeline, in one workspace: what a sweep and a bake-off are made of."""
+"""Runs the pipeline with one set of parameters after another in one workspace, for sweeps and bake-offs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from flows.terminal import tell
 from soundmill import params as parameters
 
 
-def through(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
-    """Bring a workspace to these parameters and through the pipeline; returns why that failed, in a line."""
-    with locks.only_one(workspace, 0, tell):  # DVC would record a stage that runs now with the new ones
+def run_pipeline(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:
+    """Run these stages in a workspace with these parameters; returns the reason of a failure in one line."""
+    with locks.only_one(workspace, 0, tell):  # DVC would record a running stage with the new parameters
         parameters.write_yaml(document, workspace / "params.yaml")
-    of_run = pipeline.with_options(flow_run_name=name)
-    state = of_run(list(stages), project=workspace, return_state=True)
+    state = pipeline.with_options(flow_run_name=name)(list(stages), project=workspace, return_state=True)
     if state.is_completed():
         return None
     lines = [line.strip() for line in (state.message or "no message").splitlines() if line.strip()]
-    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]  # which stage it was, and its last word
+    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]  # the stage and its last line
 
 
 def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
-    """Overrides that give every parameter which is a path relative to the project as an absolute one."""
+    """Overrides that make every path that is relative to the project absolute."""
     if isinstance(document, dict):
         nested = [absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
         return [override for overrides in nested for override in overrides]
@@ -39,8 +38,8 @@ def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
 
 
 @contextmanager
-def below(variables: dict[str, str]) -> Iterator[None]:
-    """Runs that are opened inside are nested below the run that these variables name."""
+def nested_under(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, so that runs started inside are nested under the run that they name."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -54,12 +53,12 @@ def below(variables: dict[str, str]) -> Iterator[None]:
 
 
 def listed(text: str) -> list[str]:
-    """Words of an argument, with commas between."""
+    """Comma-separated words of an argument."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers of an argument, with commas between; one at least."""
+    """Comma-separated whole numbers of an argument, at least one."""
     if not listed(text) or not all(part.isdigit() for part in listed(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 0, with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers")
     return [int(part) for part in listed(text)]

@@ -1,9 +1,9 @@
-"""The leftovers of a `dvc` that was killed or met a full disk, and how to recover from them.
+"""What a `dvc` leaves behind when it is killed or the disk is full, and the commands to recover.
 
-For moments a `dvc exp run` has the uncommitted changes in a git stash alone: first in `refs/stash`, then, where it starts the
+For a moment, a `dvc exp run` keeps the uncommitted changes only in a git stash: first in `refs/stash`, then, as it starts the
 experiment, in `refs/exps/exec/EXEC_MERGE`. It writes these with libgit2, which ends the message of a stash's index commit with an
-empty line; git's own command does not, which distinguishes a person's own stashes. Where the disk is full libgit2 leaves
-`index.lock`, and DVC calls what follows "merge conflicts".
+empty line. Git's own command does not, which distinguishes a user's stashes. On a full disk libgit2 leaves `index.lock`, and later
+runs fail with "merge conflicts".
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from soundmill import disk, provenance
 
 MERGE = "refs/exps/exec/EXEC_MERGE"
 BASELINE = "refs/exps/exec/EXEC_BASELINE"
-PATH_LOCKS = (".dvc/tmp/exps/rwlock", ".dvc/tmp/rwlock")  # where DVC notes which process works on which path
-LIVING_LOCK_SECONDS = 10.0  # git and DVC hold these locks for moments
+PATH_LOCKS = (".dvc/tmp/exps/rwlock", ".dvc/tmp/rwlock")  # DVC's records of which process uses which path
+STALE_LOCK_SECONDS = 10.0  # git and DVC hold these locks for less
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing left behind, in words; `changes_missing`: uncommitted changes are not in the files."""
+    """One thing left behind, as text; `changes_missing`: uncommitted changes are missing from the files."""
 
     what: str
     remedy: str
@@ -39,41 +39,41 @@ class Leftover:
 
 
 def leftovers(root: Path) -> list[Leftover]:
-    """What is left in the checkout at `root`, in the order to mend it; nothing while an experiment runs in it.
+    """What is left in the checkout at `root`, in the order to repair it; nothing while an experiment runs in it.
 
-    It reads a few small files, and asks git only where these say that something is there.
+    Reads a few small files, and runs git only if these show a leftover.
     """
     own, shared = provenance.git_directories(root)
     if own is None or shared is None or _at_work(root):
         return []
     packed = _read(shared / "packed-refs")
-    there = {ref for ref in (MERGE, BASELINE) if (shared / ref).exists() or ref.encode() in packed}
+    present = {ref for ref in (MERGE, BASELINE) if (shared / ref).exists() or ref.encode() in packed}
     sources = list(_stashes(root)) if _read(shared / "logs/refs/stash") else []
-    sources += [(MERGE, f"git update-ref -d {MERGE}", False)] if MERGE in there else []
+    sources += [(MERGE, f"git update-ref -d {MERGE}", False)] if MERGE in present else []
     left = [*_locks(root, own, shared), *_set_aside(root, sources)]
-    branch = _left_branch(own, shared) if BASELINE in there or sources else None
+    branch = _left_branch(own, shared) if BASELINE in present or sources else None
     if branch:
-        what = f"a `dvc exp run` that was killed left git on no branch (it was on {branch})"
+        what = f"a killed `dvc exp run` left a detached HEAD (the branch was {branch})"
         remedies = " ".join(leftover.remedy for leftover in left)
         steps = [f"git symbolic-ref HEAD refs/heads/{shlex.quote(branch)}", "git reset"]
-        steps += [f"git update-ref -d {ref}" for ref in sorted(there) if ref not in remedies]
-        left.append(Leftover(what, f"go back, files as they are: `{' && '.join(steps)}`"))
+        steps += [f"git update-ref -d {ref}" for ref in sorted(present) if ref not in remedies]
+        left.append(Leftover(what, f"restore it without changing files: `{' && '.join(steps)}`"))
     return left
 
 
 def unreadable_locks(root: Path) -> list[Path]:
-    """Locks of paths that a `dvc` killed while it rewrote them left cut or empty: every later `dvc repro` refuses them."""
+    """Locks on paths that are truncated because `dvc` was killed while writing them; every later `dvc repro` fails on them."""
     unreadable = []
     for path in (root / name for name in PATH_LOCKS):
         if path.exists() and not _is_json(path):
-            with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it rewrites
+            with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it writes
                 disk.lock(guard, shared=True)
                 unreadable += [] if _is_json(path) else [path]
     return unreadable
 
 
 def _at_work(root: Path) -> bool:
-    """Whether a living process has an experiment in this checkout."""
+    """Whether an experiment is running in this checkout."""
     temporary = root / ".dvc/tmp/exps"
     records = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
     pids = [pid.decode() for text in records for pid in re.findall(rb'"pid": (\d+)', text)]
@@ -81,15 +81,15 @@ def _at_work(root: Path) -> bool:
 
 
 def _runs_experiments(pid: str) -> bool:
-    """Whether a process is a `dvc exp …`: a number in an old file may be another's by now."""
+    """Whether the process is a `dvc exp …`; an old file's number may belong to another process by now."""
     words = _read(Path(f"/proc/{pid}/cmdline")).split(b"\0")
     return b"exp" in words and any(word.rpartition(b"/")[2] == b"dvc" for word in words)
 
 
 def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
-    """Stashes that DVC made: name, the command that drops it, and whether it has the person's changes alone.
+    """Stashes that DVC made: name, the command that drops it, and whether it has only the user's changes.
 
-    Those with an experiment's parameters in them come last.
+    Those with an experiment's parameters come last.
     """
     entries = [line.partition(" ") for line in _git(root, "log", "--walk-reflogs", "--format=%gd %gs", "refs/stash").splitlines()]
     for of_experiment in (False, True):
@@ -100,7 +100,7 @@ def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftover]:
-    """For each stash that has what neither the files nor a stash before it have: which files, and how they come back."""
+    """The stashes with contents that neither the files nor an earlier stash have: which files, and how to restore them."""
     left, named = [], set()
     for name, drop, own in sources:
         paths = [path for path in _touched(root, name) if path not in named]
@@ -110,16 +110,14 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
         named |= {*missing, *other}
         compare = f"`git diff {shlex.quote(name)} -- {_words(other)}` shows what {', '.join(other)} had there" if other else ""
         if missing:
-            what = "a `dvc exp run` that was killed, or met a full disk, has set your uncommitted changes aside: "
+            what = "a `dvc exp run` that was killed, or ran out of disk space, has set your uncommitted changes aside: "
             restore = f"git restore --source={shlex.quote(name)} -- {_words(missing)}"
-            remedy = (
-                f"get them back: `{restore}`{f' ({compare})' if compare else ''}, then (or without, to do without them) `{drop}`"
-            )
-            left.append(Leftover(f"{what}{', '.join(missing)} of git's {name} are not in the files", remedy, changes_missing=True))
+            remedy = f"restore them: `{restore}`{f' ({compare})' if compare else ''}, then `{drop}` (which alone discards them)"
+            left.append(Leftover(f"{what}{', '.join(missing)} are in git's {name}, not in the files", remedy, changes_missing=True))
         elif other and own:
-            what = f"git's {name} has changes that a `dvc exp run` set aside, and the files have others"
-            left.append(Leftover(what, f"{compare}; `{drop}` when you need it no more"))
-    # A stash that is dropped gives its number to the one before it: the oldest go first.
+            what = f"git's {name} has changes that a `dvc exp run` set aside, and the files have changed since"
+            left.append(Leftover(what, f"{compare}; `{drop}` when you no longer need it"))
+    # Dropping a stash renumbers older ones, so the oldest are dropped first.
     return sorted(left, key=lambda leftover: _numbers(leftover.remedy), reverse=True)
 
 
@@ -128,51 +126,51 @@ def _numbers(text: str) -> list[int]:
 
 
 def _touched(root: Path, stash: str) -> list[str]:
-    """Paths below `root` that a stash changes, but DVC's own."""
+    """Paths in `root` that a stash changes, except DVC's own files."""
     options = ("--name-only", "--no-renames", "--relative", "-z")
     listed = _git(root, "diff", *options, f"{stash}^1", stash, "--", ".", ":(exclude).dvc/tmp")
     return list(filter(None, listed.split("\0")))
 
 
 def _contents(root: Path, commit: str, paths: list[str]) -> dict[str, str]:
-    """Git's ids of the files in a commit."""
+    """Git object ids of files in a commit."""
     listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *paths) if paths else ""
     return {path: head.split()[2] for head, tab, path in (entry.partition("\t") for entry in listed.split("\0")) if tab}
 
 
 def _contents_now(root: Path, paths: list[str]) -> dict[str, str]:
-    """The same of the files as they lie there, whether git knows them or not."""
-    there = [path for path in paths if (root / path).is_file()]
-    ids = _git(root, "hash-object", "--", *there).split() if there else []
-    return dict(zip(there, ids, strict=False))
+    """Git object ids of the files on disk, tracked or not."""
+    files = [path for path in paths if (root / path).is_file()]
+    ids = _git(root, "hash-object", "--", *files).split() if files else []
+    return dict(zip(files, ids, strict=False))
 
 
 def _left_branch(own: Path, shared: Path) -> str | None:
-    """The branch that HEAD was taken off, when it is on none."""
+    """The branch that HEAD was detached from, if it is detached."""
     moves = re.findall(rb"\tcheckout: moving from (\S+) to ", _read(own / "logs/HEAD"))
     if _read(own / "HEAD").startswith(b"ref:") or not moves:
         return None
     name = moves[-1].decode("utf-8", "replace")
-    known = (shared / "refs/heads" / name).exists() or f" refs/heads/{name}\n".encode() in _read(shared / "packed-refs")
-    return name if known else None
+    exists = (shared / "refs/heads" / name).exists() or f" refs/heads/{name}\n".encode() in _read(shared / "packed-refs")
+    return name if exists else None
 
 
 def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
     locks = {path for directory in (own, shared, shared / "refs") for path in directory.glob("*.lock")}
-    left = sorted(path for path in locks if _age(path) > LIVING_LOCK_SECONDS)
+    left = sorted(path for path in locks if _age(path) > STALE_LOCK_SECONDS)
     if left:
         yield Leftover(
-            f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or met a full disk; every `dvc exp run` then "
-            'ends with "merge conflicts" or "the index is locked", and sets your changes aside',
-            f"when no git and no dvc runs here: `rm {_words([str(path) for path in left])}`",
+            f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or ran out of disk space; every `dvc exp run` "
+            'then fails with "merge conflicts" or "the index is locked", and sets your changes aside',
+            f"while neither git nor dvc runs here: `rm {_words([str(path) for path in left])}`",
         )
     for path in unreadable_locks(root):
-        what = f"{path} was cut (by a full disk, or a `dvc` that was killed), and DVC stops at it"
-        yield Leftover(what, f"when no dvc runs here: `rm {shlex.quote(str(path))}`")
+        what = f"{path} is truncated (by a full disk or a killed `dvc`), and DVC fails on it"
+        yield Leftover(what, f"while no dvc runs here: `rm {shlex.quote(str(path))}`")
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 where there is none."""
+    """Seconds since a file was written; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

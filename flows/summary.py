@@ -1,4 +1,4 @@
-"""What MLflow's page of a pipeline's run says: what was trained on what, scores, the report to hear, what is not default."""
+"""The summary of a pipeline's run in MLflow: scores, reports, what was trained on what, changed parameters."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.results_table import metrics_in
 from flows.scores import by_baseline
-from flows.sweep_table import metrics_in
 from soundmill import hashing, tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
 
-RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader knows the ids
-TRAINING = "?workflowType=machine_learning"  # or MLflow shows its pages for chats beside
-BELOW = "#/experiments/{experiment_id}/runs" + TRAINING + "&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
-STAGES = f"[The runs of its stages]({BELOW}): curves, pictures and sounds of each."
+RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader fills in the ids
+TRAINING = "?workflowType=machine_learning"  # otherwise MLflow shows its pages for chats
+NESTED = "#/experiments/{experiment_id}/runs" + TRAINING + "&searchFilter=tags.%60mlflow.parentRunId%60%3D%22{run_id}%22"
+STAGES = f"[The runs of its stages]({NESTED}): curves, pictures and sounds of each."
 SHOWN_CHANGES = 20
-SPACE = "&emsp;"  # MLflow draws cells side by side
+SPACE = "&emsp;"  # MLflow leaves no space between cells
 MODELS, REPORT = Path("data/models"), Path("data/report")
 
 
 def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
-    """The text, in Markdown; MLflow shows its first lines, and all of it on a click. What is not known is left out."""
+    """The summary in Markdown, without unknown facts; MLflow shows its first lines, and all of it on a click."""
     parts = [_line(root, family, metrics) for family, metrics in scores.items()]
     for family, metrics in scores.items():
         parts += [f"### {family}", _trained(root, family), table(metrics)]
@@ -30,7 +30,7 @@ def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
 
 
 def _line(root: Path, family: str, metrics: dict[str, Any]) -> str:
-    """Scores, and the report one click away."""
+    """A family's scores, and a link to its report."""
     values = " · ".join(f"{key} **{metrics[key]:.3g}**" for key in metrics_in([metrics]))
     report = f"[report: the sounds beside real ones]({RUN}/artifacts/{page_of(family)}{TRAINING})"
     return f"{family}: {values}" + (f" · {report}" if (root / REPORT / family / "index.html").exists() else "")
@@ -46,25 +46,25 @@ def table(metrics: dict[str, Any]) -> str:
     for key in keys:
         baselines, low, high = metrics["baselines"][key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
         interval = f"{low:.3g} … {high:.3g}" if isinstance(low, float) and isinstance(high, float) else ""
-        unfit = " (unfit here)" if key in metrics.get("unranked", {}) else ""
+        unfit = " (not ranked)" if key in metrics.get("unranked", {}) else ""
         cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
         rows.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
-    return _drawn(rows)
+    return _markdown_table(rows)
 
 
-def _drawn(rows: list[list[str]]) -> str:
-    """A table in Markdown; the first row is its head."""
+def _markdown_table(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is its head."""
     head, *body = [f"| {f'{SPACE}| '.join(row)} |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def page_of(family: str) -> str:
-    """Path of a family's report among a run's files; runs are compared in MLflow by the files that lie on top."""
+    """Path of a family's report among a run's files; MLflow compares only files at the top level."""
     return f"{family}.html"
 
 
 def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, Any]]) -> None:
-    """What the run is listed by, and the reports that its text links to."""
+    """Log the scores that the run is listed by, the models' scores, and the reports."""
     family, metrics = best(scores)
     if family:
         run.log_metrics_tree(ranked(metrics))
@@ -82,7 +82,7 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """The family with the lowest distance and its metrics, which the run as a whole is listed by; empty without scores."""
+    """The family with the lowest distance and its metrics, for the list of runs; empty without scores."""
     if not scores:
         return "", {}
     first = next(iter(metrics_in(scores.values())), None)
@@ -114,19 +114,19 @@ def _changed(root: Path) -> str:
         return ""
     rows = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
     more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return "### Not as in conf/\n\n" + _drawn([["parameter", "here", "default"], *rows]) + more
+    return "### Changed from conf/\n\n" + _markdown_table([["parameter", "here", "default"], *rows]) + more
 
 
 def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
-    """Parameters of params.yaml that are not as conf/ composes them without overrides: here and there."""
+    """Parameters of params.yaml that differ from conf/ without overrides: (value, default) by key."""
     if not (root / "conf" / "config.yaml").exists():
         return {}
     try:
         default = tracking.flatten(compose(root / "conf", []))
     except UserError:
         return {}
-    ours = tracking.flatten(read_yaml(root / "params.yaml"))
-    return {key: (value, default.get(key, "not set")) for key, value in ours.items() if value != default.get(key, "not set")}
+    current = tracking.flatten(read_yaml(root / "params.yaml"))
+    return {key: (value, default.get(key, "not set")) for key, value in current.items() if value != default.get(key, "not set")}
 
 
 def _metrics(root: Path, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ WORKERS = 2
 
 
 @dataclass(frozen=True)
-class Contest:
+class PairwiseResult:
     """`differences`: metric, a, b, value (a − b), low, high, p, better; `others`: metrics by folder, as `evaluate` writes them.
 
     p is corrected for the number of tests; `better` is a name, `neither`, or `unranked` where the metric ranks no models.
@@ -36,7 +36,7 @@ class Contest:
     failed: dict[str, str] = field(default_factory=dict)  # of `others`: those that cannot be scored, and why
 
 
-def judge(
+def compare(
     models: Mapping[str, Path],
     others: Mapping[str, Path],
     clips: Path,
@@ -45,7 +45,7 @@ def judge(
     embedder: str,
     tagger: Path,
     cache: Path,
-) -> Contest:
+) -> PairwiseResult:
     """Compare what models made of the same requests, pair by pair, under one embedder.
 
     `models` are directories of `<clip id>.wav`; those whose requests are others than most have are in no pair. `others` are scored
@@ -59,12 +59,12 @@ def judge(
     protocol = protocol.model_copy(update={"seed": like["seed"], "replicates": like["replicates"]})
     replicates = max(LEAST_REPLICATES, REPLICATES_PER_TEST * len(pairs) * len(COMPARED))
 
-    def compared(metrics: set[str]) -> Setup:
+    def setup_for(metrics: set[str]) -> Setup:
         keys = {f"{metric}_{embedder}" for metric in metrics}
         asked = [score for score in protocol.scores if score.key in keys]
         return Setup(protocol.model_copy(update={"scores": asked, "replicates": replicates}), cache, WORKERS, tagger)
 
-    with tempfile.TemporaryDirectory(prefix="soundmill-contest-") as place:
+    with tempfile.TemporaryDirectory(prefix="soundmill-pairwise-") as place:
         reference, asked_for = Path(place) / "reference", Path(place) / "asked for"
         known = {clip.clip_id for clip in family.read_catalog(catalog) if like["reference"] == "all" or clip.split == "test"}
         _write_clips(clips, catalog, known, reference)
@@ -77,7 +77,7 @@ def judge(
         for a, b in pairs:
             found: dict[str, Any] = {}
             for metrics, real, as_sets in rounds:
-                if (setup := compared(metrics)).protocol.scores:
+                if (setup := setup_for(metrics)).protocol.scores:
                     found |= evaluator.compare(setup, models[a], models[b], real, unpaired=as_sets)["comparison"]
             for metric in COMPARED:
                 if metric == "mmd" and f"fad_{embedder}" in found:
@@ -93,7 +93,7 @@ def judge(
                 scored[name] = evaluator.evaluate(setup, directory, reference, unpaired=True).metrics
             except Exception as error:  # a folder costs its row only
                 failed[name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return Contest(_corrected(differences), scored, [name for name in models if name not in paired], failed)
+    return PairwiseResult(_corrected(differences), scored, [name for name in models if name not in paired], failed)
 
 
 def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Prefect's run of a flow that was killed: nobody was left to end it, so the next one in the same place does."""
+"""Ends the Prefect run of a killed flow: the next flow in the same place marks it as crashed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from prefect.states import Crashed
 
 from soundmill import disk
 
-WHY = "its process was killed; found by the next run"
+MESSAGE = "its process was killed; found by the next run"
 
 
 def end_last(path: Path) -> None:
-    """End the run that `path` names as crashed, with its tasks, where it has no end; then name this run there.
+    """Mark the run that `path` names, and its tasks, as crashed unless they have ended; then write this run's id to `path`.
 
-    To be called by who holds the lock that only one run at a time holds: the last one is over, whatever Prefect says.
+    The caller must hold the lock that only one run at a time can hold, so the last run is over whatever its state in Prefect.
     """
     last = None
     with suppress(OSError, ValueError):
         last = UUID(path.read_text(encoding="utf-8"))
     if last and str(last) != runtime.flow_run.id:
-        with suppress(ObjectNotFound):  # another server has it
+        with suppress(ObjectNotFound):  # it was on another server
             _end(last)
     disk.write_atomically(path, lambda file: file.write_text(runtime.flow_run.id or "", encoding="utf-8"))
 
@@ -37,5 +37,5 @@ def _end(run: UUID) -> None:
         return
     for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
         if not (task.state and task.state.is_final()):
-            client.set_task_run_state(task.id, Crashed(message=WHY), force=True)
-    client.set_flow_run_state(run, Crashed(message=WHY), force=True)
+            client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)
+    client.set_flow_run_state(run, Crashed(message=MESSAGE), force=True)
