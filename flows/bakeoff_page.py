@@ -38,18 +38,14 @@ def write(
         return
     tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
     real, asked = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
-    lines, compared = bakeoff_table.table(rows), bakeoff_table.differences_table(differences)
-    figure = []
-    if (results / FIGURE).exists():
-        picture = page.data_uri("image/png", (results / FIGURE).read_bytes())
-        figure = [page.heading("Quality against speed"), page.panel(page.image(picture, "FAD against speed"), kind="paper")]
-    above = [
-        page.panel(page.block("p", "", bakeoff_table.verdict(rows, differences)), kind="verdict"),
-        page.heading("Scores", "the best on top; 95 % intervals"),
-        page.panel(page.table(list(lines.columns), lines.values.tolist())),
-        *figure,
-        page.heading("Which differences are real"),
-        page.panel(page.table(list(compared.columns), compared.values.tolist()), page.listing(notes)),
-        page.heading("Listen"),
-    ]
+    figure = results / FIGURE
+    above = page.render(
+        "flows",
+        "bakeoff.html",
+        verdict=bakeoff_table.verdict(rows, differences),
+        scores=bakeoff_table.table(rows),
+        figure=figure.read_bytes() if figure.exists() else None,
+        differences=bakeoff_table.differences_table(differences),
+        notes=notes,
+    )
     side_by_side.write(results / NAME, material.gather(models, real, asked), MEGABYTES, title=title, above=above)

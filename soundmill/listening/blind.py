@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from markupsafe import Markup
 
 from soundmill import disk, page, shards
 from soundmill.audio.flac import encode_flac
@@ -23,7 +21,7 @@ from soundmill.listening import design
 from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, read_key
 from soundmill.listening.design import Heard
 from soundmill.listening.material import Asked, Material, Wave
-from soundmill.page.sounds import LONGEST_SECONDS, PLAYED
+from soundmill.page.sounds import LONGEST_SECONDS, MIN_RATE
 
 LOUDNESS, SOFTEST, MOST_GAIN = -23.0, -35.0, 40.0  # LUFS and dB, as `matching_gains` takes them: one loudness for the whole test
 HIGHEST_RATE = 48_000
@@ -133,7 +131,7 @@ def write(
             for model in material.models
         },
     )
-    text = _page({"test": test, **content})
+    text = page.render("soundmill.listening", "listening_test.html", title="Listening test", content={"test": test, **content})
     with disk.exclusive(directory):  # of two tests at once, the second finds the first one's key
         key.check_replaces(paths[1])
         disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
@@ -192,7 +190,7 @@ def _other(clip_id: str, chosen: Sequence[str], asked: Mapping[str, Asked]) -> s
 
 def _alike(waves: Mapping[Heard, Wave], loops: int) -> dict[Heard, bytes]:
     """The sounds as FLAC in which nothing but the sound itself differs: of one rate, number of channels and loudness."""
-    rate = min(max(max(rate for _, rate in waves.values()), PLAYED[0]), HIGHEST_RATE)
+    rate = min(max(max(rate for _, rate in waves.values()), MIN_RATE), HIGHEST_RATE)
     channels = max(len(wave) for wave, _ in waves.values())
     fitted = {}
     for one, (wave, own) in waves.items():
@@ -238,13 +236,3 @@ def _volume_check(seed: int) -> dict[str, Any]:
     levels = np.geomspace(0.1, SOFTEST_BEEP, count)
     wave = np.concatenate([np.concatenate([level * beep, np.zeros(len(time))]) for level in levels]).astype(np.float32)
     return {"beeps": count, "check": base64.b64encode(encode_flac(wave, rate)).decode()}
-
-
-def _page(content: Mapping[str, Any]) -> str:
-    data = json.dumps(content, ensure_ascii=True, sort_keys=True).replace("<", "\\u003c")
-    parts = [
-        Markup('<div id="stage"><noscript>This page needs JavaScript.</noscript></div>'),
-        Markup('<script type="application/json" id="content">{}</script>').format(Markup(data)),
-    ]
-    summary = "Your answers stay on this device until you save them and send the file to whoever invited you."
-    return page.document("Listening test", summary, parts, ("listening_test",))

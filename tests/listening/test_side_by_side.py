@@ -92,9 +92,9 @@ def test_requests_that_do_not_fit_are_named(tmp_path):
     assert sorted(written.shown + written.left_out) == whole.shown
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(articles(text)) == len(written.shown)
-    assert f"Left out, for the size of this page: {', '.join(written.left_out)}." in text
+    assert f"Left out to limit the size of this page: {', '.join(written.left_out)}." in text
     assert f"{len(written.shown)} of 4 requests" in text
-    assert "No scores are known of the sounds of soft, wide." in text
+    assert "No scores of single sounds for soft, wide." in text
     assert side_by_side.write(tmp_path / "one.html", made, 1e-6).shown == ["beep/1"]  # one in any case
 
 
