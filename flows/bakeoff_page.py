@@ -37,7 +37,7 @@ def write(
     if not runs:
         return
     tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
-    real, asked = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
+    real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
     figure = results / FIGURE
     above = page.render(
         "flows",
@@ -48,4 +48,4 @@ def write(
         differences=bakeoff_table.differences_table(differences),
         notes=notes,
     )
-    side_by_side.write(results / NAME, material.gather(models, real, asked), MEGABYTES, title=title, above=above)
+    side_by_side.write(results / NAME, material.gather(models, real, requests), MEGABYTES, title=title, above=above)

@@ -13,7 +13,7 @@ from soundmill import disk, page
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.listening.material import Asked, Material, Model, Sounds, Wave
+from soundmill.listening.material import Material, Model, Request, Sounds, Wave
 from soundmill.page.sounds import Card, Preview, Sound, draw, preview
 
 LOUDNESS = -23.0  # LUFS of the sounds of a row: EBU R 128
@@ -49,10 +49,10 @@ def write(
 ) -> Written:
     """Write a self-contained page of at most `megabytes`, but with at least one request; `above` is HTML for its top.
 
-    Requests are taken in the order of `Material.requests` until the page is full. The sounds of a row have the same loudness; all
+    Requests are taken in the order of `Material.order` until the page is full. The sounds of a row have the same loudness; all
     pictures share one scale of frequency and level, those of a row one of time. `progress` counts requests.
     """
-    order = material.requests()
+    order = material.order()
     columns = _columns(material, set(order))
     room = megabytes * 1e6
     rate = _highest_rate(columns, order)
@@ -77,14 +77,14 @@ def write(
             break
         articles[card.clip_id] = article
     left_out = [clip_id for clip_id in order if clip_id not in articles]
-    shown = sorted(articles, key=lambda clip_id: (material.asked[clip_id].labels, clip_id))
+    shown = sorted(articles, key=lambda clip_id: (material.requests[clip_id].labels, clip_id))
     text = page.render(
         "soundmill.listening",
         "listen.html",
         title=title or " · ".join(model.name for model in material.models),
         above=above,
         columns=columns,
-        labels=sorted({label for clip_id in shown for label in material.asked[clip_id].labels}),
+        labels=sorted({label for clip_id in shown for label in material.requests[clip_id].labels}),
         scores=_scores(material, shown),
         articles=[articles[clip_id] for clip_id in shown],
         num_requests=len(order),
@@ -117,12 +117,12 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
 
 
 def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
-    asked = material.asked[clip_id]
+    request = material.requests[clip_id]
     sounds = _match_loudness([_sound(column, clip_id) for column in columns])
     noted = tuple(_add_scores(sound, column, clip_id) for sound, column in zip(sounds, columns, strict=True))
-    title = ", ".join(asked.labels) or asked.caption or clip_id
-    text = " · ".join(filter(None, [asked.caption if asked.labels else "", asked.source]))
-    return Card(clip_id, title, text, noted, facts=_facts(clip_id, asked, material))
+    title = ", ".join(request.labels) or request.caption or clip_id
+    text = " · ".join(filter(None, [request.caption if request.labels else "", request.source]))
+    return Card(clip_id, title, text, noted, facts=_facts(clip_id, request, material))
 
 
 def _sound(column: Column, clip_id: str) -> Sound | None:
@@ -156,21 +156,30 @@ def _add_scores(sound: Sound | None, column: Column, clip_id: str) -> Sound | No
     """A model's sound with its scores in its note."""
     if sound is None or column.model is None:
         return sound
-    scores = column.model.of.get(clip_id, {})
+    scores = column.model.sound_scores.get(clip_id, {})
     note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(scores.items()))])
     return replace(sound, notes=(note,) if note else ())
 
 
-def _facts(clip_id: str, asked: Asked, material: Material) -> dict[str, Any]:
+def _facts(clip_id: str, request: Request, material: Material) -> dict[str, Any]:
     """What the page's filter searches and sorts by."""
-    scores = {f"{key} {model.name}": value for model in material.models for key, value in model.of.get(clip_id, {}).items()}
-    return {"text": " ".join([clip_id, asked.caption, asked.source, *asked.labels]), "labels": asked.labels, "scores": scores}
+    scores = {
+        f"{key} {model.name}": value for model in material.models for key, value in model.sound_scores.get(clip_id, {}).items()
+    }
+    return {
+        "text": " ".join([clip_id, request.caption, request.source, *request.labels]),
+        "labels": request.labels,
+        "scores": scores,
+    }
 
 
 def _scores(material: Material, shown: Sequence[str]) -> dict[str, list[str]]:
     """Scores of the shown sounds, each with the models that have it."""
-    keys = sorted({key for model in material.models for clip_id in shown for key in model.of.get(clip_id, {})})
-    return {key: [model.name for model in material.models if any(key in of for of in model.of.values())] for key in keys}
+    keys = sorted({key for model in material.models for clip_id in shown for key in model.sound_scores.get(clip_id, {})})
+    return {
+        key: [model.name for model in material.models if any(key in scores for scores in model.sound_scores.values())]
+        for key in keys
+    }
 
 
 def _remarks(material: Material, left_out: Sequence[str]) -> list[str]:
@@ -179,8 +188,8 @@ def _remarks(material: Material, left_out: Sequence[str]) -> list[str]:
         more = f" and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
         remarks.append(f"Left out to limit the size of this page: {', '.join(left_out[:MAX_LISTED])}{more}.")
     for model in material.models:
-        if missing := sum(clip_id not in model.sounds for clip_id in material.asked):
-            remarks.append(f"{model.name} has no sound for {missing} of {len(material.asked)} requests.")
-    if unscored := [model.name for model in material.models if not model.of]:
+        if missing := sum(clip_id not in model.sounds for clip_id in material.requests):
+            remarks.append(f"{model.name} has no sound for {missing} of {len(material.requests)} requests.")
+    if unscored := [model.name for model in material.models if not model.sound_scores]:
         remarks.append(f"No scores of single sounds for {', '.join(unscored)}.")
     return remarks
