@@ -269,7 +269,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
         for what in ("picture", "player"):
             assert f"<li>{name}, generated: no {what}: {why}</li>" in page
             assert f"{tmp_path.name}/index.html: {name}, generated: no {what}: {why}\n" in message
-    assert page.count("see “Read with care”") == 6
+    assert page.count("see “Warnings”") == 6
 
 
 def test_a_chart_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypatch):
