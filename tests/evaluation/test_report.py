@@ -172,6 +172,17 @@ def test_a_note_stands_once_below_the_table_and_makes_no_row_higher(tmp_path):
     assert text.count(f"† ranks no models: KL divergence yamnet, Kernel distance (MMD) yamnet: {note}") == 1
 
 
+def test_pictures_of_a_card_are_level_whatever_stands_below_them(tmp_path):
+    quiet = card("a", 0).sounds[1]
+    loud = sounds.Sound("generated", 1e3 * quiet.wave, quiet.sample_rate)  # with a note that its player clips
+    pair = sounds.Card("a", "a", "", (loud, quiet))
+    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (pair,))], {})
+    with browser() as chrome:
+        chrome.get((tmp_path / "index.html").as_uri())
+        places = [picture.rect["y"] for picture in chrome.find_elements(By.CSS_SELECTOR, ".picture")]
+    assert places[0] == places[1]
+
+
 def many(values):
     """Every metric by two embedders, each among baselines of these values."""
     embedders = ("clap", "vggish")
