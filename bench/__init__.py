@@ -1,4 +1,4 @@
-"""Measurements of the data plane, side by side with what it is compared to: `make bench`, or one: `python -m bench.decode`.
+"""Benchmarks against other tools: `make bench` runs most of them, `python -m bench.decode` a single one.
 
-Each writes `data/bench/<name>.json` (bench/measure.py says what is in it); `python -m bench.picture` draws them all.
+Each writes `data/bench/<name>.json` (see `write` in bench/measure.py); `python -m bench.picture` draws them all.
 """

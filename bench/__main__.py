@@ -1,4 +1,4 @@
-"""`make bench`: every measurement that ends in minutes, each in a process of its own, and the picture of them all."""
+"""`make bench`: every benchmark that takes minutes, each in its own process, and one picture of the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from bench import measure, picture
 
-MEASUREMENTS = (
+BENCHMARKS = (
     "decode",
     "ffmpeg_formats",
     "log_mel",
@@ -28,7 +28,7 @@ def main() -> int:
     args = measure.parser(__doc__).parse_args()
     arguments = [f"--{name}={value}" for name, value in vars(args).items() if value is not None]
     failed = []
-    for name in MEASUREMENTS:
+    for name in BENCHMARKS:
         print(f"— {name}", flush=True)
         if subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], cwd=measure.ROOT).returncode:
             failed.append(name)

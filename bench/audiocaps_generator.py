@@ -1,8 +1,8 @@
-"""A corpus as large as AudioCaps to measure with: its real ids, starts and captions over sounds that are each id's own.
+"""A corpus of AudioCaps' size for benchmarks: its real ids, start times and captions, with a different generated sound for each.
 
-They are made up, or, with recordings to make them of, four of those over each other at other speeds: sound, files and rates as
-people have them, and no two the same. Of recordings they are mono Ogg Vorbis at 44.1 kHz, as ESC-50's, or, `--form youtube`, what a
-download of AudioCaps leaves: stereo, half AAC in m4a at 44.1 kHz, half Opus in webm at 48 kHz, 128 kbit/s.
+`--form synthetic`: synthetic sounds. The other forms mix four recordings at other speeds, which gives realistic sounds, files and
+rates: `ogg` is mono Ogg Vorbis at 44.1 kHz, as in ESC-50; `youtube` is what a download of AudioCaps gives: stereo at 128 kbit/s,
+half AAC in m4a at 44.1 kHz, half Opus in webm at 48 kHz.
 
 `python -m bench.audiocaps_generator --captions ../shared/data/audiocaps --output DIR --count 50000`
 """
@@ -28,21 +28,21 @@ from bench.recordings import find
 from soundmill.decoding.decode import ffmpeg_executable
 from soundmill.errors import UserError
 
-Form = Literal["made", "ogg", "youtube"]
+Form = Literal["synthetic", "ogg", "youtube"]
 
 RATE = 22_050
 NOTES = 6
 RECORDED_RATE = 44_100
-LAYERS = 4  # recordings in one sound
+LAYERS = 4  # recordings mixed into one sound
 SPEEDS = 0.5, 2.0
-MOST_RECORDINGS = 500  # that every worker holds, decoded
+MAX_RECORDINGS = 500  # decoded in the memory of each worker
 FILES_AT_ONCE = 250
 CODED = {"m4a": ["-c:a", "aac", "-aac_coder", "fast"], "webm": ["-c:a", "libopus"]}
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Ten seconds of a video, and which csv it is in."""
+class AudioCapsClip:
+    """Ten seconds of a video, with its captions and its CSV file."""
 
     table: str
     youtube_id: str
@@ -51,20 +51,20 @@ class Clip:
 
     @property
     def choice(self) -> int:
-        """A number that is the clip's own, for everything that is chosen about it."""
+        """A pseudo-random number that determines everything random about the clip."""
         return int.from_bytes(hashlib.blake2b(f"{self.youtube_id} {self.start}".encode(), digest_size=8).digest(), "big")
 
-    def path(self, form: Form = "made") -> str:
-        """Its file under one of the names in use; half of the made ones are FLAC, three of eight WAV, one of eight Ogg Vorbis."""
-        made = ("ogg", "wav", "wav", "wav", "flac", "flac", "flac", "flac")[self.choice % 8]
-        extension = {"made": made, "ogg": "ogg", "youtube": ("m4a", "webm")[self.choice % 2]}[form]
+    def path(self, form: Form = "synthetic") -> str:
+        """Path of its file, in one of three naming schemes. Of synthetic sounds half are FLAC, three eighths WAV, the rest Ogg."""
+        synthetic = ("ogg", "wav", "wav", "wav", "flac", "flac", "flac", "flac")[self.choice % 8]
+        extension = {"synthetic": synthetic, "ogg": "ogg", "youtube": ("m4a", "webm")[self.choice % 2]}[form]
         name, start = self.youtube_id, self.start
         stem = (f"{name}_{start}", f"Y{name}_{start}", f"{name}_{start}.000_{start + 10}.000")[self.choice // 8 % 3]
         return f"{self.choice // 24 % 100:02d}/{stem}.{extension}"
 
 
-def read_clips(captions: Path) -> list[Clip]:
-    """Every clip of AudioCaps' train, val and test csv in an order that mixes them, so that a prefix is a smaller AudioCaps."""
+def read_clips(captions: Path) -> list[AudioCapsClip]:
+    """All clips of AudioCaps' train, val and test CSV, shuffled, so that a prefix is a smaller AudioCaps."""
     rows: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
     for table in ("train", "val", "test"):
         path = captions / f"{table}.csv"
@@ -76,17 +76,22 @@ def read_clips(captions: Path) -> list[Clip]:
             for row in csv.DictReader(file):
                 key = table, row["youtube_id"], int(row["start_time"])
                 rows.setdefault(key, []).append((row["audiocap_id"], row["caption"]))
-    clips = [Clip(*key, tuple(captions)) for key, captions in rows.items()]
+    clips = [AudioCapsClip(*key, tuple(captions)) for key, captions in rows.items()]
     return sorted(clips, key=lambda clip: (clip.choice, clip.table))
 
 
 def generate(
-    clips: list[Clip], directory: Path, seconds: float, workers: int, recordings: tuple[Path, ...] = (), form: Form = "made"
+    clips: list[AudioCapsClip],
+    directory: Path,
+    seconds: float,
+    workers: int,
+    recordings: tuple[Path, ...] = (),
+    form: Form = "synthetic",
 ) -> None:
-    """Write the audio of `clips` below `directory`, made up or of `recordings`; what is there stays, so that a corpus can grow."""
-    if form != "made" and len(recordings) < LAYERS:
-        raise UserError(f"{len(recordings)} recordings; {LAYERS} at least are needed to make others of")
-    recordings = recordings[:MOST_RECORDINGS]
+    """Write the audio of `clips` below `directory`; existing files stay, so that a corpus can grow."""
+    if form != "synthetic" and len(recordings) < LAYERS:
+        raise UserError(f"{len(recordings)} recordings are too few to mix; at least {LAYERS} are needed")
+    recordings = recordings[:MAX_RECORDINGS]
     clips = [clip for clip in clips if not (directory / clip.path(form)).exists()]
     for folder in {os.path.dirname(clip.path()) for clip in clips}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -96,8 +101,8 @@ def generate(
             future.result()
 
 
-def write_tables(clips: list[Clip], directory: Path) -> None:
-    """Write the rows of `clips` as AudioCaps' csv files."""
+def write_tables(clips: list[AudioCapsClip], directory: Path) -> None:
+    """Write `clips` as AudioCaps' CSV files."""
     directory.mkdir(parents=True, exist_ok=True)
     for table in ("train", "val", "test"):
         with (directory / f"{table}.csv").open("w", encoding="utf-8", newline="") as file:
@@ -108,12 +113,12 @@ def write_tables(clips: list[Clip], directory: Path) -> None:
                     writer.writerows([number, clip.youtube_id, clip.start, caption] for number, caption in clip.captions)
 
 
-def write_sounds(clips: list[Clip], directory: Path, seconds: float, recordings: tuple[Path, ...], form: Form) -> None:
+def write_sounds(clips: list[AudioCapsClip], directory: Path, seconds: float, recordings: tuple[Path, ...], form: Form) -> None:
     for clip in clips:
         path = clip.path(form)
         extension = path.rpartition(".")[2]
         partial = directory / f"{path}.partial"
-        if form == "made":
+        if form == "synthetic":
             _write(partial, extension, sound(clip.choice, seconds), RATE)
         elif form == "ogg":
             _write(partial, extension, mixed(_waves(recordings), clip.choice, seconds)[:, 0], RECORDED_RATE)
@@ -129,7 +134,7 @@ def _write(path: Path, extension: str, wave: np.ndarray, rate: int) -> None:
 
 
 def _encode(path: Path, extension: str, wave: np.ndarray) -> None:
-    """Write float32 [T, 2] as one of CODED; Opus is always of 48 kHz."""
+    """Encode float32 [T, 2] as one of CODED; Opus always has 48 kHz."""
     read = ["-f", "f32le", "-ar", str(RECORDED_RATE), "-ac", "2", "-i", "pipe:0"]
     write = [*CODED[extension], "-b:a", "128k", "-f", {"m4a": "ipod"}.get(extension, extension), f"file:{path}"]
     command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-threads", "1", "-y", *read, *write]
@@ -150,8 +155,7 @@ def _waves(recordings: tuple[Path, ...]) -> list[np.ndarray]:
 
 
 def mixed(waves: list[np.ndarray], choice: int, seconds: float, channels: int = 1) -> np.ndarray:
-    """LAYERS of the recordings over each other, each from a moment and at a speed, level and place (of two channels) drawn by
-    `choice`, float32 [T, channels]."""
+    """A mix of LAYERS recordings, each with random start, speed, level and panning, seeded by `choice`; float32 [T, channels]."""
     rng = np.random.default_rng(choice)
     count = round(seconds * RECORDED_RATE)
     total = np.zeros((count, channels), np.float32)
@@ -170,34 +174,36 @@ def mixed(waves: list[np.ndarray], choice: int, seconds: float, channels: int = 
 
 
 def sound(choice: int, seconds: float) -> np.ndarray:
-    """Gliding notes that fade, over faint noise, float32 [T]: pitches, times and glides drawn by `choice`, so that no two of
-    many thousand sounds share a landmark by more than chance."""
+    """Decaying glides over faint noise, seeded by `choice`, so that even among many thousand sounds landmarks agree only by
+    chance; float32 [T]."""
     rng = np.random.default_rng(choice)
     count = round(seconds * RATE)
     wave = rng.standard_normal(count, dtype=np.float32) * np.float32(2e-3)
     for _ in range(max(NOTES, round(NOTES * seconds))):
-        begin = int(rng.integers(0, count * 7 // 8))
+        start = int(rng.integers(0, count * 7 // 8))
         length = int(rng.uniform(0.1, 0.5) * RATE)
-        time = np.arange(min(length, count - begin), dtype=np.float32) / np.float32(RATE)
+        time = np.arange(min(length, count - start), dtype=np.float32) / np.float32(RATE)
         pitch = math.exp(rng.uniform(math.log(150), math.log(7000)))
         glide = rng.uniform(-0.5, 0.5) * pitch
         phase = np.float32(2 * math.pi) * (np.float32(pitch) * time + np.float32(glide / 2) * time * time)
-        wave[begin : begin + len(time)] += np.float32(rng.uniform(0.05, 0.15)) * np.sin(phase) * np.exp(time * np.float32(-6))
+        wave[start : start + len(time)] += np.float32(rng.uniform(0.05, 0.15)) * np.sin(phase) * np.exp(time * np.float32(-6))
     return wave
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=Path, required=True, help="directory of AudioCaps' csv files")
+    parser.add_argument("--captions", type=Path, required=True, help="directory of AudioCaps' CSV files")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of every sound (default: 1)")
-    parser.add_argument("--form", choices=Form.__args__, default="made", help="made up, or of recordings (default: %(default)s)")
-    parser.add_argument("--audio", type=Path, help="directory of recordings to make them of (default: see bench/recordings.py)")
+    parser.add_argument(
+        "--form", choices=Form.__args__, default="synthetic", help="kind of sounds and files (default: %(default)s)"
+    )
+    parser.add_argument("--audio", type=Path, help="directory of recordings to mix (default: see bench/recordings.py)")
     args = parser.parse_args()
     clips = read_clips(args.captions)[: args.count]
     write_tables(clips, args.output)
-    recordings = () if args.form == "made" else tuple(find(args.audio, args.output)[0])
+    recordings = () if args.form == "synthetic" else tuple(find(args.audio, args.output)[0])
     generate(clips, args.output, args.seconds, os.cpu_count() or 1, recordings, args.form)
 
 

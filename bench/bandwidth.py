@@ -1,6 +1,6 @@
-"""Does sound that was sampled at 8 kHz show? Real recordings as they are, and brought to 8 kHz and back by what people do it with.
+"""Detection of upsampled audio: real recordings, and the same downsampled to 8 kHz and upsampled by common tools.
 
-After it each is stored with 16 bits and measured as the resample stage measures a clip of 16 kHz.
+All are stored with 16 bits and measured as the stage `resample` measures clips of 16 kHz.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from soundmill.audio.resample import resample
 from soundmill.decoding.decode import ffmpeg_executable, read_mono
 
 RATE, LOW_RATE = 16_000, 8_000
-LIMIT_HZ = 4_500.0  # as conf/config.yaml proposes for `min_bandwidth_hz`
-PEAK = 0.9  # of every sound: cut peaks sound at all frequencies
+LIMIT_HZ = 4_500.0  # `min_bandwidth_hz` proposed in conf/config.yaml
+PEAK = 0.9  # of every sound: clipping adds energy at all frequencies
 MAX_SECONDS = 10.0
 
 Upsample = Callable[[np.ndarray], np.ndarray]
@@ -67,8 +67,7 @@ def by_ffmpeg(wave: np.ndarray) -> np.ndarray:
         return soundfile.read(high, dtype="float32")[0]
 
 
-def by_lines(wave: np.ndarray) -> np.ndarray:
-    """Linear interpolation."""
+def by_linear_interpolation(wave: np.ndarray) -> np.ndarray:
     places = np.arange(len(wave) * RATE // LOW_RATE) * (LOW_RATE / RATE)
     return np.interp(places, np.arange(len(wave)), wave)
 
@@ -80,9 +79,9 @@ UPSAMPLED: dict[str, Upsample] = {
     "torchaudio, Kaiser window": by_torchaudio_kaiser,
     "scipy.signal.resample_poly": by_scipy_poly,
     "ffmpeg": by_ffmpeg,
-    "linear interpolation": by_lines,
+    "linear interpolation": by_linear_interpolation,
 }
-WITHOUT_TARGET = {"linear interpolation"}  # its images are hardly softer than sound; the rule does not look for them
+WITHOUT_TARGET = {"linear interpolation"}  # its images are almost as loud as the sound; the rule does not detect them
 
 
 def main() -> None:
@@ -96,19 +95,19 @@ def main() -> None:
     for name, values in readings.items():
         quantiles = ", ".join(f"{value:,.0f}" for value in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)))
         print(f"{name}: {shares[name]:.1%} below {LIMIT_HZ:,.0f} Hz; lowest, 5 %, median, 95 %, highest: {quantiles}")
-    honest = shares["as it is"]
+    false_alarms = shares["original"]
     measure.write(
         "bandwidth",
         args.results,
-        len(readings["as it is"]),
+        len(readings["original"]),
         {"all readings": [seconds]},
         [
             *(
-                Target(f"sound of 8 kHz by {name} that shows", shares[name], 0.95, unit="")
+                Target(f"8 kHz sound upsampled by {name} and detected", shares[name], 0.95, unit="")
                 for name in UPSAMPLED
                 if name not in WITHOUT_TARGET
             ),
-            Target("other sound that is taken for it", honest, 0.01, at_least=False, unit=""),
+            Target("false alarms: original recordings", false_alarms, 0.01, at_least=False, unit=""),
         ],
         recordings=what,
         limit_hz=LIMIT_HZ,
@@ -118,16 +117,16 @@ def main() -> None:
 
 
 def read_all(paths: list[Path]) -> dict[str, list[float]]:
-    """Bandwidth in Hz of every recording, as it is and from 8 kHz by each."""
-    found: dict[str, list[float]] = {name: [] for name in ("as it is", *UPSAMPLED)}
+    """Bandwidth in Hz of every recording, original and upsampled from 8 kHz by each tool."""
+    bandwidths: dict[str, list[float]] = {name: [] for name in ("original", *UPSAMPLED)}
     for path in paths:
         wave = read_mono(path, RATE, 3600.0)[: int(MAX_SECONDS * RATE)]
         wave *= np.float32(PEAK / max(float(np.abs(wave).max(initial=0)), 1e-3))
         low = resample(wave, RATE, LOW_RATE)
-        found["as it is"].append(bandwidth(wave))
+        bandwidths["original"].append(bandwidth(wave))
         for name, upsample in UPSAMPLED.items():
-            found[name].append(bandwidth(upsample(low)))
-    return found
+            bandwidths[name].append(bandwidth(upsample(low)))
+    return bandwidths
 
 
 def bandwidth(wave: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""A checkout of this project's files as they are now, with a cache and data of its own: what whole pipelines are measured in."""
+"""A copy of this project's current files with its own cache and data, for benchmarks of whole pipelines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Checkout:
 
     @classmethod
     def make(cls, root: Path, overrides: list[str]) -> Checkout:
-        """Copy the code and compose params.yaml for one family; its graph ends with the data stages, and so does `dvc repro`."""
+        """Copy the code, compose params.yaml for one family, and reduce the graph to the data stages."""
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE],
             cwd=ROOT,
@@ -55,7 +55,7 @@ class Checkout:
         return cls(root)
 
     def stages(self) -> list[tuple[str, str]]:
-        """(name, command) of every stage, each after all it needs."""
+        """(name, command) of every stage in the order of execution."""
         commands = in_fresh_process(commands_of, self.root)
         return [(stage.name, commands[stage.name]) for stage in dvc.stages(self.root)]
 
@@ -71,8 +71,8 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took: wall seconds to its end; and of all that it started, even if it outlived it, CPU seconds and the most
-    memory that one process held."""
+    """Cost of a command: wall seconds, CPU seconds of all its processes, peak memory of one process. Processes that outlive the
+    command are included."""
 
     seconds: float
     cpu_seconds: float
@@ -80,13 +80,13 @@ class Usage:
 
 
 def run(command: list[str], where: Path) -> Usage:
-    """Run a command to its end; what it says is shown only when it fails."""
-    # From a small process: Linux counts the memory of whoever started a process to that process's peak.
+    """Run a command; its output is shown only if it fails."""
+    # From a small process, because Linux includes the memory of the parent at the fork in a process's peak.
     return in_fresh_process(_run, command, where)
 
 
 def _run(command: list[str], where: Path) -> Usage:
-    PR_SET_CHILD_SUBREAPER = 36  # what outlives the command (the uploader of its runs) becomes our child, and is counted
+    PR_SET_CHILD_SUBREAPER = 36  # processes that outlive the command (the uploader) become our children, and are counted
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
@@ -101,7 +101,7 @@ def _run(command: list[str], where: Path) -> Usage:
             raise UserError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-4000:]}")
     usages = [usage]
     for pid in children():
-        os.kill(pid, signal.SIGTERM)  # it has stored all, and waits for a stage that does not come
+        os.kill(pid, signal.SIGTERM)  # the uploader has finished and waits for another stage
     with suppress(ChildProcessError):
         while True:
             usages.append(os.wait4(-1, 0)[2])

@@ -1,4 +1,4 @@
-"""From 5 s ogg at 44.1 kHz to 16 kHz mono FLAC: the resample stage, against a shell loop of ffmpeg, lhotse and a bare loop."""
+"""From 5 s Ogg at 44.1 kHz to 16 kHz mono FLAC: the stage `resample` against a shell loop of ffmpeg, lhotse and a bare loop."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import measure, recordings
-from bench.measure import ROOT, WORKERS, Target, as_a_stage, ratio, timed
+from bench.measure import ROOT, WORKERS, Target, in_stage_environment, ratio, timed
 from bench.project import Project
 from soundmill import tracking
 from soundmill.decoding.ffmpeg import ffmpeg_executable, version_of
 
-CLIPS_PER_SHARD = 50  # some; few enough that a process which others slow down gets fewer of them
-STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where a script finds its ffmpeg
+CLIPS_PER_SHARD = 50  # about; small, so that a slowed process gets fewer shards
+STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where scripts find ffmpeg
 
-# One ffmpeg after the other, as a shell script does it. $1: ffmpeg, $2: recordings, $3: output.
+# One ffmpeg after the other, as in a shell script. $1: ffmpeg, $2: recordings, $3: output.
 SHELL_LOOP = """
 for path in "$2"/*; do
     name=$(basename "$path")
@@ -37,7 +37,7 @@ def main() -> None:
         source = work / "recordings"
         recordings.repeat(found, args.clips, source)
         planned = plan(source, work / "planned", shards=max(1, args.clips // CLIPS_PER_SHARD))
-        calls: list[float] = []  # of lhotse, in each round: without its own imports
+        calls: list[float] = []  # seconds of lhotse's call in each round, without its imports
 
         def lhotse() -> float:
             seconds, call = peer("lhotse", source, work / "lhotse")
@@ -48,7 +48,7 @@ def main() -> None:
         rounds = measure.in_turns(
             {
                 "soundmill": lambda: resample_command(planned, work / "ours"),
-                "soundmill, started processes": lambda: as_a_stage(resample, planned, work / "ours"),
+                "soundmill, started processes": lambda: in_stage_environment(resample, planned, work / "ours"),
                 **loops,
                 "lhotse": lhotse,
                 "lhotse, started processes": lambda: peer("lhotse", source, work / "lhotse", "--started")[1],
@@ -58,10 +58,10 @@ def main() -> None:
             args.repetitions,
         )
         seconds = rounds.seconds
-        mine, started = seconds["soundmill"], seconds["soundmill, started processes"]
-        judged, *others = ((name, ratio(seconds[name], mine)) for name in loops)
+        ours, started = seconds["soundmill"], seconds["soundmill, started processes"]
+        target, *others = ((name, ratio(seconds[name], ours)) for name in loops)
         others += [
-            ("lhotse's call without its imports, ours with them", ratio(calls, mine)),
+            ("lhotse's call without its imports, ours with them", ratio(calls, ours)),
             ("lhotse, with started processes", ratio(seconds["lhotse, started processes"], started)),
         ]
         measure.write(
@@ -70,9 +70,9 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target(f"decode + resample + FLAC, against a {judged[0]}", judged[1], 5),
-                Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], mine), 1.2),
-                Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], mine), 0.7),
+                Target(f"decode + resample + FLAC, against a {target[0]}", target[1], 5),
+                Target("… against lhotse's resample → save_audios", ratio(seconds["lhotse"], ours), 1.2),
+                Target("… against a bare loop of libsndfile, soxr, FLAC", ratio(seconds["bare loop"], ours), 0.7),
                 Target("… with started processes", ratio(seconds["bare loop, started processes"], started), 0.7),
             ],
             recordings=what,
@@ -83,14 +83,14 @@ def main() -> None:
 
 
 def with_each_ffmpeg(what: str, competitor: Callable[[Path], float]) -> dict[str, Callable[[], float]]:
-    """A competitor for every ffmpeg, by name; the targets are held against the first."""
+    """A competitor for every ffmpeg, by name; targets refer to the first."""
     return {f"{what} {name}": functools.partial(competitor, executable) for name, executable in ffmpegs().items()}
 
 
 def ffmpegs() -> dict[str, Path]:
-    """The system's ffmpeg, if it has one, which is what others' scripts find; and the pinned one that we decode with.
+    """The system's ffmpeg, if there is one, and the pinned one that Soundmill uses.
 
-    They differ: a distribution's links a hundred libraries and takes three times as long to start as a static one.
+    A distribution's ffmpeg links a hundred libraries and takes three times as long to start as the static one.
     """
     found = shutil.which("ffmpeg", path=STANDARD_PATH)
     system = {"the system's ffmpeg": Path(found)} if found else {}
@@ -99,14 +99,14 @@ def ffmpegs() -> dict[str, Path]:
 
 
 def about_ffmpegs(others: list[tuple[str, float]]) -> dict[str, object]:
-    """What a result has to say of them: versions, and the ratios that no target was set for."""
+    """Versions of ffmpeg and ratios without targets, for the results."""
     for name, value in others:
         print(f"against {name}: {value:.3g}×")
     return {"ffmpegs": {name: version_of(path) for name, path in ffmpegs().items()}, "other_ratios": dict(others)}
 
 
 def plan(source: Path, root: Path, shards: int) -> Path:
-    """A project in which `scan` and `segment` have planned the clips of `source`: what `resample` starts from."""
+    """Make a project in which `scan` and `segment` have planned the clips of `source`."""
     settings = ["corpus=folder", f"corpus.path='{source}'", f"corpus.shards={shards}", "clips.default.clip_seconds=5.0"]
     project = Project.make(root, settings)
     project.run("scan", "corpus")
@@ -115,24 +115,24 @@ def plan(source: Path, root: Path, shards: int) -> Path:
 
 
 def resample_command(planned: Path, root: Path) -> float:
-    """Seconds of the resample stage as `dvc repro` runs it, but recorded nowhere, in a project of its own (nothing to reuse)."""
-    emptied(root, planned)
+    """Seconds of the stage `resample` as `dvc repro` runs it, without tracking, in an empty project."""
+    make_empty(root, planned)
     inputs = {"--corpus": planned / "data/corpus", "--segments": planned / "data/segments"}
     outputs = {"--clips": root / "data/clips", "--metrics": root / "data/resample.json"}
     command = ["sh", "stages/python.sh", "-m", "stages.resample", "--variant", "default", "--params", root / "params.yaml"]
     for option, path in {**inputs, **outputs}.items():
         command += [option, path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", tracking.SWITCH: "off"}  # threads as the others'
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", tracking.SWITCH: "off"}  # as many threads as the competitors
     return timed(lambda: subprocess.run(command, cwd=ROOT, env=environment, check=True))
 
 
 def resample(planned: Path, root: Path) -> float:
-    """Seconds of the same stage's workers, from the first shard's start to the last one's end."""
-    emptied(root, planned)
+    """Seconds of the stage's workers, from the start of the first shard to the end of the last."""
+    make_empty(root, planned)
     return Project(root).run("resample", "clips.default", corpus=planned / "data/corpus", segments=planned / "data/segments")
 
 
-def emptied(root: Path, planned: Path) -> None:
+def make_empty(root: Path, planned: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     shutil.copyfile(planned / "params.yaml", root / "params.yaml")
@@ -146,7 +146,7 @@ def shell_loop(ffmpeg: Path, source: Path, output: Path) -> float:
 
 
 def peer(name: str, source: Path, output: Path, *options: str) -> tuple[float, float]:
-    """Seconds of one of bench/peers.py: of the whole command, and those that it tells of its call alone."""
+    """Seconds of one of bench/peers.py: of the whole command, and of the call alone."""
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "bench.peers", name, source, output, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as `in_fresh_process` does

@@ -1,7 +1,7 @@
-"""Do scores follow damage? Real sounds against others, whole and ever more damaged, by every embedder whose weights are here.
+"""Scores of increasingly degraded sounds, by every embedder whose weights are available.
 
-Folds 1 and 2 of ESC-10 are the reference; fold 3 is scored, first as it is, which is near the floor, then in more and more noise,
-low-passed, clipped, and at last as silence or noise alone.
+Folds 1 and 2 of ESC-10 are the reference. Fold 3 is scored: unchanged, which is near the floor; with increasing noise, low-passed,
+clipped; replaced by silence and by noise.
 
 SOUNDMILL_WEIGHTS=../shared/models python -m bench.degradations
 """
@@ -24,14 +24,14 @@ from soundmill.evaluation.features import MAX_SECONDS
 
 RATE = 16_000
 METRICS = ("fad", "mmd", "kl")
-PARTS = ((3,), (1, 2))  # folds that are scored, and those of the reference
+PARTS = ((3,), (1, 2))  # folds that are scored, folds of the reference
 SECONDS = 5
 
 Damage = Callable[[np.ndarray, str], np.ndarray]
 
 
-def in_noise(decibels: float) -> Damage:
-    """White noise, so many decibels softer than the sound is on average over its loudest second."""
+def add_noise(decibels: float) -> Damage:
+    """Add white noise, this many dB below the mean level of the sound's loudest second."""
 
     def damage(wave: np.ndarray, name: str) -> np.ndarray:
         random = np.random.default_rng(int(hashing.digest("noise", name), 16))
@@ -52,7 +52,7 @@ def low_pass(hertz: float) -> Damage:
 
 
 def clipped(share: float) -> Damage:
-    """So loud that this share of the samples lies beyond full scale, and as loud as before."""
+    """Clip this share of the samples, at unchanged level."""
 
     def damage(wave: np.ndarray, _: str) -> np.ndarray:
         edge = max(float(np.quantile(np.abs(wave), 1 - share)), 1e-4)
@@ -70,10 +70,10 @@ def only_noise(wave: np.ndarray, name: str) -> np.ndarray:
     return (0.1 * random.standard_normal(len(wave))).astype(np.float32)
 
 
-# What grows from one to the next; of each kind scores should grow as well.
+# Each kind in increasing strength, with which scores should grow.
 DAMAGES: dict[str, dict[str, Damage]] = {
-    "as it is": {"": lambda wave, _: wave},
-    "noise": {f"{level} dB softer": in_noise(level) for level in (30, 20, 10, 0)},
+    "unchanged": {"": lambda wave, _: wave},
+    "noise": {f"{level} dB softer": add_noise(level) for level in (30, 20, 10, 0)},
     "low-pass": {f"{hertz} Hz": low_pass(hertz) for hertz in (6000, 3000, 1500, 750)},
     "clipping": {f"{share:.0%} of the samples": clipped(share) for share in (0.05, 0.2, 0.5)},
     "silence": {"": silent},
@@ -82,37 +82,37 @@ DAMAGES: dict[str, dict[str, Damage]] = {
 
 
 def folds(corpus: Path, numbers: Iterable[int]) -> list[tuple[str, Path]]:
-    """(name, file) of ESC-10's recordings of these folds, which their names begin with."""
-    wanted = {str(number) for number in numbers}
-    return [(path.stem, path) for path in sorted(corpus.rglob("*.ogg")) if path.name.partition("-")[0] in wanted]
+    """(name, file) of ESC-10's recordings of these folds; names begin with the fold."""
+    prefixes = {str(number) for number in numbers}
+    return [(path.stem, path) for path in sorted(corpus.rglob("*.ogg")) if path.name.partition("-")[0] in prefixes]
 
 
-def score(corpus: Path, judge: features.Judge, every: int = 1) -> dict[str, dict[str, float]]:
-    """By set ("noise 30 dB softer") its scores by key; KL is to the same sounds undamaged. Takes every so many-th recording."""
+def score(corpus: Path, embedder: features.Judge, every: int = 1) -> dict[str, dict[str, float]]:
+    """Scores by set ("noise 30 dB softer") and key, from every `every`-th recording; KL is relative to the unchanged sounds."""
     test, reference = (
         {name: read_mono(path, RATE, MAX_SECONDS) for name, path in folds(corpus, numbers)[::every]} for numbers in PARTS
     )
     if not test or not reference:
         raise UserError(f"{corpus}: no recordings of folds 1 to 3 (1-100032-A.ogg …); give the directory of ESC-10")
-    network = judge.load()
+    network = embedder.load()
 
-    def hear(waves: dict[str, np.ndarray]) -> scores.Side:
+    def embed(waves: dict[str, np.ndarray]) -> scores.Side:
         at_rate = [resample(np.clip(wave, -1, 1), RATE, network.sample_rate) for wave in waves.values()]
-        found = network.embed(at_rate)
-        return scores.Side.of(dict(zip(waves, found.frames, strict=True)), dict(zip(waves, found.logits, strict=True)))
+        embeddings = network.embed(at_rate)
+        return scores.Side.of(dict(zip(waves, embeddings.frames, strict=True)), dict(zip(waves, embeddings.logits, strict=True)))
 
-    whole, found = hear(reference), {}
-    as_it_is = hear(test)
-    metrics = [metric for metric in METRICS if protocols.can_judge(judge.name, metric)]
+    whole, results = embed(reference), {}
+    unchanged = embed(test)
+    metrics = [metric for metric in METRICS if protocols.can_judge(embedder.name, metric)]
     for kind, steps in DAMAGES.items():
         for step, damage in steps.items():
-            side = hear({name: damage(wave, name) for name, wave in test.items()})
-            found[f"{kind} {step}".strip()] = {
-                f"{metric}_{judge.name}": _value(metric, side, as_it_is if scores.METRICS[metric].paired else whole)
+            side = embed({name: damage(wave, name) for name, wave in test.items()})
+            results[f"{kind} {step}".strip()] = {
+                f"{metric}_{embedder.name}": _value(metric, side, unchanged if scores.METRICS[metric].paired else whole)
                 for metric in metrics
             }
-            print(f"{kind} {step}".strip(), found[f"{kind} {step}".strip()], flush=True)
-    return found
+            print(f"{kind} {step}".strip(), results[f"{kind} {step}".strip()], flush=True)
+    return results
 
 
 def _value(metric: str, first: scores.Side, second: scores.Side) -> float:
@@ -121,7 +121,7 @@ def _value(metric: str, first: scores.Side, second: scores.Side) -> float:
 
 def rows(found: dict[str, dict[str, float]]) -> str:
     """A Markdown table."""
-    keys = list(found["as it is"])
+    keys = list(found["unchanged"])
     lines = ["| fold 3 | " + " | ".join(keys) + " |", "|---|" + "--:|" * len(keys)]
     for name, of in found.items():
         lines.append(f"| {name} | " + " | ".join(f"{of[key]:.4g}" if key in of else "–" for key in keys) + " |")
@@ -131,15 +131,15 @@ def rows(found: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=measure.ROOT.parent / "shared" / "data" / "esc10", help="ESC-10")
-    parser.add_argument("--tagger", type=Path, help="directory of a pipeline's tagger, to judge as well")
+    parser.add_argument("--tagger", type=Path, help="directory of a pipeline's tagger, used as another embedder")
     args = parser.parse_args()
     names = [name for name in embedders.NAMES if name != "tagger" and embedders.unavailable(name) is None]
-    judges = [features.Judge(name) for name in names] + ([features.Judge("tagger", args.tagger)] if args.tagger else [])
-    found: dict[str, dict[str, float]] = {}
-    for judge in judges:
-        for name, of in score(args.corpus, judge).items():
-            found.setdefault(name, {}).update(of)
-    print(rows(found))
+    chosen = [features.Judge(name) for name in names] + ([features.Judge("tagger", args.tagger)] if args.tagger else [])
+    results: dict[str, dict[str, float]] = {}
+    for embedder in chosen:
+        for name, values in score(args.corpus, embedder).items():
+            results.setdefault(name, {}).update(values)
+    print(rows(results))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A training step and a sampling step of DiffWave's vocoder net, beside the package `diffwave`; and how fast sounds are made.
+"""Training and sampling steps of DiffWave's vocoder net against the package `diffwave`, and the speed of sampling.
 
 Steps: 30 layers of 64 channels, the same weights and batch (crops of 62 frames of noise), float32, two threads, in turns in one
-process. A training step ends with Adam's; a sampling step is a sixth of the fast schedule. The ratio is one of CPU seconds, which
-others who use the machine hardly change. Peak memory: of a new process for each, beyond the net.
+process. A training step includes Adam; a sampling step is a sixth of the fast schedule. Ratios are of CPU seconds, which other
+processes hardly affect. Peak memory is measured in a new process for each, beyond the net.
 
-Speed: one thread, CPU seconds for a second of sound at 22.05 kHz, in 6 and in 50 steps, by nets of three sizes; weights are random,
-which changes no time.
+Speed: CPU seconds of one thread per second of sound at 22.05 kHz, in 6 and in 50 steps, for nets of three sizes with random
+weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from soundmill import params
 from soundmill.params import parse
 
 THREADS = 2
-FRAMES = 62  # of a crop: the published size
+FRAMES = 62  # of a crop, as published
 FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]
 
 
@@ -28,18 +28,18 @@ def main() -> None:
     parser = measure.parser(__doc__, batch=2, repetitions=7, layers=30, frames=10)
     args = parser.parse_args()
     kinds = {"training step": 1, "sampling step": len(FAST)}
-    found = measure.steps_in_turns(sides, kinds, (args.layers, args.batch), args.repetitions)
+    measured = measure.steps_in_turns(sides, kinds, (args.layers, args.batch), args.repetitions)
     speeds = {name: speed(network, args.frames) for name, network in networks(args.layers).items()}
     for name, of in speeds.items():
-        print(f"{name}: " + ", ".join(f"{steps} steps {seconds:.3g} s for a second of sound" for steps, seconds in of.items()))
+        print(f"{name}: " + ", ".join(f"{steps} steps {seconds:.3g} s per second of sound" for steps, seconds in of.items()))
     measure.write(
         "diffwave",
         args.results,
         args.batch,
-        found.seconds,
-        found.targets("diffwave"),
-        cpu_seconds=found.cpu_seconds,
-        peak_memory_bytes=found.peak_memory_bytes,
+        measured.seconds,
+        measured.targets("diffwave"),
+        cpu_seconds=measured.cpu_seconds,
+        peak_memory_bytes=measured.peak_memory_bytes,
         real_time_factors=speeds,
         threads=THREADS,
         layers=args.layers,
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
-    """Both sides' work on the same batch: both nets with the same weights."""
+    """Both sides' work on the same batch, with the same weights."""
     import torch
     from diffwave import inference
     from diffwave.model import DiffWave as TheirNet
@@ -105,7 +105,7 @@ def network_of(layers: int, channels: int, dilation_cycle: int = 10) -> Any:
 
 
 def networks(layers: int) -> dict[str, Any]:
-    """Nets by their name: the one that is trained here in minutes, and the two published."""
+    """The laptop-scale net and the two published ones, by name."""
     from soundmill.models.components.diffwave.params import DiffWaveParams
 
     document = params.compose(measure.ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]
@@ -136,18 +136,18 @@ def published_spec() -> Any:
 
 
 def speed(network: Any, frames: int) -> dict[str, float]:
-    """CPU seconds for a second of sound, by one thread, in 6 steps and in all 50 of the training."""
+    """CPU seconds of one thread per second of sound, in 6 steps and in the 50 of the training."""
     import torch
 
     torch.set_num_threads(1)
     log_mels, seconds = torch.full((1, 80, frames), -3.0), frames * 256 / 22_050
-    found = {}
+    costs = {}
     for steps, betas in (("6", FAST), ("50", "trained")):
-        made = vocoder(network, betas)
+        sampler = vocoder(network, betas)
         start = time.process_time()
-        made.vocode(log_mels)
-        found[steps] = (time.process_time() - start) / seconds
-    return found
+        sampler.vocode(log_mels)
+        costs[steps] = (time.process_time() - start) / seconds
+    return costs
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Fréchet distances from embeddings to number: beside scipy's matrix square root, which other tools take; and memory by clips.
+"""Fréchet distances of embeddings against scipy's matrix square root, which other tools use; and memory by number of clips.
 
 FD of 886 clips in 2048 dimensions (the AudioCaps test set by PANNs) and FAD of their patches in 128 (by VGGish), each in a process
-of one thread; seconds are of its processor, so that others on the machine count for little. Memory is the peak of a process that
-scores a streamed set with its interval.
+of one thread, in CPU seconds. Memory is the peak of a process that scores a streamed set with an interval.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from bench import measure
 from bench.measure import Target, in_fresh_process, ratio
 from soundmill.evaluation import frechet, scores
 
-EQUAL = 1e-6  # relative difference of two ways to the same number
+EQUAL = 1e-6  # largest relative difference of the two results
 
 
 def main() -> None:
@@ -66,21 +65,21 @@ def main() -> None:
 
 
 def sets(rows: int, size: int) -> list[np.ndarray]:
-    """Two sets as embeddings are: after a ReLU, of unequal spread, in float32."""
+    """Two sets similar to embeddings: after a ReLU, with unequal variances, float32."""
     random = np.random.default_rng(0)
     spread = 1 / np.sqrt(1 + np.arange(size) / 20)
     mix = random.standard_normal((size, size)) / np.sqrt(size)
-    made = [np.maximum((random.standard_normal((rows, size)) * spread) @ mix + shift, 0) for shift in (0.1, 0.15)]
-    return [part.astype(np.float32) for part in made]
+    both = [np.maximum((random.standard_normal((rows, size)) * spread) @ mix + shift, 0) for shift in (0.1, 0.15)]
+    return [part.astype(np.float32) for part in both]
 
 
 def timed(way: str, rows: int, size: int, repeats: int) -> tuple[float, float]:
-    """Processor seconds from rows to the distance, and the distance."""
+    """CPU seconds of the distance, and its value."""
     first, second = sets(rows, size)
     distance: Callable[[np.ndarray, np.ndarray], float] = {"soundmill": frechet.frechet_of_rows, "scipy's sqrtm": by_square_root}[
         way
     ]
-    distance(first[:, :8], second[:, :8])  # what is imported at the first call
+    distance(first[:, :8], second[:, :8])  # imports happen in the first call
     start = time.process_time()
     for _ in range(repeats):
         value = distance(first, second)
@@ -88,7 +87,7 @@ def timed(way: str, rows: int, size: int, repeats: int) -> tuple[float, float]:
 
 
 def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
-    """As frechet-audio-distance, audioldm_eval and others compute it: numpy's covariances and scipy's matrix square root."""
+    """Fréchet distance as in frechet-audio-distance, audioldm_eval and others: numpy's covariances, scipy's matrix square root."""
     from scipy.linalg import sqrtm
 
     means = [rows.mean(axis=0, dtype=np.float64) for rows in (first, second)]
@@ -99,7 +98,7 @@ def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def peak(clips: int, size: int) -> float:
-    """Peak memory in megabytes of a process that scores so many streamed clips against as many, with an interval."""
+    """Peak memory in megabytes of this process, scoring two streamed sets of this many clips with an interval."""
 
     def side(seed: int) -> scores.Side:
         ids = tuple(f"clip{number:06d}" for number in range(clips))

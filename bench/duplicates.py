@@ -1,4 +1,4 @@
-"""Duplicates planted in real recordings, found again; alarms among the recordings as they are; time and memory as clips grow."""
+"""Duplicate detection: recall of planted copies, false alarms among originals, time and memory by number of clips."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from soundmill.corpora import duplicates, fingerprint_index, landmarks
 from soundmill.decoding import decode
 
 ONE_SHOTS = ROOT.parent / "shared" / "data" / "cc0_samples"  # drums, hits and loops, most of them below a second
-SHIFT_SECONDS = 0.3  # no multiple of the fingerprint's hop
+SHIFT_SECONDS = 0.3  # not a multiple of the fingerprint's hop
 CROP_SECONDS = (1.0, 4.0)
 SIZES = (1_000, 5_000, 20_000, 50_000)
 CLIP_SECONDS = 5
-AT_ONCE = 100  # clips that are taken into the index together, as those of a shard are
-PLANTED = 100  # copies among the made clips of each size
-NOISE_DB = 0.4  # that a coder adds to the level of a band in a made copy, standard deviation
+AT_ONCE = 100  # clips added to the index together, as from a shard
+PLANTED = 100  # copies among the synthetic clips of each size
+NOISE_DB = 0.4  # standard deviation of band levels in a synthetic copy, as if from a codec
 
 
 def original(wave: np.ndarray, rate: int, path: Path) -> Path:
@@ -54,7 +54,7 @@ def earlier(wave: np.ndarray, rate: int, path: Path) -> Path:
 
 
 def coded(wave: np.ndarray, rate: int, path: Path, codec: str, extension: str) -> Path:
-    """At 64 kbit/s; coders that do not know the rate are given 48 kHz."""
+    """Encode at 64 kbit/s; rates that not all codecs support are resampled to 48 kHz."""
     if rate not in (16_000, 22_050, 24_000, 32_000, 44_100, 48_000):
         wave, rate = resample.resample(wave, rate, 48_000), 48_000
     source, coded = original(wave, rate, path.with_name(f"{path.name}-source")), path.with_suffix(extension)
@@ -92,12 +92,12 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, int, Path], Path]] = {
     "at 8 kHz": narrow,
     "seconds 1 to 4 of it": cropped,
 }
-PROMISED = tuple(name for name in TRANSFORMS if "dB" in name or "later" in name or "kbit/s" in name)
+WITH_TARGET = tuple(name for name in TRANSFORMS if "dB" in name or "later" in name or "kbit/s" in name)
 
 
 @dataclass
 class Recall:
-    """Copies of one kind: how many were made of recordings long enough, found, and could not be told for want of features."""
+    """Copies of one kind: planted in recordings that are long enough, found, and without features to compare."""
 
     planted: int = 0
     found: int = 0
@@ -107,12 +107,12 @@ class Recall:
 
 
 def plant(source: Path, rank: int, directory: Path) -> list[str]:
-    """Write a recording and its copies as `<transform>/<rank>.*` below `directory`; the transforms that it is long enough for."""
+    """Write a recording and its copies as `<transform>/<rank>.*`; returns the transforms that it is long enough for."""
     rate, blocks = decode.decode_blocks(source, decode.MAX_SECONDS)
     wave = np.concatenate(list(blocks))
     (directory / "original").mkdir(exist_ok=True)
     original(wave, rate, directory / "original" / f"{rank:05d}")
-    made = []
+    applied = []
     for name, transform in TRANSFORMS.items():
         least = {earlier: 2 * SHIFT_SECONDS, cropped: CROP_SECONDS[1]}.get(
             getattr(transform, "keywords", {}).get("shift", transform), 0
@@ -121,15 +121,15 @@ def plant(source: Path, rank: int, directory: Path) -> list[str]:
             place = directory / str(list(TRANSFORMS).index(name))
             place.mkdir(exist_ok=True)
             transform(wave, rate, place / f"{rank:05d}")
-            made.append(name)
-    return made
+            applied.append(name)
+    return applied
 
 
 def planted(sources: list[Path], work: Path) -> tuple[dict[str, Recall], list[dict[str, Any]]]:
-    """Recall by transform, each against all originals at once; and the pairs of recordings that nobody planted."""
+    """Recall by transform, each among all originals, and the pairs of recordings that were not planted."""
     work.mkdir()
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
-        made = list(pool.map(plant, sources, range(len(sources)), [work] * len(sources)))
+        applied = list(pool.map(plant, sources, range(len(sources)), [work] * len(sources)))
     recalls, alarms = {}, {}
     for number, name in enumerate(TRANSFORMS):
         folder = work / f"pairs-{number}"
@@ -148,7 +148,7 @@ def planted(sources: list[Path], work: Path) -> tuple[dict[str, Recall], list[di
             else:
                 key = tuple(sorted((label(sources[int(first)]), label(sources[int(second)]))))
                 alarms[key] = max(pair["score"], alarms.get(key, 0.0))
-        for rank, names in enumerate(made):
+        for rank, names in enumerate(applied):
             if name in names:
                 recall.planted += 1
                 stem = f"{rank:05d}"
@@ -160,15 +160,15 @@ def planted(sources: list[Path], work: Path) -> tuple[dict[str, Recall], list[di
                 else:
                     recall.missed.append(label(sources[rank]))
     by_label = {label(source): source for source in sources}
-    looked_at = [
+    unplanted = [
         {"a": a, "b": b, "score": score, "waveform_correlation": correlation(by_label[a], by_label[b])}
         for (a, b), score in sorted(alarms.items())
     ]
-    return recalls, looked_at
+    return recalls, unplanted
 
 
 def correlation(first: Path, second: Path) -> float:
-    """Highest correlation of two recordings' samples over all offsets, where they overlap: what ear and eye would go by."""
+    """Highest absolute correlation of two recordings' overlapping samples over all offsets."""
     from scipy.signal import correlate
 
     a, b = (decode.read_mono(path, fingerprint.SAMPLE_RATE, 60).astype(np.float64) for path in (first, second))
@@ -183,7 +183,7 @@ def label(path: Path) -> str:
 
 
 def grow(clips: int) -> dict[str, Any]:
-    """Find PLANTED copies among made clips of noise in this process: seconds, peak memory, recall."""
+    """Find PLANTED copies among synthetic clips of noise in this process: seconds, peak memory, recall."""
 
     def energies(number: int) -> np.ndarray:
         rng = np.random.default_rng(number)
@@ -221,7 +221,7 @@ def grow(clips: int) -> dict[str, Any]:
     return {
         "clips": clips,
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,  # what its growth is told by: others may use the machine
+        "cpu_seconds": cpu_seconds,  # used for the growth: hardly affected by other processes
         "peak_megabytes": peak / 1024,
         "megabytes_at_start": before / 1024,
         "recall": copies / PLANTED,
@@ -230,7 +230,7 @@ def grow(clips: int) -> dict[str, Any]:
 
 
 def milliseconds(seconds: float) -> float:
-    """CPU time of one fingerprint of a clip of noise, in ms: the least of ten."""
+    """CPU time in ms of the fingerprint of a clip of noise: the minimum of ten."""
     wave = np.random.default_rng(0).normal(0, 0.1, round(seconds * fingerprint.SAMPLE_RATE)).astype(np.float32)
     times = []
     for _ in range(10):
@@ -263,13 +263,13 @@ def main() -> None:
         math.log(growth[-1]["cpu_seconds"] / growth[0]["cpu_seconds"]) / math.log(sizes[-1] / sizes[0]) if len(sizes) > 1 else 1.0
     )
     alarmed = {clip for pair in alarms[what] for clip in (pair["a"], pair["b"])}
-    targets = [Target(f"recall, {name}", 100 * tables[what][name]["recall"], 95, unit=" %") for name in PROMISED]
+    targets = [Target(f"recall, {name}", 100 * tables[what][name]["recall"], 95, unit=" %") for name in WITH_TARGET]
     targets += [
-        # All count as false, though one by one they are not: see their waveforms' correlation.
+        # All count as false alarms, although some are true duplicates: see their waveform correlation.
         Target("clips in pairs that were not planted", 100 * len(alarmed) / len(corpora[what]), 1, at_least=False, unit=" %"),
         Target("fingerprint of 5 s", cost, 2, at_least=False, unit=" ms"),
         Target(
-            f"time of the index from {sizes[0]} to {sizes[-1]} clips grows as n to the power of",
+            f"exponent of the index's time from {sizes[0]} to {sizes[-1]} clips",
             slope,
             1.2,
             at_least=False,

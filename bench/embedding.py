@@ -1,7 +1,7 @@
-"""Embeddings of 5 s clips from files, at random weights of the real architectures, beside the implementations ours are ports of.
+"""Embedding 5 s clips from files, with random weights, against the implementations that Soundmill's embedders port.
 
-Ours is what `soundmill evaluate` does of a folder: decode, resample, measure, embed, keep as Parquet, in two processes of one
-thread. The others go clip by clip, as their own code does, with two threads. Both are timed from when the net is there.
+Soundmill does what `soundmill evaluate` does with a folder: decode, resample, measure, embed, store as Parquet, in two processes of
+one thread. The originals process clip by clip with two threads. Loading the net is not included.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ YAMNET = ROOT.parent / "shared" / "models"
 
 
 @dataclass(frozen=True)
-class Bench(features.Judge):
-    """An embedder whose weights lie at `path`, and that notes when it was ready and what processor time it has taken since."""
+class TimedEmbedder(features.Judge):
+    """An embedder with weights at `path` that records when it was loaded and its CPU time since."""
 
     path: Path = Path()
-    notes: Path = Path()  # directory with one of each process
+    notes: Path = Path()  # directory with a file of each process
 
     @property
     def weights(self) -> str:
@@ -49,15 +49,15 @@ class Bench(features.Judge):
     def load(self) -> Embedder:
         from soundmill.evaluation.embedders import panns, vggish, yamnet
 
-        made: dict[str, Callable[[Path], Embedder]] = {"vggish": vggish.VggishEmbedder, "yamnet": yamnet.YamnetEmbedder}
-        net = made[self.name](self.path) if self.name in made else panns.Cnn14Embedder(self.name, self.path)
-        heard, note = net.embed, self.notes / uuid.uuid4().hex
-        ready, cpu = time.monotonic(), time.process_time()  # the first is of the machine, the same in every process
+        classes: dict[str, Callable[[Path], Embedder]] = {"vggish": vggish.VggishEmbedder, "yamnet": yamnet.YamnetEmbedder}
+        net = classes[self.name](self.path) if self.name in classes else panns.Cnn14Embedder(self.name, self.path)
+        original, note = net.embed, self.notes / uuid.uuid4().hex
+        ready, cpu = time.monotonic(), time.process_time()  # monotonic: the same clock in every process
 
         def embed(waves: Sequence[np.ndarray]) -> Embeddings:
-            found = heard(waves)
+            embeddings = original(waves)
             note.write_text(json.dumps([ready, time.process_time() - cpu]))
-            return found
+            return embeddings
 
         net.embed = embed
         return net
@@ -68,13 +68,13 @@ def main() -> None:
     with measure.workplace(args.work) as place:
         work = Path(place)
         found, what = recordings.find(args.audio, work)
-        clips = min(args.clips, len(found))  # a sound that is there twice would be embedded once
+        clips = min(args.clips, len(found))  # a repeated sound would be embedded only once
         recordings.repeat(found, clips, work / "recordings")
         for name in references.PACKAGES:
             in_fresh_process(references.write_random_weights, name, work / f"{name}.pth")
-        cpu: dict[str, list[float]] = {}  # of the work alone
+        cpu: dict[str, list[float]] = {}  # of the work, without start and imports
 
-        def noted(who: str, function: Callable[..., tuple[float, float]], *args: Any) -> Callable[[], float]:
+        def recorded(who: str, function: Callable[..., tuple[float, float]], *args: Any) -> Callable[[], float]:
             def run() -> float:
                 seconds, working = function(*args)
                 cpu.setdefault(who, []).append(working)
@@ -86,7 +86,7 @@ def main() -> None:
         for name in references.PACKAGES:
             for who, function in (("soundmill", ours), (references.PACKAGES[name], theirs)):
                 which = f"{who}, {name}"
-                competitors[which] = noted(which, function, name, work / f"{name}.pth", work / "recordings")
+                competitors[which] = recorded(which, function, name, work / f"{name}.pth", work / "recordings")
         rounds = measure.in_turns(competitors, args.repetitions)
         targets = [
             Target(
@@ -100,12 +100,12 @@ def main() -> None:
         yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / pretrained.REGISTRY["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
-            alone = measure.in_turns({"yamnet": noted("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)
+            alone = measure.in_turns({"yamnet": recorded("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)
             rate = args.yamnet_clips / min(alone.seconds["yamnet"])
-            targets.append(Target("yamnet: five-second clips a second, from FLAC of 16 kHz", rate, 250.0, unit="/s"))
+            targets.append(Target("yamnet: 5 s clips per second, from FLAC at 16 kHz", rate, 250.0, unit="/s"))
             more["yamnet"] = {"clips": args.yamnet_clips, "seconds": alone.seconds["yamnet"]}
         else:
-            print(f"yamnet is left out: no {yamnet}")
+            print(f"yamnet is skipped: missing {yamnet}")
         measure.write(
             "embedding",
             args.results,
@@ -125,12 +125,12 @@ def ours(name: str, net: Path, source: Path) -> tuple[float, float]:
 
 
 def embed(name: str, net: Path, source: Path) -> tuple[float, float]:
-    """Seconds from the first worker that was ready until all files of `source` are embedded and kept; the workers' CPU seconds."""
+    """Seconds from the first loaded worker until all files of `source` are embedded and stored; CPU seconds of the workers."""
     with measure.workplace(source.parent) as place:
         notes = Path(place) / "notes"
         notes.mkdir()
         sounds = [features.file(path.stem, path, hashing.file_digest(path)) for path in sorted(source.iterdir())]
-        features.embed_all([Bench(name, path=net, notes=notes)], sounds, Path(place) / "cache", WORKERS)
+        features.embed_all([TimedEmbedder(name, path=net, notes=notes)], sounds, Path(place) / "cache", WORKERS)
         end = time.monotonic()
         ready, cpu = zip(*(json.loads(path.read_text()) for path in notes.iterdir()), strict=True)
         return end - min(ready), sum(cpu)
@@ -147,7 +147,7 @@ def theirs(name: str, net: Path, source: Path) -> tuple[float, float]:
 
 
 def write_flac(source: Path, count: int, target: Path) -> None:
-    """`count` different clips of five seconds at 16 kHz, made of the recordings in turn."""
+    """Write `count` different 5 s clips at 16 kHz, from the recordings in turn."""
     target.mkdir()
     waves = [np.resize(read_mono(path, YAMNET_RATE, 3600), SECONDS * YAMNET_RATE) for path in sorted(source.iterdir())]
     for index in range(count):

@@ -1,8 +1,8 @@
-"""Memory of a whole `soundmill evaluate`, by the number of generated sounds: the most that any of its processes holds.
+"""Peak memory of any process of `soundmill evaluate`, by the number of generated sounds.
 
-Made sounds, all different, short but long enough for two embeddings; YAMNet, JSON and page. First with the metrics that stream,
-from an empty cache; then with all of them, of which some compare embeddings pair by pair. A set of reference sounds that stays as
-it is, or with --reference 0 as many as generated ones, in pairs.
+The sounds are synthetic, all different, and long enough for two embeddings; YAMNet, JSON and page. First with the metrics that
+stream, from an empty cache; then with all metrics, some of which compare embeddings pairwise. The reference set has a constant
+size, or with `--reference 0` one sound for each generated one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from soundmill.evaluation import scores
 
 RATE = 16_000
 SECONDS = 1.5
-WINDOWS = 2  # of YAMNet, in so long a sound
-FOLDER = 1000  # sounds in one
+WINDOWS = 2  # of YAMNet, in each sound
+FOLDER = 1000  # sounds per folder
 MODELS = ROOT.parent / "shared" / "models"
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     models = Path(os.environ.get(pretrained.VARIABLE) or MODELS)
     if not (models / pretrained.REGISTRY["yamnet"].file).is_file():
-        print(f"evaluation_memory is left out: no {models / pretrained.REGISTRY['yamnet'].file}")
+        print(f"evaluation_memory is skipped: missing {models / pretrained.REGISTRY['yamnet'].file}")
         return
     os.environ[pretrained.VARIABLE] = str(models.resolve())
     streamed: dict[int, Usage] = {}
@@ -51,7 +51,7 @@ def main() -> None:
                 print(f"{size} clips, {what}: {usage.seconds:.0f} s, {usage.peak_bytes / 1e6:.0f} MB", flush=True)
     large, pairwise = max(whole), [size for size in whole if size * WINDOWS >= scores.MOST_ROWS]
     compared = [("metrics that stream", streamed, min(streamed), 1.25), ("all metrics", whole, min(whole), 2.0)]
-    if pairwise:  # here the rows that are compared pair by pair are as many as they may be
+    if pairwise:  # sizes at which the pairwise metrics use their maximum number of rows
         compared.append(("all metrics", whole, min(pairwise), 1.25))
     targets = [
         Target(f"{what}: memory of {large} clips against {size}", of[large].peak_bytes / of[size].peak_bytes, limit, at_least=False)
@@ -70,14 +70,14 @@ def main() -> None:
     )
 
 
-def evaluate(work: Path, judged: list[str], paired: bool) -> Usage:
+def evaluate(work: Path, protocol: list[str], paired: bool) -> Usage:
     options = ["--workers", str(WORKERS), "--cache", str(work / "cache"), *([] if paired else ["--unpaired"])]
     results = ["--json", str(work / "result.json"), "--report", str(work / "page")]
-    return run([*soundmill(), "evaluate", str(work / "generated"), str(work / "reference"), *judged, *options, *results], work)
+    return run([*soundmill(), "evaluate", str(work / "generated"), str(work / "reference"), *protocol, *options, *results], work)
 
 
 def streaming(work: Path) -> Path:
-    """A protocol of YAMNet's metrics that hold a bounded part of the embeddings: all of two sets that compare none pair by pair."""
+    """Write a protocol of YAMNet's unpaired metrics without pairwise comparisons, whose memory is bounded."""
     names = [name for name, metric in scores.METRICS.items() if not metric.pairwise and not metric.paired]
     document = {
         "name": "streaming",
@@ -90,7 +90,7 @@ def streaming(work: Path) -> Path:
         "scores": [{"metric": name, "embedder": "yamnet"} for name in names],
         "replicates": 1000,
         "seed": 0,
-        "parity": ["None: it is this measurement's own."],
+        "parity": ["None: only for this benchmark."],
     }
     params.write_yaml(document, work / "streaming.yaml")
     return work / "streaming.yaml"
@@ -105,7 +105,7 @@ def make(count: int, seed: int, target: Path) -> None:
 
 
 def make_folder(seed: int, start: int, count: int, target: Path) -> None:
-    """`count` sounds from number `start`: a tone that glides, in noise."""
+    """Write `count` sounds from number `start`: a gliding tone in noise."""
     folder = target / f"{start // FOLDER:03d}"
     folder.mkdir(parents=True)
     time = np.arange(int(SECONDS * RATE)) / RATE

@@ -1,4 +1,4 @@
-"""What only ffmpeg reads (m4a, webm, mp4): the resample stage, against one ffmpeg process per file, two at a time."""
+"""Formats that only ffmpeg reads (m4a, webm, mp4): the stage `resample` against one ffmpeg process per file, two at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bench import measure, recordings
 from bench.decode import about_ffmpegs, plan, resample, resample_command, with_each_ffmpeg
-from bench.measure import WORKERS, Target, as_a_stage, in_fresh_process, ratio, timed
+from bench.measure import WORKERS, Target, in_fresh_process, in_stage_environment, ratio, timed
 from bench.peers import RATE
 from soundmill.decoding.decode import ffmpeg_executable
 
-SHARDS = 16  # as a corpus has unless told otherwise
+SHARDS = 16  # default of a corpus
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}
 
 
@@ -29,13 +29,13 @@ def main() -> None:
         singles = with_each_ffmpeg("one process per file of", lambda ffmpeg: one_by_one(ffmpeg, source, work / "one"))
         ours = {
             "soundmill, resample": lambda: resample_command(planned, work / "ours"),
-            "soundmill, resample, started processes": lambda: as_a_stage(resample, planned, work / "ours"),
+            "soundmill, resample, started processes": lambda: in_stage_environment(resample, planned, work / "ours"),
         }
         rounds = measure.in_turns({**ours, **singles}, args.repetitions)
         seconds = rounds.seconds
-        mine, started = seconds["soundmill, resample"], seconds["soundmill, resample, started processes"]
-        judged, *others = ((name, ratio(seconds[name], mine)) for name in singles)
-        # `segment` too: it decodes these formats to count their samples.
+        ours_seconds, started = seconds["soundmill, resample"], seconds["soundmill, resample, started processes"]
+        target, *others = ((name, ratio(seconds[name], ours_seconds)) for name in singles)
+        # `segment` decodes these formats to count their samples.
         seconds["soundmill, scan and segment"] = [timed(lambda: rerun_plan(source, planned)) for _ in range(args.repetitions)]
         measure.write(
             "ffmpeg_formats",
@@ -43,8 +43,8 @@ def main() -> None:
             args.clips,
             seconds,
             [
-                Target(f"m4a, webm, mp4: against {judged[0]}", judged[1], 3),
-                Target("… with started processes", ratio(seconds[judged[0]], started), 3),
+                Target(f"m4a, webm, mp4: against {target[0]}", target[1], 3),
+                Target("… with started processes", ratio(seconds[target[0]], started), 3),
             ],
             recordings=what,
             workers=WORKERS,
@@ -59,7 +59,7 @@ def rerun_plan(source: Path, planned: Path) -> None:
 
 
 def encode(found: list[Path], count: int, directory: Path) -> None:
-    """`count` files in the three formats in turn, each a recording coded anew."""
+    """Write `count` recordings, encoded in the three formats in turn."""
     directory.mkdir()
     formats = sorted(CODECS)
 
@@ -73,7 +73,7 @@ def encode(found: list[Path], count: int, directory: Path) -> None:
 
 
 def one_by_one(ffmpeg: Path, source: Path, output: Path) -> float:
-    """A process for every file, two at a time, to the same rate and format."""
+    """Seconds of one process per file, two at a time, with the same rate and format as output."""
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
 

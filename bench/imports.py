@@ -1,4 +1,4 @@
-"""What a stage costs before it works: CPU seconds of importing it, beside torch alone (`python -m bench.imports`)."""
+"""CPU seconds of importing each stage, compared with torch alone (`python -m bench.imports`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPETITIONS = 2
 
 
 def seconds(module: str) -> float:
-    """CPU seconds of a Python that imports it and ends, with one thread; the least of a few: others may use the machine."""
+    """CPU seconds of a single-threaded Python that only imports the module: the minimum of a few runs."""
     return min(_once(module) for _ in range(REPETITIONS))
 
 

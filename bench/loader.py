@@ -1,6 +1,6 @@
-"""Shuffled crops of spectrograms for a training: the loader, against Hugging Face datasets on the same Parquet shards.
+"""Shuffled crops of spectrograms for training: Soundmill's loader against Hugging Face `datasets` on the same Parquet shards.
 
-Both read their own uncompressed copy at random, cut 256 of 512 frames and hand batches of 64 to the process that trains.
+Both read their own uncompressed copy at random, crop 256 of 512 frames and pass batches of 64 to the training process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from soundmill import manifest, params, shards
 
 BANDS, FRAMES, CROP, BATCH = 64, 512, 256, 64
 PER_SHARD = 1024  # clips
-SOURCES = 64  # recordings that all clips are cut and joined from
+SOURCES = 64  # recordings from which all clips are assembled
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
             [
                 Target("crops of 64 × 256 with 2 workers", args.clips / medians["soundmill, 2 workers"], 3000, unit="/s"),
                 Target("… without workers", args.clips / medians["soundmill"], 3000, unit="/s"),
-                Target("… most memory of one process", peak / 1e9, 1.5, at_least=False, unit=" GB"),
+                Target("… peak memory of one process", peak / 1e9, 1.5, at_least=False, unit=" GB"),
             ],
             cpu_seconds=rounds.cpu_seconds,
             times_datasets=ratio(rounds.seconds["datasets, 2 workers"], rounds.seconds["soundmill, 2 workers"]),
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def write_spectrograms(sources: list[Path], count: int, directory: Path) -> None:
-    """`count` unlike log-mels [64, 512] made of real ones: two recordings one after the other, rotated."""
+    """Write `count` different log-mels [64, 512]: two real ones concatenated and rotated."""
     from soundmill.audio.mel import SpectrogramParams, log_mel
     from soundmill.decoding.decode import read_mono
 
@@ -93,7 +93,7 @@ def clip_id(number: int) -> str:
 
 
 def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, Any]]:
-    """Seconds of one epoch once batches come, and what came before and after it."""
+    """Seconds of one epoch after the first batch, and details: first batch, copying, resuming."""
     import torch
 
     from soundmill.models.components.log_mels.source import Crops, gather_log_mels
@@ -105,17 +105,17 @@ def soundmill(work: Path, clips: int, workers: int) -> tuple[float, dict[str, An
     log_mels = gather_log_mels(work / "mels", ids, work / f"flat-{clips}")
     copying = time.perf_counter() - start
 
-    def make() -> Loader:
+    def new_loader() -> Loader:
         order = Order(0, dict.fromkeys(ids, 1.0), BATCH)
         return Loader(Crops(log_mels, CROP, 0.0), order, random_places, steps=order.steps(1), workers=workers)
 
-    loader = make()
+    loader = new_loader()
     seconds, details = drain((batch.values[0] for batch in loader), len(loader))
 
-    state = {**make().state_dict(), "step": len(loader) // 2}
+    state = {**new_loader().state_dict(), "step": len(loader) // 2}
     start = time.perf_counter()
     gather_log_mels(work / "mels", ids, work / f"flat-{clips}")
-    resumed = make()
+    resumed = new_loader()
     resumed.load_state_dict(state)
     next(iter(resumed))
     return seconds, {**details, "seconds_to_copy_or_find": copying, "seconds_to_resume": time.perf_counter() - start}
@@ -128,7 +128,7 @@ def random_places(step: int) -> Any:
 
 
 def datasets(work: Path, clips: int, workers: int) -> tuple[float, dict[str, Any]]:
-    """datasets' way: its Arrow copy, mapped; torch's own shuffling, batches of rows, cropped in `collate_fn`."""
+    """The same with `datasets`: memory-mapped Arrow, torch's shuffling, crops in `collate_fn`."""
     import torch
     from datasets import disable_progress_bars, load_dataset
     from torch.utils.data import DataLoader
@@ -160,7 +160,7 @@ def crop_rows(rows: list[dict[str, Any]]) -> Any:
 
 
 def drain(batches: Iterable[Any], count: int) -> tuple[float, dict[str, Any]]:
-    """Take all batches, as float32; seconds per batch after the first, times all; the peak memory of every process."""
+    """Consume all batches as float32; seconds per batch after the first, times their number; peak memory of every process."""
     start = time.perf_counter()
     stream: Iterator[Any] = iter(batches)
     next(stream).float()
@@ -168,15 +168,15 @@ def drain(batches: Iterable[Any], count: int) -> tuple[float, dict[str, Any]]:
     peaks: list[int] = []
     for number, log_mel in enumerate(stream, start=2):
         log_mel.float()
-        if number == count - 1:  # before the last, while the workers still live
+        if number == count - 1:  # before the last batch, while the workers are alive
             peaks = [peak_bytes(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-        last = time.perf_counter()  # the workers' end is not counted
+        last = time.perf_counter()  # without the end of the workers
     seconds = (last - first) * count / (count - 1)
     return seconds, {"seconds_to_first_batch": first - start, "peak_bytes": peaks}
 
 
 def peak_bytes(pid: int) -> int:
-    """Most memory that was ever resident in a process, pages of mapped files included."""
+    """Peak resident memory of a process, including mapped files."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of 5 s clips at 16 kHz: the spectrogram stage, against lhotse's Fbank."""
+"""Log-mel spectrograms of 5 s clips at 16 kHz: the stage `spectrogram` against lhotse's Fbank."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from bench import measure, recordings
 from bench.decode import plan, resample
-from bench.measure import WORKERS, Target, as_a_stage, in_fresh_process, ratio
+from bench.measure import WORKERS, Target, in_fresh_process, in_stage_environment, ratio
 from bench.peers import in_pool
 from bench.project import Project
 from soundmill import manifest, params, shards
 
-SHARDS = 16  # as a corpus has unless told otherwise
-# lhotse's own figures (FbankConfig), so that both do the same work: 25 ms every 10 ms, 80 bands.
+SHARDS = 16  # default of a corpus
+# lhotse's FbankConfig, so that both do the same work: 25 ms every 10 ms, 80 bands.
 LIKE_LHOTSE = {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80, "f_min": 20.0, "f_max": 7600.0}
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         mapping: dict[str, list[float]] = {"like lhotse": [], "ddpm_mel": []}
 
         def ours(spec: str) -> float:
-            seconds, working = as_a_stage(spectrograms, clips, work / "ours", spec)
+            seconds, working = in_stage_environment(spectrograms, clips, work / "ours", spec)
             mapping[spec].append(working)
             return seconds
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def unpack(clips: Path, directory: Path) -> None:
-    """The clips as FLAC files, byte for byte: what lhotse reads."""
+    """Write the clips as FLAC files for lhotse."""
     directory.mkdir()
     for path in shards.shard_paths(clips):
         for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
@@ -77,7 +77,7 @@ def unpack(clips: Path, directory: Path) -> None:
 
 
 def spectrograms(clips: Path, root: Path, spec: str) -> tuple[float, float]:
-    """Seconds of the spectrogram stage over `clips`, and those without starting processes."""
+    """Seconds of the stage `spectrogram`, with and without starting processes."""
     shutil.rmtree(root, ignore_errors=True)
     project = Project.make(root, [])
     if spec == "like lhotse":
@@ -94,7 +94,7 @@ def spectrograms(clips: Path, root: Path, spec: str) -> tuple[float, float]:
 
 
 def fbank(source: Path, output: Path, started: bool) -> float:
-    """lhotse's way, with one thread in each process, as it asks for."""
+    """Seconds of lhotse's Fbank with one thread in each process, as it recommends."""
     import torch
     from lhotse import CutSet, Fbank, RecordingSet
 

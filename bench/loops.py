@@ -1,12 +1,12 @@
-"""Loops: how well they close, whether they have the tempo that they are stretched to, and what a training step costs.
+"""Loops: how seamless they are, whether their tempo after stretching is detected, and the cost of a training step.
 
-The seam: of each sound how much its log-mel falls where it wraps, over the mean of its falls elsewhere: what is cut off falls at
-once, what rings on does not. Rises are left out, for a loop begins with a beat. Of generated loops, of real ones, and of the end of
-one real loop with the beginning of another.
-Tempo: each sound is stretched to every `--bpm`, its seam is taken again, and its tempo is looked for by the onsets of that one bar,
-between 0.7 and 1.4 times the right one; the share within 1 %. Noise is shown beside it; nothing is repeated, for repeated noise has
-a tempo.
-A step: wall and CPU seconds and peak memory, each of a new process with one thread; the published nets with `--batch-size` items.
+Seam: the fall of the log-mel where the loop wraps, relative to the mean fall within it. A sound that is cut off falls at once, one
+that rings on does not. Rises are ignored, because a loop starts with a beat. Measured for generated loops, real loops, and the end
+of one real loop joined to the start of another.
+Tempo: each loop is stretched to every `--bpm`, and its seam is measured again. Its tempo is then estimated from the onsets of one
+bar, between 0.7 and 1.4 times the correct one; the result is the share within 1 %, also for noise. Bars are not repeated, because
+repetition alone gives noise a tempo.
+Step: wall and CPU seconds and peak memory, in a new process of one thread; the published nets with `--batch-size` items.
 
 python -m bench.loops data/generated/projected_gan data/clips/one_bar --bpm 90 --bpm 128 --bpm 150
 """
@@ -36,8 +36,8 @@ from soundmill.models.catalog import choose_by_hash, waves_of
 from soundmill.shards import shard_paths
 
 HOP_SECONDS = 0.008
-NEAR = 2  # frames on either side of the seam that have something of it
-STEPS = 3  # that are timed
+NEAR = 2  # frames on either side that the seam affects
+STEPS = 3  # timed
 SIDES = {"laptop": [], "laptop, no projection": ["projected_gan.train.discriminators.projectors=[none]"], "paper": ["scale=paper"]}
 
 Sounds = Iterable[tuple[np.ndarray, int]]  # waves [T] and their rates
@@ -50,19 +50,19 @@ def main() -> None:
     parser.add_argument("--bpm", type=float, action="append", default=[], help="tempo to stretch to; several times")
     parser.add_argument("--batch-size", type=int, default=4, help="of a step of the published nets (default: 4)")
     args = parser.parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if args.real:
-        sides = {"generated": list(made(args.generated, args.clips)), "real": list(real(args.real, args.clips))}
-        found = {name: told(sounds, args.bpm) for name, sounds in sides.items()}
-        found["random cut"] = told(cut_anywhere(sides["real"]), args.bpm)
-        found["noise"] = told(noise_like(sides["real"]), args.bpm)
-    found["steps"] = {name: step(name, args) for name in SIDES}
-    print(json.dumps(found, indent=2))
+        sides = {"generated": list(generated(args.generated, args.clips)), "real": list(real(args.real, args.clips))}
+        results = {name: describe(sounds, args.bpm) for name, sounds in sides.items()}
+        results["random cut"] = describe(join_cuts(sides["real"]), args.bpm)
+        results["noise"] = describe(noise_like(sides["real"]), args.bpm)
+    results["steps"] = {name: step(name, args) for name in SIDES}
+    print(json.dumps(results, indent=2))
     args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "loops.json").write_text(json.dumps({**measure.machine(), **found}, indent=2) + "\n", encoding="utf-8")
+    (args.results / "loops.json").write_text(json.dumps({**measure.machine(), **results}, indent=2) + "\n", encoding="utf-8")
 
 
-def made(directory: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
+def generated(directory: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
     for path in sorted(directory.glob("*.wav"))[:count]:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         yield wave.mean(1), rate
@@ -76,8 +76,8 @@ def real(clips: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
         yield wave.mean(0), rate
 
 
-def cut_anywhere(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
-    """Of each pair of sounds one that is the end of the first and the beginning of the second, cut where chance has it."""
+def join_cuts(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
+    """For each two neighbours, the end of the first joined to the start of the second, cut at a random position."""
     rng = np.random.default_rng(0)
     waves = list(sounds)
     for (first, rate), (second, _) in itertools.pairwise(waves):
@@ -86,17 +86,17 @@ def cut_anywhere(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def noise_like(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
-    """White noise, as much of it as there is of each sound."""
+    """White noise of the same lengths."""
     rng = np.random.default_rng(0)
     for wave, rate in sounds:
         yield 0.1 * rng.standard_normal(len(wave)).astype(np.float32), rate
 
 
-def told(sounds: Sounds, tempi: list[float]) -> dict[str, Any]:
-    kept = [(wave, rate) for wave, rate in sounds if np.abs(wave).max() > 1e-4]
-    facts: dict[str, Any] = {"sounds": len(kept), "seam": seams(kept)}
+def describe(sounds: Sounds, tempi: list[float]) -> dict[str, Any]:
+    audible = [(wave, rate) for wave, rate in sounds if np.abs(wave).max() > 1e-4]
+    facts: dict[str, Any] = {"sounds": len(audible), "seam": seams(audible)}
     for bpm in tempi:
-        bars = at_tempo(kept, bpm)
+        bars = at_tempo(audible, bpm)
         facts[f"{bpm:g} BPM"] = {"seam": seams(bars), "tempo_within_1_percent": share(bars, bpm)}
     return facts
 
@@ -108,12 +108,12 @@ def seams(sounds: Sounds) -> dict[str, float]:
 
 
 def seam(wave: np.ndarray, rate: int) -> float:
-    """The largest fall of the log-mel near where a loop wraps, over the mean fall within it."""
+    """Largest fall of the log-mel where the loop wraps, relative to the mean fall within it."""
     hop = round(HOP_SECONDS * rate)
     size = 2 ** int(np.ceil(np.log2(4 * hop)))
     spec = picture_spec(rate, size, size, hop, 40, 60.0, "none")
     half = len(wave) // 2 // hop * hop
-    levels = log_mel(np.roll(wave, half).astype(np.float32), spec)  # the seam is within
+    levels = log_mel(np.roll(wave, half).astype(np.float32), spec)  # moves the seam inside
     levels = np.maximum(levels, levels.max() - 14)  # 60 dB
     changes = np.maximum(-np.diff(levels, axis=1), 0).mean(0)
     place = half // hop
@@ -123,17 +123,17 @@ def seam(wave: np.ndarray, rate: int) -> float:
 
 
 def at_tempo(sounds: Sounds, bpm: float) -> list[tuple[np.ndarray, int]]:
-    """Loops of one bar, stretched."""
+    """Loops of one bar, stretched to a tempo."""
     return [(stretch(wave[None], rate, round(240 * rate / bpm), "rubberband")[0], rate) for wave, rate in sounds]
 
 
 def share(bars: Sounds, bpm: float) -> float:
-    """Of bars that are to have a tempo, how many have it within 1 %."""
+    """Share of bars whose estimated tempo is within 1 % of `bpm`."""
     return round(float(np.mean([abs(found_tempo(wave, rate, bpm) / bpm - 1) < 0.01 for wave, rate in bars])), 3)
 
 
 def found_tempo(bar: np.ndarray, rate: int, bpm: float) -> float:
-    """The tempo of a bar's onsets within half an octave of `bpm`; 0: it has none."""
+    """Tempo of a bar's onsets within half an octave of `bpm`; 0 if there is none."""
     pulse = tempo.Pulse(tempo.onset_strength(resample(bar, rate, tempo.RATE)))
     tempi = bpm / 2**0.5 * tempo.STEP ** np.arange(np.log(2) / np.log(tempo.STEP))
     strengths = pulse.strength(tempi)
@@ -154,11 +154,12 @@ def _step(changes: list[str]) -> dict[str, Any]:
     prepared = registry.family("projected_gan").rehearse(document, 0)
     hardware = prepared.module.params.hardware.model_copy(update={"threads": 1, "accelerator": "cpu"})
     rehearse(prepared.module, prepared.batch, hardware, 1)
+    prepared.module.step = 0
     before = time.process_time()
     seconds = rehearse(prepared.module, prepared.batch, hardware, STEPS)
     return {
         "items": prepared.clips,
-        "projectors": list(prepared.module.names),  # `random` where weights are not there
+        "projectors": list(prepared.module.names),  # `random` if weights are unavailable
         "seconds": round(statistics.median(seconds), 2),
         "cpu_seconds": round((time.process_time() - before) / STEPS, 2),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),

@@ -1,4 +1,4 @@
-"""How everything here is measured: competitors in turns, each from a cold start; every repetition and the machine noted."""
+"""Shared code of the benchmarks: competitors take turns, each from a cold start; results name the machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIBRARIES = ("numpy", "scipy", "torch", "torchaudio", "soundfile", "soxr", "pyar
 
 @dataclass(frozen=True)
 class Target:
-    """One promise and what was measured; `value` is a ratio unless `unit` says otherwise."""
+    """A measured value and its limit; a ratio unless `unit` differs."""
 
     name: str
     value: float
@@ -47,13 +47,13 @@ class Target:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, as far as it can be told."""
+    """Hardware, load and versions that the results depend on."""
     model = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return {
         "cpu": model[0] if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "load_average": os.getloadavg()[0],  # of the minute before the start: others who used the machine
+        "load_average": os.getloadavg()[0],  # over the last minute: other use of the machine
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "ffmpeg": ffmpeg_version(),
@@ -69,27 +69,27 @@ def _version(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Of every competitor and round: wall seconds, and the CPU seconds of its processes, their start and imports included, which
-    others who use the machine hardly change."""
+    """Wall seconds and CPU seconds by competitor and round. CPU seconds include all its processes, with start and imports; other
+    processes on the machine hardly affect them."""
 
     seconds: dict[str, list[float]]
     cpu_seconds: dict[str, list[float]]
 
 
 def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> Rounds:
-    """Run every competitor in every round, so that a slow minute of the machine hits all alike.
+    """Run every competitor in every round, so that a slow minute affects all of them; every second round is reversed.
 
-    A competitor returns its own seconds: what it prepares and clears away is not counted. Every second round runs backwards.
+    A competitor returns its seconds, without preparation and cleaning up.
     """
-    PR_SET_CHILD_SUBREAPER = 36  # what outlives a competitor (the process that ours fork their workers from) becomes our child
+    PR_SET_CHILD_SUBREAPER = 36  # processes that outlive a competitor (our fork server) become our children
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    resource_tracker.ensure_running()  # of this process's own pools: it stays
+    resource_tracker.ensure_running()  # used by this process's pools; not a competitor's
     others = children()
     rounds = Rounds({name: [] for name in competitors}, {name: [] for name in competitors})
     for number in range(repetitions):
         names = list(competitors)
         for name in names if number % 2 == 0 else reversed(names):
-            os.sync()  # what others wrote is not this one's work; a stage flushes the whole file system at its end
+            os.sync()  # flush earlier writes first: a stage syncs the whole file system at its end
             before = _cpu_of_children()
             rounds.seconds[name].append(competitors[name]())
             for child in children() - others:
@@ -97,17 +97,17 @@ def in_turns(competitors: dict[str, Callable[[], float]], repetitions: int) -> R
             rounds.cpu_seconds[name].append(_cpu_of_children() - before)
             wall, cpu = rounds.seconds[name][-1], rounds.cpu_seconds[name][-1]
             print(f"round {number + 1}/{repetitions}: {name} {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)  # whoever measured may go on with something else, and wait for nobody
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)  # the caller may continue with other work
     return rounds
 
 
 def children() -> set[int]:
-    """Processes that this one has started, or inherited, and not yet waited for."""
-    found = set()
+    """Children of this process, started or inherited, that have not been waited for."""
+    pids = set()
     for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that has just ended; its children are another's now
-            found |= set(map(int, (task / "children").read_text().split()))
-    return found
+        with suppress(FileNotFoundError):  # a thread that has just ended; its children belong to another
+            pids |= set(map(int, (task / "children").read_text().split()))
+    return pids
 
 
 def _cpu_of_children() -> float:
@@ -116,25 +116,25 @@ def _cpu_of_children() -> float:
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:
-    """How many times faster: the median over rounds of the two in the same round."""
+    """Speed-up: the median over rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a new interpreter: what an earlier competitor imported, cached or started counts for nobody.
+    """Call `function(*args)` in a new interpreter, unaffected by the imports, caches and processes of earlier competitors.
 
-    It and what it starts have one thread each: two processes with two on two cores wait for each other.
+    It and its processes have one thread each: two processes with two threads each on two cores wait for each other.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
-def as_a_stage(function: Callable[..., Any], *args: Any) -> Any:
-    """`in_fresh_process`, in the environment that stages run in."""
+def in_stage_environment(function: Callable[..., Any], *args: Any) -> Any:
+    """`in_fresh_process` with the environment variables of stages."""
     command = ["sh", "stages/python.sh", "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
-    told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    added = {name: value for name, value in told.items() if name not in os.environ}
+    environment = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    added = {name: value for name, value in environment.items() if name not in os.environ}
     os.environ.update(added)
     try:
         return in_fresh_process(function, *args)
@@ -151,19 +151,19 @@ def timed(function: Callable[..., Any], *args: Any) -> float:
 
 @dataclass(frozen=True)
 class Steps(Rounds):
-    """Of each side's kinds of steps ("soundmill, training step"): seconds of one, and the most memory it takes beyond the net."""
+    """Seconds per step and peak memory beyond the net, by side and kind ("soundmill, training step")."""
 
     peak_memory_bytes: dict[str, int]
 
     def targets(self, package: str) -> list[Target]:
-        """No slower than the package, by CPU seconds, and no larger."""
+        """Targets: at most the package's CPU seconds and memory."""
         targets = []
         for what in dict.fromkeys(name.partition(", ")[2] for name in self.seconds):
             ours, theirs = f"soundmill, {what}", f"{package}, {what}"
-            of_memory = self.peak_memory_bytes[ours] / self.peak_memory_bytes[theirs]
+            memory = self.peak_memory_bytes[ours] / self.peak_memory_bytes[theirs]
             targets += [
                 Target(f"{what} against {package}", ratio(self.cpu_seconds[theirs], self.cpu_seconds[ours]), 1),
-                Target(f"{what}: memory against {package}", of_memory, 1, at_least=False),
+                Target(f"{what}: memory against {package}", memory, 1, at_least=False),
             ]
         return targets
 
@@ -171,31 +171,31 @@ class Steps(Rounds):
 def steps_in_turns(
     sides: Callable[..., dict[str, Callable[[], Any]]], kinds: dict[str, int], sizes: tuple, repetitions: int
 ) -> Steps:
-    """`sides(kind, *sizes)` gives each side's work of that kind, so many steps of a net at a time, on the same weights and batch.
+    """Time both sides' steps in turns in this process, which must not have imported torch yet; memory in new processes.
 
-    In one process, which must not have imported torch yet; memory is of a new process for each.
+    `sides(kind, *sizes)` returns each side's work of that kind, on the same weights and batch; `kinds` has the steps in one call.
     """
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that waits for one that others push aside would count as work
-    found = Steps({}, {}, {})
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # busy waiting would count as work
+    measured = Steps({}, {}, {})
     for what, steps in kinds.items():
         works = {f"{side}, {what}": work for side, work in sides(what, *sizes).items()}
         for name, work in works.items():
-            found.peak_memory_bytes[name] = in_fresh_process(_peak_of_side, sides, what, sizes, name.partition(", ")[0])
-            found.seconds[name], found.cpu_seconds[name] = [], []
-            work()  # the first chooses kernels and takes memory
+            measured.peak_memory_bytes[name] = in_fresh_process(_peak_of_side, sides, what, sizes, name.partition(", ")[0])
+            measured.seconds[name], measured.cpu_seconds[name] = [], []
+            work()  # the first call chooses kernels and allocates memory
         for number in range(repetitions):
             for name in works if number % 2 == 0 else reversed(works):
                 start, before = time.perf_counter(), time.process_time()
                 works[name]()
-                found.seconds[name].append((time.perf_counter() - start) / steps)
-                found.cpu_seconds[name].append((time.process_time() - before) / steps)
+                measured.seconds[name].append((time.perf_counter() - start) / steps)
+                measured.cpu_seconds[name].append((time.process_time() - before) / steps)
         for name in works:
-            print(f"{name}: {statistics.median(found.cpu_seconds[name]):.3g} CPU s", flush=True)
-    return found
+            print(f"{name}: {statistics.median(measured.cpu_seconds[name]):.3g} CPU s", flush=True)
+    return measured
 
 
 def _peak_of_side(sides: Callable[..., dict[str, Callable[[], Any]]], what: str, sizes: tuple, side: str) -> int:
-    """The most that this process held during two calls of the work, beyond what it held before."""
+    """Peak memory of two calls of a side's work in this process."""
     work = sides(what, *sizes)[side]
 
     def twice() -> None:
@@ -206,10 +206,10 @@ def _peak_of_side(sides: Callable[..., dict[str, Callable[[], Any]]], what: str,
 
 
 def peak_memory(work: Callable[[], Any]) -> int:
-    """The most bytes that this process holds during `work`, beyond what it held before."""
+    """Peak memory in bytes that this process adds during `work`."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was made before and left free is not there to be used again
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that `work` cannot reuse it
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _memory_bytes("VmRSS")
     work()
     return _memory_bytes("VmHWM") - before
@@ -239,12 +239,12 @@ def write(name: str, results: Path, items: int, seconds: dict[str, list[float]],
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     for target in targets:
         sign, verdict = "≥" if target.at_least else "≤", "met" if target.met else "MISSED"
-        print(f"{name}: {target.name} {target.value:.3g}{target.unit} (wanted {sign} {target.limit:g}): {verdict}")
+        print(f"{name}: {target.name} {target.value:.3g}{target.unit} (target {sign} {target.limit:g}): {verdict}")
     return path
 
 
 def parser(description: str | None, **sizes: int) -> argparse.ArgumentParser:
-    """The command line of a measurement: where results go, and its sizes (`--clips 400`), to be shrunk in tests."""
+    """The command line of a benchmark: directory of results, and sizes (`--clips 400`), which tests reduce."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the JSON files")
     parser.add_argument("--work", type=Path, help="directory for temporary files (default: the system's)")

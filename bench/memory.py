@@ -1,10 +1,10 @@
-"""How large a batch of each training fits one card, and how many steps it takes a day: the numbers in conf/FAMILY/gpu.yaml.
+"""Batch size that fits one GPU and steps per day of each training: the numbers in conf/FAMILY/gpu.yaml.
 
-Peak memory: of a new process that trains on noise for a few steps with the precision of the parameters, beyond what it held before
-it built the nets, with one item and then with two: their difference is an item's, the rest that of weights, gradients, optimiser
-and average. On a CPU, without what a card takes for itself: the margin is for that.
+Peak memory is measured on a CPU, in a new process that trains on noise for a few steps with the configured precision, with one and
+with two items. The difference is the memory of an item, the rest that of weights, gradients, optimiser and EMA. The margin covers
+what a GPU needs beyond that.
 
-Steps: multiplications and additions of a step, counted, over a rate that is assumed, not measured: no card was at hand.
+Steps per day are the counted multiply-adds of a step over an assumed rate, not a measured one.
 
 python -m bench.memory                                  # every family at scale=gpu
 python -m bench.memory rave --card 16 rave.autoencoder.network.channels=32
@@ -22,16 +22,16 @@ from soundmill.models import registry
 from soundmill.models.components import registry as components
 
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights"}
-LEAST = {"projected_gan": 4}  # items: its discriminators compare as many
+MIN_ITEMS = {"projected_gan": 4}  # its discriminators compare groups of four
 LABELS = 50
-STEPS = 3  # RAVE's two phases and both turns of the second are among these
-RATE = 5e12  # multiply-adds a second in bfloat16, about a seventh of what an RTX 3090's tensor cores do at most
+STEPS = 3  # covers RAVE's two phases and both optimisers of the second
+RATE = 5e12  # multiply-adds per second in bfloat16: about a seventh of an RTX 3090's peak
 DAY = 86400
 
 
 @dataclass(frozen=True)
-class Need:
-    """Of one training."""
+class Cost:
+    """Memory and multiply-adds of one training."""
 
     fixed_bytes: int
     item_bytes: int
@@ -49,30 +49,30 @@ def main() -> None:
     parser.add_argument("family", nargs="*", help="families (default: all), and overrides of their parameters")
     parser.add_argument("--scale", default="gpu")
     parser.add_argument("--card", type=float, default=24, help="GB")
-    parser.add_argument("--margin", type=float, default=0.15, help="share of the card that is left free")
+    parser.add_argument("--margin", type=float, default=0.15, help="share of the memory that is left free")
     args = parser.parse_args()
     overrides = [one for one in args.family if "=" in one]
     families = [one for one in args.family if "=" not in one] or sorted(registry.FAMILIES)
-    found = {}
+    costs = {}
     for family in families:
         chosen = [f"model={family}", f"scale={args.scale}", *overrides]
         document = params.compose(measure.ROOT / "conf", chosen)
         for training, share in trainings(family, document).items():
-            found[f"{family}.{training}"] = need = measure.in_fresh_process(measured, family, training, chosen)
+            costs[f"{family}.{training}"] = cost = measure.in_fresh_process(measured, family, training, chosen)
             section = params.section(document, SECTIONS[training].format(family=family), "params.yaml")
             items, batches = items_of(section), section.get("accumulate", 1)
-            fits, seconds = need.batch(1e9 * args.card * (1 - args.margin)), DAY * share
+            fits, seconds = cost.batch(1e9 * args.card * (1 - args.margin)), DAY * share
             print(
-                f"{family}.{training}: {need.fixed_bytes / 1e9:.2f} GB and {need.item_bytes / 1e9:.3f} GB an item: {fits} fit, "
-                f"it has {items}; {need.item_macs / 1e9:.3g} GMAC an item: {need.steps(items * batches, seconds):,} steps of "
-                f"{items * batches} in {seconds / 3600:.3g} hours, it has {section['steps']}",
+                f"{family}.{training}: {cost.fixed_bytes / 1e9:.2f} GB and {cost.item_bytes / 1e9:.3f} GB per item: {fits} fit, "
+                f"configured {items}; {cost.item_macs / 1e9:.3g} GMAC per item: {cost.steps(items * batches, seconds):,} steps of "
+                f"{items * batches} in {seconds / 3600:.3g} hours, configured {section['steps']}",
                 flush=True,
             )
-    measure.write("memory", args.results, 1, {}, [], needs={name: asdict(need) for name, need in found.items()}, rate=RATE)
+    measure.write("memory", args.results, 1, {}, [], needs={name: asdict(cost) for name, cost in costs.items()}, rate=RATE)
 
 
 def trainings(family: str, document: dict[str, Any]) -> dict[str, float]:
-    """What a family trains at these parameters, but for a vocoder, and the share of a day that each has."""
+    """Trainings of a family at these parameters, except vocoders, with the share of a day for each."""
 
     def is_trained(name: str) -> bool:
         return name in SECTIONS and "steps" in params.section(document, SECTIONS[name].format(family=family), "params.yaml")
@@ -86,32 +86,32 @@ def items_of(section: dict[str, Any]) -> int:
     return section["batch_size"] if "batch_size" in section else section["real_items"] + section["mixed_items"]
 
 
-def of_items(family: str, training: str, count: int) -> list[str]:
-    """Overrides that give a batch so many items."""
+def batch_overrides(family: str, training: str, count: int) -> list[str]:
+    """Overrides for a batch of `count` items."""
     section = SECTIONS[training].format(family=family)
     if (family, training) == ("tango", "train"):
         return [f"{section}.real_items={count}", f"{section}.mixed_items=0"]
     return [f"{section}.batch_size={count}"]
 
 
-def measured(family: str, training: str, chosen: Sequence[str]) -> Need:
-    """In this process, which should have held nothing else."""
-    least = LEAST.get(family, 1)
-    sizes = [[*chosen, *of_items(family, training, count)] for count in (least, 2 * least)]
-    macs = macs_of(family, training, sizes[0])  # first, for it takes memory of its own, and imports what there is to import
+def measured(family: str, training: str, chosen: Sequence[str]) -> Cost:
+    """The cost, measured in this process, which must be new."""
+    fewest = MIN_ITEMS.get(family, 1)
+    sizes = [[*chosen, *batch_overrides(family, training, count)] for count in (fewest, 2 * fewest)]
+    macs = macs_of(family, training, sizes[0])  # first, because it imports modules and needs memory itself
     one, two = (peak_of(family, training, size) for size in sizes)
-    item = max(1, (two - one) // least)
-    return Need(max(0, one - least * item), item, macs // least)
+    item = max(1, (two - one) // fewest)
+    return Cost(max(0, one - fewest * item), item, macs // fewest)
 
 
 def peak_of(family: str, training: str, overrides: Sequence[str]) -> int:
-    """The most that this process holds while it trains, beyond what it held before it built the nets."""
+    """Peak memory in bytes of building the nets and training."""
     document, steps = _composed(family, training, overrides)
     return measure.peak_memory(lambda: rehearsing(family, training, document)(steps))
 
 
 def macs_of(family: str, training: str, overrides: Sequence[str]) -> int:
-    """Multiply-adds of a step, the mean of as many as were rehearsed."""
+    """Mean multiply-adds of a step."""
     from torch.utils.flop_counter import FlopCounterMode
 
     document, steps = _composed(family, training, overrides)
@@ -121,7 +121,7 @@ def macs_of(family: str, training: str, overrides: Sequence[str]) -> int:
 
 
 def _composed(family: str, training: str, overrides: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Parameters with one batch a step, and steps that see all phases of a training."""
+    """Parameters with one batch per step, and a number of steps that covers all phases."""
     section = SECTIONS[training].format(family=family)
     document = params.compose(measure.ROOT / "conf", list(overrides))
     values = params.section(document, section, "params.yaml")
@@ -133,13 +133,13 @@ def _composed(family: str, training: str, overrides: Sequence[str]) -> tuple[dic
 
 
 def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable[[int], Any]:
-    """Trains on noise for a number of steps."""
+    """A function that trains on noise for a number of steps."""
     from soundmill.training.loop import rehearse
 
     if training == "train":
-        its = registry.family(family)
-        rehearsal = its.rehearse(document, LABELS)
-        hardware = params.parse(its.train_params, document[family]["train"], family).hardware
+        module = registry.family(family)
+        rehearsal = module.rehearse(document, LABELS)
+        hardware = params.parse(module.train_params, document[family]["train"], family).hardware
         return lambda steps: rehearse(rehearsal.module, rehearsal.batch, hardware, steps)
     codec = components.codec_params(document, family)
     module, batch = codec_training(codec, document, family)

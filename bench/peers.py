@@ -1,7 +1,6 @@
-"""What others do of the same work, as a program that imports nothing of ours: `python -m bench.peers PEER RECORDINGS OUTPUT`.
+"""Competitors in a program without Soundmill's imports: `python -m bench.peers PEER RECORDINGS OUTPUT`.
 
-Prints the seconds of its call, the imports before it aside; with `--started`, of processes that have imported as well. It must not
-pay for what ours import.
+Prints the seconds of the call, without the imports before it; with `--started` also without starting processes and their imports.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 RATE = 16_000
-WORKERS = 2  # of every competitor: the figures of others that we compare with are of two processes
+WORKERS = 2  # of every competitor
 
 
 def lhotse(source: Path, output: Path, started: bool) -> float:
-    """lhotse's way, as its documentation has it."""
+    """lhotse, as in its documentation."""
     from lhotse import CutSet, Recording, RecordingSet
 
     found = RecordingSet.from_recordings(Recording.from_file(path) for path in sorted(source.iterdir()))
@@ -33,7 +32,7 @@ def lhotse(source: Path, output: Path, started: bool) -> float:
 
 
 def bare_loop(source: Path, output: Path, started: bool) -> float:
-    """The least that does the same work: whole files through libsndfile and soxr, FLAC to a file each, no checks."""
+    """A minimal loop for the same work: libsndfile, soxr, a FLAC file for each, no checks."""
     output.mkdir()
     paths = sorted(source.iterdir())
     parts = [(paths[index::WORKERS], output) for index in range(WORKERS)]
@@ -53,7 +52,7 @@ def convert(paths: list[Path], output: Path) -> None:
 
 
 def in_pool(work: Callable[[Executor], Any], imported: list[str]) -> float:
-    """Seconds of `work` in spawned processes, starting and ending them included; not, where they are to have modules `imported`."""
+    """Seconds of `work` with spawned processes, including their start; without it if they first import the modules `imported`."""
     start = time.perf_counter()
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         if imported:

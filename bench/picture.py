@@ -1,4 +1,4 @@
-"""One bar for every target: how far what was measured lies above or below it. `python -m bench.picture` → data/bench/bench.png."""
+"""A bar chart of all results relative to their targets: `python -m bench.picture` writes data/bench/bench.png."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench import measure
 
 INK, MUTED, GRID = "#1c2733", "#5b6b7a", "#d9e0e6"
 MET, MISSED = "#2a78b0", "#c8553d"
-LEAST, MOST = 0.25, 16.0  # times as good as promised; a bar that leads further is cut, and its end says so
+LEAST, MOST = 0.25, 16.0  # range of the bars, as multiples of the target; longer bars are cut and marked
 TICKS = 0.5, 1, 2, 4, 8, 16
 
 
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def draw(results: Path, path: Path) -> None:
-    """Draw the targets of every JSON file in `results`, under its name; a bar that ends at 2 is twice as good as promised."""
+    """Draw the targets of every JSON file in `results`, grouped by file; a bar up to 2 is twice as good as the target."""
     from soundmill.drawing import Figure
 
     entries = [entry for name, rows in groups(results).items() for entry in (name, *rows)]
@@ -53,8 +53,8 @@ def draw(results: Path, path: Path) -> None:
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_xlabel("times as good as promised (1: just met; »: further than drawn)", color=MUTED)
-    axes.set_title("Measured, against the targets", loc="left", color=INK, fontsize=13, fontweight="bold")
+    axes.set_xlabel("multiple of the target (1: just met; »: beyond the axis)", color=MUTED)
+    axes.set_title("Results relative to targets", loc="left", color=INK, fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=130)
     print(path)
 
@@ -66,7 +66,7 @@ def groups(results: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def goodness(row: dict[str, Any]) -> float:
-    """Above 1 where the target is met, whichever way it points; a limit of nought that is kept counts as just met."""
+    """Above 1 if the target is exceeded, for upper and lower limits; a limit of zero counts as just met or missed."""
     if row["limit"] == 0 or row["value"] == 0:
         return 1.0 if row["met"] else 0.1
     return row["value"] / row["limit"] if row["at_least"] else row["limit"] / row["value"]

@@ -1,4 +1,4 @@
-"""A bare project to run stages in: parameters and data of its own, the stage functions of this checkout."""
+"""A minimal project with its own parameters and data, to run this checkout's stages in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from soundmill import disk, params, shards, stage, tracking
 
 @dataclass(frozen=True)
 class Project:
-    """A directory with a params.yaml; `run` calls a stage's `run` with a context, as the stage's command line does."""
+    """A directory with a params.yaml; `run` calls a stage's `run` as its command line does."""
 
     root: Path
 
@@ -29,8 +29,8 @@ class Project:
         return cls(root)
 
     def run(self, module: str, section: str | None = None, imported: tuple[str, ...] = (), **ports: Path) -> float:
-        """Run `stages.<module>`, whose workers import the modules `imported` beside it; ports not named here lie below `data/`.
-        Returns the seconds its workers were at it: from the first shard's start to the last one's end."""
+        """Run `stages.<module>`, whose workers also import the modules `imported`; ports not given are below `data/`. Returns the
+        seconds from the start of the first shard to the end of the last."""
         run = importlib.import_module(f"stages.{module}").run
         hints = get_type_hints(run, include_extras=True)
         names = {
@@ -57,7 +57,7 @@ class Project:
         for _, make in context.shows:
             make()
         for output in (names[name] for name, hint in hints.items() if hint in (stage.Output, stage.Shown)):
-            # What stage.publish does with the whole file system at once, which here has the others' files too.
+            # stage.publish syncs the whole file system instead, which would include other competitors' files here.
             for path in output.rglob("*") if output.is_dir() else [output]:
                 disk.sync_directory(path) if path.is_dir() else disk.sync_file(path)
         times = [json.loads(path.read_text()) for path in context.times.iterdir()]
@@ -66,21 +66,21 @@ class Project:
 
 @dataclass
 class TimedContext(stage.Context):
-    """Notes when the work on every shard began and ended, so that starting the processes can be told from the work."""
+    """Records start and end of the work on every shard, without starting processes."""
 
     times: Path = field(kw_only=True)
     imported: tuple[str, ...] = field(kw_only=True)
 
     def make_shards(self, function: Callable[..., shards.Report], *args: Any, **options: Any) -> shards.Report:
-        return super().make_shards(functools.partial(note_times, function, self.times, self.imported), *args, **options)
+        return super().make_shards(functools.partial(record_times, function, self.times, self.imported), *args, **options)
 
 
-def note_times(
+def record_times(
     function: Callable[..., shards.Report], times: Path, imported: tuple[str, ...], *args: Any, **options: Any
 ) -> shards.Report:
     for name in imported:
         importlib.import_module(name)
-    start = time.monotonic()  # of the machine, the same in every process
+    start = time.monotonic()  # the same clock in every process
     report = function(*args, **options)
     (times / uuid.uuid4().hex).write_text(json.dumps([start, time.monotonic()]))
     return report

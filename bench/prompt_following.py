@@ -1,10 +1,10 @@
-"""Do prompts steer? What YAMNet hears in sounds, against what they were asked to be.
+"""Whether sounds follow their prompts, by YAMNet's classes.
 
-AudioSet's classes are grouped into the ten families that ESC-10 is of. A sound matches its prompt when, of the families asked for,
-the one heard most in it is the prompt's. Stricter, and told beside it: the strongest of all 521 classes is of the prompt's family,
-which even most real clips fail, as classes above a family's own (Animal, Vehicle, Water), and Silence, outweigh it. Kinder: its
-prompt's family is heard more in it than in sounds of other prompts. That is even (one half) where prompts do nothing, however
-readily YAMNet hears one family or another in sounds that are blurred by a codec.
+AudioSet's classes are grouped into the ten families of sounds in ESC-10. A sound matches its prompt if the prompt's family has the
+highest score among the requested families. A stricter measure: the highest of all 521 classes belongs to the prompt's family; even
+most real clips fail it, because more general classes (Animal, Vehicle, Water) and Silence score higher. A weaker measure: the
+prompt's family scores higher than in sounds of other prompts. Its chance level is one half, even if YAMNet favours some families
+in sounds blurred by a codec.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of sound: how ESC-10's folders and ESC-50's table call it, and the classes of AudioSet that are heard in it."""
+    """A kind of sound: its labels in ESC-10's folders and ESC-50's table, and its AudioSet classes."""
 
     labels: tuple[str, ...]
     classes: tuple[str, ...]
 
 
-# Of AudioSet's ontology the class that is the label's, and all below it; nothing above it, which others of the ten may share.
+# The label's class in AudioSet's ontology and its descendants; not its ancestors, which several families may share.
 FAMILIES = {
     "dog": Family(("dog", "dog bark"), ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)")),
     "rain": Family(("rain",), ("Rain", "Raindrop", "Rain on surface")),
@@ -43,34 +43,34 @@ FAMILY_OF_LABEL = {label: name for name, family in FAMILIES.items() for label in
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What YAMNet says of one sound."""
+class ClassScores:
+    """YAMNet's scores of one sound."""
 
-    classes: np.ndarray  # [521] mean probability over windows, AudioSet's score of a clip
+    probabilities: np.ndarray  # [521] mean over windows, AudioSet's score of a clip
     logits: np.ndarray  # [521] mean over windows, as `kl_yamnet` takes them
 
 
-def hear(embedder: YamnetEmbedder, wave: np.ndarray) -> Heard:
+def score_classes(embedder: YamnetEmbedder, wave: np.ndarray) -> ClassScores:
     """Class scores of a wave [T] at the embedder's rate."""
     logits = embedder.embed(list(windows(wave))).logits.astype(np.float64)
-    return Heard((1 / (1 + np.exp(-logits))).mean(axis=0), logits.mean(axis=0))
+    return ClassScores((1 / (1 + np.exp(-logits))).mean(axis=0), logits.mean(axis=0))
 
 
-def family_scores(heard: Heard, names: Sequence[str], families: Sequence[str]) -> np.ndarray:
-    """Of each family the score of its strongest class, [families]; `names` are those of all classes, in order."""
-    score = dict(zip(names, heard.classes, strict=True))
-    return np.array([max(score[name] for name in FAMILIES[family].classes) for family in families])
+def family_scores(scores: ClassScores, names: Sequence[str], families: Sequence[str]) -> np.ndarray:
+    """Highest class score of each family, [families]; `names` lists all classes in order."""
+    by_name = dict(zip(names, scores.probabilities, strict=True))
+    return np.array([max(by_name[name] for name in FAMILIES[family].classes) for family in families])
 
 
-def family_of_top_class(heard: Heard, names: Sequence[str]) -> str | None:
-    """The family of the strongest of all classes; None: it is in no family."""
-    top = names[int(heard.classes.argmax())]
+def family_of_top_class(scores: ClassScores, names: Sequence[str]) -> str | None:
+    """The family of the highest of all classes, if it belongs to one."""
+    top = names[int(scores.probabilities.argmax())]
     return next((name for name, family in FAMILIES.items() if top in family.classes), None)
 
 
 def matches(heard: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
-    """Of families heard in the sounds of each family asked for, two tables [families, sounds]: 1 where they agree; and what is to
-    be expected of that when prompts are shuffled so that none keeps its own: the share of the other prompts that would agree."""
+    """From the families heard, by requested family, two tables [families, sounds]: 1 for a match; and the expected match if prompts
+    are shuffled so that none keeps its own, which is the share of other prompts that would match."""
     asked = list(heard)
     own = np.array([[float(one == family) for one in heard[family]] for family in asked])
     any_of_them = np.array([[float(one in asked) for one in heard[family]] for family in asked])
@@ -78,8 +78,8 @@ def matches(heard: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.n
 
 
 def rank_above_others(scores: np.ndarray) -> np.ndarray:
-    """Of scores [prompts, sounds, families], prompts and families in one order: for every sound the share of other prompts' sounds
-    in which its family scores less, ties half. The mean is the area under the ROC curve, [prompts, sounds]."""
+    """For scores [prompts, sounds, families], prompts and families in the same order: the share of other prompts' sounds in which
+    the sound's family scores lower, ties counting half, [prompts, sounds]. The mean is the area under the ROC curve."""
     shares = []
     for family, own in enumerate(scores):
         others = np.delete(scores, family, axis=0)[:, :, family].ravel()
@@ -89,16 +89,16 @@ def rank_above_others(scores: np.ndarray) -> np.ndarray:
 
 
 def mean_with_interval(values: np.ndarray, replicates: int, seed: int) -> dict[str, float]:
-    """Mean of values [prompts, sounds] and its 95 % bootstrap intervals: of prompts drawn again, and sounds within each (`low`,
-    `high`), and of sounds of these very prompts alone (`low_these`, `high_these`).
+    """Mean of values [prompts, sounds] and two 95 % bootstrap intervals: resampling prompts and their sounds (`low`, `high`), and
+    resampling sounds of fixed prompts (`low_these`, `high_these`).
 
-    Sounds of one prompt are alike: the first tells what other prompts would have given, the second what other seeds.
+    Sounds of one prompt are correlated: the first interval generalises to other prompts, the second only to other seeds.
     """
     random = np.random.default_rng(seed)
     prompts, sounds = values.shape
     rows = random.integers(prompts, size=(replicates, prompts))
     columns = random.integers(sounds, size=(replicates, prompts, sounds))
-    found = {"value": float(values.mean())}
+    result = {"value": float(values.mean())}
     for ends, chosen in ((("low", "high"), rows), (("low_these", "high_these"), np.arange(prompts)[None])):
-        found |= zip(ends, np.percentile(values[chosen[..., None], columns].mean(axis=(1, 2)), INTERVAL).tolist(), strict=True)
-    return found
+        result |= zip(ends, np.percentile(values[chosen[..., None], columns].mean(axis=(1, 2)), INTERVAL).tolist(), strict=True)
+    return result

@@ -1,11 +1,11 @@
-"""RAVE at the published v1 size: real-time factor, blocks played live, a training step; beside acids-rave, if it is at hand.
+"""RAVE at the published v1 size: real-time factor, live blocks and training step, against acids-rave if available.
 
-Real-time factor: encode and decode, one thread, mono at 48 kHz, seconds of sound for a CPU second; weights are random, which
-changes no time. Training step: of phase 1, crops of 131,072 samples, float32, one thread, CPU seconds. Live: the exported
-TorchScript of phase 2, seven of eight latents and the noise drawn, one thread, wall time of each block of 2,048 samples (42.7 ms)
-of `--seconds` of sound, causal and not.
+Real-time factor: encoding and decoding mono at 48 kHz with one thread and random weights, seconds of sound per CPU second. Training
+step: CPU seconds of phase 1, crops of 131,072 samples, float32, one thread. Live: the exported TorchScript of phase 2 with seven of
+eight latents and the noise drawn at random, one thread, wall time of each block of 2,048 samples (42.7 ms) of `--seconds` of sound,
+causal and non-causal.
 
-acids-rave (CC BY-NC, so never a dependency) runs in an environment of its own, whose Python `--peer` names:
+acids-rave (CC BY-NC, so not a dependency) runs in its own environment, whose Python is given by `--peer`:
 
 python3.11 -m venv ../rave-peer && ../rave-peer/bin/pip install acids-rave==2.3.1 numpy==1.26.4 torch==2.11 torchaudio==2.11
 python -m bench.rave --peer ../rave-peer/bin/python
@@ -27,16 +27,16 @@ from soundmill import params
 
 BLOCK, RATE = 2048, 48_000
 PEER = "acids-rave"
-KEPT = 8  # of how many latents one is kept in what is played live
+KEPT = 8  # one of this many latents is kept for live playing
 
 
 def main() -> None:
     parser = measure.parser(__doc__, repetitions=5, seconds=60, sound=8, batch=1, steps=3)
     parser.add_argument("--peer", type=Path, help="Python of an environment with acids-rave")
-    parser.add_argument("overrides", nargs="*", help="of the published net's parameters; then there is nothing to compare with")
+    parser.add_argument("overrides", nargs="*", help="overrides of the published net's parameters, without a comparison")
     args = parser.parse_args()
     if args.peer and args.overrides:
-        parser.error("acids-rave has the published size alone: leave the overrides or --peer out")
+        parser.error("acids-rave has only the published size: omit the overrides or --peer")
     ours = {
         "codec": lambda: measure.in_fresh_process(codec, args.overrides, args.sound),
         "training step": lambda: measure.in_fresh_process(training_step, args.overrides, args.batch, args.steps),
@@ -47,7 +47,7 @@ def main() -> None:
         for what, work in ours.items():
             sides: list[tuple[str, Callable[[], float]]] = [(f"soundmill, {what}", work)]
             if args.peer:
-                sides.append((f"{PEER}, {what}", lambda what=what: of_peer(args.peer, theirs[what])))
+                sides.append((f"{PEER}, {what}", lambda what=what: run_peer(args.peer, theirs[what])))
             for name, side in sides if number % 2 == 0 else sides[::-1]:
                 seconds.setdefault(name, []).append(side())
                 print(f"round {number + 1}/{args.repetitions}: {name} {seconds[name][-1]:.3g} CPU s", flush=True)
@@ -60,29 +60,29 @@ def main() -> None:
     for name, values in factors.items():
         print(f"{name}: {sorted(values)[len(values) // 2]:.3g} times real time")
     live = {}
-    for name, causal in (("causal", "true"), ("not causal", "false")):
+    for name, causal in (("causal", "true"), ("non-causal", "false")):
         change = f"rave.autoencoder.network.causal={causal}"
-        live[name] = measure.in_fresh_process(played, [*args.overrides, change], args.seconds)
-        told = live[name]
+        live[name] = measure.in_fresh_process(time_blocks, [*args.overrides, change], args.seconds)
+        timing = live[name]
         kinds = {
             "median": "median_ms",
             "99th percentile": "p99_ms",
             "worst": "worst_ms",
             "99th percentile of CPU time": "cpu_p99_ms",
         }
-        times = ", ".join(f"{kind} {told[key]:.3g} ms" for kind, key in kinds.items())
-        print(f"{name}: latency {told['latency']} samples; of a block of {told['block_ms']:.3g} ms {times}", flush=True)
-        share = told["p99_ms"] / told["block_ms"]
+        times = ", ".join(f"{kind} {timing[key]:.3g} ms" for kind, key in kinds.items())
+        print(f"{name}: latency {timing['latency']} samples; block of {timing['block_ms']:.3g} ms: {times}", flush=True)
+        share = timing["p99_ms"] / timing["block_ms"]
         targets.append(Target(f"{name}, 99th percentile of a block against its length", share, 1 / 3, at_least=False))
     more = {"real_time_factors": factors, "live": live, "overrides": args.overrides}
     measure.write("rave", args.results, args.batch, seconds, targets, **more)
 
 
-def of_peer(python: Path, arguments: list[Any]) -> float:
-    """Of its repetitions the fastest: the first of a process chooses kernels."""
+def run_peer(python: Path, arguments: list[Any]) -> float:
+    """CPU seconds of its fastest repetition: the first one chooses kernels."""
     command = [
         str(python),
-        "-P",  # its `rave` is not this file
+        "-P",  # so that `import rave` does not find this directory
         str(measure.ROOT / "bench" / "rave_peer.py"),
         *map(str, arguments),
     ]
@@ -103,8 +103,8 @@ def samples_of(overrides: list[str]) -> int:
     return sizes(overrides).weights.num_samples
 
 
-def built(overrides: list[str], phase: int) -> Any:
-    """The codec of random weights, with all its latents; in phase 1 it draws no noise."""
+def build_codec(overrides: list[str], phase: int) -> Any:
+    """The codec with random weights and all latents; in phase 1 it draws no noise."""
     import torch
 
     from soundmill.models.components.rave.codec import RaveCodec
@@ -117,10 +117,10 @@ def built(overrides: list[str], phase: int) -> Any:
 
 
 def codec(overrides: list[str], seconds: int) -> float:
-    """CPU seconds for so much sound, there and back."""
+    """CPU seconds of encoding and decoding."""
     import torch
 
-    model = built(overrides, phase=1)  # acids-rave draws no noise either
+    model = build_codec(overrides, phase=1)  # acids-rave draws no noise, too
     for length in (RATE, seconds * RATE):
         wave = 0.1 * torch.randn(1, 1, round(length / BLOCK) * BLOCK)
         start = time.process_time()
@@ -130,7 +130,7 @@ def codec(overrides: list[str], seconds: int) -> float:
 
 
 def training_step(overrides: list[str], items: int, count: int) -> float:
-    """CPU seconds of the fastest of so many steps of phase 1."""
+    """CPU seconds of the fastest of `count` steps of phase 1."""
     import numpy as np
     import torch
 
@@ -141,46 +141,48 @@ def training_step(overrides: list[str], items: int, count: int) -> float:
     torch.set_num_threads(1)
     chosen = sizes(overrides)
     net = RaveNet(chosen.network).with_norms()
-    module, kept = RaveModule(chosen.weights, net), chosen.weights.optimiser
-    optimiser = torch.optim.AdamW(net.parameters(), kept.learning_rate, tuple(kept.betas), kept.eps, kept.weight_decay, fused=True)
-    taken = []
+    module, settings = RaveModule(chosen.weights, net), chosen.weights.optimiser
+    optimiser = torch.optim.AdamW(
+        net.parameters(), settings.learning_rate, tuple(settings.betas), settings.eps, settings.weight_decay, fused=True
+    )
+    seconds = []
     for step in range(count):
         batch = Batch(step, np.arange(items), (0.1 * torch.randn(items, 1, chosen.weights.num_samples),))
         start = time.process_time()
         optimiser.zero_grad()
         next(module.represent(step, batch, ["net"])).backward()
         optimiser.step()
-        taken.append(time.process_time() - start)
-    return min(taken)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
-def played(overrides: list[str], seconds: int) -> dict[str, float]:
-    """Wall time of blocks, as a program for live sound gives them to the exported codec: with noise, and latents left out."""
+def time_blocks(overrides: list[str], seconds: int) -> dict[str, float]:
+    """Times of blocks that the exported codec processes as in live use: with noise, and with latents drawn at random."""
     import statistics
 
     import torch
 
     from soundmill.models.components.rave.streaming import scripted
 
-    codec = built(overrides, phase=2)
+    codec = build_codec(overrides, phase=2)
     model, block = scripted(codec, max(1, codec.network.latent_channels // KEPT)), max(BLOCK, codec.samples_per_latent)
     wave = 0.1 * torch.randn(1, 1, round(seconds * RATE / block) * block)
-    taken, worked = [], []
+    wall, cpu = [], []
     with torch.inference_mode():
         for _ in range(20):  # the first compile
             model(wave[..., :block])
         for part in wave.split(block, 2):
             start, before = time.perf_counter(), time.process_time()
             model(part)
-            worked.append(1000 * (time.process_time() - before))
-            taken.append(1000 * (time.perf_counter() - start))
-    ordered, last = sorted(taken), min(len(taken) - 1, round(0.99 * len(taken)))
+            cpu.append(1000 * (time.process_time() - before))
+            wall.append(1000 * (time.perf_counter() - start))
+    ordered, last = sorted(wall), min(len(wall) - 1, round(0.99 * len(wall)))
     return {
-        "blocks": len(taken),
+        "blocks": len(wall),
         "block_ms": 1000 * block / RATE,
-        "median_ms": statistics.median(taken),
+        "median_ms": statistics.median(wall),
         "p99_ms": ordered[last],
-        "cpu_p99_ms": sorted(worked)[last],  # which others who use the machine change less
+        "cpu_p99_ms": sorted(cpu)[last],  # less affected by other processes
         "worst_ms": ordered[-1],
         "latency": model.get_latency(),
         "drawn_latents": model.left_out,

@@ -1,7 +1,7 @@
-"""acids-rave as a program that imports nothing of ours, run in an environment of its own (bench/rave.py says how it is made).
+"""acids-rave in a program without Soundmill's imports, for its own environment (see bench/rave.py).
 
-`python -P bench/rave_peer.py codec SECONDS` sends so much sound through its published v1 model of random weights; `python
--P bench/rave_peer.py step ITEMS SAMPLES COUNT` trains it on so many batches of noise. Prints the CPU seconds of each, as JSON.
+`python -P bench/rave_peer.py codec SECONDS` encodes and decodes sound with its published v1 model and random weights; `python -P
+bench/rave_peer.py step ITEMS SAMPLES COUNT` trains it on COUNT batches of noise. Prints CPU seconds as JSON.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def step(items: int, samples: int, count: int) -> list[float]:
     clock = Clock()
     batches = [0.1 * torch.randn(items, 1, samples) for _ in range(count)]
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with tempfile.TemporaryDirectory(prefix="soundmill-bench-") as folder:  # it wants a log
+    with tempfile.TemporaryDirectory(prefix="soundmill-bench-") as folder:  # it requires a directory for logs
         trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[clock], default_root_dir=folder, **quiet)
         trainer.fit(model(), torch.utils.data.DataLoader(batches, batch_size=None))
     return clock.seconds

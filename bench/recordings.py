@@ -1,4 +1,4 @@
-"""The recordings that are measured on: real ones where there are some, the embedded corpus's otherwise."""
+"""Recordings for benchmarks: real ones if available, else the embedded corpus."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EXTENSIONS = {".ogg", ".flac", ".wav", ".mp3"}
 
 
 def find(directory: Path | None, work: Path) -> tuple[list[Path], str]:
-    """(recordings in stable order, what they are): of `directory`, of $SOUNDMILL_BENCH_AUDIO, of ESC-10 beside the checkout, else
-    made by the embedded corpus, below `work`."""
+    """Recordings in stable order and their description: from `directory`, $SOUNDMILL_BENCH_AUDIO, or ESC-10 next to the checkout,
+    else the embedded corpus, written below `work`."""
     place = directory or (Path(named) if (named := os.environ.get("SOUNDMILL_BENCH_AUDIO")) else SHARED)
     if not place.is_dir():
         if place != SHARED:
-            raise UserError(f"{place}: no such directory; name one with recordings, or leave it out")
+            raise UserError(f"{place}: no such directory; name one with recordings, or omit the option")
         return embedded(work / "embedded"), "the embedded corpus (no real recordings were found)"
     found = sorted(path for path in place.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not found:
@@ -28,7 +28,7 @@ def find(directory: Path | None, work: Path) -> tuple[list[Path], str]:
 
 
 def embedded(directory: Path) -> list[Path]:
-    """The embedded corpus's recordings, made by its stage."""
+    """The recordings of the embedded corpus, written by its stage."""
     from bench.project import Project
 
     project = Project.make(directory, ["corpus=synthetic"])
@@ -37,7 +37,7 @@ def embedded(directory: Path) -> list[Path]:
 
 
 def repeat(recordings: list[Path], count: int, directory: Path) -> None:
-    """`count` files in `directory`: copies of the recordings, in turn, under names of their own."""
+    """Write `count` copies of the recordings, in turn, with different names."""
     directory.mkdir(parents=True)
     for index in range(count):
         source = recordings[index % len(recordings)]

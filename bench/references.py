@@ -1,7 +1,7 @@
-"""The embedders of others that ours are held to, with random weights; imports nothing of ours.
+"""Reference implementations of embedders, with random weights, without Soundmill's imports.
 
-`python -m bench.references NET WEIGHTS DIRECTORY` embeds the files of a directory as their own code does, one after the other, and
-prints the seconds and the CPU seconds it took after the net was there.
+`python -m bench.references NET WEIGHTS DIRECTORY` embeds the files of a directory one after the other and prints seconds and CPU
+seconds, without loading the net.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CNN14 = {  # sample rate, window, hop, bands, lowest and highest frequency, clas
 
 
 def panns_models() -> types.ModuleType:
-    """`panns_inference.models` without its package's own start, which downloads a table with wget."""
+    """`panns_inference.models` without importing its package, which downloads a table with wget."""
     if "panns_inference" not in sys.modules:
         package = types.ModuleType("panns_inference")
         package.__path__ = list(PathFinder.find_spec("panns_inference").submodule_search_locations)
@@ -36,7 +36,7 @@ def panns_models() -> types.ModuleType:
 
 
 def cnn14(name: str, seed: int = 0) -> nn.Module:
-    """Cnn14 of panns_inference whose BatchNorms have seen something, as they have after training."""
+    """Cnn14 of panns_inference with random BatchNorm statistics, as after training."""
     import torch
     from torch import nn
 
@@ -57,7 +57,7 @@ def cnn14(name: str, seed: int = 0) -> nn.Module:
 
 
 def vggish(seed: int = 0) -> nn.Module:
-    """VGG of torchvggish, without the PCA that follows it there."""
+    """VGG of torchvggish, without its PCA."""
     import torch
     from torchvggish.torchvggish import VGG, make_layers
 
@@ -67,14 +67,14 @@ def vggish(seed: int = 0) -> nn.Module:
 
 
 def write_random_weights(name: str, path: Path) -> None:
-    """A file as the published one is."""
+    """Write random weights in the published file format."""
     import torch
 
     torch.save(vggish().state_dict() if name == "vggish" else {"model": cnn14(name).state_dict()}, path)
 
 
 def embedder(name: str, weights: Path) -> Callable[[Path], Any]:
-    """What embeds one file."""
+    """A function that embeds one file."""
     import torch
 
     state = torch.load(weights, weights_only=True)

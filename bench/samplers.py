@@ -1,8 +1,8 @@
-"""Score against steps and seconds: how much faster than 200 steps of DDPM does a text-to-sound checkpoint sample as well?
+"""Scores by sampling steps and seconds: which samplers are as good as 200 steps of DDPM, and how much faster?
 
-Sounds for the same test clips, by their first captions, from the same noise, with every sampler and number of steps; each set is
-scored by the protocol of the evaluation, against all real clips. Equal is what lies within the interval of DDPM's 200 steps, or
-below it. Seconds are of sampling alone; making sound of what was sampled takes all alike, and is told beside it.
+Every sampler and number of steps generates sounds for the same test clips, from their first captions and the same noise. Each set
+is scored by the evaluation's protocol against all real clips. As good means within the interval of DDPM's 200 steps, or better.
+Seconds are those of sampling; decoding takes the same time for all and is reported separately.
 
 SOUNDMILL_WEIGHTS=../shared/models python -m bench.samplers data/models/tango --reference data --prompts 40
 """
@@ -27,7 +27,7 @@ from soundmill.evaluation.library import Setup
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
 
-JUDGES = ("yamnet", "tagger")
+EMBEDDERS = ("yamnet", "tagger")
 COLOURS = {"ddpm": "#8a6fb0", "ddim": "#c8553d", "dpm++": "#2a78b0", "unipc": "#3d8f62"}
 STEPS = {
     "ddpm": (25, 50, 100, 200),
@@ -54,34 +54,36 @@ def main() -> None:
     args = parser.parse_args()
     steps = {sampler: sorted(getattr(args, sampler)) for sampler in STEPS}
     with measure.workplace(args.work) as place:
-        made = make(args.checkpoint, args.reference, steps, args.prompts, args.seed, Path(place))
-        scores = score(made, args.reference, args.bootstrap, args.seed, Path(place))
+        generated = make(args.checkpoint, args.reference, steps, args.prompts, args.seed, Path(place))
+        scores = score(generated, args.reference, args.bootstrap, args.seed, Path(place))
     against = Run(REFERENCE, steps[REFERENCE][-1])
-    clock = "cpu" if made.about["device"] == "cpu" else "wall"  # others who use the machine hardly change CPU seconds
-    equal = {
-        metric: fastest(scores, made.seconds, clock, metric, against) for metric in sorted(scores[against]) if metric != "baselines"
+    clock = "cpu" if generated.about["device"] == "cpu" else "wall"  # other processes hardly affect CPU seconds
+    as_good = {
+        metric: fastest(scores, generated.seconds, clock, metric, against)
+        for metric in sorted(scores[against])
+        if metric != "baselines"
     }
     for run, row in scores.items():
-        said = ", ".join(f"{metric} {row[metric]['value']:.3g}" for metric in equal)
-        print(f"{run}: {made.seconds[run]['wall']:.3g} s, {made.seconds[run]['cpu']:.3g} CPU s; {said}")
-    for metric, found in equal.items():
-        faster = found["times_faster"]
-        print(f"{metric} as of {against}: {found['run']}, {faster[clock]:.3g}× faster in {clock} seconds")
+        summary = ", ".join(f"{metric} {row[metric]['value']:.3g}" for metric in as_good)
+        print(f"{run}: {generated.seconds[run]['wall']:.3g} s, {generated.seconds[run]['cpu']:.3g} CPU s; {summary}")
+    for metric, best in as_good.items():
+        faster = best["times_faster"]
+        print(f"{metric} as good as {against}: {best['run']}, {faster[clock]:.3g}× faster in {clock} seconds")
     measure.write(
         "samplers",
         args.results,
-        made.prompts,
-        {str(run): [seconds["wall"]] for run, seconds in made.seconds.items()},
+        generated.prompts,
+        {str(run): [seconds["wall"]] for run, seconds in generated.seconds.items()},
         [],
-        cpu_seconds={str(run): [seconds["cpu"]] for run, seconds in made.seconds.items()},
-        seconds_to_sound=made.to_sound,
+        cpu_seconds={str(run): [seconds["cpu"]] for run, seconds in generated.seconds.items()},
+        seconds_to_sound=generated.to_sound,
         scores={str(run): row for run, row in scores.items()},
         against=str(against),
-        as_good=equal,
-        **made.about,
+        as_good=as_good,
+        **generated.about,
     )
-    for_one = {run: seconds[clock] / made.prompts for run, seconds in made.seconds.items()}
-    draw(scores, for_one, f"{clock} seconds", made.prompts, against, args.results / "samplers.png")
+    for_one = {run: seconds[clock] / generated.prompts for run, seconds in generated.seconds.items()}
+    draw(scores, for_one, f"{clock} seconds", generated.prompts, against, args.results / "samplers.png")
 
 
 class Run(NamedTuple):
@@ -93,13 +95,13 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Made:
-    """Where the sounds of every run lie (`<clip id>.wav`), and what they took."""
+class Generated:
+    """Files of every run (`<clip id>.wav`), and their cost."""
 
     files: dict[Run, list[Path]]
     codec: list[Path]
     seconds: dict[Run, dict[str, float]]  # wall and cpu, of sampling
-    to_sound: float  # median wall seconds of what comes after, for all prompts
+    to_sound: float  # median wall seconds of decoding, for all prompts
     sample_rate: int
     about: dict[str, Any]
 
@@ -108,41 +110,43 @@ class Made:
         return len(next(iter(self.files.values())))
 
 
-def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Made:
+def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Generated:
     from soundmill.models import catalog as catalogs
     from soundmill.models import generation, registry, requests
     from soundmill.models.components.text_states import states as text_states
-    from soundmill.models.family import Run as HowMade
+    from soundmill.models.family import Run as FamilyRun
     from soundmill.models.family import origin
     from soundmill.training.device import pick_device, use_threads
 
     model = registry.family("tango").load(checkpoint_dir)
     use_threads(model.params.hardware.threads)
     labels = catalogs.read_labels(data / "catalog/default.parquet")["test"]
-    wanted = catalogs.choose_balanced(labels, count)
-    if len(wanted) < 2:
-        raise UserError(f"{data}: {len(wanted)} test clips to make sounds for; at least 2 are needed for a score")
-    asked = requests.of_clips(model, data / "catalog/default.parquet", wanted, seed)
+    clip_ids = catalogs.choose_balanced(labels, count)
+    if len(clip_ids) < 2:
+        raise UserError(f"{data}: {len(clip_ids)} test clips, but scores need at least 2")
+    asked = requests.of_clips(model, data / "catalog/default.parquet", clip_ids, seed)
     device, rate = pick_device("auto"), model.sample_rate
-    lengths = {clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips/default", wanted).items()}
+    lengths = {
+        clip_id: round(seconds * rate) for clip_id, seconds in catalogs.durations_of(data / "clips/default", clip_ids).items()
+    }
     *states, empty = text_states.encode(model.text, [*(request.caption for request in asked.values()), ""], measure.ROOT, work)
     null = text_states.null_of(model.params.null_text, empty)
     train = model.params
-    how = HowMade(train.sampling, device, train.hardware.precision, train.items, measure.ROOT, work)
+    how = FamilyRun(train.sampling, device, train.hardware.precision, train.items, measure.ROOT, work)
 
-    sampler = Sampler(model, dict(zip(wanted, states, strict=True)), null, [request.seed for request in asked.values()], how)
-    sampler(Run(REFERENCE, 1))  # the first chooses kernels and fills caches
+    sampler = Sampler(model, dict(zip(clip_ids, states, strict=True)), null, [request.seed for request in asked.values()], how)
+    sampler(Run(REFERENCE, 1))  # the first run chooses kernels and fills caches
     files, seconds, to_sound = {}, {}, []
     for run in [Run(name, number) for name, numbers in steps.items() for number in numbers]:
         latents, seconds[run] = sampler(run)
         start = time.perf_counter()
         files[run] = sampler.write(latents, lengths, work / str(run))
         to_sound.append(time.perf_counter() - start)
-        print(f"{run}: {seconds[run]['wall']:.3g} s for {len(wanted)} sounds", flush=True)
+        print(f"{run}: {seconds[run]['wall']:.3g} s for {len(clip_ids)} sounds", flush=True)
     codec = []
     (work / "codec").mkdir()
     for clip_id, wave in generation.reconstruct_each(
-        model, catalogs.waves_of(data / "clips/default", set(wanted[:CODEC_CLIPS])), how
+        model, catalogs.waves_of(data / "clips/default", set(clip_ids[:CODEC_CLIPS])), how
     ):
         codec.append(work / "codec" / f"{clip_id}.wav")
         write_wav(codec[-1], wave.numpy(), rate)
@@ -153,12 +157,12 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         "sampling": sampling,
         "seed": seed,
     }
-    return Made(files, sorted(codec), seconds, statistics.median(to_sound), rate, about)
+    return Generated(files, sorted(codec), seconds, statistics.median(to_sound), rate, about)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """One model, texts and noise; what differs is how it is sampled."""
+    """A model with fixed texts and noise, sampled in different ways."""
 
     model: Tango
     states: dict[str, np.ndarray]  # by clip id
@@ -173,7 +177,7 @@ class Sampler:
         wall, cpu = time.perf_counter(), time.process_time()
         states = list(self.states.values())
         latents = sample_latents(self.model, states, self.null, self.seeds, replace(self.how, sampling=sampling))
-        # They are on the CPU: a GPU has ended.
+        # The latents are on the CPU, so a GPU has finished.
         return latents, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     def write(self, latents: Any, lengths: dict[str, int], directory: Path) -> list[Path]:
@@ -185,33 +189,34 @@ class Sampler:
         return paths
 
 
-def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dict[Run, dict[str, Any]]:
-    """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, intervals, and `baselines`.
+def score(generated: Generated, data: Path, replicates: int, seed: int, work: Path) -> dict[Run, dict[str, Any]]:
+    """By run `fad_<embedder>`, `kl_<embedder>` and, for clips with one label, `label_accuracy_<embedder>`; and `baselines`.
 
-    Every sound is embedded once, by every judge whose weights are here."""
-    judges = [name for name in JUDGES if embedders.unavailable(name) is None]
-    if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
-        print(f"not judged by {', '.join(missing)}")
-    protocol = protocols.load("project").judged_by(judges)
-    wanted = [score for score in protocol.scores if score.metric in ("fad", "kl")]
-    protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates, "seed": seed})
+    Embedders without weights are skipped.
+    """
+    names = [name for name in EMBEDDERS if embedders.unavailable(name) is None]
+    if missing := [f"{name} ({embedders.unavailable(name)})" for name in EMBEDDERS if name not in names]:
+        print(f"skipped: {', '.join(missing)}")
+    protocol = protocols.load("project").judged_by(names)
+    chosen = [score for score in protocol.scores if score.metric in ("fad", "kl")]
+    protocol = protocol.model_copy(update={"scores": chosen, "replicates": replicates, "seed": seed})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")
     catalog = family.read_catalog(data / "catalog/default.parquet")
     options = family.Options("all", PROBE_CLIPS, 0, ())
     scores = {}
-    for run, files in made.files.items():
-        generated, codec = ({path.stem: path for path in paths} for paths in (files, made.codec))
-        source = family.Source(catalog, data / "clips/default", generated, codec, folders.About())
-        found = family.evaluate(setup, source, options, {}).metrics
+    for run, files in generated.files.items():
+        sounds, codec = ({path.stem: path for path in paths} for paths in (files, generated.codec))
+        source = family.Source(catalog, data / "clips/default", sounds, codec, folders.About())
+        metrics = family.evaluate(setup, source, options, {}).metrics
         scores[run] = {
-            f"{metric}_{name}": {end: found[key] for end, key in _keys(f"{metric}_{name}") if key in found}
-            for name in judges
+            f"{metric}_{name}": {end: metrics[key] for end, key in _keys(f"{metric}_{name}") if key in metrics}
+            for name in names
             for metric in ("fad", "kl", "label_accuracy")
-            if found.get(f"{metric}_{name}") is not None
+            if metrics.get(f"{metric}_{name}") is not None
         }
         scores[run]["baselines"] = {
-            name: {metric: found["baselines"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
-            for name in judges
+            name: {metric: metrics["baselines"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
+            for name in names
         }
     return scores
 
@@ -223,7 +228,7 @@ def _keys(key: str) -> list[tuple[str, str]]:
 def fastest(
     scores: dict[Run, dict[str, Any]], seconds: dict[Run, dict[str, float]], clock: str, metric: str, against: Run
 ) -> dict[str, Any]:
-    """The run with the fewest seconds that is as good as `against`: no worse than the worse end of its interval."""
+    """The fastest run that is as good as `against`: no worse than the worse end of its interval."""
     bar = scores[against][metric]
     if metric.startswith("label_accuracy"):
         equal = [run for run in scores if scores[run][metric]["value"] >= bar.get("low", bar["value"])]
@@ -235,7 +240,7 @@ def fastest(
 
 
 def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: str, prompts: int, against: Run, path: Path) -> None:
-    """Each metric against the steps, and against the seconds for one sound; the band is what counts as equal."""
+    """Each metric over steps and over seconds per sound; the band is the interval of `against`."""
     from matplotlib.ticker import LogFormatter
 
     from soundmill.drawing import Figure
@@ -245,18 +250,18 @@ def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: st
     axes = figure.subplots(2, len(metrics), squeeze=False, sharey="col")
     steps = {run: float(run.steps) for run in scores}
     for column, metric in enumerate(metrics):
-        kind, judge = metric.split("_")
-        bar, codec = scores[against][metric], scores[against]["baselines"][judge][kind]["codec"]
+        kind, embedder = metric.split("_")
+        bar, codec = scores[against][metric], scores[against]["baselines"][embedder][kind]["codec"]
         values = {run: row[metric] for run, row in scores.items()}
         for axis, places, label in zip(
-            axes[:, column], (steps, seconds), ("sampling steps", f"{clock} of sampling for one sound"), strict=True
+            axes[:, column], (steps, seconds), ("sampling steps", f"{clock} of sampling per sound"), strict=True
         ):
             axis.axhspan(bar.get("low", bar["value"]), bar.get("high", bar["value"]), color=GRID, alpha=0.6, linewidth=0)
             axis.axhline(codec, color=MUTED, linestyle=":", label="through the codec")
             for sampler, colour in COLOURS.items():
                 _line(axis, sampler, {run: places[run] for run in scores if run.sampler == sampler}, values, colour)
             axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(LogFormatter())  # in plain text
+            axis.xaxis.set_major_formatter(LogFormatter())  # plain numbers
             axis.xaxis.set_minor_formatter(LogFormatter())
             axis.set_xlabel(label, color=MUTED)
             axis.grid(color=GRID, linewidth=0.6)

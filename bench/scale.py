@@ -1,6 +1,6 @@
-"""Fifty thousand clips: the full AudioCaps csv over made sounds, through every data stage, at growing sizes.
+"""All data stages on 50,000 clips: the full AudioCaps tables with synthetic sounds, at growing sizes.
 
-Of every stage: wall and CPU seconds, the most memory of any process, bytes on disk. `make bench-scale` runs it.
+For every stage: wall and CPU seconds, peak memory of a process, bytes on disk. `make bench-scale` runs it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bench.measure import ROOT, WORKERS, Target, timed
 from flows import dvc
 
 CAPTIONS = ROOT.parent / "shared" / "data" / "audiocaps"
-CLIPS_PER_SHARD = 25  # as conf/corpus/audiocaps.yaml has them
+CLIPS_PER_SHARD = 25  # as in conf/corpus/audiocaps.yaml
 GIGABYTE = 1e9
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' csv files")
+    parser.add_argument("--captions", type=Path, default=CAPTIONS, help="directory of AudioCaps' CSV files")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 50_000], help="numbers of clips")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of every recording and clip (default: 1)")
     args = parser.parse_args()
@@ -34,11 +34,11 @@ def main() -> None:
     with measure.workplace(args.work) as place:
         for size in args.sizes:
             sizes[str(size)] = measure_size(clips[:size], args.seconds, Path(place) / str(size))
-            write(sizes, args.seconds, args.results)  # after every size: the largest may take long
+            write(sizes, args.seconds, args.results)  # after every size, because the largest takes long
 
 
-def measure_size(clips: list[generator.Clip], seconds: float, work: Path) -> dict[str, Any]:
-    """Build the corpus of `clips` stage by stage; then what DVC adds, and what it takes to do nothing."""
+def measure_size(clips: list[generator.AudioCapsClip], seconds: float, work: Path) -> dict[str, Any]:
+    """Build the corpus of `clips` stage by stage, then time DVC's commit and `dvc repro` with nothing to do."""
     corpus = work / "corpus"
     generator.write_tables(clips, corpus)
     generating = timed(lambda: generator.generate(clips, corpus, seconds, WORKERS))
@@ -77,7 +77,7 @@ def settings(corpus: Path, count: int, seconds: float, clips_per_shard: int = CL
         f"corpus.shards={num_shards}",
         f"clips.default.clip_seconds={seconds}",
         "clips.default.min_seconds=0.1",
-        "splits.duplicates=drop",  # two made sounds that are taken for one must not end the measurement; they are counted
+        "splits.duplicates=drop",  # falsely detected duplicates must not stop the benchmark; they are counted
     ]
 
 
@@ -86,7 +86,7 @@ def soundmill() -> list[str]:
 
 
 def counts_of(metrics: Path) -> dict[str, int]:
-    """The whole numbers that a stage wrote of itself."""
+    """The integer metrics of a stage."""
     return {key: value for key, value in json.loads(metrics.read_text()).items() if isinstance(value, int)}
 
 
@@ -94,7 +94,7 @@ def on_disk(root: Path, names: list[str]) -> tuple[int, int]:
     """Bytes and number of the files below `names`."""
     files = [root / name for name in names if (root / name).is_file()]
     for name in names:
-        files += [Path(where) / file for where, _, found in os.walk(root / name) for file in found]
+        files += [Path(folder) / file for folder, _, found in os.walk(root / name) for file in found]
     return sum(path.stat().st_size for path in files), len(files)
 
 
@@ -112,9 +112,9 @@ def write(sizes: dict[str, Any], seconds: float, results: Path) -> None:
         max(map(int, sizes)),
         {f"{name}, {size} clips": [usage["seconds"]] for size, one in sizes.items() for name, usage in one["stages"].items()},
         [
-            Target("most memory of any process", peak(largest), 1.5, at_least=False, unit=" GB"),
-            # Stage by stage: what torch takes, whatever the corpus, would hide one that grows.
-            *([Target("… of any one stage, against the smallest corpus", growth, 1.1, at_least=False)] if len(sizes) > 1 else []),
+            Target("peak memory of any process", peak(largest), 1.5, at_least=False, unit=" GB"),
+            # For each stage: the constant memory of torch in one stage would hide growth in another.
+            *([Target("… of any stage, against the smallest corpus", growth, 1.1, at_least=False)] if len(sizes) > 1 else []),
             Target("splits + catalog + rename + corpus check", naming + largest["check"]["seconds"], 30, at_least=False, unit=" s"),
             Target(
                 "dvc repro with nothing to do", median(one["seconds"] for one in largest["no_op"]), 6, at_least=False, unit=" s"
@@ -127,7 +127,7 @@ def write(sizes: dict[str, Any], seconds: float, results: Path) -> None:
 
 
 def per_thousand_more(small: dict[str, Any], large: dict[str, Any], clips: int) -> dict[str, dict[str, float]]:
-    """CPU seconds, bytes and peak memory that a thousand more clips cost in each stage; what every run costs is not in it."""
+    """CPU seconds, bytes and peak memory per additional 1,000 clips in each stage, without fixed costs."""
     kinds = ("cpu_seconds", "bytes", "peak_bytes")
     return {
         name: {kind: (usage[kind] - small["stages"][name][kind]) / clips * 1000 for kind in kinds}

@@ -1,8 +1,8 @@
-"""Steps of a text-to-sound training from cached latents and text states, against the same net with both encoders in the loop.
+"""Training steps of `tango` with cached latents and text states, against the same net with both encoders in the loop.
 
 One process, one U-Net, the same clips and captions; a few steps of each in turn. Sizes are those of `--scale`; weights are random,
-but for a real text encoder's, which changes no time. What reads recordings and makes spectrograms is counted for neither. On a CPU
-the ratio is one of CPU seconds, which others who use the machine hardly change.
+except those of a real text encoder. Decoding and spectrograms are not included. On a CPU the ratio is of CPU seconds, which other
+processes hardly affect.
 
 python -m bench.tango_loop text=minilm text.tango.encoder=../shared/models/all-MiniLM-L6-v2
 """
@@ -29,7 +29,7 @@ CAPTIONS = ("a dog barks", "rain falls on a roof while a car passes by", "a crow
 def main() -> None:
     parser = measure.parser(__doc__, clips=32, steps=4, repetitions=5)
     parser.add_argument("--scale", choices=["laptop", "paper"], default="laptop")
-    parser.add_argument("overrides", nargs="*", help="of the parameters: text=minilm tango.train.real_items=2")
+    parser.add_argument("overrides", nargs="*", help="overrides of parameters: text=minilm tango.train.real_items=2")
     args = parser.parse_args()
     with measure.workplace(args.work) as place:
         found, what = recordings.find(args.audio, Path(place))
@@ -49,13 +49,13 @@ def main() -> None:
             rate = args.steps / statistics.median(values)
             print(f"{name}: {rate:.3g} steps/s" + (f", {memory[name] / 1e9:.2f} GB of GPU memory" if memory[name] else ""))
         clock = seconds if training.device.type == "cuda" else cpu_seconds
-        promised = ratio(clock["in the loop"], clock["cached"])
+        speed_up = ratio(clock["in the loop"], clock["cached"])
         measure.write(
             "tango_loop",
             args.results,
             args.steps,
             seconds,
-            [Target(f"tango at {args.scale} scale: steps without encoders in the loop", promised, 2)],
+            [Target(f"tango at {args.scale} scale: steps without encoders in the loop", speed_up, 2)],
             cpu_seconds=cpu_seconds,
             gpu_memory_bytes=memory,
             device=training.about,
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 class Training:
-    """A net that is trained in two ways on the same clips."""
+    """A net trained in both ways on the same clips."""
 
     def __init__(self, scale: str, overrides: list[str], found: list[Path], count: int, steps: int, work: Path):
         import torch
@@ -78,11 +78,11 @@ class Training:
         from soundmill.training.device import pick_device, use_threads
 
         document = params.compose(measure.ROOT / "conf", ["model=tango", f"scale={scale}", *overrides])
-        told = document["text"]["tango"]
-        if told["encoder"] == text.SCRATCH:
-            encoder = text.make_scratch(work / "encoder", **told["scratch"])
+        encoding = document["text"]["tango"]
+        if encoding["encoder"] == text.SCRATCH:
+            encoder = text.make_scratch(work / "encoder", **encoding["scratch"])
         else:
-            encoder = text.find(told["encoder"], told["revision"], measure.ROOT)
+            encoder = text.find(encoding["encoder"], encoding["revision"], measure.ROOT)
         self.encoder = text.TextEncoder(encoder.directory, 64)
         width = self.encoder("a dog").values.shape[1]
         section = document["tango"]
@@ -119,7 +119,7 @@ class Training:
         return torch.nn.functional.pad(values, (0, self.frames - values.shape[1]), value=self.autoencoder.silence)
 
     def _source(self, work: Path) -> Any:
-        """Latents and states in flat files, as a training reads them."""
+        """Latents and states in flat files, as the training reads them."""
         from soundmill.models.components.text_states.states import Texts
         from soundmill.models.tango.training import LatentsAndTexts
         from soundmill.training.loader import Described, gather
@@ -136,15 +136,15 @@ class Training:
         self.encoder.net.cpu()
         states = [self.encoder(caption).values for caption in CAPTIONS]
         self.encoder.net.to(self.device)
-        told = [[item % len(CAPTIONS)] for item in range(len(posteriors))]
-        return LatentsAndTexts(flat(posteriors, "latents"), told, Texts(flat(states, "states"), states[0]), dropout=0.0)
+        captions = [[item % len(CAPTIONS)] for item in range(len(posteriors))]
+        return LatentsAndTexts(flat(posteriors, "latents"), captions, Texts(flat(states, "states"), states[0]), dropout=0.0)
 
     def _batches(self) -> Iterator[np.ndarray]:
         for step in range(self.steps):
             yield (np.arange(self.items) + step * self.items) % len(self.log_mels)
 
     def cached(self) -> None:
-        """As the stage trains: posteriors and states are read, and the posterior is drawn from."""
+        """Steps as in the stage: posteriors and states are read, latents are drawn from the posterior."""
         import torch
 
         from soundmill.models.tango.training import draw_x0
@@ -158,7 +158,7 @@ class Training:
             self._step(draw_x0(posterior, self.autoencoder.scaling_factor, noise), states.float(), mask)
 
     def in_the_loop(self) -> None:
-        """As the original trains: the autoencoder and the text encoder are run on every batch."""
+        """Steps as in the original: the autoencoder and the text encoder process every batch."""
         import torch
 
         from soundmill.models.components.mel_autoencoder.autoencoder import sample_posterior
@@ -170,8 +170,8 @@ class Training:
             with torch.no_grad(), autocast(self.device, self.params.hardware.precision):
                 mean, log_variance = self.autoencoder.encode(self.log_mels[items].to(self.device))
                 tokens = self.encoder.tokenizer(captions, padding=True, return_tensors="pt").to(self.device)
-                told = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-                states = self.encoder.net(**told).last_hidden_state.float()
+                inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+                states = self.encoder.net(**inputs).last_hidden_state.float()
             noise = torch.empty_like(mean).normal_(generator=rng)
             x0 = sample_posterior(mean, log_variance, noise, self.autoencoder.scaling_factor)
             self._step(x0, states, tokens["attention_mask"].bool())
@@ -194,12 +194,12 @@ class Training:
         self.optimiser.zero_grad()
 
     def timed(self, run: Any) -> tuple[float, float, int]:
-        """Wall and CPU seconds, and the most GPU memory that was allocated meanwhile."""
+        """Wall seconds, CPU seconds and peak GPU memory."""
         import torch
 
         on_gpu = self.device.type == "cuda"
         if on_gpu:
-            place = self.device if run == self.in_the_loop else torch.device("cpu")  # its memory is that of the net alone
+            place = self.device if run == self.in_the_loop else torch.device("cpu")  # its memory should be that of the net only
             self.autoencoder.to(place)
             self.encoder.net.to(place)
             torch.cuda.synchronize()

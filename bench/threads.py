@@ -1,4 +1,4 @@
-"""Training steps a second by threads, beside processes that keep a core busy each (`python -m bench.threads`)."""
+"""Training steps per second by number of threads, next to processes that each keep a core busy (`python -m bench.threads`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUSY = "while True: pass"
 
 
 def steps_per_second(threads: int, seconds: float) -> float:
-    """Of the laptop's mel DDPM, on noise, in this process."""
+    """Steps per second of the laptop-scale mel DDPM on noise, in this process."""
     from soundmill import params
     from soundmill.models import registry
     from soundmill.training.loop import rehearse
@@ -31,7 +31,7 @@ def steps_per_second(threads: int, seconds: float) -> float:
 
 
 @contextmanager
-def beside(others: int) -> Iterator[None]:
+def busy_processes(others: int) -> Iterator[None]:
     running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(others)]
     try:
         yield
@@ -45,13 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     args = parser.parse_args()
-    print("| threads | beside none | one | two |\n|---|---|---|---|")
+    print("| threads | no other process | one | two |\n|---|---|---|---|")
     for threads in (1, os.cpu_count() or 1):
-        found = []
+        rates = []
         for others in range(3):
-            with beside(others):
-                found.append(measure.in_fresh_process(steps_per_second, threads, args.seconds))
-        print(f"| {threads} | " + " | ".join(f"{one:.2g}" for one in found) + " |", flush=True)
+            with busy_processes(others):
+                rates.append(measure.in_fresh_process(steps_per_second, threads, args.seconds))
+        print(f"| {threads} | " + " | ".join(f"{one:.2g}" for one in rates) + " |", flush=True)
 
 
 if __name__ == "__main__":

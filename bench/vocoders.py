@@ -1,8 +1,8 @@
-"""Vocoders beside each other: sounds of real clips' own log-mels, scored against these clips.
+"""Comparison of vocoders: real clips reconstructed from their log-mels, scored against the originals.
 
-Every directory holds a vocoder for the same log-mels; a DiffWave makes sounds in the steps that its directory says and in every
-step of its training. Griffin-Lim (32 iterations) stands beside them. FAD and KL are YAMNet's. Seconds are of one thread, CPU
-seconds for a second of sound.
+Every directory holds a vocoder for the same log-mels. A DiffWave is run with the steps configured in its directory and with all
+steps of its training. Griffin-Lim (32 iterations) is included. FAD and KL are YAMNet's. Speed: CPU seconds of one thread per second
+of sound.
 
 SOUNDMILL_WEIGHTS=../shared/models python -m bench.vocoders ../vocoders/diffwave ../vocoders/hifigan --reference data
 """
@@ -43,7 +43,8 @@ def main() -> None:
             seconds[name] = make(vocoder, log_mels, work / str(number))
             scores[name] = score(work, str(number), args.bootstrap)
             print(
-                f"{name}: {seconds[name]:.3g} CPU s for a second of sound; {', '.join(map(told, scores[name].items()))}", flush=True
+                f"{name}: {seconds[name]:.3g} CPU s per second of sound; {', '.join(map(describe, scores[name].items()))}",
+                flush=True,
             )
     numbers = {name: [value] for name, value in seconds.items()}
     measure.write("vocoders", args.results, len(log_mels), numbers, [], scores=scores, clip_seconds=args.seconds)
@@ -52,15 +53,15 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = measure.parser(__doc__, clips=60, bootstrap=200)
     parser.add_argument("vocoders", type=Path, nargs="+", help="directories of vocoders for the same log-mels")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of the beginning of each test clip (default: 2)")
-    parser.add_argument("--fast-only", action="store_true", help="a DiffWave in the steps of its directory alone")
+    parser.add_argument("--seconds", type=float, default=2.0, help="from the start of each test clip (default: 2)")
+    parser.add_argument("--fast-only", action="store_true", help="run a DiffWave only with its configured steps")
     reference = "data directory of a pipeline: clips/, catalog/ (default: the project's)"
     parser.add_argument("--reference", type=Path, default=measure.ROOT / "data", help=reference)
     return parser.parse_args()
 
 
 def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
-    """By name; UserError where they are not for the same log-mels."""
+    """Vocoders by name; UserError if they are for different log-mels."""
     from soundmill.models import vocoding
     from soundmill.models.components.diffwave.vocoder import DiffWave
     from soundmill.models.components.griffin_lim.params import GriffinLimParams
@@ -82,17 +83,17 @@ def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
 
 
 def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> list[LogMel]:
-    """Log-mels of the first seconds of test clips, of all labels alike; what they are of is written as `<real>/<clip id>.wav`."""
+    """Log-mels of the first seconds of test clips, balanced over labels; their waves are written as `<real>/<clip id>.wav`."""
     from soundmill.audio import mel
     from soundmill.models import catalog as catalogs
     from soundmill.models.vocoding import LogMel
 
-    wanted = catalogs.choose_balanced(catalogs.read_labels(data / "catalog/default.parquet")["test"], count)
+    clip_ids = catalogs.choose_balanced(catalogs.read_labels(data / "catalog/default.parquet")["test"], count)
     real.mkdir()
     log_mels = []
-    for clip_id, (wave, rate) in catalogs.waves_of(data / "clips/default", set(wanted)):
+    for clip_id, (wave, rate) in catalogs.waves_of(data / "clips/default", set(clip_ids)):
         if rate != spec.sample_rate:
-            raise UserError(f"{data}: clips of {rate} Hz, and these vocoders are for {spec.sample_rate} Hz")
+            raise UserError(f"{data}: clips of {rate} Hz, but these vocoders are for {spec.sample_rate} Hz")
         mono = mel.levelled(wave.mean(0)[: round(seconds * rate)], spec)
         write_wav(real / f"{clip_id}.wav", mono[None], rate)
         log_mels.append(LogMel(clip_id, mel.log_mel(mono, spec), len(mono)))
@@ -100,7 +101,7 @@ def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> l
 
 
 def make(vocoder: Vocoder, log_mels: list[LogMel], output: Path) -> float:
-    """Write a sound of every log-mel; returns CPU seconds of one thread for a second of sound."""
+    """Write a sound for every log-mel; returns CPU seconds of one thread per second of sound."""
     from soundmill.models.vocoding import write_sounds
     from soundmill.training.device import use_threads
 
@@ -111,18 +112,18 @@ def make(vocoder: Vocoder, log_mels: list[LogMel], output: Path) -> float:
 
 
 def score(work: Path, name: str, replicates: int) -> dict[str, dict[str, float]]:
-    """By score its `value` and the ends of its 95 % interval, `low` and `high`."""
+    """Scores with `value` and the ends of the 95 % interval, `low` and `high`."""
     protocol = protocols.load("project").judged_by(["yamnet"])
-    wanted = [score for score in protocol.scores if score.key in SCORES]
-    protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates})
+    chosen = [score for score in protocol.scores if score.key in SCORES]
+    protocol = protocol.model_copy(update={"scores": chosen, "replicates": replicates})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS)
-    found = evaluator.evaluate(setup, work / name, work / "real", made_of_reference=True).metrics
+    metrics = evaluator.evaluate(setup, work / name, work / "real", made_of_reference=True).metrics
     ends = {"value": "", "low": "_low", "high": "_high"}
-    kept = [key for key in SCORES if found[key] is not None]  # FAD needs 50 clips
-    return {key: {end: found[f"{key}{suffix}"] for end, suffix in ends.items() if f"{key}{suffix}" in found} for key in kept}
+    keys = [key for key in SCORES if metrics[key] is not None]  # FAD needs 50 clips
+    return {key: {end: metrics[f"{key}{suffix}"] for end, suffix in ends.items() if f"{key}{suffix}" in metrics} for key in keys}
 
 
-def told(score: tuple[str, dict[str, float]]) -> str:
+def describe(score: tuple[str, dict[str, float]]) -> str:
     key, ends = score
     return f"{key} {ends['value']:.4g}" + (f" ({ends['low']:.4g}–{ends['high']:.4g})" if "low" in ends else "")
 

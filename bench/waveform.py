@@ -1,12 +1,10 @@
-"""A training step and a sampling step of the published U-Net of waves, beside audio-diffusion-pytorch; and how fast it makes sound.
+"""Training and sampling steps of tiny-audio-diffusion's U-Net against audio-diffusion-pytorch, and the speed of sampling.
 
-Steps: tiny-audio-diffusion's net of 31,574,724 weights, the same on both sides, batch 1 of 32,768 stereo samples, float32, two
-threads, in turns in one process. A training step ends with the same AdamW's; neither side averages weights, which the package
-leaves to others. The ratio is one of CPU seconds, which others who use the machine hardly change. Peak memory: of a new process for
-each, beyond the net and its average; and, counted, what autograd keeps of a batch.
+Steps: the net of 31,574,724 weights with the same weights on both sides, batch 1 of 32,768 stereo samples, float32, two threads, in
+turns in one process. A training step includes the same AdamW, without EMA. Ratios are of CPU seconds, which other processes hardly
+affect. Peak memory is measured in a new process for each, beyond the net; the tensors that autograd keeps of a batch are counted.
 
-Speed: one thread, CPU seconds for a second of sound in 50 steps, a few of which are timed; weights are random, which changes no
-time.
+Speed: CPU seconds of one thread per second of sound in 50 steps, of which a few are timed, with random weights.
 
 python -m bench.waveform waveform_unet.train.num_samples=16384 'waveform_unet.train.network.items=[1,1,1,1,1,1,1,1]'
 """
@@ -32,15 +30,15 @@ KINDS = {"training step": 1, "sampling step": 2}
 
 def main() -> None:
     parser = measure.parser(__doc__, repetitions=7, steps=3)
-    parser.add_argument("overrides", nargs="*", help="of the published net's parameters")
+    parser.add_argument("overrides", nargs="*", help="overrides of the published net's parameters")
     args = parser.parse_args()
     found = measure.steps_in_turns(sides, KINDS, (args.overrides,), args.repetitions)
     pair = Pair(args.overrides)
     weights, kept = pair.memory()
-    print(f"the published net: weights of {weights / 1e6:.0f} MB; {kept / 1e6:.0f} MB kept for the way back")
+    print(f"the published net: weights of {weights / 1e6:.0f} MB; {kept / 1e6:.0f} MB kept for the backward pass")
     speeds = {name: speed(choice, args.steps, args.repetitions) for name, choice in nets(args.overrides).items()}
     for name, seconds in speeds.items():
-        print(f"{name}: {seconds:.3g} s for a second of sound")
+        print(f"{name}: {seconds:.3g} s per second of sound")
     measure.write(
         "waveform",
         args.results,
@@ -62,7 +60,7 @@ def nets(overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 class Pair:
-    """The package's model, ours with its weights, and a batch for both."""
+    """The package's model, ours with the same weights, and a batch for both."""
 
     def __init__(self, overrides: Sequence[str]):
         import torch
@@ -92,7 +90,7 @@ class Pair:
         self.noise = torch.randn(self.params.batch_size, channels, self.params.num_samples)
 
     def difference(self) -> float:
-        """Of both nets' answers, the largest."""
+        """Largest difference of both nets' outputs."""
         import torch
 
         level = torch.linspace(0, 1, len(self.noise) + 2)[1:-1]
@@ -100,7 +98,7 @@ class Pair:
             return (self.ours.net(self.noise, level) - self.theirs.net(self.noise, level)).abs().max().item()
 
     def loss(self) -> Callable[[], Any]:
-        """Ours, as the family trains."""
+        """Our loss, as the family computes it."""
         import numpy as np
 
         from soundmill.models.waveform_unet.training import WaveformModule
@@ -110,12 +108,12 @@ class Pair:
         return lambda: module.loss(0, batch)
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of our net's weights, and of the other tensors that autograd keeps of a batch's loss."""
+        """Bytes of our net's weights, and of other tensors that autograd keeps for the backward pass."""
         import torch
 
         weights = {weight.untyped_storage().data_ptr(): weight.nbytes for weight in self.ours.net.parameters()}
         kept: dict[int, int] = {}
-        alive = []  # so that no place is given to two
+        alive = []  # so that no address is reused
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             alive.append(tensor)
@@ -144,8 +142,9 @@ def sides(what: str, overrides: Sequence[str]) -> dict[str, Callable[[], Any]]:
         return {"soundmill": sample, PACKAGE: lambda: pair.theirs.sample(pair.noise, num_steps=steps)}
 
     def training(net: Any, loss: Callable[[], Any]) -> Callable[[], None]:
-        kept = pair.params.optimiser
-        settings = {"lr": kept.learning_rate, "betas": tuple(kept.betas), "eps": kept.eps, "weight_decay": kept.weight_decay}
+        chosen = pair.params.optimiser
+        settings = {"lr": chosen.learning_rate, "betas": tuple(chosen.betas), "eps": chosen.eps}
+        settings["weight_decay"] = chosen.weight_decay
         optimiser = torch.optim.AdamW(net.parameters(), **settings, fused=True)
 
         def step() -> None:
@@ -160,7 +159,7 @@ def sides(what: str, overrides: Sequence[str]) -> dict[str, Callable[[], Any]]:
 
 
 def speed(choice: Sequence[str], steps: int, repetitions: int) -> float:
-    """CPU seconds for a second of sound, by one thread, in as many steps as the parameters say; so many are timed, so often."""
+    """CPU seconds of one thread per second of sound with the configured steps; times `steps` of them, `repetitions` times."""
     import torch
 
     from soundmill.models.family import Request, Run
@@ -173,14 +172,14 @@ def speed(choice: Sequence[str], steps: int, repetitions: int) -> float:
     net = build_net(trained, clips["channels"], num_labels=1).eval()
     model = WaveformUNet(trained, net, clips["sample_rate"], clips["channels"], ["any"])
 
-    def made_in(count: int) -> float:
+    def time_steps(count: int) -> float:
         sampling = trained.sampling.model_copy(update={"num_steps": count})
         start = time.process_time()
         model.generate([Request()], Run(sampling, torch.device("cpu"), "32", 1, measure.ROOT, measure.ROOT))
         return time.process_time() - start
 
-    made_in(1)
-    seconds = statistics.median(made_in(steps) for _ in range(repetitions))
+    time_steps(1)
+    seconds = statistics.median(time_steps(steps) for _ in range(repetitions))
     return seconds / steps * trained.sampling.num_steps * model.sample_rate / model.num_samples
 
 

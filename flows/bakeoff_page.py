@@ -35,18 +35,14 @@ def write(
         return
     tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
     real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
-    table, differences = results.table(), results.differences
-    figure = []
-    if (directory / FIGURE).exists():
-        picture = page.data_uri("image/png", (directory / FIGURE).read_bytes())
-        figure = [page.heading("Quality against speed"), page.panel(page.image(picture, "FAD against speed"), kind="paper")]
-    above = [
-        page.panel(page.block("p", "", results.verdict), kind="verdict"),
-        page.heading("Scores", "best first; 95 % intervals"),
-        page.panel(page.table(list(table.columns), table.values.tolist())),
-        *figure,
-        page.heading("Which differences are significant"),
-        page.panel(page.table(list(differences.columns), differences.values.tolist()), page.listing(results.notes)),
-        page.heading("Listen"),
-    ]
+    figure = directory / FIGURE
+    above = page.render(
+        "flows",
+        "bakeoff.html",
+        verdict=results.verdict,
+        scores=results.table(),
+        figure=figure.read_bytes() if figure.exists() else None,
+        differences=results.differences,
+        notes=results.notes,
+    )
     side_by_side.write(directory / PAGE, material.gather(models, real, requests), MEGABYTES, title=results.title, above=above)

@@ -212,8 +212,8 @@ def test_clotho_has_both_of_its_tables(tables, tmp_path):
 def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
     result = exports.export(tables, "esc", tmp_path / "out", RATE)
     assert dict(result.left_out) == {
-        "abcdefghijk_5.5": "2 labels where the format has one",
-        "000000000001_2": "0 labels where the format has one",
+        "abcdefghijk_5.5": "2 labels, but the format has one",
+        "000000000001_2": "0 labels, but the format has one",
     }
     assert "abcdefghijk_5.5\t2 labels" in (tmp_path / "out" / exports.LEFT_OUT).read_text()
 
@@ -278,7 +278,7 @@ def test_labels_that_would_share_a_folder_have_their_own_and_several_captions_ar
     found = {path.parent.name for path in (tmp_path / "out").rglob("*.wav")}
     assert len(found) == len(labels)
     assert {re.sub(" [0-9a-f]{8}$", "", name) for name in found} == {"a_b", "कुत्ता", "_"}
-    assert result.left_out == [("00000000000f_0", "2 captions where the format has one text")]
+    assert result.left_out == [("00000000000f_0", "2 captions, but the format has one text")]
 
 
 def test_a_link_where_an_export_is_made_is_not_followed(tables, tmp_path):
@@ -289,7 +289,7 @@ def test_a_link_where_an_export_is_made_is_not_followed(tables, tmp_path):
     for link in (tmp_path / "old" / exports.PARTIAL, tmp_path / f"{exports.PARTIAL}-new"):
         link.symlink_to(precious)
     for name in ("old", "new"):
-        with pytest.raises(UserError, match="say a directory that can be made"):
+        with pytest.raises(UserError, match="name a directory that can be created"):
             exports.export(tables, "tango", tmp_path / name, RATE)
     assert tree(precious) == {"letter.txt": b"dear"}
 
@@ -301,7 +301,7 @@ def test_a_directory_that_is_moved_meanwhile_is_told(tables, tmp_path):
         if not (tmp_path / "moved").exists():
             (tmp_path / "out").rename(tmp_path / "moved")
 
-    with pytest.raises(UserError, match="was moved or removed meanwhile"):
+    with pytest.raises(UserError, match="was moved or removed during the export"):
         exports.export(tables, "tango", tmp_path / "out", RATE, progress=move)
 
 
@@ -315,7 +315,7 @@ def test_a_moved_export_leaves_another_ones_work_alone(tables, tmp_path):
             another.parent.mkdir(parents=True)
             another.write_bytes(b"another's")
 
-    with pytest.raises(UserError, match="was moved or removed meanwhile"):
+    with pytest.raises(UserError, match="was moved or removed during the export"):
         exports.export(tables, "tango", tmp_path / "out", RATE, progress=lambda n: another.exists() or move_and_begin_another(n))
     assert another.read_bytes() == b"another's"
 

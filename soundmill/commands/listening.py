@@ -13,7 +13,7 @@ from soundmill.errors import UserError
 
 if TYPE_CHECKING:
     from soundmill.listening.answers import Key
-    from soundmill.listening.material import Asked, Material, Model, Sounds
+    from soundmill.listening.material import Material, Model, Request, Sounds
 
 app = typer.Typer()
 test = typer.Typer(no_args_is_help=True, help="Blind listening tests: make the raters' page, score their answers.")
@@ -62,13 +62,13 @@ def listen(
     from soundmill.listening import side_by_side
 
     material = gather(models, reference, captions, scores or [], project)
-    with progress_bar(len(material.asked), "listen", "request") as tick:
+    with progress_bar(len(material.requests), "listen", "request") as tick:
         written = side_by_side.write(output, material, megabytes, tick)
     for fault in written.faults:
         typer.secho(fault, fg="yellow", err=True)
     if written.left_out:
         typer.secho(
-            f"{len(written.left_out)} of {len(material.asked)} requests did not fit in {megabytes:g} MB: the page names them; "
+            f"{len(written.left_out)} of {len(material.requests)} requests did not fit in {megabytes:g} MB: the page names them; "
             "raise --megabytes to include them",
             fg="yellow",
             err=True,
@@ -180,15 +180,15 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
             raise
         root = None
     reports = dict(_named(text, "--scores") for text in scores)
-    found: list[Model] = []
-    requests: dict[str, Asked] = {}
+    made: list[Model] = []
+    requests: dict[str, Request] = {}
     real: Sounds = {}
     for text in models:
         if root and _is_family(root, text):
             data = root / "data"
-            found.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
-            clips, described = material.real_clips(_clips_of(root, text), found[-1].sounds.keys())
-            real, requests = {**clips, **real}, {**requests, **described}  # the catalog has the most about a request
+            made.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
+            clips, clip_requests = material.real_clips(_clips_of(root, text), made[-1].sounds.keys())
+            real, requests = {**clips, **real}, {**requests, **clip_requests}  # the catalog's requests are the most complete
             continue
         name, directory = _named(text, "a model") if "=" in text else (Path(text).resolve().name, Path(text))
         if not directory.is_dir():
@@ -198,13 +198,13 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
                 "give NAME=DIR, or make sounds with `dvc repro`"
             )
         folder = material.open_folder(directory)
-        found.append(material.read_folder(name, folder, reports.pop(name, None)))
-        requests = {**material.asked_of(folder, captions), **requests}
+        made.append(material.read_folder(name, folder, reports.pop(name, None)))
+        requests = {**material.folder_requests(folder, captions), **requests}
     if reports:
         raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use a name given as NAME=DIR or DIR")
     if reference:
-        real = material.of_folder(material.open_folder(reference))
-    return material.gather(found, real, requests)
+        real = material.folder_sounds(material.open_folder(reference))
+    return material.gather(made, real, requests)
 
 
 def _named(text: str, what: str) -> tuple[str, Path]:

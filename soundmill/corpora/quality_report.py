@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from soundmill import manifest, page, shards
-from soundmill.corpora.verdicts import MEASURES, Limit, Survey
+from soundmill.corpora.verdicts import Limit, Survey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,13 +47,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Sound:
-    """A clip to show; `flac` is None where it did not fit on the page."""
+    """A clip on the page; `flac` and `picture` (JPEG) are None where it did not fit."""
 
     clip_id: str
     source: str
     start: float
     quality: Mapping[str, float | None]
     flac: bytes | None
+    picture: bytes | None
+
+    def breaks(self, limit: Limit) -> str:
+        """The measured value beside the limit."""
+        value = self.quality[limit.measure]
+        return limit.say(np.nan if value is None else value)
 
 
 def places(survey: Survey, names: pa.Table, clip_ids: set[str]) -> dict[str, Place]:
@@ -74,18 +79,21 @@ def write(
     ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
     order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
-    parts = [
-        page.panel(_corpora(survey)),
-        page.heading("Measures and rules"),
-        page.panel(_rules(survey)),
-        page.heading("Distributions of the measures", "number of clips, on a logarithmic scale; dashed: the limit"),
-        page.block("section", "grid", *(_histogram(survey, name) for name in MEASURES)),
-        page.heading("Quarantined", "all of them, with their reasons: data/quarantine/quality/"),
-        _quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
-        page.heading("Duplicates", "all of them: data/duplicates.parquet"),
-        _duplicates(pairs, [(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)]),
-    ]
-    path.write_text(page.document("Quality of the clips", _summary(survey, pairs), parts), encoding="utf-8")
+    text = page.render(
+        "soundmill.corpora",
+        "quality.html",
+        title="Quality of the clips",
+        num_clips=len(survey),
+        hours=survey.measures["seconds"].sum() / 3600,
+        num_rejected=int((survey.rejected >= 0).sum()),
+        corpora=_corpora(survey),
+        broken=survey.broken(),
+        measures=_measures(survey),
+        worst={limit: [sounds[place] for place in clips] for limit, clips in worst.items()},
+        num_pairs=len(pairs),
+        pairs=[(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)],
+    )
+    path.write_text(text, encoding="utf-8")
 
 
 def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
@@ -106,11 +114,10 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
         if size <= left:
             playable.append(place)
             left -= size
-    audio = _rows(playable, ["audio"])
+    audio = {place: row["audio"]["bytes"] for place, row in _rows(playable, ["audio"]).items()}
+    pictures = {place: _picture(flac) for place, flac in audio.items()}
     return {
-        place: Sound(
-            row["clip_id"], row["source"], row["start"], row["quality"], audio[place]["audio"]["bytes"] if place in audio else None
-        )
+        place: Sound(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
         for place, row in rows.items()
     }
 
@@ -126,19 +133,7 @@ def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[
     }
 
 
-def _summary(survey: Survey, pairs: Sequence[Mapping[str, Any]]) -> Markup:
-    rejected = int((survey.rejected >= 0).sum())
-    hours = survey.measures["seconds"].sum() / 3600
-    return Markup("{} of {:.2f} hours · <b>{} quarantined</b> ({:.1%}) · <b>{} of duplicates</b>").format(
-        _count(len(survey), "clip"), hours, _count(rejected, "clip"), rejected / len(survey), _count(len(pairs), "pair")
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _corpora(survey: Survey) -> Markup:
+def _corpora(survey: Survey) -> list[list[str]]:
     rows = []
     for number, name in enumerate(survey.corpora):
         of = survey.corpus == number
@@ -146,48 +141,42 @@ def _corpora(survey: Survey) -> Markup:
         share = f"{rejected / of.sum():.1%}" if of.any() else "–"
         hours = survey.measures["seconds"][of].sum() / 3600
         rows.append([name, f"{of.sum():,}", f"{hours:.2f}", f"{rejected:,}", share])
-    return page.table(["corpus", "clips", "hours", "quarantined", "share"], rows)
+    return rows
 
 
-def _rules(survey: Survey) -> Markup:
-    """One row per measure: its distribution, and each of its limits with the clips beyond."""
-    broken, newline = survey.broken(), Markup("<br>")
-    rows = []
+def _measures(survey: Survey) -> list[dict[str, Any]]:
+    """Of each measure its distribution, its limits, and the number of clips beyond any of them."""
+    measures = []
     for name, spread in survey.spread().items():
+        title, unit, meaning = TITLES[name]
         limits = [limit for limit in survey.limits if limit.measure == name]
-        rule = newline.join(f"{limit.name} {limit.value:g}" for limit in limits) or page.block("span", "soft", "no rule")
-        beyond = newline.join(_refused(broken[limit.name]) for limit in limits)
-        numbers = [f"{spread[key]:.4g}" if key in spread else "–" for key in SHOWN_PERCENTILES]
-        title, unit, _ = TITLES[name]
-        measure = Markup("{} <small>{}</small>").format(title, unit)
-        rows.append([measure, *numbers, f"{spread.get('none', 0):,}", rule, beyond])
-    return page.table(["measure", "lowest", "5 %", "median", "95 %", "highest", "no value", "rule", "beyond it"], rows)
+        beyond = np.any([np.zeros(len(survey), bool), *(limit.excess(survey.measures) > 0 for limit in limits)], axis=0)
+        measures.append(
+            {
+                "title": title,
+                "unit": unit,
+                "meaning": meaning,
+                "percentiles": [f"{spread[key]:.4g}" if key in spread else "–" for key in SHOWN_PERCENTILES],
+                "without_value": spread.get("none", 0),
+                "limits": limits,
+                "num_beyond": int(beyond.sum()),
+                "histogram": _histogram(title, survey.measures[name], beyond, limits),
+            }
+        )
+    return measures
 
 
-def _refused(count: int) -> str | Markup:
-    return page.block("b", "hot", f"{count:,}") if count else "0"
-
-
-def _histogram(survey: Survey, name: str) -> Markup:
-    """A card with the number of clips over the values of one measure, and its limits."""
+def _histogram(title: str, values: np.ndarray, beyond: np.ndarray, limits: Sequence[Limit]) -> str | None:
+    """SVG of the number of clips over a measure, and its limits; None where no clip has a value."""
     from soundmill.drawing import Figure, svg
 
-    title, unit, meaning = TITLES[name]
-    limits = [limit for limit in survey.limits if limit.measure == name]
-    values = survey.measures[name]
-    beyond = np.any([limit.excess(survey.measures) > 0 for limit in limits], axis=0) if limits else np.zeros(len(values), bool)
-    known = np.isfinite(values)
-    if known.any():
-        figure = Figure(figsize=(3.4, 1.9))
-        # Room for 1,000,000 beside the axis; to measure what is needed takes as long as to draw all.
-        _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[known & ~beyond], values[known & beyond], limits)
-        picture = Markup(svg(figure, title).replace(INK, "var(--ink)"))  # the page's own
-    else:
-        picture = page.block("p", "soft", "No clip has a value.")
-    rule = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
-    rule = Markup("{} beyond {}").format(_refused(int(beyond.sum())), rule) if limits else "no rule"
-    text = Markup("<p>{}<br>{}</p>").format(page.block("span", "soft", meaning), rule)
-    return Markup("<article>{}{}{}</article>").format(page.heading(title, unit, level=3), text, picture)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    figure = Figure(figsize=(3.4, 1.9))
+    # Room for the label 1,000,000; measuring the labels would take as long as drawing the figure.
+    _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[finite & ~beyond], values[finite & beyond], limits)
+    return svg(figure, title).replace(INK, "var(--ink)")
 
 
 def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
@@ -210,48 +199,8 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
         spine.set_color(INK)
 
 
-def _quarantined(survey: Survey, worst: Mapping[Limit, Sequence[Sound]]) -> Markup:
-    broken = survey.broken()
-    sections = []
-    for limit, sounds in worst.items():
-        if broken[limit.name]:
-            cards = [Markup("<article>{}<p>{}</p></article>").format(_figure(sound), _why(limit, sound)) for sound in sounds]
-            shown = f"the worst {len(sounds)} of {broken[limit.name]:,}" if len(sounds) < broken[limit.name] else "all of them"
-            sections += [page.heading(f"{limit.name} {limit.value:g}", shown, level=3), page.block("div", "grid", *cards)]
-    return Markup("").join(sections) or page.panel("No clip breaks a rule.")
-
-
-def _why(limit: Limit, sound: Sound) -> str:
-    value = sound.quality[limit.measure]
-    return limit.say(np.nan if value is None else value)
-
-
-def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> Markup:
-    if not pairs:
-        return page.panel("No duplicates.")
-    kinds = {"sound": "the same by ear", "video": "the same seconds of one video"}
-    cards = [
-        Markup("<article>{}<p>{}, score {:.2f}</p></article>").format(
-            page.block("div", "pair", _figure(first), _figure(second)), kinds.get(pair["kind"], pair["kind"]), pair["score"]
-        )
-        for pair, first, second in shown
-    ]
-    part = Markup("")
-    if len(shown) < len(pairs):
-        part = page.block("p", "soft", f"{len(shown):,} of {_count(len(pairs), 'pair')}, the surest of each kind")
-    return part + page.block("div", "pairs", *cards)
-
-
-def _figure(sound: Sound) -> Markup:
-    """Name, picture and player of one clip."""
-    name = Markup("<b>{}</b> <small>{} · from {:g} s</small>").format(sound.source, sound.clip_id, sound.start)
-    if sound.flac is None:
-        return page.figure(name, page.block("p", "soft", "Its sound did not fit on this page (quality.report.megabytes)."))
-    return page.figure(name, page.image(_picture(sound.flac), "wave and spectrogram"), page.player(sound.flac))
-
-
-def _picture(flac: bytes) -> str:
-    """The wave from -1 to 1 above its spectrogram, low frequencies at the bottom, as a data URI."""
+def _picture(flac: bytes) -> bytes:
+    """JPEG of the wave from -1 to 1 above its spectrogram, low frequencies at the bottom."""
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
@@ -270,7 +219,7 @@ def _picture(flac: bytes) -> str:
     )
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours[..., :3]), format="jpg", pil_kwargs={"quality": 85})
-    return page.data_uri("image/jpeg", buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _spectrogram(wave: np.ndarray) -> np.ndarray:

@@ -9,12 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from soundmill import page
 from soundmill.evaluation import chart, tables
 from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, Row, rows_of, verdict
-from soundmill.page.sounds import LONGEST_TITLE, MISSING, Card, Chip, Section, Sound, attempt, section
+from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, attempt, draw_section
 
 if TYPE_CHECKING:
     from soundmill.evaluation.memorisation import Memorisation
@@ -84,20 +82,20 @@ def write_report(
         (directory / name).write_text(text, encoding="utf-8")
     faults: list[str] = []
     picture = attempt("no chart", partial(_draw, metrics, directory / "scores.png"), faults)
-    text = _page(title, metrics, sections, classes or {}, note, picture or MISSING, faults)
+    text = _page(title, metrics, sections, classes or {}, note, picture, faults)
     (directory / "index.html").write_text(text, encoding="utf-8")
     for fault in faults:
         print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
 
 
-def _draw(metrics: Mapping[str, Any], path: Path) -> Markup:
+def _draw(metrics: Mapping[str, Any], path: Path) -> str:
     """Write the chart as a PNG; return it as SVG."""
     from soundmill.drawing import svg
 
     figure = chart.draw(metrics)
     text = svg(figure, "baselines")
     figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
-    return Markup(text)
+    return text
 
 
 def _page(
@@ -106,56 +104,49 @@ def _page(
     sections: Sequence[Section],
     classes: Mapping[str, Mapping[str, float]],
     note: str,
-    picture: Markup,
+    picture: str | None,
     faults: list[str],
 ) -> str:
-    """The page; what of it could not be made joins the faults, and is named on it."""
+    """The page's HTML; appends to `faults` what could not be drawn, which the page names."""
     rows, counts = rows_of(metrics), metrics["counts"]
-    shares = " · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate"))
-    verdicts = [Markup("<p>{}</p>").format(text) for text in (verdict(row, counts) for row in rows) if text]
-    terms = [
-        (TITLES[key], MEANINGS[key])
-        for key in (*METRICS, *BASELINES)
-        if any(key == row.metric or key in row.baselines for row in rows)
-    ]
-    provenance = json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False)
-    parts = [
-        page.panel(*verdicts, kind="verdict") if verdicts else Markup(""),
-        page.heading("Scores and baselines", f"{shares} among the generated sounds"),
-        page.panel(picture, kind="paper"),
-        page.heading("Scores"),
-        page.panel(_table(rows), page.definitions(terms)),
-        _classes(classes, rows),
-        *(section(shown, faults) for shown in sections),
-        page.heading("Read with care"),
-        page.panel(page.listing([*metrics["warnings"], *faults] or ["none"])),
-        page.heading("What this was made from"),
-        page.panel(Markup("<details><summary>weights, file lists and counts</summary><pre>{}</pre></details>").format(provenance)),
-    ]
-    summary = (
-        f"{counts['generated']} generated sounds against {counts['reference']} real ones{note}, protocol {metrics['protocol']}"
+    terms = [key for key in (*METRICS, *BASELINES) if any(key == row.metric or key in row.baselines for row in rows)]
+    drawn = [draw_section(section, faults) for section in sections]
+    return page.render(
+        "soundmill.evaluation",
+        "report.html",
+        title=title,
+        counts=counts,
+        note=note,
+        protocol=metrics["protocol"],
+        verdicts=[text for text in (verdict(row, counts) for row in rows) if text],
+        shares=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
+        chart=picture,
+        scores=_scores(rows),
+        terms=[(TITLES[key], MEANINGS[key]) for key in terms],
+        classes=_classes(classes, rows),
+        sections=drawn,
+        remarks=[*metrics["warnings"], *faults],
+        provenance=json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False),
     )
-    return page.document(title, summary, parts)
 
 
-def _table(rows: list[Row]) -> Markup:
-    """The scores; why some rank nothing or are withheld stands below, where it takes no room between the rows."""
+def _scores(rows: list[Row]) -> dict[str, Any]:
+    """Head and rows of the table of scores; below it, why scores rank no models or are missing, each reason once."""
     table = tables.texts(rows, named="title")
-    lines = []
+    lines = table.to_numpy().tolist()
     reasons: dict[tuple[str, str], list[str]] = {}
-    for row, (metric, judge, value, *cells) in zip(rows, table.to_numpy().tolist(), strict=True):
-        lines.append([Markup("{} <small>{}</small>").format(metric, judge), page.block("b", "hot", value), *cells])
+    for row, (metric, embedder, *_) in zip(rows, lines, strict=True):
         if row.note:
-            reasons.setdefault(("– not measured" if row.value is None else tables.DAGGER, row.note), []).append(f"{metric} {judge}")
-    notes = [page.block("p", "soft", f"{mark}: {', '.join(names)}: {why}") for (mark, why), names in reasons.items()]
-    _, _, *head = table.columns
-    return Markup("").join([page.table(["score", *head], lines), *notes])
+            mark = "– not measured" if row.value is None else tables.DAGGER
+            reasons.setdefault((mark, row.note), []).append(f"{metric} {embedder}")
+    notes = [f"{mark}: {', '.join(names)}: {why}" for (mark, why), names in reasons.items()]
+    return {"head": table.columns[2:], "rows": lines, "notes": notes}
 
 
-def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> Markup:
-    """A table of the classes."""
+def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Head and rows of the table of classes."""
     if not classes:
-        return Markup("")
+        return None
     from soundmill.drawing import shorten
 
     keys = list(dict.fromkeys(key for values in classes.values() for key in values if key != "generated"))
@@ -168,5 +159,4 @@ def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) ->
         ]
         for name, values in classes.items()
     ]
-    heading = page.heading("Class by class", "means of the sounds' own values")
-    return heading + page.panel(page.table(["class", "sounds", *(named.get(key, key) for key in keys)], lines))
+    return {"head": ["class", "sounds", *(named.get(key, key) for key in keys)], "rows": lines}

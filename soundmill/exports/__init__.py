@@ -1,8 +1,7 @@
-"""Prepared clips in the formats other tools read: audio and manifests side by side, so such a tool can be pointed at the directory.
+"""Prepared clips in other tools' formats: a directory with audio and manifests.
 
-Every format gets the same samples (16-bit, in the rate and channels of one variant of clips) and as much of captions, labels and
-splits as it has a place for. A clip that a format cannot express (no caption, several labels) is left out, counted, and named in
-`not_exported.tsv`.
+Every format has the same samples (16 bits, with the rate and channels of one variant of clips), and captions, labels and splits as
+far as it supports them. Clips that a format cannot express (no caption, several labels) are listed in `not_exported.tsv`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from soundmill import clips, disk, manifest
 from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned, classes, packed
-from soundmill.exports.target import Clip, Layout, NotExpressible, Target
+from soundmill.exports.target import ExportClip, Layout, NotExpressible, Target
 from soundmill.params import did_you_mean
 
 LEFT_OUT = "not_exported.tsv"
@@ -27,37 +26,37 @@ LEFT_OUT = "not_exported.tsv"
 
 @dataclass
 class Export:
-    """What came of an export."""
+    """The result of an export."""
 
     directory: Path
     written: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)  # clip id, reason
 
 
-def named(folder: str, suffix: str) -> Callable[[Clip], str]:
+def clip_path(folder: str, suffix: str) -> Callable[[ExportClip], str]:
     return lambda clip: f"{folder}/{clip.clip_id}{suffix}"
 
 
 FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "amphion": Layout(captioned.amphion_place, captioned.write_amphion),
     "audiocaps": Layout(captioned.video_place, captioned.write_audiocaps),
-    "audiocraft": Layout(named("audio", ".wav"), captioned.write_audiocraft),
+    "audiocraft": Layout(clip_path("audio", ".wav"), captioned.write_audiocraft),
     "audiofolder": Layout(captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
     "audiofolder_csv": Layout(captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
     "audiofolder_parquet": packed.HuggingFaceParquet,
-    "audioldm": Layout(named("audio", ".wav"), captioned.write_audioldm),
+    "audioldm": Layout(clip_path("audio", ".wav"), captioned.write_audioldm),
     "clotho": Layout(lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
-    "esc": Layout(named("audio", ".wav"), classes.write_esc, needs="label"),
+    "esc": Layout(clip_path("audio", ".wav"), classes.write_esc, needs="label"),
     "folder": classes.Folder,
     "gtzan": classes.Gtzan,
-    "lhotse": Layout(named("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
+    "lhotse": Layout(clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
     "nsynth": Layout(classes.nsynth_place, classes.write_nsynth, needs="label"),
     "panns": Layout(lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": Layout(lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
-    "tango": Layout(named("audio", ".wav"), captioned.write_tango),
+    "tango": Layout(clip_path("audio", ".wav"), captioned.write_tango),
     "urbansound8k": Layout(classes.urbansound_place, classes.write_urbansound, needs="label"),
-    "wavcaps": Layout(named("audio", ".flac"), captioned.write_wavcaps),
+    "wavcaps": Layout(clip_path("audio", ".flac"), captioned.write_wavcaps),
     "webdataset": packed.WebDataset,
 }
 
@@ -71,18 +70,18 @@ def export(
     split: str | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Export:
-    """Write all prepared clips (of one split) in the named format to a directory that is empty, or new and appears whole."""
+    """Write all prepared clips (of one split) in a format to an empty or new directory, which appears only when complete."""
     if name not in FORMATS:
-        raise UserError(f"format {name!r} is not known{did_you_mean(name, list(FORMATS))} (formats: {', '.join(FORMATS)})")
+        raise UserError(f"unknown format {name!r}{did_you_mean(name, list(FORMATS))} (formats: {', '.join(FORMATS)})")
     rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
     if not rows:
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
-    with _in_the_making(directory) as (partial, final):
+    with _new_directory(directory) as (partial, final):
         target, result = FORMATS[name](partial, final), Export(directory)
         for stored in clips.with_audio(tables, set(rows)):
             row = rows[stored["clip_id"]]
             clips.check_rate(stored, sample_rate)
-            clip = Clip(
+            clip = ExportClip(
                 manifest.check_clip_id(row["clip_id"]),
                 row["split"],
                 tuple(row["captions"]),
@@ -112,33 +111,33 @@ def export(
     return result
 
 
-PARTIAL = ".soundmill-export"  # what an export is made in
+PARTIAL = ".soundmill-export"  # directory of an unfinished export
 
 
 @contextmanager
-def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
-    """Where to write what shall lie in `directory`, which is new or empty, and `directory` resolved; put in place at the end.
+def _new_directory(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """A temporary directory whose content is moved to `directory`, new or empty, at the end; and `directory` resolved.
 
-    An empty directory that is there stays, for it may be a volume, or where somebody's shell is.
+    An existing empty directory is not replaced: it may be a mounted volume or a shell's working directory.
     """
     with _locked(directory) as (partial, final, lock):
         try:
-            for path in partial.iterdir():  # of an export that was killed
+            for path in partial.iterdir():  # left by a killed export
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             yield partial, final
             _check_ours(partial, lock, directory)
             for path in partial.rglob("*"):
                 if path.is_file():
                     disk.sync_file(path)
-            if final.exists() and _left_in(final):
-                raise UserError(f"{directory}: something else was written there meanwhile; remove it, and export again")
+            if final.exists() and _content(final):
+                raise UserError(f"{directory}: files were written there during the export; remove them and export again")
             if partial.parent == final:
                 _move_up(partial, final)
             else:
                 os.replace(partial, final)
             disk.sync_directory(partial.parent)
         except OSError as error:
-            error.filename = error.filename or str(directory)  # a write that fails does not say of what
+            error.filename = error.filename or str(directory)  # a failed write does not name the file
             raise
         finally:
             if _is_ours(partial, lock):
@@ -147,23 +146,23 @@ def _in_the_making(directory: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[tuple[Path, Path, int]]:
-    """(what an export to `directory` is made in, `directory` resolved, the lock on the first)."""
+    """The temporary directory of an export to `directory`, `directory` resolved, and the lock on the former."""
     try:
         final = directory.resolve()
         os.fspath(final).encode()
         inside = final.exists()
         partial = final / PARTIAL if inside else final.with_name(f"{PARTIAL}-{final.name}")
-        if inside and (not final.is_dir() or _left_in(final)):
-            raise UserError(f"{directory} is not empty; say a new directory, or remove it")
+        if inside and (not final.is_dir() or _content(final)):
+            raise UserError(f"{directory} is not empty; name a new directory, or remove it")
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except UnicodeEncodeError:
-        raise UserError(f"{directory}: manifests cannot say this name, which is not UTF-8; say another directory") from None
+        raise UserError(f"{directory}: manifests cannot contain this name, which is not UTF-8; name another directory") from None
     except OSError as error:
-        raise UserError(f"{directory}: {error.strerror}; say a directory that can be made and written to") from None
+        raise UserError(f"{directory}: {error.strerror}; name a directory that can be created and written to") from None
     try:
         if not disk.try_lock(lock):
-            raise UserError(f"{directory}: another export is writing there; wait for it, or say another directory")
+            raise UserError(f"{directory}: another export is writing there; wait for it, or name another directory")
         _check_ours(partial, lock, directory)
         yield partial, final, lock
     finally:
@@ -172,16 +171,16 @@ def _locked(directory: Path) -> Iterator[tuple[Path, Path, int]]:
 
 def _check_ours(partial: Path, lock: int, directory: Path) -> None:
     if not _is_ours(partial, lock):
-        raise UserError(f"{directory}: was moved or removed meanwhile; export again")
+        raise UserError(f"{directory}: was moved or removed during the export; export again")
 
 
 def _is_ours(partial: Path, lock: int) -> bool:
-    """Whether the locked directory still bears its name: another export may have ended with it, or somebody moved it."""
+    """Whether the locked directory still has its name: another export may have removed it, or someone may have moved it."""
     return partial.exists() and os.path.samestat(os.fstat(lock), os.stat(partial))
 
 
 def _move_up(partial: Path, final: Path) -> None:
-    """Put everything in place, or, if that is cut short, nothing."""
+    """Move all files to `final`; if one fails, move all back."""
     moved: list[Path] = []
     try:
         for path in sorted(partial.iterdir()):
@@ -193,5 +192,5 @@ def _move_up(partial: Path, final: Path) -> None:
         raise
 
 
-def _left_in(directory: Path) -> list[str]:
+def _content(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if name != PARTIAL]

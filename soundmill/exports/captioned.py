@@ -1,4 +1,4 @@
-"""Formats with captions; and lhotse, whose supervisions are captions here."""
+"""Formats with captions, and lhotse, whose supervisions hold the captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from soundmill import manifest
 from soundmill.exports.target import (
     HUGGING_FACE,
-    Clip,
+    ExportClip,
     NotExpressible,
     by_split,
     plain_number,
@@ -16,26 +16,26 @@ from soundmill.exports.target import (
     write_lines,
 )
 
-# What audiocraft's MusicDataset wants to be there, and takes null for.
+# Keys that audiocraft's MusicDataset requires; null is allowed.
 AUDIOCRAFT_UNKNOWN = ("title", "artist", "key", "bpm", "genre", "moods", "instrument")
-AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are columns even where there are fewer
+AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are always columns
 
 
 def _numbered(captions: tuple[str, ...], width: int) -> list[str]:
     return [*captions, *[""] * (width - len(captions))]
 
 
-def _caption_columns(placed: list[tuple[Clip, str]], least: int = AUDIOCAPS_CAPTIONS) -> list[str]:
+def _caption_columns(placed: list[tuple[ExportClip, str]], least: int = AUDIOCAPS_CAPTIONS) -> list[str]:
     most = max(least, *(len(clip.captions) for clip, _ in placed))
     return [f"caption_{number}" for number in range(1, most + 1)]
 
 
-def video_place(clip: Clip) -> str:
+def video_place(clip: ExportClip) -> str:
     video, start = clip.video_and_start
     return f"audio/{video}_{plain_number(start)}.wav"
 
 
-def write_audiocaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "val", "test": "test"}
     number = 0
     for split, rows in by_split(placed):
@@ -48,7 +48,7 @@ def write_audiocaps(placed: list[tuple[Clip, str]], directory: Path, final: Path
         write_csv(directory / f"{names[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
 
 
-def write_tango(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         lines = (
             {"dataset": "audiocaps", "location": str(final / place), "captions": caption}
@@ -58,7 +58,7 @@ def write_tango(placed: list[tuple[Clip, str]], directory: Path, final: Path) ->
         manifest.write_tango_json(lines, directory / f"{split}.json")
 
 
-def write_panns(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_panns(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed)
     names = {"train": "train", "valid": "val", "test": "test"}
     for split, rows in by_split(placed):
@@ -66,12 +66,12 @@ def write_panns(placed: list[tuple[Clip, str]], directory: Path, final: Path) ->
         write_csv(directory / f"{names[split]}.csv", ["file_name", *columns], table)
 
 
-def write_clotho(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_clotho(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed)
     for split, rows in by_split(placed):
         table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
         write_csv(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
-        # aac-datasets, for one, wants the other table, too.
+        # aac-datasets also requires the metadata table.
         origins = [[Path(place).name, ";".join(clip.labels), *[""] * (len(CLOTHO_METADATA) - 2)] for clip, place in rows]
         write_csv(directory / f"clotho_metadata_{CLOTHO[split]}.csv", list(CLOTHO_METADATA), origins)
 
@@ -80,7 +80,7 @@ CLOTHO_METADATA = ("file_name", "keywords", "sound_id", "sound_link", "start_end
 CLOTHO = {"train": "development", "valid": "validation", "test": "evaluation"}
 
 
-def write_wavcaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_wavcaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         data = [
             {
@@ -98,7 +98,7 @@ def write_wavcaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) 
         write_json(directory / f"{split}.json", {"num_captions_per_audio": 1, "data": data})
 
 
-def write_amphion(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_amphion(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         write_json(
             directory / f"{split}.json",
@@ -110,12 +110,12 @@ def write_amphion(placed: list[tuple[Clip, str]], directory: Path, final: Path) 
         )
 
 
-def amphion_place(clip: Clip) -> str:
+def amphion_place(clip: ExportClip) -> str:
     stem, start = clip.stem_and_start
     return f"wav/{stem}_{round(start * 1000)}_{round((start + clip.seconds) * 1000)}.wav"
 
 
-def write_musiccaps(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = [
         "ytid",
         "start_s",
@@ -148,10 +148,10 @@ def write_musiccaps(placed: list[tuple[Clip, str]], directory: Path, final: Path
     write_csv(directory / "musiccaps.csv", columns, table)
 
 
-def write_audioldm(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "val", "test": "test"}
     labels = sorted({label for clip, _ in placed for label in clip.labels})
-    # AudioLDM takes labels apart at commas and looks for each as it stands; a clip of which it does not find one it replaces.
+    # AudioLDM splits labels at commas and looks up each; it replaces a clip with an unknown label by another clip.
     codes = {label: f"/soundmill/{index}" for index, label in enumerate(labels)}
     paths = {}
     for split, rows in by_split(placed):
@@ -175,7 +175,7 @@ def write_audioldm(placed: list[tuple[Clip, str]], directory: Path, final: Path)
     )
 
 
-def write_audiocraft(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_audiocraft(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "valid", "test": "evaluate"}
     for split, rows in by_split(placed):
         lines = []
@@ -204,7 +204,7 @@ def write_audiocraft(placed: list[tuple[Clip, str]], directory: Path, final: Pat
         write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
 
 
-def write_stable_audio(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_stable_audio(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     for clip, place in placed:
         pair = {
             "prompt": clip.captions[0],
@@ -215,21 +215,21 @@ def write_stable_audio(placed: list[tuple[Clip, str]], directory: Path, final: P
         write_json((directory / place).with_suffix(".json"), pair)
 
 
-def audiofolder_place(clip: Clip) -> str:
+def audiofolder_place(clip: ExportClip) -> str:
     return f"{HUGGING_FACE[clip.split]}/{clip.clip_id}.wav"
 
 
-def audiofolder_csv_place(clip: Clip) -> str:
+def audiofolder_csv_place(clip: ExportClip) -> str:
     if any(";" in label for label in clip.labels):
-        raise NotExpressible("a label with `;`, which stands between labels")
+        raise NotExpressible("a label contains `;`, which separates labels")
     return audiofolder_place(clip)
 
 
-# `datasets` sees the types of a split's columns in its first rows, and wants them equal in all splits: where any clip has a text,
-# those without have an empty one. pandas takes an empty cell for a number, and a space for text.
+# `datasets` infers the types of a split's columns from its first rows and requires the same types in all splits: if any clip has a
+# text, clips without one get an empty one. In CSV that is a space, because pandas reads an empty cell as a number.
 
 
-def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_audiofolder(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     no_caption = [""] if any(clip.captions for clip, _ in placed) else []
     no_label = [""] if any(clip.labels for clip, _ in placed) else []
     for split, rows in by_split(placed):
@@ -240,7 +240,7 @@ def write_audiofolder(placed: list[tuple[Clip, str]], directory: Path, final: Pa
         write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
 
 
-def write_audiofolder_csv(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_audiofolder_csv(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed, least=1)
     no_label = " " if any(clip.labels for clip, _ in placed) else ""
     no_caption = " " if any(clip.captions for clip, _ in placed) else ""
@@ -253,8 +253,8 @@ def write_audiofolder_csv(placed: list[tuple[Clip, str]], directory: Path, final
         write_csv(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
 
 
-def write_lhotse(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    """Recordings and supervisions, as lhotse's own recipes name them; one supervision per caption."""
+def write_lhotse(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    """Recordings and supervisions, named as in lhotse's recipes; one supervision per caption."""
     for split, rows in by_split(placed):
         recordings, supervisions = [], []
         for clip, place in rows:

@@ -8,31 +8,31 @@ from collections import Counter
 from pathlib import Path
 
 from soundmill import hashing, shards
-from soundmill.exports.target import Clip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
+from soundmill.exports.target import ExportClip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
 
-FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # that stay in a folder's name, beside letters, marks and digits of any script
-LONGEST_NAME = 200  # bytes; file systems have 255, and a number may follow
+FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may follow
 
 
 def folder_of(label: str) -> str:
-    """A label as the name of a folder: nothing in it can leave the directory or hide."""
-    kept = (char if char in FOLDER_CHARACTERS or unicodedata.category(char)[0] in "LMN" else "_" for char in label)
-    folder = "".join(kept).strip(" .") or "_"
+    """A label as a folder name, which cannot leave the directory or be hidden."""
+    characters = (char if char in FOLDER_CHARACTERS or unicodedata.category(char)[0] in "LMN" else "_" for char in label)
+    folder = "".join(characters).strip(" .") or "_"
     if len(folder.encode()) > LONGEST_NAME:
-        raise NotExpressible(f"label {label[:40]!r} … of more than {LONGEST_NAME} bytes, where the format has the name of a folder")
+        raise NotExpressible(f"label {label[:40]!r} … of more than {LONGEST_NAME} bytes is too long for a folder name")
     return folder
 
 
-def _fold(clip: Clip, count: int) -> int:
-    """The last fold is test and the one before it valid; the rest is dealt out by a hash of what never parts."""
+def _fold(clip: ExportClip, count: int) -> int:
+    """The last fold is test, the one before it valid; the others are assigned by a hash of `group`."""
     if clip.split == "test":
         return count
     if clip.split == "valid":
         return count - 1
-    return 1 + shards.shard_of(clip.origin, count - 2)
+    return 1 + shards.shard_of(clip.group, count - 2)
 
 
-def write_esc(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     targets = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
     rows = [
         [
@@ -41,7 +41,7 @@ def write_esc(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> N
             targets[clip.labels[0]],
             clip.labels[0].replace(" ", "_"),
             False,
-            clip.origin,
+            clip.group,
             "A",
         ]
         for clip, place in placed
@@ -49,16 +49,16 @@ def write_esc(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> N
     write_csv(directory / "meta/esc50.csv", ["filename", "fold", "target", "category", "esc10", "src_file", "take"], rows)
 
 
-def urbansound_place(clip: Clip) -> str:
+def urbansound_place(clip: ExportClip) -> str:
     return f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav"
 
 
-def write_urbansound(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     targets = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
     rows = [
         [
             Path(place).name,
-            clip.origin,
+            clip.group,
             plain_number(clip.start),
             plain_number(clip.start + clip.seconds),
             1,
@@ -73,39 +73,39 @@ def write_urbansound(placed: list[tuple[Clip, str]], directory: Path, final: Pat
 
 
 class Gtzan(Files):
-    """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` says which clip that is."""
+    """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` maps files to clips."""
 
     def __init__(self, directory: Path, final: Path):
         super().__init__(Layout(self._place, write_gtzan, needs="label"), directory, final)
         self._count: Counter[str] = Counter()
 
-    def _place(self, clip: Clip) -> str:
+    def _place(self, clip: ExportClip) -> str:
         genre = clip.labels[0]
         if not re.fullmatch(f"[a-z]{{1,{LONGEST_NAME}}}", genre):
-            raise NotExpressible(f"label {genre!r} where the format has one word of small letters")
+            raise NotExpressible(f"label {genre!r} is not one word of lowercase letters")
         if self._count[genre] > 99_999:
             raise NotExpressible(f"more than 100000 clips of {genre}")
         self._count[genre] += 1
         return f"genres_original/{genre}/{genre}.{self._count[genre] - 1:05d}.wav"
 
 
-def write_gtzan(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
+def write_gtzan(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
     (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def nsynth_place(clip: Clip) -> str:
+def nsynth_place(clip: ExportClip) -> str:
     return f"nsynth-{clip.split}/audio/{clip.clip_id}.wav"
 
 
-def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    """A note for each clip: its class is the instrument's family, its `origin` the instrument; pitch and velocity are unknown."""
+def write_nsynth(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
     families = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
     for split, rows in by_split(placed):
         notes = {
             clip.clip_id: {
                 "note_str": clip.clip_id,
-                "instrument_str": clip.origin,
+                "instrument_str": clip.group,
                 "instrument_family": families[clip.labels[0]],
                 "instrument_family_str": clip.labels[0].replace(" ", "_"),
                 "qualities_str": [],
@@ -117,24 +117,24 @@ def write_nsynth(placed: list[tuple[Clip, str]], directory: Path, final: Path) -
 
 
 class Folder(Files):
-    """`train/dog/x.wav`, a folder for each label, and the caption beside it."""
+    """`train/dog/x.wav`: a folder for each label, with captions as text files."""
 
     def __init__(self, directory: Path, final: Path):
         super().__init__(Layout(self._place, write_folder, needs="label"), directory, final)
         self._label_of: dict[str, str] = {}
 
-    def _place(self, clip: Clip) -> str:
+    def _place(self, clip: ExportClip) -> str:
         label = clip.labels[0]
         folder = folder_of(label)
         if len(clip.captions) > 1:
-            raise NotExpressible(f"{len(clip.captions)} captions where the format has one text")
-        if self._label_of.setdefault(folder.casefold(), label) != label:  # on some systems `Dog` and `dog` are one folder
+            raise NotExpressible(f"{len(clip.captions)} captions, but the format has one text")
+        if self._label_of.setdefault(folder.casefold(), label) != label:  # `Dog` and `dog` are the same folder on some systems
             folder = f"{folder} {hashing.digest(label)[:8]}"
         return f"{clip.split}/{folder}/{clip.clip_id}.wav"
 
 
-def write_folder(placed: list[tuple[Clip, str]], directory: Path, final: Path) -> None:
-    """A text beside each sound that has a caption."""
+def write_folder(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    """A text file next to each clip with a caption."""
     for clip, place in placed:
         if clip.captions:
             (directory / place).with_suffix(".txt").write_text(clip.captions[0] + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Formats that pack each sound with its captions and labels."""
+"""Formats that store audio, captions and labels together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from soundmill import manifest, shards
 from soundmill.exports.target import (
     HUGGING_FACE,
-    Clip,
+    ExportClip,
     Target,
 )
 
@@ -21,15 +21,15 @@ CLIPS_PER_TAR = 1000
 
 
 class WebDataset(Target):
-    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, the first of them as `text`, labels, origin) and
-    `<id>.txt` (the first caption); an empty text where there is none."""
+    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, the first also as `text`; labels; source) and
+    `<id>.txt` (the first caption, or an empty text)."""
 
     def __init__(self, directory: Path, final: Path):
         super().__init__(directory, final)
         self.counts: Counter[str] = Counter()
         self.open: dict[str, tarfile.TarFile] = {}
 
-    def add(self, clip: Clip, flac: bytes) -> None:
+    def add(self, clip: ExportClip, flac: bytes) -> None:
         number, place = divmod(self.counts[clip.split], CLIPS_PER_TAR)
         if place == 0:
             if clip.split in self.open:
@@ -38,11 +38,11 @@ class WebDataset(Target):
                 self.directory / f"{clip.split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT
             )
         self.counts[clip.split] += 1
-        # A key ends at the first dot of a member's name.
+        # A sample's key ends at the first dot of its file names.
         key = clip.clip_id.replace(".", "p")
-        facts = {
+        metadata = {
             "clip_id": clip.clip_id,
-            "text": (clip.captions or ("",))[0],  # LAION-CLAP and stable-audio-tools look for it
+            "text": (clip.captions or ("",))[0],  # read by LAION-CLAP and stable-audio-tools
             "captions": list(clip.captions) or [""],
             "labels": list(clip.labels) or [""],
             "source": clip.source,
@@ -50,8 +50,8 @@ class WebDataset(Target):
             "seconds": clip.seconds,
             "sample_rate": clip.sample_rate,
         }
-        # The same members of the same types in every sample, or `datasets` refuses them.
-        members = {"flac": flac, "json": json.dumps(facts, ensure_ascii=False).encode(), "txt": facts["captions"][0].encode()}
+        # `datasets` requires the same files of the same types in every sample.
+        members = {"flac": flac, "json": json.dumps(metadata, ensure_ascii=False).encode(), "txt": metadata["captions"][0].encode()}
         for suffix, data in members.items():
             member = tarfile.TarInfo(f"{key}.{suffix}")
             member.size, member.mode = len(data), 0o644
@@ -79,7 +79,7 @@ class HuggingFaceParquet(Target):
         super().__init__(directory, final)
         self.writers: dict[str, shards.ShardWriter] = {}
 
-    def add(self, clip: Clip, flac: bytes) -> None:
+    def add(self, clip: ExportClip, flac: bytes) -> None:
         split = HUGGING_FACE[clip.split]
         if split not in self.writers:
             schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
@@ -104,7 +104,7 @@ _FEATURES = {
         "features": {
             "clip_id": _TEXT,
             "audio": {"_type": "Audio"},
-            "captions": {"feature": _TEXT, "_type": "Sequence"},  # a list by the name that datasets 3 and later know
+            "captions": {"feature": _TEXT, "_type": "Sequence"},  # a list, under the name that datasets 3 and later read
             "labels": {"feature": _TEXT, "_type": "Sequence"},
         }
     }

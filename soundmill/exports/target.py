@@ -1,4 +1,4 @@
-"""Shared by all exports: clips, the directory while it is written, and its manifests."""
+"""Shared by all exports: clips, the directory being written, and its manifests."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import IO, Any
 
 from soundmill import manifest
 
-_HASH = re.compile(r"[0-9a-f]{12}")  # the id of a recording that brings none
+_HASH = re.compile(r"[0-9a-f]{12}")  # id of a recording whose corpus has no ids
 HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One prepared clip and what is known of it."""
+class ExportClip:
+    """A prepared clip with its metadata."""
 
     clip_id: str
     split: str
     captions: tuple[str, ...]
     labels: tuple[str, ...]
-    origin: str  # what never parts: the video or Freesound original that the recording is a piece of, else the recording
-    source: str  # recording's path in its corpus, escaped
+    group: str  # never divided between splits: the video or Freesound original of the recording, else the recording
+    source: str  # escaped path of the recording in its corpus
     start: float  # seconds into the recording
     num_samples: int
     sample_rate: int
@@ -40,13 +40,13 @@ class Clip:
 
     @property
     def stem_and_start(self) -> tuple[str, float]:
-        """The clip's name taken apart: YouTube id (or another stem) and seconds."""
+        """The two parts of the clip's id: YouTube id (or another stem) and start in seconds."""
         stem, _, start = self.clip_id.rpartition("_")
         return stem, float(start)
 
     @property
     def video_and_start(self) -> tuple[str, float]:
-        """The same for a format that knows YouTube's ids alone: of a recording that has none its hash, cut to their length."""
+        """The same for formats with YouTube ids only; a hash stands in for a missing id, cut to 11 characters."""
         stem, start = self.stem_and_start
         video = stem[:11] if _HASH.fullmatch(stem) else stem
         if not manifest.VIDEO_ID.fullmatch(video):
@@ -55,31 +55,31 @@ class Clip:
 
 
 class NotExpressible(Exception):
-    """The format has no place for this clip; the message says why."""
+    """The format cannot hold this clip, for the reason in the message."""
 
 
 class Target(ABC):
-    """A directory in the making: gets every clip once, in the order of the shards, then `finish`."""
+    """A directory being written: `add` gets every clip once, in the order of the shards, then `finish` is called."""
 
     def __init__(self, directory: Path, final: Path):
         self.directory = directory  # where to write
-        self.final = final  # where it will lie: for manifests that name their files by absolute paths
+        self.final = final  # its final path, for manifests with absolute paths
 
     @abstractmethod
-    def add(self, clip: Clip, flac: bytes) -> None:
-        """Take one clip; NotExpressible where the format has no place for it."""
+    def add(self, clip: ExportClip, flac: bytes) -> None:
+        """Write one clip; NotExpressible if the format cannot hold it."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what can be written only when every clip is known."""
+        """Write what needs all clips."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A format of plain audio files: `place` says where a clip lies, `write` makes the manifests when all are there."""
+    """A format of plain audio files: `place` gives a clip's path, `write` writes the manifests at the end."""
 
-    place: Callable[[Clip], str]
-    write: Callable[[list[tuple[Clip, str]], Path, Path], None]  # clips with their places, directory, final directory
+    place: Callable[[ExportClip], str]
+    write: Callable[[list[tuple[ExportClip, str]], Path, Path], None]  # clips with their paths, directory, final directory
     needs: str = "caption"  # caption | label | nothing
 
     def __call__(self, directory: Path, final: Path) -> Target:
@@ -90,17 +90,17 @@ class Files(Target):
     def __init__(self, layout: Layout, directory: Path, final: Path):
         super().__init__(directory, final)
         self.layout = layout
-        self.placed: list[tuple[Clip, str]] = []
+        self.placed: list[tuple[ExportClip, str]] = []
         self.taken: set[str] = set()
 
-    def add(self, clip: Clip, flac: bytes) -> None:
+    def add(self, clip: ExportClip, flac: bytes) -> None:
         if self.layout.needs == "caption" and not clip.captions:
             raise NotExpressible("no caption")
         if self.layout.needs == "label" and len(clip.labels) != 1:
-            raise NotExpressible(f"{len(clip.labels)} labels where the format has one")
+            raise NotExpressible(f"{len(clip.labels)} labels, but the format has one")
         place = self.layout.place(clip)
         if place in self.taken:
-            raise NotExpressible(f"another clip lies at {place}")
+            raise NotExpressible(f"another clip has the path {place}")
         self.taken.add(place)
         path = self.directory / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _write_wav(path: Path, flac: bytes) -> None:
     samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
     wav = io.BytesIO()
     soundfile.write(wav, samples, rate, subtype="PCM_16", format="WAV")
-    path.write_bytes(wav.getbuffer())  # libsndfile's own error does not say that the disk is full
+    path.write_bytes(wav.getbuffer())  # libsndfile's error would not mention a full disk
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
@@ -137,17 +137,17 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, compressed if the name says so; the same rows give the same bytes."""
+    """JSON lines, compressed if the name ends in `.gz`; the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as raw:
-        packed: IO[bytes] = gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+        target: IO[bytes] = gzip.GzipFile("", "wb", mtime=0, fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
         for row in rows:
-            packed.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        if packed is not raw:
-            packed.close()
+            target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        if target is not raw:
+            target.close()
 
 
-def by_split(placed: list[tuple[Clip, str]]) -> Iterator[tuple[str, list[tuple[Clip, str]]]]:
+def by_split(placed: list[tuple[ExportClip, str]]) -> Iterator[tuple[str, list[tuple[ExportClip, str]]]]:
     for split in manifest.SPLITS:
         rows = [(clip, place) for clip, place in placed if clip.split == split]
         if rows:

@@ -1,1 +1,1 @@
-"""Models by ear: one page with all that several models made of the same requests, and blind listening tests."""
+"""Comparing models by ear: a page with the sounds of several models for the same requests, and blind listening tests."""

@@ -1,4 +1,4 @@
-"""The files of a listening test: its key, and what its raters answered, held to it."""
+"""The files of a listening test: its key, and the raters' answers, checked against the key."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from pydantic import Field
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.listening.design import Heard, Trial
+from soundmill.listening.design import Stimulus, Trial
 from soundmill.params import StageParams
 
-REAL, BAD = "real", "bad"  # systems that are no model: the real sounds, and the deliberately bad anchor
+REAL, BAD = "real", "bad"  # systems besides the models: the real sounds and the bad anchors
 FIRST, SAME, SECOND = "first", "same", "second"  # answers of a comparison
-MOST_BYTES = 4_000_000  # of a file of answers
-MOST_RATERS = 10_000  # the highest number that a rater may have
+MAX_BYTES = 4_000_000  # of a file of answers
+MAX_RATER = 10_000  # highest number of a rater
 
 
 class KeyedSound(StageParams):
-    """Whose a sound is, and what it was made for."""
+    """The system and request of a sound."""
 
     system: str
     request: str
 
 
 class KeyedModel(StageParams):
-    """A model of the test: its family and weights, if it is one of a checkout, and the scores that it had."""
+    """A model: family and digest of its weights, if it is from a checkout, and its scores when the test was made."""
 
     family: str
     weights: str
     scores: dict[str, float]
-    of: dict[str, dict[str, float]]  # of single sounds, by request
+    of: dict[str, dict[str, float]]  # scores of single sounds, by request
 
 
 class Key(StageParams):
-    """What the page of a test does not tell."""
+    """What the raters' page does not contain."""
 
     format: Literal[1]
     test: str
@@ -46,7 +46,7 @@ class Key(StageParams):
     scale: Literal[5, 100]
     compare: bool
     seed: int
-    salt: str = ""  # drawn at random when the test is made: without it nobody can rebuild the key; "" in keys made without one
+    salt: str = ""  # random: without it the key cannot be rebuilt from the seed; "" in older keys
     sounds: dict[str, KeyedSound]
     orders: list[list[list[str]]] = Field(min_length=1)
     models: dict[str, KeyedModel]
@@ -55,17 +55,17 @@ class Key(StageParams):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def check_replaces(self, path: Path) -> None:
-        """UserError where there is the key of another test, whose answers would be lost."""
+        """UserError if `path` is the key of another test, whose answers could no longer be scored."""
         if path.exists() and read_key(path).test != self.test:
-            raise UserError(f"{path}: the key of another test, whose answers cannot be scored without it; name another --output")
+            raise UserError(f"{path}: the key of another test, whose answers cannot be scored without it; choose another --output")
 
     def order_of(self, rater: int) -> list[list[str]]:
-        """The sounds of each trial of a rater."""
+        """Names of the sounds of each trial of a rater."""
         return self.orders[(rater - 1) % len(self.orders)]
 
     def trials(self, rater: int) -> list[Trial]:
         return [
-            tuple(Heard(self.sounds[name].system, self.request_numbers[self.sounds[name].request]) for name in names)
+            tuple(Stimulus(self.sounds[name].system, self.request_numbers[self.sounds[name].request]) for name in names)
             for names in self.order_of(rater)
         ]
 
@@ -80,7 +80,7 @@ class Key(StageParams):
 
 @dataclass(frozen=True)
 class Answers:
-    """One rater's answers, trial by trial: by question a number of the scale, or which of two sounds."""
+    """One rater's answers by trial and question: a number of the scale, or FIRST, SAME or SECOND."""
 
     path: Path
     rater: int
@@ -92,35 +92,35 @@ def read_key(path: Path) -> Key:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
     key = params.parse(Key, params.read_json(path, remedy), str(path))
-    named = {name for trials in key.orders for names in trials for name in names}
-    if unknown := sorted(named - key.sounds.keys()):
-        raise UserError(f"{path}: orders: {unknown[0]} is none of its sounds; {remedy}")
+    ordered = {name for trials in key.orders for names in trials for name in names}
+    if unknown := sorted(ordered - key.sounds.keys()):
+        raise UserError(f"{path}: orders: {unknown[0]} is not in sounds; {remedy}")
     return key
 
 
 def read_all(paths: Sequence[Path], key: Key) -> list[Answers]:
-    """Every rater's answers, by their numbers; any fault is a UserError that names the file and the place in it."""
+    """All raters' answers, sorted by rater; UserError names the file and the place of the first mistake."""
     by_rater: dict[int, Answers] = {}
     for path in paths:
         answers = read(path, key)
         if answers.rater in by_rater:
             other = by_rater[answers.rater].path
             raise UserError(
-                f"{path}: rater: {answers.rater} has answered in {other}, too; keep one of both, or give another number"
+                f"{path}: rater: {answers.rater} is also the rater of {other}; remove one file, or change the number in one"
             )
         by_rater[answers.rater] = answers
     return [by_rater[rater] for rater in sorted(by_rater)]
 
 
 def read(path: Path, key: Key) -> Answers:
-    """The answers of one file, held to the key."""
+    """The answers of one file, checked against the key."""
     document = _json(path)
 
     def fault(where: str, what: str) -> UserError:
         return UserError(f"{path}: {where}: {what}")
 
-    def whole(values: Any, where: str, names: Sequence[str]) -> Mapping[str, Any]:
-        """A mapping that has these keys and no others."""
+    def mapping(values: Any, where: str, names: Sequence[str]) -> Mapping[str, Any]:
+        """`values`, if it is a mapping with exactly these keys."""
         if not isinstance(values, dict):
             raise fault(where, f"expected {', '.join(names)}, found {_short(values)}")
         for name in values:
@@ -131,33 +131,35 @@ def read(path: Path, key: Key) -> Answers:
                 raise fault(f"{where}.{name}".lstrip("."), "missing")
         return values
 
-    top = whole(document, "", ("format", "test", "rater", "answers"))
+    top = mapping(document, "", ("format", "test", "rater", "answers"))
     if top["format"] != 1 or type(top["format"]) is not int:
-        raise fault("format", f"{_short(top['format'])}: expected 1; take the page's own file as it is")
+        raise fault("format", f"{_short(top['format'])}: expected 1; use the file as the page saved it")
     if top["test"] != key.test:
-        raise fault("test", f"{_short(top['test'])}: answers to another test than the key's, {key.test}")
+        raise fault("test", f"{_short(top['test'])}: answers to another test; the key is for {key.test}")
     rater = top["rater"]
-    if type(rater) is not int or not 1 <= rater <= MOST_RATERS:
-        raise fault("rater", f"{_short(rater)}: expected a number from 1 to {MOST_RATERS}")
+    if type(rater) is not int or not 1 <= rater <= MAX_RATER:
+        raise fault("rater", f"{_short(rater)}: expected a whole number from 1 to {MAX_RATER}")
     order, given = key.order_of(rater), top["answers"]
     if not isinstance(given, list):
         raise fault("answers", f"expected a list, found {_short(given)}")
     answers: list[dict[str, int | str]] = []
     for number, entry in enumerate(given):
         where = f"answers.{number}"
-        entry = whole(entry, where, ("sounds", *key.questions))
+        entry = mapping(entry, where, ("sounds", *key.questions))
         names = entry["sounds"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise fault(f"{where}.sounds", f"expected names of sounds, found {_short(names)}")
         if unknown := [name for name in names if name not in key.sounds]:
-            raise fault(f"{where}.sounds", f"{_short(unknown[0])} is no sound of this test")
+            raise fault(f"{where}.sounds", f"{_short(unknown[0])} is not a sound of this test")
         if number >= len(order):
-            raise fault(where, f"one more than the {len(order)} trials of this test: something was answered twice")
+            raise fault(where, f"more answers than the {len(order)} trials of this test")
         if names != order[number]:
-            raise fault(f"{where}.sounds", f"{', '.join(names)}: trial {number + 1} of rater {rater} is {', '.join(order[number])}")
+            raise fault(
+                f"{where}.sounds", f"{', '.join(names)}: expected {', '.join(order[number])} as trial {number + 1} of rater {rater}"
+            )
         answers.append({name: _answer(entry[name], key, f"{where}.{name}", fault) for name in key.questions})
     if len(answers) < len(order):
-        raise fault("answers", f"{len(answers)} of {len(order)} trials are answered; let rater {rater} finish the test")
+        raise fault("answers", f"only {len(answers)} of {len(order)} trials are answered; rater {rater} must finish the test")
     return Answers(path, rater, answers)
 
 
@@ -171,25 +173,25 @@ def _answer(value: Any, key: Key, where: str, fault: Callable[[str, str], UserEr
 
 
 def _json(path: Path) -> Any:
-    """The value of the file; a key that is there twice is a fault, too."""
+    """The parsed file; UserError for repeated keys, too."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{_short(repeated)} is there twice")
+            raise ValueError(f"{_short(repeated)} is repeated")
         return dict(pairs)
 
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(data) > MOST_BYTES:
-        raise UserError(f"{path}: larger than {MOST_BYTES // 1_000_000} MB: no file of answers")
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB: not a file of answers")
     try:
-        return params.parse_json(data, object_pairs_hook=once)
+        return params.parse_json(data, object_pairs_hook=unique)
     except ValueError as error:
-        raise UserError(f"{path}: not readable as answers: {error}; take the page's own file as it is") from None
+        raise UserError(f"{path}: not a file of answers: {error}; use the file as the page saved it") from None
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The result of a listening test for people, and what of it stands beside a model's other scores."""
+"""Printing the result of a listening test, and its values as scores of the models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     def table(*names: str) -> Table:
-        made = Table(escape(names[0]), box=box.SIMPLE, pad_edge=False)
+        empty = Table(escape(names[0]), box=box.SIMPLE, pad_edge=False)
         for name in names[1:]:
-            made.add_column(name, justify="right", no_wrap=True)
-        return made
+            empty.add_column(name, justify="right", no_wrap=True)
+        return empty
 
     console = open_console()
     passed, failed = result["raters"]["passed"], result["raters"]["failed"]
@@ -28,7 +28,7 @@ def show(result: Mapping[str, Any]) -> None:
         f"{len(passed)} raters passed the checks, {len(failed)} failed"
     )
     for question, part in result["questions"].items():
-        means = table(question, "mean", "95 %", *(["of failed raters"] if failed else []))
+        means = table(question, "mean", "95 %", *(["failed raters"] if failed else []))
         for name, one in part["means"].items():
             others = [f"{result['failed_means'][question][name]:.3g}"] if failed else []
             means.add_row(escape(name), f"{one['mean']:.3g}", f"{one['low']:.3g} … {one['high']:.3g}", *others)
@@ -52,18 +52,18 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def scores_of(key: Key, result: Mapping[str, Any], model: str) -> dict[str, float]:
-    """What ears say of a model, by the names of metrics: `mos_quality`, `mos_quality_low` …; of a comparison `preference_quality`,
-    the mean share by which it is preferred to the others."""
-    found = {}
+    """A model's ratings by the names of metrics: `mos_quality`, `mos_quality_low` …; of a comparison `preference_quality`, the mean
+    share of answers that prefer it to another model."""
+    scores = {}
     for question, part in result["questions"].items():
         if not key.compare:
             mean = part["means"][model]
-            found |= {f"mos_{question}": mean["mean"], f"mos_{question}_low": mean["low"], f"mos_{question}_high": mean["high"]}
+            scores |= {f"mos_{question}": mean["mean"], f"mos_{question}_low": mean["low"], f"mos_{question}_high": mean["high"]}
             continue
         shares = [
             0.5 + line["difference"] * (1 if line["a"] == model else -1)
             for line in part["differences"]
             if model in (line["a"], line["b"])
         ]
-        found[f"preference_{question}"] = sum(shares) / len(shares)
-    return found
+        scores[f"preference_{question}"] = sum(shares) / len(shares)
+    return scores

@@ -2,55 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from soundmill import disk, page
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.listening.material import Asked, Material, Sounds, Wave
-from soundmill.page.sounds import Card, Made, Sound, draw, make
+from soundmill.listening.material import Material, Model, Request, Sounds, Wave
+from soundmill.page.sounds import Card, Preview, Sound, draw, preview
 
-LOUDNESS = -23.0  # LUFS that sounds are brought to: EBU R 128
-SOFTEST = -35.0  # LUFS of a row with high peaks
-MOST_GAIN = 30.0  # dB: what is nearly silent is shown to be
-NOTED_GAIN = 0.5  # dB that are worth a word
-LISTED = 200  # ids of requests that are named on the page
-KEYS = (
-    ("1 … 9", "the sound in this column"),
-    ("space", "play, pause"),
-    ("← →", "a second back, on"),
-    ("h, l", "the column before, the next one"),
-    ("j, k", "the next row, the one before"),
-    ("r", "repeat"),
-)
+LOUDNESS = -23.0  # LUFS of the sounds of a row: EBU R 128
+MIN_LOUDNESS = -35.0  # LUFS of a row whose peaks leave no headroom
+MAX_GAIN = 30.0  # dB
+MIN_NOTED_GAIN = 0.5  # dB; smaller gains are not mentioned
+MAX_LISTED = 200  # ids of left-out requests on the page
 
 
 @dataclass(frozen=True)
 class Column:
     name: str
     sounds: Sounds
-    model: int | None = None  # its number, of a model's own sounds
+    model: Model | None = None  # None for real sounds and codecs
 
 
 @dataclass(frozen=True)
 class Written:
-    """What is on the page, and what did not fit."""
+    """Ids of the requests on the page and of those that did not fit; what could not be drawn or played."""
 
     shown: list[str]
     left_out: list[str]
     faults: list[str]
-
-
-@dataclass(frozen=True)
-class _Row:
-    card: Card
-    made: list[Made | None]
 
 
 def write(
@@ -59,59 +45,65 @@ def write(
     megabytes: float,
     progress: Callable[[int], object] = lambda count: None,
     title: str = "",
-    above: Sequence[Markup] = (),
+    above: str = "",
 ) -> Written:
-    """One page that stands alone, of at most so many megabytes (and one request in any case); `above` stands on top of it.
+    """Write a self-contained page of at most `megabytes`, but with at least one request; `above` is HTML for its top.
 
-    Requests are taken in the order of `Material.requests` as far as there is room. The sounds of a row are at one loudness; all
-    pictures are on one scale of frequency and level, and those of a row on one of time. `progress` counts requests.
+    Requests are taken in the order of `Material.order` until the page is full. The sounds of a row have the same loudness; all
+    pictures share one scale of frequency and level, those of a row one of time. `progress` counts requests.
     """
-    order = material.requests()
+    order = material.order()
     columns = _columns(material, set(order))
     room = megabytes * 1e6
     rate = _highest_rate(columns, order)
-    rows, faults, size = [], [], 0.0
+    rows: list[tuple[Card, list[Preview | None]]] = []
+    faults: list[str] = []
+    size = 0.0
     for clip_id in order:
-        row = _row(clip_id, material, columns, rate, faults)
-        size += sum(len(made.flac) * 4 / 3 for made in row.made if made and made.flac)
+        card = _card(clip_id, material, columns)
+        previews = preview(card, faults, rate)
+        size += sum(len(one.flac) * 4 / 3 for one in previews if one and one.flac)  # base64
         if rows and size > room:
             break
-        rows.append(row)
+        rows.append((card, previews))
         progress(1)
-    loudest = max((made.loudest for row in rows for made in row.made if made), default=0.0)
-    articles: dict[str, Markup] = {}
+    loudest = max((one.loudest for _, previews in rows for one in previews if one), default=0.0)
+    articles: dict[str, str] = {}
     size = 0.0
-    for row in rows:
-        article = draw(row.card, row.made, loudest, faults)
+    for card, previews in rows:
+        article = draw(card, previews, loudest, faults)
         size += len(article)
         if articles and size > room:
             break
-        articles[row.card.clip_id] = article
+        articles[card.clip_id] = article
     left_out = [clip_id for clip_id in order if clip_id not in articles]
-    shown = sorted(articles, key=lambda clip_id: (material.asked[clip_id].labels, clip_id))
-    parts = [
-        *above,
-        _bar(columns, material, shown),
-        page.block("section", "rows low", *(articles[clip_id] for clip_id in shown)),
-        page.heading("Read with care"),
-        page.panel(page.listing(_remarks(material, left_out, faults))),
-    ]
-    title = title or " · ".join(model.name for model in material.models)
-    text = page.document(title, _summary(len(shown), len(order)), parts, ("players", "filter"))
+    shown = sorted(articles, key=lambda clip_id: (material.requests[clip_id].labels, clip_id))
+    text = page.render(
+        "soundmill.listening",
+        "listen.html",
+        title=title or " · ".join(model.name for model in material.models),
+        above=above,
+        columns=columns,
+        labels=sorted({label for clip_id in shown for label in material.requests[clip_id].labels}),
+        scores=_scores(material, shown),
+        articles=[articles[clip_id] for clip_id in shown],
+        num_requests=len(order),
+        remarks=[*_remarks(material, left_out), *faults],
+    )
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Written(shown, left_out, faults)
 
 
 def _columns(material: Material, clip_ids: set[str]) -> list[Column]:
-    """Those that have a sound for any request."""
+    """Columns with a sound for at least one request."""
     columns = [Column("real", material.real)]
     columns += [Column(f"{model.name} codec", model.codec) for model in material.models]
-    columns += [Column(model.name, model.sounds, number) for number, model in enumerate(material.models)]
+    columns += [Column(model.name, model.sounds, model) for model in material.models]
     return [column for column in columns if clip_ids & column.sounds.keys()]
 
 
 def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
-    """Of the first sound of each column that can be read: a column's sounds have one rate, or are of different recordings."""
+    """Highest rate in Hz of the first readable sound of each column: usually all sounds of a column have the same."""
     rates = []
     for column in columns:
         for clip_id in order:
@@ -124,14 +116,13 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
     return max(rates, default=8_000)
 
 
-def _row(clip_id: str, material: Material, columns: Sequence[Column], rate: int, faults: list[str]) -> _Row:
-    asked = material.asked[clip_id]
-    sounds = _level([_sound(column, clip_id) for column in columns])
-    noted = tuple(_noted(sound, column, clip_id, material) for sound, column in zip(sounds, columns, strict=True))
-    title = ", ".join(asked.labels) or asked.caption or clip_id
-    text = " · ".join(filter(None, [asked.caption if asked.labels else "", asked.source]))
-    card = Card(clip_id, title, text, noted, facts=_facts(clip_id, asked, material))
-    return _Row(card, make(card, faults, rate))
+def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
+    request = material.requests[clip_id]
+    sounds = _match_loudness([_sound(column, clip_id) for column in columns])
+    noted = tuple(_add_scores(sound, column, clip_id) for sound, column in zip(sounds, columns, strict=True))
+    title = ", ".join(request.labels) or request.caption or clip_id
+    text = " · ".join(filter(None, [request.caption if request.labels else "", request.source]))
+    return Card(clip_id, title, text, noted, facts=_facts(clip_id, request, material))
 
 
 def _sound(column: Column, clip_id: str) -> Sound | None:
@@ -147,97 +138,58 @@ def _sound(column: Column, clip_id: str) -> Sound | None:
     return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played)
 
 
-def _level(sounds: Sequence[Sound | None]) -> list[Sound | None]:
-    """The sounds of a row at one loudness, each with a note on what was done to it."""
-    heard = [sound for sound in sounds if sound and not sound.fault]
-    waves: list[Wave] = [(sound.wave[:, : sound.longest], sound.sample_rate) for sound in heard]
-    gains = iter(matching_gains(waves, LOUDNESS, SOFTEST, MOST_GAIN))
-    levelled: list[Sound | None] = []
+def _match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:
+    """The sounds of a row at the same loudness, with their gains as notes."""
+    waves: list[Wave] = [(sound.wave[:, : sound.max_samples], sound.sample_rate) for sound in sounds if sound and not sound.fault]
+    gains = iter(matching_gains(waves, LOUDNESS, MIN_LOUDNESS, MAX_GAIN))
+    matched: list[Sound | None] = []
     for sound in sounds:
-        if sound is None or sound.fault:
-            levelled.append(sound)
-            continue
-        gain = next(gains)
-        note = (f"{gain:+.1f} dB",) if abs(gain) >= NOTED_GAIN else ()
-        levelled.append(Sound(sound.role, sound.wave * np.float32(10 ** (gain / 20)), sound.sample_rate, "", note))
-    return levelled
+        if sound and not sound.fault:
+            gain = next(gains)
+            notes = (f"{gain:+.1f} dB",) if abs(gain) >= MIN_NOTED_GAIN else ()
+            sound = replace(sound, wave=sound.wave * np.float32(10 ** (gain / 20)), notes=notes)
+        matched.append(sound)
+    return matched
 
 
-def _noted(sound: Sound | None, column: Column, clip_id: str, material: Material) -> Sound | None:
-    """A model's sound with its scores."""
+def _add_scores(sound: Sound | None, column: Column, clip_id: str) -> Sound | None:
+    """A model's sound with its scores in its note."""
     if sound is None or column.model is None:
         return sound
-    values = material.models[column.model].of.get(clip_id, {})
-    note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(values.items()))])
+    scores = column.model.sound_scores.get(clip_id, {})
+    note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(scores.items()))])
     return replace(sound, notes=(note,) if note else ())
 
 
-def _facts(clip_id: str, asked: Asked, material: Material) -> dict[str, object]:
-    """What the filter looks at."""
-    scores = {f"{key} {model.name}": value for model in material.models for key, value in sorted(model.of.get(clip_id, {}).items())}
-    return {"text": " ".join([clip_id, asked.caption, asked.source, *asked.labels]), "labels": asked.labels, "scores": scores}
+def _facts(clip_id: str, request: Request, material: Material) -> dict[str, Any]:
+    """What the page's filter searches and sorts by."""
+    scores = {
+        f"{key} {model.name}": value for model in material.models for key, value in model.sound_scores.get(clip_id, {}).items()
+    }
+    return {
+        "text": " ".join([clip_id, request.caption, request.source, *request.labels]),
+        "labels": request.labels,
+        "scores": scores,
+    }
 
 
-def _bar(columns: Sequence[Column], material: Material, shown: Sequence[str]) -> Markup:
-    """What the script of the filter works with; hidden without it."""
-    labels = sorted({label for clip_id in shown for label in material.asked[clip_id].labels})
-    keys = sorted({key for model in material.models for clip_id in shown for key in model.of.get(clip_id, {})})
-    parts = [Markup('<input type="search" name="text" placeholder="caption, label or id" aria-label="caption, label or id">')]
-    if len(labels) > 1:
-        parts.append(_choice("label", "all labels", _options((label, label) for label in labels)))
-    if keys:
-        groups = [
-            Markup('<optgroup label="{}">{}</optgroup>').format(
-                key, _options((f"{key} {model.name}", model.name) for model in material.models if _has(model.of, key))
-            )
-            for key in keys
-        ]
-        numbers = Markup(
-            '<span><input type="number" step="any" name="low" placeholder="from" aria-label="score from"> … '
-            '<input type="number" step="any" name="high" placeholder="to" aria-label="score to"></span>'
-        )
-        parts += [_choice("score", "any score", Markup("").join(groups)), numbers]
-        orders = [("", "by label"), ("up", "lowest score first"), ("down", "highest score first")]
-        parts.append(Markup('<select name="order" aria-label="order">{}</select>').format(_options(orders)))
-    boxes = [
-        Markup('<label><input type="checkbox" name="column" value="{}" checked> {}</label>').format(number, column.name)
-        for number, column in enumerate(columns)
-    ]
-    boxes.append(Markup('<label><input type="checkbox" name="repeat"> repeat</label>'))
-    keys_line = Markup(" · ").join(Markup("<kbd>{}</kbd> {}").format(key, meaning) for key, meaning in KEYS)
-    return Markup(
-        '<form class="filter" hidden><div>{} <output></output></div><div>{}</div><p class="note keys">{}</p></form>'
-    ).format(Markup(" ").join(parts), Markup(" ").join(boxes), keys_line)
+def _scores(material: Material, shown: Sequence[str]) -> dict[str, list[str]]:
+    """Scores of the shown sounds, each with the models that have it."""
+    keys = sorted({key for model in material.models for clip_id in shown for key in model.sound_scores.get(clip_id, {})})
+    return {
+        key: [model.name for model in material.models if any(key in scores for scores in model.sound_scores.values())]
+        for key in keys
+    }
 
 
-def _has(of: dict[str, dict[str, float]], key: str) -> bool:
-    return any(key in values for values in of.values())
-
-
-def _choice(name: str, none: str, options: Markup) -> Markup:
-    return Markup('<select name="{0}" aria-label="{0}"><option value="">{1}</option>{2}</select>').format(name, none, options)
-
-
-def _options(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Markup:
-    return Markup("").join(Markup('<option value="{}">{}</option>').format(value, text) for value, text in pairs)
-
-
-def _summary(shown: int, wanted: int) -> str:
-    count = f"{shown} requests" if shown == wanted else f"{shown} of {wanted} requests"
-    return (
-        f"{count}. The sounds of a row are brought to one loudness: the gain stands below each. "
-        "A click on a picture plays it; another one in the row takes over at the same place."
-    )
-
-
-def _remarks(material: Material, left_out: Sequence[str], faults: Sequence[str]) -> list[str]:
+def _remarks(material: Material, left_out: Sequence[str]) -> list[str]:
     remarks = []
     if left_out:
-        more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
-        remarks.append(f"Left out, for the size of this page: {', '.join(left_out[:LISTED])}{more}.")
+        more = f" and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
+        remarks.append(f"Left out to limit the size of this page: {', '.join(left_out[:MAX_LISTED])}{more}.")
     for model in material.models:
-        if lacking := sum(clip_id not in model.sounds for clip_id in material.asked):
-            remarks.append(f"{model.name} has no sound for {lacking} of {len(material.asked)} requests.")
-    if unscored := [model.name for model in material.models if not model.of]:
-        remarks.append(f"No scores are known of the sounds of {', '.join(unscored)}.")
-    return [*remarks, *faults] or ["none"]
+        if missing := sum(clip_id not in model.sounds for clip_id in material.requests):
+            remarks.append(f"{model.name} has no sound for {missing} of {len(material.requests)} requests.")
+    if unscored := [model.name for model in material.models if not model.sound_scores]:
+        remarks.append(f"No scores of single sounds for {', '.join(unscored)}.")
+    return remarks

@@ -1,4 +1,4 @@
-// The filter of a listening page: rows by words, label and score; columns by name.
+// Filter of the listening page: rows by words, label and score; columns by name.
 "use strict";
 (() => {
   const form = document.querySelector("form.filter");

@@ -1,5 +1,5 @@
-// A blind listening test: a volume check, one trial after the other, and a file of answers. Answers are kept in this browser until
-// they are saved, so a reload goes on where it was.
+// A blind listening test: volume check, trials, file of answers. The browser stores the answers until they are saved, so a reload
+// resumes the test.
 "use strict";
 (() => {
   const content = JSON.parse(document.getElementById("content").textContent);
@@ -19,18 +19,18 @@
     scrollTo(0, 0);
     return shown;
   };
-  const place = () => `soundmill listening test ${content.test} ${rater}`;
-  const keep = () => {
+  const storageKey = () => `soundmill listening test ${content.test} ${rater}`;
+  const store = () => {
     try {
-      localStorage.setItem(place(), JSON.stringify(answers));
+      localStorage.setItem(storageKey(), JSON.stringify(answers));
     } catch {
       stored = false;
     }
   };
-  const recall = () => {
+  const restore = () => {
     try {
-      const kept = JSON.parse(localStorage.getItem(place()) || "[]");
-      return Array.isArray(kept) ? kept : [];
+      const saved = JSON.parse(localStorage.getItem(storageKey()) || "[]");
+      return Array.isArray(saved) ? saved : [];
     } catch {
       return [];
     }
@@ -39,24 +39,24 @@
     if (!stored && answers.length) event.preventDefault();
   });
 
-  // A button that plays a sound from its beginning, with how far it is; `heard` is called when it has come to its end.
-  let sounding = null;
-  const player = (name, flac, heard = () => {}) => {
+  // A button that plays a sound from the start, with its progress; `onEnd` is called when it ends.
+  let playing = null;
+  const player = (name, flac, onEnd = () => {}) => {
     const audio = new Audio(`data:audio/flac;base64,${flac}`);
     const button = make("button", { type: "button", className: "play", textContent: `▶ ${name}` });
     const bar = make("progress", { max: 1, value: 0 });
     button.addEventListener("click", () => {
-      if (sounding) sounding.pause();
-      sounding = audio;
+      if (playing) playing.pause();
+      playing = audio;
       audio.currentTime = 0;
       audio.play().catch(() => {});
     });
     audio.addEventListener("timeupdate", () => (bar.value = audio.duration ? audio.currentTime / audio.duration : 0));
     audio.addEventListener("ended", () => {
       bar.value = 1;
-      heard();
+      onEnd();
     });
-    audio.addEventListener("error", () => button.after(make("p", { textContent: "This sound cannot be played by this browser." })));
+    audio.addEventListener("error", () => button.after(make("p", { textContent: "This browser cannot play this sound." })));
     return make("div", { className: "player" }, button, bar);
   };
 
@@ -67,24 +67,24 @@
     const form = make(
       "form",
       {},
-      make("p", { textContent: "Use headphones, in a quiet room. Set the volume now, and leave it as it is until the end." }),
-      make("p", { textContent: `You will hear ${content.orders[0].length} trials. Each sound must be heard to its end once.` }),
-      make("label", {}, "Your number, as you were told ", number),
-      make("p", { textContent: "Play the beeps, which grow softer, and turn the volume up until you hear the last one." }),
-      player("the beeps", content.check),
-      make("label", {}, "How many beeps are there? ", beeps),
+      make("p", { textContent: "Use headphones in a quiet room. Set the volume now and do not change it until the end." }),
+      make("p", { textContent: `There are ${content.orders[0].length} trials. Play each sound to its end at least once before you answer.` }),
+      make("label", {}, "Your rater number ", number),
+      make("p", { textContent: "Play the beeps. Each is softer than the one before; turn the volume up until you hear the last one." }),
+      player("Beeps", content.check),
+      make("label", {}, "How many beeps do you hear? ", beeps),
       note,
-      make("button", { type: "submit", className: "next", textContent: "Begin" }),
+      make("button", { type: "submit", className: "next", textContent: "Start" }),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (Number(beeps.value) !== content.beeps) {
-        note.textContent = "There are more or fewer. Turn the volume up, play the beeps again and count once more.";
+        note.textContent = "That is not the number of beeps. Turn the volume up, play the beeps again and count again.";
         return;
       }
-      if (sounding) sounding.pause();
+      if (playing) playing.pause();
       rater = Number(number.value);
-      answers = recall();
+      answers = restore();
       next();
     });
     panel(form);
@@ -98,12 +98,12 @@
       : question.words.map((word, index) => [index + 1, `${index + 1} ${word}`]);
     if (!content.compare && content.scale === 100) {
       const slider = make("input", { type: "range", min: 1, max: 100, step: 1, value: 50, name: question.name, className: "unset" });
-      const take = () => {
+      const choose = () => {
         slider.className = "";
         chosen.textContent = slider.value;
         update(question.name, Number(slider.value));
       };
-      for (const event of ["input", "change", "pointerup"]) slider.addEventListener(event, take); // 50 too must be chosen
+      for (const event of ["input", "change", "pointerup"]) slider.addEventListener(event, choose); // 50 must be chosen, too
       group.append(make("div", { className: "ends" }, make("span", { textContent: `1 ${question.words[0]}` }), chosen,
         make("span", { textContent: `100 ${question.words[4]}` })), slider);
       return group;
@@ -121,26 +121,26 @@
     if (answers.length >= order.length) return finish();
     const names = order[answers.length];
     const given = {};
-    const unheard = new Set(names.keys());
+    const unplayed = new Set(names.keys());
     const button = make("button", { type: "button", className: "next", textContent: "Next", disabled: true });
     const update = (name, value) => {
       if (name) given[name] = value;
-      button.disabled = unheard.size > 0 || content.questions.some((question) => !(question.name in given));
+      button.disabled = unplayed.size > 0 || content.questions.some((question) => !(question.name in given));
     };
     const first = content.sounds[names[0]];
-    const titles = names.length > 1 ? ["A", "B"] : ["the sound"];
+    const titles = names.length > 1 ? ["A", "B"] : ["Sound"];
     const players = names.map((name, index) =>
       player(titles[index], content.sounds[name].flac, () => {
-        unheard.delete(index);
+        unplayed.delete(index);
         update();
       }),
     );
-    if (first.reference) players.unshift(player("the reference", content.references[first.reference]));
+    if (first.reference) players.unshift(player("Reference", content.references[first.reference]));
     button.addEventListener("click", () => {
-      if (sounding) sounding.pause();
+      if (playing) playing.pause();
       const ordered = Object.fromEntries(content.questions.map((question) => [question.name, given[question.name]]));
       answers.push({ sounds: names, ...ordered });
-      keep();
+      store();
       next();
     });
     panel(
@@ -160,9 +160,9 @@
       const address = URL.createObjectURL(new Blob([JSON.stringify(document_, null, 1) + "\n"], { type: "application/json" }));
       make("a", { href: address, download: `answers-${content.test}-${rater}.json` }).click();
       stored = true;
-      save.after(make("p", { textContent: "Saved. Send the file to whoever invited you. Thank you!" }));
+      save.after(make("p", { textContent: "Saved. Please send the file to the person who invited you. Thank you!" }));
     });
-    panel(make("p", { textContent: "That was the last sound." }), save);
+    panel(make("p", { textContent: "That was the last sound. Save your answers now." }), save);
   };
 
   addEventListener("keydown", (event) => {

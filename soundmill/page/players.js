@@ -1,34 +1,34 @@
-// The players of a page: one sounds at a time, and another of the same row takes over at the same place. Without this script the
-// browser's own players are as they are.
+// Players of a page: one plays at a time, and another one of the same row continues at the same position. Without this script they
+// are ordinary players of the browser.
 "use strict";
 (() => {
   const players = [...document.querySelectorAll("figure audio")];
   const rowOf = (player) => player.closest("article") || player.closest("figure");
-  // Those that are to be seen, as the page has them now: rows are sorted and hidden.
+  // Visible players in their current order: the filter sorts and hides rows.
   const shown = () => [...document.querySelectorAll("figure audio")].filter((player) => player.offsetParent !== null);
   const inRow = (player) => shown().filter((other) => rowOf(other) === rowOf(player));
   const pictureOf = (player) => player.closest("figure").querySelector(".picture");
   let current = null;
 
-  // Where a sound that begins takes over: at the place of the one before, where that is of its row and not at its end.
-  const placeFor = (player) =>
+  // Position at which a player starts: that of the current one, if it is in the same row and has not ended.
+  const positionFor = (player) =>
     current && current !== player && rowOf(current) === rowOf(player) && !current.ended ? current.currentTime : null;
 
-  const begin = (player, place = placeFor(player)) => {
+  const start = (player, position = positionFor(player)) => {
     if (current && current !== player) current.pause();
-    if (place !== null) player.currentTime = place;
-    player.play().catch(() => {}); // paused before it began
+    if (position !== null) player.currentTime = position;
+    player.play().catch(() => {}); // paused before it started
   };
 
   const isShown = (player) => player !== null && player.offsetParent !== null;
 
-  const beginFirst = () => {
+  const startFirst = () => {
     const [first] = shown();
-    if (first) begin(first);
+    if (first) start(first);
   };
 
   const toggle = () => {
-    if (!isShown(current)) return beginFirst();
+    if (!isShown(current)) return startFirst();
     if (current.paused) current.play().catch(() => {});
     else current.pause();
   };
@@ -37,24 +37,24 @@
     if (current) current.currentTime = Math.min(Math.max(0, seconds), current.duration || 0);
   };
 
-  // The same column of the next row, or of the one before.
+  // Play the same column of the next or previous row.
   const move = (step) => {
-    if (!isShown(current)) return beginFirst();
+    if (!isShown(current)) return startFirst();
     const rows = [...new Set(shown().map(rowOf))];
     const row = rows[rows.indexOf(rowOf(current)) + step];
     if (!row) return;
     const column = (player) => [...rowOf(player).querySelectorAll("figure")].indexOf(player.closest("figure"));
-    const there = shown().filter((player) => rowOf(player) === row);
-    begin(there.find((player) => column(player) === column(current)) || there[0]);
+    const candidates = shown().filter((player) => rowOf(player) === row);
+    start(candidates.find((player) => column(player) === column(current)) || candidates[0]);
     row.scrollIntoView({ block: "nearest" });
   };
 
-  // The next column of the row, or the one before: there may be more than digits.
-  const aside = (step) => {
-    if (!isShown(current)) return beginFirst();
+  // Play the next or previous column: there may be more than nine.
+  const moveColumn = (step) => {
+    if (!isShown(current)) return startFirst();
     const columns = inRow(current);
     const next = columns[columns.indexOf(current) + step];
-    if (next) begin(next);
+    if (next) start(next);
   };
 
   const repeat = (on) => {
@@ -72,15 +72,15 @@
 
   for (const player of players) {
     player.addEventListener("play", () => {
-      const place = placeFor(player);
-      if (place !== null && Math.abs(player.currentTime - place) > 0.05) player.currentTime = place;
+      const position = positionFor(player);
+      if (position !== null && Math.abs(player.currentTime - position) > 0.05) player.currentTime = position;
       if (current && current !== player) {
         current.pause();
         current.closest("figure").classList.remove("current");
       }
       current = player;
       player.closest("figure").classList.add("current");
-      inRow(player).forEach((other) => (other.preload = "auto")); // so that the next one takes over at once
+      inRow(player).forEach((other) => (other.preload = "auto")); // so that switching is immediate
       follow();
     });
     player.addEventListener("seeked", () => player === current && follow());
@@ -91,10 +91,10 @@
     picture.setAttribute("role", "button");
     picture.setAttribute("aria-label", `play ${player.closest("figure").querySelector("figcaption").textContent}`);
     picture.addEventListener("click", (event) => {
-      if (current !== player) return begin(player);
+      if (current !== player) return start(player);
       const seconds = Number(rowOf(player).dataset.seconds) || player.duration;
       seek((seconds * event.offsetX) / picture.clientWidth);
-      if (player.paused) begin(player);
+      if (player.paused) start(player);
     });
   }
 
@@ -105,8 +105,8 @@
     Home: () => seek(0),
     j: () => move(1),
     k: () => move(-1),
-    l: () => aside(1),
-    h: () => aside(-1),
+    l: () => moveColumn(1),
+    h: () => moveColumn(-1),
     r: () => repeat(!(players[0] && players[0].loop)),
   };
   addEventListener(
@@ -118,12 +118,12 @@
       if (picture && (event.key === "Enter" || event.key === " ")) {
         const player = picture.closest("figure").querySelector("audio");
         if (player === current) toggle();
-        else begin(player);
+        else start(player);
       } else if (/^[1-9]$/.test(event.key)) {
         const row = rowOf(isShown(current) ? current : shown()[0] || players[0]);
         const columns = [...row.querySelectorAll("figure")].filter((figure) => figure.offsetParent !== null);
         const chosen = columns[event.key - 1] && columns[event.key - 1].querySelector("audio");
-        if (chosen) begin(chosen);
+        if (chosen) start(chosen);
       } else if (keys[event.key] && (current || event.key === " " || event.key === "j" || event.key === "r")) {
         if (event.target.matches("input[type=checkbox], button, summary") && event.key === " ") return;
         keys[event.key]();

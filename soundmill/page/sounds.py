@@ -1,13 +1,12 @@
-"""Cards of sounds for a page, each with a mel spectrogram and a player; what cannot be made is named in its place.
+"""Cards of sounds for a page, each sound with a mel spectrogram and a player; a note replaces either where it fails.
 
-The pictures of a card are on one scale: of time, of frequency and of level. Its players, of a script that every page has
-(players.js), take over from one another at the same place.
+The pictures of a card share one scale of time, frequency and level. When another player of the same card starts, it continues at
+the position of the one before (players.js).
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,59 +14,56 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from markupsafe import Markup
 
 from soundmill import page
 from soundmill.errors import UserError, reason
 
-Part = TypeVar("Part")
+Result = TypeVar("Result")
 PICTURE_FRAMES = 320
 PICTURE_MELS = 96
 PICTURE_RANGE_DB = 80.0
 LONGEST_SECONDS = 30.0  # of a sound on the page
-LONGEST_TITLE, LONGEST_TEXT = 100, 400  # letters of labels and captions on the page
-PLAYED = (8_000, 96_000)  # Hz that every browser plays (Web Audio API, BaseAudioContext); FLAC itself ends at 655,350
-SMALLEST = 0.5 / 32768  # what is below has no sample in 16 bits
-WINDOW_SECONDS = 0.128  # of a picture, at rates below 8 kHz
-MISSING = Markup('<p class="note">not here; see “Read with care” for the reason</p>')
+LONGEST_TITLE, LONGEST_TEXT = 100, 400  # characters of labels and captions on the page
+MIN_RATE, MAX_RATE = 8_000, 96_000  # Hz that every browser plays (Web Audio API, BaseAudioContext); FLAC allows up to 655,350
+SMALLEST_PEAK = 0.5 / 32768  # anything below rounds to zero in 16 bits
+WINDOW_SECONDS = 0.128  # of a picture's STFT, at rates below 8 kHz
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One sound to see and hear: a wave [T] or [C, T] at its rate, or the fault that there is none; notes stand below it."""
+    """A wave [T] or [C, T] at its rate, or the fault that explains why there is none; notes stand below its player."""
 
     role: str
     wave: np.ndarray
     sample_rate: int
     fault: str = ""
     notes: tuple[str, ...] = ()
-    loops: bool = False  # its player begins again at its end
+    loops: bool = False  # whether its player repeats it
 
     @property
-    def longest(self) -> int:
-        """Samples that are on the page at most."""
+    def max_samples(self) -> int:
         return int(LONGEST_SECONDS * self.sample_rate)
 
     @property
     def played_rate(self) -> int:
-        return min(max(self.sample_rate, PLAYED[0]), PLAYED[1])
+        return min(max(self.sample_rate, MIN_RATE), MAX_RATE)
 
-    def beginning(self) -> np.ndarray:
-        """The part of the wave that is on the page; UserError where it can be neither drawn nor played."""
+    def excerpt(self) -> np.ndarray:
+        """The part of the wave that is on the page; UserError where there is none or it has NaN or infinite samples."""
         if self.fault:
             raise UserError(self.fault)
-        wave = self.wave[..., : self.longest]
+        wave = self.wave[..., : self.max_samples]
         if not np.isfinite(wave).all():
-            raise UserError("samples that are no numbers")
+            raise UserError("NaN or infinite samples")
         return wave
 
     def peak(self) -> float:
-        return float(np.abs(self.beginning()).max(initial=0.0))
+        return float(np.abs(self.excerpt()).max(initial=0.0))
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A word on a sound; `good` tells right from wrong where there is such."""
+    """A short text about a sound, coloured as right or wrong if `good` is set."""
 
     text: str
     good: bool | None = None
@@ -75,19 +71,19 @@ class Chip:
 
 @dataclass(frozen=True)
 class Card:
-    """Sounds that belong together, the one that it is about first; None where a page has a column and this card no sound for it."""
+    """Sounds that belong together, the main one first; None leaves a column of the page empty."""
 
     clip_id: str
     title: str
     text: str
     sounds: tuple[Sound | None, ...]
     chips: tuple[Chip, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what a page's script filters by
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for the page's filter
 
 
 @dataclass(frozen=True)
-class Made:
-    """What of a sound comes onto a page: its player's bytes and its levels in dB [mels, frames]; None of what cannot be made."""
+class Preview:
+    """What the page needs of a sound: FLAC for its player and levels in dB [mels, frames] for its picture, None if they failed."""
 
     sound: Sound
     flac: bytes | None
@@ -107,8 +103,8 @@ class Section:
     cards: tuple[Card, ...]
 
 
-def attempt(what: str, make: Callable[[], Part], faults: list[str]) -> Part | None:
-    """A part of the page; None where it fails, and why is among the faults: the others do not depend on it."""
+def attempt(what: str, make: Callable[[], Result], faults: list[str]) -> Result | None:
+    """The result of `make`; if it raises, None, and the reason is appended to `faults`."""
     try:
         return make()
     except Exception as error:
@@ -116,113 +112,107 @@ def attempt(what: str, make: Callable[[], Part], faults: list[str]) -> Part | No
         return None
 
 
-def section(shown: Section, faults: list[str]) -> Markup:
-    """The heading and its cards; what of them could not be made joins the faults."""
-    cards = []
-    for card in shown.cards:
-        made = make(card, faults)
-        cards.append(draw(card, made, max((one.loudest for one in made if one), default=0.0), faults))
-    alone = all(len(card.sounds) == 1 for card in shown.cards)
-    kind = "grid alone low" if alone else "pairs low"
-    return page.heading(shown.title, shown.note) + page.block("section", kind, *(cards or [Markup("<p>none</p>")]))
+def draw_section(section: Section, faults: list[str]) -> dict[str, Any]:
+    """Values for the macro `cards` of parts.html; appends to `faults` what could not be drawn."""
+    articles = []
+    for card in section.cards:
+        previews = preview(card, faults)
+        articles.append(draw(card, previews, max((one.loudest for one in previews if one), default=0.0), faults))
+    single = all(len(card.sounds) == 1 for card in section.cards)
+    return {"title": section.title, "note": section.note, "articles": articles, "single": single}
 
 
-def make(card: Card, faults: list[str], sample_rate: int | None = None) -> list[Made | None]:
-    """What the card's sounds are seen and heard by; pictures reach to half the rate, by default the highest of the card's own."""
-    there = [sound for sound in card.sounds if sound]
-    rate = sample_rate or max(sound.sample_rate for sound in there)
-    seconds = _seconds(there)
-    made: list[Made | None] = []
+def preview(card: Card, faults: list[str], sample_rate: int | None = None) -> list[Preview | None]:
+    """Previews of the card's sounds; pictures reach half of `sample_rate`, by default the highest of the card."""
+    sounds = [sound for sound in card.sounds if sound]
+    rate = sample_rate or max(sound.sample_rate for sound in sounds)
+    seconds = _seconds(sounds)
+    previews: list[Preview | None] = []
     for sound in card.sounds:
         if sound is None:
-            made.append(None)
+            previews.append(None)
             continue
         where = f"{card.clip_id}, {sound.role}"
         levels = attempt(f"{where}: no picture", partial(_levels, sound, rate, seconds), faults)
-        made.append(Made(sound, attempt(f"{where}: no player", partial(_flac, sound), faults), levels))
-    return made
+        previews.append(Preview(sound, attempt(f"{where}: no player", partial(_flac, sound), faults), levels))
+    return previews
 
 
-def draw(card: Card, made: Sequence[Made | None], loudest: float, faults: list[str]) -> Markup:
-    """The card; its pictures are brightest at a level of `loudest` dB."""
+def draw(card: Card, previews: Sequence[Preview | None], loudest: float, faults: list[str]) -> str:
+    """The card's HTML; pictures are brightest at `loudest` dB."""
     from soundmill.drawing import shorten
 
-    sides = [_side(card, one, loudest, faults) if one else page.figure("–", kind="none") for one in made]
-    kinds = {None: "chip", True: "chip right", False: "chip wrong"}
-    chips = [page.block("span", kinds[chip.good], chip.text) for chip in card.chips]
-    text = Markup("<p>{}</p>").format(shorten(card.text, LONGEST_TEXT)) if card.text and card.text != card.title else Markup("")
-    return Markup('<article data-seconds="{}"{}>{}{}{}{}</article>').format(
-        f"{_seconds([one.sound for one in made if one]):.6g}",
-        Markup(' data-facts="{}"').format(json.dumps(card.facts, ensure_ascii=False)) if card.facts else "",
-        page.heading(shorten(card.title, LONGEST_TITLE), level=3),
-        text,
-        page.block("div", "pair", *sides),
-        page.block("div", "chips", *chips, Markup("<code>{}</code>").format(card.clip_id)),
+    return page.render(
+        page.__name__,
+        "card.html",
+        card=card,
+        title=shorten(card.title, LONGEST_TITLE),
+        text=shorten(card.text, LONGEST_TEXT) if card.text != card.title else "",
+        seconds=_seconds([one.sound for one in previews if one]),
+        sides=[_side(card, one, loudest, faults) if one else None for one in previews],
     )
 
 
 def _seconds(sounds: Sequence[Sound]) -> float:
-    """Of the longest sound, as far as it is on the page: the width of the pictures of a card."""
-    return max((min(sound.wave.shape[-1], sound.longest) / sound.sample_rate for sound in sounds), default=0.0)
+    """Length of the longest excerpt, which is the width of the card's pictures."""
+    return max((min(sound.wave.shape[-1], sound.max_samples) / sound.sample_rate for sound in sounds), default=0.0)
 
 
-def _side(card: Card, made: Made, loudest: float, faults: list[str]) -> Markup:
-    """One sound to see and hear, and what either does not show of it."""
-    sound = made.sound
-    cut = ", its beginning" if sound.wave.shape[-1] > sound.longest else ""
-    seen = None
-    if made.levels is not None:
-        seen = attempt(f"{card.clip_id}, {sound.role}: no picture", partial(_picture, made.levels, loudest), faults)
-    picture = page.block("div", "picture", page.image(seen, f"spectrogram, {sound.role}")) if seen else MISSING
-    notes = [page.block("p", "note", note) for note in (*(_notes(sound) if made.flac else ()), *sound.notes)]
-    return page.figure(f"{sound.role}{cut}", picture, page.player(made.flac, sound.loops) if made.flac else MISSING, *notes)
+def _side(card: Card, one: Preview, loudest: float, faults: list[str]) -> dict[str, Any]:
+    """One sound as card.html shows it."""
+    sound = one.sound
+    picture = None
+    if one.levels is not None:
+        picture = attempt(f"{card.clip_id}, {sound.role}: no picture", partial(_picture, one.levels, loudest), faults)
+    cut = f", first {LONGEST_SECONDS:g} s" if sound.wave.shape[-1] > sound.max_samples else ""
+    notes = [*(_player_notes(sound) if one.flac else ()), *sound.notes]
+    return {"sound": sound, "caption": f"{sound.role}{cut}", "picture": picture, "flac": one.flac, "notes": notes}
 
 
 def _flac(sound: Sound) -> bytes:
-    """What the player plays, at a rate that browsers play."""
+    """The excerpt at a rate that browsers play."""
     from soundmill.audio.flac import encode_flac
     from soundmill.audio.resample import resample
 
-    channels = np.atleast_2d(sound.beginning())
+    channels = np.atleast_2d(sound.excerpt())
     played = [resample(channel, sound.sample_rate, sound.played_rate) for channel in channels]
     return encode_flac(np.stack(played), sound.played_rate)
 
 
-def _notes(sound: Sound) -> list[str]:
-    """In what the player differs from the sound."""
+def _player_notes(sound: Sound) -> list[str]:
+    """How the player's sound differs from the original."""
     peak = sound.peak()
     notes = []
     if sound.played_rate != sound.sample_rate:
-        notes.append(f"played at {sound.played_rate} Hz, of {sound.sample_rate}")
+        notes.append(f"played at {sound.played_rate} Hz instead of {sound.sample_rate}")
     if peak > 1:
         notes.append(f"peak {peak:.3g} of full scale: clipped in the player")
-    if 0 < peak < SMALLEST:
+    if 0 < peak < SMALLEST_PEAK:
         notes.append(f"peak {peak:.3g} of full scale: below 16 bits, silent in the player")
     return notes
 
 
 def _levels(sound: Sound, rate: int, seconds: float) -> np.ndarray:
-    """Mel spectrogram for the eye [mels, about 320 frames], in dB, up to half of `rate` Hz and of so many seconds; -inf of digital
-    silence."""
+    """Mel spectrogram in dB [mels, about 320 frames] up to half of `rate` Hz, padded to `seconds`; -inf for digital silence."""
     from soundmill.audio.mel import log_mel, picture_spec
     from soundmill.audio.resample import resample
 
-    wave, peak = sound.beginning(), sound.peak()
+    wave, peak = sound.excerpt(), sound.peak()
     if peak == 0:
         return np.full((PICTURE_MELS, 1), -np.inf)
     wave = resample(wave.mean(axis=0) if wave.ndim > 1 else wave, sound.sample_rate, rate)
     wave = np.pad(wave, (0, max(0, round(seconds * rate) - len(wave))))
-    # At 8 to 48 kHz 2048 and 1024; else so long in time that every band holds a bin, and so short that something moves.
+    # FFT and window: 2048 and 1024 from 8 to 48 kHz; else long enough for a bin in every mel band, short enough to resolve time.
     size = 2048 * 2 ** max(0, math.ceil(math.log2(rate / 48_000)))
     window = min(size // 2, max(16, 2 ** round(math.log2(rate * WINDOW_SECONDS))))
     hop = max(len(wave) // PICTURE_FRAMES, window // 32, 1)
     spec = picture_spec(rate, size, window, hop, PICTURE_MELS, min(40.0, rate / 200), "none")
-    # Its power may be more than a float32 holds, or less.
+    # Normalised first: the power of the original may be out of float32's range.
     return log_mel(wave / np.float32(peak), spec) * (10 / np.log(10)) + 20 * math.log10(peak)
 
 
-def _picture(levels: np.ndarray, loudest: float) -> str:
-    """Spectrogram picture, low frequencies at the bottom, of 80 dB below the loudest."""
+def _picture(levels: np.ndarray, loudest: float) -> bytes:
+    """PNG of a spectrogram, low frequencies at the bottom, from 80 dB below `loudest`."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -231,4 +221,4 @@ def _picture(levels: np.ndarray, loudest: float) -> str:
     picture.putpalette(colormaps["magma"](np.arange(256), bytes=True)[:, :3].tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
-    return page.data_uri("image/png", buffer.getvalue())
+    return buffer.getvalue()

@@ -13,7 +13,7 @@ def test_scores_grow_with_noise_low_pass_and_clipping(shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     # A fifth of the recordings: too few to tell the least damage from none.
     found = degradations.score(shared / "data" / "esc10", features.Judge("yamnet"), every=5)
-    whole = found["as it is"]
+    whole = found["unchanged"]
     for kind in ("noise", "low-pass", "clipping"):
         steps = [found[f"{kind} {step}"] for step in degradations.DAMAGES[kind]]
         for key in ("fad_yamnet", "mmd_yamnet", "kl_yamnet"):
@@ -23,4 +23,4 @@ def test_scores_grow_with_noise_low_pass_and_clipping(shared, monkeypatch):
     for name in ("silence", "white noise"):
         assert found[name]["fad_yamnet"] > 3 * whole["fad_yamnet"]
     assert abs(whole["kl_yamnet"]) < 0.01  # of the sounds to themselves
-    assert degradations.rows(found).splitlines()[2].startswith("| as it is | ")
+    assert degradations.rows(found).splitlines()[2].startswith("| unchanged | ")

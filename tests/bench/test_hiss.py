@@ -22,5 +22,5 @@ def test_a_tone_below_and_one_above():
     assert share_above(np.zeros(100), RATE, 10_000) is None
     found = shares(iter([(low[:, None], RATE), (np.zeros((10, 2)), RATE), ((low + 0.1 * high)[:, None], RATE)]), 10_000)
     assert found["sounds"] == 2
-    with pytest.raises(UserError, match="nothing there"):
+    with pytest.raises(UserError, match="must be below half"):
         share_above(low, 16_000, 10_000)

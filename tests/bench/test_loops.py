@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.loops import _step, at_tempo, cut_anywhere, found_tempo, noise_like, seam, share
+from bench.loops import _step, at_tempo, found_tempo, join_cuts, noise_like, seam, share
 
 RATE = 16_000
 
@@ -26,7 +26,7 @@ def test_a_loop_that_closes_has_no_seam_and_one_that_does_not_has():
     broken[-800:] += 0.5 * np.random.default_rng(1).standard_normal(800)
     assert seam(whole, RATE) < 1.5
     assert seam(broken, RATE) > 5 * seam(whole, RATE)
-    ((cut, _),) = cut_anywhere([(whole, RATE), (np.roll(broken, 3000), RATE)])
+    ((cut, _),) = join_cuts([(whole, RATE), (np.roll(broken, 3000), RATE)])
     assert cut.shape == whole.shape
 
 

@@ -115,8 +115,8 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
     waves = generator._waves(tuple(recordings))
     for clip, wave in zip(clips, made, strict=True):
         assert wave.shape == (round(1.5 * generator.RECORDED_RATE),)
-        wanted = generator.mixed(waves, clip.choice, 1.5)[:, 0]
-        assert np.corrcoef(wave, wanted)[0, 1] > 0.9
+        expected = generator.mixed(waves, clip.choice, 1.5)[:, 0]
+        assert np.corrcoef(wave, expected)[0, 1] > 0.9
         assert abs(np.corrcoef(wave, made[clips.index(clip) - 1])[0, 1]) < 0.2
     generator.generate(clips, tmp_path / "youtube", 1.5, 2, tuple(recordings), "youtube")
     coded = [tmp_path / "youtube" / clip.path("youtube") for clip in clips]
@@ -125,7 +125,7 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
         about = decode.probe(path, 10.0)
         assert (about.sample_rate, about.channels) == ({".m4a": 44_100, ".webm": 48_000}[path.suffix], 2)
         assert abs(about.num_frames / about.sample_rate - 1.5) < 0.05
-    with pytest.raises(UserError, match="3 recordings; 4 at least"):
+    with pytest.raises(UserError, match="3 recordings are too few to mix; at least 4"):
         generator.generate(clips, tmp_path / "none", 1.0, 1, tuple(recordings[:3]), "ogg")
 
 

@@ -12,7 +12,7 @@ from tests.bench.test_waveform import SMALL
 
 
 def test_a_batch_is_what_a_card_has_beyond_the_weights_and_steps_are_what_a_day_has() -> None:
-    need = memory.Need(fixed_bytes=1_000_000_000, item_bytes=500_000_000, item_macs=int(memory.RATE))
+    need = memory.Cost(fixed_bytes=1_000_000_000, item_bytes=500_000_000, item_macs=int(memory.RATE))
     assert need.batch(10e9) == 18
     assert need.batch(0.5e9) == 0
     assert need.steps(items=2, seconds=100) == 50

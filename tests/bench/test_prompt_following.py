@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import prompt_following as following
-from bench.prompt_following import FAMILIES, FAMILY_OF_LABEL, Heard
+from bench.prompt_following import FAMILIES, FAMILY_OF_LABEL, ClassScores
 from soundmill.corpora.folder import class_label
 from soundmill.decoding.decode import read_mono
 from soundmill.evaluation import embedders
@@ -43,7 +43,7 @@ def test_real_clips_match_their_labels(network, shared):
     for folder in sorted(path for path in (shared / "data" / "esc10").iterdir() if path.is_dir()):
         family = FAMILY_OF_LABEL[class_label(os.fsencode(folder.name))]
         waves = [read_mono(path, network.sample_rate, 60.0) for path in sorted(folder.glob("*.ogg"))[:24:8]]
-        scores = [following.hear(network, wave) for wave in waves]
+        scores = [following.score_classes(network, wave) for wave in waves]
         heard[family] = [list(FAMILIES)[following.family_scores(one, network.classes, list(FAMILIES)).argmax()] for one in scores]
         top[family] = [following.family_of_top_class(one, network.classes) for one in scores]
     assert set(heard) == set(FAMILIES)
@@ -56,17 +56,17 @@ def test_real_clips_match_their_labels(network, shared):
 
 def test_what_is_heard_is_what_the_network_says(network):
     wave = (0.1 * np.random.default_rng(0).standard_normal(40_000)).astype(np.float32)
-    heard = following.hear(network, wave)
+    heard = following.score_classes(network, wave)
     np.testing.assert_allclose(heard.logits, network.embed([wave]).logits[0], atol=1e-5)
-    assert heard.classes.shape == (LOGITS[1],)
-    assert 0 <= heard.classes.min() < heard.classes.max() <= 1
+    assert heard.probabilities.shape == (LOGITS[1],)
+    assert 0 <= heard.probabilities.min() < heard.probabilities.max() <= 1
 
 
 def test_the_strongest_class_decides():
     names = ["Speech", "Dog", "Bark", "Rain", "Raindrop", "Rain on surface", *FAMILIES["dog"].classes[2:]]
     scores = np.zeros(len(names))
     scores[[0, 1, 2, 3]] = [0.9, 0.3, 0.3, 0.4]  # many weak classes of one family are no more than one strong one
-    heard = Heard(scores, scores)
+    heard = ClassScores(scores, scores)
     assert following.family_scores(heard, names, ["dog", "rain"]).tolist() == [0.3, 0.4]
     assert following.family_of_top_class(heard, names) is None
     scores[0] = 0

@@ -1,4 +1,4 @@
-"""Measurements of a text-to-sound checkpoint, with random weights on a few real clips: all that is promised is measured."""
+"""Measurements of a text-to-sound checkpoint, with random weights on a few real clips: all results are written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from soundmill import manifest, params, shards, text
 from soundmill.audio import flac
 from soundmill.decoding import decode
 from soundmill.errors import UserError
+from soundmill.models import registry
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.text_states.states import TextConfig
@@ -49,9 +50,11 @@ def untrained(tmp_path_factory) -> Path:
     model.residual = [0.5] * SPEC.n_mels
     autoencoders.save(model, home / "autoencoder", {})
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
-    told = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
+    config = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
     net = build_net(trained, model.latent_shape(FRAMES))
-    checkpoint.save(Tango(trained, net, model, FRAMES, told), home, home / "model", {})
+    kind, _ = registry.load_latent_codec(home / "autoencoder")
+    facts = {"weights": {"last": {"step": 0}}}
+    checkpoint.save(Tango(trained, net, kind, model, FRAMES, config), home, home, home / "model", facts)
     return home / "model"
 
 
@@ -104,7 +107,7 @@ def test_steering(tmp_path, monkeypatch, shared, untrained, prepared):
 def test_a_corpus_of_other_labels_cannot_tell(tmp_path, prepared):
     rows = shards.read_table(prepared / "catalog/default.parquet", manifest.CATALOG).to_pylist()
     shards.write_rows([{**row, "labels": ["violin"]} for row in rows], tmp_path / "catalog/default.parquet", manifest.CATALOG)
-    with pytest.raises(UserError, match="test clips of 0 kinds of sound"):
+    with pytest.raises(UserError, match="test clips of 0 families"):
         steering.prompts(tmp_path, 2)
 
 
@@ -118,18 +121,18 @@ def test_fewer_clips_than_sounds_serve_in_turn(prepared):
 def test_samplers(tmp_path, monkeypatch, shared, untrained, prepared):
     """Of a net with random weights scores mean nothing, but each has its interval, and seconds grow with the steps."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-    monkeypatch.setattr(samplers, "JUDGES", ("yamnet",))  # the tagger is trained by a stage
+    monkeypatch.setattr(samplers, "EMBEDDERS", ("yamnet",))  # the tagger is trained by a stage
     monkeypatch.setattr(measure, "WORKERS", 1)
     size = ["--prompts", 4, "--bootstrap", 5, "--ddpm", 1, 20, "--ddim", 2, "--dpm++", 2, "--unipc", 2]
     found = bench(monkeypatch, samplers, tmp_path, untrained, "--reference", prepared, *size)
     assert list(found["scores"]) == list(found["seconds"]) == ["ddpm 1", "ddpm 20", "ddim 2", "dpm++ 2", "unipc 2"]
     for row in found["scores"].values():
-        assert row["fad_yamnet"]["low"] < row["fad_yamnet"]["high"]
-        assert set(row["baselines"]["yamnet"]["fad"]) >= {"codec", "floor", "noise"}
-    assert found["scores"]["ddim 2"]["fad_yamnet"] != found["scores"]["dpm++ 2"]["fad_yamnet"]
+        assert row["kl_yamnet"]["low"] < row["kl_yamnet"]["high"]
+        assert set(row["baselines"]["yamnet"]["kl"]) >= {"codec", "floor", "noise"}
+    assert found["scores"]["ddim 2"]["kl_yamnet"] != found["scores"]["dpm++ 2"]["kl_yamnet"]
     assert found["cpu_seconds"]["ddpm 20"][0] > 4 * found["cpu_seconds"]["ddim 2"][0]
     assert found["against"] == "ddpm 20"
-    assert "ddpm 20" in found["as_good"]["fad_yamnet"]["all"]
+    assert "ddpm 20" in found["as_good"]["kl_yamnet"]["all"]
     assert (tmp_path / "samplers.png").read_bytes().startswith(b"\x89PNG")
 
 

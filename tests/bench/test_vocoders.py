@@ -1,4 +1,4 @@
-"""Vocoders beside each other, with random weights: what is promised is measured, and who is nearer comes out nearer."""
+"""The comparison of vocoders, with random weights: all results are written, and closer sounds score better."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def test_vocoders_for_other_log_mels_are_refused(tmp_path, voices):
 
 
 def test_clips_of_another_rate_are_refused(tmp_path, data):
-    with pytest.raises(UserError, match="clips of 16000 Hz, and these vocoders are for 22050 Hz"):
+    with pytest.raises(UserError, match="clips of 16000 Hz, but these vocoders are for 22050 Hz"):
         vocoders.read(data, spec_with(sample_rate=22_050), 2, 1.0, tmp_path / "real")

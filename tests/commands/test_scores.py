@@ -65,7 +65,7 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
         assert info.duration == pytest.approx(1.1, abs=0.001)
     assert page.count("of full scale: below 16 bits, silent in the player") == 3
     assert page.count("of full scale: clipped in the player") == 4
-    assert page.count("played at 96000 Hz, of 768000") == 4
+    assert page.count("played at 96000 Hz instead of 768000") == 4
     scores = json.loads((tmp_path / "page" / "scores.json").read_text())
     assert (scores["silent_share"], scores["clipped_share"]) == (pytest.approx(3 / 9, rel=1e-5), pytest.approx(4 / 9, rel=1e-5))
     assert any(text.endswith("of the generated sounds are clipped; no score says so.") for text in scores["warnings"])

@@ -35,4 +35,4 @@ def test_only_the_beginning_of_a_long_sound_is_read(tmp_path):
     long = np.full(int(RATE * folder_report.LONGEST_SECONDS * 3), 0.1, np.float32)
     write_wav(tmp_path / "made" / "long.wav", long, RATE)
     sound = folder_report._beginning("generated", folders.read(tmp_path / "made", 1), "long")
-    assert sound.longest < len(sound.wave) < len(long)
+    assert sound.max_samples < len(sound.wave) < len(long)

@@ -190,7 +190,7 @@ def test_the_page_is_there_without_a_figure(tmp_path, monkeypatch):
     for name in ("read_family", "gather"):
         monkeypatch.setattr(f"soundmill.listening.material.{name}", lambda *_: SimpleNamespace(sounds={}))
     monkeypatch.setattr("soundmill.listening.material.real_clips", lambda *_: ({}, {}))
-    monkeypatch.setattr("soundmill.listening.side_by_side.write", lambda path, *_, above, **__: written.append("".join(above)))
+    monkeypatch.setattr("soundmill.listening.side_by_side.write", lambda path, *_, above, **__: written.append(above))
     bakeoff_page.write(tmp_path, tmp_path, "default", results("A bake-off", ROWS, [], ["a note"]), ROWS, 0, {})
     assert "Scores" in written[0]
     assert "Quality against speed" not in written[0]

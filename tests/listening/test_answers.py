@@ -34,13 +34,13 @@ def test_whole_answers(tmp_path):
     ("change", "message"),
     [
         (lambda d: d.pop("test"), "test: missing"),
-        (lambda d: d.update(test="ffffffffffff"), "test: 'ffffffffffff': answers to another test than the key's, 0123456789ab"),
+        (lambda d: d.update(test="ffffffffffff"), "test: 'ffffffffffff': answers to another test; the key is for 0123456789ab"),
         (lambda d: d.update(format=True), "format: True: expected 1"),
         (lambda d: d.update(extra=1), "'extra': unknown"),
-        (lambda d: d.update(rater="2"), "rater: '2': expected a number from 1 to 10000"),
-        (lambda d: d.update(rater=True), "rater: True: expected a number"),
-        (lambda d: d.update(rater=0), "rater: 0: expected a number"),
-        (lambda d: d.update(rater=10**30), "rater: 1000000000000000000000000000000: expected a number"),
+        (lambda d: d.update(rater="2"), "rater: '2': expected a whole number from 1 to 10000"),
+        (lambda d: d.update(rater=True), "rater: True: expected a whole number"),
+        (lambda d: d.update(rater=0), "rater: 0: expected a whole number"),
+        (lambda d: d.update(rater=10**30), "rater: 1000000000000000000000000000000: expected a whole number"),
         (lambda d: d.update(rater=3), "answers.0.sounds: "),  # another order
         (lambda d: d.update(answers={}), "answers: expected a list, found {}"),
         (lambda d: d["answers"].__setitem__(0, None), "answers.0: expected sounds, quality, relevance, found None"),
@@ -52,16 +52,16 @@ def test_whole_answers(tmp_path):
         (lambda d: d["answers"][1].update(quality=6), "answers.1.quality: 6: expected a whole number from 1 to 5"),
         (lambda d: d["answers"][1].update(quality=float("nan")), "answers.1.quality: nan: expected a whole number"),
         (lambda d: d["answers"][1].update(quality=[3]), r"answers.1.quality: [3]: expected a whole number"),
-        (lambda d: d["answers"][0].update(sounds=["s999"]), "answers.0.sounds: 's999' is no sound of this test"),
+        (lambda d: d["answers"][0].update(sounds=["s999"]), "answers.0.sounds: 's999' is not a sound of this test"),
         (lambda d: d["answers"][0].update(sounds=[["s001"]]), "answers.0.sounds: expected names of sounds"),
         (lambda d: d["answers"][0].update(sounds="s001"), "answers.0.sounds: expected names of sounds, found 's001'"),
         (
             lambda d: d["answers"][0].update(sounds=[OTHER]),
-            f"answers.0.sounds: {OTHER}: trial 1 of rater 2 is {FIRST['sounds'][0]}",
+            f"answers.0.sounds: {OTHER}: expected {FIRST['sounds'][0]} as trial 1 of rater 2",
         ),
-        (lambda d: d["answers"].append(FIRST), "one more than the 15 trials of this test: something was answered twice"),
+        (lambda d: d["answers"].append(FIRST), "more answers than the 15 trials of this test"),
         (lambda d: d["answers"].insert(0, FIRST), "answers.1.sounds: "),
-        (lambda d: d["answers"].pop(), "answers: 14 of 15 trials are answered; let rater 2 finish the test"),
+        (lambda d: d["answers"].pop(), "answers: only 14 of 15 trials are answered; rater 2 must finish the test"),
     ],
 )
 def test_hostile_answers_are_named(tmp_path, change, message):
@@ -75,12 +75,12 @@ def test_hostile_answers_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not readable as answers"),
-        (b"\xff\xfe\x00", "not readable as answers"),
+        (b"", "not a file of answers"),
+        (b"\xff\xfe\x00", "not a file of answers"),
         (b"[" * 100_000, "too deep"),
         (b"[1]", "expected format, test, rater, answers, found [1]"),
-        (b'{"format": 1, "format": 1}', "'format' is there twice"),
-        (json.dumps(WHOLE).replace('"quality": 3', '"quality": 3, "quality": 5', 1).encode(), "'quality' is there twice"),
+        (b'{"format": 1, "format": 1}', "'format' is repeated"),
+        (json.dumps(WHOLE).replace('"quality": 3', '"quality": 3, "quality": 5', 1).encode(), "'quality' is repeated"),
         (b" " * 4_000_001, "larger than 4 MB"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_is_no_file_of_answers_is_named(tmp_path, data, message):
 
 def test_a_rater_answers_once(tmp_path):
     first, second = (write(tmp_path / name, WHOLE) for name in ("a.json", "b.json"))
-    with pytest.raises(UserError, match=r"b.json: rater: 2 has answered in .*a.json, too"):
+    with pytest.raises(UserError, match=r"b.json: rater: 2 is also the rater of .*a.json"):
         answers.read_all([first, second], KEY)
     with pytest.raises(UserError, match=r"none.json: cannot be read"):
         answers.read_all([tmp_path / "none.json"], KEY)
@@ -115,7 +115,7 @@ def test_comparisons_have_three_answers(tmp_path, value):
     ("change", "message"),
     [
         (lambda d: d.update(scale=7), "key.json.scale"),
-        (lambda d: d["sounds"].pop("s000"), "key.json: orders: s000 is none of its sounds"),
+        (lambda d: d["sounds"].pop("s000"), "key.json: orders: s000 is not in sounds"),
         (lambda d: d.pop("models"), "key.json.models: missing"),
     ],
 )

@@ -26,8 +26,8 @@ SECONDS = 0.5
 
 def gathered(root, names=("soft", "wide"), captions=None) -> material.Material:
     models = [material.read_folder(name, material.open_folder(root / name)) for name in names]
-    asked = material.asked_of(material.open_folder(root / names[0]), captions)
-    return material.gather(models, material.of_folder(material.open_folder(root / "real")), asked)
+    asked = material.folder_requests(material.open_folder(root / names[0]), captions)
+    return material.gather(models, material.folder_sounds(material.open_folder(root / "real")), asked)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_scores_and_weights_go_into_the_key(tmp_path):
     write_models(tmp_path)
     report = write_report(tmp_path / "report", {"beep/1": 0.5, "hiss/2": 1.0, "other": 2.0})
     model = material.read_folder("soft", material.open_folder(tmp_path / "soft"), report)
-    made = material.gather([model], material.of_folder(material.open_folder(tmp_path / "real")), {})
+    made = material.gather([model], material.folder_sounds(material.open_folder(tmp_path / "real")), {})
     secret = answers.read_key(blind.write(tmp_path / "test", made, Plan(("quality",), 4, 0))[1])
     assert secret.models["soft"].scores == {"kl_yamnet": 1.5}
     assert secret.models["soft"].of == {"beep/1": {"kl_yamnet": 0.5}, "hiss/2": {"kl_yamnet": 1.0}}
@@ -168,8 +168,8 @@ def test_scores_and_weights_go_into_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("names", "plan", "message"),
     [
-        (("soft",), Plan(("quality",), 4, 0), "3 requests have a real sound and one of every model, 4 are wanted"),
-        (("real",), Plan(("quality",), 3, 0), "a model cannot be called 'real'"),
+        (("soft",), Plan(("quality",), 4, 0), "3 requests have a real sound and one of every model, fewer than --per-model 4"),
+        (("real",), Plan(("quality",), 3, 0), "'real' is a reserved name"),
     ],
 )
 def test_mistakes_are_named(sounds, names, plan, message):
@@ -182,7 +182,7 @@ def test_what_was_asked_for_must_be_known_where_it_is_asked_about(tmp_path):
     for name in "abc":
         for side in ("real", "soft"):
             write_wav(tmp_path / side / f"{name}.wav", tone(500, 16_000, 0.2, SECONDS), 16_000)
-    with pytest.raises(UserError, match="relevance: nothing is known of what was asked for in a, b, c; give --captions"):
+    with pytest.raises(UserError, match="relevance: no caption or label for a, b, c; give --captions"):
         blind.write(tmp_path / "test", gathered(tmp_path, ("soft",)), Plan(("relevance",), 3, 0))
     (tmp_path / "texts.csv").write_text("id,caption\na,<b>rain</b>\nb,wind\nc,sea\n")
     page, _ = blind.write(tmp_path / "test", gathered(tmp_path, ("soft",), tmp_path / "texts.csv"), Plan(("relevance",), 3, 0))

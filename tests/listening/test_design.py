@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from soundmill.listening import design
-from soundmill.listening.design import Heard
+from soundmill.listening.design import Stimulus
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 9])
@@ -34,8 +34,8 @@ def test_every_treatment_with_every_request_and_checks_between(models, requests)
     for trials in made:
         again = design.repeats(trials)
         firsts = Counter(trial for place, trial in enumerate(trials) if place not in again)
-        wanted = [(Heard(name, request),) for (name,) in treatments for request in range(requests)]
-        wanted += [(Heard("bad", request),) for request in range(design.checks(requests))]
+        wanted = [(Stimulus(name, request),) for (name,) in treatments for request in range(requests)]
+        wanted += [(Stimulus("bad", request),) for request in range(design.checks(requests))]
         assert firsts == Counter(wanted)
         assert len(again) == min(design.checks(requests), len(trials) - len(wanted))
         assert min(place - first for place, first in again.items()) >= min(design.REPEAT_AFTER, len(treatments) * requests // 2)

@@ -91,7 +91,7 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
                 chrome.save_screenshot(tmp_path / "trial.png")
             go_on(chrome)
             if place == 4:
-                begin(chrome, page, 2)  # after a reload it goes on where it was
+                begin(chrome, page, 2)  # a reload resumes the test
         until(chrome, lambda: "last sound" in chrome.find_element(By.ID, "stage").text)
         chrome.find_element(By.CSS_SELECTOR, ".next").click()
         saved = tmp_path / "down" / f"answers-{key.test}-2.json"
@@ -150,7 +150,7 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         (["--questions", "beauty"], "--questions: 'beauty' is not one of quality, relevance, similarity, loopability"),
         (["--scale", "10"], "--scale 10: must be 5 or 100"),
         (["--scale", "100", "--ab"], "--ab and --scale"),
-        (["--per-model", "20"], "3 requests have a real sound and one of every model, 20 are wanted"),
+        (["--per-model", "20"], "3 requests have a real sound and one of every model, fewer than --per-model 20"),
     ],
 )
 def test_mistakes_are_named(sounds, arguments, message):

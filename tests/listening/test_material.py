@@ -11,7 +11,7 @@ from soundmill import clips, manifest, shards
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.errors import UserError
 from soundmill.listening import material
-from soundmill.listening.material import Asked, Model
+from soundmill.listening.material import Model, Request
 from tests.listening.tones import HERTZ, tone, write_models, write_report
 
 RATE = 16_000
@@ -24,10 +24,10 @@ def folder(root, name: str) -> Model:
 def test_requests_that_most_models_have_come_first_and_labels_in_turn(tmp_path):
     write_models(tmp_path)
     models = [folder(tmp_path, name) for name in ("soft", "wide")]
-    asked = material.asked_of(material.open_folder(tmp_path / "soft"), None)
+    asked = material.folder_requests(material.open_folder(tmp_path / "soft"), None)
     gathered = material.gather(models, {}, asked)
-    assert gathered.requests() == ["beep/1", "hiss/1", "beep/2", "hiss/2"]
-    assert asked["beep/1"] == Asked(("beep",), "", "")
+    assert gathered.order() == ["beep/1", "hiss/1", "beep/2", "hiss/2"]
+    assert asked["beep/1"] == Request(("beep",), "", "")
     with pytest.raises(UserError, match="several models are called soft"):
         material.gather([models[0], models[0]], {}, asked)
 
@@ -37,9 +37,9 @@ def test_a_folders_captions_are_of_a_csv_or_of_what_generate_noted(tmp_path):
     write_wav(tmp_path / "a" / "dog-0-001.wav", tone(500, RATE), RATE, prompt)
     write_wav(tmp_path / "a" / "other.wav", tone(500, RATE), RATE, "not JSON")
     opened = material.open_folder(tmp_path / "a")
-    assert [asked.text for asked in material.asked_of(opened, None).values()] == ["a dog barks", ""]
+    assert [asked.text for asked in material.folder_requests(opened, None).values()] == ["a dog barks", ""]
     (tmp_path / "texts.csv").write_text("id,caption\ndog-0-001,a cat\nother,rain\n")
-    assert [asked.text for asked in material.asked_of(opened, tmp_path / "texts.csv").values()] == ["a cat", "rain"]
+    assert [asked.text for asked in material.folder_requests(opened, tmp_path / "texts.csv").values()] == ["a cat", "rain"]
 
 
 def test_real_clips_and_what_the_catalog_says(tmp_path):
@@ -65,8 +65,8 @@ def test_real_clips_and_what_the_catalog_says(tmp_path):
     tables = clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet")
     real, asked = material.real_clips(tables, {"beep_1", "hiss_1", "gone_1"})
     assert asked == {
-        "beep_1": Asked(("beep",), "a sound", "beep/1.wav from 2.5 s"),
-        "hiss_1": Asked(("hiss",), "", "hiss/1.wav from 2.5 s"),
+        "beep_1": Request(("beep",), "a sound", "beep/1.wav from 2.5 s"),
+        "hiss_1": Request(("hiss",), "", "hiss/1.wav from 2.5 s"),
     }
     wave, rate = real["hiss_1"]()
     assert rate == RATE
@@ -81,7 +81,7 @@ def test_scores_that_rank_models_and_those_of_single_sounds(tmp_path):
     assert material.read_report(tmp_path / "report")[1] == {"beep/1": {"kl_yamnet": 0.5}, "hiss/1": {}}
     assert material.read_report(tmp_path / "none") == ({}, {})
     with pytest.raises(UserError, match=r"none/scores.json: no such file; score the sounds"):
-        material.read_report(tmp_path / "none", needed=True)
+        material.read_report(tmp_path / "none", required=True)
 
 
 @pytest.mark.parametrize("line", ["beep/1,much", "beep/1,nan", "beep/1,1,2"])

@@ -65,7 +65,7 @@ def test_means_intervals_and_differences_of_known_answers(tmp_path):
     }
     assert part["agreement"] == 1.0
     assert part["correlation"] == {"models": {}, "sounds": {"kl_x": {"rho": -1.0, "count": 6}}}
-    assert "2 models are too few to rank; the correlation over models needs 3." in result["warnings"]
+    assert "2 models are too few for a rank correlation over models, which needs 3." in result["warnings"]
 
 
 def test_one_rater_has_the_interval_of_the_requests():
@@ -142,11 +142,11 @@ def test_raters_who_fail_are_named_with_the_reason_and_counted_apart(tmp_path):
     result = scoring.score(key, rated(key, (1, 2, 3, 4), tmp_path, rate))
     assert result["raters"]["passed"] == [1, 2]
     assert result["raters"]["failed"]["3"] == [
-        "anchors: quality: real sounds have 3, bad ones 3; 1 less is expected",
-        "anchors: relevance: real sounds have 3, bad ones 3; 1 less is expected",
+        "anchors: quality: real sounds have 3, bad ones 3; required difference: 1",
+        "anchors: relevance: real sounds have 3, bad ones 3; required difference: 1",
     ]
     (reason,) = result["raters"]["failed"]["4"]
-    assert reason.startswith("repeats: relevance: repeated answers are ")
+    assert reason.startswith("repeats: relevance: repeated answers differ by ")
     assert result["questions"]["quality"]["means"]["a"]["mean"] == 4.0
     assert result["failed_means"]["quality"] == {"a": 3.5, "b": 3.0, "real": 4.0}
 

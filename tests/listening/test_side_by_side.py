@@ -21,13 +21,16 @@ from soundmill.listening import material, side_by_side
 from tests import chromium
 from tests.listening.tones import SECONDS, tone, write_models, write_report
 
+SVG = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='2000' height='40'/%3E"
+WIDE = f'<section class="panel paper"><img alt="" src="{SVG}"></section>'  # wider than any page
+
 
 def gathered(root, **kl: dict[str, float]) -> material.Material:
     """The models of `write_models`, with KL of single sounds by model."""
     opened = {name: material.open_folder(root / name) for name in ("real", "soft", "wide")}
     reports = {name: write_report(root / f"report_{name}", of) for name, of in kl.items()}
     models = [material.read_folder(name, opened[name], reports.get(name)) for name in ("soft", "wide")]
-    return material.gather(models, material.of_folder(opened["real"]), material.asked_of(opened["soft"], None))
+    return material.gather(models, material.folder_sounds(opened["real"]), material.folder_requests(opened["soft"], None))
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def page(tmp_path):
     write_models(tmp_path)
     values = {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}
     made = gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0})
-    written = side_by_side.write(tmp_path / "page.html", made, 40.0)
+    written = side_by_side.write(tmp_path / "page.html", made, 40.0, above=WIDE)
     assert written.shown == ["beep/1", "beep/2", "hiss/1", "hiss/2"]
     assert not written.left_out + written.faults
     return tmp_path / "page.html"
@@ -77,7 +80,7 @@ def test_bytes_do_not_change_and_nothing_outside_is_asked_for(page, tmp_path):
     (tmp_path / "report_soft").rename(tmp_path / "old")
     (tmp_path / "report_wide").rename(tmp_path / "older")
     values = {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}
-    side_by_side.write(again, gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0}), 40.0)
+    side_by_side.write(again, gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0}), 40.0, above=WIDE)
     assert again.read_bytes() == page.read_bytes()
     assert not re.search(r'(src|href)="(?!data:|#)', again.read_text(encoding="utf-8"))
 
@@ -92,9 +95,9 @@ def test_requests_that_do_not_fit_are_named(tmp_path):
     assert sorted(written.shown + written.left_out) == whole.shown
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(articles(text)) == len(written.shown)
-    assert f"Left out, for the size of this page: {', '.join(written.left_out)}." in text
+    assert f"Left out to limit the size of this page: {', '.join(written.left_out)}." in text
     assert f"{len(written.shown)} of 4 requests" in text
-    assert "No scores are known of the sounds of soft, wide." in text
+    assert "No scores of single sounds for soft, wide." in text
     assert side_by_side.write(tmp_path / "one.html", made, 1e-6).shown == ["beep/1"]  # one in any case
 
 
