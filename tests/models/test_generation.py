@@ -132,8 +132,8 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     tables = prepare(tmp_path)
     kind = SimpleNamespace(load=lambda path: Short(num_samples=1600), trained_against=(), loops=False)
     monkeypatch.setattr(generation.registry, "family", lambda name: kind)
-    monkeypatch.setattr(generation.checkpoint, "use", lambda *_: "last")
-    monkeypatch.setattr(generation.checkpoint, "origin", lambda path: {"family": "short", "checkpoint": "its digest"})
+    monkeypatch.setattr(generation, "use_weights", lambda *_: "last")
+    monkeypatch.setattr(generation, "origin", lambda path: {"family": "short", "checkpoint": "its digest"})
     monkeypatch.setattr(generation.time, "monotonic", iter((10.0, 13.0)).__next__)
     params = SimpleNamespace(
         threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2
