@@ -127,7 +127,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
 
     with looking() as looked_at:
         outcome = forgetting.forget(root, things, reason, looked_at)
-    for entry in outcome.known:
+    for entry in outcome.listed_before:
         typer.echo(f"already forgotten: {entry} ({entry.reason})")
     for entry in outcome.added:
         typer.echo(f"forgotten: {entry}" + (f" ({entry.reason})" if entry.copy_of else ""))
