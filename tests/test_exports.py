@@ -344,7 +344,7 @@ def test_a_label_with_the_mark_between_labels_is_left_out_of_csv(tmp_path, monke
 
 
 def test_clips_of_another_rate_than_the_parameters_say_are_not_exported(tables, tmp_path):
-    with pytest.raises(UserError, match=r"has 16000 Hz, params\.yaml says 32000"):
+    with pytest.raises(UserError, match=r"has 16000 Hz, but `clips` in params\.yaml says 32000"):
         exports.export(tables, "lhotse", tmp_path / "out", 2 * RATE)
     with pytest.raises(UserError, match="has 16000 Hz"):
         clips.export(tables, [ROWS[0][0]], tmp_path / "wavs", 2 * RATE)

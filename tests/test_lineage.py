@@ -137,5 +137,5 @@ def test_what_is_not_there_is_named(built_graph, catalog, tmp_path):
     done = soundmill("lineage", f"clip:{clip_id}x", cwd=built_graph)
     assert done.returncode == 1
     assert f"did you mean {clip_id!r}" in done.stderr
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         lineage.trace(built_graph, str(tmp_path))

@@ -127,7 +127,7 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
 
     with search_progress() as progress:
         outcome = forgetting.forget(root, things, reason, progress)
-    for entry in outcome.known:
+    for entry in outcome.listed_before:
         typer.echo(f"already forgotten: {entry} ({entry.reason})")
     for entry in outcome.added:
         typer.echo(f"forgotten: {entry}" + (f" ({entry.reason})" if entry.copy_of else ""))

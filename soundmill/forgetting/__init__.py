@@ -1,4 +1,4 @@
-"""Forgetting recordings and clips: listing them with every other copy of their sound, proving that nothing holds them, erasing."""
+"""Forgetting recordings and clips: listing them with all copies of their sound, erasing them, and proving that nothing is left."""
 
 from soundmill.forgetting.erasing import Erased, erase
 from soundmill.forgetting.listing import Outcome, forget, use_again

@@ -1,4 +1,4 @@
-"""Removing what earlier runs kept of a forgotten sound, beside the outputs that the stages make anew."""
+"""Removing forgotten sounds from everything that the stages do not rebuild."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from soundmill.lineage import Project
 
 @dataclass
 class Erased:
-    """What was removed, a sentence each, and what could not be."""
+    """One sentence for each thing that was removed, and for each that could not be."""
 
     removed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
 
 def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
-    """Remove what scratch, registered models and files of runs hold of what is forgotten, in the project and its workspaces.
+    """Remove forgotten sounds from scratch, registered models and files of runs, in the project and its workspaces.
 
-    Registered versions that were trained on it are deleted in MLflow. Files of runs on a server cannot be deleted from here: they
-    are named. Outputs of stages stay, for `dvc repro` makes them anew, and so does DVC's cache (`flows/cache.py`).
+    Registered versions that were trained on them are deleted in MLflow. Files of runs on a server cannot be deleted from here and
+    are listed. Outputs of stages stay, because `dvc repro` rebuilds them, and so does DVC's cache (`flows/cache.py`).
     """
     listed, outcome = in_force(root), Erased()
     if not listed.entries:
         return outcome
     project, store = Project(root), tracking.store(root)
     traces = traces_of(project, listed)
-    for its in (project, *(Project(workspace, is_workspace=True) for workspace in workspaces(root))):
-        for path, why in list(leftovers.kept(its.root, traces if its is project else traces_of(its, listed))):
+    for checkout in (project, *(Project(workspace, is_workspace=True) for workspace in workspaces(root))):
+        for path, why in list(leftovers.kept(checkout.root, traces if checkout is project else traces_of(checkout, listed))):
             _remove(path, why, root, outcome)
-        for path in leftovers.scratch(its.root):
+        for path in leftovers.scratch(checkout.root):
             _remove(path, "a stage's scratch directory", root, outcome)
-    held = project.weights_with(list(traces.pieces), traces.digests)
-    versions = {(model.name, model.version): model for weights, *_ in list(held) for model in weights.registered}
+    trained = project.weights_with(list(traces.pieces), traces.digests)
+    versions = {(model.name, model.version): model for weights, *_ in list(trained) for model in weights.registered}
     tracking.delete_versions(root, list(versions.values()))
     for model in versions.values():
         outcome.removed.append(f"{model.name} version {model.version}: trained on it")
@@ -57,10 +57,10 @@ def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
 
 
 def _remove(path: Path, why: str, root: Path, outcome: Erased) -> None:
-    """Remove a file, with the report of a shard, or a directory."""
+    """Remove a file (with its report, if it is a shard) or a directory."""
     if path.is_dir():
         shutil.rmtree(path)
-    elif path.exists():  # else it went with its directory
+    elif path.exists():  # otherwise it was removed with its directory
         path.unlink()
         shards.report_path(path).unlink(missing_ok=True)
     else:

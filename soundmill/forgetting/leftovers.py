@@ -1,7 +1,7 @@
-"""What lies beside the graph's outputs: scratch, earlier outputs in DVC's cache, files of runs in MLflow.
+"""Traces of forgotten sounds outside the graph's outputs: in scratch, DVC's cache, and files of runs in MLflow.
 
-Tables hold it by the ids and digests of clips and by their recordings, texts by names, sounds by their own names. A file in the
-cache has no name but its digest; the cache's lists of directories tell the names.
+Tables are searched for ids and digests of clips and for recordings, texts for names; sounds are recognised by their file names. A
+file in DVC's cache is named by its digest; the cache's directory lists give the file names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from soundmill import manifest, shards, tracking
 from soundmill.corpora.forgotten import Entry
 from soundmill.errors import UserError
-from soundmill.forgetting.searching import Progress, files_alike
+from soundmill.forgetting.searching import Progress, files_like
 from soundmill.lineage import TEXTS, Piece, named, overlapping
 
 WORK = Path("data/.work")
@@ -30,18 +30,18 @@ CLIP_COLUMNS = ("clip_id", "first", "second", "a", "b")  # ids of clips in the t
 
 @dataclass(frozen=True)
 class Traces:
-    """How what is forgotten is told in files."""
+    """How forgotten sounds are recognised in files."""
 
     pieces: tuple[Piece, ...]
-    ids: frozenset[str]  # of clips that were cut from it
-    digests: frozenset[str]  # of their sound, and of whole recordings' files
-    recordings: frozenset[str]  # ids, of those that are forgotten whole
+    ids: frozenset[str]  # of clips cut from them
+    digests: frozenset[str]  # of these clips, and of the files of whole recordings
+    recordings: frozenset[str]  # ids of those that are forgotten entirely
     sources: frozenset[str]  # their paths in the corpus
-    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be searched
+    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be read
 
     @staticmethod
     def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
-        """`ids` are of clips, beside those that the entries list."""
+        """`ids` are further clips, beside those in the entries."""
         entries = list(entries)
         whole = [entry for entry in entries if entry.is_whole]
         clips = [clip for entry in entries for clip in entry.clips]
@@ -61,7 +61,7 @@ class Traces:
         return named(self.ids | self.sources)
 
     def in_table(self, path: Path) -> int:
-        """Rows of a Parquet file that hold it; one that cannot be read is noted in `unreadable`."""
+        """Number of matching rows of a Parquet file; a file that cannot be read is added to `unreadable`."""
         try:
             with shards.open_parquet(path) as file:
                 columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
@@ -72,11 +72,11 @@ class Traces:
         if not table.num_columns:
             return 0
         tests = [(name, self.ids) for name in CLIP_COLUMNS] + [("digest", self.digests), ("recording_id", self.recordings)]
-        held = pa.array([False] * table.num_rows, pa.bool_())
+        matches = pa.array([False] * table.num_rows, pa.bool_())
         for name, values in tests:
             if name in table.column_names and pa.types.is_string(table.schema.field(name).type):
-                held = pc.or_(held, pc.is_in(table[name], pa.array(sorted(values), pa.string())).combine_chunks())
-        rows = pc.sum(held).as_py() or 0
+                matches = pc.or_(matches, pc.is_in(table[name], pa.array(sorted(values), pa.string())).combine_chunks())
+        rows = pc.sum(matches).as_py() or 0
         if {"recording_id", "start", "seconds"} <= set(table.column_names) and not rows:
             rows = len(overlapping(table, self.pieces))
         return rows
@@ -85,11 +85,11 @@ class Traces:
         return self._names.search(text) is not None
 
     def in_name(self, path: Path) -> bool:
-        """Whether a sound is named after a clip of it (`ID.wav`, `ID-codec.wav`)."""
+        """Whether a sound file is named after such a clip (`ID.wav`, `ID-codec.wav`)."""
         return path.stem in self.ids or any(path.stem.startswith(f"{clip_id}-") for clip_id in self.ids)
 
     def in_file(self, path: Path) -> str:
-        """What in a file holds it, in words; empty where nothing does, or it cannot be told."""
+        """What a file contains of them, as text; empty if nothing is found."""
         if path.suffix == ".parquet" and (rows := self.in_table(path)):
             return f"trained on {rows} clips of it" if path.name == manifest.TRAINED_ON_FILE else f"{rows} rows of it"
         if path.suffix in TEXTS and self.in_text(path.read_text(encoding="utf-8", errors="replace")):
@@ -98,7 +98,7 @@ class Traces:
 
 
 def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
-    """(file, why) of the files below a directory that hold it; of weights that were trained on it, their whole directory."""
+    """(file, why) of the matching files below a directory; for weights trained on them, (directory, why)."""
     for where, _, names in os.walk(directory):
         for name in sorted(names):
             if why := traces.in_file(path := Path(where, name)):
@@ -106,15 +106,15 @@ def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
 
 
 def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress: Progress) -> dict[Path, str]:
-    """Files below a directory of MLflow that hold it, sounds under any name too, and why."""
+    """Matching files below a directory of MLflow → why; sounds are also compared by fingerprint."""
     found = dict(in_tree(directory, traces))
     sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in SOUNDS and path not in found]
-    alike = files_alike(directory, sounds, entries, progress)
-    return found | {directory / name: f"sounds like {entries[number]}, by fingerprint" for number, name in alike}
+    copies = files_like(directory, sounds, entries, progress)
+    return found | {directory / name: f"sounds like {entries[number]}, by fingerprint" for number, name in copies}
 
 
 def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
-    """What runs on a tracking server hold by the names of their files, a sentence each; and what was not searched."""
+    """One sentence for each matching file name of runs on a tracking server, and one about what was not searched."""
     try:
         files = [(run, name) for run, name in tracking.files_of_runs(root) if name.suffix in SOUNDS and traces.in_name(name)]
     except UserError as error:
@@ -124,7 +124,7 @@ def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
 
 
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
-    """Objects of DVC's cache that hold it, and why."""
+    """Matching objects of DVC's cache → why."""
     objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
     found: dict[Path, str] = {}
     for path in objects:
@@ -137,19 +137,19 @@ def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
                 found[path] = "names it"
     for path in (path for path in objects if path.suffix == ".dir"):
         entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
-        weights = {its.parent for target, its in entries if its.name == manifest.TRAINED_ON_FILE and target in found}
-        for target, its in entries:
+        weights = {name.parent for target, name in entries if name.name == manifest.TRAINED_ON_FILE and target in found}
+        for target, name in entries:
             if not target.exists():
                 continue
-            if its.suffix in SOUNDS and traces.in_name(its):
+            if name.suffix in SOUNDS and traces.in_name(name):
                 found[target] = "a sound named after a clip of it"
-            elif its.suffix == ".safetensors" and weights & {its.parent, *its.parents}:
+            elif name.suffix == ".safetensors" and weights & {name.parent, *name.parents}:
                 found[target] = "weights trained on it"
     return found
 
 
 def _listed(path: Path) -> list[tuple[str, Path]]:
-    """(digest, path) of the files that a directory in the cache has; of a list that cannot be read, none."""
+    """(digest, path) of the files in a directory list of the cache; none if the list cannot be read."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return [(entry["md5"], Path(entry["relpath"])) for entry in entries if re.fullmatch("[0-9a-f]{32}", entry["md5"])]
@@ -158,13 +158,13 @@ def _listed(path: Path) -> list[tuple[str, Path]]:
 
 
 def scratch(root: Path) -> list[Path]:
-    """Directories that stages work in, or left to resume from when they were killed; what is in them cannot be told."""
+    """Scratch directories of running or killed stages; their content is not searched."""
     return [path for path in sorted((root / WORK).glob("*/*")) if path.is_dir() and path.name != "kept"]
 
 
 def kept(root: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
-    """(shard, why) of the finished shards that hold it and that a stage's next run may reuse."""
+    """(shard, why) of the matching shards kept for a stage's next run."""
     for directory in sorted((root / WORK).glob("*/kept")):
         for path, why in in_tree(directory, traces):
-            if path.suffix == ".parquet":  # other files there are what a stage reported, the names of what was refused among it
+            if path.suffix == ".parquet":  # other files there are reports, which may name rejected recordings
                 yield path, why

@@ -1,6 +1,6 @@
-"""Listing a recording or a clip as forgotten, with every other copy of its sound.
+"""Listing a recording or a clip as forgotten, with all copies of its sound.
 
-Copies are found by the fingerprints that tell duplicates, among the clips of all variants.
+Copies are found among the clips of all variants by the fingerprints used for duplicates.
 """
 
 from __future__ import annotations
@@ -21,71 +21,70 @@ from soundmill.corpora.forgotten import Clip, Entry, Forgotten
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.forgetting.searching import Progress, alike, words_of_file
+from soundmill.forgetting.searching import Progress, clips_like, words_of_file
 from soundmill.lineage import Held, Piece, Project, overlap, overlapping, piece_of
 from soundmill.params import did_you_mean
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `forget` did: entries that are new, those that were listed before, and what holds the sound now."""
+    """The result of `forget`: new entries, entries listed before, and what contains the sounds now."""
 
     added: list[Entry]
-    known: list[Entry]
+    listed_before: list[Entry]
     held: Held
     marked: list[tracking.RegisteredModel]
     notes: list[str]
 
 
 def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = lambda n: None) -> Outcome:
-    """Add recordings and clips to the project's list, and all copies of their sound; mark registered models that know them.
+    """Add recordings and clips, and all copies of their sound, to the project's list; mark registered models trained on them.
 
-    A word that means nothing, or both a clip and a recording, is a UserError; then nothing is written.
+    UserError, and nothing is written, if a word names nothing, or both a clip and a recording.
     """
     if not reason.strip():
-        raise UserError("--reason: say why; the list and the quarantine keep it")
+        raise UserError("--reason: must not be empty; the list and the quarantine record it")
     ledger.update(root)
     project = Project(root)
     listed = in_force(root)
-    wanted = [one(project, thing) for thing in things]
-    known = [entry for piece in wanted if (entry := _entry_of(listed, piece))]
-    asked = list(dict.fromkeys(piece for piece in wanted if not _entry_of(listed, piece)))
-    new = [describe(project, piece, reason.strip(), None) for piece in asked]
+    pieces = [one(project, thing) for thing in things]
+    listed_before = [entry for piece in pieces if (entry := _entry_of(listed, piece))]
+    unlisted = list(dict.fromkeys(piece for piece in pieces if not _entry_of(listed, piece)))
+    new = [describe(project, piece, reason.strip(), None) for piece in unlisted]
     for number, entry in _copies(project, new, progress):
         piece = piece_of_entry(entry)
         if not any(_covers(other, piece) for other in (*listed.entries, *new)):
             new.append(entry.model_copy(update={"reason": _reason_of_copy(new[number])}))
     ledger.add(root, [entry.model_dump(mode="json") for entry in new])
-    every = [*new, *known]
+    every = [*new, *listed_before]
     digests = {clip.digest for entry in every for clip in entry.clips}
     held = project.held([piece_of_entry(entry) for entry in every], digests=digests)
     marked = _mark(root, held, every)
-    return Outcome(new, known, held, marked, project.gone)
+    return Outcome(new, listed_before, held, marked, project.gone)
 
 
 def in_force(root: Path) -> Forgotten:
-    """What the checkout at `root` must not use: its own list, and those of the projects that it lies in."""
+    """Everything that binds the checkout at `root`: its own list, and those of the projects that contain it."""
     return forgotten.parse({"forgotten": ledger.in_force(root)}, str(root / ledger.FILE))
 
 
 def use_again(root: Path, things: Sequence[str]) -> list[Entry]:
-    """Take what these words name, and the copies that were listed with it, out of the list, and their marks off registered models;
-    returns the entries.
+    """Remove entries, and the copies listed with them, from the list, and their marks from registered models; returns the entries.
 
-    A word is the path or id of a recording, or the id of a clip, as the list has it. UserError, and nothing is changed, where a
-    word names no entry, or one on the list of a project that this checkout lies in.
+    A word is the path or id of a recording, or the id of a clip, as in the list. UserError, and nothing is changed, if a word names
+    no entry, or an entry of a project that contains this checkout.
     """
     entries = in_force(root).entries
     named = [entry for thing in things for entry in _named(entries, thing)]
     copies = {(entry.recording_id, _reason_of_copy(entry)) for entry in named}
-    gone = [entry for entry in entries if entry in named or (entry.copy_of, entry.reason) in copies]
-    above = [entry for entry in gone if not ledger.is_own(root, entry.model_dump(mode="json"))]
-    if above:
-        raise UserError(f"{above[0]} is on the list of the project that {root} lies in; use --undo there (--project DIR)")
-    ledger.remove(root, [entry.model_dump(mode="json") for entry in gone])
+    removed = [entry for entry in entries if entry in named or (entry.copy_of, entry.reason) in copies]
+    inherited = [entry for entry in removed if not ledger.is_own(root, entry.model_dump(mode="json"))]
+    if inherited:
+        raise UserError(f"{inherited[0]} is on the list of the project that contains {root}; use --undo there (--project DIR)")
+    ledger.remove(root, [entry.model_dump(mode="json") for entry in removed])
     marked = [model for model in Project(root).registered if tracking.FORGOTTEN in model.tags]
-    tracking.mark_forgotten(root, marked, remove=_marks(gone))
-    return gone
+    tracking.mark_forgotten(root, marked, remove=_marks(removed))
+    return removed
 
 
 def _named(entries: Sequence[Entry], thing: str) -> list[Entry]:
@@ -101,7 +100,7 @@ def one(project: Project, thing: str) -> Piece:
     if not pieces:
         raise project.unknown(thing)
     if len(pieces) > 1:
-        raise UserError(f"{thing} is a clip and a recording; say which: clip:{thing}, or recording:{thing} for all of it")
+        raise UserError(f"{thing} is both a clip and a recording; use clip:{thing}, or recording:{thing} for all of it")
     return pieces[0]
 
 
@@ -111,18 +110,18 @@ def piece_of_entry(entry: Entry) -> Piece:
 
 
 def _entry_of(listed: Forgotten, piece: Piece) -> Entry | None:
-    """The entry by which a piece is forgotten already."""
+    """The entry that already covers a piece, or None."""
     return next((entry for entry in listed.entries if _covers(entry, piece)), None)
 
 
 def _covers(entry: Entry, piece: Piece) -> bool:
-    """Whether a piece is in an entry."""
+    """Whether an entry covers a piece."""
     start, end = (0.0, math.inf) if entry.is_whole else (entry.start, entry.end)
     return entry.recording_id == piece.recording_id and start <= piece.start and piece.end <= end
 
 
 def describe(project: Project, piece: Piece, reason: str, copy_of: str | None) -> Entry:
-    """The entry of a piece, with all that tells it later."""
+    """The entry of a piece, with everything that identifies it later."""
     row = project.recordings.get(piece.recording_id)
     clips = {(row["clip_id"], row["digest"]) for table in project.clips.values() for row in overlapping(table, [piece])}
     return Entry(
@@ -139,12 +138,12 @@ def describe(project: Project, piece: Piece, reason: str, copy_of: str | None) -
 
 
 def encoded(words: np.ndarray) -> str:
-    """A fingerprint as an entry has it."""
+    """A fingerprint in the encoding of an entry."""
     return base64.b64encode(words.astype("<u4").tobytes()).decode()
 
 
 def _fingerprint(project: Project, row: dict[str, Any], piece: Piece) -> np.ndarray:
-    """Of the seconds of a recording, uint32 [frames, 2]; none where its file cannot be decoded, or is another by now."""
+    """Fingerprint of a stretch of a recording, uint32 [frames, 2]; empty if its file is missing or cannot be decoded."""
     sources = Sources.of(project.data / "corpus", project.root, project.root)
     with tempfile.TemporaryDirectory(prefix="soundmill-forget-") as scratch:
         try:
@@ -160,9 +159,9 @@ def _fingerprint(project: Project, row: dict[str, Any], piece: Piece) -> np.ndar
 
 
 def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[tuple[int, Entry]]:
-    """(number of the entry, a copy of it): other recordings and clips with the same sound, by fingerprint and by file digest.
+    """(index of an entry, a copy of it): other recordings and clips with the same sound, by fingerprint and by file digest.
 
-    Of the recording of a forgotten clip, other clips that repeat it.
+    Other clips of a forgotten clip's own recording count if they repeat it.
     """
     found: dict[Piece, int] = {}
     whole = {entry.digest: number for number, entry in enumerate(entries) if entry.is_whole and entry.digest}
@@ -172,16 +171,16 @@ def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[
     for variant, table in project.clips.items():
         matched: dict[str, tuple[int, set[str]]] = {}
         by_id = {row["clip_id"]: row for row in table.to_pylist()}
-        for number, clip_id in alike(project.data / "clips" / variant, entries, progress):
+        for number, clip_id in clips_like(project.data / "clips" / variant, entries, progress):
             row, entry = by_id[clip_id], entries[number]
             if row["recording_id"] != entry.recording_id or not (entry.is_whole or overlap(piece_of(row), piece_of_entry(entry))):
                 matched.setdefault(row["recording_id"], (number, set()))[1].add(clip_id)
         for recording_id, (number, ids) in sorted(matched.items()):
-            its = [row for row in by_id.values() if row["recording_id"] == recording_id]
-            if entries[number].is_whole and len(ids) == len(its):  # every clip of it is the sound again
-                found.setdefault(Piece(recording_id, its[0]["source"]), number)
+            rows = [row for row in by_id.values() if row["recording_id"] == recording_id]
+            if entries[number].is_whole and len(ids) == len(rows):  # all of its clips have this sound
+                found.setdefault(Piece(recording_id, rows[0]["source"]), number)
             else:
-                for row in (row for row in its if row["clip_id"] in ids):
+                for row in (row for row in rows if row["clip_id"] in ids):
                     found.setdefault(piece_of(row), number)
     return [
         (number, describe(project, piece, entries[number].reason, entries[number].recording_id))
@@ -194,7 +193,7 @@ def _reason_of_copy(original: Entry) -> str:
 
 
 def _mark(root: Path, held: Held, entries: list[Entry]) -> list[tracking.RegisteredModel]:
-    """Tag the registered models that were trained on any of it."""
+    """Tag the registered models that were trained on any of the entries."""
     models = {(model.name, model.version): model for weights, *_ in held.weights for model in weights.registered}
     tracking.mark_forgotten(root, list(models.values()), add=_marks(entries))
     return list(models.values())

@@ -1,4 +1,4 @@
-"""Proving that nothing holds what is forgotten, by id, digest and fingerprint, or naming what does."""
+"""Checking by id, digest and fingerprint that nothing contains forgotten sounds, or listing what does."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from soundmill.errors import UserError
 from soundmill.forgetting import leftovers
 from soundmill.forgetting.leftovers import Traces
 from soundmill.forgetting.listing import describe, encoded, in_force, one, piece_of_entry
-from soundmill.forgetting.searching import Progress, alike, files_alike, words_of_file
+from soundmill.forgetting.searching import Progress, clips_like, files_like, words_of_file
 from soundmill.lineage import Project, piece_of
 
-FIRST = 3  # objects of the cache that a sentence names
+LISTED = 3  # objects of the cache that a message names
 ERASE = "`soundmill forget --erase` removes it"
 
 
 @dataclass
 class Proof:
-    """What still holds a forgotten sound, a sentence each, and what could not be searched."""
+    """One sentence for each thing that still contains a forgotten sound, and for each that was not searched."""
 
     found: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -38,10 +38,10 @@ def check(
     sharing: Sequence[Path] = (),
     progress: Progress = lambda n: None,
 ) -> Proof:
-    """Look for all that is forgotten, or for `things` alone (as `forget` takes them, or files), whether they are listed or not.
+    """Search for everything forgotten, or only for `things` (as in `forget`, or files), listed or not.
 
-    It searches the project and its workspaces, their scratch, DVC's cache (`cache`, which the checkouts in `sharing` use), and
-    the files of runs and registered models in MLflow. Nothing is changed.
+    Searched are the project and its workspaces, their scratch, DVC's cache (`cache`, shared by the checkouts in `sharing`), and the
+    files of runs and registered models in MLflow. Nothing is changed.
     """
     project, proof = Project(root), Proof()
     listed = in_force(root)
@@ -51,40 +51,40 @@ def check(
     elif absent := ledger.missing(root):
         proof.found += [f"{ledger.FILE} does not list {entry['source']}; `soundmill forget --update` adds it" for entry in absent]
     traces = _holding(project, listed, proof, "", "", progress)
-    of_all = [traces]
+    all_traces = [traces]
     for workspace in workspaces(root):
-        name, its = workspace.relative_to(root), Project(workspace, is_workspace=True)
-        of_all.append(_holding(its, listed, proof, f"{name}/", f"; delete {name}, or run it again", progress))
+        name, checkout = workspace.relative_to(root), Project(workspace, is_workspace=True)
+        all_traces.append(_holding(checkout, listed, proof, f"{name}/", f"; delete {name}, or run it again", progress))
     if traces:
         _in_runs(root, listed, traces, proof, progress)
         _in_cache(cache, [place for place in sharing if not place.is_relative_to(root)], traces, proof)
-    unreadable = [path for its in of_all for path in its.unreadable]
+    unreadable = [path for one_traces in all_traces for path in one_traces.unreadable]
     proof.notes += [f"{shown(path, root)}: cannot be read, so it was not searched" for path in unreadable]
     proof.notes = list(dict.fromkeys(proof.notes))
     return proof
 
 
 def workspaces(root: Path) -> list[Path]:
-    """Those of the project at `root` that have data."""
+    """The workspaces of the project at `root` that have data."""
     return sorted(path for path in (root / tracking.WORKSPACES).glob("*") if (path / "data").is_dir())
 
 
 def traces_of(project: Project, listed: Forgotten) -> Traces:
-    """How what is listed is told in this checkout."""
+    """The traces of the listed entries in this checkout."""
     pieces = [piece_of_entry(entry) for entry in listed.entries]
     digests = {clip.digest for entry in listed.entries for clip in entry.clips}
-    known = pa.array(sorted(digests), pa.string())
+    listed_digests = pa.array(sorted(digests), pa.string())
     named = {None, *(entry.recording_id for entry in listed.entries)}
     for table in project.clips.values():
-        pieces += [piece_of(row) for row in table.filter(pc.is_in(table["digest"], known)).to_pylist()]
-    for _, table in project.tables():  # where its seconds may be a loop's, an entry has the right ones
-        rows = table.filter(pc.is_in(table["digest"], known)).to_pylist()
+        pieces += [piece_of(row) for row in table.filter(pc.is_in(table["digest"], listed_digests)).to_pylist()]
+    for _, table in project.tables():  # their seconds may be those of a loop; the entries have the right ones
+        rows = table.filter(pc.is_in(table["digest"], listed_digests)).to_pylist()
         pieces += [piece_of(row) for row in rows if row["recording_id"] not in named]
     return Traces.of(listed.entries, dict.fromkeys(pieces))
 
 
 def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
-    """What a word names: an entry of the lists, something of the project, or a file that no table knows."""
+    """What a word names: an entry of the lists, something of the project, or a file that is in no table."""
     entries = [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]
     if project.find(thing):
         entries.append(describe(project, one(project, thing), "asked for", None))
@@ -103,7 +103,7 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
 
 
 def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, remedy: str, progress: Progress) -> Traces:
-    """Look through a checkout's outputs and scratch; `prefix` and `remedy` go around each sentence."""
+    """Search a checkout's outputs and scratch; each sentence is put between `prefix` and `remedy`."""
     found: list[str] = []
     for row in project.recordings.values():
         if entry := listed.whole(row["recording_id"], row["digest"]):
@@ -123,14 +123,14 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
         found.append(f"{where}: trained on {clips} clips of it" + (f", and on {mixes} mixes" if mixes else "") + erased)
     found += [f"{path}: a sound named after a clip of it{_remedy(path)}" for path in held.files]
     found += [f"{path}: names it{_remedy(path)}" for path in held.reports]
-    said = {row["clip_id"] for rows in held.clips.values() for row in rows}
+    reported = {row["clip_id"] for rows in held.clips.values() for row in rows}
     for variant in project.clips:
-        for number, clip_id in alike(project.data / "clips" / variant, listed.entries, progress):
-            if clip_id not in said:
+        for number, clip_id in clips_like(project.data / "clips" / variant, listed.entries, progress):
+            if clip_id not in reported:
                 found.append(f"data/clips/{variant}: clip {clip_id} sounds like {listed.entries[number]}, by fingerprint")
-    said = set(held.files)
-    paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in said]
-    for number, path in files_alike(project.root, paths, listed.entries, progress):
+    reported = set(held.files)
+    paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in reported]
+    for number, path in files_like(project.root, paths, listed.entries, progress):
         found.append(f"{path}: sounds like {listed.entries[number]}, by fingerprint{_remedy(path)}")
     proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
     traces = Traces.of(listed.entries, traces.pieces, [row["clip_id"] for rows in held.clips.values() for row in rows])
@@ -144,7 +144,7 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
 
 
 def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progress: Progress) -> None:
-    """Files of runs in MLflow, where they lie on this machine."""
+    """Search the files of runs in MLflow, if they are on this machine."""
     store = tracking.store(root)
     if store.artifacts is None:
         found, note = leftovers.on_server(root, store.uri, traces)
@@ -162,8 +162,8 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
         return
     objects = leftovers.in_cache(cache, traces)
     if objects:
-        first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:FIRST])
-        more = f", and {len(objects) - FIRST} more" if len(objects) > FIRST else ""
+        first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:LISTED])
+        more = f", and {len(objects) - LISTED} more" if len(objects) > LISTED else ""
         size = sum(path.stat().st_size for path in objects)
         needed = f", except what {', '.join(map(str, others))} may still need" if others else ""
         proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}{needed}")
@@ -171,10 +171,10 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
 
 
 def shown(path: Path, root: Path) -> str:
-    """A path as sentences name it: from `root` where it lies below."""
+    """A path for messages: relative to `root` if it is below."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _remedy(path: str) -> str:
-    """How to remove a file that no stage rebuilds; empty for others."""
+    """How to remove a file that no stage rebuilds; empty for other files."""
     return "; delete data/report/bakeoff, or run the bake-off again" if path.startswith("data/report/bakeoff/") else ""

@@ -1,4 +1,4 @@
-"""Looking for sounds by fingerprint, among clips and among files."""
+"""Searching clips and files for sounds by fingerprint."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from soundmill.corpora import duplicates, fingerprint_index, inventory, landmark
 from soundmill.corpora.forgotten import Entry
 from soundmill.decoding import decode
 
-Progress = Callable[[int], object]  # is told how many more bytes have a fingerprint
+Progress = Callable[[int], object]  # called with the number of bytes just fingerprinted
 
 
 def words_of_file(path: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
-    """Fingerprint of the seconds from `start` to `end` of a file, uint32 [frames, 2]; DecodeError where it cannot be decoded."""
+    """Fingerprint of the seconds from `start` to `end` of a file, uint32 [frames, 2]; DecodeError if it cannot be decoded."""
     rate = fingerprint.SAMPLE_RATE
     wave = decode.read_mono(path, rate, decode.MAX_SECONDS)
     return fingerprint.fingerprint(wave[round(start * rate) : len(wave) if math.isinf(end) else round(end * rate)])
 
 
-def alike(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
-    """(number of an entry, id of a clip) of clips below `clips` that are the same sound by fingerprint."""
+def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
+    """(index of an entry, clip id) of the clips below `clips` that have the fingerprint of an entry."""
     paths = shards.shard_paths(clips)
     jobs = [shards.Job(path.name, (path,), path.stat().st_size) for path in paths]
     return _search(entries, jobs, duplicates.fingerprint_shard, progress)
@@ -37,7 +37,7 @@ def alike(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tup
 def _search(
     entries: Sequence[Entry], jobs: list[shards.Job], function: Callable[..., shards.Report], progress: Progress
 ) -> list[tuple[int, str]]:
-    """Fingerprint what the jobs name and look for the entries' sounds among them."""
+    """Fingerprint the sounds of the jobs, and find those that match an entry."""
     words = {f"forgotten {number}": entry.words for number, entry in enumerate(entries) if entry.fingerprint}
     if not words or not jobs:
         return []
@@ -45,24 +45,24 @@ def _search(
         scratch = Path(name)
         shards.map_shards(function, jobs, scratch / "prints", workers=min(os.cpu_count() or 1, len(jobs)), progress=progress)
         tables = [shards.read_table(scratch / "prints" / job.name, manifest.FINGERPRINTS) for job in jobs]
-        theirs = pa.concat_tables(tables)
-        # Looked up are the forgotten alone, among the others alone: no clip has a space in its id.
-        marks = [landmarks.landmarks(its) | {"keys": b""} for its in words.values()]
+        searched = pa.concat_tables(tables)
+        # Only the forgotten are looked up, and only among the others: clip ids contain no space.
+        marks = [landmarks.landmarks(fingerprint) | {"keys": b""} for fingerprint in words.values()]
         kind = pa.schema([(column, pa.binary()) for column in duplicates.INDEXED])
-        ids = pa.chunked_array([pa.array(words), theirs["clip_id"].combine_chunks()])
-        owners = pa.chunked_array([pa.array(["forgotten"] * len(words) + ["other"] * theirs.num_rows)])
+        ids = pa.chunked_array([pa.array(words), searched["clip_id"].combine_chunks()])
+        owners = pa.chunked_array([pa.array(["forgotten"] * len(words) + ["other"] * searched.num_rows)])
         with fingerprint_index.Index(scratch, ids, owners) as index:
             index.add(0, pa.Table.from_pylist(marks, kind))
-            empty = pa.array([b""] * theirs.num_rows, pa.binary())
-            column = theirs.schema.get_field_index("probes")
-            if theirs.num_rows:
-                index.add(len(words), theirs.set_column(column, "probes", empty).select(duplicates.INDEXED))
+            empty = pa.array([b""] * searched.num_rows, pa.binary())
+            column = searched.schema.get_field_index("probes")
+            if searched.num_rows:
+                index.add(len(words), searched.set_column(column, "probes", empty).select(duplicates.INDEXED))
             pairs = [(a, b) if a in words else (b, a) for a, b, _ in index.pairs(fingerprint_index.THRESHOLD)]
-    return sorted((int(mine.rpartition(" ")[2]), other) for mine, other in pairs)
+    return sorted((int(name.rpartition(" ")[2]), other) for name, other in pairs)
 
 
-def files_alike(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
-    """(number of an entry, path from `root`) of files below `root` that are the same sound by fingerprint."""
+def files_like(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
+    """(index of an entry, path relative to `root`) of the files that have the fingerprint of an entry."""
     files = [inventory.AudioFile(bytes(path.relative_to(root)), path.stat().st_size, "") for path in paths]
     batches = [files[start : start + duplicates.FILES_PER_JOB] for start in range(0, len(files), duplicates.FILES_PER_JOB)]
     jobs = [

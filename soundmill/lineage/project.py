@@ -1,4 +1,4 @@
-"""What a checkout has of its recordings: clips, mixes, shards, weights and what they were trained on, sounds, reports."""
+"""Everything that a checkout derived from its recordings: clips, mixes, shards, weights, sounds and reports."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import pyarrow.compute as pc
 from soundmill import hashing, manifest, params, shards, tracking
 from soundmill.errors import UserError
 
-OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
+OVERLAP_SECONDS = 1e-3  # shorter overlaps are rounding errors of ends
 PARTS = ("autoencoder", "vocoder")
-SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, of rows with a clip_id
-TABLES = ("catalog/*.parquet", "segments/*.parquet", "quality/*.parquet")  # the same, each a file
-NAMED_AFTER_CLIPS = ("audiocaps", "codec", "generated", "report/bakeoff")  # below data/, with WAVs
-REPORTS = ("report", "quality")  # below data/, with texts that name clips and recordings
+SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, directories of shards with a clip_id
+TABLES = ("catalog/*.parquet", "segments/*.parquet", "quality/*.parquet")  # below data/, files with a clip_id
+NAMED_AFTER_CLIPS = ("audiocaps", "codec", "generated", "report/bakeoff")  # below data/, directories with WAVs
+REPORTS = ("report", "quality")  # below data/, directories with texts that name clips and recordings
 TEXTS = (".html", ".json", ".csv", ".tex")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A recording, or the stretch of it that a clip is, in seconds."""
+    """A recording, or the stretch of it in a clip, in seconds."""
 
     recording_id: str
     source: str
@@ -47,7 +47,7 @@ class Weights:
     name: str
     directory: Path
     registered: list[tracking.RegisteredModel] = field(default_factory=list)
-    is_of_graph: bool = True  # or else a version of a registered model alone
+    is_of_graph: bool = True  # otherwise only a version of a registered model
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,37 +57,39 @@ class Weights:
 
     @property
     def parts(self) -> list[Path]:
-        """Its own directory, and those of the parts that lie in it."""
+        """Its directory, and the directories of the parts inside."""
         return [self.directory, *(self.directory / part for part in PARTS if (self.directory / part).is_dir())]
 
     def trained_on(self, part: Path) -> pa.Table | None:
-        """The table of manifest.TRAINED_ON of one of its `parts`; None: it was not trained here, or before this was written."""
+        """The table manifest.TRAINED_ON of one of its `parts`; None if it was not trained here, or before such tables existed."""
         path = part / manifest.TRAINED_ON_FILE
         return shards.read_table(path, manifest.TRAINED_ON) if path.is_file() else None
 
 
 @dataclass(frozen=True)
 class Held:
-    """What holds pieces of recordings."""
+    """What contains given pieces of recordings."""
 
     clips: dict[str, list[dict[str, Any]]]  # by variant: rows of CLIPS without sound
     mixes: dict[str, tuple[str, str]]
     shards: dict[str, int]  # path below data/ → its rows
-    weights: list[tuple[Weights, str, int, int]]  # part ("" itself), clips and mixes of them that it was trained on
-    files: list[str]  # below data/: sounds named after a clip
-    reports: list[str]  # below data/: texts that name one
+    weights: list[
+        tuple[Weights, str, int, int]
+    ]  # with the part ("": itself), and the numbers of their clips and mixes in its training
+    files: list[str]  # below data/: sounds named after a clip of them
+    reports: list[str]  # below data/: texts that name a clip or recording
 
 
 class Project:
-    """What there is in the checkout at `root`; each table is read once, when it is asked for."""
+    """The tables and files of the checkout at `root`; each table is read once, on first use."""
 
     def __init__(self, root: Path, is_workspace: bool = False):
-        self.root, self.data, self.is_workspace = root, root / "data", is_workspace  # registered models are its project's
+        self.root, self.data, self.is_workspace = root, root / "data", is_workspace  # registered models belong to its project
         self.gone: list[str] = []
 
     @cached_property
     def corpora(self) -> list[Path]:
-        """The folders of recordings that params.yaml names."""
+        """The corpus directories in params.yaml."""
         path = self.root / "params.yaml"
         corpus = params.read_yaml(path).get("corpus") if path.is_file() else None
         parts = corpus.get("parts") if isinstance(corpus, dict) else None
@@ -97,7 +99,7 @@ class Project:
 
     @cached_property
     def recordings(self) -> dict[str, dict[str, Any]]:
-        """By id."""
+        """Rows of RECORDINGS by id."""
         path = self.data / "corpus" / "recordings.parquet"
         if not path.is_file():
             self.gone.append("data/corpus is missing: recordings are known from checkpoints only (`dvc repro` rebuilds it)")
@@ -106,9 +108,9 @@ class Project:
 
     @cached_property
     def clips(self) -> dict[str, pa.Table]:
-        """By variant, `default` first: rows of CLIPS without sound, `seconds` of each beside them.
+        """Variant → rows of CLIPS without audio, with `seconds`; `default` first.
 
-        `start` and `seconds` are those of the recording, also where clips were cut of loops of it.
+        `start` and `seconds` refer to the recording, even for clips cut from its loops.
         """
         names = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
         tables = {}
@@ -124,7 +126,7 @@ class Project:
         return tables
 
     def _unstretched(self, variant: str, table: pa.Table) -> pa.Table:
-        """Clips of a variant by seconds of their recordings; where a loop is not there any more, by all of its recording."""
+        """Clips of a variant with times in their recordings; the whole recording if a loop no longer exists."""
         path = self.root / "params.yaml"
         plans = params.read_yaml(path).get("clips") or {} if path.is_file() else {}
         source = plans.get(variant, {}).get("source", f"loops/{variant}")
@@ -143,15 +145,15 @@ class Project:
         return _placed(table, places)
 
     def _as_cut(self, table: pa.Table) -> pa.Table:
-        """What weights were trained on, each clip where `clips` has one with its content."""
-        known = [row for its in self.clips.values() for row in its.select(["digest", "start", "seconds"]).to_pylist()]
-        places = {row["digest"]: (row["start"], row["seconds"]) for row in known}
+        """A table TRAINED_ON, with the times of the clips in `clips` that have the same digest."""
+        cut = [row for variant in self.clips.values() for row in variant.select(["digest", "start", "seconds"]).to_pylist()]
+        places = {row["digest"]: (row["start"], row["seconds"]) for row in cut}
         rows = table.select(["digest", "start", "seconds"]).to_pylist()
         return _placed(table, [places.get(row["digest"], (row["start"], row["seconds"])) for row in rows])
 
     @cached_property
     def mixes(self) -> dict[str, tuple[str, str]]:
-        """By id, the clips in each."""
+        """Mix id → its two clips."""
         directory = self.data / "mixes"
         paths = shards.shard_paths(directory) if directory.is_dir() else []
         rows = (row for path in paths for row in shards.read_rows(path, manifest.MIXES, ["clip_id", "first", "second"]))
@@ -169,28 +171,28 @@ class Project:
 
     @cached_property
     def weights(self) -> list[Weights]:
-        """Of the graph, then registered versions that are others than these."""
+        """The weights of the graph, then registered versions with other weights."""
         places = [
             place for pattern in ("models/*", *(f"*/{part}" for part in PARTS), "tagger") for place in self.data.glob(pattern)
         ]
         found = [self.weights_at(place) for place in sorted(places) if (place / "config.json").is_file()]
-        known = {model.digest for weights in found for model in weights.registered}
+        digests = {model.digest for weights in found for model in weights.registered}
         for model in self.registered:
-            if model.digest not in known and model.directory:
-                known.add(model.digest)
+            if model.digest not in digests and model.directory:
+                digests.add(model.digest)
                 same = [other for other in self.registered if other.digest == model.digest]
                 found.append(Weights(f"{model.name} version {model.version}", model.directory, same, is_of_graph=False))
         unread = [
             f"{model.name} version {model.version}"
             for model in self.registered
-            if not model.directory and model.digest not in known
+            if not model.directory and model.digest not in digests
         ]
         if unread:
             self.gone.append(f"files of {', '.join(unread)} are not on this machine, so what they were trained on is unknown")
         return found
 
     def weights_at(self, directory: Path) -> Weights:
-        """A directory of weights, with the registered versions that are the same."""
+        """A directory of weights, with the registered versions of the same content."""
         digest = hashing.model_digest(directory) if self.registered else ""
         name = directory.resolve().relative_to(self.root.resolve()) if self._is_inside(directory) else directory
         return Weights(str(name), directory, [model for model in self.registered if model.digest == digest])
@@ -199,7 +201,7 @@ class Project:
         return path.resolve().is_relative_to(self.root.resolve())
 
     def held(self, pieces: Iterable[Piece], former: Iterable[str] = (), digests: Iterable[str] = ()) -> Held:
-        """What holds any of these pieces; `former` are ids, and `digests` the contents, of clips that were cut from them before."""
+        """What contains any of these pieces; `former` are ids and `digests` the contents of clips cut from them earlier."""
         pieces = list(pieces)
         clips = {variant: rows for variant, table in self.clips.items() if (rows := overlapping(table, pieces))}
         ids = {row["clip_id"] for rows in clips.values() for row in rows} | set(former)
@@ -214,37 +216,37 @@ class Project:
         )
 
     def shards_with(self, ids: set[str]) -> dict[str, int]:
-        """Rows of these clips and mixes, by shard."""
-        wanted, found = pa.array(sorted(ids), pa.string()), {}
+        """Shard → number of rows with these clips and mixes."""
+        values, found = pa.array(sorted(ids), pa.string()), {}
         directories = [place for pattern in SHARDS for place in sorted(self.data.glob(pattern)) if place.is_dir()]
         paths = [path for directory in directories for path in shards.shard_paths(directory)]
         for path in [*paths, *(path for pattern in TABLES for path in sorted(self.data.glob(pattern)))]:
             with shards.open_parquet(path) as file:
                 table = file.read([name for name in ("clip_id", "first", "second") if name in file.schema_arrow.names])
-            its = [pc.is_in(column, wanted).to_numpy() for column in table.columns]
-            if rows := int(np.any(its, axis=0).sum()):
+            matches = [pc.is_in(column, values).to_numpy() for column in table.columns]
+            if rows := int(np.any(matches, axis=0).sum()):
                 found[str(path.relative_to(self.root))] = rows
         return found
 
     def loops_of(self, recordings: set[str]) -> dict[str, int]:
-        """Loops cut of these recordings, by shard."""
+        """Shard → number of loops of these recordings."""
         found = {}
         for path in [path for directory in sorted(self.data.glob("loops/*/audio")) for path in shards.shard_paths(directory)]:
-            its = [row for row in shards.read_rows(path, manifest.LOOPS, ["recording_id"]) if row["recording_id"] in recordings]
-            if its:
-                found[str(path.relative_to(self.root))] = len(its)
+            rows = [row for row in shards.read_rows(path, manifest.LOOPS, ["recording_id"]) if row["recording_id"] in recordings]
+            if rows:
+                found[str(path.relative_to(self.root))] = len(rows)
         return found
 
     def weights_with(self, pieces: list[Piece], digests: Iterable[str] = ()) -> Iterator[tuple[Weights, str, int, int]]:
-        known = pa.array(sorted(digests), pa.string())
+        values = pa.array(sorted(digests), pa.string())
         for weights in self.weights:
             for part in weights.parts:
                 table = weights.trained_on(part)
                 rows = []
                 if table is not None:
-                    is_known = pc.is_in(table["digest"], known)
-                    rows = overlapping(self._as_cut(table.filter(pc.invert(is_known))), pieces)
-                    rows += table.filter(is_known).to_pylist()
+                    matches = pc.is_in(table["digest"], values)
+                    rows = overlapping(self._as_cut(table.filter(pc.invert(matches))), pieces)
+                    rows += table.filter(matches).to_pylist()
                 if rows:
                     mixes = {row["mix"] for row in rows} - {None}
                     name = "" if part == weights.directory else part.name
@@ -262,9 +264,9 @@ class Project:
         ]
 
     def find(self, thing: str) -> list[Piece]:
-        """The pieces that a word may mean: clips and recordings by id, recordings by path; `clip:` or `recording:` before it says.
+        """The pieces that a word may name: clips and recordings by id, recordings by path; `clip:` or `recording:` selects one.
 
-        In the tables of data/, else in what checkpoints were trained on.
+        Searched are the tables of data/ and of what checkpoints were trained on.
         """
         kind, _, name = thing.partition(":") if thing.startswith(("clip:", "recording:")) else ("", "", thing)
         tables = [*self.clips.values(), *(table for _, table in self.tables())]
@@ -295,11 +297,11 @@ class Project:
         return []
 
     def unknown(self, thing: str) -> UserError:
-        """The error of a word that means nothing here."""
-        known = [row["recording_id"] for row in self.recordings.values()] + [row["path"] for row in self.recordings.values()]
-        known += [name for table in self.clips.values() for name in table["clip_id"].to_pylist()]
-        meant = params.did_you_mean(thing.removeprefix("clip:").removeprefix("recording:"), known)
-        where = "data/ and its checkpoints" if known else "its checkpoints (there is no data/; `dvc repro`)"
+        """The error for a word that names nothing."""
+        names = [row["recording_id"] for row in self.recordings.values()] + [row["path"] for row in self.recordings.values()]
+        names += [name for table in self.clips.values() for name in table["clip_id"].to_pylist()]
+        meant = params.did_you_mean(thing.removeprefix("clip:").removeprefix("recording:"), names)
+        where = "data/ and its checkpoints" if names else "its checkpoints (data/ is missing; run `dvc repro`)"
         return UserError(
             f"{thing}: no clip, recording, mix, checkpoint or generated sound of this project{meant} (searched {where}). "
             "`soundmill clips list` shows clips"
@@ -307,26 +309,26 @@ class Project:
 
 
 def named(names: Iterable[str]) -> re.Pattern[str]:
-    """Finds any of these ids and paths in a text, as words of their own."""
+    """A pattern that finds any of these ids and paths in a text as whole words."""
     escaped = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     return re.compile(rf"(?<![\w-])(?:{escaped})(?![\w-]|\.\d)" if escaped else "(?!)")
 
 
 def _placed(table: pa.Table, places: list[tuple[float, float | None]]) -> pa.Table:
-    """The table with other `start` and `seconds`."""
+    """The table with `start` and `seconds` replaced."""
     for name, values in (("start", [start for start, _ in places]), ("seconds", [seconds for _, seconds in places])):
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.float64()))
     return table
 
 
 def piece_of(row: dict[str, Any]) -> Piece:
-    """The stretch that a row of clips is."""
+    """The stretch of a recording in a row of clips."""
     seconds = math.inf if row["seconds"] is None else row["seconds"]
-    return Piece(row["recording_id"], row.get("source", ""), row["start"], row["start"] + seconds)  # fingerprints have no source
+    return Piece(row["recording_id"], row.get("source", ""), row["start"], row["start"] + seconds)  # FINGERPRINTS has no source
 
 
 def overlapping(table: pa.Table, pieces: Iterable[Piece]) -> list[dict[str, Any]]:
-    """Rows (`recording_id`, `start`, `seconds`) that share more than the rounding of ends with one of the pieces."""
+    """Rows (with `recording_id`, `start`, `seconds`) that overlap one of the pieces by more than rounding errors."""
     by_recording: dict[str, list[Piece]] = {}
     for piece in pieces:
         by_recording.setdefault(piece.recording_id, []).append(piece)
@@ -335,5 +337,5 @@ def overlapping(table: pa.Table, pieces: Iterable[Piece]) -> list[dict[str, Any]
 
 
 def overlap(one: Piece, other: Piece) -> bool:
-    """Whether two pieces of one recording have more in common than the rounding of ends."""
+    """Whether two pieces of one recording overlap by more than rounding errors."""
     return min(one.end, other.end) - max(one.start, other.start) > OVERLAP_SECONDS

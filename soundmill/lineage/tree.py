@@ -1,4 +1,4 @@
-"""The tree of what a thing comes from and what came of it."""
+"""The tree of what a thing was made from and what was made from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from soundmill.lineage.project import Held, Piece, Project, Weights
 
 @dataclass(frozen=True)
 class Node:
-    """One thing in the tree; `below` is what it was made from, or what was made from it."""
+    """One thing in the tree; `below` are its sources, or its products."""
 
     kind: str
     name: str
@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A thing, what it comes from, what came of it, and sentences about what of this is gone."""
+    """A thing, its sources, its products, and sentences about what is missing."""
 
     thing: Node
     comes_from: list[Node]
@@ -66,7 +66,7 @@ def trace(root: Path, thing: str) -> Lineage:
 
 
 def sound_facts(path: Path) -> dict[str, Any] | None:
-    """What a WAV's comment says of its making; None where Soundmill did not write one."""
+    """Facts from the comment of a WAV; None if Soundmill did not write it."""
     import soundfile
 
     try:
@@ -104,14 +104,14 @@ def _of_mix(project: Project, mix: str) -> Lineage:
 def _of_weights(project: Project, directory: Path) -> Lineage:
     weights = project.weights_at(directory)
     if not weights.config and weights.trained_on(directory) is None:
-        raise UserError(f"{directory}: no checkpoint, autoencoder or vocoder (no config.json); give such a directory, or a WAV")
+        raise UserError(f"{directory}: not a checkpoint, autoencoder or vocoder (no config.json)")
     return Lineage(
         Node("checkpoint", weights.name, _facts(weights)), _upstream(project, weights), _products(project, weights), project.gone
     )
 
 
 def _about_beside(path: Path) -> dict[str, Any] | None:
-    """What the graph wrote beside a sound that it made; None where there is nothing, or another tool's file of that name."""
+    """The graph's record next to a sound; None if there is none, or the file is from another tool."""
     beside = path.parent / manifest.ABOUT_SOUNDS
     about = params.read_json(beside, "`dvc repro`") if beside.is_file() else None
     return about if isinstance(about, dict) and {"family", "made_by"} <= about.keys() else None
@@ -119,13 +119,13 @@ def _about_beside(path: Path) -> dict[str, Any] | None:
 
 def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Lineage:
     """A sound that the graph made for a test clip, below data/generated or kept by a bake-off."""
-    asked = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
-    sources = [Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, asked)]
+    recordings = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
+    sources = [Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, recordings)]
     return Lineage(Node("sound", str(path), about), sources + _checkpoints(project, about), [], project.gone)
 
 
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
-    """The checkpoint that made a sound, found by its digest below data/ or among registered models; none where it is gone."""
+    """The checkpoint that made a sound, found by its digest below data/ or among registered models, if it still exists."""
     digest = about.get("checkpoint")
     same = [weights for weights in project.weights if hashing.tree_digest(weights.directory) == digest]
     if not same:
@@ -164,7 +164,7 @@ def _downstream(project: Project, held: Held) -> list[Node]:
 
 
 def _checkpoint(project: Project, weights: Weights, facts: dict[str, Any], up: bool = False) -> Node:
-    """A checkpoint with what it was made from (`up`), or else with what it made."""
+    """A checkpoint with its sources (`up`), or with its products."""
     below = _upstream(project, weights) if up else [*_trainings(weights), *([] if "part" in facts else _products(project, weights))]
     return Node("checkpoint", weights.name, _facts(weights) | facts, below)
 
@@ -175,22 +175,22 @@ def _facts(weights: Weights) -> dict[str, Any]:
 
 
 def _trainings(weights: Weights) -> list[Node]:
-    """The runs that made the same weights; what the checkpoint itself says where MLflow has none."""
+    """The runs that trained these weights; if MLflow has none, the checkpoint's own record."""
     config = weights.config
-    told = {"parameters": config["params"]} if "params" in config else {}
+    parameters = {"parameters": config["params"]} if "params" in config else {}
     runs = [
         Node(
             "training",
             model.run_name or "run deleted",
-            {"run": model.run_id, "pipeline": model.pipeline, "commit": model.commit} | told,
+            {"run": model.run_id, "pipeline": model.pipeline, "commit": model.commit} | parameters,
         )
         for model in weights.registered
     ]
-    return runs or ([Node("training", "not in MLflow", told)] if told else [])
+    return runs or ([Node("training", "not in MLflow", parameters)] if parameters else [])
 
 
 def _upstream(project: Project, weights: Weights) -> list[Node]:
-    nodes, knows_start = _trainings(weights), False
+    nodes, start_is_known = _trainings(weights), False
     for part in weights.parts:
         name = "itself" if part == weights.directory else part.name
         table = weights.trained_on(part)
@@ -203,15 +203,15 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
         for earlier in (False, True):
             rows = table.filter(pc.equal(table["earlier"], earlier))
             if rows.num_rows:
-                nodes.append(_heard(project, rows, f"{name}, in an earlier training" if earlier else name))
-                knows_start |= earlier
-    if "started_from" in weights.config and not knows_start:
+                nodes.append(_trained_on(project, rows, f"{name}, in an earlier training" if earlier else name))
+                start_is_known |= earlier
+    if "started_from" in weights.config and not start_is_known:
         project.gone.append(f"{weights.name}: what the checkpoint that it started from was trained on is unknown")
     return nodes
 
 
-def _heard(project: Project, rows: pa.Table, name: str) -> Node:
-    """What one training heard, by recording."""
+def _trained_on(project: Project, rows: pa.Table, name: str) -> Node:
+    """The recordings that one training used."""
     clips: dict[tuple[str | None, str | None], set[str]] = {}
     for row in rows.select(["recording_id", "source", "clip_id"]).to_pylist():
         clips.setdefault((row["recording_id"], row["source"]), set()).add(row["clip_id"])
@@ -225,7 +225,7 @@ def _heard(project: Project, rows: pa.Table, name: str) -> Node:
     ]
     gone = sum("gone" in node.facts for node in recordings)
     if gone:
-        project.gone.append(f"{gone} of {len(recordings)} recordings heard by {name} are no longer in data/corpus")
+        project.gone.append(f"{gone} of {len(recordings)} recordings that trained {name} are no longer in data/corpus")
     mixes = pc.count_distinct(rows["mix"]).as_py()
     counts = {"recordings": len(recordings), "clips": sum(map(len, clips.values()))} | ({"mixes": mixes} if mixes else {})
     return Node("heard by", name, counts, recordings)
