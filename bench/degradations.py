@@ -103,7 +103,7 @@ def score(corpus: Path, judge: features.Judge, every: int = 1) -> dict[str, dict
 
     whole, found = hear(reference), {}
     as_it_is = hear(test)
-    metrics = [metric for metric in METRICS if protocols.can_judge(judge.name, metric)]
+    metrics = [metric for metric in METRICS if protocols.supports(judge.name, metric)]
     for kind, steps in DAMAGES.items():
         for step, damage in steps.items():
             side = hear({name: damage(wave, name) for name, wave in test.items()})

@@ -24,7 +24,7 @@ from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
 from soundmill import pretrained, shards
 from soundmill.audio.flac import encode_flac
 from soundmill.decoding.decode import read_mono
-from soundmill.evaluation import features
+from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SECONDS = 5
@@ -97,7 +97,7 @@ def main() -> None:
             for name in references.PACKAGES
         ]
         more: dict[str, Any] = {}
-        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / pretrained.REGISTRY["yamnet"].file
+        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / embedders.published()["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
             alone = measure.in_turns({"yamnet": noted("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)

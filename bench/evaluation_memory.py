@@ -20,7 +20,7 @@ from bench.measure import ROOT, WORKERS, Target
 from bench.scale import soundmill
 from soundmill import params, pretrained
 from soundmill.audio.flac import encode_flac
-from soundmill.evaluation import scores
+from soundmill.evaluation import embedders, scores
 
 RATE = 16_000
 SECONDS = 1.5
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 5_000, 10_000], help="numbers of generated sounds")
     args = parser.parse_args()
     models = Path(os.environ.get(pretrained.VARIABLE) or MODELS)
-    if not (models / pretrained.REGISTRY["yamnet"].file).is_file():
+    if not (models / embedders.published()["yamnet"].file).is_file():
         print(f"evaluation_memory is left out: no {models / pretrained.REGISTRY['yamnet'].file}")
         return
     os.environ[pretrained.VARIABLE] = str(models.resolve())

@@ -191,7 +191,7 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
     judges = [name for name in JUDGES if embedders.unavailable(name) is None]
     if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
         print(f"not judged by {', '.join(missing)}")
-    protocol = protocols.load("project").judged_by(judges)
+    protocol = protocols.load("project").with_embedders(judges)
     wanted = [score for score in protocol.scores if score.metric in ("fad", "kl")]
     protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates, "seed": seed})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")

@@ -112,7 +112,7 @@ def make(vocoder: Vocoder, log_mels: list[LogMel], output: Path) -> float:
 
 def score(work: Path, name: str, replicates: int) -> dict[str, dict[str, float]]:
     """By score its `value` and the ends of its 95 % interval, `low` and `high`."""
-    protocol = protocols.load("project").judged_by(["yamnet"])
+    protocol = protocols.load("project").with_embedders(["yamnet"])
     wanted = [score for score in protocol.scores if score.key in SCORES]
     protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS)

@@ -11,6 +11,7 @@ from soundmill import stage
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, family_report, protocols
+from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.page.sounds import Card
 from soundmill.params import Seed, StageParams
@@ -20,9 +21,7 @@ PROTOCOL = "project"
 
 
 class EvaluateParams(StageParams):
-    embedders: list[Literal["tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "clap"]] = Field(
-        min_length=1, description="who judges; each adds its own metrics"
-    )
+    embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
     reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are measured against")
     bootstrap: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
     probe_clips: int = Field(ge=0, description="real clips with one label that the linear probe is fitted on, at most; 0: no probe")
@@ -53,7 +52,7 @@ def run(
 ) -> dict[str, Any]:
     """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
     names, unavailable = usable_embedders(params.embedders)
-    protocol = protocols.load(PROTOCOL).judged_by(names)
+    protocol = protocols.load(PROTOCOL).with_embedders(names)
     protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
     cache = ctx.scratch / "embeddings"
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress)
@@ -79,7 +78,7 @@ def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:
         reason = embedders.unavailable(name)
         if reason:
             print(f"evaluate: {name} is skipped: {reason}")
-            unavailable[name] = embedders.MISSING[name]
+            unavailable[name] = embedders.find(name).missing
     names = [name for name in wanted if name not in unavailable]
     if not names:
         raise UserError("no embedder can be used; add `tagger`, which needs no download, to evaluate.embedders")

@@ -16,12 +16,12 @@ Protocol = Annotated[
     str | None,
     typer.Option(help="audioldm_eval-16k (as TANGO and AudioLDM), fadtk-vggish, google-fad, project, or a .yaml file."),
 ]
-Judges = Annotated[
+Embedders = Annotated[
     list[str] | None,
     typer.Option(
         "--embedder",
-        help="Instead of a protocol: all metrics with this embedder: yamnet (default), vggish, panns_cnn14_16k, "
-        "panns_cnn14_32k, clap or tagger; repeatable.",
+        help="Instead of a protocol: all metrics with this embedder (default: yamnet); repeatable. "
+        "`soundmill weights list` names them.",
     ),
 ]
 ScoreSeed = Annotated[
@@ -37,7 +37,7 @@ def evaluate(
     generated: Annotated[Path, typer.Argument(help="Folder of generated sounds, in any format, with subfolders.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare with.")],
     protocol: Protocol = None,
-    embedder: Judges = None,
+    embedder: Embedders = None,
     training: Annotated[Path | None, typer.Option(help="Folder of training sounds: look for copies of them.")] = None,
     captions: Annotated[
         Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
@@ -95,7 +95,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="Folder of the other model's sounds, with the same ids.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare both with.")],
     protocol: Protocol = None,
-    embedder: Judges = None,
+    embedder: Embedders = None,
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
     unpaired: Unpaired = False,
     seed: ScoreSeed = None,
@@ -132,7 +132,7 @@ def _scoring(
 
     if protocol and embedder:
         raise UserError("--protocol and --embedder exclude each other: a protocol names its embedders; give one of them")
-    chosen = protocols.load(protocol) if protocol else protocols.load("project").judged_by(embedder or ["yamnet"])
+    chosen = protocols.load(protocol) if protocol else protocols.load("project").with_embedders(embedder or ["yamnet"])
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
     try:

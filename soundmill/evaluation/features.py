@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -52,8 +53,6 @@ class Judge:
     @property
     def weights(self) -> str:
         """Digest of the embedder's weights, which are not loaded for it."""
-        if self.name == "tagger" and self.tagger is None:
-            raise UserError("tagger: it is a pipeline's own; run in a checkout that has data/tagger, or name another embedder")
         return embedders.digest(self.name, self.tagger)
 
     def unavailable(self) -> str | None:
@@ -292,12 +291,11 @@ def _embeddings(embedder: Embedder, sounds: Sequence[Sound], through: int | None
 
 @cache
 def _load(judge: Judge) -> Embedder:
-    """Once per worker process."""
-    if judge.name != "yamnet":
-        import torch
-
+    """Once per worker process. One thread each: the processes share the cores, and more threads change last bits."""
+    embedder = judge.load()
+    if torch := sys.modules.get("torch"):  # only if the embedder uses it: importing it takes seconds
         torch.set_num_threads(1)
-    return judge.load()
+    return embedder
 
 
 def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:

@@ -58,7 +58,7 @@ class Comparisons:
 
     def of(self, metric: str) -> tuple[str, Mapping[str, Sides]]:
         """The kind of sets that a metric takes, and those."""
-        if metric == protocols.ALONE:
+        if metric == protocols.CLAP_SCORE:
             return "prompts", self.prompts
         return ("pairs", self.pairs) if scores.METRICS[metric].paired else ("sets", self.sets)
 
@@ -142,7 +142,7 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, trained_agai
     return scored
 
 
-def _why_not(wanted: protocols.Score, comparisons: Comparisons) -> str | None:
+def _why_not(wanted: protocols.ScoreSpec, comparisons: Comparisons) -> str | None:
     kind, roles = comparisons.of(wanted.metric)
     if "generated" not in roles:
         return comparisons.why_not[kind]
@@ -181,7 +181,7 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, lacking: Map
             tasks.append(Measurement(wanted.key, wanted.metric, role, *views, protocol.seed, replicates, scale))
     first = setup.judges[0].name
     ranking = f"{PER_CLIP}_{first}"
-    if all(task.key != ranking for task in tasks) and protocols.can_judge(first, PER_CLIP):
+    if all(task.key != ranking for task in tasks) and protocols.supports(first, PER_CLIP):
         views = (library.view(first, side) for side in comparisons.sets["generated"])
         tasks.append(Measurement(ranking, PER_CLIP, RANKING, *views, protocol.seed, 0))
     return tasks

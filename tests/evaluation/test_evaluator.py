@@ -17,8 +17,8 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, evaluator, features, folders, protocols
-from soundmill.evaluation.protocols import Score
+from soundmill.evaluation import cache, embedders, evaluator, features, folders, protocols
+from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
 from tests.lost_bits import lose_a_bit
@@ -50,7 +50,7 @@ def put(root, names, first: int = 0):
 
 
 def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
-    of = [Score(metric=metric, embedder="yamnet") for metric in metrics or ("mmd", "kl")]
+    of = [ScoreSpec(metric=metric, embedder="yamnet") for metric in metrics or ("mmd", "kl")]
     return protocols.load("project").model_copy(update={"embedders": {"yamnet": {}}, "scores": of, "replicates": replicates})
 
 
@@ -317,13 +317,12 @@ def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
 
 def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
     alone = evaluator.Setup(protocols.load("project"), setup.cache, 1)
-    with pytest.raises(UserError, match="tagger: it is a pipeline's own"):
+    with pytest.raises(UserError, match="tagger: no data/tagger here"):
         evaluator.evaluate(alone, put(tmp_path / "made", ["a.wav", "b.wav"]), put(tmp_path / "real", ["c.wav", "d.wav"], 5))
 
 
 @pytest.mark.slow
 def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this_process):
-    from soundmill.evaluation import embedders
 
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
@@ -332,7 +331,7 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     prompts = {"c": "rain", "a": "a dog barks", "b": "rain, then thunder"}
     lines = [f'{name},"{text}"' for name, text in prompts.items()]  # in another order than the files
     (tmp_path / "captions.csv").write_text("\n".join(["id,caption", *lines]))
-    score = [Score(metric="clap_score", embedder="clap")]
+    score = [ScoreSpec(metric="clap_score", embedder="clap")]
     chosen = protocol().model_copy(update={"embedders": {"clap": {}}, "scores": score})
     setup = evaluator.Setup(chosen, tmp_path / "cache", 1)
     result = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
@@ -352,16 +351,19 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
 
     from bench import references
     from soundmill import pretrained
+    from soundmill.evaluation.embedders import panns, vggish
 
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
     request.addfinalizer(lambda: shutil.rmtree(tmp_path / "weights"))  # 650 MB
-    for name, net in (("vggish", references.vggish()), ("panns_cnn14_16k", references.cnn14("panns_cnn14_16k"))):
-        path = tmp_path / "weights" / pretrained.REGISTRY[name].file
+    networks = ((vggish, "vggish", references.vggish()), (panns, "panns_cnn14_16k", references.cnn14("panns_cnn14_16k")))
+    for module, name, net in networks:
+        weights = embedders.published()[name]
+        path = tmp_path / "weights" / weights.file
         state = net.state_dict()
         torch.save(state if name == "vggish" else {"model": state}, path)
-        entry = replace(pretrained.REGISTRY[name], sha256=pretrained.digest(path), num_bytes=path.stat().st_size, md5=None)
-        monkeypatch.setitem(pretrained.REGISTRY, name, entry)
+        weights = replace(weights, sha256=pretrained.digest(path), num_bytes=path.stat().st_size, md5=None)
+        monkeypatch.setitem(module.EMBEDDERS, name, replace(embedders.find(name), weights=weights))
 
     names = [f"{index}.wav" for index in range(4)]
     made, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)

@@ -57,7 +57,7 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
 
 @pytest.fixture
 def library(tmp_path):
-    result = protocols.load("project").judged_by(["tagger"])
+    result = protocols.load("project").with_embedders(["tagger"])
     wanted = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
     protocol = result.model_copy(update={"scores": wanted, "replicates": 60})
     library = Library(Given(protocol, tmp_path, 1), {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from soundmill import hub, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
 
 NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
@@ -45,15 +45,6 @@ def _missing(directory: Path) -> str | None:
         return "preprocessor_config.json"
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return "tokenizer.json"
-    return None
-
-
-def unavailable() -> str | None:
-    """Why CLAP cannot be used here and what to do about it, or None; asks the hub where the files are not on this machine."""
-    try:
-        weights()
-    except UserError as error:
-        return str(error)
     return None
 
 
@@ -147,3 +138,33 @@ def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
     count = max(1, math.ceil(len(wave) / WINDOW))
     for start in np.linspace(0, max(0, len(wave) - WINDOW), count).round().astype(int):
         yield wave[start : start + WINDOW]
+
+
+class ClapDeclaration(Declaration):
+    """Its weights are files of a repository of the Hugging Face hub."""
+
+    origin = "downloaded from the Hugging Face hub on first use"
+    missing = f"{NAME} is neither below the directory ${pretrained.VARIABLE} nor available from the Hugging Face hub"
+
+    def path(self, tagger: Path | None) -> Path:
+        return weights()
+
+    def digest(self, tagger: Path | None) -> str:
+        return _digest(weights())
+
+    def unavailable(self) -> str | None:
+        """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
+        try:
+            weights()
+        except UserError as error:
+            return str(error)
+        return None
+
+
+@cache
+def _digest(directory: Path) -> str:
+    """Computed once per process: the files are large."""
+    return hub.digest(directory, FILES)
+
+
+EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False)}

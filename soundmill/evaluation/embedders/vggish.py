@@ -8,16 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
 from soundmill.params import did_you_mean
-from soundmill.training import weights
-from soundmill.training.device import full_precision, pick_device
-from soundmill.training.vggish import BANDS, DIMENSIONS, FRAMES, Vggish
+from soundmill.pretrained import VGGISH
 
 SAMPLE_RATE = 16_000
+FRAMES, BANDS = 96, 64  # of a patch, as training.vggish.Vggish takes it
 FFT, WINDOW, HOP = 512, 400, 160  # samples
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz
 OFFSET = 0.01  # added before the logarithm
@@ -47,6 +45,12 @@ class VggishEmbedder:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
+        import torch
+
+        from soundmill.training import weights
+        from soundmill.training.device import pick_device
+        from soundmill.training.vggish import Vggish
+
         if front_end not in FRONT_ENDS:
             known = list(FRONT_ENDS)
             raise UserError(
@@ -60,6 +64,11 @@ class VggishEmbedder:
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
+        import torch
+
+        from soundmill.training.device import full_precision
+        from soundmill.training.vggish import DIMENSIONS
+
         by_wave = [patches(wave, self._front_end) for wave in waves]
         together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])
         embeddings = np.empty((len(together), DIMENSIONS), np.float32)
@@ -103,3 +112,6 @@ def mel_filters() -> np.ndarray:
     filters[0] = 0
     filters.flags.writeable = False
     return filters
+
+
+EMBEDDERS = {"vggish": Declaration(VggishEmbedder, VGGISH, classifier=False, options=("front_end",))}

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
+from soundmill.pretrained import Weights
 
 CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow Lite model are a zip at its end
 
@@ -151,3 +152,19 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(sink)
+
+
+EMBEDDERS = {
+    "yamnet": Declaration(
+        YamnetEmbedder,
+        Weights(
+            name="yamnet",
+            file="yamnet.tflite",
+            url="https://tfhub.dev/google/lite-model/yamnet/classification/tflite/1?lite-format=tflite",
+            num_bytes=4_126_810,
+            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
+            licence="Apache-2.0",
+            source="github.com/tensorflow/models, research/audioset/yamnet",
+        ),
+    )
+}
