@@ -87,35 +87,35 @@ def folds(corpus: Path, numbers: Iterable[int]) -> list[tuple[str, Path]]:
     return [(path.stem, path) for path in sorted(corpus.rglob("*.ogg")) if path.name.partition("-")[0] in wanted]
 
 
-def score(corpus: Path, judge: features.Judge, every: int = 1) -> dict[str, dict[str, float]]:
+def score(corpus: Path, config: features.EmbedderConfig, every: int = 1) -> dict[str, dict[str, float]]:
     """By set ("noise 30 dB softer") its scores by key; KL is to the same sounds undamaged. Takes every so many-th recording."""
     test, reference = (
         {name: read_mono(path, RATE, MAX_SECONDS) for name, path in folds(corpus, numbers)[::every]} for numbers in PARTS
     )
     if not test or not reference:
         raise UserError(f"{corpus}: no recordings of folds 1 to 3 (1-100032-A.ogg …); give the directory of ESC-10")
-    network = judge.load()
+    network = config.load()
 
-    def hear(waves: dict[str, np.ndarray]) -> scores.Side:
+    def hear(waves: dict[str, np.ndarray]) -> scores.EmbeddingSet:
         at_rate = [resample(np.clip(wave, -1, 1), RATE, network.sample_rate) for wave in waves.values()]
         found = network.embed(at_rate)
-        return scores.Side.of(dict(zip(waves, found.frames, strict=True)), dict(zip(waves, found.logits, strict=True)))
+        return scores.EmbeddingSet.of(dict(zip(waves, found.frames, strict=True)), dict(zip(waves, found.logits, strict=True)))
 
     whole, found = hear(reference), {}
     as_it_is = hear(test)
-    metrics = [metric for metric in METRICS if protocols.supports(judge.name, metric)]
+    metrics = [metric for metric in METRICS if protocols.supports(config.name, metric)]
     for kind, steps in DAMAGES.items():
         for step, damage in steps.items():
             side = hear({name: damage(wave, name) for name, wave in test.items()})
             found[f"{kind} {step}".strip()] = {
-                f"{metric}_{judge.name}": _value(metric, side, as_it_is if scores.METRICS[metric].paired else whole)
+                f"{metric}_{config.name}": _value(metric, side, as_it_is if scores.METRICS[metric].paired else whole)
                 for metric in metrics
             }
             print(f"{kind} {step}".strip(), found[f"{kind} {step}".strip()], flush=True)
     return found
 
 
-def _value(metric: str, first: scores.Side, second: scores.Side) -> float:
+def _value(metric: str, first: scores.EmbeddingSet, second: scores.EmbeddingSet) -> float:
     return scores.compute(metric, first, second, seed=0, replicates=0)["value"]
 
 
@@ -131,13 +131,15 @@ def rows(found: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=measure.ROOT.parent / "shared" / "data" / "esc10", help="ESC-10")
-    parser.add_argument("--tagger", type=Path, help="directory of a pipeline's tagger, to judge as well")
+    parser.add_argument("--tagger", type=Path, help="directory of a pipeline's tagger, to score with it as well")
     args = parser.parse_args()
     names = [name for name in embedders.NAMES if name != "tagger" and embedders.unavailable(name) is None]
-    judges = [features.Judge(name) for name in names] + ([features.Judge("tagger", args.tagger)] if args.tagger else [])
+    configs = [features.EmbedderConfig(name) for name in names] + (
+        [features.EmbedderConfig("tagger", args.tagger)] if args.tagger else []
+    )
     found: dict[str, dict[str, float]] = {}
-    for judge in judges:
-        for name, of in score(args.corpus, judge).items():
+    for config in configs:
+        for name, of in score(args.corpus, config).items():
             found.setdefault(name, {}).update(of)
     print(rows(found))
 

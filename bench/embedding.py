@@ -33,7 +33,7 @@ YAMNET = ROOT.parent / "shared" / "models"
 
 
 @dataclass(frozen=True)
-class Bench(features.Judge):
+class Bench(features.EmbedderConfig):
     """An embedder whose weights lie at `path`, and that notes when it was ready and what processor time it has taken since."""
 
     path: Path = Path()

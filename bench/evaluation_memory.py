@@ -49,7 +49,7 @@ def main() -> None:
             whole[size] = evaluate(work, ["--embedder", "yamnet"], args.reference == 0)
             for what, usage in (("metrics that stream", streamed[size]), ("all metrics", whole[size])):
                 print(f"{size} clips, {what}: {usage.seconds:.0f} s, {usage.peak_bytes / 1e6:.0f} MB", flush=True)
-    large, pairwise = max(whole), [size for size in whole if size * WINDOWS >= scores.MOST_ROWS]
+    large, pairwise = max(whole), [size for size in whole if size * WINDOWS >= scores.MAX_ROWS]
     compared = [("metrics that stream", streamed, min(streamed), 1.25), ("all metrics", whole, min(whole), 2.0)]
     if pairwise:  # here the rows that are compared pair by pair are as many as they may be
         compared.append(("all metrics", whole, min(pairwise), 1.25))

@@ -27,7 +27,7 @@ from soundmill.evaluation.library import Setup
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
 
-JUDGES = ("yamnet", "tagger")
+EMBEDDERS = ("yamnet", "tagger")
 COLOURS = {"ddpm": "#8a6fb0", "ddim": "#c8553d", "dpm++": "#2a78b0", "unipc": "#3d8f62"}
 STEPS = {
     "ddpm": (25, 50, 100, 200),
@@ -185,13 +185,14 @@ class Sampler:
 
 
 def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dict[Run, dict[str, Any]]:
-    """By run: `fad_<judge>`, `kl_<judge>` and, where clips have one label, `label_accuracy_<judge>`, intervals, and `baselines`.
+    """By run: `fad_<embedder>`, `kl_<embedder>`, intervals and `baselines`; `label_accuracy_<embedder>` of single-label clips.
 
-    Every sound is embedded once, by every judge whose weights are here."""
-    judges = [name for name in JUDGES if embedders.unavailable(name) is None]
-    if missing := [f"{name} ({embedders.unavailable(name)})" for name in JUDGES if name not in judges]:
-        print(f"not judged by {', '.join(missing)}")
-    protocol = protocols.load("project").with_embedders(judges)
+    Every sound is embedded once by each embedder whose weights are here.
+    """
+    names = [name for name in EMBEDDERS if embedders.unavailable(name) is None]
+    if missing := [f"{name} ({embedders.unavailable(name)})" for name in EMBEDDERS if name not in names]:
+        print(f"not scored with {', '.join(missing)}")
+    protocol = protocols.load("project").with_embedders(names)
     wanted = [score for score in protocol.scores if score.metric in ("fad", "kl")]
     protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates, "seed": seed})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")
@@ -204,13 +205,13 @@ def score(made: Made, data: Path, replicates: int, seed: int, work: Path) -> dic
         found = family.evaluate(setup, source, options, {}).metrics
         scores[run] = {
             f"{metric}_{name}": {end: found[key] for end, key in _keys(f"{metric}_{name}") if key in found}
-            for name in judges
+            for name in names
             for metric in ("fad", "kl", "label_accuracy")
             if found.get(f"{metric}_{name}") is not None
         }
         scores[run]["baselines"] = {
             name: {metric: found["baselines"].get(f"{metric}_{name}", {}) for metric in ("fad", "kl", "label_accuracy")}
-            for name in judges
+            for name in names
         }
     return scores
 
@@ -244,8 +245,8 @@ def draw(scores: dict[Run, dict[str, Any]], seconds: dict[Run, float], clock: st
     axes = figure.subplots(2, len(metrics), squeeze=False, sharey="col")
     steps = {run: float(run.steps) for run in scores}
     for column, metric in enumerate(metrics):
-        kind, judge = metric.split("_")
-        bar, codec = scores[against][metric], scores[against]["baselines"][judge][kind]["codec"]
+        kind, embedder = metric.split("_")
+        bar, codec = scores[against][metric], scores[against]["baselines"][embedder][kind]["codec"]
         values = {run: row[metric] for run, row in scores.items()}
         for axis, places, label in zip(
             axes[:, column], (steps, seconds), ("sampling steps", f"{clock} of sampling for one sound"), strict=True

@@ -116,7 +116,7 @@ def score(work: Path, name: str, replicates: int) -> dict[str, dict[str, float]]
     wanted = [score for score in protocol.scores if score.key in SCORES]
     protocol = protocol.model_copy(update={"scores": wanted, "replicates": replicates})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS)
-    found = evaluator.evaluate(setup, work / name, work / "real", made_of_reference=True).metrics
+    found = evaluator.evaluate(setup, work / name, work / "real", reconstructions=True).metrics
     ends = {"value": "", "low": "_low", "high": "_high"}
     kept = [key for key in SCORES if found[key] is not None]  # FAD needs 50 clips
     return {key: {end: found[f"{key}{suffix}"] for end, suffix in ends.items() if f"{key}{suffix}" in found} for key in kept}

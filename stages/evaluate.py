@@ -22,14 +22,14 @@ PROTOCOL = "project"
 
 class EvaluateParams(StageParams):
     embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
-    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are measured against")
-    bootstrap: int = Field(ge=0, le=100_000, description="resamples by clip for the 95 % intervals; 0: no intervals")
-    probe_clips: int = Field(ge=0, description="real clips with one label that the linear probe is fitted on, at most; 0: no probe")
-    training_clips: int = Field(ge=0, description="training clips among which copies are looked for, at most; 0: no search")
+    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are compared with")
+    bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
+    probe_clips: int = Field(ge=0, description="single-label real clips that the linear probe is fitted to, at most; 0: no probe")
+    training_clips: int = Field(ge=0, description="training clips that are searched for copies, at most; 0: no search")
     subsets: list[Literal["events", "labels", "categories"]] = Field(
-        description="ways to group the prompts; each group is scored by itself as well"
+        description="groupings of the prompts; each group is also scored separately"
     )
-    examples: int = Field(ge=0, le=100, description="generated sounds to hear on the page, each next to its reference")
+    examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
     seed: Seed
 
     @field_validator("embedders", "subsets")
@@ -71,22 +71,22 @@ def run(
     return {key: value for key, value in evaluation.metrics.items() if key != "warnings"}
 
 
-def usable_embedders(wanted: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The embedders whose weights are here, and what the metrics say of the others; none at all is an error."""
+def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The embedders whose weights are available, and the others with the reason; if none is available, raise UserError."""
     unavailable = {}
-    for name in wanted:
+    for name in requested:
         reason = embedders.unavailable(name)
         if reason:
             print(f"evaluate: {name} is skipped: {reason}")
             unavailable[name] = embedders.find(name).missing
-    names = [name for name in wanted if name not in unavailable]
+    names = [name for name in requested if name not in unavailable]
     if not names:
-        raise UserError("no embedder can be used; add `tagger`, which needs no download, to evaluate.embedders")
+        raise UserError("no embedder is available; add `tagger`, which needs no download, to evaluate.embedders")
     return names, unavailable
 
 
 def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any], clips: Path) -> None:
-    """The page, the picture, what was scored, and the sounds as files, each beside its reference."""
+    """Log the report, the chart, the reference as a data set, and the example sounds with their references."""
     for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
         ctx.tracking.log_file(report / name, "report")
     ctx.tracking.log_figure(report / "scores.png", "scores.png")

@@ -19,7 +19,7 @@ from soundmill.evaluation.embedders import EmbedderName
 from soundmill.params import SampleRate, Seed, StageParams, did_you_mean
 
 DIRECTORY = Path(__file__).with_suffix("")
-NAMES = ("audioldm_eval-16k", "fadtk-vggish", "google-fad", "project")
+NAMES = tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
 CLAP_SCORE = "clap_score"  # measured by clap only, so its key in results names no embedder
 
 

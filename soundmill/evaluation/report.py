@@ -13,14 +13,14 @@ from markupsafe import Markup
 
 from soundmill import page
 from soundmill.evaluation import chart, tables
-from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, Row, rows_of, verdict
+from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
 from soundmill.page.sounds import LONGEST_TITLE, MISSING, Card, Chip, Section, Sound, attempt, section
 
 if TYPE_CHECKING:
     from soundmill.evaluation.memorisation import Memorisation
 
-SHOWN = 3  # sounds each of the best, the middle and the worst
-GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
+SHOWN = 3  # sounds of each: best, middling, worst
+GALLERY = 6  # pairs of a generated sound and its nearest training clip
 PROVENANCE = (
     *("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders"),
     *("trained_against", "weights", "files"),
@@ -28,7 +28,7 @@ PROVENANCE = (
 
 
 def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Section:
-    """The generated sounds that are most like a training clip, each beside it; `sound_of` takes a role and an id."""
+    """The generated sounds nearest to a training clip, each beside it; `sound_of` takes a role and an id."""
     cards = []
     for near in memorised.worst(GALLERY):
         neighbour = near.copy_of or near.neighbour
@@ -49,7 +49,7 @@ def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Se
 
 
 def best_and_worst(of: Mapping[str, float], better: str) -> dict[str, list[str]]:
-    """Ids of the best sounds, of those in the middle and of the worst, by a value of each; `better` is lower or higher."""
+    """Ids of the best, middling and worst sounds by their values; `better` is "lower" or "higher"."""
     order = sorted(of, key=lambda clip_id: (of[clip_id] if better == "lower" else -of[clip_id], clip_id))
     count = min(SHOWN, len(order) // 3)
     middle = (len(order) - count) // 2
@@ -67,9 +67,8 @@ def write_report(
 ) -> None:
     """Write scores.json, .csv, .tex, .md, sounds.csv, then scores.png and index.html (one self-contained page) into a directory.
 
-    A picture or player that cannot be made is named in its place, in a line and by the sound's id; all others are there.
-    `of`: values of single sounds by score and id. `classes`: by class its number of sounds (`generated`) and means of scores by
-    their keys.
+    If a picture or player cannot be made, the page and standard error name it, and the rest is written. `of`: values of single
+    sounds by score and id. `classes`: number of sounds (`generated`) and mean scores by class.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
@@ -109,7 +108,7 @@ def _page(
     picture: Markup,
     faults: list[str],
 ) -> str:
-    """The page; what of it could not be made joins the faults, and is named on it."""
+    """The page; whatever could not be made is added to `faults`, which the page lists."""
     rows, counts = rows_of(metrics), metrics["counts"]
     shares = " · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate"))
     verdicts = [Markup("<p>{}</p>").format(text) for text in (verdict(row, counts) for row in rows) if text]
@@ -138,28 +137,30 @@ def _page(
     return page.document(title, summary, parts)
 
 
-def _table(rows: list[Row]) -> Markup:
-    """The scores; why some rank nothing or are withheld stands below, where it takes no room between the rows."""
+def _table(rows: list[ScoreRow]) -> Markup:
+    """The scores; below the table, why some are missing or rank no models."""
     table = tables.texts(rows, named="title")
     lines = []
     reasons: dict[tuple[str, str], list[str]] = {}
-    for row, (metric, judge, value, *cells) in zip(rows, table.to_numpy().tolist(), strict=True):
-        lines.append([Markup("{} <small>{}</small>").format(metric, judge), page.block("b", "hot", value), *cells])
+    for row, (metric, embedder, value, *cells) in zip(rows, table.to_numpy().tolist(), strict=True):
+        lines.append([Markup("{} <small>{}</small>").format(metric, embedder), page.block("b", "hot", value), *cells])
         if row.note:
-            reasons.setdefault(("– not measured" if row.value is None else tables.DAGGER, row.note), []).append(f"{metric} {judge}")
+            reasons.setdefault(("– not measured" if row.value is None else tables.DAGGER, row.note), []).append(
+                f"{metric} {embedder}"
+            )
     notes = [page.block("p", "soft", f"{mark}: {', '.join(names)}: {why}") for (mark, why), names in reasons.items()]
     _, _, *head = table.columns
     return Markup("").join([page.table(["score", *head], lines), *notes])
 
 
-def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> Markup:
+def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow]) -> Markup:
     """A table of the classes."""
     if not classes:
         return Markup("")
     from soundmill.drawing import shorten
 
     keys = list(dict.fromkeys(key for values in classes.values() for key in values if key != "generated"))
-    named = {row.key: f"{TITLES[row.metric]} · {row.judge}" for row in rows}
+    named = {row.key: f"{TITLES[row.metric]} · {row.embedder}" for row in rows}
     lines = [
         [
             shorten(name, LONGEST_TITLE) or "(no folder)",

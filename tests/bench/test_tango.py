@@ -118,7 +118,7 @@ def test_fewer_clips_than_sounds_serve_in_turn(prepared):
 def test_samplers(tmp_path, monkeypatch, shared, untrained, prepared):
     """Of a net with random weights scores mean nothing, but each has its interval, and seconds grow with the steps."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-    monkeypatch.setattr(samplers, "JUDGES", ("yamnet",))  # the tagger is trained by a stage
+    monkeypatch.setattr(samplers, "EMBEDDERS", ("yamnet",))  # the tagger is trained by a stage
     monkeypatch.setattr(measure, "WORKERS", 1)
     size = ["--prompts", 4, "--bootstrap", 5, "--ddpm", 1, 20, "--ddim", 2, "--dpm++", 2, "--unipc", 2]
     found = bench(monkeypatch, samplers, tmp_path, untrained, "--reference", prepared, *size)

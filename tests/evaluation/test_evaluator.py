@@ -129,7 +129,7 @@ def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     assert result.metrics["kl_yamnet"] == pytest.approx(np.mean(list(result.of["kl_yamnet"].values())), rel=1e-5)
     assert result.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
     alone = evaluator.evaluate(setup, made, real, unpaired=True)
-    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are declared to mean nothing"}
+    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are ignored (--unpaired)"}
     assert alone.metrics["mmd_yamnet"] == result.metrics["mmd_yamnet"]
 
 
@@ -140,7 +140,7 @@ def test_three_missing_of_886_are_named(setup, tmp_path):
             (tmp_path / root / f"clip{index:03d}.wav").write_bytes(b"never decoded %d" % index)
     for index in (3, 500, 885):
         (tmp_path / "made" / f"clip{index:03d}.wav").unlink()
-    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. A pair is never skipped"):
+    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. Pairs are never skipped"):
         evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 
@@ -216,10 +216,10 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     write_wav(made / "tiny.wav", wave(70, 0.3), RATE)
     write_wav(made / "one.wav", wave(71, 0.98), RATE)
     folder = folders.read(made, 1)
-    (judge,) = setup.judges
+    (config,) = setup.configs
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
     nothing = cache.Embedding(tiny.key, WaveFacts(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
-    cache.add(judge.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
+    cache.add(config.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
     metrics = evaluator.evaluate(setup, made, real).metrics
     assert np.isfinite(metrics["mmd_yamnet"])
     assert metrics["counts"]["generated_too_short_yamnet"] == 1
@@ -260,9 +260,9 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
     same = evaluator.compare(setup, good, good, real)
     assert same["comparison"]["mmd_yamnet"]["better"] == "neither"
     (tmp_path / "bad" / "about.json").write_text('{"family": "f", "made_by": "generate", "trained_against": ["yamnet"]}')
-    judged = evaluator.compare(setup, good, tmp_path / "bad", real)
-    assert {row["better"] for row in judged["comparison"].values()} == {"unranked"}
-    assert judged["unranked"]["mmd_yamnet"] == "the model was trained against yamnet"
+    compared = evaluator.compare(setup, good, tmp_path / "bad", real)
+    assert {row["better"] for row in compared["comparison"].values()} == {"unranked"}
+    assert compared["unranked"]["mmd_yamnet"] == "the model was trained against yamnet"
     assert evaluator.evaluate(setup, tmp_path / "bad", real).metrics["unranked"].keys() == {"mmd_yamnet", "kl_yamnet"}
     (tmp_path / "bad" / "3.wav").unlink()
     with pytest.raises(UserError, match=r"1 of 8 in .*good have no partner in .*bad: 3\."):
@@ -283,7 +283,7 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     setup = evaluator.Setup(protocol("kl"), setup.cache, 1)
     plain = evaluator.evaluate(setup, tmp_path / "made", real).metrics
     assert "lsd" not in plain
-    result = evaluator.evaluate(setup, tmp_path / "made", real, made_of_reference=True)
+    result = evaluator.evaluate(setup, tmp_path / "made", real, reconstructions=True)
     metrics = result.metrics
     assert metrics["lsd"] == pytest.approx(20 * np.log10(2), rel=0.5)  # and the resampler took the highest bins
     assert metrics["lsd_low"] <= metrics["lsd"] <= metrics["lsd_high"]
@@ -294,8 +294,8 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     # Sounds whose own record says that they are reconstructions need not be declared.
     (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
     assert evaluator.evaluate(setup, tmp_path / "made", real).metrics["lsd"] == metrics["lsd"]
-    with pytest.raises(UserError, match="these are no reconstructions of those"):
-        evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, made_of_reference=True)
+    with pytest.raises(UserError, match="these are not reconstructions"):
+        evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, reconstructions=True)
 
 
 def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
