@@ -81,7 +81,7 @@ class Sound:
     path: bytes | None = None  # of the file or shard
     shown: str = ""  # the path in messages
     in_shard: bool = False
-    synthetic: str | None = None  # "silence" or "noise", with
+    synthetic: str | None = None  # "silence" or "noise", of
     num_samples: int = 0
     sample_rate: int = 0
     seed: int = 0
@@ -110,7 +110,7 @@ def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     return Sound(clip_id, key, synthetic="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
-def synthetic(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
+def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
     """Wave [T] of digital silence, or of Gaussian white noise that depends only on the seed and the clip id."""
     if kind == "silence":
         return np.zeros(num_samples, np.float32)
@@ -316,7 +316,7 @@ def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards
     """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected."""
     if sounds[0].synthetic:
         for sound in sounds:
-            yield sound, synthetic(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
+            yield sound, synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
     elif sounds[0].in_shard:
         by_id = {sound.clip_id: sound for sound in sounds}
         for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
@@ -372,7 +372,7 @@ def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.n
 def read_channels(sound: Sound) -> tuple[np.ndarray, int]:
     """A whole sound as wave [C, T], and its sample rate."""
     if sound.synthetic:
-        return synthetic(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed)[None], sound.sample_rate
+        return synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed)[None], sound.sample_rate
     if sound.in_shard:
         ((_, wave, rate),) = clips_of(Path(os.fsdecode(sound.path)), {sound.clip_id})
         return wave, rate

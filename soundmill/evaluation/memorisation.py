@@ -3,9 +3,10 @@
 Held-out real clips, which a model cannot have memorised, are compared with the training clips in the same way; their rate of
 near-copies is the baseline.
 
-by embedding    cosine of mean embeddings, centred on the training clips' mean, to the nearest training clip. A near-copy is nearer
-than all but CLOSEST of the held-out clips, whose own rate is therefore CLOSEST by fingerprint  share of the shorter sound that is
-found in the other, even after gain, cuts, resampling or lossy coding. A near-copy reaches the threshold for duplicates in a corpus
+by embedding    cosine of mean embeddings, centred on the training clips' mean, to the nearest training clip. A near-copy is
+                nearer than all but CLOSEST of the held-out clips, whose own rate is therefore CLOSEST
+by fingerprint  share of the shorter sound that is found in the other, even after gain, cuts, resampling or lossy coding. A
+                near-copy reaches the threshold for duplicates in a corpus
 """
 
 from __future__ import annotations

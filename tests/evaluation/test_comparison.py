@@ -139,7 +139,7 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
 
 def test_clips_without_a_partner_are_named():
     a, b, reference = models(5)
-    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs the same clip ids"):
+    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs equal clip ids"):
         compare("fad", a, b.only(set(b.ids) - {"clip003", "clip004"}), reference, seed=0, replicates=0)
     with pytest.raises(UserError, match="only b has clip003"):
         compare("fad", a.only(set(a.ids) - {"clip003"}), b, reference, seed=0, replicates=0)

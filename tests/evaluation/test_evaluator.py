@@ -72,7 +72,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert metrics["left_out"].keys() == {"fad_yamnet", "kl_yamnet"}
     assert metrics["left_out"]["kl_yamnet"] == "the folders have no ids in common"
     assert metrics["fad_yamnet"] is None
-    assert "needs 50 reference sounds at least, and here are 6" in metrics["left_out"]["fad_yamnet"]
+    assert "needs at least 50 reference sounds, not 6" in metrics["left_out"]["fad_yamnet"]
     assert not [key for key in metrics if key.startswith("kl_")]
     assert metrics["counts"] == {"generated": 6, "reference": 6, "pairs": 0, "silence": 6, "noise": 6}
     assert metrics["seconds"]["reference"] == pytest.approx(6 * 1.6)
@@ -111,7 +111,7 @@ def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_co
         lose_a_bit(path, min(place, 0.9999))
         metrics = evaluator.evaluate(setup, made, real).metrics
         count = metrics["counts"].pop("damaged", 0)
-        damaged = [text for text in metrics["warnings"] if "kept embeddings were damaged" in text]
+        damaged = [text for text in metrics["warnings"] if "cached embeddings were damaged" in text]
         assert (count, len(damaged)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
         metrics["warnings"] = [text for text in metrics["warnings"] if text not in damaged]
         assert metrics == first
@@ -188,7 +188,7 @@ def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, 
     assert fewer["mmd_yamnet"] != first["mmd_yamnet"]
     assert fewer["files"]["generated"] != first["files"]["generated"]
     write_wav(made / "3.wav", wave(99), RATE)  # a changed one is not what it was
-    with pytest.raises(UserError, match=r"without weights that are not here:\n  yamnet: yamnet.tflite"):
+    with pytest.raises(UserError, match=r"as weights are missing:\n  yamnet: yamnet.tflite"):
         evaluator.evaluate(setup, made, real)
 
 

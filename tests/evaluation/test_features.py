@@ -194,6 +194,6 @@ def test_batches_are_bounded_by_samples():
 
 def test_a_cache_that_is_emptied_meanwhile_is_named(config, tmp_path):
     view = features.View(tmp_path / "gone", {"a": "key"})
-    with pytest.raises(UserError, match="embedding of a is gone"):
+    with pytest.raises(UserError, match="embedding of a has disappeared"):
         view.means()
     assert not os.path.exists(tmp_path / "gone")

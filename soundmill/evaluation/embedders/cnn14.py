@@ -19,7 +19,7 @@ AMIN = 1e-10  # smallest power that the logarithm is taken of
 
 
 class Cnn14(nn.Module):
-    """Waves [N, T] → embeddings [N, 2048] and logits [N, 527]; its state has the names of PANNs'."""
+    """Waves [N, T] → embeddings [N, 2048] and logits [N, 527]; its state has PANNs' names."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Cnn14(nn.Module):
         self.fc_audioset = nn.Linear(DIMENSIONS, CLASSES)
 
     def fused(self) -> Cnn14:
-        """The same net with every BatchNorm made part of the convolution before it."""
+        """The same network with every BatchNorm fused into the convolution before it."""
         for number in range(1, len(WIDTHS)):
             block = getattr(self, f"conv_block{number}")
             for part in ("1", "2"):
@@ -42,7 +42,7 @@ class Cnn14(nn.Module):
         return self
 
     def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.bn0(self.log_mel(waves).transpose(1, 2)[..., None])  # [N, 64, frames, 1]: a norm for every band
+        x = self.bn0(self.log_mel(waves).transpose(1, 2)[..., None])  # [N, 64, frames, 1]: normalised per band
         x = x.transpose(1, 3).contiguous(memory_format=torch.channels_last)  # [N, 1, frames, 64]
         for number in range(1, len(WIDTHS)):
             x = getattr(self, f"conv_block{number}")(x)

@@ -1,4 +1,4 @@
-"""Cnn14 of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes), for sounds of 16 and of 32 kHz."""
+"""Cnn14 of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes), for 16 kHz and 32 kHz."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS_AT_ONCE = 80.0  # of waves in a batch: 400 MB of activations
 TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 # NumPy objects in the 16 kHz checkpoint: the state of its sampler.
 NUMPY = (
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as older versions called it
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # its name in older versions
     np.ndarray,
     np.dtype,
     type(np.dtype(np.int64)),
@@ -57,7 +57,7 @@ class Cnn14Embedder:
         checkpoint = weights.read_checkpoint(path, NUMPY)
         state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of PANNs (no 'model' in it); fetch it again")
+            raise UserError(f"{path}: not a checkpoint of PANNs (it has no 'model'); fetch it again")
         state = _without_transform(state, self._variant, path)
         with torch.device("meta"):
             net = Cnn14(self._variant)

@@ -1,4 +1,4 @@
-"""VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the net that FAD was defined with, by torchvggish's weights."""
+"""VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the network of the original FAD, with torchvggish's weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATCHES_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How a wave is cut: a patch every `step` samples while `whole` samples are left; whether its peak is brought to 1 first."""
+    """How a wave is cut: a patch every `step` samples while at least `whole` samples remain; `peak`: normalise it first."""
 
     step: int
     whole: int
@@ -39,7 +39,7 @@ FRONT_ENDS = {
 
 
 class VggishEmbedder:
-    """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; no classifier, so logits are [N, 0]."""
+    """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; not a classifier, so logits are [N, 0]."""
 
     name = "vggish"
     sample_rate = SAMPLE_RATE
@@ -52,9 +52,9 @@ class VggishEmbedder:
         from soundmill.training.vggish import Vggish
 
         if front_end not in FRONT_ENDS:
-            known = list(FRONT_ENDS)
+            names = list(FRONT_ENDS)
             raise UserError(
-                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, known)}; there are {', '.join(known)}"
+                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, names)}; there are {', '.join(names)}"
             )
         self._front_end = FRONT_ENDS[front_end]
         self._device = pick_device("auto")
@@ -81,11 +81,11 @@ class VggishEmbedder:
 
 
 def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """Logarithms of mel magnitudes of a wave [T] at 16 kHz, in patches [P, 96, 64] float32; a wave too short for one gives P = 0.
+    """Log-mel magnitudes of a wave [T] at 16 kHz, in patches [P, 96, 64] float32; P = 0 if the wave is too short for one.
 
-    Frames of 25 ms every 10, periodic Hann window, not centred; an incomplete last patch is dropped.
+    Frames of 25 ms every 10 ms, periodic Hann window, not centred; an incomplete last patch is dropped.
     """
-    wave = np.asarray(wave, np.float64)  # in float32, silence between partials would be rounding
+    wave = np.asarray(wave, np.float64)  # float32 rounding would be audible between partials
     count = 1 + (len(wave) - front_end.whole) // front_end.step if len(wave) >= front_end.whole else 0
     if not count:
         return np.zeros((0, FRAMES, BANDS), np.float32)
@@ -100,7 +100,7 @@ def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 @cache
 def mel_filters() -> np.ndarray:
-    """Filters float64 [257, 64], triangles over HTK's mel scale rather than over Hz; the constant part has weight zero."""
+    """Filters [257, 64] float64, triangular on HTK's mel scale, not in Hz; the constant component has weight zero."""
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
