@@ -9,6 +9,7 @@ import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation import bootstrap, scores
+from soundmill.evaluation.divergence import named
 from soundmill.evaluation.scores import EmbeddingSet, Metric, Statistic
 
 ROUNDING = 1e-9  # relative to the largest value; smaller differences count as zero
@@ -81,14 +82,13 @@ def _check_partners(a: EmbeddingSet, b: EmbeddingSet) -> None:
     for side, other, name in ((a, b, "a"), (b, a, "b")):
         unpaired = sorted(set(side.ids) - set(other.ids))
         if unpaired:
-            more = f" and {len(unpaired) - 10} more" if len(unpaired) > 10 else ""
-            raise UserError(f"only {name} has {', '.join(unpaired[:10])}{more}; a comparison needs equal clip ids, none is skipped")
+            raise UserError(f"only {name} has {named(unpaired)}; a comparison needs equal clip ids, none is skipped")
 
 
 def _check_values(first: Statistic, second: Statistic) -> None:
     unpaired = sorted(set(first.of or ()) ^ set(second.of or ()))
     if unpaired:
-        raise UserError(f"{', '.join(unpaired[:10])}: one of the two sounds is too short for this metric")
+        raise UserError(f"{named(unpaired)}: one of the two sounds is too short for this metric")
 
 
 def _by_value(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from soundmill.errors import UserError
 
+LISTED = 20  # ids named in a message, at most
 EPSILON = 1e-6  # added to the generated sound's probabilities, as in audioldm_eval
 
 
@@ -61,7 +62,12 @@ def check_pairs(reference: Collection[str], generated: Collection[str]) -> None:
         raise UserError("no pairs of reference and generated sounds to compare")
 
 
-def names_of(ids: list[str]) -> str:
+def named(ids: Sequence[str]) -> str:
+    """Ids in a message."""
+    more = len(ids) - LISTED
+    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def names_of(ids: Sequence[str]) -> str:
     """Ids of clips in a message."""
-    shown = ", ".join(ids[:10])
-    return f"clip {shown}" if len(ids) == 1 else f"clips {shown}{f' and {len(ids) - 10} more' if len(ids) > 10 else ''}"
+    return f"{'clip' if len(ids) == 1 else 'clips'} {named(ids)}"

@@ -25,6 +25,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
+from soundmill.evaluation.divergence import names_of
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
 
@@ -365,8 +366,7 @@ def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.n
             data = row["audio"]["bytes"]
             yield row["clip_id"], flac.decode_flac(data), flac.flac_rate(data)
     if missing:
-        names = ", ".join(sorted(missing)[:10])
-        raise UserError(f"{shard}: clip {names} is in the catalog, not in the shard; rebuild both with `dvc repro`")
+        raise UserError(f"{shard}: {names_of(sorted(missing))} missing, but listed in the catalog; rebuild both with `dvc repro`")
 
 
 def read_channels(sound: Sound) -> tuple[np.ndarray, int]:

@@ -13,9 +13,8 @@ from soundmill import manifest
 from soundmill.corpora import inventory
 from soundmill.errors import UserError
 from soundmill.evaluation import features
+from soundmill.evaluation.divergence import named
 from soundmill.params import parse_json
-
-LISTED = 20  # ids named in a message, at most
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,3 @@ def read_captions(path: Path, generated: Folder) -> dict[str, str]:
     if missing:
         raise UserError(f"{path}: no caption for {named(missing)}; every sound needs its prompt")
     return {clip_id: captions[clip_id] for clip_id in generated.ids}
-
-
-def named(ids: list[str]) -> str:
-    more = len(ids) - LISTED
-    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")

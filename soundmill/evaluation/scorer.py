@@ -25,7 +25,8 @@ import soundmill
 from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folders, protocols, scores, waveforms
+from soundmill.evaluation import features, protocols, scores, waveforms
+from soundmill.evaluation.divergence import named
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
@@ -298,7 +299,7 @@ def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
             short = sorted(clip_id for clip_id, count in patches.items() if not count)
             if short:
                 document["counts"][f"{role}_too_short_{name}"] = len(short)
-                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {folders.named(short)}.")
+                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {named(short)}.")
     mean = {role: document["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
     if abs(mean["generated"] - mean["reference"]) > LENGTH_TOLERANCE * mean["reference"]:
         warnings.append(

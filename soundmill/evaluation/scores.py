@@ -18,7 +18,7 @@ from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import bootstrap, coverage, frechet, inception, kernels
 from soundmill.evaluation.bootstrap import Influence
-from soundmill.evaluation.divergence import check_pairs, paired_kl
+from soundmill.evaluation.divergence import check_pairs, names_of, paired_kl
 
 ROWS_PER_DIMENSION = 10  # with fewer embeddings a Fréchet distance is mostly bias
 LINEAR_ROWS = 4  # embeddings per dimension; with fewer, distances are not linear in 1/n
@@ -40,7 +40,7 @@ class EmbeddingSet:
     def __post_init__(self) -> None:
         if len(set(self.ids)) < len(self.ids):
             repeated = sorted({clip_id for clip_id in self.ids if self.ids.count(clip_id) > 1})
-            raise UserError(f"clip {', '.join(repeated[:10])} is listed twice; each clip counts once")
+            raise UserError(f"{names_of(repeated)} listed twice; each clip counts once")
         object.__setattr__(self, "ids", tuple(sorted(self.ids)))
 
     @classmethod
@@ -64,7 +64,7 @@ class EmbeddingSet:
                 raise UserError(f"embeddings of clip {clip_id} are not finite; check the sound and the weights")
             yield clip_id, patches
         if remaining:
-            raise UserError(f"no embeddings of clip {', '.join(sorted(remaining)[:10])}; incomplete sets are never scored")
+            raise UserError(f"no embeddings of {names_of(sorted(remaining))}; incomplete sets are never scored")
 
     def clips(self) -> list[np.ndarray]:
         """Patches of every clip, in the order of `ids`."""

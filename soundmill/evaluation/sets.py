@@ -14,6 +14,7 @@ from typing import Literal
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
+from soundmill.evaluation.divergence import named
 from soundmill.evaluation.features import SYNTHETIC
 from soundmill.evaluation.library import Library, Members
 from soundmill.evaluation.scorer import Comparisons
@@ -103,8 +104,7 @@ def _check_ids(what: str, ids: Sequence[str], real: set[str], where: str) -> Non
         raise UserError(f"{len(ids)} {what} sounds; at least 2 are needed for a score")
     unpaired = [clip_id for clip_id in ids if clip_id not in real]
     if unpaired:
-        more = f" and {len(unpaired) - 10} more" if len(unpaired) > 10 else ""
-        raise UserError(f"{what} {', '.join(unpaired[:10])}{more}: no real clip of that id in {where}; pairs are never skipped")
+        raise UserError(f"{what} {named(unpaired)}: no real clip of that id in {where}; pairs are never skipped")
 
 
 def _partners(

@@ -90,7 +90,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     json.dumps(metrics, allow_nan=False)
 
 
-def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_counted(
+def test_a_damaged_cache_changes_no_score_and_is_counted(
     setup, tmp_path, monkeypatch, in_this_process
 ):
     monkeypatch.setattr(features, "TASK_SIZE", 2)

@@ -133,11 +133,11 @@ def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path
     assert not np.array_equal(intermediate_rate, result.frames["clip0"])
     view = features.view(config, clips, tmp_path / "cache")
     np.testing.assert_allclose(view.means()[1], result.frames["clip2"].mean(axis=0), rtol=1e-6)
-    with pytest.raises(UserError, match="clip clip9 is in the catalog, not in the shard"):
+    with pytest.raises(UserError, match="clip clip9 missing, but listed in the catalog"):
         features.embed_all([config], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 
 
-def test_what_is_known_is_not_made_again(config, tmp_path, monkeypatch):
+def test_cached_embeddings_are_not_computed_again(config, tmp_path, monkeypatch):
     for index in range(3):
         write_wav(tmp_path / f"{index}.wav", tone(200 + 100 * index), 16_000)
     sounds = [sound(tmp_path / f"{index}.wav") for index in range(3)]
