@@ -66,14 +66,9 @@ class Moments:
         return Moments(count, mean, scatter)
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom of the covariance, n − 1; fewer than two rows raise UserError."""
-        return _freedom(self.count)
-
-    @property
     def covariance(self) -> np.ndarray:
         """Unbiased covariance [d, d]; fewer than two rows raise UserError."""
-        return self.scatter / self.freedom
+        return self.scatter / _freedom(self.count)
 
 
 def _freedom(count: int) -> int:

@@ -35,9 +35,7 @@ class Setup:
     @property
     def configs(self) -> list[features.EmbedderConfig]:
         return [
-            features.EmbedderConfig(
-                name, self.tagger if name == "tagger" else None, self.protocol.sample_rate, tuple(sorted(options.items()))
-            )
+            features.EmbedderConfig(name, self.tagger, self.protocol.sample_rate, tuple(sorted(options.items())))
             for name, options in self.protocol.embedders.items()
         ]
 

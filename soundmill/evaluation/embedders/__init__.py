@@ -39,10 +39,10 @@ EmbedderName = Annotated[str, AfterValidator(_check_name)]
 def find(name: str) -> Declaration:
     """The embedder of that name, not loaded; an unknown name raises UserError."""
     try:
-        module = importlib.import_module(MODULES[_check_name(name)])
+        _check_name(name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return module.EMBEDDERS[name]
+    return importlib.import_module(MODULES[name]).EMBEDDERS[name]
 
 
 def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
