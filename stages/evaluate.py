@@ -100,5 +100,9 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
             ctx.tracking.log_file(path, "sounds")
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return list(embedders.MODULES.values())
+
+
 if __name__ == "__main__":
-    stage.main(run, section="evaluate")
+    stage.main(run, section="evaluate", code_by_name=code_by_name)

@@ -90,9 +90,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     json.dumps(metrics, allow_nan=False)
 
 
-def test_a_damaged_cache_changes_no_score_and_is_counted(
-    setup, tmp_path, monkeypatch, in_this_process
-):
+def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setattr(features, "TASK_SIZE", 2)
     made, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
     for path in [*made.iterdir(), *real.iterdir()]:
